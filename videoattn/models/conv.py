@@ -1,0 +1,63 @@
+"""A 3-D convolution whose low-precision weight gradient is right on a CPU.
+
+oneDNN's bfloat16 weight gradient of `conv3d` is garbage (NaN, 1e37) whenever temporal padding makes
+up frames and 1 < T < k_t (seen with torch 2.13.0, oneDNN 3.12; forward, input gradient and float32
+are right). Padding T explicitly first, and convolving without temporal padding, is the same
+function with the right gradient.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` that pads short clips itself, where the CPU kernel's own padding is unsafe."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames, height, width = self.padding
+        if (
+            x.device.type == "cpu"
+            and _wrong_gradient(self, x.shape[2])
+            and (x.dtype in _LOW or torch.is_autocast_enabled("cpu"))
+        ):
+            x = F.pad(x, (0, 0, 0, 0, frames, frames))
+            return F.conv3d(
+                x, self.weight, self.bias, self.stride, (0, height, width), self.dilation,
+                self.groups,
+            )  # fmt: skip
+        return super().forward(x)
+
+
+_LOW = (torch.bfloat16, torch.float16)
+
+
+def _wrong_gradient(conv: nn.Conv3d, num_frames: int) -> bool:
+    return 1 < num_frames < conv.kernel_size[0] and conv.padding[0] != 0
+
+
+def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
+    """Names of the foreign convolutions that cannot be trained in bfloat16 on a CPU on such clips.
+
+    video: any (N, C, T, H, W) of the shape to train on; it is run once, on the CPU, in float32.
+    """
+    found: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv3d) and not isinstance(module, Conv3d):
+
+            def check(conv: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                assert isinstance(conv, nn.Conv3d)
+                if _wrong_gradient(conv, inputs[0].shape[2]) and name not in found:
+                    found.append(name)
+
+            handles.append(module.register_forward_pre_hook(check))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(video)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,64 @@
+"""2-D weights into 3-D networks, so that ImageNet's ResNets start I3D, C2D and Slow.
+
+Carreira and Zisserman, "Quo Vadis, Action Recognition?" (https://arxiv.org/abs/1705.07750),
+section 2.4: repeat a kernel over time and divide by its length, so that a video of one repeated
+frame gets the features of that frame. Feichtenhofer et al. (https://arxiv.org/abs/1611.02155)
+put it in the centre instead: every video starts with the features of its frames.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Method = Literal["mean", "centre"]
+
+
+def inflate_weight(
+    weight: Float[Tensor, "O I kH kW"], *, num_frames: int, method: Method = "mean"
+) -> Float[Tensor, "O I kT kH kW"]:
+    """One kernel over `num_frames` frames: repeated and divided, or zeros around the centre."""
+    frames = weight.unsqueeze(2)
+    if method == "mean":
+        return frames.expand(-1, -1, num_frames, -1, -1) / num_frames
+    inflated = frames.new_zeros(*weight.shape[:2], num_frames, *weight.shape[2:])
+    inflated[:, :, num_frames // 2] = weight
+    return inflated
+
+
+def load_inflated(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    method: Method = "mean",
+    head: str = "fc.",
+) -> list[str]:
+    """Load 2-D weights of the same names into a network, inflating where its kernels have time.
+
+    A classifier (names that begin with `head`) of another number of classes is left out. Returns
+    the names that the weights did not reach: blocks that were inserted, and such a classifier.
+
+    Raises:
+        ValueError: the weights hold a name that the network lacks, or a shape that cannot inflate.
+    """
+    own = model.state_dict()
+    unknown = [name for name in state_dict if name not in own and not name.startswith(head)]
+    if unknown:
+        raise ValueError(
+            f"2-D weights: {len(unknown)} names are not in {type(model).__name__}: "
+            f"{', '.join(unknown[:5])}; its own begin with {', '.join(list(own)[:5])}"
+        )
+    ready: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if name.startswith(head) and (name not in own or own[name].shape != value.shape):
+            continue
+        if value.ndim == 4 and own[name].ndim == 5:
+            value = inflate_weight(value, num_frames=own[name].shape[2], method=method)
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"2-D weights: {name} has shape {tuple(value.shape)} after inflation, "
+                f"{type(model).__name__} needs {tuple(own[name].shape)}"
+            )
+        ready[name] = value
+    return list(model.load_state_dict(ready, strict=False).missing_keys)

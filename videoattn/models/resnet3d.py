@@ -1,0 +1,218 @@
+"""I3D-ResNet, C2D and Slow: one residual network, and a table of its temporal kernels.
+
+I3D inflates the first convolution of chosen blocks to 3 frames (Wang et al., CVPR 2018, after
+Carreira & Zisserman, CVPR 2017); C2D has no temporal kernel; Slow (Feichtenhofer et al., ICCV
+2019) has them in the last two stages and never pools time. Parameters are named as in torchvision's
+2-D ResNets, so that a 2-D checkpoint inflates key by key.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import nn
+
+from videoattn.models.conv import Conv3d
+from videoattn.types import Logits, Video
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Kind = Literal["i3d", "c2d", "slow"]
+Depth = Literal[18, 34, 50, 101]
+
+
+@dataclass(frozen=True)
+class TemporalKernels:
+    """stem: frames of conv1. stages: per stage, the pattern of its blocks' temporal kernels, repeated
+    as often as the stage is long. pool_frames: stride of the temporal max pool behind layer1."""
+
+    stem: int
+    stages: tuple[tuple[int, ...], ...]
+    pool_frames: int
+
+
+KERNELS: dict[Kind, TemporalKernels] = {
+    "i3d": TemporalKernels(stem=5, stages=((3,), (3, 1), (3, 1), (1, 3)), pool_frames=2),
+    "c2d": TemporalKernels(stem=1, stages=((1,), (1,), (1,), (1,)), pool_frames=2),
+    "slow": TemporalKernels(stem=1, stages=((1,), (1,), (3,), (3,)), pool_frames=1),
+}
+BLOCKS: dict[Depth, tuple[int, ...]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+
+
+@dataclass(frozen=True)
+class Stem:
+    """How conv1 and the first pool treat time and the border; published networks differ in it alone.
+
+    PySlowFast's and pytorchvideo's 8x8 models are the default. mmaction2's 32x2 models have
+    conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also pool1_kernel_frames=2
+    (32x2) and pool1_padding=0.
+    """
+
+    conv1_stride_frames: int = 1
+    pool1_kernel_frames: int = 1
+    pool1_stride_frames: int = 1
+    pool1_padding: int = 1
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, the first over k_t frames; (N, C_in, T, H, W) -> (N, width, T, H', W')."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, *, kernel_frames: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, width, (kernel_frames, 3, 3), stride)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.conv2 = _conv(width, width, (1, 3, 3))
+        self.bn2 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Video) -> Video:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1 over k_t frames, 3x3 (which has the stride), 1x1; -> (N, 4·width, T, H', W')."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, *, kernel_frames: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, width, (kernel_frames, 1, 1))
+        self.bn1 = nn.BatchNorm3d(width)
+        self.conv2 = _conv(width, width, (1, 3, 3), stride)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.conv3 = _conv(width, width * 4, (1, 1, 1))
+        self.bn3 = nn.BatchNorm3d(width * 4)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width * 4, stride)
+
+    def forward(self, x: Video) -> Video:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + self.downsample(x))
+
+
+class ResNet3d(nn.Module):
+    """(N, 3, T, H, W) -> logits (N, K): residual stages, global average pool, dropout, linear.
+
+    kind: the row of temporal kernels: "i3d", "c2d" or "slow".
+    depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks.
+    width: channels of the stem; 64 in every published network.
+    zero_init_residual: the last norm of each block starts at zero, so that blocks start as the
+        identity (Goyal et al., 2017); for training from scratch.
+
+    At 400 classes i3d, slow and c2d at depth 50 have 28,043,472, 32,454,096 and 24,327,632
+    parameters.
+    """
+
+    takes_video = True
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        depth: Depth = 50,
+        num_classes: int,
+        stem: Stem | None = None,
+        width: int = 64,
+        dropout: float = 0.5,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        kernels = _lookup("kind", kind, KERNELS)
+        num_blocks = _lookup("depth", depth, BLOCKS)
+        stem = stem or Stem()
+        self.conv1 = Conv3d(
+            3,
+            width,
+            (kernels.stem, 7, 7),
+            stride=(stem.conv1_stride_frames, 2, 2),
+            padding=(kernels.stem // 2, 3, 3),
+            bias=False,
+        )
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(
+            (stem.pool1_kernel_frames, 3, 3),
+            stride=(stem.pool1_stride_frames, 2, 2),
+            padding=(0, stem.pool1_padding, stem.pool1_padding),
+        )
+        block = BasicBlock if depth < 50 else Bottleneck
+        channels, stages = width, []
+        for stage, (count, pattern) in enumerate(zip(num_blocks, kernels.stages, strict=True)):
+            blocks = nn.Sequential()
+            for index in range(count):
+                blocks.append(
+                    block(
+                        channels,
+                        width * 2**stage,
+                        kernel_frames=pattern[index % len(pattern)],
+                        stride=2 if stage and not index else 1,
+                    )
+                )
+                channels = width * 2**stage * block.expansion
+            stages.append(blocks)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.pool_frames = kernels.pool_frames
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+        self._reset(zero_init_residual)
+
+    def forward(self, x: Video) -> Logits:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer1(x)
+        if x.shape[2] >= self.pool_frames:  # one frame is left as it is
+            x = nn.functional.max_pool3d(x, (self.pool_frames, 1, 1))
+        x = self.layer4(self.layer3(self.layer2(x)))
+        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+
+    def _reset(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+                elif isinstance(module, BasicBlock):
+                    nn.init.zeros_(module.bn2.weight)
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel: tuple[int, int, int], stride: int = 1
+) -> Conv3d:
+    return Conv3d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=(1, stride, stride),
+        padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+        bias=False,
+    )
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(
+        _conv(in_channels, out_channels, (1, 1, 1), stride), nn.BatchNorm3d(out_channels)
+    )
+
+
+def _lookup(name: str, got: K, table: dict[K, V]) -> V:
+    if got not in table:
+        raise ValueError(f"{name}: {got!r} is not one of {', '.join(map(str, table))}")
+    return table[got]
