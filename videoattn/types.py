@@ -5,6 +5,7 @@ Decoded frames are (T, C, H, W) uint8; everything that a network sees is (N, C, 
 `channels_last_3d` in memory. A TSN's segments are its T.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float, Int64, UInt8
@@ -21,7 +22,8 @@ Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
 
 
-class Failure(NamedTuple):
+@dataclass(frozen=True)
+class Failure:
     """A video that could not be used: its place in the data set, its path, and why."""
 
     index: int

@@ -86,8 +86,9 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """One-head scaled_dot_product_attention. Its memory-saving kernels want q, k and v of one
     width; zero columns change neither the logits (the scale is explicit) nor the other outputs."""
     width = max(q.shape[2], v.shape[2])
-    heads = (F.pad(x, (0, width - x.shape[2])).unsqueeze(1) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads, scale=scale).squeeze(1)[..., : v.shape[2]]
+    q_wide, k_wide, v_wide = (F.pad(x, (0, width - x.shape[2])).unsqueeze(1) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(q_wide, k_wide, v_wide, scale=scale)
+    return y.squeeze(1)[..., : v.shape[2]]
 
 
 def separable_weights(a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"]) -> Float[Tensor, "N Q P"]:

@@ -1,5 +1,6 @@
 """Puts an attention block behind a named child of any backbone, without renaming a parameter."""
 
+import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -83,11 +84,10 @@ def insertion_places(model: nn.Module) -> list[str]:
     for path, module in model.named_modules():
         inside_a_place = any(path.startswith(place + ".") for place in places)
         is_stages = all(isinstance(c, nn.Sequential | nn.ModuleList) for c in module.children())
-        if isinstance(module, nn.Sequential | nn.ModuleList) and not inside_a_place:
-            if not is_stages or not list(module.children()):
-                places += [
-                    f"{path}.{child}" if path else child for child, _ in module.named_children()
-                ]
+        is_container = isinstance(module, nn.Sequential | nn.ModuleList)
+        if is_container and not is_stages and not inside_a_place:
+            names = (name for name, _ in module.named_children())
+            places += [f"{path}.{name}" if path else name for name in names]
     return places
 
 
@@ -106,10 +106,8 @@ def _output_shapes(model: nn.Module, places: Sequence[str]) -> dict[str, torch.S
 
     for place in places:
         shadow.get_submodule(place).register_forward_hook(remember(place))
-    try:
+    with contextlib.suppress(_Seen):
         shadow(_example_input(model))
-    except _Seen:
-        pass
     missing = [place for place in places if place not in shapes]
     if missing:
         raise ValueError(f"the forward pass of {type(model).__name__} never reaches {missing}")
@@ -135,4 +133,4 @@ def _insert_behind(parent: nn.Module, child: str, name: str, block: nn.Module) -
     position = [key for key, _ in items].index(child) + 1
     items.insert(position, (name, block))
     # Sequential runs, and ModuleList iterates, in the order of this dictionary.
-    parent._modules = OrderedDict(items)  # type: ignore[assignment]
+    parent._modules = OrderedDict(items)

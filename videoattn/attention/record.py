@@ -71,8 +71,8 @@ def record_attention(
     Raises:
         ValueError: no block to record; a query outside the clip; all rows of a map too large.
     """
-    blocks = {
-        path.removesuffix(".block"): module
+    blocks: dict[str, nn.Module] = {
+        path.removesuffix(".block"): model.get_submodule(path)
         for path, module in model.named_modules()
         if isinstance(module, Pairwise)
     }

@@ -15,6 +15,7 @@ class Conv3d(nn.Conv3d):
     """`nn.Conv3d` that pads short clips itself, where the CPU kernel's own padding is unsafe."""
 
     def forward(self, x: Tensor) -> Tensor:
+        assert not isinstance(self.padding, str)
         frames, height, width = self.padding
         if (
             x.device.type == "cpu"

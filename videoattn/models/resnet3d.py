@@ -23,8 +23,8 @@ Depth = Literal[18, 34, 50, 101]
 
 @dataclass(frozen=True)
 class TemporalKernels:
-    """stem: frames of conv1. stages: per stage, the pattern of its blocks' temporal kernels, repeated
-    as often as the stage is long. pool_frames: stride of the temporal max pool behind layer1."""
+    """stem: frames of conv1. stages: per stage, the pattern of its blocks' temporal kernels,
+    repeated as often as the stage is long. pool_frames: stride of the max pool behind layer1."""
 
     stem: int
     stages: tuple[tuple[int, ...], ...]
@@ -46,7 +46,7 @@ BLOCKS: dict[Depth, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Stem:
-    """How conv1 and the first pool treat time and the border; published networks differ in it alone.
+    """How conv1 and the first pool treat time and the border, where published networks differ.
 
     PySlowFast's and pytorchvideo's 8x8 models are the default. mmaction2's 32x2 models have
     conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also pool1_kernel_frames=2
@@ -60,7 +60,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first over k_t frames; (N, C_in, T, H, W) -> (N, width, T, H', W')."""
+    """Two 3x3 convolutions, the first over k_t frames; -> (N, width, T, H', W')."""
 
     expansion = 1
 

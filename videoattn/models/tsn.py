@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 from videoattn.attention.functional import attend
 from videoattn.attention.insert import VideoView
@@ -30,7 +31,7 @@ class TSN(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ResNet,
         *,
         num_classes: int,
         consensus: Consensus = "mean",
@@ -42,10 +43,10 @@ class TSN(nn.Module):
                 f"consensus: {consensus!r} is not one of {', '.join(get_args(Consensus))}"
             )
         features = backbone.fc.in_features
-        assert isinstance(features, int)
-        for name, child in backbone.named_children():
-            if name != "fc":
-                self.add_module(name, child)
+        self.conv1, self.bn1, self.relu = backbone.conv1, backbone.bn1, backbone.relu
+        self.maxpool, self.avgpool = backbone.maxpool, backbone.avgpool
+        self.layer1, self.layer2 = backbone.layer1, backbone.layer2
+        self.layer3, self.layer4 = backbone.layer3, backbone.layer4
         self.consensus = consensus
         if consensus == "attention":
             self.query = nn.Parameter(torch.zeros(features))
