@@ -1,0 +1,240 @@
+"""What a recipe may say: frozen dataclasses, and the only reader and writer of YAML.
+
+A recipe lists what differs from the defaults below. Loading is strict: an unknown key or a value
+of the wrong type is an error that names the key, what it got and what is allowed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the videos are. Paths are relative to the folder that the command is typed in."""
+
+    root: str = MISSING
+    """The data set's folder; there is no default: data.root=..."""
+    layout: Literal["folders", "ucf101", "list"] = "folders"
+    """folders: root/<split>/<class>/*; ucf101: official list files; list: `path label` lines."""
+    train_split: str = "train"
+    test_split: str = "test"
+    """folders: the split folders. list: the list files, relative to root."""
+    ucf101_split: int = 1
+    """ucf101: which of the three official splits."""
+    class_list: str | None = None
+    """list: a file with one class name a line; without it classes are numbers."""
+    decoder: Literal["auto", "pyav"] = "auto"
+    num_workers: int = 2
+    """Loader processes; 0 decodes in the training process. The samples are the same bits."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """Training on a video that cannot be decoded. Evaluation counts it as failed either way."""
+    max_failures: int = 100
+    """Training stops when more videos than this were skipped."""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """What the network sees of a video."""
+
+    sampling: Literal["dense", "segments"] = "dense"
+    """dense: num_frames frames, frame_stride apart. segments: one frame from each of num_frames
+    equal parts of the video (TSN)."""
+    num_frames: int = 8
+    frame_stride: int = 8
+    short_video: Literal["loop", "repeat_last", "error"] = "loop"
+    height: int = 224
+    width: int = 224
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    still_frame: bool = False
+    """Every clip is its middle frame, repeated: what can be told without motion."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training only; the same draw for every frame of a clip."""
+
+    crop: Literal["area", "short_side"] = "area"
+    """area: a random part of the frame. short_side: resize to a random short side, random crop."""
+    area: tuple[float, float] = (0.35, 1.0)
+    aspect_ratio: tuple[float, float] = (0.75, 1.3333)
+    short_side: tuple[int, int] = (256, 320)
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """Views of each video in `test` and `predict`; training validates on the same."""
+
+    num_clips: int = 1
+    num_crops: int = 1
+    """1: centre. 3: left, centre, right (or top, centre, bottom)."""
+    short_side: int = 256
+    height: int | None = None
+    width: int | None = None
+    """Test crop; the training crop unless given."""
+    batch_size: int = 16
+    """Views scored in one forward pass."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """An attention system, by name, behind the named blocks of the backbone."""
+
+    name: str | None = None
+    after: tuple[str, ...] = ()
+    """Such as [layer2.1, layer2.3]; empty: the published places for this backbone."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the block's constructor."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "i3d_r50"
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the network's constructor, such as width or dropout."""
+    weights: str | None = None
+    """A run, a checkpoint of ours, a public name with a file (pyslowfast/I3D_8x8_R50:FILE), or
+    torchvision/resnet50, whose 2-D weights are inflated."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    num_epochs: int = 10
+    batch_size: int = 8
+    """Clips per process and step."""
+    accumulate_steps: int = 1
+    """Steps whose gradients are summed before an update."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    """The peak rate, for the batch that the recipe states: it is not scaled."""
+    schedule: Literal["cosine", "one_cycle", "multistep"] = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()
+    """multistep: epochs at which the rate is divided by 10."""
+    weight_decay: float = 1e-4
+    """Not applied to norms and biases."""
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = 1
+    """Epochs between validations; 0 never."""
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = MISSING
+    """The run's name: it is written to runs/<name>/."""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The recipe in a file, changed by `key=value` words such as `train.lr=0.02`.
+
+    Raises:
+        ValueError: no such file, not YAML, an unknown key, a wrong type, a value that is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}; see configs/ for those that come with videoattn")
+    return _merge(_read(path), overrides, str(path))
+
+
+def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The config that a checkpoint holds, changed by `key=value` words."""
+    return _merge(dict(values), overrides, "the checkpoint's config")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain dictionaries, lists, numbers and strings; `from_dict` is the inverse."""
+    return _plain(asdict(config))
+
+
+def dump(config: Config, path: Path) -> None:
+    """Writes the whole config as a recipe: `load` gives an equal one back."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:  # what OmegaConf says of a file that holds one word or number
+        raise ValueError(f"{path} is not a recipe: {error}") from error
+
+
+def _merge(values: Any, overrides: Sequence[str], source: str) -> Config:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
+    merged = OmegaConf.structured(Config)
+    for words, change in _changes(values, overrides, source):
+        try:
+            merged = OmegaConf.merge(merged, change)
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise ValueError(_unknown_key(error, words)) from error
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{words}: {_reason(error)}") from error
+    try:
+        config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ValueError(
+            f"{source}: {error.full_key} has no value; give one, as in {error.full_key}=..."
+        ) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _changes(
+    values: Mapping[str, Any], overrides: Sequence[str], source: str
+) -> Iterator[tuple[str, Any]]:
+    """What is merged, one by one, each with the words that an error should name."""
+    yield source, dict(values)
+    for word in overrides:
+        if "=" not in word:
+            raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
+        yield word, OmegaConf.from_dotlist([word])
+
+
+def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
+    full_key = str(error.full_key)
+    parent: Any = Config
+    for part in full_key.split(".")[:-1]:
+        parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
+    names = [f.name for f in fields(parent)]
+    key = full_key.rpartition(".")[2]
+    near = get_close_matches(key, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{source}: unknown key {full_key!r}; {hint}It may be one of {', '.join(names)}"
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    reason = str(error).split("\n")[0]
+    return f"{error.full_key}: {reason}" if error.full_key else reason
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
