@@ -1,0 +1,124 @@
+"""Batches in an order that is a pure function of (seed, epoch), whatever the workers and ranks.
+
+Step s of a run on W ranks takes positions s*B*W .. (s+1)*B*W of the order, rank r every W-th of
+them from r on: each rank has batches of B, and the ranks together see what one process with
+batches of B*W sees.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.types import Batch, Failure
+
+
+class ClipLoader:
+    """Yields batches; `skip_batches` resumes inside an epoch without decoding what was consumed.
+
+    The last, smaller batch is kept. When shuffling (training), every rank takes the same number of
+    steps: a remainder of fewer samples than ranks, which would leave a rank without any, is left
+    out. Without shuffling (evaluation) every sample is counted once, and ranks may have unequal
+    numbers of batches.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}; need at least 1")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: got {rank}; need 0 - {world_size - 1} of {world_size}")
+        if shuffle and len(dataset) < world_size:
+            raise ValueError(
+                f"{len(dataset)} samples cannot train on {world_size} processes; "
+                "use at most one process per sample"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._plan = _Plan()
+        self._loader: DataLoader[Sample | Failure] = DataLoader(
+            dataset,
+            batch_sampler=self._plan,
+            num_workers=num_workers,
+            collate_fn=_Collate(dataset),
+            persistent_workers=num_workers > 0,
+            # A generator of its own: iterating must not advance the global random state.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return self.num_batches()
+
+    def num_batches(self, epoch: int = 0) -> int:
+        return len(self.batches(epoch))
+
+    def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
+        """The epoch's batches from number `skip_batches` on."""
+        self._plan.keys = [
+            [(epoch, index) for index in batch] for batch in self.batches(epoch)[skip_batches:]
+        ]
+        yield from self._loader
+
+    def order(self, epoch: int) -> list[int]:
+        """Every rank's samples, in the order in which they are seen."""
+        if not self.shuffle:
+            return list(range(len(self.dataset)))
+        generator = torch.Generator()
+        generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()
+        remainder = len(order) % (self.batch_size * self.world_size)
+        return order[:-remainder] if 0 < remainder < self.world_size else order
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The indices of each of this rank's batches."""
+        mine = self.order(epoch)[self.rank :: self.world_size]
+        return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+
+
+class _Plan(Sampler[list[tuple[int, int]]]):
+    """The batches of the epoch to come: workers live through all epochs, so keys name theirs."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Collate:
+    """Samples to a batch; failures stand apart."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self._dataset = dataset
+
+    def __call__(self, items: list[Sample | Failure]) -> Batch:
+        samples = [item for item in items if isinstance(item, Sample)]
+        failures = tuple(item for item in items if isinstance(item, Failure))
+        return Batch(
+            _stack([s.frames for s in samples]) if samples else self._dataset.no_clips(),
+            torch.tensor([s.label for s in samples], dtype=torch.int64),
+            torch.tensor([s.index for s in samples], dtype=torch.int64),
+            failures,
+        )
+
+
+def _stack(clips: list[torch.Tensor]) -> torch.Tensor:
+    """Stacks in channels-last memory, in which a batch becomes a channels_last_3d video by view."""
+    return torch.stack([c.movedim(-3, -1) for c in clips]).movedim(-1, -3)
