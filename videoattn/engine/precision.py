@@ -1,0 +1,37 @@
+"""Which arithmetic a run uses: bfloat16 where the hardware has it, float32 elsewhere."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """What `name` means on `device`: torch.float32 or torch.bfloat16.
+
+    Raises:
+        ValueError: for a name other than auto, float32 and bfloat16.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if name == "float32":
+        return torch.float32
+    if name == "bfloat16":
+        return torch.bfloat16
+    raise ValueError(f"precision: '{name}' is not one of auto, float32, bfloat16")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware, so that it is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Without one of these instruction sets bfloat16 is emulated, and slower than float32.
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """A context in which convolutions and products run in `dtype`; float32 turns it off."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

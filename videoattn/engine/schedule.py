@@ -1,0 +1,86 @@
+"""Learning rates as pure functions of the step: nothing to store, nothing to restore.
+
+A step is one update of the weights, counted from 0 over the whole run.
+"""
+
+import math
+from collections.abc import Sequence
+
+
+def cosine(
+    step: int,
+    *,
+    num_steps: int,
+    base: float,
+    warmup_steps: int = 0,
+    final: float = 0.0,
+    warmup_start: float = 0.0,
+) -> float:
+    """Linear warm-up from `warmup_start` to `base`, then half a cosine down to `final`."""
+    _check(step, num_steps=num_steps, warmup_steps=warmup_steps)
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps=warmup_steps, start=warmup_start, base=base)
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return final + (base - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def one_cycle(
+    step: int,
+    *,
+    num_steps: int,
+    peak: float,
+    warmup_share: float = 0.3,
+    start_divisor: float = 25.0,
+    final_divisor: float = 1e4,
+) -> float:
+    """Half a cosine up to `peak` over `warmup_share` of the run, then half a cosine down.
+
+    The same numbers as `torch.optim.lr_scheduler.OneCycleLR`: from peak / start_divisor to peak to
+    peak / start_divisor / final_divisor, which the last step reaches.
+    """
+    _check(step, num_steps=num_steps)
+    if not 0.0 < warmup_share < 1.0:
+        raise ValueError(f"warmup_share: {warmup_share} is not between 0 and 1")
+    start = peak / start_divisor
+    final = start / final_divisor
+    top = warmup_share * num_steps - 1.0
+    if step <= top:
+        return _half_cosine(start, peak, step / max(top, 1.0))
+    return _half_cosine(peak, final, min(1.0, (step - top) / max(num_steps - 1.0 - top, 1e-12)))
+
+
+def multistep(
+    step: int,
+    *,
+    milestones: Sequence[int],
+    base: float,
+    gamma: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_start: float = 0.0,
+) -> float:
+    """Linear warm-up to `base`, then a factor of `gamma` at every milestone (a step)."""
+    _check(step, warmup_steps=warmup_steps)
+    if list(milestones) != sorted(milestones):
+        raise ValueError(f"milestones: {list(milestones)} do not rise; give steps in order")
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps=warmup_steps, start=warmup_start, base=base)
+    return base * gamma ** sum(step >= milestone for milestone in milestones)
+
+
+def _warmup(step: int, *, warmup_steps: int, start: float, base: float) -> float:
+    # One more than the warm-up's steps: neither the first step is wasted at `start` (often 0) nor
+    # does `base` come twice.
+    return start + (base - start) * (step + 1) / (warmup_steps + 1)
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _check(step: int, *, num_steps: int = 1, warmup_steps: int = 0) -> None:
+    if step < 0:
+        raise ValueError(f"step: {step} is negative; steps count from 0")
+    if num_steps < 1:
+        raise ValueError(f"num_steps: {num_steps} is not at least 1")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps: {warmup_steps} is negative; 0 means no warm-up")

@@ -1,0 +1,255 @@
+"""One update of the weights from one or more batches, over one process or many."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from videoattn.engine.batches import ToVideo
+from videoattn.engine.distributed import Distributed
+from videoattn.engine.metrics import in_top_k
+from videoattn.engine.precision import Precision, autocast, resolve_precision
+from videoattn.types import Batch
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are changed.
+
+    `lr_at` gives the learning rate of a step of the run; a parameter group's own `lr_scale`
+    multiplies it. `auxiliary` is asked for named scalar losses (means over the samples) after each
+    forward pass; `auxiliary_weights` has a weight for each.
+    """
+
+    lr_at: Callable[[int], float]
+    num_epochs: int
+    accumulate_steps: int = 1
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    precision: Precision = "auto"
+    auxiliary: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
+    auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "accumulate_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm: {self.clip_norm} is not above 0; null turns it off")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient that is NaN or infinite; the weights are as they were before it."""
+
+
+class Moment(NamedTuple):
+    """Where in a run a step is, and how to name a sample when it goes wrong."""
+
+    seed: int
+    epoch: int  # from 0
+    step: int  # of the epoch, from 0
+    step_of_run: int
+    describe: Callable[[int], str]
+
+
+class StepResult(NamedTuple):
+    """Sums over the clips of a step, over all processes."""
+
+    loss: float
+    auxiliary: float  # weighted, times the number of clips
+    correct: float
+    num_clips: int
+    gradient_norm: float  # before clipping
+
+
+class _Passed(NamedTuple):
+    """What one forward and backward pass of this process leaves, on its device."""
+
+    losses: Tensor  # (n V,)
+    auxiliary: Tensor
+    correct: Tensor
+    indices: Tensor  # (n V,)
+
+
+def update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    group: Sequence[Batch],
+    *,
+    to_video: ToVideo,
+    optimisation: Optimisation,
+    moment: Moment,
+    distributed: Distributed,
+) -> StepResult:
+    """Changes the weights once by the mean loss over all clips of `group` on all processes.
+
+    `model` is what `distributed.wrap` gave. Views count as clips. Nothing is changed where no
+    process has a clip.
+
+    Raises:
+        NonFiniteError: when the loss or the gradient is not finite; names the samples.
+        ValueError: for a sample without a label.
+    """
+    torch.manual_seed(
+        _seed(moment.seed, moment.epoch, moment.step, distributed.rank)
+    )  # dropout is then the same in a resumed run, with no state to store
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = optimisation.lr_at(moment.step_of_run) * parameters.get("lr_scale", 1.0)
+    batches = [batch for batch in group if len(batch.indices)]
+    num_own = sum(batch.frames.shape[0] * batch.frames.shape[1] for batch in batches)
+    total, num_idle = distributed.sum([num_own, not batches])
+    if not total:
+        return StepResult(0.0, 0.0, 0.0, 0, 0.0)
+    optimizer.zero_grad(set_to_none=True)
+    passed = [
+        _pass(
+            model,
+            batch,
+            to_video=to_video,
+            optimisation=optimisation,
+            device=distributed.device,
+            share=1.0 / total,
+            synchronise=not num_idle and number == len(batches) - 1,
+            describe=moment.describe,
+        )
+        for number, batch in enumerate(batches)
+    ]
+    _collect_gradients(model, distributed, averaged=not num_idle)
+    norm = _clip(model, optimisation.clip_norm)
+    result = _sum(passed, norm, distributed)
+    _check_finite(result, passed, moment)
+    optimizer.step()
+    return result
+
+
+def _pass(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    to_video: ToVideo,
+    optimisation: Optimisation,
+    device: torch.device,
+    share: float,
+    synchronise: bool,
+    describe: Callable[[int], str],
+) -> _Passed:
+    """Forward and backward; each clip's loss weighs `share`."""
+    unlabelled = batch.indices[batch.labels < 0].tolist()
+    if unlabelled:
+        raise ValueError(
+            f"sample {unlabelled[0]} ({describe(unlabelled[0])}) has no label; training needs one"
+        )
+    num_views = batch.frames.shape[1]
+    labels = batch.labels.repeat_interleave(num_views).to(device)
+    dtype = resolve_precision(optimisation.precision, device)
+    with _synchronised(model, synchronise):
+        with autocast(dtype, device):
+            logits = model(to_video(batch.frames.flatten(0, 1)))  # (n V, K)
+        losses = nn.functional.cross_entropy(
+            logits.float(),
+            labels,
+            label_smoothing=optimisation.label_smoothing,
+            reduction="none",
+        )
+        auxiliary = _auxiliary(model, optimisation).to(losses) * len(labels)
+        ((losses.sum() + auxiliary) * share).backward()
+    correct = in_top_k(logits.detach().float(), labels, 1).sum()
+    indices = batch.indices.repeat_interleave(num_views)
+    return _Passed(losses.detach(), auxiliary.detach(), correct, indices)
+
+
+def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Tensor:
+    if optimisation.auxiliary is None:
+        return torch.zeros(())
+    raw = model.module if isinstance(model, DistributedDataParallel) else model
+    losses = optimisation.auxiliary(raw)
+    unknown = sorted(set(losses) ^ set(optimisation.auxiliary_weights))
+    if unknown:
+        raise ValueError(
+            f"auxiliary losses: the model has {sorted(losses)}, the weights name "
+            f"{sorted(optimisation.auxiliary_weights)}; give each a weight, 0 to ignore it"
+        )
+    total = torch.zeros(())
+    for name, loss in losses.items():
+        total = total.to(loss.device) + optimisation.auxiliary_weights[name] * loss.float()
+    return total
+
+
+def _synchronised(model: nn.Module, synchronise: bool) -> AbstractContextManager[None]:
+    if isinstance(model, DistributedDataParallel) and not synchronise:
+        return _no_sync(model)
+    return nullcontext()
+
+
+@contextmanager
+def _no_sync(model: DistributedDataParallel) -> Iterator[None]:
+    with model.no_sync():
+        yield
+
+
+def _collect_gradients(model: nn.Module, distributed: Distributed, *, averaged: bool) -> None:
+    """Gradients become the sum over the processes of what each one's clips gave."""
+    if distributed.world_size == 1:
+        return
+    if not averaged:
+        # A process without a clip ran no backward pass, which the wrapper would wait for.
+        distributed.sum_gradients(model)
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    torch._foreach_mul_(gradients, float(distributed.world_size))
+
+
+def _clip(model: nn.Module, clip_norm: float | None) -> Tensor:
+    """The norm of all gradients, after which none is longer than `clip_norm`."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+    return norm
+
+
+def _sum(passed: Sequence[_Passed], norm: Tensor, distributed: Distributed) -> StepResult:
+    zero = torch.zeros((), dtype=torch.float64, device=norm.device)
+    own = torch.stack(
+        [
+            sum((one.losses.double().sum() for one in passed), zero),
+            sum((one.auxiliary.double() for one in passed), zero),
+            sum((one.correct.double() for one in passed), zero),
+            norm.double(),
+        ]
+    ).tolist()  # the only wait for the device in a step
+    num_clips = sum(len(one.losses) for one in passed)
+    loss, auxiliary, correct, clips = distributed.sum([*own[:3], num_clips])
+    return StepResult(loss, auxiliary, correct, int(clips), own[3])
+
+
+def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: Moment) -> None:
+    values = {"loss": result.loss, "auxiliary loss": result.auxiliary}
+    values["gradient"] = result.gradient_norm
+    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if not wrong:
+        return
+    indices = torch.cat([one.indices for one in passed]) if passed else torch.zeros(0).long()
+    finite = torch.cat([one.losses.isfinite().cpu() for one in passed]) if passed else indices > 0
+    # One sample's loss names the culprit; a gradient's, or a batch norm's, could be anyone's.
+    suspects = indices if bool(finite.all()) else indices[~finite]
+    names = [f"{index} ({moment.describe(index)})" for index in suspects.unique().tolist()]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    raise NonFiniteError(
+        f"epoch {moment.epoch + 1}, step {moment.step + 1}: the {wrong[0]} is not finite; samples "
+        f"{', '.join(names[:8]) or 'of another process'}{more}. The weights are those of the step "
+        "before. Try a lower learning rate, gradient clipping, or precision float32"
+    )
+
+
+def _seed(*numbers: int) -> int:
+    """63 bits that differ in every way when one number differs in one."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

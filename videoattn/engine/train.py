@@ -1,0 +1,294 @@
+"""The training loop: plain, resumable at any step to the last bit."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from videoattn import __version__
+from videoattn.engine import checkpoint
+from videoattn.engine.batches import Batches, ToVideo
+from videoattn.engine.checkpoint import About, Payload
+from videoattn.engine.distributed import Distributed
+from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.log import Clock, Display, Log, append_failures
+from videoattn.engine.metrics import share
+from videoattn.engine.progress import Progress, Sums, from_state, line
+from videoattn.engine.step import Moment, Optimisation, StepResult, update
+from videoattn.types import Batch, Failure
+
+LAST = "checkpoint-last.pt"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scored after every `every_epochs`, and after the last; its video accuracy elects the best."""
+
+    batches: Batches
+    every_epochs: int = 1
+    max_views: int = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run writes, how often, and what it must know to say and to store.
+
+    `describe` names a sample by its index. A run stops when more than `max_failures` samples could
+    not be decoded (None: no limit). `keep_epochs`: a checkpoint of every so many epochs is kept
+    beside the last one.
+    """
+
+    folder: Path
+    about: About
+    seed: int = 0
+    describe: Callable[[int], str] = str
+    max_failures: int | None = None
+    save_every_steps: int | None = None
+    log_every_steps: int = 10
+    keep_epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a run: accuracies are shares of 1, None where there was no validation."""
+
+    num_steps: int
+    best_accuracy: float | None
+    best_epoch: int | None  # from 1
+    evaluation: Evaluation | None  # of the last validation of this call
+
+
+class TooManyFailuresError(RuntimeError):
+    """More samples could not be decoded than the recipe allows."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What stays the same during a call of `fit`."""
+
+    model: nn.Module
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    to_video: ToVideo
+    optimisation: Optimisation
+    run: Run
+    validation: Validation | None
+    distributed: Distributed
+
+    def save(self, progress: Progress) -> None:
+        """Every process calls it; the main one writes."""
+        self.distributed.average_buffers(self.model)
+        if not self.distributed.is_main:
+            return
+        payload: Payload = {
+            "format": checkpoint.FORMAT,
+            "version": __version__,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": progress.state(),
+            "best": {"accuracy": progress.best_accuracy, "epoch": progress.best_epoch},
+            **self.run.about,
+        }
+        checkpoint.save(self.run.folder / LAST, payload)
+        every = self.run.keep_epochs
+        if every and not progress.step and progress.epoch % every == 0:
+            kept = self.run.folder / f"checkpoint-epoch-{progress.epoch:04d}.pt"
+            checkpoint.save(kept, payload)
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    *,
+    to_video: ToVideo,
+    optimisation: Optimisation,
+    run: Run,
+    validation: Validation | None = None,
+    distributed: Distributed | None = None,
+    resume: Payload | None = None,
+) -> Fitted:
+    """Trains `model` (already on the device) and leaves it at its last step.
+
+    Writes `checkpoint-last.pt` after every epoch (and every `save_every_steps`),
+    `best.safetensors`, `metrics.jsonl`, TensorBoard events and `skipped.jsonl`. `resume` is a
+    loaded checkpoint of the same run: what follows is what would have followed, bit for bit.
+
+    Raises:
+        NonFiniteError: when a loss or gradient is not finite.
+        TooManyFailuresError: when more samples fail than `run.max_failures`.
+        ValueError: for a checkpoint of another model, or of other batches.
+        OSError: when a checkpoint cannot be written; the one before it is intact.
+    """
+    distributed = distributed or Distributed()
+    steps_per_epoch = math.ceil(len(batches) / optimisation.accumulate_steps)
+    if not steps_per_epoch:
+        raise ValueError("there is nothing to train on: an epoch has 0 batches")
+    progress = Progress(steps_per_epoch=steps_per_epoch)
+    if resume is not None:
+        path = run.folder / LAST
+        progress = from_state(resume["progress"], steps_per_epoch=steps_per_epoch, path=path)
+        checkpoint.restore(model, resume["model"], path=path)
+        optimizer.load_state_dict(resume["optimizer"])
+    training = _Training(
+        model,
+        distributed.wrap(model),
+        optimizer,
+        batches,
+        to_video,
+        optimisation,
+        run,
+        validation,
+        distributed,
+    )
+    log = Log(run.folder, enabled=distributed.is_main, resumed_at=progress.step_of_run)
+    evaluation = None
+    clock = Clock(steps_left=optimisation.num_epochs * steps_per_epoch - progress.step_of_run)
+    try:
+        with Display(enabled=distributed.is_main) as display:
+            while progress.epoch < optimisation.num_epochs:
+                _train_epoch(training, progress, clock=clock, display=display, log=log)
+                if _is_due(validation, progress.epoch, optimisation.num_epochs):
+                    training.save(progress)  # an evaluation that fails costs no training
+                    evaluation = _validate(training, progress, display=display, log=log)
+                progress.next_epoch()
+                training.save(progress)
+    finally:
+        log.close()
+    return Fitted(progress.step_of_run, progress.best_accuracy, progress.best_epoch, evaluation)
+
+
+def _train_epoch(
+    training: _Training, progress: Progress, *, clock: Clock, display: Display, log: Log
+) -> None:
+    run, accumulate = training.run, training.optimisation.accumulate_steps
+    num_epochs = training.optimisation.num_epochs
+    training.model.train()
+    iterator = training.batches.epoch(progress.epoch, skip_batches=progress.step * accumulate)
+    while progress.step < progress.steps_per_epoch:
+        group, waited = _next(iterator, accumulate, progress)
+        _note_failures(training, progress, group)
+        result = update(
+            training.wrapped,
+            training.optimizer,
+            group,
+            to_video=training.to_video,
+            optimisation=training.optimisation,
+            moment=Moment(
+                run.seed, progress.epoch, progress.step, progress.step_of_run, run.describe
+            ),
+            distributed=training.distributed,
+        )
+        progress.step += 1
+        progress.of_epoch.add(result)
+        progress.since_log.add(result)
+        clock.step(clips=result.num_clips, waited=waited)
+        text = line(progress, num_epochs=num_epochs, clock=clock)
+        total = num_epochs * progress.steps_per_epoch
+        display.update(text, done=progress.step_of_run, total=total)
+        is_last = progress.step == progress.steps_per_epoch
+        if progress.step_of_run % run.log_every_steps == 0 or is_last:
+            _write(training, progress, result, clock=clock, log=log)
+        if run.save_every_steps and progress.step_of_run % run.save_every_steps == 0:
+            training.save(progress)
+    display.line(line(progress, num_epochs=num_epochs, clock=clock))
+
+
+def _next(iterator: Iterator[Batch], count: int, progress: Progress) -> tuple[list[Batch], float]:
+    """The batches of one step, and the seconds spent waiting for them."""
+    started = time.perf_counter()
+    group = list(islice(iterator, count))
+    if not group:
+        raise ValueError(
+            f"epoch {progress.epoch + 1}: the batches ended after {progress.step} steps, "
+            f"their length promised {progress.steps_per_epoch}"
+        )
+    return group, time.perf_counter() - started
+
+
+def _validate(training: _Training, progress: Progress, *, display: Display, log: Log) -> Evaluation:
+    assert training.validation is not None
+    evaluation = evaluate(
+        training.model,
+        training.validation.batches,
+        to_video=training.to_video,
+        max_views=training.validation.max_views,
+        precision=training.optimisation.precision,
+        distributed=training.distributed,
+        display=display,
+    )
+    display.line(f"epoch {progress.epoch + 1}  {evaluation.describe()}")
+    record = {
+        "epoch": progress.epoch + 1,
+        "loss": evaluation.loss,
+        "video_accuracy": evaluation.video_accuracy,
+        "clip_accuracy": evaluation.clip_accuracy,
+        "videos": evaluation.num_labelled,
+        "views": evaluation.num_views,
+        "failed": evaluation.num_failed,
+    }
+    log.write("validation", step=progress.step_of_run, record=record)
+    if progress.best_accuracy is None or evaluation.video_accuracy > progress.best_accuracy:
+        progress.best_accuracy = evaluation.video_accuracy
+        progress.best_epoch = progress.epoch + 1
+        if training.distributed.is_main:
+            checkpoint.save_weights(
+                training.run.folder / BEST, training.model.state_dict(), training.run.about
+            )
+    return evaluation
+
+
+def _is_due(validation: Validation | None, epoch: int, num_epochs: int) -> bool:
+    if validation is None:
+        return False
+    return (epoch + 1) % validation.every_epochs == 0 or epoch + 1 == num_epochs
+
+
+def _note_failures(training: _Training, progress: Progress, group: list[Batch]) -> None:
+    """Writes down each sample that failed for the first time, and stops a run that loses many."""
+    own = [failure for batch in group for failure in batch.failures]
+    if not training.distributed.sum([len(own)])[0]:
+        return
+    new: dict[int, Failure] = {
+        failure.index: failure
+        for failures in training.distributed.gather(own)
+        for failure in failures
+        if failure.index not in progress.failed
+    }
+    progress.failed = sorted([*progress.failed, *new])
+    if training.distributed.is_main:
+        append_failures(training.run.folder / "skipped.jsonl", new.values())
+    limit = training.run.max_failures
+    if limit is not None and len(progress.failed) > limit:
+        last = list(new.values())[-1]
+        raise TooManyFailuresError(
+            f"{len(progress.failed)} videos could not be decoded, {limit} are allowed; see "
+            f"{training.run.folder / 'skipped.jsonl'}; the last: {last.path}: {last.reason}"
+        )
+
+
+def _write(
+    training: _Training, progress: Progress, result: StepResult, *, clock: Clock, log: Log
+) -> None:
+    sums = progress.since_log
+    record: dict[str, str | int | float | None] = {
+        "epoch": progress.epoch + 1,
+        "loss": share(sums.loss, sums.num_clips),
+        "accuracy": share(sums.correct, sums.num_clips),
+        "lr": training.optimisation.lr_at(progress.step_of_run - 1),
+        "gradient_norm": result.gradient_norm,
+        "clips_per_second": clock.clips_per_second,
+        "wait_share": clock.wait_share,
+        "failed": len(progress.failed),
+    }
+    if training.optimisation.auxiliary is not None:
+        record["auxiliary_loss"] = share(sums.auxiliary, sums.num_clips)
+    log.write("train", step=progress.step_of_run, record=record)
+    progress.since_log = Sums()
