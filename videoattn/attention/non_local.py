@@ -84,7 +84,7 @@ class NonLocal(nn.Module):
         self.key_pool = key_pool
         self.pool_order = pool_order
         self.group_frames = group_frames
-        self.logit_scale = inner**-0.5 if form == "embedded_gaussian" and scale is not False else 1
+        self.logit_scale = inner**-0.5 if form == "embedded_gaussian" and scale is not False else 1.0
         self.normaliser: Literal["softmax", "count"] = (
             "softmax" if form.endswith("gaussian") else "count"
         )
@@ -169,14 +169,14 @@ class NonLocal(nn.Module):
         w_theta, w_phi = self.pair.weight.to(q.dtype).squeeze(0).chunk(2)
         return q @ w_theta, k @ w_phi
 
-    def _pool(self, x: Video) -> Video:
+    def _pool(self, x: Video) -> Tensor:
         if self.key_pool is None:
             return x
         return F.max_pool3d(
             x, [min(pool, size) for pool, size in zip(self.key_pool, x.shape[2:], strict=True)]
         )
 
-    def _split_frames(self, x: Video) -> Video:
+    def _split_frames(self, x: Video) -> Tensor:
         """(N, C, T, H, W) -> (N·T/s, C, s, H, W) for groups of s frames."""
         if self.group_frames is None:
             return x
@@ -188,7 +188,7 @@ class NonLocal(nn.Module):
         groups = x.unflatten(2, (-1, self.group_frames))
         return groups.transpose(1, 2).flatten(0, 1)
 
-    def _join_frames(self, x: Video, like: Video) -> Video:
+    def _join_frames(self, x: Tensor, like: Video) -> Tensor:
         if self.group_frames is None:
             return x
         return x.unflatten(0, (len(like), -1)).transpose(1, 2).flatten(2, 3)

@@ -9,7 +9,7 @@ Carreira & Zisserman, CVPR 2017); C2D has no temporal kernel; Slow (Feichtenhofe
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from videoattn.models.conv import Conv3d
 from videoattn.types import Logits, Video
@@ -73,7 +73,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, width, stride)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu(y + self.downsample(x))
@@ -95,7 +95,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, width * 4, stride)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -110,6 +110,10 @@ class ResNet3d(nn.Module):
     width: channels of the stem; 64 in every published network.
     zero_init_residual: the last norm of each block starts at zero, so that blocks start as the
         identity (Goyal et al., 2017); for training from scratch.
+    head_window: frames, height and width of a window that slides over the last stage, and whose
+        averages are averaged; None for one average over all positions. It differs where the
+        stage's output is larger than the window, as for PySlowFast's and pytorchvideo's networks,
+        trained on 224 pixels, at 256. An axis shorter than the window is averaged whole.
 
     At 400 classes i3d, slow and c2d at depth 50 have 28,043,472, 32,454,096 and 24,327,632
     parameters.
@@ -127,6 +131,7 @@ class ResNet3d(nn.Module):
         width: int = 64,
         dropout: float = 0.5,
         zero_init_residual: bool = False,
+        head_window: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         kernels = _lookup("kind", kind, KERNELS)
@@ -164,6 +169,7 @@ class ResNet3d(nn.Module):
             stages.append(blocks)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.pool_frames = kernels.pool_frames
+        self.head_window = head_window
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
@@ -175,6 +181,9 @@ class ResNet3d(nn.Module):
         if x.shape[2] >= self.pool_frames:  # one frame is left as it is
             x = nn.functional.max_pool3d(x, (self.pool_frames, 1, 1))
         x = self.layer4(self.layer3(self.layer2(x)))
+        if self.head_window is not None:
+            sizes = zip(self.head_window, x.shape[2:], strict=True)
+            x = nn.functional.avg_pool3d(x, [min(pair) for pair in sizes], stride=1)
         return self.fc(self.dropout(self.avgpool(x).flatten(1)))
 
     def _reset(self, zero_init_residual: bool) -> None:
