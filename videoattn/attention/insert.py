@@ -78,16 +78,18 @@ def insert_attention(
 
 
 def insertion_places(model: nn.Module) -> list[str]:
-    """Names of the children that a block can be put behind: members of the outermost
-    `nn.Sequential` and `nn.ModuleList` containers, such as the residual blocks of a stage."""
+    """Names of the children that a block can be put behind: what an `nn.Sequential` or an
+    `nn.ModuleList` runs one after the other, such as the residual blocks of a stage. Containers of
+    single layers only (a shortcut's convolution and norm) and of other containers are left out."""
     places: list[str] = []
     for path, module in model.named_modules():
-        inside_a_place = any(path.startswith(place + ".") for place in places)
-        is_stages = all(isinstance(c, nn.Sequential | nn.ModuleList) for c in module.children())
-        is_container = isinstance(module, nn.Sequential | nn.ModuleList)
-        if is_container and not is_stages and not inside_a_place:
-            names = (name for name, _ in module.named_children())
-            places += [f"{path}.{name}" if path else name for name in names]
+        children = dict(module.named_children())
+        holds_blocks = any(
+            list(child.children()) and not isinstance(child, nn.Sequential | nn.ModuleList)
+            for child in children.values()
+        )
+        if isinstance(module, nn.Sequential | nn.ModuleList) and holds_blocks:
+            places += [f"{path}.{name}" if path else name for name in children]
     return places
 
 

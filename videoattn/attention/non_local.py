@@ -15,7 +15,8 @@ the toolboxes on it pool *after* the convolution, use s = 1 and no bias in W_z: 
 available by `pool_order`, `scale` and `out_bias`.
 """
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from videoattn.attention.functional import (
 )
 from videoattn.types import Video
 
-Form = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
+FORMS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 
 
 class NonLocal(nn.Module):
@@ -60,17 +61,17 @@ class NonLocal(nn.Module):
         self,
         channels: int,
         *,
-        form: Form = "embedded_gaussian",
+        form: str = "embedded_gaussian",
         inner_channels: int | None = None,
-        key_pool: Grid | None = (1, 2, 2),
-        pool_order: Literal["before", "after"] = "before",
+        key_pool: Sequence[int] | None = (1, 2, 2),
+        pool_order: str = "before",
         scale: bool | None = None,
         out_bias: bool = True,
         group_frames: int | None = None,
-        zero_init: Literal["norm", "conv"] = "norm",
+        zero_init: str = "norm",
     ) -> None:
         super().__init__()
-        _check_choice("form", form, get_args(Form))
+        _check_choice("form", form, FORMS)
         _check_choice("pool_order", pool_order, ("before", "after"))
         _check_choice("zero_init", zero_init, ("norm", "conv"))
         if scale and form != "embedded_gaussian":
@@ -84,7 +85,9 @@ class NonLocal(nn.Module):
         self.key_pool = key_pool
         self.pool_order = pool_order
         self.group_frames = group_frames
-        self.logit_scale = inner**-0.5 if form == "embedded_gaussian" and scale is not False else 1.0
+        self.logit_scale = (
+            inner**-0.5 if form == "embedded_gaussian" and scale is not False else 1.0
+        )
         self.normaliser: Literal["softmax", "count"] = (
             "softmax" if form.endswith("gaussian") else "count"
         )

@@ -7,7 +7,7 @@ Carreira & Zisserman, CVPR 2017); C2D has no temporal kernel; Slow (Feichtenhofe
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -16,9 +16,6 @@ from videoattn.types import Logits, Video
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-Kind = Literal["i3d", "c2d", "slow"]
-Depth = Literal[18, 34, 50, 101]
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,12 @@ class TemporalKernels:
     pool_frames: int
 
 
-KERNELS: dict[Kind, TemporalKernels] = {
+KERNELS: dict[str, TemporalKernels] = {
     "i3d": TemporalKernels(stem=5, stages=((3,), (3, 1), (3, 1), (1, 3)), pool_frames=2),
     "c2d": TemporalKernels(stem=1, stages=((1,), (1,), (1,), (1,)), pool_frames=2),
     "slow": TemporalKernels(stem=1, stages=((1,), (1,), (3,), (3,)), pool_frames=1),
 }
-BLOCKS: dict[Depth, tuple[int, ...]] = {
+BLOCKS: dict[int, tuple[int, ...]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -123,9 +120,9 @@ class ResNet3d(nn.Module):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: str,
         *,
-        depth: Depth = 50,
+        depth: int = 50,
         num_classes: int,
         stem: Stem | None = None,
         width: int = 64,

@@ -5,8 +5,6 @@ Segments are the T of the (N, C, T, H, W) that every network here takes, so a vi
 sees them as it sees frames. Parameters keep torchvision's names.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
@@ -15,7 +13,7 @@ from videoattn.attention.functional import attend
 from videoattn.attention.insert import VideoView
 from videoattn.types import Logits, Video
 
-Consensus = Literal["mean", "max", "attention"]
+CONSENSUS = ("mean", "max", "attention")
 
 
 class TSN(nn.Module):
@@ -34,14 +32,12 @@ class TSN(nn.Module):
         backbone: ResNet,
         *,
         num_classes: int,
-        consensus: Consensus = "mean",
+        consensus: str = "mean",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if consensus not in get_args(Consensus):
-            raise ValueError(
-                f"consensus: {consensus!r} is not one of {', '.join(get_args(Consensus))}"
-            )
+        if consensus not in CONSENSUS:
+            raise ValueError(f"consensus: {consensus!r} is not one of {', '.join(CONSENSUS)}")
         features = backbone.fc.in_features
         self.conv1, self.bn1, self.relu = backbone.conv1, backbone.bn1, backbone.relu
         self.maxpool, self.avgpool = backbone.maxpool, backbone.avgpool

@@ -1,0 +1,155 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from videoattn.attention import NonLocal, insert_attention, insertion_places, record_attention
+from videoattn.attention.insert import VideoView
+from videoattn.models.resnet3d import ResNet3d
+from videoattn.models.tsn import TSN
+
+PLACES = ["layer2.1", "layer3.0"]
+
+
+def i3d() -> ResNet3d:
+    return ResNet3d("i3d", depth=18, num_classes=3, width=8).eval()
+
+
+def tsn() -> TSN:
+    return TSN(torchvision.models.resnet18(), num_classes=3).eval()
+
+
+def video(seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 3, 4, 32, 48, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("make", [i3d, tsn])
+def test_inserted_blocks_change_no_key_and_no_output(make: type) -> None:
+    model = make()
+    keys, before = list(model.state_dict()), model(video())
+    names = insert_attention(model, NonLocal, PLACES, name="non_local")
+    assert names == ["layer2.1_non_local", "layer3.0_non_local"]
+    assert [key for key in model.state_dict() if "non_local" not in key] == keys
+    assert torch.equal(model(video()), before)
+    assert torch.equal(copy.deepcopy(model)(video()), before)
+
+
+def test_blocks_run_right_behind_their_place() -> None:
+    model = i3d()
+    insert_attention(model, NonLocal, ["layer3.0"], name="non_local")
+    assert [name for name, _ in model.layer3.named_children()] == ["0", "0_non_local", "1"]
+    block = model.layer3.get_submodule("0_non_local")
+    nn.init.ones_(block.bn.bias)
+    seen = {}
+    model.layer3[0].register_forward_hook(lambda m, i, o: seen.update(before=o))
+    block.register_forward_hook(lambda m, i, o: seen.update(into=i[0], out=o))
+    model(video())
+    assert torch.equal(seen["into"], seen["before"])
+    torch.testing.assert_close(seen["out"], seen["before"] + 1)
+
+
+def test_foreign_backbones() -> None:
+    timm = pytest.importorskip("timm")
+    resnet = insert_attention(
+        timm.create_model("resnet18"), NonLocal, ["layer2.1"], name="non_local", num_frames=2
+    )
+    assert resnet == ["layer2.1_non_local"]
+    model = torchvision.models.video.r3d_18().eval()
+    x = torch.randn(1, 3, 4, 32, 32)
+    before = model(x)
+    insert_attention(model, NonLocal, ["layer2.1"])
+    assert torch.equal(model(x), before)
+
+
+def test_pytorchvideo_stages() -> None:
+    hub = pytest.importorskip("pytorchvideo.models.resnet", reason="extra pytorchvideo")
+    model = hub.create_resnet(model_depth=50, model_num_class=3).eval()
+    assert "blocks.2.res_blocks.1" in insertion_places(model)
+    x = torch.randn(1, 3, 8, 224, 224)
+    before = model(x)
+    insert_attention(model, NonLocal, ["blocks.2.res_blocks.1"], name="non_local")
+    assert torch.equal(model(x), before)
+    with record_attention(model, queries=[(0, 0, 0)]) as maps:
+        model(x)
+    assert list(maps) == ["blocks.2.res_blocks.1_non_local"]
+
+
+def test_wrong_places_and_names() -> None:
+    model = i3d()
+    with pytest.raises(
+        ValueError,
+        match=r"cannot insert after 'layer2\.2' \(did you mean layer2\.1\?\); the places are "
+        r"layer1\.0, layer1\.1, layer2\.0, .*layer4\.1$",
+    ):
+        insert_attention(model, NonLocal, ["layer2.2"])
+    insert_attention(model, NonLocal, ["layer2.1"])
+    with pytest.raises(ValueError, match="'1_attention' exists already: one block of a name"):
+        insert_attention(model, NonLocal, ["layer2.1"])
+    model = i3d()
+    model.extra = nn.Sequential(nn.Conv3d(3, 3, 1))
+    with pytest.raises(ValueError, match=r"forward pass of ResNet3d never reaches \['extra.0'\]"):
+        insert_attention(model, NonLocal, ["extra.0"])
+
+
+def test_a_view_refuses_half_clips() -> None:
+    view = VideoView(NonLocal(4), num_frames=4)
+    with pytest.raises(ValueError, match="6 images are not a whole number of clips of 4 frames"):
+        view(torch.zeros(6, 4, 2, 2))
+
+
+@pytest.mark.parametrize("make", [i3d, tsn])
+def test_recorded_queries_are_the_cells_that_hold_them(make: type) -> None:
+    model = make()
+    insert_attention(model, NonLocal, PLACES, name="non_local")
+    with record_attention(model, queries=[(0, 0, 0), (3, 31, 47)], received=True) as some:
+        model(video())
+    with record_attention(model) as everything:
+        model(video())
+    for name, recorded in some.items():
+        whole = everything[name]
+        t, h, w = whole.grid_q
+        assert recorded.queries.tolist() == [[0, 0, 0], [t - 1, h - 1, w - 1]]
+        torch.testing.assert_close(recorded.weights, whole.weights[:, [0, t * h * w - 1]])
+        assert recorded.received is not None
+        torch.testing.assert_close(recorded.received, whole.weights.mean(1))
+        torch.testing.assert_close(whole.weights.sum((2, 3, 4)), torch.ones(2, t * h * w))
+    assert list(some) == ["layer2.1_non_local", "layer3.0_non_local"]
+
+
+def test_nothing_is_kept_when_nobody_records() -> None:
+    model = i3d()
+    insert_attention(model, NonLocal, PLACES)
+    with record_attention(model) as maps:
+        model(video())
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    assert sum(hooks) == 0
+    first = dict(maps)
+    model(video(1))
+    assert maps == first
+
+
+def test_recording_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ValueError, match="ResNet3d has no attention block whose map can be rec"),
+        record_attention(i3d()),
+    ):
+        pass
+    model = i3d()
+    insert_attention(model, NonLocal, PLACES)
+    with (
+        pytest.raises(
+            ValueError,
+            match=r"query \(4, 0, 0\): frame 4 is outside the clip; frame "
+            "must be 0 to 3",
+        ),
+        record_attention(model, queries=[(4, 0, 0)]),
+    ):
+        model(video())
+    monkeypatch.setattr("videoattn.attention.record.MOST_ENTRIES", 10)
+    with (
+        pytest.raises(ValueError, match=r"all rows of a 48 x 12 map are too many to keep; ask"),
+        record_attention(model),
+    ):
+        model(video())

@@ -1,0 +1,181 @@
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference.non_local import non_local
+from videoattn.attention.non_local import FORMS, NonLocal
+from videoattn.attention.record import record_attention
+
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def clip(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def trained(block: NonLocal) -> NonLocal:
+    """The block away from its identity start: random weights everywhere, float64, eval mode."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in [*block.parameters(), *(b for b in block.buffers() if b.is_floating_point())]:
+        tensor.data = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.3
+    if isinstance(block.bn, torch.nn.BatchNorm3d):
+        block.bn.running_var.abs_().add_(0.5)
+    return block.double().eval()
+
+
+@every_form
+@pytest.mark.parametrize("pool_order", ["before", "after"])
+@pytest.mark.parametrize("key_pool", [None, (1, 2, 2)])
+def test_equals_the_definition(form: str, pool_order: str, key_pool: object) -> None:
+    block = trained(NonLocal(4, form=form, pool_order=pool_order, key_pool=key_pool))
+    x = clip(2, 4, 2, 4, 3)
+    torch.testing.assert_close(block(x), non_local(block, x), rtol=1e-10, atol=1e-12)
+
+
+@every_form
+@pytest.mark.parametrize("zero_init", ["norm", "conv"])
+@pytest.mark.parametrize("training", [True, False])
+def test_starts_as_the_identity_to_the_bit(form: str, zero_init: str, training: bool) -> None:
+    block = NonLocal(4, form=form, zero_init=zero_init).train(training)
+    x = clip(2, 4, 3, 4, 4).float()
+    assert torch.equal(block(x), x)
+
+
+@every_form
+def test_first_step_moves_only_the_norm_and_later_steps_everything(form: str) -> None:
+    block = NonLocal(4, form=form).double()
+    (block(clip(2, 4, 3, 4, 4)) ** 3).sum().backward()
+    moved = {name for name, p in block.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"bn.weight", "bn.bias"}
+    block.zero_grad()
+    torch.nn.init.ones_(block.bn.weight)
+    for p in (block.g.weight, block.out.weight):
+        torch.nn.init.normal_(p)
+    (block(clip(2, 4, 3, 4, 4)) ** 3).sum().backward()
+    still = {
+        name
+        for name, p in block.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    }
+    assert still <= {"out.bias"}  # batch norm takes the output bias up
+
+
+@every_form
+def test_permuting_positions_permutes_the_output(form: str) -> None:
+    block = trained(NonLocal(4, form=form, key_pool=None))
+    x = clip(1, 4, 3, 2, 2)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+
+    def permute(video: Tensor) -> Tensor:
+        return video.flatten(2)[..., order].view_as(video)
+
+    torch.testing.assert_close(block(permute(x)), permute(block(x)))
+
+
+@every_form
+def test_with_pooled_keys_only_frames_and_whole_cells_may_move(form: str) -> None:
+    block = trained(NonLocal(4, form=form))
+    x = clip(1, 4, 3, 4, 6)
+    y = block(x)
+    torch.testing.assert_close(block(x.flip(2)), y.flip(2))
+    torch.testing.assert_close(block(x.roll(2, 4)), y.roll(2, 4))
+    assert not torch.allclose(block(x.roll(1, 4)), y.roll(1, 4))
+
+
+def test_pooling_before_and_after_are_different_functions() -> None:
+    before, after = (trained(NonLocal(4, pool_order=order)) for order in ("before", "after"))
+    x = clip(1, 4, 2, 4, 4)
+    assert (before(x) - after(x)).abs().max() > 1e-3
+
+
+@every_form
+def test_recorded_rows_times_values_are_the_output(form: str) -> None:
+    block = trained(NonLocal(4, form=form))
+    x = clip(2, 4, 3, 4, 5)
+    with record_attention(torch.nn.Sequential(block)) as maps:
+        pass  # nothing ran
+    assert maps == {}
+    rows = block.pairwise(x).rows(torch.arange(3 * 4 * 5)).flatten(2)
+    _, _, values, _ = block.project(x)
+    y = (rows @ values).transpose(1, 2).view(2, 2, 3, 4, 5)
+    torch.testing.assert_close(x + block.bn(block.out(y)), block(x), rtol=1e-10, atol=1e-12)
+
+
+@every_form
+def test_groups_of_frames_are_independent_clips(form: str) -> None:
+    whole, grouped = (
+        trained(NonLocal(4, form=form)),
+        trained(NonLocal(4, form=form, group_frames=2)),
+    )
+    x = clip(2, 4, 6, 4, 4)
+    expected = torch.cat([whole(part) for part in x.split(2, dim=2)], dim=2)
+    torch.testing.assert_close(grouped(x), expected)
+    rows = grouped.pairwise(x).rows(torch.tensor([0, 3 * 16 + 5]))
+    assert rows.shape == (2, 2, 6, 2, 2)
+    assert not rows[:, 0, 2:].any()
+    assert not rows[:, 1, :2].any()
+    assert not rows[:, 1, 4:].any()
+    torch.testing.assert_close(
+        rows[:, 1, 2:4], whole.pairwise(x[:, :, 2:4]).rows(torch.tensor([16 + 5]))[:, 0]
+    )
+
+
+def test_one_frame_groups_are_the_image_block() -> None:
+    """space-only on T frames equals T independent 2-D blocks"""
+    block = trained(NonLocal(4, group_frames=1))
+    x = clip(1, 4, 3, 4, 4)
+    for frame in range(3):
+        one = x[:, :, frame : frame + 1]
+        torch.testing.assert_close(block(x)[:, :, frame : frame + 1], block(one))
+
+
+def test_key_bias_has_no_gradient_under_softmax_and_has_one_elsewhere() -> None:
+    def key_bias_gradient(form: str) -> float:
+        block = trained(NonLocal(4, form=form, key_pool=None))
+        (block(clip(1, 4, 2, 3, 3)) ** 2).sum().backward()
+        assert block.phi.bias.grad is not None
+        return block.phi.bias.grad.abs().max().item()
+
+    assert key_bias_gradient("embedded_gaussian") < 1e-12
+    assert key_bias_gradient("dot_product") > 1e-4
+
+
+def test_parameter_counts_of_the_published_networks() -> None:
+    def added(**options: object) -> int:
+        blocks = [NonLocal(channels, **options) for channels in (512, 512, 1024, 1024, 1024)]
+        return sum(p.numel() for block in blocks for p in block.parameters())
+
+    assert added() == 35_401_936 - 28_043_472
+    assert added(out_bias=False) == 35_397_840 - 28_043_472
+    assert added(out_bias=False, form="gaussian") == 31_723_728 - 28_043_472
+
+
+@every_form
+def test_bfloat16_stays_near_float32(form: str) -> None:
+    block = NonLocal(8, form=form).train()
+    torch.nn.init.ones_(block.bn.weight)
+    x = clip(2, 8, 4, 6, 6).float().relu()
+    expected = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = block(x)
+    assert (got - expected).abs().max() < 2e-2 * expected.abs().max()
+
+
+def test_grids_smaller_than_the_pool_are_pooled_whole() -> None:
+    block = trained(NonLocal(4))
+    assert block(clip(1, 4, 3, 1, 5)).shape == (1, 4, 3, 1, 5)
+
+
+def test_bad_options() -> None:
+    with pytest.raises(ValueError, match="form: 'softmax' is not one of embedded_gaussian, gauss"):
+        NonLocal(4, form="softmax")
+    with pytest.raises(ValueError, match="pool_order: 'never' is not one of before, after"):
+        NonLocal(4, pool_order="never")
+    with pytest.raises(ValueError, match="zero_init: 'all' is not one of norm, conv"):
+        NonLocal(4, zero_init="all")
+    with pytest.raises(ValueError, match="scale=True is for form='embedded_gaussian'; 'gaussian'"):
+        NonLocal(4, form="gaussian", scale=True)
+    with pytest.raises(ValueError, match="group_frames must be at least 1 or None, got 0"):
+        NonLocal(4, group_frames=0)
+    with pytest.raises(ValueError, match="group_frames=4 does not divide the 6 frames"):
+        NonLocal(4, group_frames=4)(torch.zeros(1, 4, 6, 2, 2))
