@@ -1,0 +1,102 @@
+"""Wrappers come off; every way that a download goes wrong has its own message."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from videoattn.weights.read import read_state_dict
+
+WEIGHTS = {"conv1.weight": torch.arange(4.0), "fc.bias": torch.ones(2)}
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        WEIGHTS,
+        {"meta": {"epoch": 3}, "state_dict": WEIGHTS, "optimizer": {"state": {}}},
+        {"epoch": 7, "model_state": WEIGHTS, "cfg": "MODEL: x"},
+        {"model": WEIGHTS, "epoch": 1, "optimizer": {}},
+        {"epoch": 1, "state_dict": {f"module.{key}": value for key, value in WEIGHTS.items()}},
+    ],
+)
+def test_known_wrappers_come_off(tmp_path: Path, wrapped: dict[str, object]) -> None:
+    torch.save(wrapped, tmp_path / "a.pth")
+    assert _same(read_state_dict(tmp_path / "a.pth"), WEIGHTS)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    assert _same(read_state_dict(tmp_path / "a.safetensors"), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\n<!DOCTYPE html>\n<html>", "a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer.*pull"),
+        (b"just some text, no weights", "not a PyTorch checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_file_that_is_no_checkpoint(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name.endswith("safetensors") and "PyTorch" in message:
+        message = "not a whole safetensors file"
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {message}"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.2, 0.9])
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_truncated_checkpoint(tmp_path: Path, share: float, as_zip: bool) -> None:
+    path = tmp_path / "a.pth"
+    weights = {"state_dict": {"a": torch.zeros(5000)}}
+    torch.save(weights, path, _use_new_zipfile_serialization=as_zip)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ValueError, match="cut short or damaged; fetch it again"):
+        read_state_dict(path)
+
+
+def test_a_truncated_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(5000)}, path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        read_state_dict(path)
+
+
+def test_objects_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": WEIGHTS, "meta": Path("x")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"holds Python objects .* could run code"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_an_unknown_wrapper_shows_its_keys(tmp_path: Path) -> None:
+    torch.save({"net": WEIGHTS, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, tmp_path / "a.pth")
+    message = r"its keys are net, a, b, c, d, \.\.\.; .* state_dict, model_state, model"
+    with pytest.raises(ValueError, match=message):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds a list, not a mapping"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such weights file"):
+        read_state_dict(tmp_path / "a.pth")
