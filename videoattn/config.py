@@ -223,8 +223,8 @@ def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
     names = [f.name for f in fields(parent)]
     key = full_key.rpartition(".")[2]
     near = get_close_matches(key, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{source}: unknown key {full_key!r}; {hint}It may be one of {', '.join(names)}"
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{source}: unknown key {full_key!r}{hint}; it may be one of {', '.join(names)}"
 
 
 def _reason(error: OmegaConfBaseException) -> str:

@@ -1,0 +1,269 @@
+"""Where a recipe's names meet constructors, and nowhere else.
+
+Constructors take plain arguments; this file reads the config and hands them over.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import torch
+import torchvision
+from torch import nn
+
+from videoattn.attention import NonLocal, insert_attention
+from videoattn.config import ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.loader import ClipLoader
+from videoattn.data.sampling import Sampler, train_sampler, view_sampler
+from videoattn.data.transforms import TestTransform, TrainTransform, to_video
+from videoattn.engine.batches import ToVideo
+from videoattn.engine.distributed import Distributed
+from videoattn.engine.precision import Precision, resolve_precision
+from videoattn.engine.schedule import cosine, multistep, one_cycle
+from videoattn.engine.step import Optimisation
+from videoattn.models.conv import unsafe_convolutions
+from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
+from videoattn.models.tsn import TSN
+
+T = TypeVar("T")
+Subset = Literal["train", "test"]
+
+
+def _tsn(depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5) -> TSN:
+    backbone = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+    return TSN(backbone, num_classes=num_classes, consensus=consensus, dropout=dropout)
+
+
+def _r3d_18(*, num_classes: int) -> nn.Module:
+    model: nn.Module = torchvision.models.video.r3d_18(weights=None, num_classes=num_classes)
+    return model
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **{
+        f"{kind}_r{depth}": partial(ResNet3d, kind, depth=depth)
+        for kind in KERNELS
+        for depth in BLOCKS
+    },
+    **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
+    "r3d_18": _r3d_18,
+}
+
+ATTENTION: dict[str, Callable[..., nn.Module]] = {"non_local": NonLocal}
+
+# Behind which residual blocks the authors put five non-local blocks (R50 and R101); at depth 18 the
+# last block of the same two stages.
+PLACES: dict[str, tuple[str, ...]] = {
+    "18": ("layer2.1", "layer3.1"),
+    "34": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
+    "50": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
+    "101": ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20"),
+}
+
+
+def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The network of a recipe with its attention blocks, freshly initialised.
+
+    Raises:
+        ValueError: an unknown network, block, option or place; the message lists what exists.
+    """
+    make = _lookup("model.name", config.name, MODELS)
+    options = dict(config.options)
+    _check_options("model.options", make, options)
+    if isinstance(options.get("stem"), Mapping):
+        _check_options("model.options.stem", Stem, options["stem"])
+        options["stem"] = Stem(**options["stem"])
+    model = make(num_classes=num_classes, **options)
+    attention = config.attention
+    if attention.name is not None:
+        make_block = _lookup("model.attention.name", attention.name, ATTENTION)
+        _check_options("model.attention.options", make_block, attention.options)
+        after = attention.after or PLACES[config.name.rpartition("_")[2].removeprefix("r")]
+        block = partial(make_block, **attention.options)
+        insert_attention(model, block, after, name=attention.name)
+    elif attention.after or attention.options:
+        raise ValueError(
+            "model.attention has settings but no name; choose model.attention.name from "
+            + ", ".join(ATTENTION)
+        )
+    for layout in (torch.channels_last, torch.channels_last_3d):  # 4-D weights, then 5-D ones
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+    return model
+
+
+def make_samples(config: DataConfig, subset: Subset) -> Samples:
+    """The videos and labels of the training or test part."""
+    split = config.train_split if subset == "train" else config.test_split
+    if config.layout == "ucf101":
+        return read_ucf101(config.root, config.ucf101_split, subset)
+    if config.layout == "list":
+        names = None
+        if config.class_list is not None:
+            with open(config.class_list) as file:
+                names = [line.strip() for line in file if line.strip()]
+        return read_list(f"{config.root}/{split}", config.root, class_names=names)
+    if subset == "train":
+        return read_folders(config.root, split)
+    # The training folders give the classes their numbers; a test split may lack some.
+    return read_folders(
+        config.root, split, class_names=read_folders(config.root, config.train_split).class_names
+    )
+
+
+def make_loader(
+    config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None
+) -> ClipLoader:
+    """Batches of the training part (shuffled, augmented) or the test part (all views, in order)."""
+    samples = samples or make_samples(config.data, subset)
+    training = subset == "train"
+    dataset = ClipDataset(
+        samples,
+        sample_frames=_train_frames(config.clip) if training else test_frames(config),
+        transform=_train_transform(config) if training else test_transform(config),
+        seed=config.seed,
+        on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
+        still_frame=config.clip.still_frame,
+    )
+    views = config.test.num_clips * config.test.num_crops
+    return ClipLoader(
+        dataset,
+        batch_size=config.train.batch_size if training else max(config.test.batch_size // views, 1),
+        shuffle=training,
+        seed=config.seed,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
+        num_workers=config.data.num_workers,
+    )
+
+
+def _train_frames(clip: ClipConfig) -> Sampler:
+    return train_sampler(
+        clip.sampling,
+        num_frames=clip.num_frames,
+        frame_stride=clip.frame_stride,
+        short_video=clip.short_video,
+    )
+
+
+def test_frames(config: Config) -> Sampler:
+    clip = config.clip
+    return view_sampler(
+        clip.sampling,
+        num_frames=clip.num_frames,
+        frame_stride=clip.frame_stride,
+        num_clips=config.test.num_clips,
+        short_video=clip.short_video,
+    )
+
+
+def _train_transform(config: Config) -> TrainTransform:
+    augment = config.augment
+    return TrainTransform(
+        (config.clip.height, config.clip.width),
+        scale=augment.area,
+        ratio=augment.aspect_ratio,
+        short_side=augment.short_side if augment.crop == "short_side" else None,
+        flip=0.5 if augment.flip else 0.0,
+    )
+
+
+def test_transform(config: Config) -> TestTransform:
+    test, clip = config.test, config.clip
+    crop = (test.height or clip.height, test.width or clip.width)
+    return TestTransform(test.short_side, crop=crop, num_crops=test.num_crops)
+
+
+def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
+    return partial(to_video, mean=clip.mean, std=clip.std, device=device)
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed."""
+    train = config.train
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.lr)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
+
+
+def make_optimisation(config: Config, steps_per_epoch: int, precision: Precision) -> Optimisation:
+    """steps_per_epoch: updates, after accumulation."""
+    train = config.train
+    num_steps = steps_per_epoch * train.num_epochs
+    warmup_steps = round(train.warmup_epochs * steps_per_epoch)
+    schedules: dict[str, Callable[[int], float]] = {
+        "cosine": partial(cosine, num_steps=num_steps, base=train.lr, warmup_steps=warmup_steps),
+        "one_cycle": partial(one_cycle, num_steps=num_steps, peak=train.lr),
+        "multistep": partial(
+            multistep,
+            milestones=[epoch * steps_per_epoch for epoch in train.milestones],
+            base=train.lr,
+            warmup_steps=warmup_steps,
+        ),
+    }
+    return Optimisation(
+        lr_at=schedules[train.schedule],
+        num_epochs=train.num_epochs,
+        accumulate_steps=train.accumulate_steps,
+        clip_norm=train.clip_norm,
+        label_smoothing=train.label_smoothing,
+        precision=precision,
+    )
+
+
+def make_precision(
+    config: Config, model: nn.Module, device: torch.device
+) -> tuple[Precision, str | None]:
+    """The precision to train in, and what to tell the user where it is not the one expected.
+
+    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see models.conv)
+    is trained in float32 there.
+
+    Raises:
+        ValueError: bfloat16 was asked for by name and cannot be trained in.
+    """
+    name = config.train.precision
+    if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":
+        return name, None
+    clip = config.clip
+    unsafe = unsafe_convolutions(model, torch.zeros(1, 3, clip.num_frames, clip.height, clip.width))
+    if not unsafe:
+        return name, None
+    reason = (
+        f"on this CPU bfloat16 gives wrong weight gradients in {len(unsafe)} convolutions of "
+        f"{config.model.name} (kernel longer than its clip: {', '.join(unsafe[:3])})"
+    )
+    if name == "bfloat16":
+        raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
+    return "float32", f"{reason}; training in float32"
+
+
+def _lookup(key: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        near = get_close_matches(name, table, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{key}: {name!r} does not exist{hint}; choose from {', '.join(table)}")
+    return table[name]
+
+
+def _check_options(key: str, make: Callable[..., object], options: Mapping[str, Any]) -> None:
+    """Raises: ValueError for options that the constructor does not have."""
+    bound = make.keywords if isinstance(make, partial) else {}
+    parameters = inspect.signature(make).parameters.values()
+    known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"{key}: unknown {unknown[0]!r}{hint}; it may be one of {', '.join(known) or 'none'}"
+        )
