@@ -2,8 +2,9 @@
 
 Header frame counts, frame rates and seek tables lie, so none is used. A frame's index is counted
 in the decoder's output; where the container stores presentation times (MP4, Matroska), the packets
-are listed first, without decoding, and groups of pictures that hold no asked frame are passed over.
-Anything unexpected on the way falls back to decoding from the first packet on.
+are listed first, without decoding: groups of pictures that hold no asked frame are passed over,
+and so are pictures that no other one refers to. Anything unexpected on the way (a damaged packet,
+times that are missing or out of order) falls back to decoding from the first packet on.
 """
 
 import os
@@ -24,6 +25,9 @@ Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+# From PyAV 17 on, colour conversion starts a thread per core unless told not to.
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
 class DecodeError(Exception):
@@ -100,15 +104,15 @@ def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:
 def count_frames(path: str | Path) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
-    For MP4 and Matroska the count is that of the packets, which a damaged packet can make too
-    large: `decode` then raises DecodeError with the true `num_frames`. Others are decoded.
+    That is MP4 and Matroska whose packets are whole; other files are decoded. Damage that leaves
+    a packet's framing whole stays unseen: `decode` then raises DecodeError with the true count.
 
     Raises: DecodeError when the file cannot be read or holds no frame.
     """
     try:
         with _Video(path) as video:
             if video.timed:
-                index = _Index.of(list(video.packets()))
+                index = _Index.of(video, list(video.packets()))
                 if index is not None:
                     return len(index.times), video.fps
     except (FFmpegError, OSError) as error:
@@ -124,7 +128,10 @@ class _Video:
         self.path = path
         if os.path.getsize(path) == 0:
             raise DecodeError(path, "the file is empty (0 bytes)")
-        self.container = av.open(str(path), metadata_errors="ignore")
+        try:
+            self.container = av.open(str(path), metadata_errors="ignore")
+        except FFmpegError as error:
+            raise DecodeError(path, f"cannot be opened as a video: {_reason(error)}") from error
         if not self.container.streams.video:
             self.container.close()
             raise DecodeError(path, "no video stream")
@@ -143,6 +150,14 @@ class _Video:
     def fps(self) -> float:
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else 0.0
+
+    @property
+    def nal_length_size(self) -> int:
+        """Bytes of the length before each unit of H.264 and HEVC in MP4 and Matroska; else 0."""
+        codec = self.stream.codec_context
+        at = {"h264": 4, "hevc": 21}.get(codec.name, 0)
+        extra = codec.extradata or b""
+        return (extra[at] & 3) + 1 if at and len(extra) > at and extra[0] == 1 else 0
 
     def packets(self) -> Iterator[av.Packet]:
         """Packets with data: an empty one would tell the decoder that the stream is over."""
@@ -163,13 +178,14 @@ class _Video:
 
 
 class _Index(NamedTuple):
-    """Of each packet in file order: its time, and the places where decoding can start."""
+    """Of each packet in file order: its time; where decoding can start; which may be left out."""
 
     times: np.ndarray
     keys: np.ndarray
+    unreferenced: np.ndarray
 
     @classmethod
-    def of(cls, packets: "Sequence[av.Packet]") -> "_Index | None":
+    def of(cls, video: _Video, packets: Sequence[av.Packet]) -> "_Index | None":
         """None where the packets do not tell which frame is which."""
         if not packets or not packets[0].is_keyframe:
             return None
@@ -180,46 +196,70 @@ class _Index(NamedTuple):
         before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
         if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
             return None
-        return cls(times, keys)
+        unreferenced = np.zeros(len(packets), dtype=bool)
+        if length_size := video.nal_length_size:
+            headers = [_nal_headers(packet, length_size) for packet in packets]
+            if any(header is None for header in headers):
+                return None
+            if video.stream.codec_context.name == "h264":
+                unreferenced[:] = [_is_unreferenced(header or []) for header in headers]
+        return cls(times, keys, unreferenced)
 
-    def runs(self, wanted: np.ndarray) -> list[tuple[int, int]]:
-        """Spans of packets [first, last] to decode for the wanted frames, each from a key."""
-        packets = np.argsort(self.times)[wanted]
-        runs: list[tuple[int, int]] = []
-        for packet in np.sort(packets).tolist():
+    def plan(self, wanted: np.ndarray) -> list[list[int]]:
+        """Runs of packets to decode for the wanted frames, each from a key frame on."""
+        asked = np.sort(np.argsort(self.times)[wanted])
+        spans: list[tuple[int, int]] = []
+        for packet in asked.tolist():
             # Pictures ahead of a key frame in time but behind it in the file need the group before.
-            usable = self.keys[
-                (self.keys <= packet) & (self.times[self.keys] <= self.times[packet])
-            ]
-            start = int(usable[-1])
-            if runs and start <= runs[-1][1]:
-                runs[-1] = (runs[-1][0], packet)
+            early = self.keys[: np.searchsorted(self.keys, packet, side="right")]
+            start = int(early[self.times[early] <= self.times[packet]][-1])
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], packet)
             else:
-                runs.append((start, packet))
-        return runs
+                spans.append((start, packet))
+        needed = ~self.unreferenced
+        needed[asked] = True
+        return [
+            np.flatnonzero(needed[: last + 1])[needed[:first].sum() :].tolist()
+            for first, last in spans
+        ]
+
+
+def _nal_headers(packet: av.Packet, length_size: int) -> list[int] | None:
+    """First byte of each unit; None where the lengths do not add up: the packet is damaged."""
+    data = memoryview(packet)
+    headers, at = [], 0
+    while at + length_size < len(data):
+        headers.append(data[at + length_size])
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return headers if at == len(data) else None
+
+
+def _is_unreferenced(headers: list[int]) -> bool:
+    """H.264: every slice (unit types 1 and 5) says nal_ref_idc = 0."""
+    slices = [header for header in headers if header & 31 in (1, 5)]
+    return bool(slices) and all(header >> 5 & 3 == 0 for header in slices)
 
 
 def _decode_timed(path: str | Path, wanted: np.ndarray) -> UInt8[np.ndarray, "T H W C"] | None:
-    """Decodes the groups of pictures that are needed; None where that cannot be done exactly."""
+    """Decodes only the pictures that are needed; None where that cannot be done exactly."""
     with _Video(path) as video:
         if not video.timed:
             return None
         packets = list(video.packets())
-        index = _Index.of(packets)
+        index = _Index.of(video, packets)
         if index is None or wanted[-1] >= len(packets):
             return None
         slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
         out = _Output(len(wanted))
-        for first, last in index.runs(wanted):
-            for packet in [*packets[first : last + 1], None]:
+        for run in index.plan(wanted):
+            for packet in [*(packets[i] for i in run), None]:
                 for frame in video.feed(packet):
                     slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                     if slot is not None:
                         out.put(slot, frame)
             video.stream.codec_context.flush_buffers()
-        if slots or video.last_error is not None:
-            return None
-        return out.frames
+        return None if slots or video.last_error is not None else out.frames
 
 
 def _decode_from_start(path: str | Path, wanted: np.ndarray) -> UInt8[np.ndarray, "T H W C"]:
@@ -253,7 +293,9 @@ class _Output:
 
     def put(self, slot: int, frame: av.VideoFrame) -> None:
         width, height = self._size = self._size or (frame.width, frame.height)
-        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24")
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", **_ONE_THREAD
+        )
         image = np.rot90(rgb.to_ndarray(), _quarter_turns(frame))
         if len(self.frames) == 0:
             self.frames = np.empty((self._num_frames, *image.shape), np.uint8)
