@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -21,13 +22,18 @@ from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, train_sampler, view_sampler
 from videoattn.data.transforms import TestTransform, TrainTransform, to_video
 from videoattn.engine.batches import ToVideo
+from videoattn.engine.checkpoint import load as load_checkpoint
+from videoattn.engine.checkpoint import load_weights
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import Optimisation
+from videoattn.engine.train import LAST
 from videoattn.models.conv import unsafe_convolutions
+from videoattn.models.inflate import load_inflated
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
+from videoattn.weights import PUBLIC, load_public
 
 T = TypeVar("T")
 Subset = Literal["train", "test"]
@@ -267,3 +273,35 @@ def _check_options(key: str, make: Callable[..., object], options: Mapping[str, 
         raise ValueError(
             f"{key}: unknown {unknown[0]!r}{hint}; it may be one of {', '.join(known) or 'none'}"
         )
+
+
+def load_initial_weights(model: nn.Module, source: str) -> list[str]:
+    """Starts the model from `source`; returns what to tell the user of what was not reached.
+
+    source: a run or checkpoint of ours; `torchvision/resnet50` (downloaded by torchvision, or
+        `torchvision/resnet50:FILE`), inflated where the network has time; or another public name
+        with its file, such as `pyslowfast/I3D_8x8_R50:FILE`.
+
+    A classifier of another number of classes is left out, and attention blocks that the weights
+    lack stay as they are (the identity).
+
+    Raises:
+        ValueError: an unknown name, or weights of another network.
+    """
+    name, _, file = source.partition(":")
+    if Path(source).exists():
+        path = Path(source) / LAST if Path(source).is_dir() else Path(source)
+        ours = path.suffix == ".safetensors"
+        state = load_weights(path)[0] if ours else load_checkpoint(path)["model"]
+    elif name.startswith("torchvision/") and not file:
+        weights = torchvision.models.get_model_weights(name.removeprefix("torchvision/"))
+        state = weights.DEFAULT.get_state_dict(progress=False)
+    elif file:
+        state = load_public(name, file).state_dict()
+    else:
+        raise ValueError(
+            f"model.weights: {source!r} is no run, no checkpoint, and no NAME:FILE of a public "
+            f"model; names are torchvision/resnet50 and {', '.join(PUBLIC)}"
+        )
+    missed = load_inflated(model, state)
+    return [f"{source}: starts without {', '.join(missed)}"] if missed else []

@@ -35,7 +35,6 @@ class DataConfig:
     """ucf101: which of the three official splits."""
     class_list: str | None = None
     """list: a file with one class name a line; without it classes are numbers."""
-    decoder: Literal["auto", "pyav"] = "auto"
     num_workers: int = 2
     """Loader processes; 0 decodes in the training process. The samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"

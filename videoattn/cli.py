@@ -1,0 +1,129 @@
+"""The `videoattn` command. Torch is imported when a command runs, so that --help is quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="videoattn",
+    help="Video action recognition whose subject is attention: train, measure, and see where a "
+    "network looks, across frames.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe, as key=value: train.lr=0.02 model.name=tsn_r18"),
+]
+RunPath = Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint file in one.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as configs/demo.yaml.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew in a folder that holds a run.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train what a recipe says; writes runs/<name>/.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m videoattn train RECIPE ...
+    """
+    from videoattn.commands.train import train as run_train
+
+    run_train(recipe, overrides or (), resume=resume, overwrite=overwrite, device=device)
+
+
+@app.command("test")
+def evaluate(run: RunPath, overrides: Overrides = None, device: Device = "auto") -> None:
+    """Clip and video accuracy of a run on its test videos; writes tables to RUN/test/."""
+    from videoattn.commands.evaluate import evaluate_run
+
+    evaluate_run(run, overrides or (), device=device)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    device: Device = "auto",
+) -> None:
+    """Name the action in each video."""
+    from videoattn.commands.evaluate import predict as run_predict
+
+    if run_predict(run, videos, top=top, device=device).num_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def visualize(
+    run: RunPath,
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,X,Y",
+            help="Where is this pixel of this frame of the video looking? May be given again. "
+            "Without it: the positions that receive the most attention.",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="One attention block, by name; all unless given.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the pictures; RUN/pictures.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Where does the network look, across frames? Contact sheets (PNG) and overlays (MP4)."""
+    from videoattn.commands.visualize import visualize as run_visualize
+
+    run_visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where clips, runs and pictures go.")] = Path(
+        "runs/demo"
+    ),
+    device: Device = "auto",
+) -> None:
+    """Write small clips, train on them, compare with still frames, and draw the attention."""
+    from videoattn.commands.demo import demo as run_demo
+
+    run_demo(folder, device=device)
+
+
+def main() -> None:
+    """The console script: errors that a user can mend are one line, without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_for_users(error):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _is_for_users(error: Exception) -> bool:
+    """What the package raises on purpose: what was got, what is allowed, what to do."""
+    from videoattn.data.decode import DecodeError
+    from videoattn.engine.step import NonFiniteError
+    from videoattn.engine.train import TooManyFailuresError
+
+    return isinstance(
+        error, ValueError | OSError | DecodeError | NonFiniteError | TooManyFailuresError
+    )
+
+
+if __name__ == "__main__":
+    main()

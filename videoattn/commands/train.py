@@ -1,0 +1,164 @@
+"""`videoattn train`: a recipe in, a run's folder out."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from videoattn.build import (
+    load_initial_weights,
+    make_loader,
+    make_model,
+    make_optimisation,
+    make_optimizer,
+    make_precision,
+    make_samples,
+    make_to_video,
+)
+from videoattn.commands.run import RUNS, out
+from videoattn.config import Config, dump, load, to_dict
+from videoattn.data.annotations import Samples
+from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import About, Payload
+from videoattn.engine.distributed import Distributed, distributed
+from videoattn.engine.precision import resolve_precision
+from videoattn.engine.train import LAST, Fitted, Run, Validation, fit
+
+
+def train(
+    recipe: Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    folder: Path | None = None,
+) -> Fitted:
+    """Trains what the recipe says and writes the run to `folder` (runs/<name> unless given).
+
+    Raises:
+        ValueError: a wrong recipe or data set; a folder that holds a run already.
+    """
+    config = load(recipe, overrides)
+    folder = folder or RUNS / config.name
+    with distributed(device) as place:
+        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
+        samples = make_samples(config.data, "train")
+        tested = make_samples(config.data, "test")
+        model = make_model(config.model, len(samples.class_names)).to(place.device)
+        notes = []
+        if config.model.weights and previous is None:
+            notes += load_initial_weights(model, config.model.weights)
+        precision, note = make_precision(config, model.cpu(), place.device)
+        model.to(place.device)
+        notes += [note] if note else []
+        batches = make_loader(config, "train", place, samples)
+        steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
+        optimisation = make_optimisation(config, steps_per_epoch, precision)
+        if place.is_main:
+            dtype = resolve_precision(precision, place.device)
+            _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
+            for line in notes:
+                out.print(f"note: {line}", markup=False)
+        validation = None
+        if config.train.validate_every:
+            validation = Validation(
+                make_loader(config, "test", place, tested),
+                every_epochs=config.train.validate_every,
+                max_views=config.test.batch_size,
+            )
+        return fit(
+            model,
+            make_optimizer(model, config),
+            batches,
+            to_video=make_to_video(config.clip, place.device),
+            optimisation=optimisation,
+            run=_run(config, folder, samples),
+            validation=validation,
+            distributed=place,
+            resume=previous,
+        )
+
+
+def _run(config: Config, folder: Path, samples: Samples) -> Run:
+    values = to_dict(config)
+    about: About = {
+        "config": values,
+        "class_names": list(samples.class_names),
+        "preprocessing": {**values["clip"], "test": values["test"]},
+    }
+    return Run(
+        folder,
+        about,
+        seed=config.seed,
+        describe=lambda index: str(samples.path(index)),
+        max_failures=config.data.max_failures,
+    )
+
+
+def _prepare_folder(
+    folder: Path, config: Config, place: Distributed, *, resume: bool, overwrite: bool
+) -> Payload | None:
+    """The checkpoint to go on from, or None for a fresh run in an empty folder."""
+    there = folder / LAST
+    if resume:
+        if not there.exists():
+            raise ValueError(f"nothing to resume: {there} does not exist; leave out --resume")
+        payload = checkpoint.load(there)
+        _check_same(payload["config"], to_dict(config), there)
+        return payload
+    if folder.exists() and not overwrite and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} is not empty: go on with --resume, start anew with --overwrite, "
+            "or choose another name=..."
+        )
+    place.barrier()  # every process has looked before one writes
+    if place.is_main:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        dump(config, folder / "config.yaml")
+    return None
+
+
+# What may change between the parts of a run without changing its numbers.
+_FREE = ("data.root", "data.num_workers", "data.max_failures")
+
+
+def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    before, now = _flat(theirs), _flat(ours)
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and key not in _FREE
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} was trained with another config: {'; '.join(changed[:5])}. Resume with "
+            f"{path.with_name('config.yaml')}, or train anew under another name=..."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _introduce(
+    config: Config, folder: Path, model: nn.Module, samples: tuple[Samples, Samples], where: str
+) -> None:
+    attention = f" + {config.model.attention.name}" if config.model.attention.name else ""
+    size = sum(p.numel() for p in model.parameters())
+    out.print(
+        f"{folder}: {config.model.name}{attention}, {size:,} parameters, {where}; "
+        f"{len(samples[0]):,} training and {len(samples[1]):,} test videos of "
+        f"{len(samples[0].class_names)} classes",
+        markup=False,
+    )
