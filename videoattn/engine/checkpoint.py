@@ -71,7 +71,7 @@ def load(path: Path, *, class_names: Sequence[str] | None = None) -> Payload:
             f"{path}: holds objects other than tensors and plain values, so it is not a checkpoint "
             "of this package; convert a foreign one with `videoattn convert`"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: is damaged ({str(error).splitlines()[0]}); use an older checkpoint"
         ) from error
@@ -195,7 +195,7 @@ class _Remembering:
         self.file = file
         self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         try:
             return self.file.write(data)
         except OSError as error:

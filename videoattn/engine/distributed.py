@@ -36,7 +36,7 @@ class Distributed:
         """Whether this process is the one that writes and shows."""
         return self.rank == 0
 
-    def sum(self, values: Sequence[float]) -> list[float]:
+    def sum(self, values: Sequence[int | float]) -> list[float]:
         """Each value summed over the processes, in float64; the same bits on every one."""
         # On the CPU, by gloo: a GPU's queue need not be emptied for a handful of numbers.
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -89,7 +89,9 @@ class Distributed:
 
 
 @contextmanager
-def distributed(device: str = "auto", *, timeout_seconds: float = 1800.0) -> Iterator[Distributed]:
+def distributed(
+    device: str = "auto", *, timeout_seconds: int | float = 1800
+) -> Iterator[Distributed]:
     """Joins the group that torchrun's environment describes, and leaves it at the end.
 
     `device` is auto (a GPU where there is one), cpu, cuda or cuda:N.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -119,21 +119,31 @@ class Log:
     """metrics.jsonl and TensorBoard events of one run; writes nothing where not `enabled`.
 
     `resumed_at` is the step that a resumed run continues from: what an interrupted run had written
-    after it is dropped, so that the curve has every step once.
+    after it is dropped, so that the curve has every step once; so is that step's own validation
+    where it is not `validated` and will be again.
     """
 
-    def __init__(self, folder: Path, *, enabled: bool = True, resumed_at: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool = True,
+        resumed_at: int = 0,
+        validated: bool = True,
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self._board: SummaryWriter | None = None
         self._enabled = enabled
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= resumed_at]
-        self.path.write_text("".join(f"{line}\n" for line in kept if resumed_at))
+        last = {"train": resumed_at, "validation": resumed_at if validated else resumed_at - 1}
+        records = [json.loads(line) for line in _lines(self.path)] if resumed_at else []
+        kept = [record for record in records if record["step"] <= last[record["kind"]]]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._board = _board(folder / "tensorboard", purge_step=resumed_at + 1)
 
-    def write(self, kind: str, *, step: int, record: Record) -> None:
+    def write(self, kind: Literal["train", "validation"], *, step: int, record: Record) -> None:
         """One line, flushed; every number also to TensorBoard as `kind/name`."""
         if not self._enabled:
             return

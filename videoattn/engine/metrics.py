@@ -17,6 +17,6 @@ def in_top_k(scores: Float[Tensor, "N K"], labels: Labels, k: int) -> Bool[Tenso
     return (best == labels[:, None]).any(dim=1)
 
 
-def share(count: float, total: float) -> float:
+def share(count: int | float, total: int | float) -> float:
     """`count` / `total`; not a number where there is nothing to count."""
     return count / total if total else float("nan")

@@ -58,10 +58,9 @@ def from_state(state: Mapping[str, object], *, steps_per_epoch: int, path: Path)
     Raises:
         ValueError: when it is inside an epoch of another length than `steps_per_epoch`.
     """
-    # A checkpoint's format says which fields there are; their types are those that were written.
-    progress = Progress(**{**state, "steps_per_epoch": steps_per_epoch})  # type: ignore[arg-type]
-    progress.of_epoch = Sums(**cast(dict[str, int], state["of_epoch"]))
-    progress.since_log = Sums(**cast(dict[str, int], state["since_log"]))
+    sums = {name: Sums(**cast(dict[str, int], state[name])) for name in ("of_epoch", "since_log")}
+    # The format that `checkpoint.load` has checked says which fields there are, and of what type.
+    progress = Progress(**{**state, **sums, "steps_per_epoch": steps_per_epoch})  # type: ignore[arg-type]
     if progress.step and state["steps_per_epoch"] != steps_per_epoch:
         raise ValueError(
             f"{path}: was written inside an epoch of {state['steps_per_epoch']} steps, an epoch "

@@ -1,6 +1,7 @@
 """One update of the weights from one or more batches, over one process or many."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -233,14 +234,15 @@ def _sum(passed: Sequence[_Passed], norm: Tensor, distributed: Distributed) -> S
 def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: Moment) -> None:
     values = {"loss": result.loss, "auxiliary loss": result.auxiliary}
     values["gradient"] = result.gradient_norm
-    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if not wrong:
         return
-    indices = torch.cat([one.indices for one in passed]) if passed else torch.zeros(0).long()
-    finite = torch.cat([one.losses.isfinite().cpu() for one in passed]) if passed else indices > 0
-    # One sample's loss names the culprit; a gradient's, or a batch norm's, could be anyone's.
-    suspects = indices if bool(finite.all()) else indices[~finite]
-    names = [f"{index} ({moment.describe(index)})" for index in suspects.unique().tolist()]
+    suspects: list[int] = []
+    for one in passed:
+        # A clip's own loss names the culprit; a gradient's could be any of them.
+        guilty = ~one.losses.isfinite().cpu() if wrong[0] == "loss" else one.indices >= 0
+        suspects += one.indices[guilty].unique().tolist()
+    names = [f"{index} ({moment.describe(index)})" for index in suspects]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     raise NonFiniteError(
         f"epoch {moment.epoch + 1}, step {moment.step + 1}: the {wrong[0]} is not finite; samples "

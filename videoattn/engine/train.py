@@ -148,7 +148,12 @@ def fit(
         validation,
         distributed,
     )
-    log = Log(run.folder, enabled=distributed.is_main, resumed_at=progress.step_of_run)
+    log = Log(
+        run.folder,
+        enabled=distributed.is_main,
+        resumed_at=progress.step_of_run,
+        validated=progress.step == 0,
+    )
     evaluation = None
     clock = Clock(steps_left=optimisation.num_epochs * steps_per_epoch - progress.step_of_run)
     try:

@@ -1,0 +1,186 @@
+import errno
+import os
+from pathlib import Path
+from typing import NoReturn, cast
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.engine.fakes import about, tiny_net
+from videoattn.engine.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    Payload,
+    load,
+    load_weights,
+    restore,
+    save,
+    save_weights,
+)
+
+
+def payload() -> Payload:
+    return {
+        "format": FORMAT,
+        "version": "0",
+        "model": tiny_net().state_dict(),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "progress": {"epoch": 1},
+        "best": {"accuracy": None},
+        **about(),
+    }
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "checkpoint-last.pt"
+    save(path, payload())
+    loaded = load(path, class_names=about()["class_names"])
+    assert loaded["config"] == about()["config"]
+    assert loaded["optimizer"] == payload()["optimizer"]
+    for name, value in tiny_net().state_dict().items():
+        assert torch.equal(loaded["model"][name], value)
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint-last.pt"]
+
+
+def test_files_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pt"
+    torch.save({"format": FORMAT, "model": Evil()}, path)
+    with pytest.raises(CheckpointError, match=r"evil.pt: holds objects other than tensors and pl"):
+        load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("ran",)
+
+
+def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-last.pt"
+    with pytest.raises(CheckpointError, match=r"checkpoint-last.pt: no such checkpoint"):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"is empty \(0 bytes\); use an older checkpoint"):
+        load(path)
+    save(path, payload())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"is truncated \(\d+ bytes, its end is missing\)"):
+        load(path)
+    path.write_bytes(b"weights of another kind")
+    with pytest.raises(CheckpointError, match=r"is not a PyTorch checkpoint; give a checkpoint-"):
+        load(path)
+    torch.save({"state_dict": {}, "epoch": 3}, path)
+    with pytest.raises(CheckpointError, match=r"not written by this package \(it holds state_dict"):
+        load(path)
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match=r"was not written by this package \(it holds no dic"):
+        load(path)
+    torch.save({**payload(), "format": "videoattn/9"}, path)
+    with pytest.raises(CheckpointError, match=r"is of format videoattn/9, this version reads vi"):
+        load(path)
+    torch.save({key: value for key, value in payload().items() if key != "best"}, path)
+    with pytest.raises(CheckpointError, match=r"lacks best; it cannot be used"):
+        load(path)
+
+
+def test_a_damaged_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-last.pt"
+    save(path, payload())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data.pkl") + 100
+    data[at : at + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"checkpoint-last.pt: (is damaged|holds objects)"):
+        load(path)
+
+
+def test_other_classes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-last.pt"
+    save(path, payload())
+    with pytest.raises(CheckpointError, match=r"was trained on 4 classes, the data have 2; use th"):
+        load(path, class_names=["a", "b"])
+    with pytest.raises(CheckpointError, match=r"class 1 is 'class 1', in the data it is 'b'; the"):
+        load(path, class_names=["class 0", "b", "class 2", "class 3"])
+
+
+def test_weights_of_another_model_are_named() -> None:
+    model = tiny_net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    other = tiny_net(num_classes=7).state_dict()
+    other["extra.weight"] = other.pop("conv.bias")
+    with pytest.raises(
+        CheckpointError,
+        match=r"lacks conv.bias; has extra.weight, which the model has not; fc.weight is "
+        r"\(7, 8\), the model's is \(4, 8\); fc.bias",
+    ):
+        restore(model, other, path=Path("run/best.safetensors"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "checkpoint-last.pt"
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"no space left to write .*last.pt; nothing was written. Fr"):
+        save(path, payload())
+    monkeypatch.undo()
+    save(path, payload())
+    old = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"no space left to write .*last.pt; the previous one is unc"):
+        save(path, payload())
+    with pytest.raises(OSError, match=r"no space left") as caught:
+        save_weights(path, payload()["model"], about())
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["checkpoint-last.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-last.pt"
+    save(path, payload())
+    old = path.read_bytes()
+    (tmp_path / f".checkpoint-last.pt.{os.getpid()}.partial").symlink_to("/dev/full")
+    large = payload() | {"model": {"weight": torch.zeros(1 << 18)}}
+    with pytest.raises(OSError, match=r"no space left to write .*; the previous one is unchanged"):
+        save(path, cast(Payload, large))
+    assert path.read_bytes() == old
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-last.pt").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint-last.pt: .*directory"):
+        save(tmp_path / "checkpoint-last.pt", payload())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    bad = payload()
+    bad["config"] = {"data": {"roots": ["a", Path("b")]}}
+    with pytest.raises(ValueError, match=r"payload.config.data.roots\[1\] is a PosixPath; a check"):
+        save(tmp_path / "checkpoint-last.pt", bad)
+
+
+def test_safetensors_carry_all_that_prediction_needs(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    model = tiny_net().to(memory_format=torch.channels_last_3d)
+    save_weights(path, model.state_dict(), about())
+    state, known = load_weights(path, class_names=about()["class_names"])
+    assert known == about()
+    restore(tiny_net(seed=1), state, path=path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(state[name], value)
+    with pytest.raises(CheckpointError, match=r"was trained on 4 classes, the data have 1"):
+        load_weights(path, class_names=["a"])
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"is truncated or not a safetensors file"):
+        load_weights(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=r"lack class_names, config, format, preprocessing"):
+        load_weights(path)

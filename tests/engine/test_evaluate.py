@@ -1,0 +1,96 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.engine.fakes import FakeBatches, PoisonedNet, clip, tiny_net, to_video
+from videoattn.engine.evaluate import evaluate
+
+BATCHES = FakeBatches(num_samples=13, batch_size=4, num_views=3, shuffle=False)
+
+
+def test_accuracies_are_those_of_a_plain_loop() -> None:
+    model = tiny_net().train()
+    evaluation = evaluate(model, BATCHES, to_video=to_video, max_views=5, precision="float32")
+    assert model.training
+    labels = torch.arange(13) % 4
+    with torch.no_grad():
+        logits = torch.stack([model.eval()(to_video(clip(n, num_views=3))) for n in range(13)])
+    probabilities = logits.softmax(dim=2).mean(dim=1)
+    torch.testing.assert_close(evaluation.probabilities, probabilities, rtol=0, atol=1e-6)
+    assert torch.equal(evaluation.labels, labels)
+    assert torch.equal(evaluation.indices, torch.arange(13))
+    right = logits.argmax(dim=2) == labels[:, None]
+    assert evaluation.clip_accuracy == pytest.approx(right.float().mean().item())
+    right = probabilities.argmax(dim=1) == labels
+    assert evaluation.video_accuracy == pytest.approx(right.float().mean().item())
+    assert evaluation.clip_top5 == evaluation.video_top5 == 1.0  # there are 4 classes
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(3))
+    assert evaluation.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert evaluation.num_views == 3
+
+
+def test_views_are_scored_in_chunks_of_bounded_size() -> None:
+    sizes = []
+
+    def watched(frames: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(frames))
+        return to_video(frames)
+
+    results = [
+        evaluate(tiny_net(), BATCHES, to_video=watched, max_views=views, precision="float32")
+        for views in (2, 100)
+    ]
+    assert sizes == [2] * 6 * 3 + [2, 1] + [12, 12, 12, 3]
+    torch.testing.assert_close(
+        results[0].probabilities, results[1].probabilities, rtol=0, atol=1e-6
+    )
+
+
+def test_failed_videos_are_reported_and_not_replaced() -> None:
+    batches = replace(BATCHES, failing=(12, 2, 9), shuffle=True)
+    evaluation = evaluate(tiny_net(), batches, to_video=to_video)
+    assert [failure.index for failure in evaluation.failures] == [2, 9, 12]
+    assert evaluation.indices.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 10, 11]
+    assert (evaluation.num_asked, evaluation.num_decoded, evaluation.num_failed) == (13, 10, 3)
+    assert "videos 10  views 3  failed 3" in evaluation.describe()
+
+
+def test_videos_without_a_label_are_predicted_and_not_counted() -> None:
+    everything = evaluate(tiny_net(), BATCHES, to_video=to_video)
+    some = evaluate(tiny_net(), replace(BATCHES, unlabelled=(4, 7)), to_video=to_video)
+    assert torch.equal(some.probabilities, everything.probabilities)
+    assert some.num_decoded == 13
+    assert some.num_labelled == 11
+    kept = torch.tensor([index not in (4, 7) for index in range(13)])
+    right = everything.probabilities.argmax(dim=1) == everything.labels
+    assert some.video_accuracy == pytest.approx(right[kept].float().mean().item())
+    none = evaluate(tiny_net(), replace(BATCHES, unlabelled=tuple(range(13))), to_video=to_video)
+    assert math.isnan(none.video_accuracy)
+    assert math.isnan(none.clip_accuracy)
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    lost = FakeBatches(num_samples=3, failing=(0, 1, 2), shuffle=False)
+    with pytest.raises(ValueError, match=r"none of 3 videos could be scored; the first: 0.mp4: br"):
+        evaluate(tiny_net(), lost, to_video=to_video)
+    with pytest.raises(ValueError, match=r"none of 0 videos could be scored"):
+        evaluate(tiny_net(), FakeBatches(num_samples=0), to_video=to_video)
+    with pytest.raises(ValueError, match=r"max_views: 0 is not at least 1"):
+        evaluate(tiny_net(), BATCHES, to_video=to_video, max_views=0)
+
+
+def test_a_sample_that_comes_twice_is_an_error() -> None:
+    class Twice(FakeBatches):
+        def epoch(self, epoch: int, skip_batches: int = 0):
+            return iter([self.batch([0, 1]), self.batch([1, 2])])
+
+    with pytest.raises(ValueError, match=r"samples \[1\] were given more than once; each counts"):
+        evaluate(tiny_net(), Twice(), to_video=to_video)
+
+
+def test_scores_that_are_not_finite_name_their_sample() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(FloatingPointError, match=r"the scores of samples \[6\] are not finite"):
+        evaluate(PoisonedNet(), replace(BATCHES, blank=(6,)), to_video=to_video)

@@ -1,0 +1,94 @@
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from videoattn.engine.log import Clock, Display, Log, append_failures
+from videoattn.types import Failure
+
+
+def test_a_log_file_gets_plain_lines_now_and_then() -> None:
+    out = io.StringIO()
+    long = "epoch 1/2  " + "x" * 200
+    with Display(console=Console(file=out, width=80), every_seconds=0.0) as display:
+        display.update(long, done=1, total=2)
+    with Display(console=Console(file=out, width=80), every_seconds=60.0) as display:
+        display.update("too soon", done=1, total=2)
+        display.line("loss [0.5] stays")
+    assert out.getvalue() == f"{long}\nloss [0.5] stays\n"
+
+
+def test_a_terminal_gets_a_live_line() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100)
+    with Display(console=console) as display:
+        display.update("epoch 1/2  loss 0.5", done=1, total=2)
+    assert "epoch 1/2  loss 0.5" in out.getvalue()
+    assert "\x1b[" in out.getvalue()
+
+
+def test_a_display_that_is_off_is_silent() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True)
+    with Display(enabled=False, console=console, every_seconds=0.0) as display:
+        display.update("line", done=1, total=2)
+        display.line("line")
+    assert not out.getvalue()
+
+
+def test_the_clock_counts() -> None:
+    clock = Clock(steps_left=3)
+    clock.started -= 10.0
+    clock.step(clips=20, waited=4.0)
+    assert 1.9 < clock.clips_per_second <= 2.0
+    assert 0.39 < clock.wait_share <= 0.4
+    assert clock.time_left.seconds == 20
+
+
+def test_metrics_go_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.write("train", step=1, record={"loss": 0.5, "accuracy": float("nan")})
+    log.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {"kind": "train", "step": 1, "loss": 0.5, "accuracy": None}
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    for step in (1, 2, 3):
+        log.write("train", step=step, record={"loss": 1.0})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "st')  # the process was killed here
+    log = Log(tmp_path, resumed_at=2)
+    log.write("train", step=3, record={"loss": 2.0})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_a_step_that_will_be_validated_again_loses_its_validation(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.write("train", step=2, record={})
+    log.write("validation", step=2, record={})
+    log.close()
+    for validated, count in ((True, 2), (False, 1)):
+        Log(tmp_path, resumed_at=2, validated=validated).close()
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == count
+
+
+def test_a_log_that_is_off_writes_nothing(tmp_path: Path) -> None:
+    log = Log(tmp_path / "run", enabled=False)
+    log.write("train", step=1, record={"loss": 0.5})
+    log.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_failures_are_appended(tmp_path: Path) -> None:
+    for index in (3, 5):
+        append_failures(tmp_path / "skipped.jsonl", [Failure(index, "a b.mp4", "no stream")])
+    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(lines[1]) == {"index": 5, "path": "a b.mp4", "reason": "no stream"}

@@ -1,0 +1,244 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.fakes import (
+    FakeBatches,
+    PoisonedNet,
+    about,
+    optimisation,
+    run_in,
+    sgd,
+    tiny_net,
+    to_video,
+)
+from videoattn.engine.checkpoint import load, load_weights
+from videoattn.engine.step import NonFiniteError
+from videoattn.engine.train import (
+    Fitted,
+    Run,
+    TooManyFailuresError,
+    Validation,
+    fit,
+)
+
+VALIDATION = Validation(FakeBatches(num_samples=5))
+TIMES = ("clips_per_second", "wait_share")
+
+
+def train(
+    model: nn.Module,
+    run: Run,
+    batches: FakeBatches,
+    *,
+    num_epochs: int = 3,
+    accumulate_steps: int = 1,
+    validation: Validation | None = None,
+    resume: bool = False,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+) -> Fitted:
+    return fit(
+        model,
+        make_optimizer(model),
+        batches,
+        to_video=to_video,
+        optimisation=optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps),
+        run=run,
+        validation=validation,
+        resume=load(run.folder / "checkpoint-last.pt") if resume else None,
+    )
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1)
+
+
+def test_eight_clips_are_learnt_by_heart(tmp_path: Path) -> None:
+    model = tiny_net()
+    batches = FakeBatches(num_samples=8)
+    validation = Validation(FakeBatches(num_samples=8, shuffle=False), every_epochs=25)
+    fitted = train(model, run_in(tmp_path), batches, num_epochs=50, validation=validation)
+    assert fitted.num_steps == 100
+    assert fitted.best_accuracy == 1.0
+    assert fitted.evaluation is not None
+    assert fitted.evaluation.clip_accuracy == 1.0
+    last = [line for line in curve(tmp_path) if line["kind"] == "train"][-1]
+    assert last["accuracy"] == 1.0
+    assert last["loss"] < 0.2
+
+
+def test_the_same_seed_gives_the_same_curve(tmp_path: Path) -> None:
+    curves = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = replace(run_in(tmp_path / name), seed=seed)
+        train(tiny_net(dropout=0.5), run, FakeBatches())
+        curves.append(curve(tmp_path / name))
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+@pytest.mark.parametrize(("stop_at", "accumulate_steps"), [((2, 0), 1), ((1, 3), 1), ((1, 3), 2)])
+@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path,
+    stop_at: tuple[int, int],
+    accumulate_steps: int,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+) -> None:
+    """After an epoch and inside one, bit for bit: weights, optimizer, what was logged, the best."""
+    whole, halved = (
+        run_in(tmp_path / name, log_every_steps=3, save_every_steps=2) for name in ("a", "b")
+    )
+    settings = {"accumulate_steps": accumulate_steps}
+    batches = FakeBatches(num_samples=19)
+
+    def go(run: Run, batches: FakeBatches, *, seed: int, resume: bool = False) -> Fitted:
+        return train(
+            tiny_net(dropout=0.3, seed=seed).to(memory_format=torch.channels_last_3d),
+            run,
+            batches,
+            validation=VALIDATION,
+            make_optimizer=make_optimizer,
+            resume=resume,
+            **settings,
+        )
+
+    expected = go(whole, batches, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        go(halved, replace(batches, stop_at=stop_at), seed=0)
+    resumed = go(halved, batches, seed=1, resume=True)
+    assert resumed.num_steps == expected.num_steps
+    assert resumed.best_accuracy == expected.best_accuracy
+    assert curve(whole.folder) == curve(halved.folder)
+    ours, theirs = (load(run.folder / "checkpoint-last.pt") for run in (halved, whole))
+    assert_same(ours, theirs)
+    states = [load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)]
+    assert_same(states[0], states[1])
+
+
+def test_a_validation_that_fails_costs_no_training(tmp_path: Path) -> None:
+    train(tiny_net(), run_in(tmp_path / "whole"), FakeBatches(), validation=VALIDATION)
+    run = run_in(tmp_path / "halved")
+    crash = Validation(FakeBatches(num_samples=5, stop_at=(0, 1)))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_net(), run, FakeBatches(), validation=crash)
+    train(tiny_net(seed=1), run, FakeBatches(), validation=VALIDATION, resume=True)
+    assert curve(run.folder) == curve(tmp_path / "whole")
+
+
+def assert_same(ours: object, theirs: object) -> None:
+    """Equal to the last bit, all the way down."""
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict) and isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for our, their in zip(ours, theirs, strict=True):
+            assert_same(our, their)
+    else:
+        assert ours == theirs
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
+    run = replace(run_in(tmp_path), keep_epochs=2)
+    train(tiny_net(), run, FakeBatches(), num_epochs=1)
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=1, resume=True).num_steps == 2
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=3, resume=True).num_steps == 6
+    assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "checkpoint-epoch-0002.pt").exists()
+    assert not (tmp_path / "checkpoint-epoch-0003.pt").exists()
+
+
+def test_other_batches_cannot_resume_inside_an_epoch(tmp_path: Path) -> None:
+    run = run_in(tmp_path, save_every_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_net(), run, FakeBatches(num_samples=12, stop_at=(0, 1)))
+    with pytest.raises(ValueError, match=r"inside an epoch of 3 steps, an epoch has 2 now; resume"):
+        train(tiny_net(), run, FakeBatches(num_samples=8), resume=True)
+
+
+def test_a_checkpoint_of_another_model_does_not_resume(tmp_path: Path) -> None:
+    train(tiny_net(), run_in(tmp_path), FakeBatches(), num_epochs=1)
+    with pytest.raises(ValueError, match=r"fc.weight is \(4, 8\), the model's is \(6, 8\)"):
+        train(tiny_net(num_classes=6), run_in(tmp_path), FakeBatches(), resume=True)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
+    validation = Validation(FakeBatches(num_samples=5, num_views=2, failing=(2,)))
+    train(tiny_net(), run_in(tmp_path), FakeBatches(), num_epochs=2, validation=validation)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.safetensors",
+        "checkpoint-last.pt",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
+    _, known = load_weights(tmp_path / "best.safetensors")
+    assert known == about()
+    lines = [line for line in curve(tmp_path) if line["kind"] == "validation"]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [(line["videos"], line["views"], line["failed"]) for line in lines] == [(4, 2, 1)] * 2
+
+
+def test_the_guard_names_epoch_step_and_sample(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step \d: the loss is not finite; sam.* 6"):
+        train(PoisonedNet(), run_in(tmp_path), FakeBatches(blank=(6,)))
+
+
+def test_skipped_samples_are_listed_once_and_counted(tmp_path: Path) -> None:
+    batches = FakeBatches(num_samples=8, failing=(3, 6))
+    train(tiny_net(), replace(run_in(tmp_path), max_failures=2), batches)
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(line["index"] for line in skipped) == [3, 6]
+    assert skipped[0]["reason"] == "broken"
+    assert curve(tmp_path)[-1]["failed"] == 2
+
+
+def test_a_run_that_loses_too_many_stops(tmp_path: Path) -> None:
+    batches = FakeBatches(num_samples=8, failing=(1, 3, 6))
+    run = replace(run_in(tmp_path), max_failures=2)
+    with pytest.raises(
+        TooManyFailuresError, match=r"3 videos could not be decoded, 2 are allowed; see .*skipped"
+    ):
+        train(tiny_net(), run, batches)
+
+
+def test_a_pipe_gets_whole_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(tiny_net(), run_in(tmp_path), FakeBatches(), num_epochs=2)
+    out, err = capfd.readouterr()
+    assert not out
+    assert "\r" not in err
+    assert "\x1b" not in err
+    first, second = err.splitlines()
+    assert first.startswith("epoch 1/2  step 2/2  loss 1.")
+    for word in ("accuracy", "clips/s", "data", "left 0:00:0"):
+        assert word in second
+
+
+def test_nothing_to_train_on_and_batches_that_end_early(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is nothing to train on: an epoch has 0 batches"):
+        train(tiny_net(), run_in(tmp_path), FakeBatches(num_samples=0))
+    with pytest.raises(ValueError, match=r"epoch 1: the batches ended after 2 st.* promised 3"):
+        train(tiny_net(), run_in(tmp_path), Lying(num_samples=8))
+
+
+class Lying(FakeBatches):
+    def __len__(self) -> int:
+        return 2 + (self.num_samples == 8)
+
+    def epoch(self, epoch: int, skip_batches: int = 0):
+        return iter([self.batch([0, 1]), self.batch([2])])
