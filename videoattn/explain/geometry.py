@@ -1,0 +1,141 @@
+"""Where a cell of an attention map lies in a clip, and back: index arithmetic, no drawing.
+
+Pixels are continuous with the origin at the upper left corner of the upper left pixel, so the
+centre of pixel (y, x) is (y + 0.5, x + 0.5) and a grid of (H', W') cells over (H, W) pixels has
+the centre of cell (i, j) at ((i + 0.5) H / H', (j + 0.5) W / W'), whatever the strides between.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videoattn.attention.record import AttentionMap
+
+
+class Position(NamedTuple):
+    """A place in a clip: which of its frames (from 0), and a continuous pixel of it."""
+
+    frame: int
+    y: float
+    x: float
+
+
+class Key(NamedTuple):
+    """One key cell of a map, its place in the clip, and the weight that the query gave it."""
+
+    position: Position
+    weight: float
+
+
+def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
+    """For each frame of the clip, the temporal cell that covers it: T / T' frames to a cell.
+
+    Raises ValueError where the map has more temporal cells than the clip has frames.
+    """
+    if num_cells > num_frames:
+        raise ValueError(
+            f"attention map: {num_cells} temporal cells over {num_frames} frames; at most one cell "
+            "a frame: hand in the frames of the clip that the map was recorded on"
+        )
+    return [frame * num_cells // num_frames for frame in range(num_frames)]
+
+
+def frame_of_cell(cell: int, num_frames: int, num_cells: int) -> int:
+    """The middle one of the frames that a temporal cell covers (of two, the first)."""
+    covered = [f for f, c in enumerate(cells_of_frames(num_frames, num_cells)) if c == cell]
+    return covered[(len(covered) - 1) // 2]
+
+
+def cell_centre(
+    cell: tuple[int, int, int], grid: tuple[int, int, int], clip: tuple[int, int, int]
+) -> Position:
+    """The centre of a cell (t', i, j) of a grid (T', H', W') in a clip of (T, H, W)."""
+    return Position(
+        frame_of_cell(cell[0], clip[0], grid[0]),
+        (cell[1] + 0.5) * clip[1] / grid[1],
+        (cell[2] + 0.5) * clip[2] / grid[2],
+    )
+
+
+def check_query(query: tuple[int, int, int], clip: tuple[int, int, int]) -> None:
+    """Raises ValueError where a query (frame, y, x) lies outside a clip of (T, H, W)."""
+    for name, got, limit in zip(("frame", "y", "x"), query, clip, strict=True):
+        if not 0 <= got < limit:
+            raise ValueError(
+                f"query (frame, y, x) = {query}: {name} {got} is outside the clip; allowed is "
+                f"0 to {limit - 1}: a query is a frame and a pixel of the clip that the network "
+                f"sees, {clip[0]} frames of {clip[1]} x {clip[2]} pixels (height x width)"
+            )
+
+
+def query_position(
+    attention_map: AttentionMap,
+    query: int,
+    clip: tuple[int, int, int],
+    pixel: tuple[int, int, int] | None = None,
+) -> Position:
+    """Where a query lies in a clip: at `pixel` (frame, y, x), or else at its cell's centre.
+
+    Raises ValueError where the pixel is outside the clip, or in another cell than the query.
+    """
+    t, i, j = attention_map.queries[query].tolist()
+    if pixel is None:
+        return cell_centre((t, i, j), attention_map.grid_q, clip)
+    check_query(pixel, clip)
+    cell = tuple(
+        at * cells // size
+        for at, cells, size in zip(pixel, attention_map.grid_q, clip, strict=True)
+    )
+    if cell != (t, i, j):
+        raise ValueError(
+            f"query pixel (frame, y, x) = {pixel} lies in cell {cell} of the query grid, but query "
+            f"{query} of the map was recorded at cell {(t, i, j)}: record this pixel, or leave it "
+            "out to mark the cell's centre"
+        )
+    return Position(pixel[0], pixel[1] + 0.5, pixel[2] + 0.5)
+
+
+def weights_of(attention_map: AttentionMap, sample: int, query: int) -> Tensor:
+    """One query's weights (T', H', W') in float32. Raises ValueError where there is none such."""
+    for name, got, limit in (
+        ("sample", sample, attention_map.weights.shape[0]),
+        ("query", query, attention_map.weights.shape[1]),
+    ):
+        if not 0 <= got < limit:
+            raise ValueError(
+                f"{name} {got} is not in the attention map; it holds {limit}, counted from 0: "
+                f"record it, or choose 0 to {limit - 1}"
+            )
+    weights = attention_map.weights[sample, query].float()
+    if not torch.isfinite(weights).all():
+        raise ValueError(
+            "attention map: holds weights that are not finite; allowed are finite numbers: "
+            "look for the layer that overflowed, or record in float32"
+        )
+    return weights
+
+
+def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> list[Key]:
+    """The `count` cells of a map (T', H', W') with the largest |weight|, strongest first."""
+    grid = (weights.shape[0], weights.shape[1], weights.shape[2])
+    flat = weights.flatten()
+    order = torch.argsort(flat.abs(), descending=True, stable=True)[:count].tolist()
+    cells = [(i // (grid[1] * grid[2]), i // grid[2] % grid[1], i % grid[2]) for i in order]
+    return [
+        Key(cell_centre(cell, grid, clip), float(flat[i]))
+        for i, cell in zip(order, cells, strict=True)
+    ]
+
+
+def frame_shares(weights: Tensor, num_frames: int) -> list[float]:
+    """Each frame's share of the attention: sums of |weight| over a frame, 1 in all.
+
+    A cell that covers several frames gives each an equal part.
+    """
+    cells = cells_of_frames(num_frames, weights.shape[0])
+    mass = weights.abs().double().sum(dim=(1, 2))
+    total = float(mass.sum())
+    if total == 0:  # a dot-product row may be all zero: nothing is looked at, evenly
+        return [1 / num_frames] * num_frames
+    return [float(mass[cell]) / total / cells.count(cell) for cell in cells]

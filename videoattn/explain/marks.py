@@ -1,0 +1,125 @@
+"""The marks on a picture: text, the query's ring, arrows. A figure's unit is one pixel, y down."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+from matplotlib.patheffects import withStroke
+
+Picture = UInt8[np.ndarray, "H W 3"]
+
+INK, SOFT, ACCENT = "#1d1d1f", "#6e6e73", "#00b4d8"
+FONT = "DejaVu Sans"  # comes with matplotlib: the same sheet on every machine
+RING_RADIUS = 13.0
+DOTS_PER_INCH = 72  # so that a point, matplotlib's unit of fonts and lines, is a pixel
+
+
+def canvas_axes(picture: Picture) -> Axes:
+    """Axes over the whole of a new figure that shows the picture pixel by pixel."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    figure.figimage(picture, origin="upper", zorder=-1)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    return axes
+
+
+def to_picture(axes: Axes) -> Picture:
+    """The drawn figure, as RGB."""
+    canvas = axes.figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_text(
+    axes: Axes,
+    at: tuple[float, float],
+    text: str,
+    *,
+    size: float = 15,
+    colour: str = INK,
+    bold: bool = False,
+    align: Literal["left", "center", "right"] = "left",
+) -> None:
+    """Text with its baseline at `at` (x, y), above the arrows. A dollar sign is a dollar sign."""
+    axes.text(
+        *at,
+        text,
+        fontsize=size,
+        color=colour,
+        fontfamily=FONT,
+        fontweight="bold" if bold else "normal",
+        ha=align,
+        va="baseline",
+        parse_math=False,
+        path_effects=[withStroke(linewidth=4, foreground="white")],
+        zorder=6,
+    )
+
+
+def draw_ring(axes: Axes, at: tuple[float, float], *, alpha: float = 1.0) -> None:
+    """The query's mark: a white ring, legible on any ground, with its centre left open."""
+    for line_width, colour in ((7.0, "black"), (3.6, "white")):
+        strength = alpha if colour == "white" else 0.7 * alpha
+        ring = Circle(at, RING_RADIUS, fill=False, ec=colour, lw=line_width, alpha=strength)
+        axes.add_patch(ring).set_zorder(5)
+    axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
+
+
+def draw_frame(axes: Axes, corner: tuple[int, int], size: tuple[int, int]) -> None:
+    """An accent around the panel at (y, x) of (height, width) pixels."""
+    axes.add_patch(
+        Rectangle(
+            (corner[1] - 2, corner[0] - 2),
+            size[1] + 4,
+            size[0] + 4,
+            fill=False,
+            ec=ACCENT,
+            lw=4,
+            joinstyle="miter",
+        )
+    )
+
+
+def draw_arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    *,
+    strength: float,
+    colour: str = "white",
+) -> None:
+    """A bowed arrow whose tip is at `end`; strength (0 - 1) makes it wider and more opaque.
+
+    It begins at the ring around `start`; one that would end inside the ring is left out.
+    """
+    distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
+    if distance <= RING_RADIUS + 6:
+        return
+    line_width = 1.0 + 2.2 * strength
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>,head_length=0.5,head_width=0.24",
+            connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
+            mutation_scale=10 + 8 * strength,
+            shrinkA=RING_RADIUS + 2,
+            shrinkB=0,
+            lw=line_width,
+            color=colour,
+            alpha=0.45 + 0.55 * strength,
+            capstyle="round",
+            joinstyle="miter",
+            path_effects=[withStroke(linewidth=line_width + 2.4, foreground="#000000")],
+            zorder=3 + strength,
+        )
+    )

@@ -1,0 +1,103 @@
+"""From attention weights to colours over frames: pure functions, uint8 frames in and out."""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from matplotlib import colormaps
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from videoattn.explain.geometry import cells_of_frames
+from videoattn.types import Frames
+
+SEQUENTIAL = "inferno"  # perceptually uniform, and dark where little is seen
+DIVERGING = "coolwarm"
+STRONGEST_ALPHA = 0.72  # what is looked at stays recognisable under its own heat
+FRAME_SATURATION = 0.3
+LEAST_RANGE = 3.0  # in uniform weights: a map that is nearly flat must not look like a peaked one
+
+
+class Scale(NamedTuple):
+    """How weights become colours: the same for all frames of a sheet or an overlay.
+
+    `unit` is the weight that is shown as 1, `top` the shown value with the last colour. A
+    diverging scale runs from -top to top, the others from 0 to top.
+    """
+
+    unit: float
+    top: float
+    diverging: bool
+
+    @property
+    def bottom(self) -> float:
+        return -self.top if self.diverging else 0.0
+
+
+def make_scale(weights: Tensor, *, normalised: bool) -> Scale:
+    """The scale for a map (T', H', W') of one query, from its largest |weight|.
+
+    Weights that sum to 1 are shown in multiples of 1 / (T' H' W'), what each position would get
+    if the query looked everywhere alike. Responses that are no probabilities are shown as they are.
+    """
+    unit = 1.0 / weights.numel() if normalised else 1.0
+    top = float(weights.abs().max()) / unit
+    if normalised:
+        top = max(top, LEAST_RANGE)
+    return Scale(unit, top or 1.0, not normalised)
+
+
+def colours(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """RGB (..., 3) and alpha (...), both 0 - 1, of values (...) in units of the scale."""
+    strength = (values.abs() / scale.top).clamp(0, 1)
+    if scale.diverging:
+        place = (0.5 + values / (2 * scale.top)).clamp(0, 1)
+    else:
+        place = (values / scale.top).clamp(0, 1)
+    table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
+    colour = table[(place * (len(table) - 1)).round().long()]
+    # around the middle of a diverging scale a steep alpha would draw the zero lines as contours
+    return colour, STRONGEST_ALPHA * strength.pow(1.25 if scale.diverging else 0.75)
+
+
+def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (T', H', W') smoothly drawn out to (T', H, W); right at each cell's centre.
+
+    Cubic, and held inside the map's own range: no overshoot invents attention.
+    """
+    # antialias selects the cubic of a = -0.5, which rings less; enlarging, it blurs nothing
+    drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]
+    return drawn.clamp(weights.min(), weights.max())
+
+
+def resize(frames: Frames, size: tuple[int, int]) -> Frames:
+    """The frames at (height, width) pixels, cubic and antialiased."""
+    if size == tuple(frames.shape[-2:]):
+        return frames
+    drawn = interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
+    return drawn.round().clamp(0, 255).to(torch.uint8)
+
+
+def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
+    """The frames with a query's map (T', H', W') over them, in 8 bits.
+
+    The frames are muted first: their own colours would be taken for attention.
+    """
+    num_frames, _, height, width = frames.shape
+    cells = cells_of_frames(num_frames, weights.shape[0])
+    heat, alpha = colours(upsample(weights / scale.unit, (height, width)), scale)
+    heat, alpha = heat.movedim(-1, 1)[cells], alpha[:, None][cells]
+    drawn = _mute(frames) * (1 - alpha) + heat * alpha
+    return (drawn * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _mute(frames: Frames) -> Tensor:
+    pixels = frames.float() / 255
+    grey = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    return grey + FRAME_SATURATION * (pixels - grey)
+
+
+@cache
+def _table(name: str) -> Tensor:
+    colour_map = colormaps[name]
+    return torch.tensor([colour_map(i)[:3] for i in range(colour_map.N)], dtype=torch.float32)
