@@ -127,7 +127,8 @@ def _record(
             )
             for query in queries
         ]
-        positions = torch.tensor([(t * height + y) * width + x for t, y, x in cells])
+        flat = [(t * height + y) * width + x for t, y, x in cells]
+        positions = torch.tensor(flat, dtype=torch.long)
     where = torch.stack(
         [positions // (height * width), positions // width % height, positions % width], dim=1
     )

@@ -54,7 +54,11 @@ def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "a
         )  # fmt: skip
         evaluation = _score(loaded, samples, place)
         if place.is_main:
-            out.print(_prediction_table(loaded, samples, evaluation, top))
+            for row, index in enumerate(evaluation.indices.tolist()):
+                out.print(str(samples.path(index)), markup=False)
+                best = evaluation.probabilities[row].topk(top)
+                for share, label in zip(*best, strict=True):
+                    out.print(f"  {100 * share:5.1f} %  {loaded.class_names[label]}", markup=False)
             for failure in evaluation.failures:
                 out.print(f"failed: {failure.path}: {failure.reason}", markup=False)
         return evaluation
@@ -94,18 +98,4 @@ def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
         f"{evaluation.num_asked} videos asked for, {evaluation.num_decoded} decoded, "
         f"{evaluation.num_failed} failed"
     )
-    return table
-
-
-def _prediction_table(
-    loaded: LoadedRun, samples: Samples, evaluation: Evaluation, top: int
-) -> Table:
-    table = Table("video", *(f"{rank + 1}." for rank in range(top)))
-    for row, index in enumerate(evaluation.indices.tolist()):
-        best = evaluation.probabilities[row].topk(top)
-        cells = [
-            f"{loaded.class_names[label]} {100 * share:.1f} %"
-            for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        table.add_row(str(samples.path(index)), *cells)
     return table

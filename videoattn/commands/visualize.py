@@ -1,0 +1,186 @@
+"""`videoattn visualize`: where does the network look, across the frames of a video?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videoattn.attention.record import AttentionMap, Query, record_attention
+from videoattn.build import make_to_video, test_frames, test_transform
+from videoattn.commands.run import LoadedRun, load_run, out
+from videoattn.data.dataset import sample_generator
+from videoattn.data.decode import decode, probe
+from videoattn.data.transforms import Box, crop_resize
+from videoattn.engine.distributed import resolve_device
+from videoattn.explain import choose_queries, draw_sheet, write_overlay
+from videoattn.types import Frames, Video
+
+CHOSEN = 2
+"""Queries for each block when the user names none."""
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """The clip that the network is shown: the centre view.
+
+    shown: its frames as decoded, cut to the crop; what pictures are drawn on.
+    video: what the network sees. box: the crop in the video's pixels. numbers: the frames' places
+    in the video, of `fps` frames a second.
+    """
+
+    path: Path
+    shown: Frames
+    video: Video
+    box: Box
+    numbers: list[int]
+    fps: float
+
+
+def visualize(
+    run: Path,
+    video: Path,
+    *,
+    queries: Sequence[str] = (),
+    layer: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draws, for each attention block and query, a contact sheet (PNG) and an overlay (MP4).
+
+    queries: "FRAME,X,Y", a frame number and a pixel of the video. Without any, each block's
+        positions that receive the most attention are asked.
+
+    Raises:
+        ValueError: a query that is malformed or outside what the network sees; an unknown layer.
+        DecodeError: the video cannot be decoded.
+    """
+    loaded = load_run(run, resolve_device(device))
+    asked = [_parse(query) for query in queries]
+    clip = _read_clip(loaded, video, asked[0][0] if asked else None)
+    pixels = [_pixel(query, clip) for query in asked]  # (frame, y, x) of the crop
+    height, width = clip.video.shape[3:]
+    scale = (height / clip.shown.shape[2], width / clip.shown.shape[3])
+    inputs = [(t, int(y * scale[0]), int(x * scale[1])) for t, y, x in pixels]
+
+    maps, said = _look(loaded, clip, inputs, received=not asked)
+    layers = _choose_layers(layer, list(maps))
+    folder = folder or loaded.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in layers:
+        chosen: Sequence[Query | None] = pixels
+        recorded = maps[name]
+        if not asked:
+            size = (len(clip.numbers), height, width)
+            found = choose_queries(recorded, size, count=CHOSEN)
+            recorded = _look(loaded, clip, found)[0][name]
+            chosen = [None] * len(found)  # the centre of the query's cell is marked
+        for number, pixel in enumerate(chosen):
+            stem = folder / f"{video.stem}_{name}_{number + 1}"
+            title = f"{video.name}: {said}\n{name} of {loaded.config.model.name}"
+            written += _draw(stem, clip, recorded, number, pixel, title)
+    for path in written:
+        out.print(str(path), markup=False)
+    return written
+
+
+def _draw(
+    stem: Path, clip: _Clip, recorded: AttentionMap, query: int, pixel: Query | None, title: str
+) -> list[Path]:
+    sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
+    draw_sheet(
+        clip.shown,
+        recorded,
+        title=title,
+        query=query,
+        pixel=pixel,
+        frame_numbers=clip.numbers,
+        frames_per_second=clip.fps,
+    ).save(sheet)
+    write_overlay(overlay, clip.shown, recorded, query=query, pixel=pixel)
+    return [sheet, overlay]
+
+
+def _look(
+    loaded: LoadedRun, clip: _Clip, queries: Sequence[Query], *, received: bool = False
+) -> tuple[dict[str, AttentionMap], str]:
+    """The maps of every block, and the class that the network names. In float32."""
+    with (
+        torch.no_grad(),
+        record_attention(loaded.model, queries=queries, received=received) as maps,
+    ):
+        probabilities = loaded.model(clip.video).softmax(1)[0]
+    best = int(probabilities.argmax())
+    return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
+
+
+def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
+    config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
+    info = probe(path)
+    if frame is not None and not 0 <= frame < info.num_frames:
+        raise ValueError(
+            f"query: frame {frame} is not in {path}; it has frames 0 to {info.num_frames - 1}"
+        )
+    numbers = test_frames(config)(info.num_frames, info.fps, sample_generator(0, 0, 0))[0]
+    if frame is not None and config.clip.sampling == "dense":
+        numbers = _moved_to(numbers, frame, info.num_frames)
+    frames = decode(path, numbers)
+    transform = test_transform(config)
+    box = transform.boxes(info.height, info.width)[0]
+    seen = crop_resize(frames[None], box, transform.crop)
+    device = next(loaded.model.parameters()).device
+    return _Clip(
+        path=path,
+        shown=frames[..., box.y0 : box.y1, box.x0 : box.x1],
+        video=make_to_video(config.clip, device)(seen),
+        box=box,
+        numbers=numbers.tolist(),
+        fps=info.fps,
+    )
+
+
+def _moved_to(numbers: np.ndarray, frame: int, num_frames: int) -> np.ndarray:
+    """The clip, moved so that its middle is the frame, as far as the video's ends allow."""
+    shift = frame - numbers[len(numbers) // 2]
+    shift = min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
+    return numbers + shift
+
+
+def _parse(query: str) -> tuple[int, int, int]:
+    try:
+        frame, x, y = (int(part) for part in query.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"query {query!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
+        ) from error
+    return frame, x, y
+
+
+def _pixel(query: tuple[int, int, int], clip: _Clip) -> Query:
+    """(FRAME, X, Y) of the video -> (frame, y, x) of the clip's crop."""
+    frame, x, y = query
+    distances = [abs(number - frame) for number in clip.numbers]
+    nearest = distances.index(min(distances))
+    gaps = np.diff(np.sort(np.unique(clip.numbers)))
+    if distances[nearest] > (gaps.max() if len(gaps) else 0):
+        raise ValueError(
+            f"query: frame {frame} is not in the clip that the network is shown, frames "
+            f"{min(clip.numbers)} to {max(clip.numbers)}; ask for it in a call of its own"
+        )
+    box = clip.box
+    if not (box.x0 <= x < box.x1 and box.y0 <= y < box.y1):
+        raise ValueError(
+            f"query: pixel ({x}, {y}) is outside the centre crop that the network sees; "
+            f"x must be {box.x0} to {box.x1 - 1}, y {box.y0} to {box.y1 - 1}"
+        )
+    return nearest, y - box.y0, x - box.x0
+
+
+def _choose_layers(layer: str | None, layers: list[str]) -> list[str]:
+    if layer is None:
+        return layers
+    if layer not in layers:
+        raise ValueError(f"layer {layer!r} has no attention map; choose from {', '.join(layers)}")
+    return [layer]
