@@ -63,18 +63,14 @@ class Distributed:
         self.sum([0.0])
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` whose gradients are averaged over the processes; itself when there is one.
-
-        Buffers are not sent with every forward pass (`average_buffers` does it when they count):
-        so ranks may run unequal numbers of passes.
-        """
+        """`model` whose gradients are averaged over the processes; itself when there is one."""
         if self.world_size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=devices)
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Running statistics become their mean over the processes."""
+        """Running statistics, which each process's own clips moved, become their mean."""
         for buffer in model.buffers():
             if self.world_size > 1 and buffer.is_floating_point():
                 self.all_reduce_(buffer).div_(self.world_size)

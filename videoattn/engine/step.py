@@ -109,15 +109,17 @@ def update(
     if not total:
         return StepResult(0.0, 0.0, 0.0, 0, 0.0)
     optimizer.zero_grad(set_to_none=True)
+    # Each pass through the wrapper may talk to the other processes: none, where one has no clip.
+    network = _unwrapped(model) if num_idle else model
     passed = [
         _pass(
-            model,
+            network,
             batch,
             to_video=to_video,
             optimisation=optimisation,
             device=distributed.device,
             share=1.0 / total,
-            synchronise=not num_idle and number == len(batches) - 1,
+            synchronise=number == len(batches) - 1,
             describe=moment.describe,
         )
         for number, batch in enumerate(batches)
@@ -169,8 +171,7 @@ def _pass(
 def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Tensor:
     if optimisation.auxiliary is None:
         return torch.zeros(())
-    raw = model.module if isinstance(model, DistributedDataParallel) else model
-    losses = optimisation.auxiliary(raw)
+    losses = optimisation.auxiliary(_unwrapped(model))
     unknown = sorted(set(losses) ^ set(optimisation.auxiliary_weights))
     if unknown:
         raise ValueError(
@@ -181,6 +182,10 @@ def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Tensor:
     for name, loss in losses.items():
         total = total.to(loss.device) + optimisation.auxiliary_weights[name] * loss.float()
     return total
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _synchronised(model: nn.Module, synchronise: bool) -> AbstractContextManager[None]:
@@ -200,7 +205,6 @@ def _collect_gradients(model: nn.Module, distributed: Distributed, *, averaged: 
     if distributed.world_size == 1:
         return
     if not averaged:
-        # A process without a clip ran no backward pass, which the wrapper would wait for.
         distributed.sum_gradients(model)
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -1,0 +1,151 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.two_processes import everything
+from videoattn.engine.distributed import Distributed, distributed, resolve_device
+
+Results = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Results:
+    """What two processes saw; what torchrun would set is set here, to save its start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).parents[2]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.two_processes", str(folder)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=100) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "epoch 1/2  step 2/2" in said[0][1]
+    assert said[1] == ("", "")  # only the first one speaks
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return everything(Distributed(), tmp_path_factory.mktemp("one"))
+
+
+def flat(weights: object) -> torch.Tensor:
+    assert isinstance(weights, dict)
+    return torch.cat([value.float().flatten() for value in weights.values()])
+
+
+@pytest.mark.parametrize("run", ["uneven", "idle", "failing", "accumulated"])
+def test_two_processes_train_as_one(two: Results, one: dict[str, object], run: str) -> None:
+    """Also where a step gives one of them fewer clips, or none."""
+    assert torch.equal(flat(two[0][run]), flat(two[1][run]))
+    torch.testing.assert_close(flat(two[0][run]), flat(one[run]), rtol=0, atol=2e-6)
+    assert not torch.allclose(flat(one[run]), flat(one["before"]), atol=1e-3)
+
+
+def test_two_processes_resume_to_the_last_bit(two: Results) -> None:
+    assert torch.equal(flat(two[0]["resumed"]), flat(two[0]["uneven"]))
+
+
+def test_thirteen_clips_on_two_processes_are_thirteen(two: Results, one: dict[str, object]) -> None:
+    for seen in (*two, one):
+        assert seen["failed"] == [6]
+        assert isinstance(seen["indices"], torch.Tensor)
+        assert seen["indices"].tolist() == [n for n in range(13) if n != 6]
+        assert seen["accuracies"] == pytest.approx(one["accuracies"])
+        torch.testing.assert_close(seen["probabilities"], one["probabilities"])
+
+
+def test_validation_within_a_run_counts_thirteen(two: Results, folder: Path) -> None:
+    lines = [
+        json.loads(line) for line in (folder / "uneven" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["videos"] for line in lines if line["kind"] == "validation"] == [13, 13]
+
+
+def test_running_statistics_are_the_mean_of_both(two: Results) -> None:
+    assert torch.equal(flat(two[0]["statistics"]), flat(two[1]["statistics"]))
+
+
+def test_every_process_stops_and_one_names_the_sample(two: Results) -> None:
+    messages = [str(seen["not finite"]) for seen in two]
+    assert re.search(r"the loss is not finite; samples of another process", messages[0])
+    assert re.search(r"the loss is not finite; samples 3 \(clips/3.mp4\)", messages[1])
+    assert all("2 videos could not be decoded, 1 are allowed" in str(seen["lost"]) for seen in two)
+
+
+def test_values_are_gathered_by_rank(two: Results, one: dict[str, object]) -> None:
+    assert [seen["gathered"] for seen in two] == [[0, 1], [0, 1]]
+    assert one["gathered"] == [0]
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed("cpu") as group:
+        assert group == Distributed()
+        assert group.is_main
+        assert group.sum([1.0, 2]) == [1.0, 2.0]
+
+
+def test_a_world_that_cannot_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ValueError, match=r"WORLD_SIZE is 2 but RANK, LOCAL_RANK, MASTER_ADDR, MAST"),
+        distributed("cpu"),
+    ):
+        pass
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with (
+            pytest.raises(RuntimeError, match=r"rank 1 of 2 could not join its group at 127.0.0.1"),
+            distributed("cpu", timeout_seconds=1),
+        ):
+            pass
+
+
+def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match=r"device: 'gpu' is not one of auto, cpu, cuda, cuda:N"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match=r"device: GPU 1 asked for, 0 visible; use device=cpu"):
+        resolve_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto", local_rank=1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"device: GPU 2 asked for, 2 visible"):
+        resolve_device("cuda", local_rank=2)

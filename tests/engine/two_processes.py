@@ -1,0 +1,139 @@
+"""One of the processes of test_distributed.py; started with torchrun's environment.
+
+Writes what it saw as `rank-R.pt` into the folder that it is given.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.engine.fakes import (
+    FakeBatches,
+    PoisonedNet,
+    about,
+    optimisation,
+    run_in,
+    sgd,
+    tiny_net,
+    to_video,
+)
+from videoattn.engine.checkpoint import load
+from videoattn.engine.distributed import Distributed, distributed
+from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.step import NonFiniteError
+from videoattn.engine.train import TooManyFailuresError, Validation, fit
+
+State = dict[str, torch.Tensor]
+
+
+def batches_of(group: Distributed, *, num_samples: int, batch_size: int) -> FakeBatches:
+    """`batch_size` clips in all per step, whatever the number of processes."""
+    return FakeBatches(
+        num_samples=num_samples,
+        batch_size=batch_size // group.world_size,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+
+
+def trained(
+    group: Distributed,
+    folder: Path,
+    batches: FakeBatches,
+    *,
+    accumulate_steps: int = 1,
+    resume: bool = False,
+    num_epochs: int = 2,
+) -> State:
+    model = tiny_net(seed=group.rank)  # the wrapper gives every process the first one's weights
+    thirteen = replace(batches_of(group, num_samples=13, batch_size=4), num_views=2, shuffle=False)
+    fit(
+        model,
+        sgd(model),
+        batches,
+        to_video=to_video,
+        optimisation=optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps),
+        run=replace(run_in(folder), max_failures=1),
+        validation=Validation(thirteen),
+        distributed=group,
+        resume=load(folder / "checkpoint-last.pt") if resume else None,
+    )
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def thirteen_clips(group: Distributed) -> Evaluation:
+    batches = replace(
+        batches_of(group, num_samples=13, batch_size=4), num_views=2, failing=(6,), shuffle=False
+    )
+    return evaluate(tiny_net(), batches, to_video=to_video, precision="float32", distributed=group)
+
+
+def refusal(group: Distributed, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
+    """The message with which a run stops."""
+    try:
+        fit(
+            model,
+            sgd(model),
+            batches,
+            to_video=to_video,
+            optimisation=optimisation(num_epochs=1),
+            run=replace(run_in(folder), max_failures=1),
+            distributed=group,
+        )
+    except (NonFiniteError, TooManyFailuresError) as error:
+        return str(error)
+    return ""
+
+
+def averaged_statistics(group: Distributed, folder: Path) -> State:
+    """Each process's batch norm sees its own clips; what is kept is their mean."""
+    model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
+    fit(
+        model,
+        sgd(model),
+        batches_of(group, num_samples=8, batch_size=8),
+        to_video=to_video,
+        optimisation=optimisation(num_epochs=1),
+        run=run_in(folder),
+        distributed=group,
+    )
+    return dict(model.state_dict())
+
+
+def everything(group: Distributed, folder: Path) -> dict[str, object]:
+    uneven = batches_of(group, num_samples=13, batch_size=8)  # the last step has 3 and 2
+    idle = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
+    poisoned = replace(batches_of(group, num_samples=8, batch_size=8), shuffle=False)
+    torch.manual_seed(0)
+    before = trained(group, folder / "resumed", uneven, num_epochs=1)
+    group.barrier()
+    evaluation = thirteen_clips(group)
+    return {
+        "rank": group.rank,
+        "gathered": group.gather(group.rank),
+        "uneven": trained(group, folder / "uneven", uneven),
+        "resumed": trained(group, folder / "resumed", uneven, resume=True),
+        "before": before,
+        "idle": trained(group, folder / "idle", idle),
+        "failing": trained(group, folder / "failing", replace(uneven, failing=(5,))),
+        "accumulated": trained(group, folder / "accumulated", idle, accumulate_steps=2),
+        "probabilities": evaluation.probabilities,
+        "indices": evaluation.indices,
+        "accuracies": [evaluation.clip_accuracy, evaluation.video_accuracy, evaluation.loss],
+        "failed": [failure.index for failure in evaluation.failures],
+        "statistics": averaged_statistics(group, folder / "statistics"),
+        "not finite": refusal(
+            group, folder / "poisoned", PoisonedNet(), replace(poisoned, blank=(3,))
+        ),
+        "lost": refusal(group, folder / "lost", tiny_net(), replace(poisoned, failing=(2, 5))),
+        "class_names": about()["class_names"],
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with distributed("cpu", timeout_seconds=60) as this:
+        torch.save(everything(this, Path(sys.argv[1])), Path(sys.argv[1]) / f"rank-{this.rank}.pt")
