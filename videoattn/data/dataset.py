@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from videoattn.data.annotations import Samples
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.sampling import Sampler, ShortVideoError
-from videoattn.data.transforms import Clips
+from videoattn.data.transforms import Clips, Crops
 from videoattn.types import Failure
 
-Transform = Callable[[Clips, torch.Generator], Clips]
+Transform = Callable[[Clips, torch.Generator], Crops]
 
 
 @dataclass(frozen=True)

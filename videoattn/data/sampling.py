@@ -48,7 +48,7 @@ def train_sampler(
         )
     if pattern == "segments":
         return partial(_segments_train_of, num_segments=num_frames, short_video=short_video)
-    raise ValueError(f"pattern: got {pattern!r}; choose from dense, segments")
+    raise _unknown_pattern(pattern)
 
 
 def view_sampler(
@@ -93,7 +93,7 @@ def view_sampler(
             num_clips=num_clips,
             short_video=short_video,
         )
-    raise ValueError(f"pattern: got {pattern!r}; choose from dense, segments")
+    raise _unknown_pattern(pattern)
 
 
 def dense_train(
@@ -233,7 +233,7 @@ def pyslowfast_views(
     num_views: int,
     *,
     fps: float,
-    target_fps: float = 30,
+    target_fps: float = 30.0,
     use_offset: bool = False,
 ) -> Indices:
     """Test frames of PySlowFast (slowfast/datasets/decoder.py, 287ec00).
@@ -251,6 +251,10 @@ def pyslowfast_views(
         places = torch.linspace(start, start + span - 1, num_frames)
         rows.append(places.clamp(0, num_video_frames - 1).long().numpy())
     return np.stack(rows)
+
+
+def _unknown_pattern(pattern: str) -> ValueError:
+    return ValueError(f"pattern: got {pattern!r}; choose from dense, segments")
 
 
 def _enough(num_video_frames: int, needed: int, short_video: ShortVideo) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from videoattn.types import Video
 
 Clips = UInt8[Tensor, "V T C H W"]
+Crops = UInt8[Tensor, "VN T C h w"]
 
 
 class Box(NamedTuple):
@@ -58,7 +59,7 @@ class TrainTransform:
         self.short_side = short_side
         self.flip = flip
 
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Clips:
+    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
         box = self.box(clips.shape[-2], clips.shape[-1], generator)
         out = crop_resize(clips, box, self.crop)
         if self.flip and float(torch.rand(1, generator=generator)) < self.flip:
@@ -102,7 +103,7 @@ class TestTransform:
         self.crop = crop
         self.num_crops = num_crops
 
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Clips:
+    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
         boxes = self.boxes(clips.shape[-2], clips.shape[-1])
         return _side_by_side([crop_resize(clips, box, self.crop) for box in boxes])
 
@@ -116,7 +117,7 @@ class TestTransform:
         ]
 
 
-def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Clips:
+def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Crops:
     """Cuts the box and resizes it to (height, width): bilinear, antialiased, uint8 throughout."""
     v, t, c = clips.shape[:3]
     cut = clips[..., box.y0 : box.y1, box.x0 : box.x1].flatten(0, 1)
@@ -162,7 +163,7 @@ def _place(height: int, width: int, h: int, w: int, at: list[float]) -> Box:
     return Box(y0, x0, y0 + h, x0 + w)
 
 
-def _side_by_side(crops: list[Clips]) -> Clips:
+def _side_by_side(crops: list[Crops]) -> UInt8[Tensor, "VNN T C h w"]:
     return crops[0] if len(crops) == 1 else torch.stack(crops, 1).flatten(0, 1)
 
 

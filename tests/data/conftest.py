@@ -1,0 +1,64 @@
+"""Clips that the tests encode themselves, and real ones where VIDEOATTN_DATA names them."""
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture
+def real_data() -> Path:
+    root = os.environ.get("VIDEOATTN_DATA")
+    if not root:
+        pytest.skip("needs real clips: set VIDEOATTN_DATA to their folder")
+    return Path(root)
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """make_clip(name, num_frames): frame i is grey, 20 + 4 * i (so that the index can be read)."""
+
+    def make(
+        name: str,
+        num_frames: int = 12,
+        *,
+        size: tuple[int, int] = (32, 48),
+        times: list[int] | None = None,
+        codec: str = "libx264",
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=Fraction(25))
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuv420p"
+            if codec == "libx264":
+                stream.options = {"g": "8", "bf": "3", "x264-params": "scenecut=0", "qp": "4"}
+            else:
+                stream.bit_rate = 4_000_000
+            stream.codec_context.thread_count = 1
+            for i in range(num_frames):
+                image = np.full((*size, 3), 20 + 4 * i, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts = i if times is None else times[i]
+                frame.time_base = Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def thirteen(make_clip: MakeClip, tmp_path: Path) -> Path:
+    """13 clips of two classes in folders; lengths differ, one is H.264 in Matroska."""
+    for i in range(13):
+        name = f"thirteen/{'left' if i % 2 else 'right'}/{i:02d}.{'mkv' if i == 3 else 'mp4'}"
+        make_clip(name, 10 + i, size=(32, 48 + 2 * i))
+    return tmp_path / "thirteen"

@@ -1,0 +1,191 @@
+import json
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.conftest import MakeClip
+from videoattn.data.decode import DecodeError, count_frames, decode, probe
+
+
+def levels(frames: torch.Tensor) -> list[int]:
+    """The index that `make_clip` wrote as each frame's grey level."""
+    grey = frames.float().mean(dim=(1, 2, 3))
+    return ((grey - 20) / 4).round().int().tolist()
+
+
+CLIPS = {
+    "h264.mp4": {},
+    "h264.mkv": {},
+    "variable.mp4": {"times": [0, 1, 2, 7, 8, 20, 21, 22, 40, 41, 42, 43, 60, 61, 90, 91, 92, 99]},
+    "delayed.mkv": {"times": list(range(100, 118))},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4.mp4": {"codec": "mpeg4"},
+    "mpeg1.mpg": {"codec": "mpeg1video"},
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_index_is_that_frame(name: str, make_clip: MakeClip) -> None:
+    path = make_clip(name, 18, **CLIPS[name])
+    info = probe(path)
+    assert info[:1] + info[2:] == (18, 32, 48)
+    assert count_frames(path) == (18, info.fps)
+    every = decode(path, range(18))
+    assert every.shape == (18, 3, 32, 48)
+    assert every.dtype == torch.uint8
+    assert every.stride() == (3 * 32 * 48, 1, 3 * 48, 3)
+    assert levels(every) == list(range(18))
+    generator = np.random.default_rng(0)
+    for _ in range(12):
+        asked = generator.integers(0, 18, size=generator.integers(1, 7))
+        assert torch.equal(decode(path, asked), every[torch.from_numpy(asked)])
+
+
+def test_frame_past_the_end(make_clip: MakeClip) -> None:
+    for name in ("a.mp4", "a.avi"):
+        path = make_clip(name, 9, codec="mpeg4")
+        with pytest.raises(
+            DecodeError, match=r"a\.\w+: frame 9 was asked for, but only 9 frames decode \(0 - 8\)$"
+        ) as caught:
+            decode(path, [3, 9])
+        assert caught.value.num_frames == 9
+
+
+def test_bad_arguments(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", 2)
+    with pytest.raises(ValueError, match=r"^indices: got \[0, -1\]; need one or more, none neg"):
+        decode(path, [0, -1])
+    with pytest.raises(ValueError, match=r"^indices: got \[\]; need one or more"):
+        decode(path, [])
+    with pytest.raises(ValueError, match=r"^decoder: got 'decord'; choose from auto, pyav$"):
+        decode(path, [0], decoder="decord")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", r"the file is empty \(0 bytes\)"),
+        (
+            "text.avi",
+            b"this is no video\n" * 9,
+            "cannot be opened as a video: Invalid data found when processing input",
+        ),
+        ("missing.mp4", None, "No such file or directory"),
+    ],
+)
+def test_unreadable_file(name: str, content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    for read in (probe, count_frames, lambda p: decode(p, [0])):
+        with pytest.raises(DecodeError, match=f"^{re.escape(str(path))}: {reason}$"):
+            read(path)
+
+
+def test_damaged_packet_is_seen_without_decoding(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", 20)
+    intact = decode(path, range(20))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    end = start + int.from_bytes(data[start - 8 : start - 4], "big") - 8
+    data[end - 120 : end - 60] = b"\xff" * 60
+    path.write_bytes(data)
+    count = probe(path).num_frames
+    assert count < 20
+    assert count_frames(path)[0] == count
+    with pytest.raises(DecodeError, match=rf"but only {count} frames decode"):
+        decode(path, [count])
+    assert torch.equal(decode(path, [1, 0]), intact[[1, 0]])
+
+
+def test_no_frame_at_all(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", 1)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    end = start + int.from_bytes(data[start - 8 : start - 4], "big") - 8
+    data[start:end] = b"\xff" * (end - start)
+    path.write_bytes(data)
+    for read in (probe, count_frames, lambda p: decode(p, [0])):
+        with pytest.raises(DecodeError, match=r"a\.mp4: no frame decodes \(Invalid data found"):
+            read(path)
+
+
+def test_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(DecodeError("a.mp4", "broken", 3)))
+    assert (error.path, error.reason, error.num_frames) == ("a.mp4", "broken", 3)
+    assert str(error) == "a.mp4: broken"
+
+
+def test_every_frame_of_the_real_fixtures(real_data: Path) -> None:
+    """frames.json: what FFmpeg decodes; its grey levels cover the first 400 frames of a file.
+
+    Every frame; of the two files whose frames would fill most of a gigabyte every fifth.
+    """
+    root = real_data / "fixtures"
+    generator = np.random.default_rng(0)
+    for name, record in json.loads((root / "frames.json").read_text()).items():
+        count, path = record["frames"], root / name
+        if count == 0:
+            with pytest.raises(DecodeError):
+                decode(path, [0])
+            with pytest.raises(DecodeError):
+                count_frames(path)
+            continue
+        assert count_frames(path)[0] == count, name
+        height, width = decode(path, [0]).shape[2:]
+        indices = np.arange(0, count, 5 if count * height * width > 10**8 else 1)
+        frames = decode(path, indices)
+        step = max(height // 180, 1)
+        grey = frames[..., ::step, ::step].float().mean(dim=(2, 3)).numpy()
+        got = grey.astype(np.float64) @ [0.299, 0.587, 0.114]
+        want = np.array(record["mean_gray"])[indices[indices < len(record["mean_gray"])]]
+        check_sequence(name, got[: len(want)], want)
+        asked = generator.integers(0, len(indices), size=6)
+        assert torch.equal(decode(path, indices[asked]), frames[torch.from_numpy(asked)]), name
+
+
+def check_sequence(name: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Close in every frame, and closer as it stands than shifted by a frame either way."""
+    error = got - want
+    # The fast colour conversion is darker by a constant, up to 2 of 255 (clipped at black).
+    assert np.abs(error).max() < 2.1, name
+    residual = error - np.median(error)
+    if len(want) > 2 and want.std() > 0.5:
+        for shifted in (got[1:] - want[:-1], got[:-1] - want[1:]):
+            assert np.abs(residual).mean() < np.abs(shifted - np.median(error)).mean(), name
+
+
+def test_cut_files(real_data: Path) -> None:
+    root = real_data / "fixtures" / "derived_truncated"
+    assert probe(root / "avi_cut_60pct.avi").num_frames == 41
+    for name in ("avi_header_only.avi", "mp4_cut_60pct.mp4", "text.avi", "empty.mp4"):
+        with pytest.raises(
+            DecodeError, match=rf"{re.escape(name)}: (cannot be opened|the file is)"
+        ):
+            decode(root / name, [0])
+
+
+def test_rotation_is_applied(real_data: Path) -> None:
+    root = real_data / "fixtures" / "rotation"
+    sizes = {"video_0.mov": (320, 568), "video_90.mov": (568, 320), "video_180.mov": (320, 568)}
+    for name, size in sizes.items():
+        assert tuple(decode(root / name, [0]).shape[2:]) == size
+        assert probe(root / name)[2:] == size
+
+
+def test_nothing_stays_open(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", 10)
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("needs /proc")
+    before = len(list(descriptors.iterdir()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for _ in range(20):
+            decode(path, [9, 0])
+    assert len(list(descriptors.iterdir())) <= before
