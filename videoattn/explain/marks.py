@@ -11,6 +11,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
 Picture = UInt8[np.ndarray, "H W 3"]
+Point = tuple[float | int, float | int]  # x, y
 
 INK, SOFT, ACCENT = "#1d1d1f", "#6e6e73", "#00b4d8"
 FONT = "DejaVu Sans"  # comes with matplotlib: the same sheet on every machine
@@ -41,10 +42,10 @@ def to_picture(axes: Axes) -> Picture:
 
 def draw_text(
     axes: Axes,
-    at: tuple[float, float],
+    at: Point,
     text: str,
     *,
-    size: float = 15,
+    size: int = 15,
     colour: str = INK,
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
@@ -65,7 +66,7 @@ def draw_text(
     )
 
 
-def draw_ring(axes: Axes, at: tuple[float, float], *, alpha: float = 1.0) -> None:
+def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
     """The query's mark: a white ring, legible on any ground, with its centre left open."""
     for line_width, colour in ((7.0, "black"), (3.6, "white")):
         strength = alpha if colour == "white" else 0.7 * alpha
@@ -91,8 +92,8 @@ def draw_frame(axes: Axes, corner: tuple[int, int], size: tuple[int, int]) -> No
 
 def draw_arrow(
     axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
+    start: Point,
+    end: Point,
     *,
     strength: float,
     colour: str = "white",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 
 from videoattn.attention.record import AttentionMap
 from videoattn.explain.geometry import Position, frame_shares, query_position, weights_of
-from videoattn.explain.marks import Picture, canvas_axes, draw_ring, to_picture
+from videoattn.explain.marks import Picture, Point, canvas_axes, draw_ring, to_picture
 from videoattn.explain.render import blend, make_scale, resize
 from videoattn.types import Frames
 
@@ -74,10 +75,10 @@ def encode(path: Path, pictures: list[Picture]) -> None:
 def _draw_frame(
     picture: Picture,
     frame: int,
-    at: tuple[float, float],
+    at: Point,
     position: Position,
     shares: list[float],
-) -> Picture:
+) -> UInt8[np.ndarray, "H2 W 3"]:
     height, width = picture.shape[:2]
     ground = np.full((height + STRIP, width, 3), 24, np.uint8)
     ground[:height] = picture

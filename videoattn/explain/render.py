@@ -4,6 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from jaxtyping import UInt8
 from matplotlib import colormaps
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -11,10 +12,10 @@ from torch.nn.functional import interpolate
 from videoattn.explain.geometry import cells_of_frames
 from videoattn.types import Frames
 
-SEQUENTIAL = "inferno"  # perceptually uniform, and dark where little is seen
+SEQUENTIAL = "plasma"  # perceptually uniform, and no part of it is a colour of grey frames
 DIVERGING = "coolwarm"
-STRONGEST_ALPHA = 0.72  # what is looked at stays recognisable under its own heat
-FRAME_SATURATION = 0.3
+STRONGEST_ALPHA = 0.75  # what is looked at stays recognisable under its own heat
+FRAME_SATURATION = 0.25
 LEAST_RANGE = 3.0  # in uniform weights: a map that is nearly flat must not look like a peaked one
 
 
@@ -57,7 +58,7 @@ def colours(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
     colour = table[(place * (len(table) - 1)).round().long()]
     # around the middle of a diverging scale a steep alpha would draw the zero lines as contours
-    return colour, STRONGEST_ALPHA * strength.pow(1.25 if scale.diverging else 0.75)
+    return colour, STRONGEST_ALPHA * strength.pow(1.25 if scale.diverging else 0.7)
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,7 +71,7 @@ def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
     return drawn.clamp(weights.min(), weights.max())
 
 
-def resize(frames: Frames, size: tuple[int, int]) -> Frames:
+def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
     """The frames at (height, width) pixels, cubic and antialiased."""
     if size == tuple(frames.shape[-2:]):
         return frames

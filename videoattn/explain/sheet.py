@@ -47,7 +47,7 @@ def draw_sheet(
     query: int = 0,
     pixel: tuple[int, int, int] | None = None,
     frame_numbers: Sequence[int] | None = None,
-    frames_per_second: float | None = None,
+    frames_per_second: float | int | None = None,
     num_arrows: int = 20,
 ) -> Image.Image:
     """The sheet of one query of one sample, as an RGB image.
@@ -79,12 +79,12 @@ def draw_sheet(
     _write_panels(axes, layout, labels, frame_shares(weights, clip[0]), position.frame)
     keys = strongest_keys(weights, num_arrows, clip)
     _draw_marks(axes, layout, position, keys)
-    _write_foot(axes, layout, len(keys), clip[0] / weights.shape[0])
+    _write_foot(axes, layout, scale, len(keys), clip[0] / weights.shape[0])
     return Image.fromarray(to_picture(axes))
 
 
 def label_frames(
-    num_frames: int, frame_numbers: Sequence[int] | None, frames_per_second: float | None
+    num_frames: int, frame_numbers: Sequence[int] | None, frames_per_second: float | int | None
 ) -> list[tuple[str, str]]:
     """For each frame its number and, where the rate is known, its time in seconds."""
     numbers = range(num_frames) if frame_numbers is None else frame_numbers
@@ -127,15 +127,19 @@ def _label_colour_bar(axes: Axes, layout: Layout, scale: Scale) -> None:
     for value in ticks[(ticks >= scale.bottom) & (ticks <= scale.top)].tolist():
         x = left + BAR_WIDTH * (value - scale.bottom) / (scale.top - scale.bottom)
         axes.plot([x, x], [BAR_TOP + BAR_HEIGHT, BAR_TOP + BAR_HEIGHT + 4], color=SOFT, lw=1)
-        text = f"{value:.3g}" + ("" if scale.diverging else "\u00d7")
+        text = f"{value:.3g}".replace("-", "\u2212")
+        text += "" if scale.diverging or value == 0 else "\u00d7"
         draw_text(axes, (x, below), text, size=13, colour=SOFT, align="center")
 
 
-def _write_foot(axes: Axes, layout: Layout, num_arrows: int, frames_per_cell: float) -> None:
+def _write_foot(
+    axes: Axes, layout: Layout, scale: Scale, num_arrows: int, frames_per_cell: float
+) -> None:
     parts = ["ring: the query"]
     if num_arrows:
         parts.append(f"arrows: its {num_arrows} strongest key positions, wider where stronger")
-    parts.append("bars: each frame's share of the attention")
+    share = "summed |response|" if scale.diverging else "attention"
+    parts.append(f"bars: each frame's share of the {share}")
     if frames_per_cell > 1:
         parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     text = "  ·  ".join(parts)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from matplotlib import colormaps
+
+from tests.explain.maps import CLIP, grey_frames, one_hot_map
+from videoattn.explain.render import (
+    DIVERGING,
+    SEQUENTIAL,
+    STRONGEST_ALPHA,
+    blend,
+    make_scale,
+    resize,
+    upsample,
+)
+
+
+def test_the_unit_is_the_uniform_weight() -> None:
+    scale = make_scale(one_hot_map().weights[0, 0], normalised=True)
+    assert scale.top == pytest.approx(24.0)
+    assert (scale.bottom, scale.diverging) == (0.0, False)
+
+
+def test_a_flat_map_does_not_look_peaked() -> None:
+    scale = make_scale(torch.full((2, 3, 4), 1 / 24), normalised=True)
+    assert scale.top == 3.0
+
+
+def test_responses_are_shown_as_they_are_around_zero() -> None:
+    weights = torch.tensor([[[-0.5, 0.2]]])
+    scale = make_scale(weights, normalised=False)
+    assert (scale.unit, scale.bottom, scale.top, scale.diverging) == (1.0, -0.5, 0.5, True)
+    assert make_scale(torch.zeros(1, 1, 2), normalised=False).top == 1.0
+
+
+def test_upsampling_is_right_at_cell_centres_and_invents_nothing() -> None:
+    weights = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    drawn = upsample(weights, (15, 20))  # odd cells of 5 pixels: a pixel at each centre
+    torch.testing.assert_close(drawn[:, 2::5, 2::5], weights, atol=1e-5, rtol=0)
+    assert drawn.min() >= weights.min()
+    assert drawn.max() <= weights.max()
+
+
+@pytest.mark.parametrize(
+    ("weight", "normalised", "place"), [(1.0, True, 1.0), (0.3, False, 1.0), (-0.3, False, 0.0)]
+)
+def test_the_colour_of_a_hot_cell(weight: float, normalised: bool, place: float) -> None:
+    attention_map = one_hot_map((1, 1, 2), weight=weight, normalised=normalised)
+    weights = attention_map.weights[0, 0]
+    frames = grey_frames((4, 15, 20))
+    drawn = blend(frames, weights, make_scale(weights, normalised=normalised))
+    hot = torch.tensor(colormaps[SEQUENTIAL if normalised else DIVERGING](place)[:3])
+    expected = 255 * (STRONGEST_ALPHA * hot + (1 - STRONGEST_ALPHA) * 128 / 255)
+    for frame in (2, 3):  # the frames that temporal cell 1 of 2 covers
+        torch.testing.assert_close(
+            drawn[frame, :, 7, 12].double(), expected.double(), atol=1.5, rtol=0
+        )
+    assert torch.equal(drawn[:2], frames[:2])
+
+
+def test_frames_keep_their_brightness_where_nothing_is_looked_at() -> None:
+    weights = one_hot_map((0, 0, 0)).weights[0, 0]
+    frames = grey_frames(level=60)
+    frames[:, 0] = 200
+    drawn = blend(frames, weights, make_scale(weights, normalised=True))[3].float()
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    assert torch.allclose((drawn[:, 0, 0] * luma).sum(), (frames[3, :, 0, 0] * luma).sum(), atol=1)
+    assert drawn[0, 0, 0] - drawn[1, 0, 0] < 0.3 * (200 - 60)
+
+
+def test_resizing() -> None:
+    frames = grey_frames()
+    assert resize(frames, CLIP[1:]) is frames
+    assert torch.equal(resize(frames, (48, 64)), grey_frames((4, 48, 64)))
