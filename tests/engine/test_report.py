@@ -24,8 +24,6 @@ EVALUATION = Evaluation(
     num_views=2,
     clip_accuracy=0.625,
     clip_top5=1.0,
-    video_accuracy=0.75,
-    video_top5=1.0,
     loss=0.5,
 )
 
@@ -86,9 +84,7 @@ def test_the_picture_is_drawn(tmp_path: Path, num_classes: int) -> None:
 
 def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
     nan = float("nan")
-    unlabelled = replace(
-        EVALUATION, labels=torch.full((5,), -1), video_accuracy=nan, clip_accuracy=nan
-    )
+    unlabelled = replace(EVALUATION, labels=torch.full((5,), -1), clip_accuracy=nan)
     written = write_report(unlabelled, tmp_path, class_names=NAMES)
     assert written["video_accuracy"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "report.json"]

@@ -31,9 +31,15 @@ class Evaluation:
     num_views: int
     clip_accuracy: float
     clip_top5: float
-    video_accuracy: float
-    video_top5: float
     loss: float
+
+    @property
+    def video_accuracy(self) -> float:
+        return self._accuracy(1)
+
+    @property
+    def video_top5(self) -> float:
+        return self._accuracy(5)
 
     @property
     def num_decoded(self) -> int:
@@ -50,6 +56,10 @@ class Evaluation:
     @property
     def num_labelled(self) -> int:
         return int((self.labels >= 0).sum())
+
+    def _accuracy(self, k: int) -> float:
+        right = in_top_k(self.probabilities, self.labels, k)
+        return share(int(right.sum()), self.num_labelled)
 
     def describe(self) -> str:
         """One line: both accuracies, and over what."""
@@ -101,7 +111,7 @@ def evaluate(
     model.eval()
     try:
         for batch in batches.epoch(0):
-            with torch.inference_mode(), autocast(dtype, distributed.device):
+            with torch.no_grad(), autocast(dtype, distributed.device):
                 scores.append(_score(model, batch, to_video=to_video, max_views=max_views))
             clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1], waited=0.0)
             display.update(
@@ -158,7 +168,6 @@ def _summarise(scores: list[_Scores]) -> Evaluation:
     labels = torch.cat([row.labels for row in rows])[order]
     clips = torch.cat([row.clips for row in rows])[order]
     num_clips, right, right_of_five, loss = clips.sum(dim=0).tolist()
-    num_known = int((labels >= 0).sum())
     return Evaluation(
         probabilities=probabilities,
         labels=labels,
@@ -167,7 +176,5 @@ def _summarise(scores: list[_Scores]) -> Evaluation:
         num_views=max(row.num_views for row in rows),
         clip_accuracy=share(right, num_clips),
         clip_top5=share(right_of_five, num_clips),
-        video_accuracy=share(int(in_top_k(probabilities, labels, 1).sum()), num_known),
-        video_top5=share(int(in_top_k(probabilities, labels, 5).sum()), num_known),
         loss=share(loss, num_clips),
     )

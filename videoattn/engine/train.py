@@ -128,25 +128,10 @@ def fit(
         OSError: when a checkpoint cannot be written; the one before it is intact.
     """
     distributed = distributed or Distributed()
-    steps_per_epoch = math.ceil(len(batches) / optimisation.accumulate_steps)
-    if not steps_per_epoch:
-        raise ValueError("there is nothing to train on: an epoch has 0 batches")
-    progress = Progress(steps_per_epoch=steps_per_epoch)
-    if resume is not None:
-        path = run.folder / LAST
-        progress = from_state(resume["progress"], steps_per_epoch=steps_per_epoch, path=path)
-        checkpoint.restore(model, resume["model"], path=path)
-        optimizer.load_state_dict(resume["optimizer"])
+    progress = _start(model, optimizer, batches, optimisation=optimisation, run=run, resume=resume)
+    wrapped = distributed.wrap(model)
     training = _Training(
-        model,
-        distributed.wrap(model),
-        optimizer,
-        batches,
-        to_video,
-        optimisation,
-        run,
-        validation,
-        distributed,
+        model, wrapped, optimizer, batches, to_video, optimisation, run, validation, distributed
     )
     log = Log(
         run.folder,
@@ -154,8 +139,9 @@ def fit(
         resumed_at=progress.step_of_run,
         validated=progress.step == 0,
     )
+    num_steps = optimisation.num_epochs * progress.steps_per_epoch
+    clock = Clock(steps_left=num_steps - progress.step_of_run)
     evaluation = None
-    clock = Clock(steps_left=optimisation.num_epochs * steps_per_epoch - progress.step_of_run)
     try:
         with Display(enabled=distributed.is_main) as display:
             while progress.epoch < optimisation.num_epochs:
@@ -168,6 +154,28 @@ def fit(
     finally:
         log.close()
     return Fitted(progress.step_of_run, progress.best_accuracy, progress.best_epoch, evaluation)
+
+
+def _start(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    *,
+    optimisation: Optimisation,
+    run: Run,
+    resume: Payload | None,
+) -> Progress:
+    """The beginning, or where `resume` was written, with its weights and optimizer in place."""
+    steps_per_epoch = math.ceil(len(batches) / optimisation.accumulate_steps)
+    if not steps_per_epoch:
+        raise ValueError("there is nothing to train on: an epoch has 0 batches")
+    if resume is None:
+        return Progress(steps_per_epoch=steps_per_epoch)
+    path = run.folder / LAST
+    progress = from_state(resume["progress"], steps_per_epoch=steps_per_epoch, path=path)
+    checkpoint.restore(model, resume["model"], path=path)
+    optimizer.load_state_dict(resume["optimizer"])
+    return progress
 
 
 def _train_epoch(
