@@ -50,8 +50,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         on_error: Literal["raise", "skip"] = "raise",
         still_frame: bool = False,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error: got {on_error!r}; choose from raise, skip")
         self.samples = samples
         self.sample_frames = sample_frames
         self.transform = transform
@@ -66,12 +64,17 @@ class ClipDataset(Dataset[Sample | Failure]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
+        item = self.fetch(key)
+        if isinstance(item, Failure) and self.on_error == "raise":
+            raise DecodeError(item.path, item.reason)
+        return item
+
+    def fetch(self, key: tuple[int, int]) -> Sample | Failure:
+        """The same, with a failure handed back whatever `on_error` says."""
         epoch, index = key
         try:
             frames = self.clips(epoch, index)
         except DecodeError as error:
-            if self.on_error == "raise":
-                raise
             return Failure(index, error.path, error.reason)
         return Sample(frames, self.samples.label(index), index)
 

@@ -8,9 +8,10 @@ batches of B*W sees.
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.decode import DecodeError
 from videoattn.types import Batch, Failure
 
 
@@ -51,7 +52,7 @@ class ClipLoader:
         self.world_size = world_size
         self._plan = _Plan()
         self._loader: DataLoader[Sample | Failure] = DataLoader(
-            dataset,
+            _Fetch(dataset),
             batch_sampler=self._plan,
             num_workers=num_workers,
             collate_fn=_Collate(dataset),
@@ -67,11 +68,17 @@ class ClipLoader:
         return len(self.batches(epoch))
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from number `skip_batches` on."""
+        """The epoch's batches from number `skip_batches` on.
+
+        Raises: DecodeError at the batch of a file that fails, when the data set says "raise".
+        """
         self._plan.keys = [
             [(epoch, index) for index in batch] for batch in self.batches(epoch)[skip_batches:]
         ]
-        yield from self._loader
+        for batch in self._loader:
+            if batch.failures and self.dataset.on_error == "raise":
+                raise DecodeError(batch.failures[0].path, batch.failures[0].reason)
+            yield batch
 
     def order(self, epoch: int) -> list[int]:
         """Every rank's samples, in the order in which they are seen."""
@@ -100,6 +107,16 @@ class _Plan(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+class _Fetch(Dataset[Sample | Failure]):
+    """Hands failures to the main process, which raises: an error from a worker loses its type."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
+        return self._dataset.fetch(key)
 
 
 class _Collate:

@@ -1,0 +1,111 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.conftest import MakeClip
+from videoattn.data.annotations import Samples, read_folders
+from videoattn.data.dataset import ClipDataset, Sample, sample_generator
+from videoattn.data.decode import DecodeError, decode
+from videoattn.data.sampling import train_sampler, view_sampler
+from videoattn.data.transforms import TestTransform, TrainTransform
+from videoattn.types import Failure
+
+
+def train_set(samples: Samples, **kwargs) -> ClipDataset:
+    sampler = train_sampler("dense", num_frames=4, frame_stride=2, short_video="error")
+    transform = TrainTransform((16, 16), scale=(0.5, 1.0))
+    return ClipDataset(samples, sample_frames=sampler, transform=transform, **kwargs)
+
+
+def test_sample(thirteen: Path) -> None:
+    dataset = train_set(read_folders(thirteen))
+    assert len(dataset) == 13
+    sample = dataset[0, 7]
+    assert isinstance(sample, Sample)
+    assert (sample.label, sample.index) == (1, 7)
+    assert sample.frames.shape == (1, 4, 3, 16, 16)
+    levels = ((sample.frames.float().mean(dim=(0, 2, 3, 4)) - 20) / 4).round()
+    assert levels.diff().tolist() == [2, 2, 2]
+
+
+def test_randomness_is_of_seed_epoch_and_index(thirteen: Path) -> None:
+    samples = read_folders(thirteen)
+    dataset, again = train_set(samples), train_set(samples)
+    first = [dataset[0, i].frames for i in range(13)]
+    torch.manual_seed(1)
+    assert all(torch.equal(again[0, i].frames, first[i]) for i in reversed(range(13)))
+    assert not all(torch.equal(dataset[1, i].frames, first[i]) for i in range(13))
+    other = train_set(samples, seed=1)
+    assert not all(torch.equal(other[0, i].frames, first[i]) for i in range(13))
+    seeds = {sample_generator(*key).initial_seed() for key in [(0, 0, 1), (0, 1, 0), (1, 0, 0)]}
+    assert len(seeds) == 3
+
+
+def test_views_are_clips_times_crops(thirteen: Path) -> None:
+    samples = read_folders(thirteen)
+    transform = TestTransform(32, crop=(32, 32), num_crops=3)
+    sampler = view_sampler("dense", num_frames=3, frame_stride=2, num_clips=2)
+    dataset = ClipDataset(samples, sample_frames=sampler, transform=transform)
+    frames = dataset[0, 12].frames
+    assert frames.shape == (6, 3, 3, 32, 32)
+    whole = decode(samples.path(12), range(22))
+    for clip, indices in enumerate(sampler(22, 25.0, torch.Generator())):
+        crops = transform(whole[torch.from_numpy(indices)][None], torch.Generator())
+        assert torch.equal(frames[3 * clip : 3 * clip + 3], crops)
+
+
+def test_still_frame_repeats_the_middle(thirteen: Path) -> None:
+    samples = read_folders(thirteen)
+    moving, still = train_set(samples)[0, 5].frames, train_set(samples, still_frame=True)[0, 5]
+    assert torch.equal(still.frames, moving[:, 2:3].expand_as(moving))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", r"the file is empty \(0 bytes\)"),
+        ("text.avi", b"no video\n" * 9, "cannot be opened as a video: Invalid data found when .*"),
+        (
+            "short.mp4",
+            None,
+            "has 6 frames, but the clip needs 7; set short_video to loop or repeat_last, "
+            "or ask for fewer frames",
+        ),
+    ],
+)
+def test_failures(
+    name: str, content: bytes | None, reason: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    path = tmp_path / "a" / name
+    if content is None:
+        make_clip(f"a/{name}", 6)
+    else:
+        path.parent.mkdir()
+        path.write_bytes(content)
+    samples = Samples(tmp_path, paths=[f"a/{name}"], labels=[0], class_names=["a"])
+    with pytest.raises(DecodeError, match=f"^{re.escape(str(path))}: {reason}$"):
+        train_set(samples)[0, 0]
+    failure = train_set(samples, on_error="skip")[0, 0]
+    assert isinstance(failure, Failure)
+    assert (failure.index, failure.path) == (0, str(path))
+    assert re.fullmatch(reason, failure.reason)
+
+
+def test_fewer_frames_than_packets(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that proves too large is replaced for that sample, and the sample drawn again."""
+    path = make_clip("a/a.mp4", 12)
+    samples = Samples(path.parent, paths=["a.mp4"], labels=[0], class_names=["a"])
+    want = train_set(samples)[0, 0].frames
+    monkeypatch.setattr("videoattn.data.dataset.count_frames", lambda path: (1000, 25.0))
+    dataset = train_set(samples)
+    assert torch.equal(dataset[0, 0].frames, want)
+    assert torch.equal(dataset[0, 0].frames, want)
+
+
+def test_counts_once(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = train_set(read_folders(thirteen))
+    first = dataset[0, 3]
+    monkeypatch.setattr("videoattn.data.dataset.count_frames", None)
+    assert torch.equal(dataset[0, 3].frames, first.frames)
