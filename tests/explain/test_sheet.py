@@ -68,6 +68,14 @@ def test_text_may_hold_what_would_be_mathematics() -> None:
     assert to_picture(axes).min() < 100
 
 
+def test_text_keeps_to_its_room() -> None:
+    for text in ("a title that is rather long", "one that is very, very long " * 4):
+        axes = canvas_axes(np.full((40, 400, 3), 255, np.uint8))
+        draw_text(axes, (10, 30), text, size=20, room=200)
+        dark = np.argwhere(to_picture(axes).min(axis=2) < 200)[:, 1]
+        assert 150 < dark.max() <= 216
+
+
 def test_the_sheet_shows_the_hot_cell_where_it_lies() -> None:
     sheet = draw_sheet(
         grey_frames(), one_hot_map(), title="Juggling, 64 %\nsmall · layer2.1", num_arrows=0

@@ -77,21 +77,24 @@ def query_position(
 ) -> Position:
     """Where a query lies in a clip: at `pixel` (frame, y, x), or else at its cell's centre.
 
-    Raises ValueError where the pixel is outside the clip, or in another cell than the query.
+    Raises ValueError where the pixel is outside the clip, or far from the query's cell. A cell
+    beside it passes: the clip may be shown larger than the network saw it, and pixels round.
     """
-    t, i, j = attention_map.queries[query].tolist()
+    recorded = attention_map.queries[query].tolist()
     if pixel is None:
+        t, i, j = recorded
         return cell_centre((t, i, j), attention_map.grid_q, clip)
     check_query(pixel, clip)
-    cell = tuple(
+    cell = [
         at * cells // size
         for at, cells, size in zip(pixel, attention_map.grid_q, clip, strict=True)
-    )
-    if cell != (t, i, j):
+    ]
+    off = [abs(at - there) for at, there in zip(cell, recorded, strict=True)]
+    if off[0] > 0 or max(off) > 1:
         raise ValueError(
-            f"query pixel (frame, y, x) = {pixel} lies in cell {cell} of the query grid, but query "
-            f"{query} of the map was recorded at cell {(t, i, j)}: record this pixel, or leave it "
-            "out to mark the cell's centre"
+            f"query pixel (frame, y, x) = {pixel} lies in cell {tuple(cell)} of the query grid, "
+            f"but query {query} of the map was recorded at cell {tuple(recorded)}: record this "
+            "pixel, or leave it out to mark the cell's centre"
         )
     return Position(pixel[0], pixel[1] + 0.5, pixel[2] + 0.5)
 

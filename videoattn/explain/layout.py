@@ -11,7 +11,7 @@ LABEL = 30  # a frame's number and time, above it
 SHARE = 34  # its share of attention, below it
 FOOT = 84  # the legend of the marks
 GAP_X, GAP_Y = 20, 16
-CONTENT_WIDTH = 1640
+CONTENT_WIDTH, LEAST_CONTENT = 1640, 880  # the head needs some room
 TALLEST_PANEL, TALLEST_CONTENT = 460, 1500
 PLEASANT_ASPECT = 1.8  # of all the panels together
 
@@ -64,7 +64,7 @@ def make_layout(num_frames: int, height: int, width: int) -> Layout:
         for f in range(num_frames)
     ]
     return Layout(
-        width=content + 2 * MARGIN,
+        width=max(content, LEAST_CONTENT) + 2 * MARGIN,
         height=HEAD + rows * row_height + (rows - 1) * GAP_Y + FOOT,
         panel=(panel_height, panel_width),
         clip=(num_frames, height, width),

@@ -49,9 +49,13 @@ def draw_text(
     colour: str = INK,
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
+    room: float | int | None = None,
 ) -> None:
-    """Text with its baseline at `at` (x, y), above the arrows. A dollar sign is a dollar sign."""
-    axes.text(
+    """Text with its baseline at `at` (x, y), above the arrows. A dollar sign is a dollar sign.
+
+    Text wider than `room` pixels becomes smaller, by a third at most; then it loses its end.
+    """
+    drawn = axes.text(
         *at,
         text,
         fontsize=size,
@@ -64,6 +68,13 @@ def draw_text(
         path_effects=[withStroke(linewidth=4, foreground="white")],
         zorder=6,
     )
+    if room is None:
+        return
+    width = drawn.get_window_extent().width
+    drawn.set_fontsize(size * min(max(room / width, 2 / 3), 1))
+    while text and drawn.get_window_extent().width > room:
+        text = text[:-1].rstrip()
+        drawn.set_text(text + "\u2026")
 
 
 def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:

@@ -48,6 +48,7 @@ def draw_sheet(
     pixel: tuple[int, int, int] | None = None,
     frame_numbers: Sequence[int] | None = None,
     frames_per_second: float | int | None = None,
+    origin: tuple[int, int] = (0, 0),
     num_arrows: int = 20,
 ) -> Image.Image:
     """The sheet of one query of one sample, as an RGB image.
@@ -56,6 +57,8 @@ def draw_sheet(
     title: its first line is the heading; a second one stands smaller below.
     pixel: the (frame, y, x) of `frames` that was asked for; else the query cell's centre is marked.
     frame_numbers: the frames' places in their video, frames_per_second: of that video, for labels.
+    origin: the (y, x) of the frames' corner in that video, where they are a crop of it: added to
+        the query's pixel where the sheet names it.
 
     Raises:
         ValueError: sample, query, pixel or the frames do not belong to the map.
@@ -74,7 +77,7 @@ def draw_sheet(
     _paint_colour_bar(picture, scale)
 
     axes = canvas_axes(picture)
-    _write_head(axes, layout, title, _query_line(position, labels, scale))
+    _write_head(axes, layout, title, _query_line(position, labels, origin, scale))
     _label_colour_bar(axes, layout, scale)
     _write_panels(axes, layout, labels, frame_shares(weights, clip[0]), position.frame)
     keys = strongest_keys(weights, num_arrows, clip)
@@ -97,17 +100,22 @@ def label_frames(
     return [(str(number), time) for number, time in zip(numbers, times, strict=True)]
 
 
-def _query_line(position: Position, labels: list[tuple[str, str]], scale: Scale) -> str:
+def _query_line(
+    position: Position, labels: list[tuple[str, str]], origin: tuple[int, int], scale: Scale
+) -> str:
     number, time = labels[position.frame]
     time = f" ({time})" if time else ""
-    line = f"query: frame {number}{time}, x {int(position.x)}, y {int(position.y)}"
+    y, x = origin[0] + int(position.y), origin[1] + int(position.x)
+    line = f"query: frame {number}{time}, x {x}, y {y}"
     return f"{line}  ·  response, not a probability" if scale.diverging else line
 
 
 def _write_head(axes: Axes, layout: Layout, title: str, query_line: str) -> None:
     heading, _, rest = title.partition("\n")
-    draw_text(axes, (MARGIN - 1, 60), heading, size=27, bold=True)
-    draw_text(axes, (MARGIN, 90), "  ·  ".join(filter(None, [rest, query_line])), colour=SOFT)
+    room = layout.width - 2 * MARGIN - BAR_WIDTH - 40
+    draw_text(axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
+    line = "  ·  ".join(filter(None, [rest, query_line]))
+    draw_text(axes, (MARGIN, 90), line, colour=SOFT, room=room)
 
 
 def _paint_colour_bar(picture: Picture, scale: Scale) -> None:
