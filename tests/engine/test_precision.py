@@ -8,7 +8,6 @@ from videoattn.engine.precision import (
     autocast,
     has_bfloat16,
     resolve_precision,
-    unsafe_convolutions,
 )
 
 CPU = torch.device("cpu")
@@ -40,18 +39,3 @@ def _resolve_unchecked(name: str) -> torch.dtype:
 def test_autocast_computes_in_its_dtype(dtype: torch.dtype) -> None:
     with autocast(dtype, CPU):
         assert torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
-
-
-@pytest.mark.parametrize(("num_frames", "unsafe"), [(1, 0), (2, 1), (3, 0)])
-def test_convolutions_that_bfloat16_corrupts_are_found(num_frames: int, unsafe: int) -> None:
-    video = torch.zeros(1, 3, num_frames, 4, 4)
-    model = torch.nn.Sequential(
-        torch.nn.Conv3d(3, 2, 3, padding=1), torch.nn.Conv3d(2, 2, (1, 3, 3), padding=(0, 1, 1))
-    )
-    found = unsafe_convolutions(model, video)
-    assert found == [f"a kernel of (3, 3, 3) over {num_frames} frames"] * unsafe
-    assert model.training
-    padded_before = torch.nn.Sequential(
-        torch.nn.ConstantPad3d((0, 0, 0, 0, 1, 1), 0.0), torch.nn.Conv3d(3, 2, 3, padding=(0, 1, 1))
-    )
-    assert not unsafe_convolutions(padded_before, video)

@@ -34,6 +34,10 @@ class Validation:
     every_epochs: int = 1
     max_views: int = 16
 
+    def is_due(self, epoch: int, num_epochs: int) -> bool:
+        """Whether it follows `epoch` (from 0)."""
+        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
+
 
 @dataclass(frozen=True)
 class Run:
@@ -146,7 +150,7 @@ def fit(
         with Display(enabled=distributed.is_main) as display:
             while progress.epoch < optimisation.num_epochs:
                 _train_epoch(training, progress, clock=clock, display=display, log=log)
-                if _is_due(validation, progress.epoch, optimisation.num_epochs):
+                if validation and validation.is_due(progress.epoch, optimisation.num_epochs):
                     training.save(progress)  # an evaluation that fails costs no training
                     evaluation = _validate(training, progress, display=display, log=log)
                 progress.next_epoch()
@@ -256,12 +260,6 @@ def _validate(training: _Training, progress: Progress, *, display: Display, log:
                 training.run.folder / BEST, training.model.state_dict(), training.run.about
             )
     return evaluation
-
-
-def _is_due(validation: Validation | None, epoch: int, num_epochs: int) -> bool:
-    if validation is None:
-        return False
-    return (epoch + 1) % validation.every_epochs == 0 or epoch + 1 == num_epochs
 
 
 def _note_failures(training: _Training, progress: Progress, group: list[Batch]) -> None:
