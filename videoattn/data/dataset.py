@@ -80,23 +80,18 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def clips(self, epoch: int, index: int) -> UInt8[Tensor, "V T C H W"]:
         """The transformed views of one video. Raises: DecodeError."""
-        path = self.samples.path(index)
         generator = sample_generator(self.seed, epoch, index)
-        num_frames, fps = self._timing(index)
         start = generator.get_state()
+        num_frames, fps = self._timing(index)
         try:
-            frames = self._read(num_frames, fps, index, generator)
+            return self._views(num_frames, fps, index, generator)
         except DecodeError as error:
             # The packet count promised more than decodes (damage): sample again from what is
             # there. Not remembered, or a resumed run would draw other clips than this one.
             if error.num_frames is None or error.num_frames >= num_frames:
                 raise
             generator.set_state(start)
-            frames = self._read(error.num_frames, fps, index, generator)
-        try:
-            return self.transform(frames, generator)
-        except RuntimeError as error:
-            raise RuntimeError(f"{path}: transform failed: {error}") from error
+            return self._views(error.num_frames, fps, index, generator)
 
     def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
         """A batch of none, in the shape that others have: what is left when all samples fail."""
@@ -105,20 +100,25 @@ class ClipDataset(Dataset[Sample | Failure]):
         clips = torch.zeros(num_clips, num_frames, 3, 64, 64, dtype=torch.uint8)
         return self.transform(clips, generator)[None][:0]
 
-    def _read(self, num_frames: int, fps: float, index: int, generator: torch.Generator) -> Clips:
+    def _views(
+        self, num_frames: int, fps: float, index: int, generator: torch.Generator
+    ) -> UInt8[Tensor, "V T C H W"]:
         path = self.samples.path(index)
         try:
             indices = self.sample_frames(num_frames, fps, generator)
         except ShortVideoError as error:
             raise DecodeError(path, str(error)) from error
         if self.still_frame:
-            indices = np.repeat(indices[:, indices.shape[1] // 2, None], indices.shape[1], axis=1)
+            middle = indices.shape[1] // 2
+            indices = np.repeat(indices[:, middle : middle + 1], indices.shape[1], axis=1)
         wanted, places = np.unique(indices, return_inverse=True)
-        frames = decode(path, wanted)
+        crops = self.transform(decode(path, wanted)[None], generator)
+        # Frames that clips share, or a clip repeats, are decoded and resized once: (K, U, ...).
         places = places.reshape(indices.shape)
         if np.array_equal(places, np.arange(len(wanted))[None]):
-            return frames[None]
-        return frames[torch.from_numpy(places)]
+            return crops
+        views = crops[:, torch.from_numpy(places)]  # (K crops, clips, T, C, H, W)
+        return views.transpose(0, 1).flatten(0, 1)
 
     def _timing(self, index: int) -> tuple[int, float]:
         count = int(self._counts[index])

@@ -8,11 +8,13 @@ batches of B*W sees.
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.types import Batch, Failure
+from videoattn.types import Batch, Failure, Views
 
 
 class ClipLoader:
@@ -136,6 +138,10 @@ class _Collate:
         )
 
 
-def _stack(clips: list[torch.Tensor]) -> torch.Tensor:
-    """Stacks in channels-last memory, in which a batch becomes a channels_last_3d video by view."""
-    return torch.stack([c.movedim(-3, -1) for c in clips]).movedim(-1, -3)
+def _stack(clips: list[UInt8[Tensor, "V T C H W"]]) -> Views:
+    """Stacks in channels-last memory, in which a batch becomes a channels_last_3d video by view.
+
+    torch's own function, as in a worker it writes straight into memory shared with the trainer.
+    """
+    batch: Tensor = default_collate([clip.movedim(-3, -1) for clip in clips])
+    return batch.movedim(-1, -3)

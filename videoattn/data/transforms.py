@@ -1,7 +1,7 @@
 """Clip-consistent crops, resizes and flips on uint8: the crop is cut first, then resized once.
 
-A crop is a box (y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 excluded. All frames of
-a sample share it. Sizes are (height, width).
+A transform treats all frames of a sample alike, whichever clip they are in. A crop is a box
+(y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 excluded. Sizes are (height, width).
 """
 
 import math
