@@ -1,9 +1,10 @@
-"""A 3-D convolution whose low-precision weight gradient is right on a CPU.
+"""A 3-D convolution that is right in low precision on a CPU, for clips shorter than its kernel.
 
-oneDNN's bfloat16 weight gradient of `conv3d` is garbage (NaN, 1e37) whenever temporal padding makes
-up frames and 1 < T < k_t (seen with torch 2.13.0, oneDNN 3.12; forward, input gradient and float32
-are right). Padding T explicitly first, and convolving without temporal padding, is the same
-function with the right gradient.
+Where temporal padding makes up frames and T < k_t, oneDNN's bfloat16 `conv3d` reads memory that
+nobody wrote: the weight gradient is garbage (NaN, 1e37) for 1 < T < k_t, and the output itself for
+T = 1 and three input channels, which is a stem's case (seen with torch 2.13.0, oneDNN 3.12; float32
+is right). Padding T explicitly first, and convolving without temporal padding, is the same function
+and right.
 """
 
 import torch
@@ -19,7 +20,7 @@ class Conv3d(nn.Conv3d):
         frames, height, width = self.padding
         if (
             x.device.type == "cpu"
-            and _wrong_gradient(self, x.shape[2])
+            and _meets_bug(self, x.shape[2])
             and (x.dtype in _LOW or torch.is_autocast_enabled("cpu"))
         ):
             x = F.pad(x, (0, 0, 0, 0, frames, frames))
@@ -33,8 +34,8 @@ class Conv3d(nn.Conv3d):
 _LOW = (torch.bfloat16, torch.float16)
 
 
-def _wrong_gradient(conv: nn.Conv3d, num_frames: int) -> bool:
-    return 1 < num_frames < conv.kernel_size[0] and conv.padding[0] != 0
+def _meets_bug(conv: nn.Conv3d, num_frames: int) -> bool:
+    return num_frames < conv.kernel_size[0] and conv.padding[0] != 0
 
 
 def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
@@ -49,7 +50,7 @@ def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
 
             def check(conv: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 assert isinstance(conv, nn.Conv3d)
-                if _wrong_gradient(conv, inputs[0].shape[2]) and name not in found:
+                if _meets_bug(conv, inputs[0].shape[2]) and name not in found:
                     found.append(name)
 
             handles.append(module.register_forward_pre_hook(check))

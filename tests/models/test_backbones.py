@@ -1,0 +1,169 @@
+"""Hygiene of every backbone, with every form of the non-local block inserted."""
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from videoattn.attention import NonLocal, insert_attention
+from videoattn.attention.non_local import FORMS
+from videoattn.models.resnet3d import KERNELS, ResNet3d, Stem
+from videoattn.models.tsn import CONSENSUS, TSN
+
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    **{
+        f"{kind}_r{depth}": lambda kind=kind, depth=depth: ResNet3d(
+            kind, depth=depth, num_classes=3, width=8
+        )
+        for kind in KERNELS
+        for depth in (18, 50)
+    },
+    "tsn_r18": lambda: TSN(torchvision.models.resnet18(), num_classes=3),
+}
+every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def clip(num_clips: int = 2, num_frames: int = 4, size: tuple[int, int] = (32, 32)) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num_clips, 3, num_frames, *size, generator=generator)
+
+
+def make(backbone: str, form: str, *, identity: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    model = BACKBONES[backbone]()
+    insert_attention(model, lambda c: NonLocal(c, form=form), ["layer2.1", "layer3.0"])
+    for module in model.modules():
+        if isinstance(module, NonLocal) and not identity:
+            nn.init.ones_(module.bn.weight)
+    return model
+
+
+@every_backbone
+@every_form
+def test_hygiene(backbone: str, form: str) -> None:
+    model = make(backbone, form)
+    model(clip()).square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    model.eval()
+    scores = model(clip())
+    assert torch.equal(model(clip()), scores)
+    assert torch.equal(copy.deepcopy(model)(clip()), scores)
+    alone = torch.cat([model(one[None]) for one in clip()])
+    torch.testing.assert_close(alone, scores, rtol=1e-4, atol=1e-5)
+
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    fresh = make(backbone, form)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(fresh.eval()(clip()), scores)
+
+
+@every_backbone
+@every_form
+@pytest.mark.parametrize("training", [True, False])
+def test_insertion_is_the_identity_to_the_bit(backbone: str, form: str, training: bool) -> None:
+    torch.manual_seed(0)
+    plain = BACKBONES[backbone]().train(training)
+    inserted = make(backbone, form, identity=True).train(training)
+    torch.manual_seed(1)
+    expected = plain(clip())
+    torch.manual_seed(1)
+    assert torch.equal(inserted(clip()), expected)
+
+
+@every_backbone
+@pytest.mark.parametrize(("num_frames", "size"), [(1, (32, 32)), (3, (33, 47)), (16, (40, 56))])
+def test_any_length_and_odd_sizes(backbone: str, num_frames: int, size: tuple[int, int]) -> None:
+    model = make(backbone, "embedded_gaussian").eval()
+    assert model(clip(1, num_frames, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth", "num_parameters"),
+    [
+        ("i3d", 50, 28_043_472),
+        ("slow", 50, 32_454_096),
+        ("c2d", 50, 24_327_632),
+    ],
+)
+def test_parameter_counts(kind: str, depth: int, num_parameters: int) -> None:
+    with torch.device("meta"):
+        model = ResNet3d(kind, depth=depth, num_classes=400)
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        (Stem(), (4, 7, 7)),
+        (Stem(conv1_stride_frames=2, pool1_stride_frames=2), (1, 7, 7)),
+        (Stem(pool1_padding=0), (4, 7, 7)),
+    ],
+)
+def test_stem_settings_move_the_grid(stem: Stem, expected: tuple[int, int, int]) -> None:
+    with torch.device("meta"):
+        model = ResNet3d("i3d", depth=18, num_classes=2, width=8, stem=stem).eval()
+        seen = []
+        model.layer4.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+        model(torch.zeros(1, 3, 8, 224, 224))
+    assert seen == [expected]
+
+
+def test_zero_init_residual_starts_blocks_as_the_identity() -> None:
+    model = ResNet3d("i3d", depth=50, num_classes=2, width=8, zero_init_residual=True).eval()
+    x = torch.rand(1, 32, 2, 4, 4)
+    assert torch.equal(model.layer1[1](x), x)
+
+
+def test_a_still_clip_through_c2d_is_its_frame() -> None:
+    model = ResNet3d("c2d", depth=18, num_classes=3, width=8).eval()
+    frame = clip(1, 1)
+    torch.testing.assert_close(model(frame.expand(-1, -1, 8, -1, -1)), model(frame))
+
+
+@pytest.mark.parametrize("consensus", CONSENSUS)
+def test_consensus_over_segments(consensus: str) -> None:
+    """Mean and max of the segments' own logits; attention starts as the mean."""
+    torch.manual_seed(0)
+    model = TSN(torchvision.models.resnet18(), num_classes=3, consensus=consensus).eval()
+    x = clip(2, 5)
+    each = torch.stack([model(x[:, :, t : t + 1]) for t in range(5)])  # (S, N, K)
+    expected = each.amax(0) if consensus == "max" else each.mean(0)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x.flip(2)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_consensus_weighs_segments() -> None:
+    model = TSN(torchvision.models.resnet18(), num_classes=3, consensus="attention").eval()
+    x = clip(1, 3)
+    uniform = model(x)
+    nn.init.normal_(model.query)
+    assert not torch.allclose(model(x), uniform)
+    model.train()
+    model(x.expand(2, -1, -1, -1, -1)).square().sum().backward()
+    assert model.query.grad is not None
+    assert model.query.grad.any()
+
+
+def test_tsn_has_torchvisions_keys() -> None:
+    theirs = torchvision.models.resnet18()
+    ours = TSN(torchvision.models.resnet18(), num_classes=1000).state_dict()
+    assert set(ours) == set(theirs.state_dict())
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="kind: 'i2d' is not one of i3d, c2d, slow"):
+        ResNet3d("i2d", num_classes=2)
+    with pytest.raises(ValueError, match="depth: 19 is not one of 18, 34, 50, 101"):
+        ResNet3d("i3d", depth=19, num_classes=2)
+    with pytest.raises(ValueError, match="consensus: 'vote' is not one of mean, max, attention"):
+        TSN(torchvision.models.resnet18(), num_classes=2, consensus="vote")
