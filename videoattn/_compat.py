@@ -12,7 +12,6 @@ The repair waits for the first `import torchvision`, so that `import videoattn`,
 
 import ctypes
 import sys
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -35,12 +34,12 @@ class _BeforeTorchvision:
     """A finder that finds nothing: it declares the operators just before torchvision is found."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: object = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name != "torchvision":
             return None
         sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path)
+        spec = PathFinder.find_spec(name)
         if spec is None or spec.origin is None:
             return spec
 

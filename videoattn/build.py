@@ -96,8 +96,10 @@ def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
             "model.attention has settings but no name; choose model.attention.name from "
             + ", ".join(ATTENTION)
         )
-    for layout in (torch.channels_last, torch.channels_last_3d):  # 4-D weights, then 5-D ones
-        model.to(memory_format=layout)  # type: ignore[call-overload]
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
     return model
 
 

@@ -104,10 +104,42 @@ def demo(
     run_demo(folder, device=device)
 
 
-def main() -> None:
+bench = typer.Typer(help="Speed, as ratios against a baseline in the same run.")
+app.add_typer(bench, name="bench", no_args_is_help=True)
+
+
+@bench.command("train-step")
+def bench_train_step(
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 2,
+    num_frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 8,
+    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each side.")] = 5,
+    device: Device = "auto",
+) -> None:
+    """Our I3D-R50 non-local training step against pytorchvideo's."""
+    from videoattn.commands import bench
+
+    bench.bench_train_step(
+        device=device, batch_size=batch_size, num_frames=num_frames, size=size, num_rounds=rounds
+    )
+
+
+@bench.command("loader")
+def bench_loader(
+    folder: Annotated[Path, typer.Argument(help="A folder of videos, UCF101's for example.")],
+    workers: Annotated[int, typer.Option(min=0, help="Loader processes of each side.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each side is timed.")] = 20.0,
+) -> None:
+    """Our loader's clips per second against decord with full-frame resizing."""
+    from videoattn.commands import bench
+
+    bench.bench_loader(folder, num_workers=workers, seconds=seconds)
+
+
+def main(words: list[str] | None = None) -> None:
     """The console script: errors that a user can mend are one line, without a traceback."""
     try:
-        app()
+        app(words)
     except Exception as error:
         if not _is_for_users(error):
             raise
@@ -120,9 +152,8 @@ def _is_for_users(error: Exception) -> bool:
     from videoattn.engine.step import NonFiniteError
     from videoattn.engine.train import TooManyFailuresError
 
-    return isinstance(
-        error, ValueError | OSError | DecodeError | NonFiniteError | TooManyFailuresError
-    )
+    ours = DecodeError | NonFiniteError | TooManyFailuresError
+    return isinstance(error, ValueError | OSError | ImportError | ours)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ resized to a short side of 256 (uint8, antialiased: torchvision's way), then 224
 Both draw the same kinds of clip from the same files in the same number of processes, alternating.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,9 +42,8 @@ def loader_benchmark(
 ) -> list[dict[str, str | int | float]]:
     """One row per sampling: setting, videos, ours and decord in clips/s, and ours over decord.
 
-    `seconds` is how long each side of each row runs, in three turns of a third. A side warms up
-    with two batches first, uncounted; frame counts are made in the first pass over the files and
-    are part of the time, as in training.
+    `seconds` is how long each side of each row runs, in three turns of a third. Frame counts are
+    made in the first pass over the files and are part of the time, as in training.
 
     Raises: ValueError when `root` holds no video that decodes; ImportError without decord.
     """
@@ -69,8 +69,12 @@ def loader_benchmark(
                 "ours": _Endless(partial(_ours, ours)),
                 "decord": _Endless(partial(_theirs, theirs)),
             },
+            num_workers,
             seconds,
         )
+        # Workers of this row end now: forked into the next row's, their handles would complain.
+        del ours, theirs
+        gc.collect()
         rows.append(
             {
                 "setting": name,
@@ -158,14 +162,16 @@ class _Endless:
         return clips, time.perf_counter() - start
 
 
-def _alternate(sides: dict[str, _Endless], seconds: float) -> dict[str, float]:
-    """Clips per second of each side; the turns spread a machine's moods over both."""
+def _alternate(sides: dict[str, _Endless], num_workers: int, seconds: float) -> dict[str, float]:
+    """Clips per second of each side; the turns spread a machine's moods over both.
+
+    Each turn starts with as many batches, uncounted, as workers made ready while the other ran.
+    """
     clips = dict.fromkeys(sides, 0)
     spent = dict.fromkeys(sides, 0.0)
-    for turn in range(3):
+    for _ in range(3):
         for name, side in sides.items():
-            if turn == 0:
-                side.clips_in(1e-9)
+            for _ in range(2 * num_workers + 1):
                 side.clips_in(1e-9)
             done, took = side.clips_in(seconds / 3)
             clips[name] += done

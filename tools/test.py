@@ -1,0 +1,7 @@
+"""`python tools/test.py ...` is `videoattn test ...`."""
+
+import sys
+
+from videoattn.cli import main
+
+main(["test", *sys.argv[1:]])

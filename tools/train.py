@@ -1,0 +1,7 @@
+"""`python tools/train.py ...` is `videoattn train ...`."""
+
+import sys
+
+from videoattn.cli import main
+
+main(["train", *sys.argv[1:]])

@@ -1,0 +1,7 @@
+"""`python tools/visualize.py ...` is `videoattn visualize ...`."""
+
+import sys
+
+from videoattn.cli import main
+
+main(["visualize", *sys.argv[1:]])
