@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.conftest import MakeClip, make_clip  # noqa: F401
-from videoattn.bench_loader import find_videos, loader_benchmark
+from videoattn.commands.bench_loader import find_videos, loader_benchmark
 
 
 def test_rows(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
