@@ -1,0 +1,155 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from videoattn import build, config
+from videoattn.attention import NonLocal
+from videoattn.build import make_model
+from videoattn.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.models.conv import Conv3d
+from videoattn.models.tsn import TSN
+from videoattn.weights.public import PUBLIC
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_build(path: Path) -> None:
+    loaded = config.load(path, ["data.root=x"])
+    with torch.device("meta"):
+        model = make_model(loaded.model, 5)
+    blocks = [m for m in model.modules() if isinstance(m, NonLocal)]
+    assert bool(blocks) == (loaded.model.attention.name is not None)
+    assert build.test_transform(loaded).num_crops == loaded.test.num_crops
+    build.make_optimisation(loaded, 10, "auto").lr_at(0)
+
+
+@pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
+def test_one_field_puts_the_same_blocks_into_both_kinds(name: str) -> None:
+    attention = AttentionConfig(name="non_local", options={"form": "dot_product"})
+    model = make_model(ModelConfig(name=name, attention=attention), 3)
+    names = [n.removesuffix(".block") for n, m in model.named_modules() if isinstance(m, NonLocal)]
+    assert names == ["layer2.1_non_local", "layer3.1_non_local"]
+
+
+def test_published_places_and_counts() -> None:
+    with torch.device("meta"):
+        model = make_model(
+            ModelConfig(name="i3d_r50", attention=AttentionConfig(name="non_local")), 400
+        )
+        deeper = make_model(
+            ModelConfig(name="i3d_r101", attention=AttentionConfig(name="non_local")), 400
+        )
+    assert sum(p.numel() for p in model.parameters()) == 35_401_936
+    assert [n for n, m in deeper.named_modules() if isinstance(m, NonLocal)] == [
+        f"{place}_non_local"
+        for place in ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20")
+    ]
+
+
+def test_weights_lie_in_channels_last_memory() -> None:
+    model = make_model(ModelConfig(name="i3d_r18", options={"width": 8}), 2)
+    assert model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    model = make_model(ModelConfig(name="tsn_r18"), 2)
+    assert isinstance(model, TSN)
+    assert model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(name="i3d_r5"), r"model.name: 'i3d_r5' does not exist \(did you mean i3d_r50"
+         r"\?\); choose from i3d_r18,"),
+        (ModelConfig(options={"widht": 8}), r"model.options: unknown 'widht' \(did you mean width"),
+        (ModelConfig(name="tsn_r18", options={"width": 8}), "model.options: unknown 'width'; it may"
+         " be one of consensus, dropout"),
+        (ModelConfig(options={"stem": {"stride": 2}}), "model.options.stem: unknown 'stride'"),
+        (ModelConfig(attention=AttentionConfig(name="nonlocal")), r"model.attention.name: 'nonlocal"
+         r"' does not exist \(did you mean non_local\?\)"),
+        (ModelConfig(attention=AttentionConfig(name="non_local", options={"foo": 1})),
+         "model.attention.options: unknown 'foo'; it may be one of form, inner_channels"),
+        (ModelConfig(attention=AttentionConfig(name="non_local", after=("layer9.0",))),
+         r"cannot insert after 'layer9.0' \(did you mean .*\); the places are layer1.0"),
+        (ModelConfig(attention=AttentionConfig(after=("layer2.0",))),
+         "model.attention has settings but no name; choose model.attention.name from non_local"),
+    ],
+)  # fmt: skip
+def test_wrong_names(model: ModelConfig, message: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        make_model(model, 2)
+
+
+def recipe(**train: object) -> Config:
+    return Config(
+        name="x", data=DataConfig(root="x"), model=ModelConfig(name="r3d_18"),
+        train=TrainConfig(**train),
+    )  # fmt: skip
+
+
+def test_foreign_network_trains_in_float32_where_bfloat16_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("videoattn.engine.precision.has_bfloat16", lambda device: True)
+    model, cpu = torchvision.models.video.r3d_18(), torch.device("cpu")
+    short = replace(recipe(), clip=config.ClipConfig(num_frames=8, height=32, width=32))
+    precision, note = build.make_precision(short, model, cpu)
+    assert precision == "float32"
+    assert note is not None
+    assert "layer3.0.conv2.0" in note
+    assert note.endswith("training in float32")
+    with pytest.raises(
+        ValueError, match=r"train\.precision: on this CPU bfloat16 gives wrong weight"
+    ):
+        build.make_precision(replace(short, train=TrainConfig(precision="bfloat16")), model, cpu)
+    long = replace(recipe(), clip=config.ClipConfig(num_frames=32, height=32, width=32))
+    assert build.make_precision(long, model, cpu) == ("auto", None)
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    model = nn.Sequential(Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
+        optimizer = build.make_optimizer(model, recipe(optimizer=name, weight_decay=0.1))
+        assert isinstance(optimizer, kind)
+        decayed, others = optimizer.param_groups
+        assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+        assert [p.ndim for p in decayed["params"]] == [5]
+        assert len(others["params"]) == 3
+
+
+def test_schedules_by_name() -> None:
+    steep = build.make_optimisation(
+        recipe(num_epochs=3, lr=1.0, schedule="multistep", milestones=(1, 2)), 10, "auto"
+    )
+    assert [round(steep.lr_at(s), 6) for s in (0, 9, 10, 20)] == [1.0, 1.0, 0.1, 0.01]
+    warm = build.make_optimisation(
+        recipe(num_epochs=2, lr=1.0, schedule="cosine", warmup_epochs=0.5), 10, "auto"
+    )
+    assert warm.lr_at(0) < warm.lr_at(4) < warm.lr_at(5) == 1.0
+    assert build.make_optimisation(recipe(lr=1.0, schedule="one_cycle"), 10, "auto").lr_at(29) > 0.9
+
+
+def test_initial_weights_from_a_file_of_image_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torchvision.models.resnet18(num_classes=7)
+    path = tmp_path / "resnet18.pth"
+    torch.save(images.state_dict(), path)
+    attention = AttentionConfig(name="non_local", after=("layer2.1",))
+    for name, inflated in (("i3d_r18", True), ("tsn_r18", False)):
+        model = make_model(ModelConfig(name=name, attention=attention), 3)
+        (note,) = build.load_initial_weights(model, f"torchvision/resnet18:{path}")
+        assert "starts without" in note
+        assert "fc.weight" in note
+        assert "non_local" in note
+        got, expected = model.layer1[0].conv1.weight, images.layer1[0].conv1.weight
+        torch.testing.assert_close(got.sum(2) if inflated else got, expected)
+
+
+def test_initial_weights_that_do_not_exist() -> None:
+    model = make_model(ModelConfig(name="tsn_r18"), 3)
+    with pytest.raises(ValueError, match=r"model.weights: 'nowhere' is no run, no checkpoint, and"):
+        build.load_initial_weights(model, "nowhere")
+    assert "torchvision/resnet50" in PUBLIC
