@@ -1,0 +1,286 @@
+"""The demo's clips: H.264 files of eight motions, made by a seed, that no single frame gives away.
+
+A textured object moves left, right, up or down, turns either way, grows or shrinks over a textured
+background that a camera pans across, among smaller things that stand still or drift. Four pairs of
+classes are each other's time reversal, so both members of a pair show the same frames. Across the
+pairs every state (place, size, angle) is drawn from one law: in a clip that does not change a
+state, that state rests where a clip that does change it would be seen at some moment.
+
+Coordinates are (x, y) with the frame from -1 to 1 and y pointing down, as in `grid_sample`.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videoattn.types import Frames
+
+Split = Literal["train", "test"]
+
+SIZE = 112  # pixels, both ways
+MIN_FRAMES, MAX_FRAMES = 24, 32
+FRAME_RATES = (12, 15, 24, 25, 30)
+
+MOTIONS: dict[str, tuple[str, int]] = {
+    "grows": ("size", 1),
+    "moves_down": ("y", 1),
+    "moves_left": ("x", -1),
+    "moves_right": ("x", 1),
+    "moves_up": ("y", -1),
+    "shrinks": ("size", -1),
+    "turns_clockwise": ("angle", 1),
+    "turns_counter_clockwise": ("angle", -1),
+}
+"""Class name -> (which state changes, its sign), sorted as class folders are."""
+
+# How far a state goes during a clip, least and most; size is the logarithm of the radius.
+TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.55, 0.95), "angle": (3.0, 5.0)}
+
+_PATCH = 48  # pixels of an object's picture: never shrunk more than twice, so it does not alias
+_OVERSAMPLING = 4
+
+
+class DemoClip(NamedTuple):
+    """One clip before it is encoded."""
+
+    frames: Frames
+    frame_rate: int  # frames per second
+
+
+def write_demo_clips(
+    root: Path,
+    *,
+    seed: int = 0,
+    num_train_per_class: int = 60,
+    num_test_per_class: int = 20,
+    num_threads: int = 2,
+    on_clip: Callable[[Path], None] | None = None,
+) -> list[Path]:
+    """Write `root/{train,test}/<class>/<number>.mp4`; the same seed writes the same frames.
+
+    `on_clip` is called with each path as it is finished, in order: a progress bar hangs there.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    counts: dict[Split, int] = {"train": num_train_per_class, "test": num_test_per_class}
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f"num_{split}_per_class: got {count}; allowed: 1 and more")
+    jobs = [
+        (root / split / name / f"{number:04d}.mp4", split, name, number)
+        for split, count in counts.items()
+        for name in MOTIONS
+        for number in range(count)
+    ]
+
+    def write(job: tuple[Path, Split, str, int]) -> Path:
+        path, split, name, number = job
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encode_clip(path, demo_clip(name, seed=seed, split=split, number=number))
+        return path
+
+    written = []
+    with ThreadPoolExecutor(num_threads) as pool:
+        for path in pool.map(write, jobs):
+            written.append(path)
+            if on_clip is not None:
+                on_clip(path)
+    return written
+
+
+def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
+    """The clip of that class and number: a pure function of the arguments.
+
+    Raises:
+        ValueError: an unknown motion.
+    """
+    if motion not in MOTIONS:
+        raise ValueError(f"motion: got {motion!r}; choose from {', '.join(MOTIONS)}")
+    key = [seed, ("train", "test").index(split), list(MOTIONS).index(motion), number]
+    rng = np.random.default_rng(key)
+    num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
+    states = draw_states(motion, num_frames=num_frames, rng=rng)
+
+    picture = _background(num_frames, rng)
+    for _ in range(int(rng.integers(2, 5))):
+        _paint(picture, _object_picture(rng), _drift(num_frames, rng))
+    _paint(picture, _object_picture(rng), states)
+
+    frames = (picture * 255).round().clamp(0, 255).to(torch.uint8)
+    return DemoClip(
+        frames.contiguous(memory_format=torch.channels_last), int(rng.choice(FRAME_RATES))
+    )
+
+
+def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Where the object is in each frame: "x", "y" of its centre, log "size", "angle" in radians.
+
+    A motion and its opposite, drawn with the same generator, are each other's time reversal.
+    """
+    changing, sign = MOTIONS[motion]
+    progress = torch.linspace(-0.5, 0.5, num_frames)
+    middle = {
+        "x": rng.uniform(-0.3, 0.3),
+        "y": rng.uniform(-0.3, 0.3),
+        "size": np.log(0.4) + rng.uniform(-0.2, 0.2),
+        "angle": rng.uniform(-np.pi, np.pi),
+    }
+    states = {}
+    for name, (least, most) in TRAVEL.items():
+        travel = rng.uniform(least, most)
+        resting = rng.uniform(-0.5, 0.5)  # a moment of the motion that this clip does not make
+        way = sign * progress if name == changing else torch.full((num_frames,), resting)
+        states[name] = middle[name] + travel * way
+    return states
+
+
+def encode_clip(path: Path, clip: DemoClip) -> None:
+    """Write one H.264 file; the bytes follow from the frames."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
+        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+        stream.thread_count = 1
+        # Without mbtree=0, x264 165 gave other bytes from call to call, even with one thread.
+        stream.options = {
+            "crf": "16",
+            "preset": "veryfast",
+            "g": "12",
+            "flags": "+bitexact",
+            "x264-params": "mbtree=0",
+        }
+        for image in clip.frames.permute(0, 2, 3, 1).numpy():
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """A distractor's states: small, anywhere, at rest or drifting slower than any moving object."""
+    progress = torch.linspace(-0.5, 0.5, num_frames)
+    speed = 0.25 if rng.random() < 0.5 else 0.0
+    return {
+        "x": rng.uniform(-1, 1) + speed * rng.uniform(-1, 1) * progress,
+        "y": rng.uniform(-1, 1) + speed * rng.uniform(-1, 1) * progress,
+        "size": torch.full((num_frames,), np.log(rng.uniform(0.07, 0.13))),
+        "angle": torch.full((num_frames,), rng.uniform(-np.pi, np.pi)),
+    }
+
+
+def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
+    """Lay `patch` (RGB times alpha, and alpha) over `picture` (T, 3, H, W) in place."""
+    rows, columns = (_reach(states[name], states["size"]) for name in ("y", "x"))
+    axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    x = axis[None, None, columns] - states["x"][:, None, None]
+    y = axis[None, rows, None] - states["y"][:, None, None]
+    scale = torch.exp(-states["size"])[:, None, None]
+    cos, sin = (scale * f(states["angle"])[:, None, None] for f in (torch.cos, torch.sin))
+    grid = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)  # (T, rows, columns, 2)
+    patches = patch.expand(len(picture), -1, -1, -1)
+    layer = F.grid_sample(patches, grid, align_corners=False)
+    picture[:, :, rows, columns].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
+
+
+def _reach(centre: Tensor, log_size: Tensor) -> slice:
+    """The pixels of one axis that the object touches in any frame: nothing else is painted."""
+    radius = torch.exp(log_size) * 1.05  # the interpolation blurs the edge by half a patch pixel
+    first = ((centre - radius).min().item() + 1) * SIZE / 2
+    last = ((centre + radius).max().item() + 1) * SIZE / 2
+    return slice(min(max(int(first), 0), SIZE - 1), min(max(int(last) + 1, 1), SIZE))
+
+
+def _object_picture(rng: np.random.Generator) -> Tensor:
+    """(4, P, P): a random shape with two colours in a random texture and a dark outline."""
+    size = _PATCH * _OVERSAMPLING
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    tall = y / rng.uniform(0.65, 0.9)  # longer than wide: turning shows in the outline, too
+    edge = torch.hypot(x, tall) / _outline(torch.atan2(tall, x), rng)  # 1 on the outline
+    first, second = _two_colours(rng)
+    mixed = torch.where(_texture(x, y, rng)[None], first[:, None, None], second[:, None, None])
+    # An off-centre spot: no shape and texture looks the same after part of a turn.
+    spot = torch.hypot(x - 0.45, y) < 0.24
+    mixed = torch.where(spot, torch.ones(3, 1, 1) if rng.random() < 0.5 else mixed * 0.15, mixed)
+    mixed = torch.where(edge > 0.86, mixed * 0.12, mixed)
+    inside = (edge < 1).float()
+    return F.avg_pool2d(torch.cat((mixed * inside, inside[None])), _OVERSAMPLING)
+
+
+def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
+    """Distance of the shape's edge from its centre, at most 0.95, in each direction."""
+    corners = int(rng.integers(3, 7))
+    if rng.random() < 0.5:  # a polygon, its corners cut
+        within = torch.remainder(angle, 2 * np.pi / corners) - np.pi / corners
+        return (0.95 * np.cos(np.pi / corners) * 1.25 / torch.cos(within)).clamp(max=0.95)
+    depth = rng.uniform(0.1, 0.25)  # a star or a flower
+    return 0.95 * (1 + depth * torch.cos(corners * angle)) / (1 + depth)
+
+
+def _texture(x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:
+    """A boolean pattern: stripes, checks, dots, rings or sectors."""
+    turns = rng.uniform(1.0, 1.8)
+    waves = torch.sin(np.pi * turns * x), torch.sin(np.pi * turns * y)
+    match int(rng.integers(5)):
+        case 0:
+            return waves[0] > 0
+        case 1:
+            return waves[0] * waves[1] > 0
+        case 2:
+            return waves[0].abs() + waves[1].abs() > 1.2
+        case 3:
+            return torch.sin(2 * np.pi * turns * torch.hypot(x - 0.3, y)) > 0
+        case _:
+            return torch.sin(int(rng.integers(1, 4)) * torch.atan2(y, x)) > 0
+
+
+def _two_colours(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Two saturated colours whose hues differ by at least a quarter of the circle."""
+    hue = rng.random()
+    other = hue + rng.uniform(0.25, 0.75)
+    return _colour(hue, 0.85, rng.uniform(0.8, 1)), _colour(other, 0.75, rng.uniform(0.55, 1))
+
+
+def _colour(hue: float, saturation: float, value: float) -> Tensor:
+    """RGB of a hue in turns: the cosine palette, smooth where HSV has corners."""
+    wheel = 0.5 + 0.5 * torch.cos(2 * np.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
+    return value * (1 - saturation * (1 - wheel))
+
+
+def _background(num_frames: int, rng: np.random.Generator) -> Tensor:
+    """(T, 3, H, W): three muted colours mixed by noise, under a panning camera."""
+    dim, light, third = (_colour(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
+    amount, other = (_noise(rng) for _ in range(2))
+    canvas = torch.lerp(dim[:, None, None], light[:, None, None], amount)
+    canvas = torch.lerp(canvas, third[:, None, None].expand_as(canvas), (other > 0.6) * 0.6)
+
+    progress = torch.linspace(-0.5, 0.5, num_frames)
+    pan = []
+    for _ in range(2):
+        sway = torch.sin(2 * np.pi * (rng.uniform(0.5, 1) * progress + rng.random()))
+        pan.append(rng.uniform(-0.3, 0.3) * progress + 0.06 * sway)
+    axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    x = (axis[None, None, :] * 0.7 + pan[0][:, None, None]).expand(-1, SIZE, -1)
+    y = (axis[None, :, None] * 0.7 + pan[1][:, None, None]).expand(-1, -1, SIZE)
+    grid = torch.stack((x, y), dim=-1)  # within 0.91: the canvas is never left
+    return F.grid_sample(canvas.expand(num_frames, -1, -1, -1), grid, align_corners=False)
+
+
+_BRIGHTNESS = ((0.15, 0.4), (0.5, 0.8), (0.3, 0.7))
+
+
+def _noise(rng: np.random.Generator) -> Tensor:
+    """(H, W) in 0 - 1: bicubic noise summed over four scales."""
+    total = torch.zeros(1, 1, 160, 160)
+    for cells in (4, 9, 20, 45):
+        grid = torch.from_numpy(rng.standard_normal((1, 1, cells, cells), dtype=np.float32))
+        total += F.interpolate(grid, size=(160, 160), mode="bicubic") * cells**-0.6
+    total -= total.min()
+    return (total / total.max())[0, 0]
