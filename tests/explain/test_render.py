@@ -10,6 +10,7 @@ from videoattn.explain.render import (
     blend,
     make_scale,
     resize,
+    strength,
     upsample,
 )
 
@@ -23,6 +24,7 @@ def test_the_unit_is_the_uniform_weight() -> None:
 def test_a_flat_map_does_not_look_peaked() -> None:
     scale = make_scale(torch.full((2, 3, 4), 1 / 24), normalised=True)
     assert scale.top == 3.0
+    assert strength(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0]), scale).tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_responses_are_shown_as_they_are_around_zero() -> None:

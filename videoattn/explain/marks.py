@@ -71,7 +71,7 @@ def draw_text(
     if room is None:
         return
     width = drawn.get_window_extent().width
-    drawn.set_fontsize(size * min(max(room / width, 2 / 3), 1))
+    drawn.set_fontsize(size * min(max(0.98 * room / width, 2 / 3), 1))
     while text and drawn.get_window_extent().width > room:
         text = text[:-1].rstrip()
         drawn.set_text(text + "\u2026")
@@ -116,14 +116,14 @@ def draw_arrow(
     distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
     if distance <= RING_RADIUS + 6:
         return
-    line_width = 1.0 + 2.2 * strength
+    line_width = 1.0 + 2.0 * strength
     axes.add_patch(
         FancyArrowPatch(
             start,
             end,
             arrowstyle="-|>,head_length=0.5,head_width=0.24",
             connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
-            mutation_scale=10 + 8 * strength,
+            mutation_scale=10 + 6 * strength,
             shrinkA=RING_RADIUS + 2,
             shrinkB=0,
             lw=line_width,

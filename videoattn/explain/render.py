@@ -48,17 +48,23 @@ def make_scale(weights: Tensor, *, normalised: bool) -> Scale:
     return Scale(unit, top or 1.0, not normalised)
 
 
+def strength(values: Tensor, scale: Scale) -> Tensor:
+    """How much of a mark values (in units of the scale) are worth: 0 none, 1 the strongest.
+
+    Weights count from the uniform one up: a query that looks everywhere alike marks nothing.
+    """
+    least = 0.0 if scale.diverging else 1.0
+    return ((values.abs() - least) / (scale.top - least)).clamp(0, 1)
+
+
 def colours(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """RGB (..., 3) and alpha (...), both 0 - 1, of values (...) in units of the scale."""
-    strength = (values.abs() / scale.top).clamp(0, 1)
-    if scale.diverging:
-        place = (0.5 + values / (2 * scale.top)).clamp(0, 1)
-    else:
-        place = (values / scale.top).clamp(0, 1)
+    place = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
     table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
     colour = table[(place * (len(table) - 1)).round().long()]
     # around the middle of a diverging scale a steep alpha would draw the zero lines as contours
-    return colour, STRONGEST_ALPHA * strength.pow(1.25 if scale.diverging else 0.7)
+    power = 1.25 if scale.diverging else 0.75
+    return colour, STRONGEST_ALPHA * strength(values, scale).pow(power)
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:

@@ -32,7 +32,7 @@ from videoattn.explain.marks import (
     draw_text,
     to_picture,
 )
-from videoattn.explain.render import Scale, blend, colours, make_scale, resize
+from videoattn.explain.render import Scale, blend, colours, make_scale, resize, strength
 from videoattn.types import Frames
 
 BAR_WIDTH, BAR_HEIGHT, BAR_TOP = 300, 14, 58
@@ -81,7 +81,7 @@ def draw_sheet(
     _label_colour_bar(axes, layout, scale)
     _write_panels(axes, layout, labels, frame_shares(weights, clip[0]), position.frame)
     keys = strongest_keys(weights, num_arrows, clip)
-    _draw_marks(axes, layout, position, keys)
+    _draw_marks(axes, layout, scale, position, keys)
     _write_foot(axes, layout, scale, len(keys), clip[0] / weights.shape[0])
     return Image.fromarray(to_picture(axes))
 
@@ -173,9 +173,11 @@ def _write_panels(
     draw_frame(axes, layout.corners[query_frame], layout.panel)
 
 
-def _draw_marks(axes: Axes, layout: Layout, position: Position, keys: list[Key]) -> None:
+def _draw_marks(
+    axes: Axes, layout: Layout, scale: Scale, position: Position, keys: list[Key]
+) -> None:
     start = layout.point(position)
-    strongest = max((abs(key.weight) for key in keys), default=0.0) or 1.0
-    for key in reversed(keys):  # the strongest on top
-        draw_arrow(axes, start, layout.point(key.position), strength=abs(key.weight) / strongest)
+    strengths = strength(torch.tensor([key.weight for key in keys]) / scale.unit, scale).tolist()
+    for key, worth in zip(reversed(keys), reversed(strengths), strict=True):  # the strongest on top
+        draw_arrow(axes, start, layout.point(key.position), strength=worth)
     draw_ring(axes, start)
