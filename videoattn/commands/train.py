@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from videoattn.build import (
@@ -45,9 +46,10 @@ def train(
     config = load(recipe, overrides)
     folder = folder or RUNS / config.name
     with distributed(device) as place:
-        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
         samples = make_samples(config.data, "train")
         tested = make_samples(config.data, "test")
+        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
+        torch.manual_seed(config.seed)
         model = make_model(config.model, len(samples.class_names)).to(place.device)
         notes = []
         if config.model.weights and previous is None:
@@ -110,11 +112,13 @@ def _prepare_folder(
         payload = checkpoint.load(there)
         _check_same(payload["config"], to_dict(config), there)
         return payload
-    if folder.exists() and not overwrite and any(folder.iterdir()):
+    if there.exists() and not overwrite:
         raise ValueError(
-            f"{folder} is not empty: go on with --resume, start anew with --overwrite, "
+            f"{folder} holds a run: go on with --resume, start anew with --overwrite, "
             "or choose another name=..."
         )
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} holds files that are no run; choose another name=...")
     place.barrier()  # every process has looked before one writes
     if place.is_main:
         if folder.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from videoattn.attention.record import AttentionMap, Query, record_attention
 from videoattn.build import make_to_video, test_frames, test_transform
@@ -15,7 +16,6 @@ from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, crop_resize
 from videoattn.engine.distributed import resolve_device
 from videoattn.explain import choose_queries, draw_sheet, write_overlay
-from videoattn.types import Frames, Video
 
 CHOSEN = 2
 """Queries for each block when the user names none."""
@@ -25,14 +25,14 @@ CHOSEN = 2
 class _Clip:
     """The clip that the network is shown: the centre view.
 
-    shown: its frames as decoded, cut to the crop; what pictures are drawn on.
-    video: what the network sees. box: the crop in the video's pixels. numbers: the frames' places
-    in the video, of `fps` frames a second.
+    shown: its frames as decoded, cut to the crop, (T, 3, H, W) uint8; pictures are drawn on them.
+    video: what the network sees, (1, 3, T, h, w). box: the crop in the video's pixels.
+    numbers: the frames' places in the video, which has `fps` frames a second.
     """
 
     path: Path
-    shown: Frames
-    video: Video
+    shown: Tensor
+    video: Tensor
     box: Box
     numbers: list[int]
     fps: float
@@ -96,6 +96,7 @@ def _draw(
         title=title,
         query=query,
         pixel=pixel,
+        origin=(clip.box.y0, clip.box.x0),
         frame_numbers=clip.numbers,
         frames_per_second=clip.fps,
     ).save(sheet)
