@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,7 +90,7 @@ def test_wrong_places_and_names() -> None:
     with pytest.raises(ValueError, match="'1_attention' exists already: one block of a name"):
         insert_attention(model, NonLocal, ["layer2.1"])
     model = i3d()
-    model.extra = nn.Sequential(nn.Conv3d(3, 3, 1))
+    model.extra = nn.Sequential(nn.ModuleDict({"never": nn.Conv3d(3, 3, 1)}))
     with pytest.raises(ValueError, match=r"forward pass of ResNet3d never reaches \['extra.0'\]"):
         insert_attention(model, NonLocal, ["extra.0"])
 
@@ -153,3 +155,39 @@ def test_recording_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         record_attention(model),
     ):
         model(video())
+
+
+GRAPHS = """
+import videoattn
+import torch, torchvision
+from videoattn.attention import NonLocal, insert_attention
+from videoattn.attention.non_local import FORMS
+from videoattn.models.resnet3d import ResNet3d
+from videoattn.models.tsn import TSN
+
+torch.manual_seed(0)
+video = torch.randn(2, 3, 4, 32, 48)
+for form in FORMS:
+    for model in (
+        ResNet3d("i3d", depth=18, num_classes=3, width=8),
+        TSN(torchvision.models.resnet18(), num_classes=3),
+    ):
+        names = insert_attention(model, lambda c: NonLocal(c, form=form), ["layer2.1", "layer3.0"])
+        for module in model.modules():
+            if isinstance(module, NonLocal):
+                torch.nn.init.ones_(module.bn.weight)
+        model.eval()
+        expected = model(video)
+        exported = torch.export.export(model, (video,)).module()(video)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(video)
+        for got in (exported, compiled):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+print("equal")
+"""
+
+
+def test_compiled_and_exported_networks_equal_eager_ones() -> None:
+    """In a process of its own: tracing must not see the shape checks that tests switch on."""
+    words = [sys.executable, "-c", GRAPHS]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "equal\n", done.stderr

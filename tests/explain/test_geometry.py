@@ -39,7 +39,14 @@ def test_strongest_keys_are_those_of_largest_size() -> None:
     keys = strongest_keys(weights, 2, CLIP)
     assert [round(key.weight, 6) for key in keys] == [-0.5, 0.3]
     assert [key.position for key in keys] == [Position(2, 4.0, 4.0), Position(0, 12.0, 20.0)]
-    assert len(strongest_keys(weights, 100, CLIP)) == 24
+    assert len(strongest_keys(torch.full_like(weights, 1 / 24), 100, CLIP)) == 24
+
+
+def test_keys_below_the_mean_are_not_strong() -> None:
+    weights = torch.full((2, 3, 4), 0.001)
+    weights[0, 1, 2] = 0.6
+    weights[1, 0, 0] = 0.3
+    assert [round(key.weight, 3) for key in strongest_keys(weights, 20, CLIP)] == [0.6, 0.3]
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 4])

@@ -15,7 +15,7 @@ from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
 
 RECIPE = Path("configs/demo.yaml")
-NUM_TRAIN, NUM_TEST = 60, 20
+NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
 EXPECTED = 0.95
 """Video accuracy below which something is wrong with the installation."""
@@ -41,7 +41,7 @@ def demo(folder: Path, *, device: str = "auto", recipe: Path = RECIPE) -> None:
     baseline = evaluate_run(still, device=device)
     out.rule("where the network looks")
     pictures = folder / "pictures"
-    for motion in ("left", "clockwise"):
+    for motion in ("moves_left", "turns_clockwise"):
         visualize(moving, _first_right(clips, motion, scores), folder=pictures, device=device)
     _conclude(scores, baseline, pictures, seconds=time.monotonic() - started)
     if scores.video_accuracy < EXPECTED:

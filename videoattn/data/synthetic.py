@@ -42,7 +42,7 @@ MOTIONS: dict[str, tuple[str, int]] = {
 """Class name -> (which state changes, its sign), sorted as class folders are."""
 
 # How far a state goes during a clip, least and most; size is the logarithm of the radius.
-TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.55, 0.95), "angle": (3.0, 5.0)}
+TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.55, 0.95), "angle": (1.8, 3.0)}
 
 _PATCH = 48  # pixels of an object's picture: never shrunk more than twice, so it does not alias
 _OVERSAMPLING = 4

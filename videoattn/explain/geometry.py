@@ -120,10 +120,13 @@ def weights_of(attention_map: AttentionMap, sample: int, query: int) -> Tensor:
 
 
 def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> list[Key]:
-    """The `count` cells of a map (T', H', W') with the largest |weight|, strongest first."""
+    """The cells of a map (T', H', W') with the largest |weight|, strongest first: at most `count`,
+    and none below the mean, so that a map with one peak does not point everywhere."""
     grid = (weights.shape[0], weights.shape[1], weights.shape[2])
     flat = weights.flatten()
-    order = torch.argsort(flat.abs(), descending=True, stable=True)[:count].tolist()
+    order = torch.argsort(flat.abs(), descending=True, stable=True)[:count]
+    least = flat.abs().double().mean() * (1 - 1e-5)  # rounding: in a flat map every cell is it
+    order = order[flat.abs()[order] >= least].tolist()
     cells = [(i // (grid[1] * grid[2]), i // grid[2] % grid[1], i % grid[2]) for i in order]
     return [
         Key(cell_centre(cell, grid, clip), float(flat[i]))
