@@ -42,7 +42,7 @@ MOTIONS: dict[str, tuple[str, int]] = {
 """Class name -> (which state changes, its sign), sorted as class folders are."""
 
 # How far a state goes during a clip, least and most; size is the logarithm of the radius.
-TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.55, 0.95), "angle": (1.8, 3.0)}
+TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
 _PATCH = 48  # pixels of an object's picture: never shrunk more than twice, so it does not alias
 _OVERSAMPLING = 4
@@ -131,7 +131,7 @@ def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> di
     middle = {
         "x": rng.uniform(-0.3, 0.3),
         "y": rng.uniform(-0.3, 0.3),
-        "size": np.log(0.4) + rng.uniform(-0.2, 0.2),
+        "size": np.log(0.5) + rng.uniform(-0.2, 0.2),
         "angle": rng.uniform(-np.pi, np.pi),
     }
     states = {}
