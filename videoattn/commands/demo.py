@@ -42,7 +42,8 @@ def demo(folder: Path, *, device: str = "auto", recipe: Path = RECIPE) -> None:
     out.rule("where the network looks")
     pictures = folder / "pictures"
     for motion in ("moves_left", "turns_clockwise"):
-        visualize(moving, _first_right(clips, motion, scores), folder=pictures, device=device)
+        video = _first_right(clips, motion, scores)
+        visualize(moving, video, folder=pictures / motion, device=device)
     _conclude(scores, baseline, pictures, seconds=time.monotonic() - started)
     if scores.video_accuracy < EXPECTED:
         raise ValueError(

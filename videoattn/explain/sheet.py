@@ -144,8 +144,10 @@ def _write_foot(
     axes: Axes, layout: Layout, scale: Scale, num_arrows: int, frames_per_cell: float
 ) -> None:
     parts = ["ring: the query"]
-    if num_arrows:
+    if num_arrows > 1:
         parts.append(f"arrows: its {num_arrows} strongest key positions, wider where stronger")
+    elif num_arrows:
+        parts.append("arrow: its strongest key position")
     share = "summed |response|" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
     if frames_per_cell > 1:
