@@ -140,20 +140,19 @@ def main(words: list[str] | None = None) -> None:
     """The console script: errors that a user can mend are one line, without a traceback."""
     try:
         app(words)
-    except Exception as error:
-        if not _is_for_users(error):
-            raise
+    except SystemExit:
+        raise  # before the next line imports torch
+    except _errors_for_users() as error:
         sys.exit(f"error: {error}")
 
 
-def _is_for_users(error: Exception) -> bool:
+def _errors_for_users() -> tuple[type[Exception], ...]:
     """What the package raises on purpose: what was got, what is allowed, what to do."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.step import NonFiniteError
     from videoattn.engine.train import TooManyFailuresError
 
-    ours = DecodeError | NonFiniteError | TooManyFailuresError
-    return isinstance(error, ValueError | OSError | ImportError | ours)
+    return ValueError, OSError, ImportError, DecodeError, NonFiniteError, TooManyFailuresError
 
 
 if __name__ == "__main__":

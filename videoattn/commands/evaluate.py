@@ -66,10 +66,10 @@ def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "a
 
 def _score(loaded: LoadedRun, samples: Samples, place: Distributed) -> Evaluation:
     config = loaded.config
-    precision, _ = make_precision(config, loaded.model.cpu(), place.device)
+    precision, _ = make_precision(config, loaded.model, place.device)
     with Display(enabled=place.is_main) as display:
         return evaluate(
-            loaded.model.to(place.device),
+            loaded.model,
             make_loader(config, "test", place, samples),
             to_video=make_to_video(config.clip, place.device),
             max_views=config.test.batch_size,

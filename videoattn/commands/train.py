@@ -54,8 +54,7 @@ def train(
         notes = []
         if config.model.weights and previous is None:
             notes += load_initial_weights(model, config.model.weights)
-        precision, note = make_precision(config, model.cpu(), place.device)
-        model.to(place.device)
+        precision, note = make_precision(config, model, place.device)
         notes += [note] if note else []
         batches = make_loader(config, "train", place, samples)
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)

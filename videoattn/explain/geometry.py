@@ -126,11 +126,11 @@ def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> l
     flat = weights.flatten()
     order = torch.argsort(flat.abs(), descending=True, stable=True)[:count]
     least = flat.abs().double().mean() * (1 - 1e-5)  # rounding: in a flat map every cell is it
-    order = order[flat.abs()[order] >= least].tolist()
-    cells = [(i // (grid[1] * grid[2]), i // grid[2] % grid[1], i % grid[2]) for i in order]
+    strongest = order[flat.abs()[order] >= least].tolist()
+    cells = [(i // (grid[1] * grid[2]), i // grid[2] % grid[1], i % grid[2]) for i in strongest]
     return [
         Key(cell_centre(cell, grid, clip), float(flat[i]))
-        for i, cell in zip(order, cells, strict=True)
+        for i, cell in zip(strongest, cells, strict=True)
     ]
 
 

@@ -43,17 +43,23 @@ def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
 
     video: any (N, C, T, H, W) of the shape to train on; it is run once, on the CPU, in float32.
     """
+    suspects = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv3d)
+        and not isinstance(module, Conv3d)
+        and module.kernel_size[0] > 1
+    }
+    if not suspects:
+        return []
     found: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv3d) and not isinstance(module, Conv3d):
 
-            def check(conv: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                assert isinstance(conv, nn.Conv3d)
-                if _meets_bug(conv, inputs[0].shape[2]) and name not in found:
-                    found.append(name)
+    def check(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(conv, nn.Conv3d)
+        if _meets_bug(conv, inputs[0].shape[2]) and suspects[conv] not in found:
+            found.append(suspects[conv])
 
-            handles.append(module.register_forward_pre_hook(check))
+    handles = [module.register_forward_pre_hook(check) for module in suspects]
     was_training = model.training
     try:
         with torch.no_grad():
