@@ -30,7 +30,6 @@ class _Clip:
     numbers: the frames' places in the video, which has `fps` frames a second.
     """
 
-    path: Path
     shown: Tensor
     video: Tensor
     box: Box
@@ -133,7 +132,6 @@ def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
     seen = crop_resize(frames[None], box, transform.crop)
     device = next(loaded.model.parameters()).device
     return _Clip(
-        path=path,
         shown=frames[..., box.y0 : box.y1, box.x0 : box.x1],
         video=make_to_video(config.clip, device)(seen),
         box=box,
