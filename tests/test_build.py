@@ -10,7 +10,7 @@ from videoattn import build, config
 from videoattn.attention import NonLocal
 from videoattn.build import make_model
 from videoattn.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
-from videoattn.models.conv import Conv3d
+from videoattn.conv import Conv3d
 from videoattn.models.tsn import TSN
 from videoattn.weights.public import PUBLIC
 

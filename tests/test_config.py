@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from videoattn import config
-from videoattn.config import Config
+from videoattn.config import AttentionConfig, Config
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -87,3 +87,13 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no recipe at .*nowhere.yaml; see configs/ for those"):
         config.load(tmp_path / "nowhere.yaml")
+
+
+def test_another_attention_system_leaves_the_options_of_the_recipe_s_own(recipe: Path) -> None:
+    kept = config.load(recipe, ["model.attention.name=non_local"]).model.attention
+    assert (kept.after, kept.options) == (("layer2.1",), {"key_pool": [1, 2, 2]})
+    other = config.load(
+        recipe, ["model.attention.name=cbam", "model.attention.options.reduction=4"]
+    ).model.attention
+    assert (other.name, other.after, other.options) == ("cbam", (), {"reduction": 4})
+    assert config.load(recipe, ["model.attention.name=null"]).model.attention == AttentionConfig()

@@ -14,8 +14,9 @@ import torch
 import torchvision
 from torch import nn
 
-from videoattn.attention import NonLocal, insert_attention
+from videoattn.attention.systems import SYSTEMS
 from videoattn.config import ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.conv import unsafe_convolutions
 from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.loader import ClipLoader
@@ -29,7 +30,6 @@ from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import Optimisation
 from videoattn.engine.train import LAST
-from videoattn.models.conv import unsafe_convolutions
 from videoattn.models.inflate import load_inflated
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
@@ -59,17 +59,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "r3d_18": _r3d_18,
 }
 
-ATTENTION: dict[str, Callable[..., nn.Module]] = {"non_local": NonLocal}
-
-# Behind which residual blocks the authors put five non-local blocks (R50 and R101); at depth 18 the
-# last block of the same two stages.
-PLACES: dict[str, tuple[str, ...]] = {
-    "18": ("layer2.1", "layer3.1"),
-    "34": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
-    "50": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
-    "101": ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20"),
-}
-
 
 def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """The network of a recipe with its attention blocks, freshly initialised.
@@ -86,15 +75,14 @@ def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
     model = make(num_classes=num_classes, **options)
     attention = config.attention
     if attention.name is not None:
-        make_block = _lookup("model.attention.name", attention.name, ATTENTION)
-        _check_options("model.attention.options", make_block, attention.options)
-        after = attention.after or PLACES[config.name.rpartition("_")[2].removeprefix("r")]
-        block = partial(make_block, **attention.options)
-        insert_attention(model, block, after, name=attention.name)
+        system = _lookup("model.attention.name", attention.name, SYSTEMS)
+        _check_options("model.attention.options", system.make, attention.options)
+        block = partial(system.make, **attention.options)
+        model = system.attach(model, block, attention.after, attention.name)
     elif attention.after or attention.options:
         raise ValueError(
             "model.attention has settings but no name; choose model.attention.name from "
-            + ", ".join(ATTENTION)
+            + ", ".join(SYSTEMS)
         )
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
@@ -233,7 +221,7 @@ def make_precision(
 ) -> tuple[Precision, str | None]:
     """The precision to train in, and what to tell the user where it is not the one expected.
 
-    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see models.conv)
+    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see conv.py)
     is trained in float32 there.
 
     Raises:

@@ -88,13 +88,21 @@ class TestConfig:
     """Views scored in one forward pass."""
 
 
+_ATTENTION_NAME = "model.attention.name="
+
+
 @dataclass(frozen=True)
 class AttentionConfig:
-    """An attention system, by name, behind the named blocks of the backbone."""
+    """An attention system, by name, at the named places of the backbone.
+
+    `model.attention.name=cbam` on the command line drops the places and options that the recipe
+    gives to another system.
+    """
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Such as [layer2.1, layer2.3]; empty: the published places for this backbone."""
+    """Such as [layer2.1, layer2.3]; empty: the published places for this backbone. Systems that
+    join layers, sit around stages or replace the classifier name those ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block's constructor."""
 
@@ -207,11 +215,22 @@ def _changes(
     values: Mapping[str, Any], overrides: Sequence[str], source: str
 ) -> Iterator[tuple[str, Any]]:
     """What is merged, one by one, each with the words that an error should name."""
-    yield source, dict(values)
+    yield source, _without_foreign_options(values, overrides)
     for word in overrides:
         if "=" not in word:
             raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
         yield word, OmegaConf.from_dotlist([word])
+
+
+def _without_foreign_options(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe, less its attention's places and options where another system is asked for: they
+    are that system's arguments, and mean nothing to the new one."""
+    names = [word.partition("=")[2] for word in overrides if word.startswith(_ATTENTION_NAME)]
+    model = values.get("model")
+    attention = model.get("attention") if isinstance(model, Mapping) else None
+    if not (names and isinstance(attention, Mapping)) or attention.get("name") == names[-1]:
+        return dict(values)
+    return {**values, "model": {**model, "attention": {}}}  # type: ignore[dict-item]
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

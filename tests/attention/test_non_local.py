@@ -95,7 +95,7 @@ def test_recorded_rows_times_values_are_the_output(form: str) -> None:
     with record_attention(torch.nn.Sequential(block)) as maps:
         pass  # nothing ran
     assert maps == {}
-    rows = block.pairwise(x).rows(torch.arange(3 * 4 * 5)).flatten(2)
+    rows = block.maps(x)[""].rows(torch.arange(3 * 4 * 5)).flatten(2)
     _, _, values, _ = block.project(x)
     y = (rows @ values).transpose(1, 2).view(2, 2, 3, 4, 5)
     torch.testing.assert_close(x + block.bn(block.out(y)), block(x), rtol=1e-10, atol=1e-12)
@@ -110,13 +110,13 @@ def test_groups_of_frames_are_independent_clips(form: str) -> None:
     x = clip(2, 4, 6, 4, 4)
     expected = torch.cat([whole(part) for part in x.split(2, dim=2)], dim=2)
     torch.testing.assert_close(grouped(x), expected)
-    rows = grouped.pairwise(x).rows(torch.tensor([0, 3 * 16 + 5]))
+    rows = grouped.maps(x)[""].rows(torch.tensor([0, 3 * 16 + 5]))
     assert rows.shape == (2, 2, 6, 2, 2)
     assert not rows[:, 0, 2:].any()
     assert not rows[:, 1, :2].any()
     assert not rows[:, 1, 4:].any()
     torch.testing.assert_close(
-        rows[:, 1, 2:4], whole.pairwise(x[:, :, 2:4]).rows(torch.tensor([16 + 5]))[:, 0]
+        rows[:, 1, 2:4], whole.maps(x[:, :, 2:4])[""].rows(torch.tensor([16 + 5]))[:, 0]
     )
 
 

@@ -141,6 +141,8 @@ class PairwiseAttention:
 
     grid_q, grid_k: (T, H, W) of the queries and of the keys (pooled keys have a smaller grid).
     normalised: whether a row is a distribution over the keys.
+    kind: "local" where a query sees a window around itself only; its rows are 0 elsewhere.
+    rows: from flat query positions (Q,) to their weights (N, Q, P).
     """
 
     def __init__(
@@ -150,7 +152,9 @@ class PairwiseAttention:
         *,
         normalised: bool,
         rows: Callable[[Tensor], Tensor],
+        kind: Literal["pairwise", "local"] = "pairwise",
     ) -> None:
+        self.kind = kind
         self.grid_q = grid_q
         self.grid_k = grid_k
         self.normalised = normalised

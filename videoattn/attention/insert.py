@@ -1,4 +1,4 @@
-"""Puts an attention block behind a named child of any backbone, without renaming a parameter."""
+"""Puts an attention block behind a named module of any backbone, without renaming a parameter."""
 
 import contextlib
 import copy
@@ -15,6 +15,9 @@ from videoattn.types import Video
 class VideoView(nn.Module):
     """Shows a 2-D backbone's (N·T, C, H, W) features to a video block as (N, C, T, H, W).
 
+    Every 4-D input is such a stack of images; others (a pooled feature) are handed on as they are.
+    A video that comes out is turned back into images, anything else (logits) is handed on.
+
     num_frames: T, the number of consecutive images that are one clip. A `TSN` sets it to the number
         of segments that it was given; elsewhere it is what `insert_attention` was told.
     """
@@ -24,14 +27,17 @@ class VideoView(nn.Module):
         self.block = block
         self.num_frames = num_frames
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        out: Tensor = self.block(*(self._clips(x) if x.ndim == 4 else x for x in inputs))
+        return out.transpose(1, 2).flatten(0, 1) if out.ndim == 5 else out
+
+    def _clips(self, images: Tensor) -> Video:
         if images.shape[0] % self.num_frames:
             raise ValueError(
                 f"{images.shape[0]} images are not a whole number of clips of {self.num_frames} "
                 "frames; pass clips whole, or set num_frames"
             )
-        video: Video = images.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
-        return self.block(video).transpose(1, 2).flatten(0, 1)
+        return images.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
 
 
 class _Seen(Exception):
@@ -46,35 +52,68 @@ def insert_attention(
     name: str = "attention",
     num_frames: int = 1,
 ) -> list[str]:
-    """Adds `make_block(channels)` behind each child named in `after`; returns the new names.
+    """Adds `make_block(channels)` behind each module named in `after`; returns the new names.
 
     The child `layer2.1` of an `nn.Sequential` (or `nn.ModuleList`) gets a neighbour
-    `layer2.1_<name>` that runs right after it; no existing key of the state dict changes. Channels
-    come from a pass that computes shapes only. Where features are (N·T, C, H, W), as in 2-D
-    backbones, the block is shown clips of `num_frames` images through a `VideoView`.
+    `layer2.1_<name>` that runs right after it. A module that lies elsewhere, such as a residual
+    block's last norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>` that its output goes
+    through. No existing key of the state dict changes. Channels come from a pass that computes
+    shapes only. Where features are (N·T, C, H, W), as in 2-D backbones, the block is shown clips of
+    `num_frames` images through a `VideoView`.
 
     Raises:
-        ValueError: a name that is no such child (the message lists those that exist), or one that
+        ValueError: a name that is no module (the message lists the usual places), or one that
             already has a block of this name.
     """
-    places = insertion_places(model)
-    for place in after:
-        if place not in places:
-            near = get_close_matches(place, places, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(
-                f"cannot insert after {place!r}{hint}; the places are {', '.join(places)}"
-            )
-    shapes = _output_shapes(model, after)
+    check_places(model, after)
+    shapes = output_shapes(model, after)
     inserted = []
     for place in after:
         block = make_block(shapes[place][1])
         if len(shapes[place]) == 4:
             block = VideoView(block, num_frames)
-        parent_name, _, child = place.rpartition(".")
-        _insert_behind(model.get_submodule(parent_name), child, f"{child}_{name}", block)
-        inserted.append(f"{place}_{name}")
+        inserted.append(put_behind(model, place, name, block))
     return inserted
+
+
+def put_behind(model: nn.Module, place: str, name: str, block: nn.Module) -> str:
+    """Makes `place`'s output go through the block; returns the block's name in the model."""
+    parent_name, _, child = place.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    if isinstance(parent, nn.Sequential | nn.ModuleList):
+        _insert_behind(parent, child, f"{child}_{name}", block)
+        return f"{place}_{name}"
+    module = model.get_submodule(place)
+    if name in module._modules:
+        raise ValueError(f"{place!r} has a {name!r} already: one block of a name behind one module")
+    module.add_module(name, block)
+    # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
+    module.register_forward_hook(_Through(name))
+    return f"{place}.{name}"
+
+
+class _Through:
+    """A forward hook that sends a module's output through one of its own children."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        result: Tensor = module.get_submodule(self.name)(output)
+        return result
+
+
+def check_places(model: nn.Module, places: Sequence[str]) -> None:
+    """Raises: ValueError for a name that is no module of the model, with the usual places."""
+    known = dict(model.named_modules())
+    for place in places:
+        if not place or place not in known:
+            usual = insertion_places(model)
+            near = get_close_matches(place, usual, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"cannot insert after {place!r}{hint}; the places are {', '.join(usual)}"
+            )
 
 
 def insertion_places(model: nn.Module) -> list[str]:
@@ -93,7 +132,7 @@ def insertion_places(model: nn.Module) -> list[str]:
     return places
 
 
-def _output_shapes(model: nn.Module, places: Sequence[str]) -> dict[str, torch.Size]:
+def output_shapes(model: nn.Module, places: Sequence[str]) -> dict[str, torch.Size]:
     """The output shape of each place for an example input, computed on the meta device."""
     shadow = copy.deepcopy(model).to("meta").eval()
     shapes: dict[str, torch.Size] = {}
@@ -126,6 +165,20 @@ def _example_input(model: nn.Module) -> Tensor:
     channels = 3 if first is None else first.shape[1]
     shape = (1, channels, 8, 224, 224) if takes_video else (1, channels, 224, 224)
     return torch.empty(shape, device="meta")
+
+
+def branch_ends(model: nn.Module) -> list[str]:
+    """For each place, the last norm of its residual branch (`layer2.1.bn2`): where gates go, before
+    the addition. A block that has no norm of its own is its own end."""
+    ends = []
+    for place in insertion_places(model):
+        norms = [
+            name
+            for name, child in model.get_submodule(place).named_children()
+            if isinstance(child, nn.modules.batchnorm._BatchNorm)
+        ]
+        ends.append(f"{place}.{norms[-1]}" if norms else place)
+    return ends
 
 
 def _insert_behind(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:

@@ -136,7 +136,7 @@ class NonLocal(nn.Module):
         q = x if self.form == "gaussian" else self.theta(x)
         return to_tokens(q), to_tokens(k), to_tokens(v), _grid(k)
 
-    def pairwise(self, x: Video) -> PairwiseAttention:
+    def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """The map that `forward` uses on x, by rows; with frame groups, keys outside the query's
         group have weight 0."""
         grouped = self._split_frames(x)
@@ -154,12 +154,10 @@ class NonLocal(nn.Module):
                 parts[:, chosen, index] = self._weights(own, k[:, index])
             return parts.flatten(2)
 
-        return PairwiseAttention(
-            _grid(x),
-            (key_grid[0] * num_groups, *key_grid[1:]),
-            normalised=self.normaliser == "softmax",
-            rows=rows,
-        )
+        key_frames = key_grid[0] * num_groups
+        normalised = self.normaliser == "softmax"
+        key_grid = (key_frames, key_grid[1], key_grid[2])
+        return {"": PairwiseAttention(_grid(x), key_grid, normalised=normalised, rows=rows)}
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):

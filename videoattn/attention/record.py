@@ -1,16 +1,19 @@
-"""The attention that a forward pass used, by query position.
+"""The attention that a forward pass used: rows of pairwise maps, gates, masks, poolings, boxes.
 
     with record_attention(model, queries=[(3, 60, 80)]) as maps:
         logits = model(video)
     maps["layer2.1_non_local"].weights        # (N, Q, T', H', W')
 
-Blocks run their fast path as ever; a recorded pass computes, beside it and from the same
-projections' code, the rows that were asked for. Nothing is kept when nobody records.
+A block that has a map says so by `maps(*inputs)`, called with what its `forward` was given. Blocks
+run their fast path as ever; a recorded pass computes, beside it and from the same projections'
+code, the map, and of a pairwise one the rows that were asked for. Nothing is kept when nobody
+records.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +21,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.attention.functional import Grid, PairwiseAttention
-from videoattn.types import Video
 
 Query = tuple[int, int, int]
 """(frame, y, x) in the clip that the network was given: frame number and pixels of its input."""
@@ -27,17 +29,41 @@ MOST_ENTRIES = 2**24
 """Rows are asked for by position above so many map entries (64 MiB of float32) per clip."""
 
 
-@runtime_checkable
-class Pairwise(Protocol):
-    """A block whose output mixes values by a map from query to key positions."""
+Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box"]
 
-    def pairwise(self, x: Video) -> PairwiseAttention: ...
+
+@dataclass(frozen=True)
+class FieldMap:
+    """An attention that has no query. `weights`, float, by kind:
+
+    channel: (N, C), or (N, C, T) for one gate a frame.
+    spatial: (N, T, H, W). temporal: (N, T). mask: (N, C, T, H, W).
+    pooling: (N, D, T, H, W), D weightings of all positions, each with a sum of 1 if `normalised`.
+    box: (N, T, 4), the box (y0, x0, y1, x1) of each frame of the network's input, in its pixels,
+        ends excluded; a frame that is left out has a box of zeros.
+    normalised: whether each weighting is a distribution.
+    neutral: the weight that changes nothing (1 for a gate); None where there is no such weight.
+    """
+
+    kind: Kind
+    weights: Float[Tensor, "N ..."]
+    normalised: bool = False
+    neutral: float | None = None
+
+
+@runtime_checkable
+class HasMaps(Protocol):
+    """A block whose attention can be recorded. The key "" is the block's own name; another key
+    ("spatial") is added to it."""
+
+    def maps(self, *inputs: Tensor) -> Mapping[str, PairwiseAttention | FieldMap]: ...
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The recorded rows of one block, float32 on the CPU.
+    """The recorded rows of one pairwise block, float32 on the CPU.
 
+    kind: pairwise, or local where a query sees a window around itself only (0 elsewhere).
     weights: (N, Q, T', H', W'), what query q gives to each key position.
     queries: (Q, 3), the positions (t, y, x) on grid_q that the rows belong to.
     grid_q, grid_k: (T, H, W) of the block's queries and keys.
@@ -46,7 +72,7 @@ class AttentionMap:
         unless asked for.
     """
 
-    kind: Literal["pairwise"]
+    kind: Literal["pairwise", "local"]
     weights: Float[Tensor, "N Q T H W"]
     queries: Int64[Tensor, "Q 3"]
     grid_q: Grid
@@ -58,30 +84,31 @@ class AttentionMap:
 @contextmanager
 def record_attention(
     model: nn.Module, queries: Sequence[Query] | None = None, *, received: bool = False
-) -> Iterator[dict[str, AttentionMap]]:
-    """Records the attention maps of every pairwise block that runs inside the `with`.
+) -> Iterator[dict[str, AttentionMap | FieldMap]]:
+    """Records the maps of every attention block that runs inside the `with`.
 
     queries: positions in the network's input clip; each block answers for the cell of its own grid
         that holds the position. None asks for all rows, which small grids allow.
     received: also sum up what each key position receives from all queries (all rows are computed
         once, in pieces).
 
-    Yields a dictionary, filled by the forward pass, from the block's name to its map.
+    Yields a dictionary, filled by the forward pass, from the block's name (and, after a point, the
+    map's, where a block has several) to its map.
 
     Raises:
         ValueError: no block to record; a query outside the clip; all rows of a map too large.
     """
     blocks: dict[str, nn.Module] = {
-        path.removesuffix(".block"): model.get_submodule(path)
+        re.sub(r"(\.block)+$", "", path): model.get_submodule(path)
         for path, module in model.named_modules()
-        if isinstance(module, Pairwise)
+        if isinstance(module, HasMaps)
     }
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no attention block whose map can be recorded; insert one "
             "with insert_attention, or model.attention in a recipe"
         )
-    maps: dict[str, AttentionMap] = {}
+    maps: dict[str, AttentionMap | FieldMap] = {}
     clip: list[Grid] = []
 
     def remember_clip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -91,9 +118,14 @@ def record_attention(
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            assert isinstance(module, Pairwise)
+            assert isinstance(module, HasMaps)
             with torch.no_grad():
-                maps[name] = _record(module.pairwise(inputs[0]), clip[0], queries, received)
+                for key, found in module.maps(*inputs).items():
+                    full = f"{name}.{key}" if key else name
+                    if isinstance(found, FieldMap):
+                        maps[full] = replace(found, weights=found.weights.detach().float().cpu())
+                    else:
+                        maps[full] = _record(found, clip[0], queries, received)
 
         return hook
 
@@ -133,7 +165,7 @@ def _record(
         [positions // (height * width), positions // width % height, positions % width], dim=1
     )
     return AttentionMap(
-        kind="pairwise",
+        kind=attention.kind,
         weights=attention.rows(positions).float().cpu(),
         queries=where.long(),
         grid_q=attention.grid_q,

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.build import PLACES
+from videoattn.attention.systems import five_places
 from videoattn.commands.bench_loader import loader_benchmark
 from videoattn.commands.run import out
 from videoattn.engine.distributed import resolve_device
@@ -75,7 +75,7 @@ def bench_train_step(
 
 def _ours() -> nn.Module:
     model = ResNet3d("i3d", depth=50, num_classes=400)
-    insert_attention(model, NonLocal, PLACES["50"], name="non_local")
+    insert_attention(model, NonLocal, five_places(model), name="non_local")
     return model
 
 
@@ -96,9 +96,8 @@ def _pytorchvideo() -> nn.Module:
         )
         return made
 
-    stages = {"layer2": "blocks.3", "layer3": "blocks.4"}
-    places = (place.split(".") for place in PLACES["50"])
-    after = [f"{stages[stage]}.res_blocks.{index}" for stage, index in places]
+    # The same places: `five_places` of our I3D-R50, in pytorchvideo's names.
+    after = [f"blocks.{a}.res_blocks.{b}" for a, b in ((3, 1), (3, 3), (4, 1), (4, 3), (4, 5))]
     insert_attention(model, block, after)
     return model
 

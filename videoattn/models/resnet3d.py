@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from videoattn.models.conv import Conv3d
+from videoattn.conv import Conv3d
 from videoattn.types import Logits, Video
 
 K = TypeVar("K")

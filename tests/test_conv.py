@@ -1,4 +1,4 @@
-"""Temporal convolutions in bfloat16 on a CPU: the trap that models/conv.py closes."""
+"""Temporal convolutions in bfloat16 on a CPU: the trap that conv.py closes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.models.conv import Conv3d, unsafe_convolutions
+from videoattn.conv import Conv3d, unsafe_convolutions
 from videoattn.models.resnet3d import KERNELS, ResNet3d
 from videoattn.models.tsn import TSN
 

@@ -1,0 +1,126 @@
+"""Every attention system by its recipe name: what it is, and how it goes into a backbone.
+
+`SYSTEMS[name].attach(model, make, after, name)` puts blocks made by `make` (the system's
+constructor with its options) at the places `after`, or at the paper's when that is empty.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from videoattn.attention.attach import (
+    join_layers,
+    mask_stages,
+    replace_convolutions,
+    replace_head,
+)
+from videoattn.attention.insert import branch_ends, check_places, insert_attention, insertion_places
+from videoattn.attention.non_local import NonLocal
+
+Make = Callable[..., nn.Module]
+Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]
+
+
+@dataclass(frozen=True)
+class System:
+    """title, paper: for people. make: the constructor. attach: (model, make, after, name) -> the
+    model with it. map_of: what its recorded map says; map_shape: the shape of it."""
+
+    title: str
+    paper: str
+    make: Make
+    attach: Attach
+    map_of: str
+    map_shape: str
+
+
+def blocks_by_stage(model: nn.Module) -> dict[str, list[str]]:
+    """The residual blocks of each stage: {"layer2": ["layer2.0", "layer2.1", ...], ...}."""
+    stages: dict[str, list[str]] = {}
+    for place in insertion_places(model):
+        stages.setdefault(place.rpartition(".")[0], []).append(place)
+    return stages
+
+
+def five_places(model: nn.Module) -> list[str]:
+    """Where the non-local paper's authors put five blocks: behind every second block of the second
+    stage, and three of the third (R101: blocks 6, 13, 20). Depth 18 has room for one in each."""
+    _, second, third, _ = _four_stages(model)
+    if len(second) < 4:
+        return [second[-1], third[-1]]
+    step = len(third) // 3
+    chosen = [6, 13, 20] if len(third) == 23 else [step - 1, 2 * step - 1, 3 * step - 1]
+    return [second[1], second[3], *(third[index] for index in chosen)]
+
+
+def _four_stages(model: nn.Module) -> list[list[str]]:
+    stages = list(blocks_by_stage(model).values())
+    if len(stages) != 4:
+        raise ValueError(
+            f"{type(model).__name__} does not have the four stages of a ResNet, so this system has "
+            f"no default place in it; name some in model.attention.after: "
+            f"{', '.join(insertion_places(model))}"
+        )
+    return stages
+
+
+def _last_stages(model: nn.Module, count: int) -> list[str]:
+    _four_stages(model)
+    return list(blocks_by_stage(model))[-count:]
+
+
+def behind_blocks(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """Behind whole blocks: the five published places of the non-local paper, or those named."""
+    insert_attention(model, make, after or five_places(model), name=name)
+    return model
+
+
+def on_branches(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """On the residual branch after its last norm, before the addition: in every block, or in the
+    blocks (or behind the modules) named."""
+    ends = dict(zip(insertion_places(model), branch_ends(model), strict=True))
+    places = [ends.get(place, place) for place in after] if after else list(ends.values())
+    insert_attention(model, make, places, name=name)
+    return model
+
+
+def in_place_of_3x3(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """In place of the 3x3 convolutions of the last two stages, or of the stages named."""
+    replace_convolutions(model, make, after or _last_stages(model, 2))
+    return model
+
+
+def around_stages(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """Around the second and third stage, or the stages named."""
+    mask_stages(model, make, after or _last_stages(model, 3)[:2], name=name)
+    return model
+
+
+def as_head(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """In place of the classifier, over the outputs of the last three stages or those named."""
+    replace_head(model, make, after or _last_stages(model, 3))
+    return model
+
+
+def across_layers(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """Behind the last place named, with the others as its sources. By default the block before the
+    last one asks the five places of the non-local paper."""
+    places = list(after) or [*five_places(model), _four_stages(model)[3][-2]]
+    if len(places) < 2:
+        raise ValueError(f"after: got {places}; need one or more sources and, last, the query")
+    check_places(model, places)
+    join_layers(model, make, places[-1], places[:-1], name=name)
+    return model
+
+
+SYSTEMS: dict[str, System] = {
+    "non_local": System(
+        title="Non-local",
+        paper="Wang et al., CVPR 2018",
+        make=NonLocal,
+        attach=behind_blocks,
+        map_of="where a position looks, over all frames",
+        map_shape="(N, Q, T, H, W)",
+    ),
+}
