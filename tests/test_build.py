@@ -8,8 +8,16 @@ from torch import nn
 
 from videoattn import build, config
 from videoattn.attention import NonLocal
+from videoattn.attention.record import HasMaps
 from videoattn.build import make_model
-from videoattn.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.config import (
+    AttentionConfig,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from videoattn.conv import Conv3d
 from videoattn.models.tsn import TSN
 from videoattn.weights.public import PUBLIC
@@ -22,7 +30,7 @@ def test_recipes_build(path: Path) -> None:
     loaded = config.load(path, ["data.root=x"])
     with torch.device("meta"):
         model = make_model(loaded.model, 5)
-    blocks = [m for m in model.modules() if isinstance(m, NonLocal)]
+    blocks = [m for m in model.modules() if isinstance(m, HasMaps)]
     assert bool(blocks) == (loaded.model.attention.name is not None)
     assert build.test_transform(loaded).num_crops == loaded.test.num_crops
     build.make_optimisation(loaded, 10, "auto").lr_at(0)
@@ -153,3 +161,46 @@ def test_initial_weights_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match=r"model.weights: 'nowhere' is no run, no checkpoint, and"):
         build.load_initial_weights(model, "nowhere")
     assert "torchvision/resnet50" in PUBLIC
+
+
+def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
+    labels = torch.arange(4)
+    video = labels.float().view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).contiguous()
+    neighbour = torch.tensor([3, 0, 1, 2])
+    torch.manual_seed(0)
+    up = build.make_mix(AugmentConfig(mixup=1.0), 4)
+    assert up is not None
+    for _ in range(20):
+        mixed, target = up(video, labels)
+        assert type(mixed) is torch.Tensor
+        assert torch.allclose(target.sum(1), torch.ones(4))
+        share = target[labels, labels].view(4, 1, 1, 1, 1)
+        other = neighbour.float().view(4, 1, 1, 1, 1)
+        torch.testing.assert_close(mixed, share * video + (1 - share) * other)
+    cut = build.make_mix(AugmentConfig(cutmix=1.0), 4)
+    assert cut is not None
+    for _ in range(20):
+        mixed, target = cut(video, labels)
+        own = (mixed == video)[:, 0, 0].float().mean((1, 2))
+        torch.testing.assert_close(target[labels, labels], own)
+        assert ((mixed == video) == (mixed == video)[:, :1, :1]).all()
+
+
+def test_mixes_come_in_their_shares() -> None:
+    video, labels = torch.rand(4, 3, 2, 16, 16), torch.arange(4)
+    assert build.make_mix(AugmentConfig(), 4) is None
+    mix = build.make_mix(AugmentConfig(mixup=0.2, cutmix=0.3), 4)
+    assert mix is not None
+    torch.manual_seed(0)
+    kinds = {"none": 0, "mixup": 0, "cutmix": 0}
+    for _ in range(300):
+        mixed, target = mix(video, labels)
+        same = mixed == video
+        kinds["none" if same.all() else "cutmix" if same.any() else "mixup"] += 1
+        assert target.shape == (4, 4)
+    assert 40 < kinds["mixup"] < 80
+    assert 125 < kinds["none"] < 185  # a cut that covers nothing or everything counts here too
+    with pytest.raises(
+        ValueError, match=r"mixup=0.8 and cutmix=0.3 are shares of the batches; need 0 or more each"
+    ):
+        build.make_mix(AugmentConfig(mixup=0.8, cutmix=0.3), 4)

@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.config import ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig, ModelConfig
 from videoattn.conv import unsafe_convolutions
 from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
 from videoattn.data.dataset import ClipDataset
@@ -37,6 +39,7 @@ from videoattn.weights import PUBLIC, load_public
 
 T = TypeVar("T")
 Subset = Literal["train", "test"]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _tsn(depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5) -> TSN:
@@ -164,7 +167,38 @@ def _train_transform(config: Config) -> TrainTransform:
         ratio=augment.aspect_ratio,
         short_side=augment.short_side if augment.crop == "short_side" else None,
         flip=0.5 if augment.flip else 0.0,
+        color_jitter=augment.color_jitter,
+        grayscale=augment.grayscale,
+        erase=augment.erase,
     )
+
+
+def make_mix(augment: AugmentConfig, num_classes: int) -> Mix | None:
+    """Mixup (Zhang et al., ICLR 2018, Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019, Beta(1, 1))
+    of a batch's clips, each in its share of the batches.
+
+    Raises:
+        ValueError: shares below 0, or more than 1 together.
+    """
+    shares = [augment.mixup, augment.cutmix]
+    if min(shares) < 0 or sum(shares) > 1:
+        raise ValueError(
+            f"augment: mixup={augment.mixup} and cutmix={augment.cutmix} are shares of the "
+            "batches; need 0 or more each, 1 at most together"
+        )
+    if not sum(shares):
+        return None
+    mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes), v2.CutMix(num_classes=num_classes)]
+
+    def mix(video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = float(torch.rand(()))
+        if drawn >= sum(shares):
+            return video, nn.functional.one_hot(labels, num_classes).float()
+        # To torchvision five axes are a video's; it cuts the last two whatever the others are.
+        mixed, target = mixes[drawn >= shares[0]](tv_tensors.Video(video), labels)
+        return mixed.as_subclass(Tensor), target
+
+    return mix
 
 
 def test_transform(config: Config) -> TestTransform:
@@ -191,7 +225,9 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
 
 
-def make_optimisation(config: Config, steps_per_epoch: int, precision: Precision) -> Optimisation:
+def make_optimisation(
+    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None
+) -> Optimisation:
     """steps_per_epoch: updates, after accumulation."""
     train = config.train
     num_steps = steps_per_epoch * train.num_epochs
@@ -213,6 +249,7 @@ def make_optimisation(config: Config, steps_per_epoch: int, precision: Precision
         clip_norm=train.clip_norm,
         label_smoothing=train.label_smoothing,
         precision=precision,
+        mix=mix,
     )
 
 

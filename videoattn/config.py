@@ -71,6 +71,14 @@ class AugmentConfig:
     aspect_ratio: tuple[float, float] = (0.75, 1.3333)
     short_side: tuple[int, int] = (256, 320)
     flip: bool = True
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation change by up to this share, hue by a quarter of it."""
+    grayscale: float = 0.0
+    erase: float = 0.0
+    """Probabilities of losing all colour, and of a grey rectangle."""
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    """Shares of the batches whose clips are blended in pairs, or get a part of another clip."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every attention system in both kinds of backbone, by the recipe's field: what must always hold."""
+"""Every attention system in both kinds of backbone: what must always hold."""
 
 import copy
 import io

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from videoattn.data.transforms import Box, TestTransform, TrainTransform, crop_resize, to_video
+from videoattn.data.transforms import (
+    Box,
+    TestTransform,
+    TrainTransform,
+    crop_resize,
+    erase_box,
+    jitter_colors,
+    to_video,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -119,6 +127,11 @@ def test_to_video() -> None:
         (lambda: TrainTransform((8, 8), scale=(0.0, 1.0)), r"^scale: got \(0.0, 1.0\); need 0 <"),
         (lambda: TrainTransform((8, 8), ratio=(2.0, 1.0)), r"^ratio: got \(2.0, 1.0\); need 0 <"),
         (lambda: TrainTransform((8, 8), flip=2.0), r"^flip: got 2.0; need a probability, 0 to 1$"),
+        (
+            lambda: TrainTransform((8, 8), erase=-1.0),
+            r"^erase: got -1.0; need a probability, 0 to 1$",
+        ),
+        (lambda: TrainTransform((8, 8), color_jitter=2.0), r"^color_jitter: got 2.0; need a share"),
         (lambda: TrainTransform((8, 8), short_side=(9, 8)), r"^short_side: got \(9, 8\); need low"),
         (lambda: TrainTransform((9, 9), short_side=(8, 9)), r"^crop: got \(9, 9\), which does not"),
         (lambda: TestTransform(8, crop=(9, 9)), r"does not fit into frames whose short side is 8"),
@@ -128,3 +141,49 @@ def test_to_video() -> None:
 def test_errors(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_colours_change_alike_in_every_frame_and_by_the_sample_s_own_generator() -> None:
+    clip = torch.randint(0, 256, (1, 1, 3, 8, 8), dtype=torch.uint8, generator=generator())
+    clips = clip.expand(2, 5, -1, -1, -1).clone()
+    torch.manual_seed(0)
+    out = jitter_colors(clips, 0.4, generator(1))
+    assert (out == out[:1, :1]).all()
+    assert not torch.equal(out, clips)
+    torch.manual_seed(1)
+    assert torch.equal(jitter_colors(clips, 0.4, generator(1)), out)
+    assert not torch.equal(jitter_colors(clips, 0.4, generator(2)), out)
+    grey = torch.full((1, 2, 3, 4, 4), 100, dtype=torch.uint8)
+    levels = [int(jitter_colors(grey, 0.4, generator(seed))[0, 0, 0, 0, 0]) for seed in range(200)]
+    assert 57 <= min(levels) < 65  # grey moves with brightness, 100 times 0.6 to 1.4
+    assert 135 < max(levels) <= 143
+
+
+def test_an_erased_box_is_one_grey_rectangle_at_one_place() -> None:
+    shares = []
+    for seed in range(100):
+        clips = torch.zeros(1, 3, 3, 30, 40, dtype=torch.uint8)
+        out = erase_box(clips, generator(seed))
+        assert not clips.any()
+        grey = out[0, 0, 0] == 128
+        assert ((out == 128) == grey).all()
+        rows, columns = grey.any(1), grey.any(0)
+        assert torch.equal(grey, rows[:, None] & columns[None])
+        shares.append(float(grey.float().mean()))
+    assert 0.01 < min(shares) < 0.06
+    assert 0.28 < max(shares) < 0.36
+
+
+def test_colour_options_happen_as_often_as_asked() -> None:
+    clips = ramp(32, 32)
+    plain = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    colourless = TrainTransform((32, 32), grayscale=0.5, **plain)
+    outs = [colourless(clips, generator(seed)) for seed in range(100)]
+    without = [bool((out[:, :, 0] == out[:, :, 1]).all()) for out in outs]
+    assert 35 < sum(without) < 65
+    assert torch.equal(outs[without.index(False)], clips)
+    erased = TrainTransform((32, 32), erase=0.3, **plain)
+    changed = [not torch.equal(erased(clips, generator(seed)), clips) for seed in range(100)]
+    assert 18 < sum(changed) < 42
+    coloured = TrainTransform((32, 32), color_jitter=0.4, **plain)
+    assert not torch.equal(coloured(clips, generator()), clips)

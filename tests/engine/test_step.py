@@ -74,6 +74,27 @@ def test_a_step_is_the_plain_one() -> None:
     assert result.correct == (logits.argmax(1) == labels).sum().item()
 
 
+def test_mixed_clips_are_scored_by_their_shares() -> None:
+    """Against a loop written out; a clip counts as the class of its larger part."""
+
+    def mix(video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        target = nn.functional.one_hot(labels, 4).float()
+        return 0.7 * video + 0.3 * video.roll(1, 0), 0.7 * target + 0.3 * target.roll(1, 0)
+
+    ours, plain = tiny_net(), tiny_net()
+    batches = FakeBatches(num_samples=4)
+    result = take_step(ours, batches, replace(optimisation(lr=0.5), mix=mix, label_smoothing=0.1))
+    (batch,) = batches.epoch(0)
+    video, target = mix(to_video(batch.frames.flatten(0, 1)), batch.labels)
+    logits = plain(video)
+    shares = 0.9 * target + 0.1 / 4
+    loss = -(shares * logits.log_softmax(1)).sum(1).mean()
+    loss.backward()
+    torch.optim.SGD(plain.parameters(), lr=0.5).step()
+    torch.testing.assert_close(weights(ours), weights(plain), rtol=0, atol=1e-7)
+    assert result.correct == (logits.argmax(1) == batch.labels).sum().item()
+
+
 def test_dropout_is_a_function_of_seed_and_step() -> None:
     def loss(at: Moment) -> float:
         torch.rand(3)  # whatever the global generator did before

@@ -12,6 +12,7 @@ from torch import nn
 from videoattn.build import (
     load_initial_weights,
     make_loader,
+    make_mix,
     make_model,
     make_optimisation,
     make_optimizer,
@@ -58,7 +59,8 @@ def train(
         notes += [note] if note else []
         batches = make_loader(config, "train", place, samples)
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
-        optimisation = make_optimisation(config, steps_per_epoch, precision)
+        mix = make_mix(config.augment, len(samples.class_names))
+        optimisation = make_optimisation(config, steps_per_epoch, precision, mix)
         if place.is_main:
             dtype = resolve_precision(precision, place.device)
             _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")

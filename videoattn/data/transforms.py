@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
+from torchvision.transforms import v2
 
 from videoattn.types import Video
 
@@ -26,11 +27,15 @@ class Box(NamedTuple):
 
 
 class TrainTransform:
-    """A random crop, resized to `crop`, and mirrored with probability `flip`.
+    """A random crop, resized to `crop`, mirrored with probability `flip`, its colours changed.
 
     By default the crop's area is a share in `scale` of the frame and its width over height lies in
     `ratio` (log-uniform). With `short_side=(low, high)` it is the crop of the video papers instead:
     the frame's short side is drawn from low..high pixels, then `crop` pixels are cut anywhere.
+    `color_jitter`: brightness, contrast and saturation are multiplied by up to 1 ± this, the hue
+    turned by up to a quarter of it (of half a circle). `grayscale`, `erase`: the probability of no
+    colour, and of a grey rectangle of 2 to 33 % of the crop (Zhong et al., AAAI 2020), at the same
+    place in every frame.
     """
 
     def __init__(
@@ -41,13 +46,19 @@ class TrainTransform:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         short_side: tuple[int, int] | None = None,
         flip: float = 0.5,
+        color_jitter: float = 0.0,
+        grayscale: float = 0.0,
+        erase: float = 0.0,
     ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale: got {scale}; need 0 < low <= high <= 1")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio: got {ratio}; need 0 < low <= high")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip: got {flip}; need a probability, 0 to 1")
+        for name, chance in (("flip", flip), ("grayscale", grayscale), ("erase", erase)):
+            if not 0 <= chance <= 1:
+                raise ValueError(f"{name}: got {chance}; need a probability, 0 to 1")
+        if not 0 <= color_jitter <= 1:
+            raise ValueError(f"color_jitter: got {color_jitter}; need a share, 0 to 1")
         if short_side is not None:
             _check_fits(crop, short_side[0])
             if short_side[0] > short_side[1]:
@@ -58,12 +69,21 @@ class TrainTransform:
         self.ratio = ratio
         self.short_side = short_side
         self.flip = flip
+        self.color_jitter = color_jitter
+        self.grayscale = grayscale
+        self.erase = erase
 
     def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
         box = self.box(clips.shape[-2], clips.shape[-1], generator)
         out = crop_resize(clips, box, self.crop)
-        if self.flip and float(torch.rand(1, generator=generator)) < self.flip:
+        if _chance(self.flip, generator):
             out = out.flip(-1)
+        if self.color_jitter:
+            out = jitter_colors(out, self.color_jitter, generator)
+        if _chance(self.grayscale, generator):
+            out = v2.functional.rgb_to_grayscale(out, num_output_channels=3)
+        if _chance(self.erase, generator):
+            out = erase_box(out, generator)
         return out
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
@@ -125,6 +145,39 @@ def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Crops:
         cut = cut.contiguous(memory_format=torch.channels_last)
         cut = F.interpolate(cut, size=size, mode="bilinear", antialias=True)
     return cut.reshape(v, t, c, *size) if v == 1 else cut.unflatten(0, (v, t))
+
+
+def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:
+    """One draw of brightness, contrast, saturation and hue for all frames."""
+    *factors, turn = (torch.rand(4, generator=generator) * 2 - 1).mul_(strength).tolist()
+    functions = (
+        v2.functional.adjust_brightness,
+        v2.functional.adjust_contrast,
+        v2.functional.adjust_saturation,
+    )
+    for adjust, factor in zip(functions, factors, strict=True):
+        clips = adjust(clips, 1 + factor)
+    out: Tensor = v2.functional.adjust_hue(clips, turn / 8)  # in turns of the colour circle
+    return out
+
+
+def erase_box(clips: Crops, generator: torch.Generator) -> Crops:
+    """A grey rectangle, 2 to 33 % of the crop, width over height 0.3 to 3.3, in every frame."""
+    height, width = clips.shape[-2:]
+    share, ratio, y, x = torch.rand(4, generator=generator).tolist()
+    area = height * width * (0.02 + share * 0.31)
+    aspect = math.exp((2 * ratio - 1) * math.log(3.3))
+    h = min(height, max(1, round(math.sqrt(area / aspect))))
+    w = min(width, max(1, round(math.sqrt(area * aspect))))
+    box = _place(height, width, h, w, [y, x])
+    clips = clips.clone()
+    clips[..., box.y0 : box.y1, box.x0 : box.x1] = 128
+    return clips
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    """Whether a thing of this probability happens; one that never does draws nothing."""
+    return bool(probability) and float(torch.rand(1, generator=generator)) < probability
 
 
 def to_video(

@@ -24,7 +24,9 @@ class Optimisation:
 
     `lr_at` gives the learning rate of a step of the run; a parameter group's own `lr_scale`
     multiplies it. `auxiliary` is asked for named scalar losses (means over the samples) after each
-    forward pass; `auxiliary_weights` has a weight for each.
+    forward pass; `auxiliary_weights` has a weight for each. `mix` blends the clips of a batch: from
+    (videos, labels) to (videos, class shares (n, K)); it may use torch's global random state, which
+    is seeded anew at each step.
     """
 
     lr_at: Callable[[int], float]
@@ -35,6 +37,7 @@ class Optimisation:
     precision: Precision = "auto"
     auxiliary: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "accumulate_steps"):
@@ -153,11 +156,15 @@ def _pass(
     labels = batch.labels.repeat_interleave(num_views).to(device)
     dtype = resolve_precision(optimisation.precision, device)
     with _synchronised(model, synchronise):
+        video, target = to_video(batch.frames.flatten(0, 1)), labels
+        if optimisation.mix is not None:
+            video, target = optimisation.mix(video, labels)
+            labels = target.argmax(1)  # a mixed clip counts as the class of its larger part
         with autocast(dtype, device):
-            logits = model(to_video(batch.frames.flatten(0, 1)))  # (n V, K)
+            logits = model(video)  # (n V, K)
         losses = nn.functional.cross_entropy(
             logits.float(),
-            labels,
+            target,
             label_smoothing=optimisation.label_smoothing,
             reduction="none",
         )
