@@ -42,9 +42,15 @@ Subset = Literal["train", "test"]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def _tsn(depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5) -> TSN:
+def _tsn(
+    depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5,
+    shift_div: int | None = None, shift_place: str = "residual",
+) -> TSN:  # fmt: skip
     backbone = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-    return TSN(backbone, num_classes=num_classes, consensus=consensus, dropout=dropout)
+    return TSN(
+        backbone, num_classes=num_classes, consensus=consensus, dropout=dropout,
+        shift_div=shift_div, shift_place=shift_place,
+    )  # fmt: skip
 
 
 def _r3d_18(*, num_classes: int) -> nn.Module:
@@ -174,8 +180,8 @@ def _train_transform(config: Config) -> TrainTransform:
 
 
 def make_mix(augment: AugmentConfig, num_classes: int) -> Mix | None:
-    """Mixup (Zhang et al., ICLR 2018, Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019, Beta(1, 1))
-    of a batch's clips, each in its share of the batches.
+    """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019) of a
+    batch's clips, each in its share of the batches.
 
     Raises:
         ValueError: shares below 0, or more than 1 together.

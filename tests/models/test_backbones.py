@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videoattn.attention import NonLocal, insert_attention
 from videoattn.attention.non_local import FORMS
 from videoattn.models.resnet3d import KERNELS, ResNet3d, Stem
-from videoattn.models.tsn import CONSENSUS, TSN
+from videoattn.models.tsn import CONSENSUS, TSN, TemporalShift
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     **{
@@ -23,6 +23,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
         for depth in (18, 50)
     },
     "tsn_r18": lambda: TSN(torchvision.models.resnet18(), num_classes=3),
+    "tsm_r18": lambda: TSN(torchvision.models.resnet18(), num_classes=3, shift_div=8),
 }
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -167,3 +168,50 @@ def test_unknown_names() -> None:
         ResNet3d("i3d", depth=19, num_classes=2)
     with pytest.raises(ValueError, match="consensus: 'vote' is not one of mean, max, attention"):
         TSN(torchvision.models.resnet18(), num_classes=2, consensus="vote")
+
+
+def shifted_naively(video: torch.Tensor, div: int) -> torch.Tensor:
+    """(N, S, C, H, W), element by element."""
+    out, fold = video.clone(), video.shape[2] // div
+    for s in range(video.shape[1]):
+        for c in range(2 * fold):
+            source = s + 1 if c < fold else s - 1
+            inside = 0 <= source < video.shape[1]
+            out[:, s, c] = video[:, source, c] if inside else 0
+    return out
+
+
+@pytest.mark.parametrize(("channels", "div"), [(16, 8), (9, 4), (6, 2), (5, 8)])
+def test_a_temporal_shift_moves_channels_one_segment(channels: int, div: int) -> None:
+    video = torch.randn(2, 5, channels, 2, 3)
+    shift = TemporalShift(div)
+    shift.num_segments = 5
+    out = shift(torch.nn.Identity(), (video.flatten(0, 1),))
+    assert torch.equal(out.unflatten(0, (2, 5)), shifted_naively(video, div))
+
+
+@pytest.mark.parametrize("place", ["residual", "block"])
+def test_tsm_sees_order_where_tsn_does_not(place: str) -> None:
+    x = torch.randn(2, 3, 4, 32, 32)
+
+    def make(**options: object) -> TSN:
+        torch.manual_seed(0)
+        return TSN(torchvision.models.resnet18(), num_classes=3, **options).eval()
+
+    tsn, tsm = make(), make(shift_div=8, shift_place=place)
+    tsm.load_state_dict(tsn.state_dict())  # the same names, no parameter more
+    torch.testing.assert_close(tsn(x.flip(2)), tsn(x))
+    assert (tsm(x.flip(2)) - tsm(x)).abs().max() > 1e-3
+    hooks = [name for name, m in tsm.named_modules() if m._forward_pre_hooks]
+    end = ".conv1" if place == "residual" else ""
+    assert hooks == [f"layer{i}.{j}{end}" for i in range(1, 5) for j in range(2)]
+    longer = torch.randn(1, 3, 6, 32, 32)  # another number of segments
+    assert tsm(longer).shape == (1, 3)
+    assert torch.equal(copy.deepcopy(tsm)(x), tsm(x))
+
+
+def test_shift_errors() -> None:
+    with pytest.raises(ValueError, match="shift_div: got 1; need 2 or more"):
+        TSN(torchvision.models.resnet18(), num_classes=3, shift_div=1)
+    with pytest.raises(ValueError, match="shift_place: 'x' is not one of residual, block"):
+        TSN(torchvision.models.resnet18(), num_classes=3, shift_div=8, shift_place="x")

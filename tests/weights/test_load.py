@@ -22,6 +22,7 @@ RECORDS = {
     "pyslowfast/I3D_NLN_8x8_R50": "pyslowfast_I3D_NLN_8x8_R50",
     "pyslowfast/SLOW_NLN_8x8_R50": "pyslowfast_SLOW_NLN_8x8_R50",
     "mmaction2/tsn_r50": ("mmaction2_tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb"),
+    "mmaction2/tsm_r50": "mmaction2_tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb",
     "mmaction2/i3d_r50": _MM_I3D.format(""),
     "mmaction2/i3d_r50_nl_embedded_gaussian": _MM_I3D.format("-nl-embedded-gaussian"),
     "mmaction2/i3d_r50_nl_dot_product": _MM_I3D.format("-nl-dot-product"),
@@ -29,7 +30,7 @@ RECORDS = {
 
 
 def _our_layout(name: str, clip: Tensor) -> Tensor:
-    if name == "mmaction2/tsn_r50":  # (N, segments, C, H, W)
+    if name in ("mmaction2/tsn_r50", "mmaction2/tsm_r50"):  # (N, segments, C, H, W)
         return clip.transpose(1, 2)
     if clip.ndim == 6:  # (N, clips, C, T, H, W), one clip
         return clip.squeeze(1)

@@ -1,5 +1,6 @@
 """Temporal segment networks (Wang et al., ECCV 2016, arXiv 1608.00859): a 2-D backbone over
-segments of a video, and a consensus of what it says of each.
+segments of a video, and a consensus of what it says of each. With `shift_div` it is TSM (Lin et
+al., ICCV 2019, arXiv 1811.08383): parts of the channels move one segment on, or back.
 
 Segments are the T of the (N, C, T, H, W) that every network here takes, so a video attention block
 sees them as it sees frames. Parameters keep torchvision's names.
@@ -14,6 +15,7 @@ from videoattn.attention.insert import VideoView
 from videoattn.types import Logits, Video
 
 CONSENSUS = ("mean", "max", "attention")
+SHIFT_PLACES = ("residual", "block")
 
 
 class TSN(nn.Module):
@@ -23,6 +25,10 @@ class TSN(nn.Module):
     consensus: "mean" or "max" of the segments' logits, or "attention": one learned query weighs the
         segments' features before the classifier. It starts as the mean.
     dropout: before the classifier.
+    shift_div: 1/shift_div of the channels of a residual block's input is taken from the next
+        segment and as much from the one before (zeros beyond the ends); None shifts nothing.
+    shift_place: "residual", before the block's first convolution only (the paper's choice), or
+        "block", before the shortcut too. Networks with 23 blocks in a stage shift in every second.
     """
 
     takes_video = True
@@ -34,6 +40,8 @@ class TSN(nn.Module):
         num_classes: int,
         consensus: str = "mean",
         dropout: float = 0.5,
+        shift_div: int | None = None,
+        shift_place: str = "residual",
     ) -> None:
         super().__init__()
         if consensus not in CONSENSUS:
@@ -46,6 +54,8 @@ class TSN(nn.Module):
         self.consensus = consensus
         if consensus == "attention":
             self.query = nn.Parameter(torch.zeros(features))
+        self._shift = TemporalShift(shift_div) if shift_div is not None else None
+        self._place_shifts(shift_place)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(features, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
@@ -60,7 +70,22 @@ class TSN(nn.Module):
         features = self.avgpool(images).flatten(1).unflatten(0, (num_clips, num_segments))
         return self._consensus(features)
 
+    def _place_shifts(self, place: str) -> None:
+        if place not in SHIFT_PLACES:
+            raise ValueError(f"shift_place: {place!r} is not one of {', '.join(SHIFT_PLACES)}")
+        if self._shift is None:
+            return
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        step = 2 if max(len(stage) for stage in stages) >= 23 else 1
+        for stage in stages:
+            for block in stage[::step]:
+                # A hook, so that parameters keep torchvision's names.
+                where = block.conv1 if place == "residual" else block
+                where.register_forward_pre_hook(self._shift)
+
     def _show_segments(self, num_segments: int) -> None:
+        if self._shift is not None:
+            self._shift.num_segments = num_segments
         for module in self.modules():
             if isinstance(module, VideoView) and module.num_frames != num_segments:
                 module.num_frames = num_segments
@@ -73,3 +98,34 @@ class TSN(nn.Module):
             features = attend(query, features, features, scale=scale)
         logits = self.fc(self.dropout(features))
         return logits.amax(1) if self.consensus == "max" else logits.mean(1)
+
+
+class TemporalShift:
+    """A forward pre-hook on (N·S, C, H, W): of C channels, the first C // div come from the next
+    segment, the following C // div from the one before; zeros beyond the ends.
+
+    Raises:
+        ValueError: div below 2, which would leave no channel where it is or ask for more than C.
+    """
+
+    def __init__(self, div: int) -> None:
+        if div < 2:
+            raise ValueError(f"shift_div: got {div}; need 2 or more (8 is the paper's), or none")
+        self.div = div
+        self.num_segments = 1
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        images = inputs[0]
+        video = images.unflatten(0, (-1, self.num_segments))  # (N, S, C, H, W)
+        fold = images.shape[1] // self.div
+        forth, back, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=2)
+        empty = torch.zeros_like(forth[:, :1])
+        shifted = torch.cat(
+            [
+                torch.cat([forth[:, 1:], empty], dim=1),
+                torch.cat([empty, back[:, :-1]], dim=1),
+                stay,
+            ],
+            dim=2,
+        )
+        return shifted.flatten(0, 1)

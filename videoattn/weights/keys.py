@@ -127,7 +127,11 @@ _BLOCK = r"backbone\.(?P<layer>layer[1-4])\.(?P<b>\d+)"
 _MMACTION2: Rules = (
     (rf"backbone\.conv1\.conv\.{_END}", "conv1.{end}"),
     (rf"backbone\.conv1\.bn\.{_END}", "bn1.{end}"),
-    (rf"{_BLOCK}\.conv(?P<i>[1-3])\.(?P<part>conv|bn)\.{_END}", "{layer}.{b}.{part}{i}.{end}"),
+    # TSM's shift is a module around the first convolution, `net`
+    (
+        rf"{_BLOCK}\.conv(?P<i>[1-3])\.(?P<part>conv|bn)(\.net)?\.{_END}",
+        "{layer}.{b}.{part}{i}.{end}",
+    ),
     (rf"{_BLOCK}\.downsample\.conv\.{_END}", "{layer}.{b}.downsample.0.{end}"),
     (rf"{_BLOCK}\.downsample\.bn\.{_END}", "{layer}.{b}.downsample.1.{end}"),
     # phi and g are Sequential(conv, pool) where keys are pooled, the bare conv where they are not

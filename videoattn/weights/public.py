@@ -12,6 +12,7 @@ What differs between ecosystems, beside names (all checked against the answers o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torchvision
 from torch import nn
@@ -57,8 +58,9 @@ def _resnet(depth: int, *, num_classes: int) -> nn.Module:
     return make(num_classes=num_classes)
 
 
-def _tsn(depth: int, *, num_classes: int) -> nn.Module:
-    return TSN(_resnet(depth, num_classes=1), num_classes=num_classes, dropout=0.4)
+def _tsn(depth: int, *, num_classes: int, **options: Any) -> nn.Module:
+    backbone = _resnet(depth, num_classes=1)
+    return TSN(backbone, num_classes=num_classes, **options)
 
 
 _ODD = ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5")
@@ -92,7 +94,8 @@ PUBLIC: dict[str, PublicModel] = {
     "pyslowfast/SLOW_NLN_8x8_R50": _pyslowfast(
         _SLOW, block=partial(NonLocal, form="dot_product"), after=_ODD
     ),
-    "mmaction2/tsn_r50": _mmaction2(partial(_tsn, 50)),
+    "mmaction2/tsn_r50": _mmaction2(partial(_tsn, 50, dropout=0.4)),
+    "mmaction2/tsm_r50": _mmaction2(partial(_tsn, 50, shift_div=8)),
     "mmaction2/i3d_r50": _mmaction2(_MM_I3D),
     "mmaction2/i3d_r50_nl_embedded_gaussian": _mmaction2(
         _MM_I3D, block=partial(_mm_non_local, scale=False), after=_ODD
