@@ -104,6 +104,20 @@ def demo(
     run_demo(folder, device=device)
 
 
+listing = typer.Typer(help="What there is to choose from.")
+app.add_typer(listing, name="list", no_args_is_help=True)
+
+
+@listing.command("attention")
+def list_attention(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the README has it.")] = False,
+) -> None:
+    """Every attention system: what its map means, what it adds to an I3D-R50."""
+    from videoattn.commands.list_attention import list_attention as run_list
+
+    run_list(markdown=markdown)
+
+
 bench = typer.Typer(help="Speed, as ratios against a baseline in the same run.")
 app.add_typer(bench, name="bench", no_args_is_help=True)
 
@@ -121,6 +135,23 @@ def bench_train_step(
 
     bench.bench_train_step(
         device=device, batch_size=batch_size, num_frames=num_frames, size=size, num_rounds=rounds
+    )
+
+
+@bench.command("attention")
+def bench_attention(
+    systems: Annotated[
+        list[str] | None, typer.Argument(help="Names from `videoattn list attention`; all if none.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Time, peak memory, parameters and MACs of each system, beside the explicit map."""
+    from videoattn.commands import bench_attention
+
+    bench_attention.bench_attention(
+        systems or (), batch_size=batch_size, num_rounds=rounds, device=device
     )
 
 

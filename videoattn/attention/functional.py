@@ -5,7 +5,8 @@ Tokens are (N, P, C): P positions, in the order T, H, W, of C channels. `attend`
 have an explicit path that builds the whole map; tests hold the fast ones to it in float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -19,6 +20,29 @@ Tokens = Float[Tensor, "N P C"]
 Grid = tuple[int, int, int]
 Normaliser = Literal["softmax", "count"]
 Path = Literal["auto", "explicit", "fused", "linear"]
+
+
+_explicit_calls: list[str] | None = None
+
+
+@contextmanager
+def explicit_paths(on: bool = True) -> Iterator[list[str]]:
+    """Makes every call inside that leaves the path to "auto" build its whole map, for measuring what
+    the fast paths save. Yields the names of the functions that were called, one for each call."""
+    global _explicit_calls
+    before, calls = _explicit_calls, list[str]()
+    _explicit_calls = calls if on else None
+    try:
+        yield calls
+    finally:
+        _explicit_calls = before
+
+
+def _chosen(path: Path, function: str) -> Path:
+    if path == "auto" and _explicit_calls is not None:
+        _explicit_calls.append(function)
+        return "explicit"
+    return path
 
 
 def to_tokens(x: Video) -> Tokens:
@@ -60,6 +84,7 @@ def attend(
     Raises:
         ValueError: the path does not exist for the normaliser.
     """
+    path = _chosen(path, "attend")
     allowed = ("auto", "explicit", "fused" if normaliser == "softmax" else "linear")
     if path not in allowed:
         raise ValueError(f"path {path!r} does not exist for {normaliser}; use one of {allowed}")
@@ -111,6 +136,7 @@ def attend_separable(
     Raises:
         ValueError: a path other than auto, explicit or linear.
     """
+    path = _chosen(path, "attend_separable")
     if path not in ("auto", "explicit", "linear"):
         raise ValueError(
             f"path {path!r} does not exist for a separable map; use auto, explicit or linear"
