@@ -104,6 +104,26 @@ def demo(
     run_demo(folder, device=device)
 
 
+@app.command()
+def compare(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as configs/demo.yaml.")],
+    overrides: Overrides = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="A system, or none; may be repeated. All, if not given."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with seeds 0, 1, ...")] = 3,
+    folder: Annotated[Path | None, typer.Option(help="Where runs and the table go.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a recipe with every attention system and with none; a table of what each brings."""
+    from videoattn.commands.compare import compare as run_compare
+
+    run_compare(
+        recipe, overrides or (), systems=system or (), num_seeds=seeds, folder=folder, device=device
+    )
+
+
 listing = typer.Typer(help="What there is to choose from.")
 app.add_typer(listing, name="list", no_args_is_help=True)
 

@@ -1,7 +1,7 @@
 """`videoattn bench attention`: time and memory of every system at three places of a network.
 
-Each measurement has a process of its own, so that its peak is its own. Pairwise systems stand beside
-themselves with the whole map built, in the same run.
+Each measurement has a process of its own, so that its peak is its own. Pairwise systems stand
+beside themselves with the whole map built, in the same run.
 """
 
 import multiprocessing
@@ -59,8 +59,8 @@ def bench_attention(
         size = "x".join(map(str, grid))
         table.title = f"{site}: {channels} channels, {size} positions"
         table.caption = (
-            f"forward and backward, float32, batch {batch_size}, median of {num_rounds} on {place}, "
-            f"{torch.get_num_threads()} threads; peak: beyond weights and inputs"
+            f"forward and backward, float32, batch {batch_size}, median of {num_rounds} on "
+            f"{place}, {torch.get_num_threads()} threads; peak: beyond weights and inputs"
         )
         out.print(table)
     out.print(_growth(names or blocks, batch_size, place))

@@ -44,7 +44,7 @@ def rows() -> list[Row]:
                 system.map_shape,
                 parameters - base_parameters,
                 macs - base_macs,
-            )  # fmt: skip
+            )
         )
     return found
 
