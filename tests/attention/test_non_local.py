@@ -1,6 +1,7 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.reference.non_local import non_local
 from videoattn.attention.non_local import FORMS, NonLocal
@@ -105,7 +106,7 @@ def test_recorded_rows_times_values_are_the_output(form: str) -> None:
 def test_groups_of_frames_are_independent_clips(form: str) -> None:
     whole, grouped = (
         trained(NonLocal(4, form=form)),
-        trained(NonLocal(4, form=form, group_frames=2)),
+        trained(NonLocal(4, form=form, scope=2)),
     )
     x = clip(2, 4, 6, 4, 4)
     expected = torch.cat([whole(part) for part in x.split(2, dim=2)], dim=2)
@@ -120,13 +121,42 @@ def test_groups_of_frames_are_independent_clips(form: str) -> None:
     )
 
 
-def test_one_frame_groups_are_the_image_block() -> None:
-    """space-only on T frames equals T independent 2-D blocks"""
-    block = trained(NonLocal(4, group_frames=1))
+@pytest.mark.parametrize("scope", ["space", 1])
+def test_space_only_is_the_image_block_on_every_frame(scope: str | int) -> None:
+    block = trained(NonLocal(4, scope=scope))
     x = clip(1, 4, 3, 4, 4)
     for frame in range(3):
         one = x[:, :, frame : frame + 1]
         torch.testing.assert_close(block(x)[:, :, frame : frame + 1], block(one))
+
+
+@every_form
+def test_time_only_is_the_block_on_every_place_alone(form: str) -> None:
+    block, alone = trained(NonLocal(4, form=form, scope="time")), trained(NonLocal(4, form=form))
+    x = clip(2, 4, 5, 3, 2)
+    y = block(x)
+    rows = block.maps(x)[""].rows(torch.arange(5 * 3 * 2)).unflatten(1, (5, 3, 2))
+    for row in range(3):
+        for column in range(2):
+            place = x[..., row : row + 1, column : column + 1]
+            torch.testing.assert_close(y[..., row : row + 1, column : column + 1], alone(place))
+            own = rows[:, :, row, column]  # (N, query frame, T, H, W)
+            expected = alone.maps(place)[""].rows(torch.arange(5)).flatten(2)
+            torch.testing.assert_close(own[..., row, column], expected)
+            assert own.count_nonzero() <= expected.numel()  # nothing outside the place
+
+
+@pytest.mark.parametrize("scope", ["space", "time", 2])
+def test_narrow_scopes_start_as_the_identity_and_record(scope: str | int) -> None:
+    block = NonLocal(4, scope=scope)
+    x = clip(2, 4, 4, 3, 5).float()
+    assert torch.equal(block(x), x)
+    torch.nn.init.ones_(block.bn.weight)
+    assert block(x).shape == x.shape
+    model = torch.nn.Sequential(block)
+    with record_attention(model, queries=[(1, 2, 4)]) as maps:
+        model(x)
+    torch.testing.assert_close(maps["0"].weights.flatten(2).sum(-1), torch.ones(2, 1))
 
 
 def test_key_bias_has_no_gradient_under_softmax_and_has_one_elsewhere() -> None:
@@ -175,7 +205,41 @@ def test_bad_options() -> None:
         NonLocal(4, zero_init="all")
     with pytest.raises(ValueError, match="scale=True is for form='embedded_gaussian'; 'gaussian'"):
         NonLocal(4, form="gaussian", scale=True)
-    with pytest.raises(ValueError, match="group_frames must be at least 1 or None, got 0"):
-        NonLocal(4, group_frames=0)
-    with pytest.raises(ValueError, match="group_frames=4 does not divide the 6 frames"):
-        NonLocal(4, group_frames=4)(torch.zeros(1, 4, 6, 2, 2))
+    with pytest.raises(ValueError, match="scope: 0 is not one of space_time, space, time, or a num"):
+        NonLocal(4, scope=0)
+    with pytest.raises(ValueError, match="scope: 'frame' is not one of space_time, space, time"):
+        NonLocal(4, scope="frame")
+    with pytest.raises(ValueError, match="scope=4 does not divide the 6 frames"):
+        NonLocal(4, scope=4)(torch.zeros(1, 4, 6, 2, 2))
+
+
+class _Ops(TorchDispatchMode):
+    """Names of the operators that run inside, and the largest tensor that one of them makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.names.add(function.__name__.split(".")[0])
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor):
+                self.largest = max(self.largest, made.numel())
+        return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_no_step_of_training_makes_a_map(form: str, layout: torch.memory_format) -> None:
+    """Whatever the memory layout: pooled keys of a channels-last video are not channels-last."""
+    block = NonLocal(8, form=form).to(memory_format=layout)
+    nn.init.ones_(block.bn.weight)
+    x = torch.randn(1, 8, 4, 20, 20).to(memory_format=layout).requires_grad_()
+    with _Ops() as ops:
+        block(x).sum().backward()
+    map_size = 1600 * 400
+    assert ops.largest < map_size / 10
+    softmax = "_scaled_dot_product_flash_attention_for_cpu_backward" in ops.names
+    assert softmax == form.endswith("gaussian")

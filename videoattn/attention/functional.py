@@ -1,25 +1,37 @@
 """The mathematics of pairwise attention, and the one place that picks a fast path.
 
 Tokens are (N, P, C): P positions, in the order T, H, W, of C channels. `attend` is
-`normalise(q kᵀ · scale) v`, `attend_separable` is the non-local paper's concatenation form. Both
-have an explicit path that builds the whole map; tests hold the fast ones to it in float64.
+`normalise(q kᵀ · scale) v`, `attend_separable` has the logits `ReLU(a_i + b_j)` in place of the
+product. Both have an explicit path that builds the whole map; tests hold the others to it in
+float64.
+
+| normaliser | weight of key j, of P keys    | a row                          |
+| softmax    | exp(l_ij) / Σ exp(l_ij)       | sums to 1                      |
+| sigmoid    | sigmoid(l_ij - log P)         | in (0, 1), sums to about 1     |
+| count      | l_ij / P                      | any sign, any sum              |
 """
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from videoattn.types import Video
 
 Tokens = Float[Tensor, "N P C"]
 Grid = tuple[int, int, int]
-Normaliser = Literal["softmax", "count"]
-Path = Literal["auto", "explicit", "fused", "linear"]
+Normaliser = Literal["softmax", "sigmoid", "count"]
+Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
+
+NORMALISERS = ("softmax", "sigmoid", "count")
+MOST_AT_ONCE = 2**24
+"""A chunked path builds so many entries at a time (64 MiB of float32), or one query's."""
 
 
 _explicit_calls: list[str] | None = None
@@ -27,8 +39,8 @@ _explicit_calls: list[str] | None = None
 
 @contextmanager
 def explicit_paths(on: bool = True) -> Iterator[list[str]]:
-    """Makes every call inside that leaves the path to "auto" build its whole map, for measuring what
-    the fast paths save. Yields the names of the functions that were called, one for each call."""
+    """Makes every call inside that leaves the path to "auto" build its whole map, for measuring
+    what the fast paths save. Yields the names of the functions that were called, one a call."""
     global _explicit_calls
     before, calls = _explicit_calls, list[str]()
     _explicit_calls = calls if on else None
@@ -38,11 +50,17 @@ def explicit_paths(on: bool = True) -> Iterator[list[str]]:
         _explicit_calls = before
 
 
-def _chosen(path: Path, function: str) -> Path:
+def chosen(path: Path, function: str) -> Path:
     if path == "auto" and _explicit_calls is not None:
         _explicit_calls.append(function)
         return "explicit"
     return path
+
+
+def autocast_off(x: Tensor) -> AbstractContextManager[object]:
+    """For sums over every position and for logits that bfloat16 would garble. On the meta device,
+    where shapes are computed, there is no autocast to leave."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def to_tokens(x: Video) -> Tokens:
@@ -55,15 +73,20 @@ def from_tokens(tokens: Tokens, grid: Grid) -> Video:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def normalise(logits: Float[Tensor, "N Q P"], normaliser: Normaliser) -> Float[Tensor, "N Q P"]:
+    """The weights of the table above. With the sigmoid's offset, logits near 0 give a row a sum
+    near 1 for any number of keys."""
+    if normaliser == "softmax":
+        return logits.softmax(-1)
+    num_keys = logits.shape[-1]
+    return (logits - math.log(num_keys)).sigmoid() if normaliser == "sigmoid" else logits / num_keys
+
+
 def attention_weights(
     q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normaliser: Normaliser, scale: float
 ) -> Float[Tensor, "N Q P"]:
-    """The rows of the map for the queries given, explicitly: O(Q·P) memory.
-
-    softmax: rows sum to 1. count: `q kᵀ · scale / P`, which may be negative and sums to nothing.
-    """
-    logits = q @ k.transpose(1, 2) * scale
-    return logits.softmax(-1) if normaliser == "softmax" else logits / k.shape[1]
+    """The rows of the map for the queries given, explicitly: O(Q·P) memory."""
+    return normalise(q @ k.transpose(1, 2) * scale, normaliser)
 
 
 def attend(
@@ -79,26 +102,64 @@ def attend(
 
     softmax goes through `scaled_dot_product_attention` ("fused": memory linear in positions).
     count is re-associated to `q ((kᵀ/P) v)` ("linear") where that costs fewer multiply-adds:
-    (Q + P)·D·E against Q·P·(D + E).
+    (Q + P)·D·E against Q·P·(D + E). sigmoid has neither: its rows are made in float32 by some
+    queries at a time ("chunked": memory linear in positions), again in the backward pass.
 
     Raises:
         ValueError: the path does not exist for the normaliser.
     """
-    path = _chosen(path, "attend")
-    allowed = ("auto", "explicit", "fused" if normaliser == "softmax" else "linear")
-    if path not in allowed:
-        raise ValueError(f"path {path!r} does not exist for {normaliser}; use one of {allowed}")
+    path = chosen(path, "attend")
+    own: dict[str, Path] = {"softmax": "fused", "sigmoid": "chunked", "count": "linear"}
+    check_path(path, normaliser, own.get(normaliser))
     if path == "auto":
-        path = "fused" if normaliser == "softmax" else _cheaper_association(q, k, v)
+        path = _cheaper_association(q, k, v) if normaliser == "count" else own[normaliser]
     if path == "fused":
         return _fused(q, k, v, scale)
     if path == "linear":
-        with torch.autocast(q.device.type, enabled=False):  # D x E sums over every position
+        with autocast_off(q):  # D x E sums over every position
             wide = torch.promote_types(q.dtype, torch.float32)
             q_wide, k_wide, v_wide = q.to(wide), k.to(wide), v.to(wide)
             mixed = (k_wide * (scale / k.shape[1])).transpose(1, 2) @ v_wide  # (N, D, E)
             return (q_wide @ mixed).to(v.dtype)
+    if path == "chunked":
+        with autocast_off(q):
+            wide = torch.promote_types(q.dtype, torch.float32)
+            keys = k.to(wide)
+            return by_queries(
+                lambda rows: attention_weights(rows, keys, normaliser, scale),
+                q.to(wide), v.to(wide), entries=k.shape[1],
+            ).to(v.dtype)  # fmt: skip
     return attention_weights(q, k, normaliser, scale).to(v.dtype) @ v
+
+
+def check_path(path: str, of: str, own: str | None) -> None:
+    if own is None:
+        raise ValueError(f"normaliser: {of!r} is not one of {', '.join(NORMALISERS)}")
+    allowed = ("auto", "explicit", own)
+    if path not in allowed:
+        raise ValueError(f"path {path!r} does not exist for {of}; use one of {allowed}")
+
+
+def by_queries(
+    weights: Callable[[Tensor], Tensor], q: Tensor, v: Tensor, *, entries: int
+) -> Tensor:
+    """`weights(q) @ v` by pieces of the queries, where a query of one clip needs `entries` numbers.
+
+    The backward pass makes the weights of a piece again instead of keeping them.
+    """
+
+    def piece(rows: Tensor) -> Tensor:
+        return weights(rows) @ v
+
+    pieces = q.split(max(MOST_AT_ONCE // (len(q) * entries), 1), dim=1)
+    if len(pieces) == 1:
+        return piece(q)
+    if not torch.is_grad_enabled():
+        return torch.cat([piece(rows) for rows in pieces], dim=1)
+    again = [
+        checkpoint(piece, rows, use_reentrant=False, preserve_rng_state=False) for rows in pieces
+    ]
+    return torch.cat(again, dim=1)
 
 
 def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
@@ -109,16 +170,22 @@ def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """One-head scaled_dot_product_attention. Its memory-saving kernels want q, k and v of one
-    width; zero columns change neither the logits (the scale is explicit) nor the other outputs."""
+    width (zero columns change neither the logits, as the scale is explicit, nor the other outputs)
+    and channels next to each other in memory, which a pooled video's are not; otherwise it silently
+    builds the whole map."""
     width = max(q.shape[2], v.shape[2])
-    q_wide, k_wide, v_wide = (F.pad(x, (0, width - x.shape[2])).unsqueeze(1) for x in (q, k, v))
+    q_wide, k_wide, v_wide = (
+        F.pad(x, (0, width - x.shape[2])).contiguous().unsqueeze(1) for x in (q, k, v)
+    )
     y = F.scaled_dot_product_attention(q_wide, k_wide, v_wide, scale=scale)
     return y.squeeze(1)[..., : v.shape[2]]
 
 
-def separable_weights(a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"]) -> Float[Tensor, "N Q P"]:
-    """`ReLU(a_i + b_j) / P`: the concatenation form's rows, explicitly."""
-    return (a.unsqueeze(2) + b.unsqueeze(1)).relu() / b.shape[1]
+def separable_weights(
+    a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"], normaliser: Normaliser = "count"
+) -> Float[Tensor, "N Q P"]:
+    """The rows of `ReLU(a_i + b_j)`, explicitly; by "count" they are the concatenation form's."""
+    return normalise((a.unsqueeze(2) + b.unsqueeze(1)).relu(), normaliser)
 
 
 def attend_separable(
@@ -126,21 +193,30 @@ def attend_separable(
     b: Float[Tensor, "N P"],
     v: Float[Tensor, "N P E"],
     *,
+    normaliser: Normaliser = "count",
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
     """`y_i = Σ_j ReLU(a_i + b_j) v_j / P` in O((Q + P)(log P + E)), exact in value and gradient.
 
     Only keys with b_j > -a_i count. With b sorted they are a suffix, and two suffix sums,
-    S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`.
+    S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalisers have no
+    such sums: their rows are made by some queries at a time ("chunked").
 
     Raises:
-        ValueError: a path other than auto, explicit or linear.
+        ValueError: a path that the normaliser does not have.
     """
-    path = _chosen(path, "attend_separable")
-    if path not in ("auto", "explicit", "linear"):
-        raise ValueError(
-            f"path {path!r} does not exist for a separable map; use auto, explicit or linear"
-        )
+    path = chosen(path, "attend_separable")
+    check_path(path, "a separable map", "linear" if normaliser == "count" else "chunked")
+    if normaliser != "count":
+        with autocast_off(v):
+            wide = torch.promote_types(v.dtype, torch.float32)
+            a, keys, values = a.to(wide), b.to(wide), v.to(wide)
+            if path == "explicit":
+                return (separable_weights(a, keys, normaliser) @ values).to(v.dtype)
+            return by_queries(
+                lambda rows: separable_weights(rows, keys, normaliser),
+                a, values, entries=b.shape[1],
+            ).to(v.dtype)  # fmt: skip
     num_queries, num_keys = a.shape[1], b.shape[1]
     if path == "auto":  # sorting and gathering pay off once the map outgrows its two sides
         path = "linear" if num_queries * num_keys > 16 * (num_queries + num_keys) else "explicit"

@@ -1,0 +1,44 @@
+"""Small parts that many blocks share: checks, grids, pooled keys, starting weights."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videoattn.attention.functional import Grid
+
+
+def check_choice(name: str, got: str, allowed: Sequence[str]) -> None:
+    """Raises: ValueError for a value that is not among the allowed ones."""
+    if got not in allowed:
+        raise ValueError(f"{name}: {got!r} is not one of {', '.join(allowed)}")
+
+
+def grid_of(x: Tensor) -> Grid:
+    """(T, H, W) of a video (N, C, T, H, W)."""
+    frames, height, width = x.shape[2:]
+    return frames, height, width
+
+
+def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:
+    """Max-pooling of (frames, height, width), or none. An axis shorter than its pool is pooled
+    whole."""
+    if pool is None:
+        return x
+    return F.max_pool3d(x, [min(p, size) for p, size in zip(pool, x.shape[2:], strict=True)])
+
+
+def small_weights(block: nn.Module) -> None:
+    """The non-local paper's start for projections: N(0, 0.01²), biases 0."""
+    for module in block.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def zero_norm(norm: nn.Module) -> None:
+    """A norm that puts out 0: the residual block behind it starts as the identity."""
+    assert isinstance(norm, nn.BatchNorm3d | nn.GroupNorm)
+    nn.init.zeros_(norm.weight)
+    nn.init.zeros_(norm.bias)
