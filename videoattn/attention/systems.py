@@ -6,6 +6,7 @@ constructor with its options) at the places `after`, or at the paper's when that
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -15,8 +16,11 @@ from videoattn.attention.attach import (
     replace_convolutions,
     replace_head,
 )
+from videoattn.attention.cbam import CBAM
 from videoattn.attention.insert import branch_ends, check_places, insert_attention, insertion_places
 from videoattn.attention.non_local import NonLocal
+from videoattn.attention.refinement import AttentionRefinement
+from videoattn.attention.squeeze_excite import SqueezeExcite
 
 Make = Callable[..., nn.Module]
 Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]
@@ -76,6 +80,13 @@ def behind_blocks(model: nn.Module, make: Make, after: Sequence[str], name: str)
     return model
 
 
+def behind_stages(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """Behind the last blocks of the last two stages, or the modules named."""
+    places = after or [blocks[-1] for blocks in _four_stages(model)[-2:]]
+    insert_attention(model, make, places, name=name)
+    return model
+
+
 def on_branches(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """On the residual branch after its last norm, before the addition: in every block, or in the
     blocks (or behind the modules) named."""
@@ -122,5 +133,39 @@ SYSTEMS: dict[str, System] = {
         attach=behind_blocks,
         map_of="where a position looks, over all frames",
         map_shape="(N, Q, T, H, W)",
+    ),
+    "squeeze_excite": System(
+        title="Squeeze-and-excitation",
+        paper="Hu et al., CVPR 2018",
+        make=SqueezeExcite,
+        attach=on_branches,
+        map_of="what each channel is multiplied by",
+        map_shape="(N, C)",
+    ),
+    # S3D-G gates the output of each temporal convolution; a residual branch's end is our choice,
+    # and `after` may name the convolutions' norms instead.
+    "self_gating": System(
+        title="S3D-G self-gating",
+        paper="Xie et al., ECCV 2018",
+        make=partial(SqueezeExcite, reduction=None),
+        attach=on_branches,
+        map_of="what each channel is multiplied by",
+        map_shape="(N, C)",
+    ),
+    "cbam": System(
+        title="CBAM with a temporal gate",
+        paper="Woo et al., ECCV 2018",
+        make=CBAM,
+        attach=on_branches,
+        map_of="what each channel, position and frame is multiplied by",
+        map_shape="(N, C), (N, T, H, W), (N, T)",
+    ),
+    "refinement": System(
+        title="Attention refinement",
+        paper="Yu et al., ECCV 2018",
+        make=AttentionRefinement,
+        attach=behind_stages,
+        map_of="what each channel is multiplied by",
+        map_shape="(N, C)",
     ),
 }

@@ -1,0 +1,368 @@
+from functools import partial
+from itertools import permutations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from tests.reference.gates import cbam, clip, fill, permuted
+from videoattn.attention.cbam import CBAM, GATES
+from videoattn.attention.gates import statistics_kept
+from videoattn.attention.record import record_attention
+from videoattn.attention.squeeze_excite import SqueezeExcite
+from videoattn.attention.systems import SYSTEMS
+from videoattn.models.resnet3d import ResNet3d
+from videoattn.models.tsn import TSN
+
+ORDERS = [order for count in (1, 2, 3) for order in permutations(GATES, count)]
+every_order = pytest.mark.parametrize("gates", ORDERS, ids="-".join)
+TEMPORAL = {"conv": {}, "channel": {}, "mlp": {"num_frames": 3}}
+every_temporal = pytest.mark.parametrize("temporal", TEMPORAL)
+Small = partial(CBAM, 4, reduction=2)
+
+
+def trained(**options: object) -> CBAM:
+    block = fill(Small(**options))
+    assert isinstance(block, CBAM)
+    return block
+
+
+@every_order
+def test_any_order_equals_the_definition(gates: tuple[str, ...]) -> None:
+    block = trained(gates=list(gates))
+    x = clip(2, 4, 3, 4, 5)
+    expected = cbam(block, x, temporal="conv", start="half")
+    torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-12)
+
+
+@every_temporal
+@pytest.mark.parametrize("scope", ["clip", "frame"])
+@pytest.mark.parametrize("gate_start", ["half", "identity"])
+@pytest.mark.parametrize("kernel", [(1, 7, 7), (3, 7, 7)])
+def test_every_option_equals_the_definition(
+    temporal: str, scope: str, gate_start: str, kernel: tuple[int, ...]
+) -> None:
+    block = trained(
+        temporal=temporal, scope=scope, gate_start=gate_start, kernel=kernel, **TEMPORAL[temporal]
+    )
+    x = clip(2, 4, 3, 4, 5)
+    expected = cbam(block, x, temporal=temporal, start=gate_start)
+    torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(7, 7, 7), (3, 5, 3)])
+@pytest.mark.parametrize("pools", [["avg"], ["lse", "lp"], ["avg", "max", "lp", "lse"]])
+def test_volume_kernels_and_other_pools_equal_the_definition(
+    kernel: tuple[int, ...], pools: list[str]
+) -> None:
+    block = trained(kernel=kernel, pools=pools)
+    x = clip(1, 4, 3, 4, 5)
+    expected = cbam(block, x, temporal="conv", start="half")
+    torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_order_matters() -> None:
+    x = clip(2, 4, 3, 4, 5)
+    outputs = []
+    for order in permutations(GATES):
+        block = Small(gates=list(order))
+        block.load_state_dict(trained().state_dict())  # keys do not depend on the order
+        outputs.append(block.double().eval()(x))
+    for index, one in enumerate(outputs):
+        for other in outputs[:index]:
+            assert (one - other).abs().max() > 1e-6
+
+
+@every_temporal
+@pytest.mark.parametrize("scope", ["clip", "frame"])
+def test_maps_are_the_gates_that_were_multiplied(temporal: str, scope: str) -> None:
+    block = trained(temporal=temporal, scope=scope, **TEMPORAL[temporal])
+    x = clip(2, 4, 3, 4, 5)
+    maps = block.maps(x)
+    assert list(maps) == list(GATES)
+    channel, spatial, time = (maps[name].weights for name in GATES)
+    assert channel.shape == ((2, 4, 3) if scope == "frame" else (2, 4))
+    assert spatial.shape == (2, 3, 4, 5)
+    assert time.shape == ((2, 4, 3) if temporal == "channel" else (2, 3))
+    kinds = ["channel", "spatial", "channel" if temporal == "channel" else "temporal"]
+    assert [found.kind for found in maps.values()] == kinds
+    for found in maps.values():
+        assert found.neutral == 1.0
+        assert found.weights.min() > 0
+        assert found.weights.max() < 1
+    y = x * (channel[..., None, None] if scope == "frame" else channel[..., None, None, None])
+    y = y * spatial[:, None]
+    y = y * (time[..., None, None] if temporal == "channel" else time[:, None, :, None, None])
+    assert torch.equal(block(x), y)
+
+
+@every_temporal
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_identity_start_is_the_identity_to_the_bit(
+    temporal: str, training: bool, dtype: torch.dtype
+) -> None:
+    block = Small(temporal=temporal, gate_start="identity", **TEMPORAL[temporal])
+    block.to(dtype).train(training)
+    x = clip(2, 4, 3, 4, 5).to(dtype)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_paper_start_of_the_gates_with_a_norm_is_one_half(training: bool) -> None:
+    x = clip(2, 4, 3, 4, 5).float()
+    for gates in (["spatial"], ["temporal"]):
+        assert torch.equal(Small(gates=gates).train(training)(x), 0.5 * x)
+    block = Small(gates=["temporal"], temporal="channel").train(training)
+    assert torch.equal(block(x), 0.5 * x)
+    # The channel gate's last layer starts at random: about a half.
+    assert not torch.equal(Small(gates=["channel"])(x), 0.5 * x)
+
+
+def test_the_first_steps_reach_every_parameter() -> None:
+    block = Small(gate_start="identity").double().train()
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
+    x = clip(4, 4, 3, 4, 5)
+    moved: set[str] = set()
+    for _ in range(2):  # the first step moves what starts at zero, the second the rest
+        optimizer.zero_grad()
+        (block(x) ** 3).sum().backward()
+        moved |= {key for key, p in block.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert moved == {key for key, _ in block.named_parameters()}
+
+
+def test_a_spatially_constant_clip_doubles_the_squeeze_excite_logit() -> None:
+    block = trained(gates=["channel"])
+    twin = SqueezeExcite(4, reduction=2).double()
+    theirs = block.gates["channel"].mlp.state_dict()
+    twin.load_state_dict({f"excite.{key}": value for key, value in theirs.items()})
+    x = clip(2, 4, 1, 1, 1).expand(2, 4, 2, 4, 4)  # 32 equal numbers: their mean is exact
+    assert torch.equal(block.gates["channel"].logits(x), 2 * twin.logits(x))
+
+
+def test_the_channel_gate_does_not_know_positions() -> None:
+    x = clip(2, 4, 3, 4, 5)
+    block = trained(gates=["channel"], pools=["avg", "max", "lp", "lse"])
+    torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
+    block = trained(gates=["channel"], scope="frame")
+    torch.testing.assert_close(block(permuted(x, (3, 4))), permuted(block(x), (3, 4)))
+
+
+def test_growing_one_element_moves_the_maximum_by_it_and_the_mean_by_its_share() -> None:
+    block = Small(gates=["channel"]).double()
+    seen: list[Tensor] = []
+    block.gates["channel"].mlp.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].flatten())
+    )
+    x = clip(1, 4, 3, 4, 5)
+    block(x)
+    grown = x.clone()
+    place = x[0, 2].flatten().argmax()
+    grown[0, 2].view(-1)[place] += 3.0
+    block(grown)
+    mean, largest = (after - before for before, after in zip(seen[:2], seen[2:], strict=True))
+    unit = torch.eye(4, dtype=torch.float64)[2]
+    torch.testing.assert_close(mean, 3.0 / 60 * unit)
+    torch.testing.assert_close(largest, 3.0 * unit)
+
+
+def test_a_kernel_of_one_frame_is_the_2d_gate_of_each() -> None:
+    block = trained(gates=["spatial"])
+    gate = block.gates["spatial"]
+    x = clip(2, 4, 3, 9, 8)
+    images = x.transpose(1, 2).flatten(0, 1)
+    pooled = torch.cat([images.amax(1, keepdim=True), images.mean(1, keepdim=True)], dim=1)
+    logits = F.conv2d(pooled, gate.conv.weight[:, :, 0], padding=3)
+    norm = gate.bn
+    logits = F.batch_norm(
+        logits, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
+    expected = (images * logits.sigmoid()).unflatten(0, (2, 3)).transpose(1, 2)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-14)
+    wider = trained(gates=["spatial"], kernel=(3, 7, 7))
+    frame = x.clone()
+    frame[:, :, 0] += 1
+    same = (block(frame)[:, :, 1:] - block(x)[:, :, 1:]).abs().max()
+    assert same == 0
+    assert (wider(frame)[:, :, 1] - wider(x)[:, :, 1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("temporal", ["conv", "channel"])
+@pytest.mark.parametrize("frames", [1, 3, 4, 16])
+def test_the_temporal_kernel_takes_clips_of_any_length(temporal: str, frames: int) -> None:
+    block = trained(gates=["temporal"], temporal=temporal)
+    x = clip(2, 4, 1, 3, 3).expand(2, 4, frames, 3, 3)
+    weights = block.maps(x)["temporal"].weights
+    assert weights.shape[-1] == frames
+    inside = weights[..., 3:-3]  # a kernel of 7 sees the border from 3 frames off
+    if frames == 16:
+        torch.testing.assert_close(inside, inside[..., :1].expand_as(inside))
+        assert not torch.allclose(weights[..., 0], weights[..., 8])
+
+
+def test_the_temporal_gate_per_channel_mixes_no_channels() -> None:
+    block = trained(gates=["temporal"], temporal="channel")
+    x = clip(2, 4, 5, 3, 3)
+    other = x.clone()
+    other[:, 1] += 1
+    changed = (block(other) - block(x)).abs().amax((0, 2, 3, 4)) > 0
+    assert changed.tolist() == [False, True, False, False]
+    # One channel is such a case too, and not the gate over all channels.
+    assert CBAM(1, reduction=1, gates=["temporal"], temporal="channel").gates["temporal"].axes == (
+        3,
+        4,
+    )
+
+
+def test_parameter_counts() -> None:
+    def count(module: nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    channel = 2 * 64 * 64 // 16 + 64 // 16 + 64
+    assert count(CBAM(64, gates=["channel"])) == channel
+    assert count(CBAM(64, gates=["channel", "spatial"])) == channel + 98 + 2
+    assert count(CBAM(64)) == channel + 98 + 2 + 14 + 2
+    assert count(CBAM(64, gates=["spatial"], kernel=(7, 7, 7))) == 7 * 98 + 2
+    assert count(CBAM(64, gates=["temporal"], temporal="channel")) == 64 * (14 + 2)
+    mlp = CBAM(64, gates=["temporal"], temporal="mlp", num_frames=8)
+    assert count(mlp) == 2 * 8 * 4 + 4 + 8
+    model = ResNet3d("i3d", depth=50, num_classes=3)
+    before = count(model)
+    with torch.device("meta"):
+        SYSTEMS["cbam"].attach(model, SYSTEMS["cbam"].make, (), "cbam")
+    assert count(model) - before == 2_530_992 + 16 * (98 + 2 + 14 + 2)
+
+
+@every_temporal
+def test_gradients_by_finite_differences(temporal: str) -> None:
+    block = trained(temporal=temporal, pools=["avg", "max", "lp", "lse"], **TEMPORAL[temporal])
+    assert torch.autograd.gradcheck(block, (clip(1, 4, 3, 2, 2).requires_grad_(),))
+
+
+def test_a_clip_of_zeros_has_finite_gradients() -> None:
+    block = Small(pools=["avg", "max", "lp", "lse"]).train()
+    x = torch.zeros(2, 4, 3, 4, 4, requires_grad=True)
+    block(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
+def test_one_frame_of_one_clip_can_be_trained_on() -> None:
+    block = Small(gates=["temporal"])
+    state = {key: value.clone() for key, value in block.state_dict().items()}
+    nn.init.ones_(block.gates["temporal"].bn.weight)
+    x = clip(1, 4, 1, 3, 3).float()
+    y = block.train()(x)  # one number for the norm: plain training statistics raise
+    y.sum().backward()
+    assert torch.equal(y, block.eval()(x))
+    for key in ("running_mean", "running_var", "num_batches_tracked"):
+        name = f"gates.temporal.bn.{key}"
+        assert torch.equal(block.state_dict()[name], state[name])
+    # Two frames have statistics, and train them.
+    block.train()(clip(1, 4, 2, 3, 3).float())
+    assert int(block.state_dict()["gates.temporal.bn.num_batches_tracked"]) == 1
+
+
+def test_maps_of_a_block_in_training_mode_leave_its_statistics_alone() -> None:
+    block = Small().double().train()
+    for norm in (block.gates["spatial"].bn, block.gates["temporal"].bn):
+        nn.init.ones_(norm.weight)
+    x = clip(2, 4, 3, 4, 5)
+    state = {key: value.clone() for key, value in block.state_dict().items()}
+    y = block.maps(x)
+    assert all(torch.equal(state[key], value) for key, value in block.state_dict().items())
+    gates = [block.maps(x)[name].weights for name in GATES]
+    product = x * gates[0][..., None, None, None] * gates[1][:, None]
+    product = product * gates[2][:, None, :, None, None]
+    assert torch.equal(block(x), product)  # the batch's statistics, as forward used them
+    assert list(y) == list(GATES)
+    assert int(block.state_dict()["gates.spatial.bn.num_batches_tracked"]) == 1
+    with pytest.raises(RuntimeError), statistics_kept(block):
+        raise RuntimeError
+    assert block.gates["spatial"].bn.track_running_stats
+
+
+@every_temporal
+@pytest.mark.parametrize("kernel", [(1, 7, 7), (7, 7, 7)])
+def test_bfloat16_stays_close_forward_and_backward(temporal: str, kernel: object) -> None:
+    block = trained(temporal=temporal, kernel=kernel, **TEMPORAL[temporal]).requires_grad_()
+    x = clip(2, 4, 3, 8, 8)  # fewer frames than kernels have
+    exact = block(x)
+    wanted = torch.autograd.grad((exact**2).sum(), list(block.parameters()))
+    block.float()
+    low = x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(low)
+    assert y.dtype == torch.float32
+    assert (y.double() - exact).abs().max() / exact.abs().max() < 2e-2
+    # Not those of x: where two channels are almost equal, rounding decides which is the maximum.
+    got = torch.autograd.grad((y**2).sum(), list(block.parameters()))
+    for (key, _), g, w in zip(block.named_parameters(), got, wanted, strict=True):
+        assert (g.double() - w).norm() <= 5e-2 * w.norm(), key
+    whole = block.bfloat16()(low.bfloat16())
+    assert whole.dtype == torch.bfloat16
+    assert (whole.double() - exact).abs().max() / exact.abs().max() < 3e-2
+
+
+@pytest.mark.parametrize(
+    ("temporal", "time_kind"), [("conv", "temporal"), ("channel", "channel"), ("mlp", "temporal")]
+)
+def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> None:
+    model = TSN(torchvision.models.resnet18(), num_classes=3).eval()
+    system = SYSTEMS["cbam"]
+    options = {"temporal": temporal, "num_frames": 5 if temporal == "mlp" else None}
+    system.attach(model, partial(system.make, scope="frame", **options), ["layer3.1"], "cbam")
+    with torch.no_grad(), record_attention(model) as maps:
+        model(clip(2, 3, 5, 64, 64).float())
+    place = "layer3.1.bn2.cbam"
+    assert list(maps) == [f"{place}.channel", f"{place}.spatial", f"{place}.temporal"]
+    assert maps[f"{place}.channel"].weights.shape == (2, 256, 5)
+    assert maps[f"{place}.spatial"].weights.shape == (2, 5, 4, 4)
+    assert maps[f"{place}.temporal"].kind == time_kind
+    assert maps[f"{place}.temporal"].weights.shape[-1] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gates": ["chanel"]}, "gates: 'chanel' is not one of channel, spatial, temporal"),
+        (
+            {"gates": ["spatial", "channel", "spatial"]},
+            r"gates: got \['spatial', 'channel', 'spatial'\]; name one or more of channel, "
+            "spatial, temporal, each once",
+        ),
+        ({"gates": []}, r"gates: got \[\]; name one or more"),
+        ({"pools": ["avg", "median"]}, "pools: 'median' is not one of avg, max, lp, lse"),
+        ({"pools": ["avg", "avg"]}, r"pools: got \['avg', 'avg'\]; name one or more of avg, max"),
+        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
+        ({"gate_start": "zero"}, "gate_start: 'zero' is not one of half, identity"),
+        ({"temporal": "lstm"}, "temporal: 'lstm' is not one of conv, mlp, channel"),
+        ({"temporal": "mlp"}, "temporal='mlp' with num_frames=None: 'mlp' needs the number"),
+        ({"num_frames": 8}, "temporal='conv' with num_frames=8: 'mlp' needs .* leave it"),
+        ({"temporal": "mlp", "num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),
+        ({"kernel": (7, 7)}, r"kernel: got \[7, 7\]; need three odd sizes"),
+        (
+            {"reduction": 16},
+            "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
+        ),
+        ({"reduction": 0}, "reduction=0, divisor=1: both must be at least 1"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CBAM(24, **{"reduction": 8, **options})
+
+
+def test_the_perceptron_over_frames_refuses_other_lengths() -> None:
+    block = Small(temporal="mlp", num_frames=8)
+    with pytest.raises(ValueError, match=r"4 frames reach this block, .* was made for 8; set"):
+        block(clip(1, 4, 4, 3, 3).float())
+
+
+def test_one_gate_may_be_written_without_a_list() -> None:
+    assert list(Small(gates="spatial").gates) == ["spatial"]
