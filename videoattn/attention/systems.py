@@ -17,10 +17,18 @@ from videoattn.attention.attach import (
     replace_head,
 )
 from videoattn.attention.cbam import CBAM
-from videoattn.attention.insert import branch_ends, check_places, insert_attention, insertion_places
+from videoattn.attention.insert import (
+    branch_ends,
+    check_places,
+    insert_attention,
+    insertion_places,
+    output_shapes,
+)
 from videoattn.attention.non_local import NonLocal
 from videoattn.attention.refinement import AttentionRefinement
+from videoattn.attention.residual_attention import ResidualMask
 from videoattn.attention.squeeze_excite import SqueezeExcite
+from videoattn.attention.stand_alone import StandAloneAttention
 
 Make = Callable[..., nn.Module]
 Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]
@@ -103,8 +111,12 @@ def in_place_of_3x3(model: nn.Module, make: Make, after: Sequence[str], name: st
 
 
 def around_stages(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
-    """Around the second and third stage, or the stages named."""
-    mask_stages(model, make, after or _last_stages(model, 3)[:2], name=name)
+    """Around the second and third stage, or the stages named. `make(channels, grid=...)` is told
+    how wide a stage's features are for 224 x 224 input."""
+    stages = after or _last_stages(model, 3)[:2]
+    check_places(model, stages)
+    for stage, shape in output_shapes(model, stages).items():
+        mask_stages(model, partial(make, grid=min(shape[-2:])), [stage], name=name)
     return model
 
 
@@ -167,5 +179,21 @@ SYSTEMS: dict[str, System] = {
         attach=behind_stages,
         map_of="what each channel is multiplied by",
         map_shape="(N, C)",
+    ),
+    "stand_alone": System(
+        title="Stand-alone self-attention",
+        paper="Ramachandran et al., NeurIPS 2019",
+        make=StandAloneAttention,
+        attach=in_place_of_3x3,
+        map_of="where a position looks within its window, mean over heads",
+        map_shape="(N, Q, T, H, W)",
+    ),
+    "residual_attention": System(
+        title="Residual attention",
+        paper="Wang et al., CVPR 2017",
+        make=ResidualMask,
+        attach=around_stages,
+        map_of="how much of each feature the mask adds to itself",
+        map_shape="(N, C, T, H, W)",
     ),
 }

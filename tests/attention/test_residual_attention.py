@@ -1,0 +1,276 @@
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from tests.reference.residual_attention import activated, mask_of_image
+from videoattn.attention.record import FieldMap, record_attention
+from videoattn.attention.residual_attention import ACTIVATIONS, ResidualMask, depth_for
+from videoattn.attention.systems import SYSTEMS
+from videoattn.models.resnet3d import ResNet3d
+from videoattn.models.tsn import TSN
+
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+
+
+def clip(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def trained(mask: ResidualMask) -> ResidualMask:
+    """Random weights and statistics everywhere, float64, eval mode."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in [*mask.parameters(), *(b for b in mask.buffers() if b.is_floating_point())]:
+        tensor.data = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.4
+    for module in mask.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_var.abs_().add_(0.5)
+    return mask.eval()
+
+
+@every_activation
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("units", [1, 2])
+def test_equals_the_image_module_on_each_frame(activation: str, depth: int, units: int) -> None:
+    mask = trained(ResidualMask(8, depth=depth, units=units, activation=activation))
+    u, trunk = clip(2, 8, 3, 17, 20), clip(2, 8, 3, 17, 20, seed=1)
+    out, gate = mask(u, trunk), mask.mask(u, trunk)
+    for frame in range(3):
+        image = mask_of_image(mask, u[:, :, frame], trunk[:, :, frame])
+        expected = activated(activation, image)
+        torch.testing.assert_close(gate[:, :, frame], expected, rtol=1e-9, atol=1e-11)
+        expected = (1 + expected) * trunk[:, :, frame]
+        torch.testing.assert_close(out[:, :, frame], expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("temporal_kernel", [1, 3])
+@pytest.mark.parametrize("temporal_mask", [False, True])
+def test_frames_mix_only_where_they_are_told_to(temporal_kernel: int, temporal_mask: bool) -> None:
+    mask = trained(
+        ResidualMask(8, depth=1, temporal_kernel=temporal_kernel, temporal_mask=temporal_mask)
+    )
+    u, trunk = clip(1, 8, 6, 6, 6), clip(1, 8, 6, 6, 6, seed=1)
+    other = u.clone()
+    other[:, :, 2] += 1
+    changed = (mask(u, trunk) != mask(other, trunk)).flatten(3).any(3).any(1)[0]
+    assert changed[2]
+    assert changed.sum() == 1 if not temporal_mask and temporal_kernel == 1 else changed.sum() > 1
+
+
+@pytest.mark.parametrize("activation", ["mixed", "spatial"])
+def test_the_mask_is_a_gate_on_a_trunk_that_is_never_lost(activation: str) -> None:
+    mask = trained(ResidualMask(8, depth=2, activation=activation))
+    u, trunk = clip(2, 8, 2, 9, 9), clip(2, 8, 2, 9, 9, seed=1).relu()
+    gate = mask.mask(u, trunk)
+    assert 0 < float(gate.detach().min()) < float(gate.detach().max()) < 1
+    out = mask(u, trunk)
+    assert (out >= trunk).all()
+    assert (out <= 2 * trunk).all()
+
+
+def test_channel_activation_has_length_one_at_each_position() -> None:
+    mask = trained(ResidualMask(8, depth=1, activation="channel"))
+    gate = mask.mask(clip(2, 8, 2, 5, 5), clip(2, 8, 2, 5, 5, seed=1))
+    torch.testing.assert_close(gate.norm(dim=1), torch.ones(2, 2, 5, 5).double())
+
+
+@pytest.mark.parametrize("temporal_mask", [False, True])
+def test_spatial_activation_takes_each_map_by_its_mean_and_deviation(temporal_mask: bool) -> None:
+    options = {"depth": 1, "activation": "spatial", "temporal_mask": temporal_mask}
+    mask = trained(ResidualMask(4, **options))
+    mask.out[-1].weight.data *= 100  # far above the epsilon
+    logits = mask.mask(clip(2, 4, 4, 5, 5), clip(2, 4, 4, 5, 5, seed=1)).logit()
+    axes = (2, 3, 4) if temporal_mask else (3, 4)
+    torch.testing.assert_close(logits.mean(axes), torch.zeros_like(logits.mean(axes)))
+    spread = logits.var(axes, correction=0)
+    torch.testing.assert_close(spread, torch.ones_like(spread), rtol=1e-3, atol=1e-3)
+
+
+@every_activation
+@pytest.mark.parametrize("training", [True, False])
+def test_warm_start_is_the_trunk_to_the_bit(activation: str, training: bool) -> None:
+    torch.manual_seed(0)
+    mask = ResidualMask(32, depth=2, activation=activation, gate_start="identity").train(training)
+    u, trunk = clip(2, 32, 2, 9, 8).float(), clip(2, 32, 2, 9, 8, seed=1).float()
+    u.requires_grad_()
+    trunk.requires_grad_()
+    out = mask(u, trunk)
+    assert torch.equal(out, trunk)
+    weight = clip(*out.shape, seed=2).float()
+    (out * weight).sum().backward()
+    assert torch.equal(trunk.grad, weight)  # as if there were no mask
+    moved = {name for name, p in mask.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"scale"}
+    with torch.no_grad():
+        mask.scale.fill_(0.1)
+    mask.zero_grad()
+    (mask(u, trunk) * weight).sum().backward()
+    for name, p in mask.named_parameters():
+        assert torch.isfinite(p.grad).all(), name
+        assert p.grad.any(), name
+
+
+def test_the_paper_begins_between_the_trunk_and_its_double() -> None:
+    torch.manual_seed(0)
+    mask = ResidualMask(32, depth=2).train()
+    u = torch.randn(2, 32, 2, 16, 16)
+    gate = mask.mask(u, u)
+    assert abs(float(gate.detach().mean()) - 0.5) < 0.1
+    assert "scale" not in dict(mask.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "sizes"),
+    [
+        (3, (56, 56), [(28, 28), (14, 14), (7, 7)]),
+        (2, (28, 28), [(14, 14), (7, 7)]),
+        (1, (14, 14), [(7, 7)]),
+        (3, (33, 17), [(17, 9), (9, 5), (5, 3)]),
+        (3, (9, 2), [(5, 2), (3, 2), (2, 2)]),  # never below 2
+        (2, (1, 3), [(1, 2), (1, 2)]),
+    ],
+)
+def test_levels_have_the_sizes_of_the_paper(depth: int, size: tuple, sizes: list) -> None:
+    mask = ResidualMask(4, depth=depth).eval()
+    seen = []
+    for down in mask.down:
+        down.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+    u = torch.randn(1, 4, 3, *size)
+    assert mask(u, u).shape == u.shape
+    assert seen == [(3, *level) for level in sizes]
+
+
+def test_a_temporal_mask_halves_time_too() -> None:
+    mask = ResidualMask(4, depth=2, temporal_mask=True).eval()
+    seen = []
+    for down in mask.down:
+        down.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+    u = torch.randn(1, 4, 5, 9, 8)
+    assert mask(u, u).shape == u.shape
+    assert seen == [(3, 5, 4), (2, 3, 2)]
+
+
+def test_units_of_each_level_are_those_of_the_paper() -> None:
+    """r at each level going down, r more at the deepest, one for each skip, r going up"""
+    for depth, count in ((1, 2), (2, 2 + 1 + 2), (3, 3 + 1 + 2 + 2)):
+        channels, quarter = 16, 4
+        one = 2 * channels * quarter + 9 * quarter**2 + 2 * (channels + 2 * quarter)
+        end = 2 * (channels**2 + 2 * channels)
+        mask = ResidualMask(channels, depth=depth)
+        assert sum(p.numel() for p in mask.parameters()) == count * one + end
+
+
+def test_depth_follows_the_grid() -> None:
+    assert [depth_for(grid) for grid in (56, 28, 14, 7, 4, 1, 112)] == [3, 2, 1, 1, 1, 1, 4]
+    assert ResidualMask(4, grid=56).depth == 3
+    assert ResidualMask(4).depth == 2
+    assert ResidualMask(4, grid=56, depth=1).depth == 1
+
+
+@pytest.mark.parametrize("kind", ["i3d", "tsn"])
+def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
+    torch.manual_seed(0)
+    if kind == "i3d":
+        model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=16)
+    else:
+        model = TSN(torchvision.models.resnet18(), num_classes=3)
+    x, system = torch.randn(1, 3, 4, 64, 64), SYSTEMS["residual_attention"]
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+    keys = list(model.state_dict())
+    make = partial(system.make, gate_start="identity")
+    system.attach(model, make, (), "residual_attention")
+    masks = {key: m.depth for key, m in model.named_modules() if isinstance(m, ResidualMask)}
+    block = ".block" if kind == "tsn" else ""
+    assert masks == {
+        f"layer2.residual_attention{block}": 2,
+        f"layer3.residual_attention{block}": 1,
+    }
+    assert [key for key in model.state_dict() if "residual_attention" not in key] == keys
+    with torch.no_grad(), record_attention(model.eval()) as maps:
+        assert torch.equal(model(x), before)
+    assert list(maps) == ["layer2.residual_attention", "layer3.residual_attention"]
+    for found in maps.values():
+        assert not found.weights.any()
+        assert found.neutral == 0.0
+
+
+def test_around_the_first_stage_it_is_deeper() -> None:
+    system = SYSTEMS["residual_attention"]
+    model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
+    system.attach(model, system.make, ["layer1", "layer4"], "residual_attention")
+    depths = [m.depth for m in model.modules() if isinstance(m, ResidualMask)]
+    assert depths == [3, 1]
+
+
+def test_recorded_mask_is_what_multiplies_the_trunk() -> None:
+    for start in ("half", "identity"):
+        mask = trained(ResidualMask(4, depth=1, gate_start=start))
+        u, trunk = clip(2, 4, 3, 6, 6), clip(2, 4, 3, 6, 6, seed=1)
+        found = mask.maps(u, trunk)[""]
+        assert isinstance(found, FieldMap)
+        assert found.kind == "mask"
+        torch.testing.assert_close((1 + found.weights) * trunk, mask(u, trunk))
+
+
+@every_activation
+def test_bfloat16_stays_near_float32(activation: str) -> None:
+    torch.manual_seed(0)
+    mask = ResidualMask(16, depth=2, activation=activation).train()
+    u, trunk = torch.randn(2, 16, 4, 12, 12), torch.randn(2, 16, 4, 12, 12).relu()
+    expected = mask(u, trunk)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = mask(u, trunk)
+    assert got.dtype == torch.float32  # as the trunk's
+    assert (got - expected).abs().max() < 2e-2 * expected.abs().max()
+    got.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in mask.parameters())
+
+
+def test_clips_too_short_for_a_temporal_mask() -> None:
+    mask = ResidualMask(4, depth=2, temporal_mask=True).eval()
+    short = torch.zeros(1, 4, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=r"depth=2 halves time 2 times and needs 4 frames .* got 3; pass longer"
+    ):
+        mask(short, short)
+    long = torch.zeros(1, 4, 4, 8, 8)
+    assert mask(long, long).shape == long.shape
+
+
+def test_bad_options() -> None:
+    with pytest.raises(ValueError, match="activation: 'tanh' is not one of mixed, channel, spatia"):
+        ResidualMask(4, activation="tanh")
+    with pytest.raises(ValueError, match="gate_start: 'zero' is not one of half, identity"):
+        ResidualMask(4, gate_start="zero")
+    with pytest.raises(ValueError, match="depth and units must be at least 1, got 0 and 1"):
+        ResidualMask(4, depth=0)
+    with pytest.raises(ValueError, match="depth and units must be at least 1, got 2 and 0"):
+        ResidualMask(4, depth=2, units=0)
+    with pytest.raises(ValueError, match="temporal_kernel must be 1 or 3, got 2"):
+        ResidualMask(4, temporal_kernel=2)
+
+
+WHOLE = """
+import torch
+from videoattn.attention.residual_attention import ResidualMask
+torch.manual_seed(0)
+for options in ({}, {"temporal_mask": True, "activation": "spatial", "gate_start": "identity"}):
+    mask = ResidualMask(8, depth=2, temporal_kernel=3, **options).eval()
+    args = (torch.randn(2, 8, 5, 9, 10), torch.randn(2, 8, 5, 9, 10))
+    expected = mask(*args)
+    exported = torch.export.export(mask, args).module()(*args)
+    assert torch.allclose(exported, expected, atol=1e-5), "export"
+    compiled = torch.compile(mask, fullgraph=True, backend="aot_eager")(*args)
+    assert torch.allclose(compiled, expected, atol=1e-5), "compile"
+"""
+
+
+def test_it_compiles_and_exports() -> None:
+    done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
