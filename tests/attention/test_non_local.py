@@ -205,7 +205,9 @@ def test_bad_options() -> None:
         NonLocal(4, zero_init="all")
     with pytest.raises(ValueError, match="scale=True is for form='embedded_gaussian'; 'gaussian'"):
         NonLocal(4, form="gaussian", scale=True)
-    with pytest.raises(ValueError, match="scope: 0 is not one of space_time, space, time, or a num"):
+    with pytest.raises(
+        ValueError, match="scope: 0 is not one of space_time, space, time, or a num"
+    ):
         NonLocal(4, scope=0)
     with pytest.raises(ValueError, match="scope: 'frame' is not one of space_time, space, time"):
         NonLocal(4, scope="frame")

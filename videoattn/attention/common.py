@@ -1,11 +1,13 @@
 """Small parts that many blocks share: checks, grids, pooled keys, starting weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.functional import Grid
+from videoattn.attention.functional import Grid, PairwiseAttention, autocast_off
 
 
 def check_choice(name: str, got: str, allowed: Sequence[str]) -> None:
@@ -42,3 +44,33 @@ def zero_norm(norm: nn.Module) -> None:
     assert isinstance(norm, nn.BatchNorm3d | nn.GroupNorm)
     nn.init.zeros_(norm.weight)
     nn.init.zeros_(norm.bias)
+
+
+@contextmanager
+def evaluating(block: nn.Module) -> Iterator[None]:
+    """Eval mode inside: what keeps statistics in training leaves them as they are."""
+    was = {module: module.training for module in block.modules()}
+    block.eval()
+    try:
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training
+
+
+Weights = Callable[[Tensor, Tensor], Tensor]
+"""From queries (N, Q, D) and keys (N, P, D) to rows (N, Q, P)."""
+
+
+def pairwise_map(
+    weights: Weights, q: Tensor, k: Tensor, grid_q: Grid, grid_k: Grid, *, normalised: bool = True
+) -> PairwiseAttention:
+    """The rows that `weights` makes of some of the queries and all keys, in float32 at least."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q, k = q.to(wide), k.to(wide)
+
+    def rows(positions: Tensor) -> Tensor:
+        with autocast_off(q):
+            return weights(q[:, positions], k)
+
+    return PairwiseAttention(grid_q, grid_k, normalised=normalised, rows=rows)

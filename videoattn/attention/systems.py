@@ -17,6 +17,8 @@ from videoattn.attention.attach import (
     replace_head,
 )
 from videoattn.attention.cbam import CBAM
+from videoattn.attention.cgnl import CompactNonLocal
+from videoattn.attention.cross_layer import CrossLayerNonLocal
 from videoattn.attention.insert import (
     branch_ends,
     check_places,
@@ -27,6 +29,8 @@ from videoattn.attention.insert import (
 from videoattn.attention.non_local import NonLocal
 from videoattn.attention.refinement import AttentionRefinement
 from videoattn.attention.residual_attention import ResidualMask
+from videoattn.attention.self_attention import SelfAttention
+from videoattn.attention.similarity import ChannelAttention, SimilarityAttention
 from videoattn.attention.squeeze_excite import SqueezeExcite
 from videoattn.attention.stand_alone import StandAloneAttention
 
@@ -145,6 +149,46 @@ SYSTEMS: dict[str, System] = {
         attach=behind_blocks,
         map_of="where a position looks, over all frames",
         map_shape="(N, Q, T, H, W)",
+    ),
+    "cgnl": System(
+        title="Compact generalized non-local",
+        paper="Yue et al., NeurIPS 2018",
+        make=CompactNonLocal,
+        attach=behind_blocks,
+        map_of="how strongly a position answers to the whole clip",
+        map_shape="(N, T, H, W)",
+    ),
+    "cross_layer": System(
+        title="Cross-layer non-local",
+        paper="Ye et al., ICIP 2020",
+        make=CrossLayerNonLocal,
+        attach=across_layers,
+        map_of="where a position looks in each of the earlier layers",
+        map_shape="(N, Q, T, H, W)",
+    ),
+    "sagan": System(
+        title="SAGAN self-attention",
+        paper="Zhang et al., ICML 2019",
+        make=SelfAttention,
+        attach=behind_blocks,
+        map_of="where a position looks, over all frames",
+        map_shape="(N, Q, T, H, W)",
+    ),
+    "similarity": System(
+        title="Attention by a chosen similarity",
+        paper="after Wang et al., CVPR 2018",
+        make=SimilarityAttention,
+        attach=behind_blocks,
+        map_of="where a position looks, over all frames",
+        map_shape="(N, Q, T, H, W)",
+    ),
+    "channel_attention": System(
+        title="Channel self-attention",
+        paper="after Fu et al., CVPR 2019",
+        make=ChannelAttention,
+        attach=behind_blocks,
+        map_of="the mean attention that a channel receives from all",
+        map_shape="(N, C)",
     ),
     "squeeze_excite": System(
         title="Squeeze-and-excitation",

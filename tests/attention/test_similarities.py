@@ -1,0 +1,195 @@
+"""What similarities and normalisers promise, on bare queries, keys and values."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.attention.test_functional import assert_same, random, values_and_gradients
+from videoattn.attention import functional
+from videoattn.attention.functional import (
+    NORMALISERS,
+    attend,
+    attend_separable,
+    attention_weights,
+    normalise,
+    separable_weights,
+)
+from videoattn.attention.similarities import (
+    additive_weights,
+    attend_additive,
+    cosine_tokens,
+    rbf_tokens,
+)
+
+every_normaliser = pytest.mark.parametrize("normaliser", NORMALISERS)
+
+
+def weights_by_hand(logits: Tensor, normaliser: str) -> Tensor:
+    num_keys = logits.shape[-1]
+    if normaliser == "softmax":
+        return logits.exp() / logits.exp().sum(-1, keepdim=True)
+    # sigmoid(l - log P) = 1 / (1 + P exp(-l))
+    return 1 / (1 + num_keys * (-logits).exp()) if normaliser == "sigmoid" else logits / num_keys
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of one or two queries."""
+    monkeypatch.setattr(functional, "MOST_AT_ONCE", 20)
+
+
+Attend = Callable[[str, str, list[Tensor]], Tensor]
+
+
+def _dot(normaliser: str, path: str, x: list[Tensor]) -> Tensor:
+    return attend(x[0], x[1], x[2], normaliser=normaliser, scale=0.7, path=path)
+
+
+def _additive(normaliser: str, path: str, x: list[Tensor]) -> Tensor:
+    return attend_additive(x[0], x[1], x[3], x[2], normaliser=normaliser, path=path)
+
+
+def _separable(normaliser: str, path: str, x: list[Tensor]) -> Tensor:
+    a, b = x[0] @ x[3], x[1] @ x[3]
+    return attend_separable(a, b, x[2], normaliser=normaliser, path=path)
+
+
+CHUNKED: list[tuple[Attend, str]] = [
+    (_dot, "sigmoid"), *((_additive, n) for n in NORMALISERS),
+    (_separable, "softmax"), (_separable, "sigmoid"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize(("function", "normaliser"), CHUNKED)
+def test_pieces_of_queries_equal_all_at_once(function: Attend, normaliser: str) -> None:
+    x = [random(2, 7, 3), random(2, 5, 3, seed=1), random(2, 5, 4, seed=2), random(3, seed=3)]
+    used = x if function is not _dot else x[:3]
+    expected, *others = [
+        values_and_gradients(function(normaliser, path, x), *used)
+        for path in ("explicit", "chunked", "auto")
+    ]
+    for other in others:
+        assert_same(other, expected)
+    with torch.no_grad():
+        assert_same([function(normaliser, "chunked", x)], expected[:1])
+
+
+@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize(("function", "normaliser"), CHUNKED)
+def test_pieces_of_queries_pass_gradcheck(function: Attend, normaliser: str) -> None:
+    x = [random(1, 4, 2), random(1, 5, 2, seed=1), random(1, 5, 2, seed=2), random(2, seed=3)]
+    assert torch.autograd.gradcheck(lambda *x: function(normaliser, "chunked", list(x)), x)
+
+
+def test_pieces_keep_no_map_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = random(1, 64, 2), random(1, 64, 2, seed=1), random(1, 64, 2, seed=2)
+
+    def largest_kept() -> int:
+        sizes = [0]
+
+        def pack(x: Tensor) -> Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            attend(q, k, v, normaliser="sigmoid")
+        return max(sizes)
+
+    assert largest_kept() == 64 * 64
+    monkeypatch.setattr(functional, "MOST_AT_ONCE", 64 * 8)
+    assert largest_kept() <= 64 * 2
+
+
+@every_normaliser
+def test_normalisers_by_hand(normaliser: str) -> None:
+    logits = random(2, 3, 5)
+    torch.testing.assert_close(normalise(logits, normaliser), weights_by_hand(logits, normaliser))
+
+
+def test_sigmoid_rows_start_near_one_and_ignore_what_is_masked() -> None:
+    """Without the offset 1,000 keys of logit 0 would weigh 500."""
+    assert normalise(torch.zeros(1, 1, 1000), "sigmoid").sum().item() == pytest.approx(1, abs=2e-3)
+    q, k = (cosine_tokens(random(1, 200, 16, seed=seed)) for seed in (0, 1))
+    sums = attention_weights(q, k, "sigmoid", 1.0).sum(-1)
+    assert (sums - 1).abs().max() < 0.1
+    masked = normalise(torch.tensor([[[0.0, -torch.inf]]]), "sigmoid")
+    assert masked[0, 0, 1] == 0
+    assert masked[0, 0, 0] == pytest.approx(1 / 3)
+
+
+@every_normaliser
+def test_cosine_is_the_cosine(normaliser: str) -> None:
+    q, k, v = random(2, 6, 4), random(2, 5, 4, seed=1), random(2, 5, 3, seed=2)
+    y = attend(cosine_tokens(q), cosine_tokens(k), v, normaliser=normaliser, scale=7.0)
+    logits = 7 * torch.nn.functional.cosine_similarity(q.unsqueeze(2), k.unsqueeze(1), dim=3)
+    expected = weights_by_hand(logits, normaliser) @ v
+    assert_same(values_and_gradients(y, q, k, v), values_and_gradients(expected, q, k, v))
+    assert logits.abs().max() <= 7
+    longer = attend(
+        cosine_tokens(9 * q), cosine_tokens(0.1 * k), v, normaliser=normaliser, scale=7.0
+    )
+    torch.testing.assert_close(longer, y)
+
+
+def test_cosine_of_a_zero_token_is_zero_with_a_finite_gradient() -> None:
+    q = torch.zeros(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    y = attend(cosine_tokens(q), cosine_tokens(random(1, 3, 4)), random(1, 3, 2), scale=5.0)
+    y.sum().backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
+@every_normaliser
+def test_rbf_is_the_squared_distance(normaliser: str) -> None:
+    q, k, v = random(2, 6, 4), random(2, 5, 4, seed=1), random(2, 5, 3, seed=2)
+    y = attend(*rbf_tokens(q, k, normaliser), v, normaliser=normaliser, scale=1 / 1.5**2)
+    logits = -(q.unsqueeze(2) - k.unsqueeze(1)).square().sum(3) / (2 * 1.5**2)
+    expected = weights_by_hand(logits, normaliser) @ v
+    assert_same(values_and_gradients(y, q, k, v), values_and_gradients(expected, q, k, v))
+
+
+@every_normaliser
+def test_additive_by_hand(normaliser: str) -> None:
+    q, k, v, w = random(2, 3, 4), random(2, 5, 4, seed=1), random(2, 5, 2, seed=2), random(4)
+    logits = torch.stack(
+        [torch.stack([(w * (q[:, i] + k[:, j]).tanh()).sum(1) for j in range(5)], 1)
+         for i in range(3)], 1,
+    )  # fmt: skip
+    expected = weights_by_hand(logits, normaliser)
+    torch.testing.assert_close(additive_weights(q, k, w, normaliser), expected)
+    torch.testing.assert_close(attend_additive(q, k, w, v, normaliser=normaliser), expected @ v)
+
+
+@every_normaliser
+def test_separable_by_hand(normaliser: str) -> None:
+    a, b, v = random(2, 6), random(2, 5, seed=1), random(2, 5, 3, seed=2)
+    expected = weights_by_hand((a.unsqueeze(2) + b.unsqueeze(1)).clamp(min=0), normaliser)
+    torch.testing.assert_close(separable_weights(a, b, normaliser), expected)
+    y = attend_separable(a, b, v, normaliser=normaliser)
+    torch.testing.assert_close(y, expected @ v)
+
+
+def test_sigmoid_is_made_in_float32_under_bfloat16_autocast() -> None:
+    q, k, v = (random(1, 32, 8, seed=seed).detach().float() for seed in range(3))
+    expected = attend(q, k, v, normaliser="sigmoid")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attend(q, k, v, normaliser="sigmoid"), expected)
+
+
+def test_the_variance_that_the_root_of_the_width_undoes() -> None:
+    for width in (16, 64, 256):
+        q, k = (random(1, 400, width, seed=seed).detach() for seed in (0, 1))
+        assert (q @ k.mT).var().item() == pytest.approx(width, rel=0.05)
+
+
+def test_what_does_not_exist() -> None:
+    x = random(1, 2, 2)
+    with pytest.raises(ValueError, match="path 'fused' does not exist for sigmoid; use one of"):
+        attend(x, x, x, normaliser="sigmoid", path="fused")
+    with pytest.raises(ValueError, match="path 'linear' does not exist for an additive map"):
+        attend_additive(x, x, x[0, 0], x, path="linear")
+    with pytest.raises(ValueError, match="path 'linear' does not exist for a separable map"):
+        attend_separable(x[..., 0], x[..., 0], x, normaliser="softmax", path="linear")

@@ -1,0 +1,149 @@
+"""Compact generalized non-local blocks (Yue et al., NeurIPS 2018, arXiv 1810.13125).
+
+Every (position, channel) entry attends to every other. Per group of channels, θ, φ and g are flat
+vectors of n = T·H·W·C_i/G entries, and the n x n map is never built:
+
+    dot:        y = (θ φᵀ) g = θ <φ, g>
+    gaussian:   y = Σ_o a_o θ^o <φ^o, g>,   a_o = b (2γ)^o / o!,   o = 0 .. order      (CGNLx)
+
+    z = x + norm(W_z y), W_z in the same groups
+
+CGNLx expands exp(-γ (θ_i - φ_j)²) = exp(-γ(θ_i² + φ_j²)) exp(2γ θ_i φ_j) in powers of θ_i φ_j. The
+authors' code replaces the first factor by the constant b = exp(-2γ); `exact_beta` keeps it.
+
+With the dot kernel and norm="gn", the published block, the size of <φ, g> has no effect: it scales
+a whole group, W_z has no bias and the same groups, and the group norm divides by that very scale.
+Up to its eps the block is x + weight · sign(<φ, g>) · normalised(W_z θ) + bias. norm="bn" is ours:
+its statistics are the batch's (the running ones in evaluation), so that one clip can have more of
+y than another. CGNLx has several powers in one group and keeps their proportions in both.
+
+Videos: the sums run over T·H·W in place of H·W.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videoattn.attention.common import check_choice, small_weights, zero_norm
+from videoattn.attention.functional import autocast_off
+from videoattn.attention.record import FieldMap
+from videoattn.types import Video
+
+Entries = Float[Tensor, "N G *E"]
+"""The entries of each of G groups, in any shape (channels, T, H, W) that they come in."""
+
+
+def _sum(x: Entries) -> Tensor:
+    return x.sum(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def compact_dot(theta: Entries, phi: Entries, g: Entries) -> Entries:
+    """`(θ φᵀ) g` of each group in O(E): one number <φ, g> a group times θ."""
+    return theta * _sum(phi * g)
+
+
+def compact_gaussian(
+    theta: Entries, phi: Entries, g: Entries, *, order: int, gamma: float, exact_beta: bool
+) -> tuple[Tensor, Entries]:
+    """The kernel's expansion applied to g in O(order · E): the term of order 0, which is one number
+    a group unless exact_beta, and the sum of the others."""
+    if exact_beta:
+        g = g * (-gamma * phi.square()).exp()
+        factor: Tensor | float = (-gamma * theta.square()).exp()
+    else:
+        factor = math.exp(-2 * gamma)
+    first, higher = _sum(g), torch.zeros_like(theta)
+    power, weighted = torch.ones_like(theta), g
+    for o in range(1, order + 1):
+        power, weighted = power * theta, weighted * phi  # θ^o, φ^o g
+        higher = higher + power * ((2 * gamma) ** o / math.factorial(o) * _sum(weighted))
+    return first * factor, higher * factor
+
+
+class CompactNonLocal(nn.Module):
+    """CGNL or CGNLx: (N, C, T, H, W) -> the same shape, in time and memory linear in T·H·W.
+
+    inner_channels: width of θ, φ and g; half the channels unless given.
+    groups: of channels that attend among themselves; must divide both widths.
+    kernel: "dot" (CGNL) or "gaussian" (CGNLx).
+    order: the highest power of CGNLx (the authors train with 3; their class says 2).
+    exact_beta: whether CGNLx keeps exp(-γ(θ² + φ²)) or has the authors' constant.
+    gamma: CGNLx's γ.
+    scale: what <φ, g> is divided by: nothing ("none", the authors' setting), "root" of n (their
+        option), or n itself ("count").
+    norm: "gn", the published group norm in the same groups, or "bn". "gn" is the default because
+        the published numbers are its; with it no scale of the dot kernel matters.
+
+    The norm starts at zero, so the block starts as the identity.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        inner_channels: int | None = None,
+        groups: int = 8,
+        kernel: str = "dot",
+        order: int = 3,
+        exact_beta: bool = False,
+        gamma: float = 1e-4,
+        scale: str = "none",
+        norm: str = "gn",
+    ) -> None:
+        super().__init__()
+        inner = inner_channels or max(channels // 2, 1)
+        check_choice("kernel", kernel, ("dot", "gaussian"))
+        check_choice("scale", scale, ("none", "root", "count"))
+        check_choice("norm", norm, ("gn", "bn"))
+        if groups < 1 or channels % groups or inner % groups:
+            raise ValueError(
+                f"groups={groups} does not divide both {channels} channels and {inner} inner "
+                "channels; choose a common divisor"
+            )
+        if order < 0:
+            raise ValueError(f"order must be at least 0, got {order}")
+        if gamma <= 0:
+            raise ValueError(f"gamma must be above 0, got {gamma}")
+        self.groups = groups
+        self.kernel = kernel
+        self.order = order
+        self.exact_beta = exact_beta
+        self.gamma = gamma
+        self.scale = scale
+        self.theta = nn.Conv3d(channels, inner, 1, bias=False)
+        self.phi = nn.Conv3d(channels, inner, 1, bias=False)
+        self.g = nn.Conv3d(channels, inner, 1, bias=False)
+        self.out = nn.Conv3d(inner, channels, 1, groups=groups, bias=False)
+        self.norm = nn.GroupNorm(groups, channels) if norm == "gn" else nn.BatchNorm3d(channels)
+        small_weights(self)
+        zero_norm(self.norm)
+
+    def forward(self, x: Video) -> Video:
+        theta, phi, g = self.theta(x), self.phi(x), self.g(x)
+        with autocast_off(x):  # sums of 1e5 terms, and θ times them
+            first, higher = self._respond(theta, phi, g)
+            y = (first + higher).flatten(1, 2).to(self.out.weight.dtype)
+            y = self.norm(self.out(y))
+        return x + y.to(x.dtype)
+
+    def maps(self, x: Video) -> dict[str, FieldMap]:
+        """How much each position answers: |y| summed over channels, |θ_i| |<φ, g>| for the dot
+        kernel. CGNLx's order 0 is left out, which says nothing of the position."""
+        theta, phi, g = self.theta(x), self.phi(x), self.g(x)
+        with autocast_off(x):
+            _, y = self._respond(theta, phi, g)
+        return {"": FieldMap("spatial", y.abs().sum((1, 2)))}
+
+    def _respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
+        """CGNLx's term of order 0 (of the dot kernel, 0) and the rest, (N, G, C_i/G, T, H, W)."""
+        wide = torch.promote_types(theta.dtype, torch.float32)
+        theta, phi, g = (y.to(wide).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
+        if self.scale != "none":
+            g = g / theta[0, 0].numel() ** (0.5 if self.scale == "root" else 1.0)
+        if self.kernel == "dot":
+            return 0.0, compact_dot(theta, phi, g)
+        return compact_gaussian(
+            theta, phi, g, order=self.order, gamma=self.gamma, exact_beta=self.exact_beta
+        )

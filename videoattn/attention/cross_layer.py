@@ -1,0 +1,117 @@
+"""Cross-layer non-local block (Ye et al., ICIP 2020, arXiv 2005.09153).
+
+A deep layer's positions look at those of shallower layers r = 1 .. n:
+
+    q = θ(x),  k_r = φ_r(x_r),  v_r = g_r(x_r)
+    per_layer:   out = x + Σ_r BN_r(W_z softmax(q k_rᵀ s) v_r)
+    joint:       out = x + BN(W_z softmax(q [k_1 .. k_n]ᵀ s) [v_1; ..; v_n])
+
+θ and W_z serve all layers. "per_layer" is the authors' code, which made the published numbers;
+"joint" is what their figure shows: one softmax over the positions of all layers, which therefore
+compete. s = 1/sqrt(inner channels).
+
+The authors' code reads the (positions, channels) product as (channels, positions) without
+transposing it, which mixes the two; here positions stay positions. The paper is about images; in a
+video all positions of T·H·W count, and the layers' T, H and W may all differ.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videoattn.attention.common import (
+    Weights,
+    check_choice,
+    grid_of,
+    pairwise_map,
+    small_weights,
+    zero_norm,
+)
+from videoattn.attention.functional import (
+    PairwiseAttention,
+    attend,
+    attention_weights,
+    from_tokens,
+    to_tokens,
+)
+from videoattn.types import Video
+
+Source = Float[Tensor, "N _ _ _ _"]
+"""A video of its own width, length and size."""
+
+
+class CrossLayerNonLocal(nn.Module):
+    """forward(x, *sources): x (N, C, T, H, W), one source (N, C_r, T_r, H_r, W_r) for each of
+    source_channels -> x's shape.
+
+    mode: "per_layer" or "joint".
+    inner_channels: width of queries, keys and values; an eighth of the channels unless given.
+    scale: logits times 1/sqrt(inner_channels), or not.
+
+    The norms start at zero, so the block starts as the identity.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        source_channels: Sequence[int],
+        *,
+        mode: str = "per_layer",
+        inner_channels: int | None = None,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("mode", mode, ("per_layer", "joint"))
+        if not source_channels:
+            raise ValueError("source_channels is empty: name one or more layers to look at")
+        inner = inner_channels or max(channels // 8, 1)
+        self.mode = mode
+        self.logit_scale = inner**-0.5 if scale else 1.0
+        self.theta = nn.Conv3d(channels, inner, 1, bias=False)
+        self.phi = nn.ModuleList(nn.Conv3d(c, inner, 1, bias=False) for c in source_channels)
+        self.g = nn.ModuleList(nn.Conv3d(c, inner, 1, bias=False) for c in source_channels)
+        self.out = nn.Conv3d(inner, channels, 1, bias=False)
+        num_norms = 1 if mode == "joint" else len(source_channels)
+        self.bn = nn.ModuleList(nn.BatchNorm3d(channels) for _ in range(num_norms))
+        small_weights(self)
+        for norm in self.bn:
+            zero_norm(norm)
+
+    def forward(self, x: Video, *sources: Source) -> Video:
+        q, keys, values = self.project(x, *sources)
+        if self.mode == "joint":
+            keys, values = [torch.cat(keys, dim=1)], [torch.cat(values, dim=1)]
+        out = x
+        for k, v, bn in zip(keys, values, self.bn, strict=True):
+            y = from_tokens(attend(q, k, v, scale=self.logit_scale), grid_of(x))
+            out = out + bn(self.out(y))
+        return out
+
+    def project(self, x: Video, *sources: Source) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Queries (N, P, D); each source's keys and values (N, P_r, D)."""
+        if len(sources) != len(self.phi):
+            raise ValueError(f"got {len(sources)} sources for a block made for {len(self.phi)}")
+        keys = [to_tokens(phi(s)) for phi, s in zip(self.phi, sources, strict=True)]
+        values = [to_tokens(g(s)) for g, s in zip(self.g, sources, strict=True)]
+        return to_tokens(self.theta(x)), keys, values
+
+    def maps(self, x: Video, *sources: Source) -> dict[str, PairwiseAttention]:
+        """One map for each source, "source0" being the first: of "per_layer", rows that sum to 1;
+        of "joint", each source's part of the common rows."""
+        q, keys, _ = self.project(x, *sources)
+        joint = self.mode == "joint"
+        all_keys = torch.cat(keys, dim=1)
+        found, end = {}, 0
+        for index, source in enumerate(sources):
+            start, end = end, end + keys[index].shape[1]
+            part = slice(start, end) if joint else slice(None)
+            found[f"source{index}"] = pairwise_map(
+                self._part(part), q, all_keys if joint else keys[index],
+                grid_of(x), grid_of(source), normalised=not joint or len(sources) == 1,
+            )  # fmt: skip
+        return found
+
+    def _part(self, part: slice) -> Weights:
+        return lambda q, k: attention_weights(q, k, "softmax", self.logit_scale)[..., part]
