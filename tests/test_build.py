@@ -8,6 +8,7 @@ from torch import nn
 
 from videoattn import build, config
 from videoattn.attention import NonLocal
+from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.record import HasMaps
 from videoattn.build import make_model
 from videoattn.config import (
@@ -19,6 +20,7 @@ from videoattn.config import (
     TrainConfig,
 )
 from videoattn.conv import Conv3d
+from videoattn.engine.step import Optimisation
 from videoattn.models.tsn import TSN
 from videoattn.weights.public import PUBLIC
 
@@ -138,6 +140,30 @@ def test_schedules_by_name() -> None:
     )
     assert warm.lr_at(0) < warm.lr_at(4) < warm.lr_at(5) == 1.0
     assert build.make_optimisation(recipe(lr=1.0, schedule="one_cycle"), 10, "auto").lr_at(29) > 0.9
+
+
+def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path: Path) -> None:
+    def made(name: str | None, weights: dict[str, float]) -> Optimisation:
+        model = ModelConfig(name="i3d_r18", attention=AttentionConfig(name=name))
+        asked = replace(recipe(auxiliary_weights=weights), model=model)
+        config.dump(asked, tmp_path / "recipe.yaml")
+        assert config.load(tmp_path / "recipe.yaml") == asked
+        return build.make_optimisation(asked, 10, "auto")
+
+    usual = made("interaction", {})
+    assert usual.auxiliary is auxiliary_losses
+    assert usual.auxiliary_weights == {"interaction": 0.01, "diversity": 0.01}
+    changed = made("interaction", {"diversity": 0.5})
+    assert changed.auxiliary_weights == {"interaction": 0.01, "diversity": 0.5}
+    assert made("non_local", {}).auxiliary is None
+    with pytest.raises(
+        ValueError, match=r"the model has no auxiliary loss 'divers'; attention interaction has int"
+    ):
+        made("interaction", {"divers": 1.0})
+    with pytest.raises(
+        ValueError, match=r"no auxiliary loss 'diversity'; attention null has none \(systems with"
+    ):
+        made(None, {"diversity": 1.0})
 
 
 def test_initial_weights_from_a_file_of_image_weights(tmp_path: Path) -> None:

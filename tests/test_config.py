@@ -19,8 +19,10 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_overrides_win_and_defaults_stay(recipe: Path) -> None:
-    loaded = config.load(recipe, ["train.lr=0.5", "clip.mean=[0, 0, 0]", "data.root=other"])
+    overrides = ["train.lr=0.5", "clip.mean=[0, 0, 0]", "data.root=other"]
+    loaded = config.load(recipe, [*overrides, "train.auxiliary_weights.diversity=1"])
     assert loaded.train.lr == 0.5
+    assert loaded.train.auxiliary_weights == {"diversity": 1.0}
     assert loaded.clip.mean == (0.0, 0.0, 0.0)
     assert loaded.data.root == "other"
     assert loaded.model.attention.after == ("layer2.1",)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
 from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig, ModelConfig
 from videoattn.conv import unsafe_convolutions
@@ -234,8 +235,13 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 def make_optimisation(
     config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None
 ) -> Optimisation:
-    """steps_per_epoch: updates, after accumulation."""
+    """steps_per_epoch: updates, after accumulation.
+
+    Raises:
+        ValueError: a weight for an auxiliary loss that the model does not have.
+    """
     train = config.train
+    auxiliary_weights = _auxiliary_weights(config)
     num_steps = steps_per_epoch * train.num_epochs
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)
     schedules: dict[str, Callable[[int], float]] = {
@@ -255,8 +261,26 @@ def make_optimisation(
         clip_norm=train.clip_norm,
         label_smoothing=train.label_smoothing,
         precision=precision,
+        auxiliary=auxiliary_losses if auxiliary_weights else None,
+        auxiliary_weights=auxiliary_weights,
         mix=mix,
     )
+
+
+def _auxiliary_weights(config: Config) -> dict[str, float]:
+    """The attention system's own, changed by the recipe's."""
+    name = config.model.attention.name
+    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    asked = config.train.auxiliary_weights
+    for loss in asked:
+        if loss not in own:
+            has = f"has {', '.join(own)}" if own else "has none"
+            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            raise ValueError(
+                f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
+                f"{name or 'null'} {has} (systems with some: {some})"
+            )
+    return {**own, **asked}
 
 
 def make_precision(

@@ -145,6 +145,9 @@ class TrainConfig:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    auxiliary_weights: dict[str, float] = field(default_factory=dict)
+    """Weights of the losses that an attention system adds, by name, where they should differ from
+    its own (interaction: {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
     validate_every: int = 1
     """Epochs between validations; 0 never."""
 

@@ -134,5 +134,12 @@ def optimisation(
     )
 
 
+def norms(model: nn.Module) -> dict[str, Tensor]:
+    """Two auxiliary losses of a TinyNet."""
+    assert isinstance(model.fc, nn.Linear)
+    assert isinstance(model.conv, nn.Conv3d)
+    return {"wide": model.fc.weight.square().sum(), "deep": model.conv.weight.abs().mean()}
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)

@@ -63,12 +63,22 @@ def flat(weights: object) -> torch.Tensor:
     return torch.cat([value.float().flatten() for value in weights.values()])
 
 
-@pytest.mark.parametrize("run", ["uneven", "idle", "failing", "accumulated"])
+@pytest.mark.parametrize("run", ["uneven", "idle", "failing", "accumulated", "auxiliary"])
 def test_two_processes_train_as_one(two: Results, one: dict[str, object], run: str) -> None:
     """Also where a step gives one of them fewer clips, or none."""
     assert torch.equal(flat(two[0][run]), flat(two[1][run]))
     torch.testing.assert_close(flat(two[0][run]), flat(one[run]), rtol=0, atol=2e-6)
     assert not torch.allclose(flat(one[run]), flat(one["before"]), atol=1e-3)
+
+
+def test_auxiliary_losses_are_means_over_both(two: Results, one: dict[str, object]) -> None:
+    logs = []
+    for seen in (two[0], one):
+        path = Path(str(seen["folder"])) / "auxiliary/metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        logs.append([line[key] for line in lines if "wide" in line for key in ("wide", "deep")])
+    assert len(logs[0]) == 8
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
 def test_two_processes_resume_to_the_last_bit(two: Results) -> None:

@@ -149,6 +149,7 @@ def test_auxiliary_losses_are_weighted_and_added() -> None:
         expected = 0.5 * model.fc.weight.detach().square().sum().item()
         result = take_step(model, FakeBatches(batch_size=batch_size), recipe)
         assert result.auxiliary / 8 == pytest.approx(expected, rel=1e-5)
+        assert result.auxiliary_losses == {"norm": pytest.approx(16 * expected, rel=1e-5)}
         moved.append(weights(model))
     torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-6)
     without = tiny_net()
@@ -160,6 +161,27 @@ def test_an_auxiliary_loss_without_a_weight_is_an_error() -> None:
     recipe = replace(optimisation(), auxiliary=norm_of_classifier, auxiliary_weights={"nrom": 0.5})
     with pytest.raises(ValueError, match=r"model has \['norm'\], the weights name \['nrom'\]; gi"):
         take_step(tiny_net(), FakeBatches(), recipe)
+
+
+def test_an_auxiliary_loss_of_weight_0_is_only_reported() -> None:
+    model, without = tiny_net(), tiny_net()
+    recipe = replace(optimisation(), auxiliary=norm_of_classifier, auxiliary_weights={"norm": 0.0})
+    result = take_step(model, FakeBatches(), recipe)
+    assert result.auxiliary == 0
+    assert result.auxiliary_losses["norm"] > 0
+    take_step(without, FakeBatches(), optimisation())
+    assert torch.equal(weights(model), weights(without))
+
+
+def test_an_auxiliary_loss_that_is_not_finite_is_named() -> None:
+    def broken(model: nn.Module) -> Mapping[str, Tensor]:
+        return {**norm_of_classifier(model), "broken": torch.tensor(float("nan"))}
+
+    recipe = replace(
+        optimisation(), auxiliary=broken, auxiliary_weights={"norm": 1.0, "broken": 1.0}
+    )
+    with pytest.raises(NonFiniteError, match=r"step 1: the broken loss is not finite; samples 0"):
+        take_step(tiny_net(), FakeBatches(shuffle=False), recipe)
 
 
 def test_a_loss_that_is_not_finite_names_its_sample() -> None:

@@ -11,6 +11,7 @@ from tests.engine.fakes import (
     FakeBatches,
     PoisonedNet,
     about,
+    norms,
     optimisation,
     run_in,
     sgd,
@@ -125,6 +126,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_same(ours, theirs)
     states = [load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)]
     assert_same(states[0], states[1])
+
+
+def test_auxiliary_losses_are_logged_by_name_and_resumed(tmp_path: Path) -> None:
+    recipe = replace(optimisation(), auxiliary=norms, auxiliary_weights={"wide": 0.5, "deep": 0.25})
+
+    def go(folder: Path, batches: FakeBatches, *, resume: bool = False) -> None:
+        model = tiny_net()
+        run = run_in(folder, log_every_steps=3, save_every_steps=1)
+        stored = load(folder / "checkpoint-last.pt") if resume else None
+        fit(
+            model, sgd(model), batches, to_video=to_video, optimisation=recipe, run=run,
+            resume=stored,
+        )  # fmt: skip
+
+    batches = FakeBatches(num_samples=19)
+    go(tmp_path / "whole", batches)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "halved", replace(batches, stop_at=(1, 2)))
+    go(tmp_path / "halved", batches, resume=True)
+    lines = curve(tmp_path / "whole")
+    assert lines == curve(tmp_path / "halved")
+    assert len(lines) == 7
+    for line in lines:
+        total = 0.5 * line["wide"] + 0.25 * line["deep"]
+        assert line["auxiliary_loss"] == pytest.approx(total, rel=1e-6)
+    assert lines[-1]["wide"] < lines[0]["wide"]
+    (events,) = (tmp_path / "whole/tensorboard").iterdir()
+    for name in ("wide", "deep"):
+        assert f"train/{name}".encode() in events.read_bytes()
 
 
 def test_a_validation_that_fails_costs_no_training(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.engine.fakes import (
     FakeBatches,
     PoisonedNet,
     about,
+    norms,
     optimisation,
     run_in,
     sgd,
@@ -47,15 +48,20 @@ def trained(
     accumulate_steps: int = 1,
     resume: bool = False,
     num_epochs: int = 2,
+    auxiliary: bool = False,
 ) -> State:
     model = tiny_net(seed=group.rank)  # the wrapper gives every process the first one's weights
     thirteen = replace(batches_of(group, num_samples=13, batch_size=4), num_views=2, shuffle=False)
+    recipe = optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps)
+    if auxiliary:
+        weights = {"wide": 0.5, "deep": 0.25}
+        recipe = replace(recipe, auxiliary=norms, auxiliary_weights=weights)
     fit(
         model,
         sgd(model),
         batches,
         to_video=to_video,
-        optimisation=optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps),
+        optimisation=recipe,
         run=replace(run_in(folder), max_failures=1),
         validation=Validation(thirteen),
         distributed=group,
@@ -113,12 +119,14 @@ def everything(group: Distributed, folder: Path) -> dict[str, object]:
     evaluation = thirteen_clips(group)
     return {
         "rank": group.rank,
+        "folder": str(folder),
         "gathered": group.gather(group.rank),
         "uneven": trained(group, folder / "uneven", uneven),
         "resumed": trained(group, folder / "resumed", uneven, resume=True),
         "before": before,
         "idle": trained(group, folder / "idle", idle),
         "failing": trained(group, folder / "failing", replace(uneven, failing=(5,))),
+        "auxiliary": trained(group, folder / "auxiliary", idle, auxiliary=True),
         "accumulated": trained(group, folder / "accumulated", idle, accumulate_steps=2),
         "probabilities": evaluation.probabilities,
         "indices": evaluation.indices,

@@ -4,8 +4,8 @@
 constructor with its options) at the places `after`, or at the paper's when that is empty.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
@@ -26,7 +26,9 @@ from videoattn.attention.insert import (
     insertion_places,
     output_shapes,
 )
+from videoattn.attention.interaction import interaction_pyramid
 from videoattn.attention.non_local import NonLocal
+from videoattn.attention.pay_attention import LearnToPay
 from videoattn.attention.refinement import AttentionRefinement
 from videoattn.attention.residual_attention import ResidualMask
 from videoattn.attention.self_attention import SelfAttention
@@ -41,7 +43,8 @@ Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]
 @dataclass(frozen=True)
 class System:
     """title, paper: for people. make: the constructor. attach: (model, make, after, name) -> the
-    model with it. map_of: what its recorded map says; map_shape: the shape of it."""
+    model with it. map_of: what its recorded map says; map_shape: the shape of it. losses: what it
+    leaves behind in training (see losses.py), with the weights to start from."""
 
     title: str
     paper: str
@@ -49,6 +52,7 @@ class System:
     attach: Attach
     map_of: str
     map_shape: str
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def blocks_by_stage(model: nn.Module) -> dict[str, list[str]]:
@@ -239,5 +243,22 @@ SYSTEMS: dict[str, System] = {
         attach=around_stages,
         map_of="how much of each feature the mask adds to itself",
         map_shape="(N, C, T, H, W)",
+    ),
+    "interaction": System(
+        title="Interaction-aware pyramid",
+        paper="Du et al., ECCV 2018",
+        make=interaction_pyramid,
+        attach=as_head,
+        map_of="where each of D rows pools from, all levels fused, or each level alone",
+        map_shape="(N, D, T, H, W)",
+        losses={"interaction": 0.01, "diversity": 0.01},
+    ),
+    "pay_attention": System(
+        title="Learn to pay attention",
+        paper="Jetley et al., ICLR 2018",
+        make=LearnToPay,
+        attach=as_head,
+        map_of="where each level's vector is pooled from",
+        map_shape="(N, 1, T, H, W)",
     ),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from videoattn.engine.log import Clock
 from videoattn.engine.metrics import share
@@ -18,12 +18,15 @@ class Sums:
     auxiliary: float = 0.0
     correct: float = 0.0
     num_clips: int = 0
+    auxiliary_losses: dict[str, float] = field(default_factory=dict)
 
     def add(self, result: StepResult) -> None:
         self.loss += result.loss
         self.auxiliary += result.auxiliary
         self.correct += result.correct
         self.num_clips += result.num_clips
+        for name, value in result.auxiliary_losses.items():
+            self.auxiliary_losses[name] = self.auxiliary_losses.get(name, 0.0) + value
 
 
 @dataclass
@@ -58,7 +61,7 @@ def from_state(state: Mapping[str, object], *, steps_per_epoch: int, path: Path)
     Raises:
         ValueError: when it is inside an epoch of another length than `steps_per_epoch`.
     """
-    sums = {name: Sums(**cast(dict[str, int], state[name])) for name in ("of_epoch", "since_log")}
+    sums = {name: Sums(**cast(dict[str, Any], state[name])) for name in ("of_epoch", "since_log")}
     # The format that `checkpoint.load` has checked says which fields there are, and of what type.
     progress = Progress(**{**state, **sums, "steps_per_epoch": steps_per_epoch})  # type: ignore[arg-type]
     if progress.step and state["steps_per_epoch"] != steps_per_epoch:
@@ -70,12 +73,16 @@ def from_state(state: Mapping[str, object], *, steps_per_epoch: int, path: Path)
 
 
 def line(progress: Progress, *, num_epochs: int, clock: Clock) -> str:
-    """Epoch, step, loss and accuracy of the epoch so far, speed, share of waiting, time left."""
+    """Epoch, step, losses and accuracy of the epoch so far, speed, share of waiting, time left."""
     sums = progress.of_epoch
+    auxiliary = "".join(
+        f"{name} {share(value, sums.num_clips):.4f}  "
+        for name, value in sums.auxiliary_losses.items()
+    )
     return (
         f"epoch {progress.epoch + 1}/{num_epochs}  "
         f"step {progress.step}/{progress.steps_per_epoch}  "
-        f"loss {share(sums.loss, sums.num_clips):.4f}  "
+        f"loss {share(sums.loss, sums.num_clips):.4f}  {auxiliary}"
         f"accuracy {100 * share(sums.correct, sums.num_clips):.1f} %  "
         f"{clock.clips_per_second:.1f} clips/s  data {100 * clock.wait_share:.0f} %  "
         f"left {clock.time_left}"

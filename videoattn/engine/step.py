@@ -67,17 +67,18 @@ class StepResult(NamedTuple):
     """Sums over the clips of a step, over all processes."""
 
     loss: float
-    auxiliary: float  # weighted, times the number of clips
+    auxiliary: float  # their weighted sum, times the number of clips
     correct: float
     num_clips: int
     gradient_norm: float  # before clipping
+    auxiliary_losses: Mapping[str, float]  # each by name, unweighted, times the number of clips
 
 
 class _Passed(NamedTuple):
     """What one forward and backward pass of this process leaves, on its device."""
 
     losses: Tensor  # (n V,)
-    auxiliary: Tensor
+    auxiliary: Mapping[str, Tensor]  # each times n V, unweighted
     correct: Tensor
     indices: Tensor  # (n V,)
 
@@ -110,7 +111,7 @@ def update(
     num_own = sum(batch.frames.shape[0] * batch.frames.shape[1] for batch in batches)
     total, num_idle = distributed.sum([num_own, not batches])
     if not total:
-        return StepResult(0.0, 0.0, 0.0, 0, 0.0)
+        return StepResult(0.0, 0.0, 0.0, 0, 0.0, {})
     optimizer.zero_grad(set_to_none=True)
     # Each pass through the wrapper may talk to the other processes: none, where one has no clip.
     network = _unwrapped(model) if num_idle else model
@@ -129,7 +130,7 @@ def update(
     ]
     _collect_gradients(model, distributed, averaged=not num_idle)
     norm = _clip(model, optimisation.clip_norm)
-    result = _sum(passed, norm, distributed)
+    result = _sum(passed, norm, optimisation, distributed)
     _check_finite(result, passed, moment)
     optimizer.step()
     return result
@@ -168,16 +169,20 @@ def _pass(
             label_smoothing=optimisation.label_smoothing,
             reduction="none",
         )
-        auxiliary = _auxiliary(model, optimisation).to(losses) * len(labels)
-        ((losses.sum() + auxiliary) * share).backward()
+        auxiliary = _auxiliary(model, optimisation)
+        total = losses.sum()
+        for name, loss in auxiliary.items():
+            total = total + optimisation.auxiliary_weights[name] * len(labels) * loss.to(total)
+        (total * share).backward()
     correct = in_top_k(logits.detach().float(), labels, 1).sum()
     indices = batch.indices.repeat_interleave(num_views)
-    return _Passed(losses.detach(), auxiliary.detach(), correct, indices)
+    sums = {name: loss.detach() * len(labels) for name, loss in auxiliary.items()}
+    return _Passed(losses.detach(), sums, correct, indices)
 
 
-def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Tensor:
+def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Mapping[str, Tensor]:
     if optimisation.auxiliary is None:
-        return torch.zeros(())
+        return {}
     losses = optimisation.auxiliary(_unwrapped(model))
     unknown = sorted(set(losses) ^ set(optimisation.auxiliary_weights))
     if unknown:
@@ -185,10 +190,7 @@ def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Tensor:
             f"auxiliary losses: the model has {sorted(losses)}, the weights name "
             f"{sorted(optimisation.auxiliary_weights)}; give each a weight, 0 to ignore it"
         )
-    total = torch.zeros(())
-    for name, loss in losses.items():
-        total = total.to(loss.device) + optimisation.auxiliary_weights[name] * loss.float()
-    return total
+    return losses
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -227,23 +229,31 @@ def _clip(model: nn.Module, clip_norm: float | None) -> Tensor:
     return norm
 
 
-def _sum(passed: Sequence[_Passed], norm: Tensor, distributed: Distributed) -> StepResult:
+def _sum(
+    passed: Sequence[_Passed], norm: Tensor, optimisation: Optimisation, distributed: Distributed
+) -> StepResult:
+    # A process without a clip has no losses: the weights say which there are, in one order for all.
+    weights = optimisation.auxiliary_weights if optimisation.auxiliary is not None else {}
+    names = sorted(weights)
     zero = torch.zeros((), dtype=torch.float64, device=norm.device)
-    own = torch.stack(
+    *own, own_norm = torch.stack(
         [
             sum((one.losses.double().sum() for one in passed), zero),
-            sum((one.auxiliary.double() for one in passed), zero),
             sum((one.correct.double() for one in passed), zero),
+            *(sum((one.auxiliary[name].double() for one in passed), zero) for name in names),
             norm.double(),
         ]
     ).tolist()  # the only wait for the device in a step
     num_clips = sum(len(one.losses) for one in passed)
-    loss, auxiliary, correct, clips = distributed.sum([*own[:3], num_clips])
-    return StepResult(loss, auxiliary, correct, int(clips), own[3])
+    clips, loss, correct, *sums = distributed.sum([num_clips, *own])
+    auxiliary_losses = dict(zip(names, sums, strict=True))
+    auxiliary = sum(weights[name] * value for name, value in auxiliary_losses.items())
+    return StepResult(loss, auxiliary, correct, int(clips), own_norm, auxiliary_losses)
 
 
 def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: Moment) -> None:
-    values = {"loss": result.loss, "auxiliary loss": result.auxiliary}
+    values = {"loss": result.loss}
+    values |= {f"{name} loss": value for name, value in result.auxiliary_losses.items()}
     values["gradient"] = result.gradient_norm
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if not wrong:

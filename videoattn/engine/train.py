@@ -301,5 +301,7 @@ def _write(
     }
     if training.optimisation.auxiliary is not None:
         record["auxiliary_loss"] = share(sums.auxiliary, sums.num_clips)
+        for name, value in sums.auxiliary_losses.items():
+            record[name] = share(value, sums.num_clips)
     log.write("train", step=progress.step_of_run, record=record)
     progress.since_log = Sums()

@@ -1,0 +1,255 @@
+"""What is known of the two losses from principal component analysis, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from tests.reference.interaction import literal_diversity, literal_interaction
+from videoattn.attention.interaction_loss import diversity_loss, interaction_loss, unit_rows
+
+D, P, C = 3, 7, 11
+FORMS = ("normalised", "scaled", "literal")
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def orthonormal(d: int = D, p: int = P, seed: int = 0) -> Tensor:
+    return torch.linalg.qr(random(p, d, seed=seed))[0].T
+
+
+def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of X Xᵀ, falling, and the eigenvectors as rows; by numpy."""
+    values, vectors = np.linalg.eigh((x @ x.T).numpy())
+    return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].T.copy())
+
+
+def literal(rows: Tensor, x: Tensor) -> float:
+    return interaction_loss(rows[None], x[None], "literal").item()
+
+
+def normalised(rows: Tensor, x: Tensor) -> float:
+    return interaction_loss(rows[None], x[None]).item()
+
+
+def softmax_rows(seed: int = 0, scale: float = 1.0) -> Tensor:
+    return unit_rows(scale * random(1, D, P, seed=seed))[0]
+
+
+def test_equals_the_printed_formulas() -> None:
+    x, scores = random(2, P, C), random(2, D, P, seed=1)
+    levels = [random(2, D, P, seed=seed).softmax(-1) for seed in (2, 3)]
+    rows, fused = unit_rows(scores), scores.softmax(-1)
+    one, two = interaction_loss(rows, x, "literal"), diversity_loss(fused, levels, "literal")
+    mean = diversity_loss(fused, levels)
+    for n in range(2):
+        expected = literal_interaction(rows[n].numpy(), x[n].numpy())
+        assert one[n].item() == pytest.approx(expected, rel=1e-12)
+        expected = literal_diversity(fused[n].numpy(), [own[n].numpy() for own in levels])
+        assert two[n].item() == pytest.approx(expected, rel=1e-12)
+        assert mean[n].item() == pytest.approx(expected / math.sqrt(2 * D * P), rel=1e-12)
+        scaled = (x[n] / x[n].norm()).numpy()
+        expected = literal_interaction(rows[n].numpy(), scaled)
+        assert normalised(rows[n], x[n]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_orthonormal_rows_keep_and_leave_adds_up() -> None:
+    a, x = orthonormal(), random(P, C)
+    left = (x - a.T @ a @ x).square().sum()
+    assert left.item() == pytest.approx((x.square().sum() - (a @ x).square().sum()).item())
+    assert literal(a, x) == pytest.approx((left - x.square().sum()).item(), rel=1e-12)
+
+
+def test_the_eigenvectors_are_best_among_orthonormal_rows() -> None:
+    x = random(P, C)
+    values, vectors = eigen(x)
+    best = literal(vectors[:D], x)
+    assert best == pytest.approx(-values[:D].sum().item(), rel=1e-12)
+    left = (x - vectors[:D].T @ vectors[:D] @ x).square().sum().item()
+    assert left == pytest.approx(values[D:].sum().item(), rel=1e-10)
+    assert all(literal(orthonormal(seed=seed), x) > best for seed in range(50))
+
+
+def test_nothing_is_left_where_the_rows_span_the_features() -> None:
+    basis = orthonormal()
+    x = basis.T @ random(D, C, seed=1)  # of rank D
+    assert (x - basis.T @ basis @ x).square().sum() < 1e-25
+    turned = orthonormal(D, D, seed=2) @ basis
+    assert literal(turned, x) == pytest.approx(-x.square().sum().item(), rel=1e-12)
+    assert literal(orthonormal(seed=3), x) > -0.99 * x.square().sum().item()
+
+
+def test_centred_rows_are_those_of_scikit_learn() -> None:
+    """Positions are the features, channels the samples."""
+    x = random(P, C) + 3 * random(P, 1, seed=1)
+    pca = PCA(D, svd_solver="full").fit(x.T.numpy())
+    centred = x - x.mean(1, keepdim=True)
+    values, vectors = eigen(centred)
+    np.testing.assert_allclose(pca.explained_variance_ * (C - 1), values[:D], rtol=1e-11)
+    components = torch.from_numpy(pca.components_)
+    overlap = (components * vectors[:D]).sum(1).abs()
+    torch.testing.assert_close(overlap, torch.ones(D, dtype=torch.float64), rtol=0, atol=1e-11)
+    expected = -pca.explained_variance_.sum() * (C - 1)
+    assert literal(components, centred) == pytest.approx(expected, rel=1e-11)
+    assert literal(components, x) != pytest.approx(expected, rel=1e-2)
+
+
+def test_bounds_for_rows_of_length_one() -> None:
+    x = random(P, C)
+    first = eigen(x)[0][0].item()
+    for seed in range(30):
+        rows = torch.nn.functional.normalize(random(D, P, seed=seed), dim=1)
+        for some in (rows, softmax_rows(seed, 5.0)):
+            assert -D * first <= literal(some, x) <= D * (D - 1)
+            assert -D <= normalised(some, x) <= D * (D - 1)
+    equal = rows[:1].expand(D, P)
+    assert literal(equal, torch.zeros(P, C, dtype=torch.float64)) == pytest.approx(D * (D - 1))
+    nothing = normalised(equal, torch.zeros(P, C, dtype=torch.float64))
+    assert nothing == pytest.approx(D * (D - 1))
+
+
+def test_softmax_rows_are_of_length_one_and_always_overlap() -> None:
+    rows = unit_rows(torch.cat([random(2, D, P), 4 * random(2, D, P, seed=1)]))
+    gram = rows @ rows.transpose(1, 2)
+    torch.testing.assert_close(gram.diagonal(dim1=1, dim2=2), torch.ones(4, D).double())
+    assert (gram > 0).all()
+
+
+def test_rows_of_length_one_in_one_step() -> None:
+    scores = random(2, D, P)
+    a = scores.softmax(-1)
+    torch.testing.assert_close(unit_rows(scores), a / a.norm(dim=-1, keepdim=True))
+    steep = (1e4 * scores.float()).requires_grad_()
+    rows = unit_rows(steep)
+    rows.sum().backward()
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(2, D))
+    assert steep.grad is not None
+    assert steep.grad.isfinite().all()
+
+
+def collapse_gain(values: Tensor, d: int) -> float:
+    """By how much D first eigenvectors undercut D components, before the price of overlapping."""
+    return (d * values[0] - values[:d].sum()).item()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.9, 1.1, 10.0])
+def test_the_literal_loss_collapses_above_a_threshold(scale: float) -> None:
+    x = random(P, C).abs()
+    x = x * math.sqrt(D * (D - 1) / collapse_gain(eigen(x)[0], D))  # the threshold itself
+    values, vectors = eigen(scale * x)
+    collapsed = literal(vectors[:1].expand(D, P), scale * x)
+    assert collapsed == pytest.approx(-D * values[0].item() + D * (D - 1))
+    assert (collapsed < literal(vectors[:D], scale * x)) == (scale > 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_normalised_loss_never_collapses(seed: int) -> None:
+    """The threshold's weight is at most 1/D, also for features of one component."""
+    for x in (random(P, C, seed=seed), 1e3 * random(P, 1, seed=seed) @ random(1, C, seed=seed + 9)):
+        unit = x / x.norm()
+        values, vectors = eigen(unit)
+        assert collapse_gain(values, D) / (D * (D - 1)) <= 1 / D + 1e-12
+        assert normalised(vectors[:1].expand(D, P), x) > normalised(vectors[:D], x)
+
+
+def test_softmax_rows_reach_the_collapse_of_rectified_features() -> None:
+    """Their first eigenvector has one sign (Perron, Frobenius), so a softmax can be it."""
+    x = 10 * random(P, C).relu()
+    values, vectors = eigen(x)
+    first = vectors[0] * vectors[0].sign()[0]
+    assert (first > 0).all()
+    rows = unit_rows(first.log().expand(1, D, P))[0]
+    expected = -D * values[0].item() + D * (D - 1)
+    assert literal(rows, x) == pytest.approx(expected, rel=1e-12)
+    assert expected < -values[:D].sum().item()
+
+
+def minimised(x: Tensor, start: Tensor) -> tuple[float, Tensor]:
+    """The literal loss at the best free rows of length 1, and those."""
+    free = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [free], max_iter=300, tolerance_grad=1e-11, tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        rows = torch.nn.functional.normalize(free, dim=1)
+        loss = interaction_loss(rows[None], x[None], "literal")[0]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    rows = torch.nn.functional.normalize(free.detach(), dim=1)
+    return literal(rows, x), rows
+
+
+@pytest.mark.parametrize("mu", [0.3, 1.0, 5.0, 0.1])
+def test_overlap_of_two_rows_in_the_plane(mu: float) -> None:
+    """min(1, (l_1 - l_2) / 4 mu) for a penalty of weight mu, which is 1 for features / sqrt(mu)."""
+    values = torch.tensor([1.5, 0.5], dtype=torch.float64)
+    _, rows = minimised((values / mu).sqrt().diag(), random(2, 2))
+    overlap = (rows[0] @ rows[1]).abs().item()
+    assert overlap == pytest.approx(min(1.0, 1.0 / (4 * mu)), abs=1e-6)
+
+
+def test_free_rows_reach_the_components_as_the_penalty_grows() -> None:
+    """Their value is the components' own, less what a soft penalty mu lets them gain by the overlap
+    above, (l_1 - l_2)² / 8 mu. (Any two rows in the plane of two components keep the same.)"""
+    x, rows = random(P, C), random(2, P, seed=1)
+    values, _ = eigen(x)
+    kept = values[:2].sum().item()
+    for price in (1.0, 10.0, 100.0, 1000.0):
+        mu = price * values[0].item()
+        reached, rows = minimised(x / math.sqrt(mu), rows)
+        gain = (values[0] - values[1]).item() ** 2 / (8 * mu)
+        assert mu * reached == pytest.approx(-kept - gain, rel=1e-7)
+    assert gain < 2e-5 * kept
+
+
+@pytest.mark.parametrize(
+    ("form", "reaches"), [("normalised", False), ("scaled", True), ("literal", True)]
+)
+def test_features_get_a_gradient_only_where_asked(form: str, reaches: bool) -> None:
+    x, scores = random(2, P, C).requires_grad_(), random(2, D, P, seed=1).requires_grad_()
+    interaction_loss(unit_rows(scores), x, form).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.abs().max() > 1e-3
+    assert (x.grad is not None and bool(x.grad.abs().max() > 1e-3)) == reaches
+
+
+def test_only_the_literal_loss_gains_from_larger_features() -> None:
+    x, rows = random(P, C)[None], softmax_rows()[None]
+    for form in FORMS:
+        small, large = interaction_loss(rows, x, form), interaction_loss(rows, 10 * x, form)
+        assert torch.allclose(small, large, rtol=1e-12) == (form != "literal")
+    assert large < small
+
+
+@pytest.mark.parametrize("num_levels", [1, 3])
+def test_bounds_of_the_diversity(num_levels: int) -> None:
+    lower = math.sqrt(num_levels * D * (P - 2))
+    upper = math.sqrt(num_levels * D * P)
+    for scale in (0.0, 1.0, 100.0):
+        a = (scale * random(4, D, P)).softmax(-1)
+        own = [(scale * random(4, D, P, seed=s + 1)).softmax(-1) for s in range(num_levels)]
+        value = diversity_loss(a, own, "literal")
+        assert ((lower - 1e-12 <= value) & (value <= upper + 1e-12)).all()
+    one_hot = torch.eye(P, dtype=torch.float64)
+    apart = diversity_loss(one_hot[None, :D], [one_hot[None, -D:]] * num_levels, "literal")
+    assert apart.item() == pytest.approx(lower, rel=1e-12)
+    same = diversity_loss(a, [a] * num_levels)
+    torch.testing.assert_close(same, torch.ones(4, dtype=torch.float64))
+
+
+def test_diversity_of_two_positions_has_a_gradient_everywhere() -> None:
+    scores = torch.tensor([[[40.0, -40.0]]], dtype=torch.float64, requires_grad=True)
+    loss = diversity_loss(scores.softmax(-1), [(-scores.detach()).softmax(-1)], "literal")
+    loss.sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()

@@ -1,0 +1,83 @@
+"""Training on a few of the demo's clips: the losses fall, and the literal one collapses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from videoattn.attention.interaction_loss import unit_rows
+from videoattn.build import make_model
+from videoattn.commands.train import train
+from videoattn.config import from_dict
+from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine.checkpoint import load
+
+RECIPE = Path(__file__).parents[2] / "configs/demo.yaml"
+SMALL = (
+    "data.num_workers=0", "clip.height=32", "clip.width=32", "test.short_side=32",
+    "model.options.width=8", "model.attention.name=interaction", "train.precision=float32",
+    "train.num_epochs=6", "train.batch_size=8", "train.schedule=cosine", "train.validate_every=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    write_demo_clips(root, num_train_per_class=3, num_test_per_class=1)
+    return root
+
+
+def trained(clips: Path, folder: Path, *overrides: str) -> list[dict[str, float]]:
+    """The last record of each epoch."""
+    train(RECIPE, [*SMALL, f"data.root={clips}", *overrides], folder=folder)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return list({line["epoch"]: line for line in lines}.values())
+
+
+def overlap(folder: Path) -> float:
+    """The mean cosine of two rows of the fused map, over noise and moving bars."""
+    payload = load(folder / "checkpoint-last.pt")
+    model = make_model(from_dict(payload["config"]).model, 8)
+    model.load_state_dict(payload["model"])
+    seen: list[Tensor] = []
+    pyramid = model.fc.block.pyramid
+    fuse = pyramid.fuse
+
+    def spied(scores: list[Tensor]) -> Tensor:
+        seen.append(fuse(scores))
+        return seen[-1]
+
+    pyramid.fuse = spied
+    with torch.no_grad():
+        model.eval()(torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0)))
+    rows = unit_rows(seen[0])
+    gram = rows @ rows.transpose(1, 2)
+    d = gram.shape[1]
+    return ((gram.sum((1, 2)) - d) / (d * (d - 1))).mean().item()
+
+
+def test_both_losses_fall_in_the_log(clips: Path, tmp_path: Path) -> None:
+    log = trained(clips, tmp_path / "run")
+    for name in ("loss", "interaction", "diversity"):
+        assert log[-1][name] < log[0][name], name
+    assert log[-1]["interaction"] < 0.7 * log[0]["interaction"]
+    assert log[0]["diversity"] - log[-1]["diversity"] > 1e-3
+    for line in log:
+        total = 0.01 * (line["interaction"] + line["diversity"])
+        assert line["auxiliary_loss"] == pytest.approx(total, rel=1e-6)
+        assert 0 <= line["diversity"] <= 1
+        assert -8 <= line["interaction"] <= 8 * 7
+    events = list((tmp_path / "run/tensorboard").iterdir())
+    assert any(b"train/interaction" in path.read_bytes() for path in events)
+
+
+def test_the_literal_loss_on_raw_features_collapses(clips: Path, tmp_path: Path) -> None:
+    """Its rows become one row, the first component's, and its features grow: it falls for ever,
+    far below what rows of features that do not grow could reach."""
+    log = trained(clips, tmp_path / "literal", "model.attention.options.loss=literal")
+    trained(clips, tmp_path / "normalised")
+    assert log[-1]["interaction"] < 2 * log[0]["interaction"] < 0
+    assert overlap(tmp_path / "literal") > 0.97
+    assert overlap(tmp_path / "normalised") < 0.85
