@@ -78,7 +78,11 @@ def visualize(
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="One attention block, by name; all unless given.")
+        str | None,
+        typer.Option(
+            help="An attention block by name, or the beginning of some. Without it: all, or of "
+            "many the last of each stage."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", help="Folder for the pictures; RUN/pictures.")

@@ -2,7 +2,7 @@
 
 import torch
 
-from videoattn.attention.record import AttentionMap
+from videoattn.attention.record import AttentionMap, FieldMap
 
 CLIP = (4, 24, 32)
 
@@ -32,3 +32,20 @@ def one_hot_map(
         normalised=normalised,
         received=weights[:, 0],
     )
+
+
+def hot_spot(*shape: int, at: tuple[int, ...], low: float = 0.2, high: float = 0.8) -> torch.Tensor:
+    """Weights that are `low` everywhere but at one entry."""
+    weights = torch.full(shape, low)
+    weights[at] = high
+    return weights
+
+
+def one_box(
+    box: tuple[float, float, float, float] = (6.0, 8.0, 18.0, 24.0), *, left_out: int | None = None
+) -> FieldMap:
+    """The same box (y0, x0, y1, x1) in each of CLIP's frames, but in one that is left out."""
+    boxes = torch.tensor([[box] * CLIP[0]])
+    if left_out is not None:
+        boxes[0, left_out] = 0
+    return FieldMap("box", boxes)

@@ -14,6 +14,7 @@ from videoattn.explain.geometry import (
     query_position,
     strongest_keys,
     weights_of,
+    window_of,
 )
 
 
@@ -93,3 +94,10 @@ def test_rows_that_the_map_does_not_hold() -> None:
         weights_of(attention_map, 2, 0)
     with pytest.raises(ValueError, match="weights that are not finite; allowed are finite numbers"):
         weights_of(one_hot_map(weight=float("nan")), 0, 0)
+
+
+def test_the_window_is_around_all_that_is_not_zero() -> None:
+    weights = torch.zeros(2, 3, 4)
+    weights[1, 1, 2], weights[1, 2, 1] = 0.5, -0.5
+    assert window_of(weights, CLIP) == ([2, 3], 8.0, 8.0, 24.0, 24.0)
+    assert window_of(torch.zeros(2, 3, 4), CLIP) == ([0, 1, 2, 3], 0.0, 0.0, 24.0, 32.0)

@@ -1,11 +1,15 @@
+import dataclasses
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_allclose
 
-from tests.explain.maps import grey_frames, one_hot_map
-from videoattn.explain import write_overlay
+from tests.explain.maps import grey_frames, hot_spot, one_box, one_hot_map
+from videoattn.attention.record import FieldMap
+from videoattn.explain import write_field_overlay, write_overlay
 from videoattn.explain.overlay import STRIP, even_size
 
 
@@ -34,3 +38,64 @@ def test_sizes_are_even_and_large_enough_to_see() -> None:
 def test_a_frame_is_held_at_least_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hold: 0 file frames .* give 1 or more"):
         write_overlay(tmp_path / "a.mp4", grey_frames(), one_hot_map(), hold=0)
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24").astype(int) for frame in file.decode(video=0)]
+
+
+def test_weights_without_a_query_lie_over_the_frames(tmp_path: Path) -> None:
+    weights = hot_spot(1, 2, 3, 4, at=(0, 1, 1, 2))
+    path = tmp_path / "a.mp4"
+    write_field_overlay(
+        path, grey_frames(), FieldMap("spatial", weights, neutral=1.0), hold=2, short_side=240
+    )
+    frames = decoded(path)
+    assert len(frames) == 8
+    assert frames[0].shape == (240 + STRIP, 320, 3)
+    hot = [int(np.ptp(frame[120, 200])) > 60 for frame in frames]
+    assert hot == [False] * 4 + [True] * 4
+    strip = [int(frame[-STRIP:].max()) for frame in frames]
+    assert min(strip) > 200  # the present frame's bar is lit
+
+
+def test_a_box_is_drawn_beside_what_it_holds(tmp_path: Path) -> None:
+    frames = grey_frames(level=60)
+    frames[:, :, 6:18, 8:24] = 200
+    path = tmp_path / "a.mp4"
+    write_field_overlay(path, frames, one_box(left_out=3), hold=1, short_side=240)
+    drawn = decoded(path)
+    assert drawn[0].shape[1] % 2 == 0
+    assert drawn[0].shape[1] > 640
+    yellow = (drawn[0][61, 100:220] - (255, 214, 10))[:, 2]
+    assert np.abs(yellow).mean() < 60  # its upper side, in 4:2:0
+    assert abs(drawn[0][120, 160].mean() - 200) < 6
+    assert abs(drawn[0][20:220, 360:620].mean() - 200) < 6  # the crop
+    assert abs(drawn[3][20:220, 360:620].mean() - 235) < 6
+
+
+def test_the_window_of_a_local_map_is_outlined(tmp_path: Path) -> None:
+    whole, local = (tmp_path / name for name in ("whole.mp4", "local.mp4"))
+    attention_map = one_hot_map((1, 1, 2))
+    write_overlay(whole, grey_frames(), attention_map, hold=1, short_side=240)
+    seen = dataclasses.replace(attention_map, kind="local")
+    write_overlay(local, grey_frames(), seen, hold=1, short_side=240)
+    changed = [
+        np.argwhere(np.abs(a - b)[:240].max(axis=2) > 60)
+        for a, b in zip(decoded(local), decoded(whole), strict=True)
+    ]
+    assert [len(places) > 0 for places in changed] == [False, False, True, True]
+    assert_allclose(changed[2].min(axis=0), (80, 160), atol=3)
+    assert_allclose(changed[2].max(axis=0), (159, 239), atol=3)
+
+
+def test_a_gate_without_a_place_has_no_overlay(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"temporal map: has no place in the frame .*; allowed are spatial, mask"
+    ):
+        write_field_overlay(
+            tmp_path / "a.mp4", grey_frames(), FieldMap("temporal", torch.ones(1, 4))
+        )
+    with pytest.raises(ValueError, match=r"hold: 0 file frames .* give 1 or more"):
+        write_field_overlay(tmp_path / "a.mp4", grey_frames(), one_box(), hold=0)

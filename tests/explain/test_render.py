@@ -21,6 +21,11 @@ def test_the_unit_is_the_uniform_weight() -> None:
     assert (scale.bottom, scale.diverging) == (0.0, False)
 
 
+def test_the_unit_may_be_the_uniform_weight_of_what_is_visible() -> None:
+    scale = make_scale(one_hot_map().weights[0, 0], normalised=True, visible=6)
+    assert (scale.unit, scale.top) == pytest.approx((1 / 6, 6.0))
+
+
 def test_a_flat_map_does_not_look_peaked() -> None:
     scale = make_scale(torch.full((2, 3, 4), 1 / 24), normalised=True)
     assert scale.top == 3.0

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -103,6 +105,25 @@ def test_arrow_and_ring_are_on_the_sheet() -> None:
     assert_allclose(changed[:, 1].min(), start[0] + 14, atol=6)  # it leaves the ring
     x, y = (round(value) for value in start)
     assert full[y, x].min() > 230  # the ring's own dot
+
+
+def test_the_window_of_a_local_map_is_outlined_and_its_own_unit() -> None:
+    attention_map = one_hot_map(weight=0.5)
+    attention_map.weights[0, 0, 1, 1, 3] = 0.5  # two cells are seen: uniform
+    local = dataclasses.replace(attention_map, kind="local")
+    seen = np.asarray(draw_sheet(grey_frames(), local, title="A", num_arrows=0)).astype(int)
+    layout = make_layout(*CLIP)
+    for frame, (y, x) in enumerate(layout.corners):
+        cut = (slice(y, y + layout.panel[0]), slice(x, x + layout.panel[1]))
+        inner = np.abs(seen[cut] - 128).max(axis=2)
+        if frame < 2:
+            assert inner[-30:-5, -30:-5].max() < 2  # the window does not reach it
+            continue
+        rows, columns = np.nonzero(inner > 60)
+        size = np.array(layout.panel)
+        assert_allclose((rows.min(), columns.min()), size * (1 / 3, 3 / 4), atol=3)
+        assert_allclose((rows.max(), columns.max()), size, atol=3)
+        assert inner[size[0] // 2, 7 * size[1] // 8] < 2  # uniform in the window: no heat
 
 
 def test_a_response_is_named_one() -> None:

@@ -81,6 +81,18 @@ class AttentionMap:
     received: Float[Tensor, "N T H W"] | None = None
 
 
+def recordable_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Every block that has maps, by the name that its maps are recorded under: its own in the
+    model, or a whole network's `map_name`."""
+    return {
+        re.sub(r"(\.block)+$", "", path or getattr(model, "map_name", "")): model.get_submodule(
+            path
+        )
+        for path, module in model.named_modules()
+        if isinstance(module, HasMaps)
+    }
+
+
 @contextmanager
 def record_attention(
     model: nn.Module, queries: Sequence[Query] | None = None, *, received: bool = False
@@ -98,11 +110,7 @@ def record_attention(
     Raises:
         ValueError: no block to record; a query outside the clip; all rows of a map too large.
     """
-    blocks: dict[str, nn.Module] = {
-        re.sub(r"(\.block)+$", "", path): model.get_submodule(path)
-        for path, module in model.named_modules()
-        if isinstance(module, HasMaps)
-    }
+    blocks = recordable_blocks(model)
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no attention block whose map can be recorded; insert one "

@@ -1,6 +1,7 @@
 """`videoattn visualize`: where does the network look, across the frames of a video?"""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,17 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.attention.record import AttentionMap, Query, record_attention
+from videoattn.attention.record import (
+    AttentionMap,
+    FieldMap,
+    Query,
+    record_attention,
+    recordable_blocks,
+)
 from videoattn.build import make_to_video, test_frames, test_transform
 from videoattn.commands.run import LoadedRun, load_run, out
 from videoattn.data.dataset import sample_generator
 from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, crop_resize
 from videoattn.engine.distributed import resolve_device
-from videoattn.explain import choose_queries, draw_sheet, write_overlay
+from videoattn.explain import (
+    PLACED,
+    choose_queries,
+    draw_field,
+    draw_sheet,
+    write_field_overlay,
+    write_overlay,
+)
 
 CHOSEN = 2
 """Queries for each block when the user names none."""
+MOST_BLOCKS = 4
+"""A network with more has the last one of each stage drawn when the user names none."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,13 @@ def visualize(
     folder: Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draws, for each attention block and query, a contact sheet (PNG) and an overlay (MP4).
+    """Draws the maps of attention blocks: contact sheets (PNG), and overlays (MP4) of those that
+    have a place in the frame; of a pairwise or local map one of each for every query.
 
     queries: "FRAME,X,Y", a frame number and a pixel of the video. Without any, each block's
         positions that receive the most attention are asked.
+    layer: a block, one of its maps, or the beginning of such names (layer3); without it every
+        block's, or in a network of many the last of each stage.
 
     Raises:
         ValueError: a query that is malformed or outside what the network sees; an unknown layer.
@@ -64,22 +83,31 @@ def visualize(
     inputs = [(t, int(y * scale[0]), int(x * scale[1])) for t, y, x in pixels]
 
     maps, said = _look(loaded, clip, inputs, received=not asked)
-    layers = _choose_layers(layer, list(maps))
+    blocks = [_named(loaded, block) for block in recordable_blocks(loaded.model)]
+    owners = _owners(maps, blocks)
+    names = _choose_maps(layer, owners)
+    if asked and all(isinstance(maps[name], FieldMap) for name in names):
+        out.print("these maps have no query: --query has only chosen the clip", markup=False)
     folder = folder or loaded.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in layers:
-        chosen: Sequence[Query | None] = pixels
+    for name in names:
         recorded = maps[name]
+        block = owners[name]
+        stem = f"{video.stem}_{block}{name.removeprefix(block).replace('.', '_', 1)}"
+        title = f"{video.name}: {said}\n{name} of {loaded.config.model.name}"
+        if isinstance(recorded, FieldMap):
+            written += _draw_field(folder / stem, clip, recorded, title)
+            continue
+        chosen: Sequence[Query | None] = pixels
         if not asked:
             size = (len(clip.numbers), height, width)
             found = choose_queries(recorded, size, count=CHOSEN)
-            recorded = _look(loaded, clip, found)[0][name]
-            chosen = [None] * len(found)  # the centre of the query's cell is marked
+            again = _look(loaded, clip, found)[0][name]
+            assert isinstance(again, AttentionMap)
+            recorded, chosen = again, [None] * len(found)  # the query's cell's centre is marked
         for number, pixel in enumerate(chosen):
-            stem = folder / f"{video.stem}_{name}_{number + 1}"
-            title = f"{video.name}: {said}\n{name} of {loaded.config.model.name}"
-            written += _draw(stem, clip, recorded, number, pixel, title)
+            written += _draw(folder / f"{stem}_{number + 1}", clip, recorded, number, pixel, title)
     for path in written:
         out.print(str(path), markup=False)
     return written
@@ -103,9 +131,26 @@ def _draw(
     return [sheet, overlay]
 
 
+def _draw_field(stem: Path, clip: _Clip, recorded: FieldMap, title: str) -> list[Path]:
+    sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
+    seen = (clip.video.shape[3], clip.video.shape[4])
+    draw_field(
+        clip.shown,
+        recorded,
+        title=title,
+        frame_numbers=clip.numbers,
+        frames_per_second=clip.fps,
+        input_size=seen,
+    ).save(sheet)
+    if recorded.kind not in PLACED:
+        return [sheet]
+    write_field_overlay(overlay, clip.shown, recorded, input_size=seen)
+    return [sheet, overlay]
+
+
 def _look(
     loaded: LoadedRun, clip: _Clip, queries: Sequence[Query], *, received: bool = False
-) -> tuple[dict[str, AttentionMap], str]:
+) -> tuple[dict[str, AttentionMap | FieldMap], str]:
     """The maps of every block, and the class that the network names. In float32."""
     with (
         torch.no_grad(),
@@ -113,7 +158,14 @@ def _look(
     ):
         probabilities = loaded.model(clip.video).softmax(1)[0]
     best = int(probabilities.argmax())
+    maps = {_named(loaded, name): found for name, found in maps.items()}
     return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
+
+
+def _named(loaded: LoadedRun, name: str) -> str:
+    """A system that is the whole network has no place in it: it goes by its recipe's name."""
+    whole = name == "" or name.startswith(".")
+    return f"{loaded.config.model.attention.name or 'model'}{name}" if whole else name
 
 
 def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
@@ -177,9 +229,40 @@ def _pixel(query: tuple[int, int, int], clip: _Clip) -> Query:
     return nearest, y - box.y0, x - box.x0
 
 
-def _choose_layers(layer: str | None, layers: list[str]) -> list[str]:
-    if layer is None:
-        return layers
-    if layer not in layers:
-        raise ValueError(f"layer {layer!r} has no attention map; choose from {', '.join(layers)}")
-    return [layer]
+def _owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
+    """For each map its block: the one of the longest name that the map's begins with."""
+    return {
+        name: max(
+            (block for block in blocks if name == block or name.startswith(f"{block}.")), key=len
+        )
+        for name in maps
+    }
+
+
+def _choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
+    """The names of the maps to draw, and a word on those that are left out."""
+    blocks = list(dict.fromkeys(owners.values()))
+    if layer is not None:
+        whole = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 is not layer10
+        chosen = [name for name in owners if whole.match(name)]
+        if not chosen:
+            raise ValueError(
+                f"layer {layer!r} has no attention map; choose from {', '.join(blocks)}"
+            )
+        return chosen
+    drawn = blocks
+    if len(blocks) > MOST_BLOCKS:
+        last = {_stage(block): block for block in blocks}
+        drawn = list(last.values())[-MOST_BLOCKS:]
+        out.print(
+            f"{len(drawn)} of {len(blocks)} attention blocks are drawn, the last of each stage; "
+            "for others give --layer a name, or the beginning of some (--layer "
+            f"{_stage(blocks[0])}): {', '.join(blocks)}",
+            markup=False,
+        )
+    return [name for name, block in owners.items() if block in drawn]
+
+
+def _stage(block: str) -> str:
+    """layer2.1.bn2.cbam is in layer2: what stands before the first number of a list of blocks."""
+    return re.split(r"\.(?=\d)", block)[0]

@@ -1,7 +1,15 @@
-"""Pictures of attention: where a pixel of a clip looks, in every frame."""
+"""Pictures of attention: where a pixel of a clip looks, what is gated, masked, pooled, cut out."""
 
 from videoattn.explain.choose import choose_queries
-from videoattn.explain.overlay import write_overlay
+from videoattn.explain.fields import draw_field
+from videoattn.explain.overlay import PLACED, write_field_overlay, write_overlay
 from videoattn.explain.sheet import draw_sheet
 
-__all__ = ["choose_queries", "draw_sheet", "write_overlay"]
+__all__ = [
+    "PLACED",
+    "choose_queries",
+    "draw_field",
+    "draw_sheet",
+    "write_field_overlay",
+    "write_overlay",
+]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videoattn.attention.record import AttentionMap
+from videoattn.attention.record import AttentionMap, FieldMap
 
 
 class Position(NamedTuple):
@@ -101,22 +101,75 @@ def query_position(
 
 def weights_of(attention_map: AttentionMap, sample: int, query: int) -> Tensor:
     """One query's weights (T', H', W') in float32. Raises ValueError where there is none such."""
-    for name, got, limit in (
-        ("sample", sample, attention_map.weights.shape[0]),
-        ("query", query, attention_map.weights.shape[1]),
-    ):
-        if not 0 <= got < limit:
-            raise ValueError(
-                f"{name} {got} is not in the attention map; it holds {limit}, counted from 0: "
-                f"record it, or choose 0 to {limit - 1}"
-            )
-    weights = attention_map.weights[sample, query].float()
+    _check_held("sample", sample, attention_map.weights.shape[0])
+    _check_held("query", query, attention_map.weights.shape[1])
+    return _finite(attention_map.weights[sample, query])
+
+
+AXES = {
+    "channel": "C",
+    "spatial": "T H W",
+    "temporal": "T",
+    "mask": "C T H W",
+    "pooling": "D T H W",
+}
+AXES["box"] = "T 4"
+
+
+def field_of(field_map: FieldMap, sample: int) -> Tensor:
+    """One sample's weights, of its kind's shape without N; a channel gate may have a T behind C.
+
+    Raises ValueError where the shape is not the kind's, or there is no such sample.
+    """
+    shape, axes = tuple(field_map.weights.shape), AXES[field_map.kind].split()
+    per_frame = field_map.kind == "channel" and len(shape) == 3
+    fits = len(shape) == len(axes) + 1 and (field_map.kind != "box" or shape[-1] == 4)
+    if not (fits or per_frame) or 0 in shape:
+        allowed = f"(N, {', '.join(axes)})" + (" or (N, C, T)" if axes == ["C"] else "")
+        raise ValueError(
+            f"{field_map.kind} map: weights of shape {shape}; need {allowed}, none of them 0: "
+            "see FieldMap"
+        )
+    _check_held("sample", sample, shape[0])
+    return _finite(field_map.weights[sample])
+
+
+def _check_held(name: str, got: int, limit: int) -> None:
+    if not 0 <= got < limit:
+        raise ValueError(
+            f"{name} {got} is not in the attention map; it holds {limit}, counted from 0: "
+            f"record it, or choose 0 to {limit - 1}"
+        )
+
+
+def _finite(weights: Tensor) -> Tensor:
+    """In float32."""
     if not torch.isfinite(weights).all():
         raise ValueError(
             "attention map: holds weights that are not finite; allowed are finite numbers: "
             "look for the layer that overflowed, or record in float32"
         )
-    return weights
+    return weights.float()
+
+
+class Window(NamedTuple):
+    """The part of a clip that a query can see: its frames, and pixels, ends excluded."""
+
+    frames: list[int]
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+def window_of(weights: Tensor, clip: tuple[int, int, int]) -> Window:
+    """The smallest block of cells of a local map (T', H', W') that holds all that is not 0."""
+    seen = weights.nonzero() if bool(weights.any()) else torch.ones_like(weights).nonzero()
+    (t0, i0, j0), (t1, i1, j1) = seen.amin(0).tolist(), (seen.amax(0) + 1).tolist()
+    y, x = clip[1] / weights.shape[1], clip[2] / weights.shape[2]
+    cells = cells_of_frames(clip[0], weights.shape[0])
+    frames = [frame for frame, cell in enumerate(cells) if t0 <= cell < t1]
+    return Window(frames, i0 * y, j0 * x, i1 * y, j1 * x)
 
 
 def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> list[Key]:

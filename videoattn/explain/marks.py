@@ -68,7 +68,7 @@ def draw_text(
         path_effects=[withStroke(linewidth=4, foreground="white")],
         zorder=6,
     )
-    if room is None:
+    if room is None or not text:
         return
     width = drawn.get_window_extent().width
     drawn.set_fontsize(size * min(max(0.98 * room / width, 2 / 3), 1))
@@ -99,6 +99,15 @@ def draw_frame(axes: Axes, corner: tuple[int, int], size: tuple[int, int]) -> No
             joinstyle="miter",
         )
     )
+
+
+def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
+    """A thin dashed rectangle just inside two corners, legible on any ground."""
+    (x0, y0), (x1, y1) = upper_left, lower_right
+    for line_width, colour, style in ((3.0, "black", "-"), (1.6, "white", (0, (4, 3)))):
+        inset = Rectangle((x0 + 1.5, y0 + 1.5), x1 - x0 - 3, y1 - y0 - 3, fill=False, ls=style)
+        inset.set(edgecolor=colour, linewidth=line_width, alpha=0.55 if colour == "black" else 1.0)
+        axes.add_patch(inset).set_zorder(2)
 
 
 def draw_arrow(

@@ -17,44 +17,70 @@ DIVERGING = "coolwarm"
 STRONGEST_ALPHA = 0.75  # what is looked at stays recognisable under its own heat
 FRAME_SATURATION = 0.25
 LEAST_RANGE = 3.0  # in uniform weights: a map that is nearly flat must not look like a peaked one
+LEAST_SPAN = 0.05  # of the largest weight, for the same reason where no uniform weight is a measure
 
 
 class Scale(NamedTuple):
     """How weights become colours: the same for all frames of a sheet or an overlay.
 
-    `unit` is the weight that is shown as 1, `top` the shown value with the last colour. A
-    diverging scale runs from -top to top, the others from 0 to top.
+    `unit` is the weight that is shown as 1; `bottom` and `top` are the shown values with the first
+    and the last colour. Colour begins at `least`: at the bottom, or above it, or, where the scale
+    is diverging, to both sides of it.
     """
 
     unit: float
+    bottom: float
     top: float
+    least: float
     diverging: bool
 
-    @property
-    def bottom(self) -> float:
-        return -self.top if self.diverging else 0.0
 
-
-def make_scale(weights: Tensor, *, normalised: bool) -> Scale:
+def make_scale(weights: Tensor, *, normalised: bool, visible: int | None = None) -> Scale:
     """The scale for a map (T', H', W') of one query, from its largest |weight|.
 
     Weights that sum to 1 are shown in multiples of 1 / (T' H' W'), what each position would get
-    if the query looked everywhere alike. Responses that are no probabilities are shown as they are.
+    if the query looked everywhere alike; `visible` is the number of positions that it can see at
+    all, where not all. Responses that are no probabilities are shown as they are.
     """
-    unit = 1.0 / weights.numel() if normalised else 1.0
+    unit = 1.0 / (visible or weights.numel()) if normalised else 1.0
     top = float(weights.abs().max()) / unit
     if normalised:
-        top = max(top, LEAST_RANGE)
-    return Scale(unit, top or 1.0, not normalised)
+        return Scale(unit, 0.0, max(top, LEAST_RANGE), 1.0, False)
+    return Scale(unit, -(top or 1.0), top or 1.0, 0.0, True)
+
+
+def make_field_scale(
+    weights: Tensor, *, normalised: bool, neutral: float | None, positions: int | None = None
+) -> Scale:
+    """The scale for weights that belong to no query, of any shape, from their range.
+
+    positions: over how many a weighting sums to 1, where it does and they are not all.
+
+    Diverging around the neutral weight (or 0) where there are weights on both sides of it. Where
+    all are on one side it runs over their own range: half-open gates differ by little beside their
+    distance from 1, and a scale from 1 would show that distance only.
+    """
+    if normalised:
+        return make_scale(weights, normalised=True, visible=positions)
+    low, high = float(weights.min()), float(weights.max())
+    middle = 0.0 if neutral is None else neutral
+    least_span = LEAST_SPAN * max(abs(low), abs(high), abs(middle)) or 1.0
+    if low < middle < high or low == middle == high:
+        reach = max(high - middle, middle - low, least_span)
+        return Scale(1.0, middle - reach, middle + reach, middle, True)
+    return Scale(1.0, low, max(high, low + least_span), low, False)
 
 
 def strength(values: Tensor, scale: Scale) -> Tensor:
     """How much of a mark values (in units of the scale) are worth: 0 none, 1 the strongest.
 
-    Weights count from the uniform one up: a query that looks everywhere alike marks nothing.
+    Weights that sum to 1 count from the uniform one up: a query that looks everywhere alike marks
+    nothing.
     """
-    least = 0.0 if scale.diverging else 1.0
-    return ((values.abs() - least) / (scale.top - least)).clamp(0, 1)
+    beyond = values - scale.least
+    if scale.diverging:
+        beyond = beyond.abs()
+    return (beyond / (scale.top - scale.least)).clamp(0, 1)
 
 
 def colours(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,10 @@ positions joined to the query by arrows that run across the frames; here over th
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from torch import Tensor
 
 from videoattn.attention.record import AttentionMap
 from videoattn.explain.geometry import (
@@ -20,22 +19,32 @@ from videoattn.explain.geometry import (
     query_position,
     strongest_keys,
     weights_of,
+    window_of,
 )
-from videoattn.explain.layout import MARGIN, Layout, make_layout
+from videoattn.explain.layout import Layout, make_layout
 from videoattn.explain.marks import (
-    SOFT,
-    Picture,
     canvas_axes,
     draw_arrow,
     draw_frame,
+    draw_outline,
     draw_ring,
-    draw_text,
     to_picture,
 )
-from videoattn.explain.render import Scale, blend, colours, make_scale, resize, strength
+from videoattn.explain.page import (
+    Labels,
+    bar_corner,
+    blank,
+    draw_bars,
+    label_colour_bar,
+    label_frames,
+    paint_colour_bar,
+    paste_panels,
+    write_foot,
+    write_head,
+    write_labels,
+)
+from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.types import Frames
-
-BAR_WIDTH, BAR_HEIGHT, BAR_TOP = 300, 14, 58
 
 
 def draw_sheet(
@@ -68,41 +77,39 @@ def draw_sheet(
     position = query_position(attention_map, query, clip, pixel)
     labels = label_frames(clip[0], frame_numbers, frames_per_second)
     layout = make_layout(*clip)
-    scale = make_scale(weights, normalised=attention_map.normalised)
+    scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
 
-    picture = np.full((layout.height, layout.width, 3), 255, np.uint8)
-    panels = blend(resize(frames, layout.panel), weights, scale).permute(0, 2, 3, 1).numpy()
-    for panel, (y, x) in zip(panels, layout.corners, strict=True):
-        picture[y : y + layout.panel[0], x : x + layout.panel[1]] = panel
-    _paint_colour_bar(picture, scale)
+    picture = blank(layout.width, layout.height)
+    paste_panels(picture, layout, blend(resize(frames, layout.panel), weights, scale))
+    corner = bar_corner(layout.width)
+    paint_colour_bar(picture, scale, corner)
 
     axes = canvas_axes(picture)
-    _write_head(axes, layout, title, _query_line(position, labels, origin, scale))
-    _label_colour_bar(axes, layout, scale)
-    _write_panels(axes, layout, labels, frame_shares(weights, clip[0]), position.frame)
+    details = _query_line(position, labels, origin, scale)
+    write_head(axes, layout.width, title, details, _says(scale, local))
+    uniform = "attention, times the uniform weight" + (" of its window" if local else "")
+    label = "response" if scale.diverging else uniform
+    label_colour_bar(axes, scale, corner, label, times=not scale.diverging)
+    write_labels(axes, layout, labels, marked=position.frame)
+    shares = frame_shares(weights, clip[0])
+    draw_bars(axes, layout, shares, [f"{100 * share:.0f} %" for share in shares])
+    draw_frame(axes, layout.corners[position.frame], layout.panel)
+    if local:
+        _outline_window(axes, layout, weights)
     keys = strongest_keys(weights, num_arrows, clip)
     _draw_marks(axes, layout, scale, position, keys)
-    _write_foot(axes, layout, scale, len(keys), clip[0] / weights.shape[0])
+    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
+    write_foot(axes, layout.width, layout.height, parts)
     return Image.fromarray(to_picture(axes))
 
 
-def label_frames(
-    num_frames: int, frame_numbers: Sequence[int] | None, frames_per_second: float | int | None
-) -> list[tuple[str, str]]:
-    """For each frame its number and, where the rate is known, its time in seconds."""
-    numbers = range(num_frames) if frame_numbers is None else frame_numbers
-    if len(numbers) != num_frames:
-        raise ValueError(
-            f"frame_numbers: {len(numbers)} numbers for {num_frames} frames; give one for each "
-            "frame, or none"
-        )
-    times = [f"{n / frames_per_second:.2f} s" if frames_per_second else "" for n in numbers]
-    return [(str(number), time) for number, time in zip(numbers, times, strict=True)]
+def query_scale(attention_map: AttentionMap, weights: Tensor) -> Scale:
+    """The scale of one query's weights. In a local map uniform means uniform in its window."""
+    visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
+    return make_scale(weights, normalised=attention_map.normalised, visible=visible)
 
 
-def _query_line(
-    position: Position, labels: list[tuple[str, str]], origin: tuple[int, int], scale: Scale
-) -> str:
+def _query_line(position: Position, labels: Labels, origin: tuple[int, int], scale: Scale) -> str:
     number, time = labels[position.frame]
     time = f" ({time})" if time else ""
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
@@ -110,40 +117,16 @@ def _query_line(
     return f"{line}  ·  response, not a probability" if scale.diverging else line
 
 
-def _write_head(axes: Axes, layout: Layout, title: str, query_line: str) -> None:
-    heading, _, rest = title.partition("\n")
-    room = layout.width - 2 * MARGIN - BAR_WIDTH - 40
-    draw_text(axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
-    line = "  ·  ".join(filter(None, [rest, query_line]))
-    draw_text(axes, (MARGIN, 90), line, colour=SOFT, room=room)
+def _says(scale: Scale, local: bool) -> str:
+    what = "how it responds to" if scale.diverging else "how much it attends to"
+    where = "each position of the window around it" if local else "each position of every frame"
+    return f"Where the ringed pixel looks: {what} {where}"
 
 
-def _paint_colour_bar(picture: Picture, scale: Scale) -> None:
-    """As the colours look over a mid-grey frame, so that the bar reads as the panels do."""
-    values = torch.linspace(scale.bottom, scale.top, BAR_WIDTH)
-    colour, alpha = colours(values, scale)
-    row = colour * alpha[:, None] + 0.5 * (1 - alpha[:, None])
-    left = picture.shape[1] - MARGIN - BAR_WIDTH
-    picture[BAR_TOP : BAR_TOP + BAR_HEIGHT, left : left + BAR_WIDTH] = (row * 255).byte().numpy()
-
-
-def _label_colour_bar(axes: Axes, layout: Layout, scale: Scale) -> None:
-    left, below = layout.width - MARGIN - BAR_WIDTH, BAR_TOP + BAR_HEIGHT + 18
-    label = "response" if scale.diverging else "attention, times the uniform weight"
-    draw_text(axes, (left, BAR_TOP - 9), label, size=13, colour=SOFT)
-    ticks = np.asarray(MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(scale.bottom, scale.top))
-    for value in ticks[(ticks >= scale.bottom) & (ticks <= scale.top)].tolist():
-        x = left + BAR_WIDTH * (value - scale.bottom) / (scale.top - scale.bottom)
-        axes.plot([x, x], [BAR_TOP + BAR_HEIGHT, BAR_TOP + BAR_HEIGHT + 4], color=SOFT, lw=1)
-        text = f"{value:.3g}".replace("-", "\u2212")
-        text += "" if scale.diverging or value == 0 else "\u00d7"
-        draw_text(axes, (x, below), text, size=13, colour=SOFT, align="center")
-
-
-def _write_foot(
-    axes: Axes, layout: Layout, scale: Scale, num_arrows: int, frames_per_cell: float
-) -> None:
+def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
     parts = ["ring: the query"]
+    if local:
+        parts.append("dashed: its window")
     if num_arrows > 1:
         parts.append(f"arrows: its {num_arrows} strongest key positions, wider where stronger")
     elif num_arrows:
@@ -152,27 +135,17 @@ def _write_foot(
     parts.append(f"bars: each frame's share of the {share}")
     if frames_per_cell > 1:
         parts.append(f"one key position covers {frames_per_cell:.3g} frames")
-    text = "  ·  ".join(parts)
-    draw_text(axes, (MARGIN, layout.height - 30), text, size=13, colour=SOFT)
+    return parts
 
 
-def _write_panels(
-    axes: Axes,
-    layout: Layout,
-    labels: list[tuple[str, str]],
-    shares: list[float],
-    query_frame: int,
-) -> None:
-    height, width = layout.panel
-    for frame, (y, x) in enumerate(layout.corners):
-        number, time = labels[frame]
-        marked = frame == query_frame
-        draw_text(axes, (x, y - 9), number, size=14, bold=marked)
-        draw_text(axes, (x + width, y - 9), time, size=14, colour=SOFT, align="right")
-        length = (width - 60) * shares[frame] / max(shares)
-        axes.fill_between([x, x + length], y + height + 10, y + height + 18, color=SOFT, lw=0)
-        draw_text(axes, (x + length + 8, y + height + 19), f"{100 * shares[frame]:.0f} %", size=14)
-    draw_frame(axes, layout.corners[query_frame], layout.panel)
+def _outline_window(axes: Axes, layout: Layout, weights: Tensor) -> None:
+    window = window_of(weights, layout.clip)
+    for frame in window.frames:
+        corners = [
+            layout.point(Position(frame, *at))
+            for at in ((window.top, window.left), (window.bottom, window.right))
+        ]
+        draw_outline(axes, *corners)
 
 
 def _draw_marks(
