@@ -124,6 +124,8 @@ def replace_convolutions(
             layer = make_layer(conv.in_channels, conv.out_channels, conv.stride[-1])
             if isinstance(conv, nn.Conv2d):
                 layer = VideoView(layer, num_frames)
+            for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
+                layer.register_forward_pre_hook(pre_hook)
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
             replaced.append(path)

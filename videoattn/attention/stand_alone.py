@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videoattn.attention.common import check_choice, grid_of
-from videoattn.attention.functional import PairwiseAttention, attend, attention_weights
+from videoattn.attention.functional import (
+    PairwiseAttention,
+    attend,
+    attention_weights,
+    autocast_off,
+)
 from videoattn.types import Video
 
 BORDERS = ("mask", "zero")
@@ -131,7 +136,7 @@ class StandAloneAttention(nn.Module):
             for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True):
                 places = torch.arange(size, device=own.device)
                 relative.append(places - (own + pad).unsqueeze(1) + extent // 2)
-            with torch.autocast(x.device.type, enabled=False):
+            with autocast_off(x):
                 asked = self._with_scores(q[:, :, positions], relative)
                 mean = sum(  # a head at a time: the rows of all would be large
                     attention_weights(asked[:, head], keys[:, head], "softmax", 1.0)
