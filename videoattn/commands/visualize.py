@@ -83,8 +83,7 @@ def visualize(
     inputs = [(t, int(y * scale[0]), int(x * scale[1])) for t, y, x in pixels]
 
     maps, said = _look(loaded, clip, inputs, received=not asked)
-    blocks = [_named(loaded, block) for block in recordable_blocks(loaded.model)]
-    owners = _owners(maps, blocks)
+    owners = _owners(maps, list(recordable_blocks(loaded.model)))
     names = _choose_maps(layer, owners)
     if asked and all(isinstance(maps[name], FieldMap) for name in names):
         out.print("these maps have no query: --query has only chosen the clip", markup=False)
@@ -158,14 +157,7 @@ def _look(
     ):
         probabilities = loaded.model(clip.video).softmax(1)[0]
     best = int(probabilities.argmax())
-    maps = {_named(loaded, name): found for name, found in maps.items()}
     return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
-
-
-def _named(loaded: LoadedRun, name: str) -> str:
-    """A system that is the whole network has no place in it: it goes by its recipe's name."""
-    whole = name == "" or name.startswith(".")
-    return f"{loaded.config.model.attention.name or 'model'}{name}" if whole else name
 
 
 def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
