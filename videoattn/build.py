@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from videoattn.attention.hard_crop import HardCrop
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
-from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig, ModelConfig, TrainConfig
 from videoattn.conv import unsafe_convolutions
 from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
 from videoattn.data.dataset import ClipDataset
@@ -31,6 +32,7 @@ from videoattn.engine.checkpoint import load_weights
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
+from videoattn.engine.stages import restarting, split_epochs
 from videoattn.engine.step import Optimisation
 from videoattn.engine.train import LAST
 from videoattn.models.inflate import load_inflated
@@ -233,16 +235,37 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def make_optimisation(
-    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None
-) -> Optimisation:
-    """steps_per_epoch: updates, after accumulation.
+    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
+    num_stages: int = 1,
+) -> Optimisation:  # fmt: skip
+    """steps_per_epoch: updates, after accumulation. num_stages: the model's.
 
     Raises:
-        ValueError: a weight for an auxiliary loss that the model does not have.
+        ValueError: a weight for an auxiliary loss that the model does not have; epochs that cannot
+            be shared out among the stages.
     """
     train = config.train
     auxiliary_weights = _auxiliary_weights(config)
-    num_steps = steps_per_epoch * train.num_epochs
+    stage_epochs = split_epochs(train.num_epochs, num_stages, train.stage_epochs)
+    return Optimisation(
+        lr_at=restarting(
+            partial(_schedule, train, steps_per_epoch),
+            [epochs * steps_per_epoch for epochs in stage_epochs],
+        ),
+        num_epochs=train.num_epochs,
+        accumulate_steps=train.accumulate_steps,
+        clip_norm=train.clip_norm,
+        label_smoothing=train.label_smoothing,
+        precision=precision,
+        auxiliary=auxiliary_losses if auxiliary_weights else None,
+        auxiliary_weights=auxiliary_weights,
+        mix=mix,
+        stage_epochs=stage_epochs,
+    )
+
+
+def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:
+    """The learning rate by the step of a stage (most runs are one)."""
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)
     schedules: dict[str, Callable[[int], float]] = {
         "cosine": partial(cosine, num_steps=num_steps, base=train.lr, warmup_steps=warmup_steps),
@@ -254,17 +277,7 @@ def make_optimisation(
             warmup_steps=warmup_steps,
         ),
     }
-    return Optimisation(
-        lr_at=schedules[train.schedule],
-        num_epochs=train.num_epochs,
-        accumulate_steps=train.accumulate_steps,
-        clip_norm=train.clip_norm,
-        label_smoothing=train.label_smoothing,
-        precision=precision,
-        auxiliary=auxiliary_losses if auxiliary_weights else None,
-        auxiliary_weights=auxiliary_weights,
-        mix=mix,
-    )
+    return schedules[train.schedule]
 
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
@@ -360,5 +373,8 @@ def load_initial_weights(model: nn.Module, source: str) -> list[str]:
             f"model.weights: {source!r} is no run, no checkpoint, and no NAME:FILE of a public "
             f"model; names are torchvision/resnet50 and {', '.join(PUBLIC)}"
         )
-    missed = load_inflated(model, state)
+    networks = [model]
+    if isinstance(model, HardCrop) and "fusion.weight" not in state:
+        networks = [model.global_branch, model.local_branch]  # both begin with the same weights
+    missed = [name for network in networks for name in load_inflated(network, state)]
     return [f"{source}: starts without {', '.join(missed)}"] if missed else []

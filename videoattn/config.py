@@ -139,7 +139,10 @@ class TrainConfig:
     schedule: Literal["cosine", "one_cycle", "multistep"] = "cosine"
     warmup_epochs: float = 0.0
     milestones: tuple[int, ...] = ()
-    """multistep: epochs at which the rate is divided by 10."""
+    """multistep: epochs (of a stage) at which the rate is divided by 10."""
+    stage_epochs: tuple[int, ...] = ()
+    """Networks that are trained in stages (attention hard_crop): the epochs of each, num_epochs
+    together; equal parts unless given. The schedule starts anew in each."""
     weight_decay: float = 1e-4
     """Not applied to norms and biases."""
     label_smoothing: float = 0.0

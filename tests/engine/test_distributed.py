@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.engine.two_processes import everything
+from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed, distributed, resolve_device
 
 Results = list[dict[str, object]]
@@ -83,6 +84,20 @@ def test_auxiliary_losses_are_means_over_both(two: Results, one: dict[str, objec
 
 def test_two_processes_resume_to_the_last_bit(two: Results) -> None:
     assert torch.equal(flat(two[0]["resumed"]), flat(two[0]["uneven"]))
+
+
+def test_two_processes_train_in_stages_as_one(
+    two: Results, one: dict[str, object], folder: Path
+) -> None:
+    """Each stage's gradients are averaged, what a stage freezes keeps its bits; so in a resume."""
+    assert torch.equal(flat(two[0]["staged"]), flat(two[1]["staged"]))
+    torch.testing.assert_close(flat(two[0]["staged"]), flat(one["staged"]), rtol=0, atol=2e-6)
+    assert torch.equal(flat(two[0]["staged, resumed"]), flat(two[0]["staged"]))
+    states = [load(folder / f"staged/checkpoint-epoch-000{n}.pt")["model"] for n in (1, 2, 3)]
+    for number, trained in ((1, "local_branch"), (2, "fusion")):
+        for name, value in states[number].items():
+            moved = not torch.equal(value, states[number - 1][name])
+            assert moved == name.startswith(trained), name
 
 
 def test_thirteen_clips_on_two_processes_are_thirteen(two: Results, one: dict[str, object]) -> None:

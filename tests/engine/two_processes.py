@@ -21,6 +21,7 @@ from tests.engine.fakes import (
     tiny_net,
     to_video,
 )
+from videoattn.attention.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
@@ -94,6 +95,27 @@ def refusal(group: Distributed, folder: Path, model: nn.Module, batches: FakeBat
     return ""
 
 
+def staged(group: Distributed, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
+    """Two branches and their fusion, an epoch for each, or only the first of them."""
+    torch.manual_seed(group.rank)
+    model = HardCrop(tiny_net(seed=group.rank), after="conv")
+    batches = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
+    try:
+        fit(
+            model,
+            sgd(model),
+            replace(batches, stop_at=(1, 1) if stop else None),
+            to_video=to_video,
+            optimisation=optimisation(num_epochs=3),
+            run=replace(run_in(folder), keep_epochs=1, save_every_steps=1),
+            distributed=group,
+            resume=load(folder / "checkpoint-last.pt") if resume else None,
+        )
+    except KeyboardInterrupt:
+        group.barrier()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def averaged_statistics(group: Distributed, folder: Path) -> State:
     """Each process's batch norm sees its own clips; what is kept is their mean."""
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
@@ -128,6 +150,9 @@ def everything(group: Distributed, folder: Path) -> dict[str, object]:
         "failing": trained(group, folder / "failing", replace(uneven, failing=(5,))),
         "auxiliary": trained(group, folder / "auxiliary", idle, auxiliary=True),
         "accumulated": trained(group, folder / "accumulated", idle, accumulate_steps=2),
+        "staged": staged(group, folder / "staged"),
+        "stopped": staged(group, folder / "stopped", stop=True),
+        "staged, resumed": staged(group, folder / "stopped", resume=True),
         "probabilities": evaluation.probabilities,
         "indices": evaluation.indices,
         "accuracies": [evaluation.clip_accuracy, evaluation.video_accuracy, evaluation.loss],

@@ -19,6 +19,7 @@ from videoattn.attention.attach import (
 from videoattn.attention.cbam import CBAM
 from videoattn.attention.cgnl import CompactNonLocal
 from videoattn.attention.cross_layer import CrossLayerNonLocal
+from videoattn.attention.hard_crop import HardCrop
 from videoattn.attention.insert import (
     branch_ends,
     check_places,
@@ -145,6 +146,17 @@ def across_layers(model: nn.Module, make: Make, after: Sequence[str], name: str)
     return model
 
 
+def as_two_branches(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
+    """The model and a copy of it, which sees a crop: where is told by the output of the last stage,
+    or of the one place named."""
+    places = after or _last_stages(model, 1)
+    if len(places) > 1:
+        raise ValueError(
+            f"after: got {list(places)}; {name} finds its region on one place's output"
+        )
+    return make(model, after=places[0])
+
+
 SYSTEMS: dict[str, System] = {
     "non_local": System(
         title="Non-local",
@@ -194,6 +206,30 @@ SYSTEMS: dict[str, System] = {
         map_of="the mean attention that a channel receives from all",
         map_shape="(N, C)",
     ),
+    "stand_alone": System(
+        title="Stand-alone self-attention",
+        paper="Ramachandran et al., NeurIPS 2019",
+        make=StandAloneAttention,
+        attach=in_place_of_3x3,
+        map_of="where a position looks within its window, mean over heads",
+        map_shape="(N, Q, T, H, W)",
+    ),
+    "residual_attention": System(
+        title="Residual attention",
+        paper="Wang et al., CVPR 2017",
+        make=ResidualMask,
+        attach=around_stages,
+        map_of="how much of each feature the mask adds to itself",
+        map_shape="(N, C, T, H, W)",
+    ),
+    "hard_crop": System(
+        title="AG-CNN, hard attention by cropping",
+        paper="Guan et al., arXiv 1801.09927",
+        make=HardCrop,
+        attach=as_two_branches,
+        map_of="the box that the local branch sees; its heat: how active places are",
+        map_shape="(N, T, 4); (N, T', H', W')",
+    ),
     "squeeze_excite": System(
         title="Squeeze-and-excitation",
         paper="Hu et al., CVPR 2018",
@@ -227,22 +263,6 @@ SYSTEMS: dict[str, System] = {
         attach=behind_stages,
         map_of="what each channel is multiplied by",
         map_shape="(N, C)",
-    ),
-    "stand_alone": System(
-        title="Stand-alone self-attention",
-        paper="Ramachandran et al., NeurIPS 2019",
-        make=StandAloneAttention,
-        attach=in_place_of_3x3,
-        map_of="where a position looks within its window, mean over heads",
-        map_shape="(N, Q, T, H, W)",
-    ),
-    "residual_attention": System(
-        title="Residual attention",
-        paper="Wang et al., CVPR 2017",
-        make=ResidualMask,
-        attach=around_stages,
-        map_of="how much of each feature the mask adds to itself",
-        map_shape="(N, C, T, H, W)",
     ),
     "interaction": System(
         title="Interaction-aware pyramid",

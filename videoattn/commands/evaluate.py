@@ -86,14 +86,15 @@ def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
     for name in ("", "top-1", "top-5", "over"):
         table.add_column(name, justify="right" if name.startswith("top") else "left")
     n = evaluation.num_labelled
-    rows = [
-        ("clip accuracy", evaluation.clip_accuracy, evaluation.clip_top5,
-         f"{n * evaluation.num_views} views, each alone"),
-        ("video accuracy", evaluation.video_accuracy, evaluation.video_top5,
-         f"{n} videos, mean of {views} views (clips x crops)"),
-    ]  # fmt: skip
-    for name, top1, top5, over in rows:
-        table.add_row(name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %", over)
+    over_views = f"{n * evaluation.num_views} views, each alone"
+    over_videos = f"{n} videos, mean of {views} views (clips x crops)"
+    for part, of in (evaluation.parts or {"": evaluation}).items():
+        for kind, top1, top5, over in (
+            ("clip accuracy", of.clip_accuracy, of.clip_top5, over_views),
+            ("video accuracy", of.video_accuracy, of.video_top5, over_videos),
+        ):
+            name = f"{part} {kind}".strip()
+            table.add_row(name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %", over)
     table.caption = (
         f"{evaluation.num_asked} videos asked for, {evaluation.num_decoded} decoded, "
         f"{evaluation.num_failed} failed"

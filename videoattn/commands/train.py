@@ -21,12 +21,13 @@ from videoattn.build import (
     make_to_video,
 )
 from videoattn.commands.run import RUNS, out
-from videoattn.config import Config, dump, load, to_dict
+from videoattn.config import Config, dump, from_dict, load, to_dict
 from videoattn.data.annotations import Samples
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import About, Payload
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.precision import resolve_precision
+from videoattn.engine.stages import num_stages
 from videoattn.engine.train import LAST, Fitted, Run, Validation, fit
 
 
@@ -60,7 +61,8 @@ def train(
         batches = make_loader(config, "train", place, samples)
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
         mix = make_mix(config.augment, len(samples.class_names))
-        optimisation = make_optimisation(config, steps_per_epoch, precision, mix)
+        stages = num_stages(model)
+        optimisation = make_optimisation(config, steps_per_epoch, precision, mix, stages)
         if place.is_main:
             dtype = resolve_precision(precision, place.device)
             _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
@@ -111,7 +113,8 @@ def _prepare_folder(
         if not there.exists():
             raise ValueError(f"nothing to resume: {there} does not exist; leave out --resume")
         payload = checkpoint.load(there)
-        _check_same(payload["config"], to_dict(config), there)
+        # Read anew, it has the defaults of fields that are younger than it.
+        _check_same(to_dict(from_dict(payload["config"])), to_dict(config), there)
         return payload
     if there.exists() and not overwrite:
         raise ValueError(

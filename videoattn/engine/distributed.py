@@ -70,10 +70,14 @@ class Distributed:
         return DistributedDataParallel(model, device_ids=devices)
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Running statistics, which each process's own clips moved, become their mean."""
-        for buffer in model.buffers():
-            if self.world_size > 1 and buffer.is_floating_point():
-                self.all_reduce_(buffer).div_(self.world_size)
+        """Running statistics, which each process's own clips moved, become their mean. Those of
+        modules in evaluation mode did not move, and do not."""
+        if self.world_size == 1:
+            return
+        for module in model.modules():
+            for buffer in module.buffers(recurse=False):
+                if module.training and buffer.is_floating_point():
+                    self.all_reduce_(buffer).div_(self.world_size)
 
     def sum_gradients(self, model: nn.Module) -> None:
         """Gradients become their sum over the processes; one that a process lacks counts as 0."""

@@ -1,7 +1,8 @@
 """Scoring every view of every video, counted exactly, over one process or many."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,13 +16,26 @@ from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch, Failure
 
 
+@runtime_checkable
+class HasParts(Protocol):
+    """A network with classifiers in its parts: the logits of each by name, and last those that its
+    `forward` returns."""
+
+    def parts(self, x: Tensor) -> Mapping[str, Tensor]: ...
+
+
+WHOLE = ""
+"""The name of the scores of a network as a whole, among those of its parts."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One row per video that was decoded, in the order of the data set.
 
     Accuracies are shares of 1 over the labelled ones, not a number where there are none. A clip's
     is over all single views; a video's is of its views' mean softmax. `loss` is the mean cross
-    entropy of the views. Videos that failed are in `failures` and in nothing else.
+    entropy of the views. Videos that failed are in `failures` and in nothing else. `parts` has the
+    same of each classifier of a network that `HasParts`, and is empty for others.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean softmax over views
@@ -32,6 +46,7 @@ class Evaluation:
     clip_accuracy: float
     clip_top5: float
     loss: float
+    parts: Mapping[str, "Evaluation"] = field(default_factory=dict)
 
     @property
     def video_accuracy(self) -> float:
@@ -63,15 +78,18 @@ class Evaluation:
 
     def describe(self) -> str:
         """One line: both accuracies, and over what."""
+        parts = ", ".join(
+            f"{name} {100 * part.video_accuracy:.2f} %" for name, part in self.parts.items()
+        )
         return (
-            f"video accuracy {100 * self.video_accuracy:.2f} %  "
+            f"video accuracy {100 * self.video_accuracy:.2f} %  {f'({parts})  ' * bool(parts)}"
             f"clip accuracy {100 * self.clip_accuracy:.2f} %  "
             f"videos {self.num_labelled}  views {self.num_views}  failed {self.num_failed}"
         )
 
 
 class _Scores(NamedTuple):
-    """What one process has seen; rows are videos."""
+    """What one process has seen of one batch; rows are videos."""
 
     probabilities: Tensor  # (N, K)
     labels: Tensor
@@ -106,7 +124,7 @@ def evaluate(
     dtype = resolve_precision(precision, distributed.device)
     display = display or Display(enabled=False)
     clock = Clock(steps_left=len(batches))
-    scores: list[_Scores] = []
+    scores: list[dict[str, _Scores]] = []
     was_training = model.training
     model.eval()
     try:
@@ -122,16 +140,40 @@ def evaluate(
             )
     finally:
         model.train(was_training)
-    return _summarise([row for rows in distributed.gather(scores) for row in rows])
+    everything = [row for rows in distributed.gather(scores) for row in rows]
+    failures = [failure for row in everything for failure in row[WHOLE].failures]
+    names = list(dict.fromkeys(name for row in everything for name in row))
+    found = {
+        name: _summarise([row[name] for row in everything if name in row], failures)
+        for name in names or [WHOLE]
+    }
+    return replace(found.pop(WHOLE), parts=found)
 
 
-def _score(model: nn.Module, batch: Batch, *, to_video: ToVideo, max_views: int) -> _Scores:
-    num_videos, num_views = batch.frames.shape[:2]
-    if num_videos == 0:
+def _score(
+    model: nn.Module, batch: Batch, *, to_video: ToVideo, max_views: int
+) -> dict[str, _Scores]:
+    """Of the whole network and, where it has some, of its parts."""
+    if not len(batch.frames):
         empty = torch.zeros(0, dtype=torch.int64)
-        return _Scores(torch.zeros(0, 0), empty, empty, torch.zeros(0, 4), batch.failures, 0)
+        none = _Scores(torch.zeros(0, 0), empty, empty, torch.zeros(0, 4), batch.failures, 0)
+        return {WHOLE: none}
     frames = batch.frames.flatten(0, 1)  # (N V, T, C, H, W)
-    logits = torch.cat([model(to_video(chunk)).float().cpu() for chunk in frames.split(max_views)])
+    chunks = [_logits(model, to_video(chunk)) for chunk in frames.split(max_views)]
+    return {
+        name: _scored(torch.cat([chunk[name] for chunk in chunks]), batch) for name in chunks[0]
+    }
+
+
+def _logits(model: nn.Module, video: Tensor) -> dict[str, Tensor]:
+    if not isinstance(model, HasParts):
+        return {WHOLE: model(video).float().cpu()}
+    parts = {name: logits.float().cpu() for name, logits in model.parts(video).items()}
+    return {WHOLE: list(parts.values())[-1], **parts}
+
+
+def _scored(logits: Tensor, batch: Batch) -> _Scores:
+    num_videos, num_views = batch.frames.shape[:2]
     if not bool(logits.isfinite().all()):
         rows = logits.isfinite().all(dim=1).view(num_videos, num_views).all(dim=1)
         bad = batch.indices[~rows].tolist()
@@ -152,10 +194,8 @@ def _score(model: nn.Module, batch: Batch, *, to_video: ToVideo, max_views: int)
     )
 
 
-def _summarise(scores: list[_Scores]) -> Evaluation:
-    failures = tuple(
-        sorted((one for row in scores for one in row.failures), key=lambda one: one.index)
-    )
+def _summarise(scores: Sequence[_Scores], failed: Sequence[Failure]) -> Evaluation:
+    failures = tuple(sorted(failed, key=lambda one: one.index))
     rows = [row for row in scores if len(row.indices)]
     if not rows:
         first = f"; the first: {failures[0].path}: {failures[0].reason}" if failures else ""

@@ -57,15 +57,10 @@ def write_report(
 
 def summarise(evaluation: Evaluation) -> dict[str, object]:
     """The numbers of report.json; an accuracy is None where no label is known."""
-    numbers = {
-        "video_accuracy": evaluation.video_accuracy,
-        "video_top5": evaluation.video_top5,
-        "clip_accuracy": evaluation.clip_accuracy,
-        "clip_top5": evaluation.clip_top5,
-        "loss": evaluation.loss,
-    }
+    parts = {name: _numbers(part) for name, part in evaluation.parts.items()}
     return {
-        **{key: None if math.isnan(value) else value for key, value in numbers.items()},
+        **_numbers(evaluation),
+        **({"parts": parts} if parts else {}),
         "videos_asked": evaluation.num_asked,
         "videos_decoded": evaluation.num_decoded,
         "videos_failed": evaluation.num_failed,
@@ -73,6 +68,17 @@ def summarise(evaluation: Evaluation) -> dict[str, object]:
         "views_per_video": evaluation.num_views,
         "failures": [as_record(failure) for failure in evaluation.failures],
     }
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, float | None]:
+    numbers = {
+        "video_accuracy": evaluation.video_accuracy,
+        "video_top5": evaluation.video_top5,
+        "clip_accuracy": evaluation.clip_accuracy,
+        "clip_top5": evaluation.clip_top5,
+        "loss": evaluation.loss,
+    }
+    return {key: None if math.isnan(value) else value for key, value in numbers.items()}
 
 
 def confusion(evaluation: Evaluation) -> Confusion:

@@ -26,7 +26,8 @@ class Optimisation:
     multiplies it. `auxiliary` is asked for named scalar losses (means over the samples) after each
     forward pass; `auxiliary_weights` has a weight for each. `mix` blends the clips of a batch: from
     (videos, labels) to (videos, class shares (n, K)); it may use torch's global random state, which
-    is seeded anew at each step.
+    is seeded anew at each step. `stage_epochs`: of a network that is trained in stages, the epochs
+    of each; equal parts where it is empty.
     """
 
     lr_at: Callable[[int], float]
@@ -38,6 +39,7 @@ class Optimisation:
     auxiliary: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    stage_epochs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "accumulate_steps"):

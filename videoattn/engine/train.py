@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.log import Clock, Display, Log, append_failures
 from videoattn.engine.metrics import share
 from videoattn.engine.progress import Progress, Sums, from_state, line
+from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
 from videoattn.engine.step import Moment, Optimisation, StepResult, update
 from videoattn.types import Batch, Failure
 
@@ -74,7 +75,7 @@ class TooManyFailuresError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Training:
-    """What stays the same during a call of `fit`."""
+    """What stays the same during a stage of training (most networks have one)."""
 
     model: nn.Module
     wrapped: nn.Module
@@ -85,6 +86,8 @@ class _Training:
     run: Run
     validation: Validation | None
     distributed: Distributed
+    stage_epochs: tuple[int, ...]
+    stage: int | None = None  # from 0; None before the first
 
     def save(self, progress: Progress) -> None:
         """Every process calls it; the main one writes."""
@@ -133,10 +136,11 @@ def fit(
     """
     distributed = distributed or Distributed()
     progress = _start(model, optimizer, batches, optimisation=optimisation, run=run, resume=resume)
-    wrapped = distributed.wrap(model)
+    stages = split_epochs(optimisation.num_epochs, num_stages(model), optimisation.stage_epochs)
     training = _Training(
-        model, wrapped, optimizer, batches, to_video, optimisation, run, validation, distributed
-    )
+        model, model, optimizer, batches, to_video, optimisation, run, validation, distributed,
+        stages,
+    )  # fmt: skip
     log = Log(
         run.folder,
         enabled=distributed.is_main,
@@ -149,6 +153,7 @@ def fit(
     try:
         with Display(enabled=distributed.is_main) as display:
             while progress.epoch < optimisation.num_epochs:
+                training = _in_stage(training, progress.epoch, display)
                 _train_epoch(training, progress, clock=clock, display=display, log=log)
                 if validation and validation.is_due(progress.epoch, optimisation.num_epochs):
                     training.save(progress)  # an evaluation that fails costs no training
@@ -180,6 +185,22 @@ def _start(
     checkpoint.restore(model, resume["model"], path=path)
     optimizer.load_state_dict(resume["optimizer"])
     return progress
+
+
+def _in_stage(training: _Training, epoch: int, display: Display) -> _Training:
+    """The training, gone on to the stage of its epoch."""
+    lengths = training.stage_epochs
+    stage = stage_of(epoch, lengths)
+    if stage == training.stage:
+        return training
+    if isinstance(training.model, Staged):
+        training.model.set_stage(stage)
+        first = sum(lengths[:stage]) + 1
+        display.line(
+            f"stage {stage + 1}/{len(lengths)}: epochs {first} to {first + lengths[stage] - 1}"
+        )
+    # The wrapper takes note, once, of what has gradients: each stage needs one of its own.
+    return replace(training, stage=stage, wrapped=training.distributed.wrap(training.model))
 
 
 def _train_epoch(
@@ -251,7 +272,12 @@ def _validate(training: _Training, progress: Progress, *, display: Display, log:
         "views": evaluation.num_views,
         "failed": evaluation.num_failed,
     }
+    record |= {
+        f"video_accuracy_{name}": part.video_accuracy for name, part in evaluation.parts.items()
+    }
     log.write("validation", step=progress.step_of_run, record=record)
+    if training.stage != len(training.stage_epochs) - 1:
+        return evaluation  # parts of it have not been trained yet
     if progress.best_accuracy is None or evaluation.video_accuracy > progress.best_accuracy:
         progress.best_accuracy = evaluation.video_accuracy
         progress.best_epoch = progress.epoch + 1
@@ -299,6 +325,8 @@ def _write(
         "wait_share": clock.wait_share,
         "failed": len(progress.failed),
     }
+    if len(training.stage_epochs) > 1 and training.stage is not None:
+        record["stage"] = training.stage + 1
     if training.optimisation.auxiliary is not None:
         record["auxiliary_loss"] = share(sums.auxiliary, sums.num_clips)
         for name, value in sums.auxiliary_losses.items():

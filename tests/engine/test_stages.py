@@ -1,0 +1,177 @@
+"""Networks that are trained in stages: each moves its part, and a resumed run is the whole one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.engine.fakes import NUM_CLASSES, FakeBatches, optimisation, run_in, sgd, to_video
+from tests.engine.test_train import adamw, assert_same, curve
+from videoattn.attention.hard_crop import HardCrop
+from videoattn.engine.checkpoint import load, load_weights
+from videoattn.engine.evaluate import evaluate
+from videoattn.engine.report import summarise
+from videoattn.engine.schedule import cosine
+from videoattn.engine.stages import num_stages, restarting, split_epochs, stage_of
+from videoattn.engine.train import Fitted, Run, Validation, fit
+
+PARTS = ("global_branch", "local_branch", "fusion")
+VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
+
+
+class Net(nn.Module):
+    """A convolution with a norm, dropout, and a classifier: (N, 3, T, H, W) -> (N, K)."""
+
+    takes_video = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
+        self.dropout = nn.Dropout(0.3)
+        self.fc = nn.Linear(8, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.stage(x).amax(dim=(2, 3, 4))))
+
+
+def cropping(seed: int = 0) -> HardCrop:
+    torch.manual_seed(seed)
+    return HardCrop(Net(), after="stage")
+
+
+def go(
+    run: Run,
+    batches: FakeBatches,
+    *,
+    num_epochs: int = 3,
+    stage_epochs: tuple[int, ...] = (),
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adamw,
+    seed: int = 0,
+    resume: bool = False,
+) -> Fitted:
+    model = cropping(seed)
+    return fit(
+        model,
+        make_optimizer(model),
+        batches,
+        to_video=to_video,
+        optimisation=replace(optimisation(num_epochs=num_epochs), stage_epochs=stage_epochs),
+        run=run,
+        validation=VALIDATION,
+        resume=load(run.folder / "checkpoint-last.pt") if resume else None,
+    )
+
+
+@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
+def test_each_stage_moves_its_part_to_the_bit(
+    tmp_path: Path, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+) -> None:
+    run = replace(run_in(tmp_path), keep_epochs=1)
+    go(run, FakeBatches(num_samples=16), num_epochs=6, make_optimizer=make_optimizer)
+    states = [cropping().state_dict()]
+    states += [load(tmp_path / f"checkpoint-epoch-000{n}.pt")["model"] for n in range(1, 7)]
+    for epoch in range(6):
+        before, after = states[epoch], states[epoch + 1]
+        for name, value in after.items():
+            moved = not torch.equal(value, before[name])
+            assert moved == name.startswith(PARTS[epoch // 2]), (epoch, name)
+
+
+@pytest.mark.parametrize("stop_at", [(1, 0), (2, 0), (2, 3), (4, 1)])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[int, int]) -> None:
+    """Inside the first stage and at its end, inside the second and the last, bit for bit."""
+    whole, halved = (run_in(tmp_path / name, save_every_steps=2) for name in ("a", "b"))
+    batches = FakeBatches(num_samples=19)
+    settings = {"num_epochs": 5, "stage_epochs": (2, 2, 1)}
+    expected = go(whole, batches, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        go(halved, replace(batches, stop_at=stop_at), **settings)
+    resumed = go(halved, batches, seed=1, resume=True, **settings)
+    assert resumed.num_steps == expected.num_steps == 25
+    assert resumed.best_accuracy == expected.best_accuracy
+    assert curve(whole.folder) == curve(halved.folder)
+    assert_same(*(load(run.folder / "checkpoint-last.pt") for run in (halved, whole)))
+    assert_same(*(load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)))
+
+
+def test_what_is_logged_and_which_epoch_is_the_best(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fitted = go(run_in(tmp_path), FakeBatches(), num_epochs=4, stage_epochs=(1, 2, 1))
+    lines = curve(tmp_path)
+    assert [line["stage"] for line in lines if line["kind"] == "train"] == [1, 1, 2, 2, 2, 2, 3, 3]
+    validated = [line for line in lines if line["kind"] == "validation"]
+    for line in validated:
+        assert line["video_accuracy_fused"] == line["video_accuracy"]
+        assert {"video_accuracy_global", "video_accuracy_local"} <= set(line)
+    assert fitted.best_epoch == 4  # before, the fusion has not been trained
+    assert fitted.evaluation is not None
+    assert list(fitted.evaluation.parts) == ["global", "local", "fused"]
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
+    assert said == [
+        "stage 1/3: epochs 1 to 1", "stage 2/3: epochs 2 to 3", "stage 3/3: epochs 4 to 4",
+    ]  # fmt: skip
+
+
+def test_three_accuracies_are_those_of_the_three_networks() -> None:
+    model = cropping().eval()
+    nn.init.normal_(model.fusion.weight)
+    batches = FakeBatches(num_samples=13, num_views=3, failing=(4,), unlabelled=(7,), shuffle=False)
+    ours = evaluate(model, batches, to_video=to_video, max_views=5, precision="float32")
+    assert list(ours.parts) == ["global", "local", "fused"]
+
+    class Local(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return model.parts(x)["local"]
+
+    for name, alone in (("global", model.global_branch), ("local", Local())):
+        part = ours.parts[name]
+        expected = evaluate(alone, batches, to_video=to_video, precision="float32")
+        torch.testing.assert_close(part.probabilities, expected.probabilities, rtol=0, atol=1e-6)
+        assert part.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert summarise(replace(part, loss=0.0)) == summarise(replace(expected, loss=0.0))
+    assert torch.equal(ours.parts["fused"].probabilities, ours.probabilities)
+    report = summarise(ours)
+    assert json.loads(json.dumps(report)) == report
+    assert isinstance(report["parts"], dict)
+    for name, part in ours.parts.items():
+        assert report["parts"][name]["video_accuracy"] == part.video_accuracy
+        assert f"{name} {100 * part.video_accuracy:.2f} %" in ours.describe()
+    plain = evaluate(Net(), batches, to_video=to_video)
+    assert not plain.parts
+    assert "parts" not in summarise(plain)
+    assert "(" not in plain.describe()
+
+
+def test_epochs_are_shared_out() -> None:
+    assert split_epochs(9, 3) == (3, 3, 3)
+    assert split_epochs(11, 3) == (4, 4, 3)
+    assert split_epochs(7, 1) == (7,)
+    assert split_epochs(10, 3, (6, 3, 1)) == (6, 3, 1)
+    assert [stage_of(epoch, (2, 1, 2)) for epoch in range(7)] == [0, 0, 1, 2, 2, 2, 2]
+    assert (num_stages(cropping()), num_stages(Net())) == (3, 1)
+
+
+def test_the_learning_rate_starts_anew() -> None:
+    rate = partial(cosine, base=1.0, warmup_steps=1)
+    lr_at = restarting(lambda num_steps: partial(rate, num_steps=num_steps), (4, 6))
+    expected = [rate(step, num_steps=4) for step in range(4)]
+    expected += [rate(step, num_steps=6) for step in range(6)]
+    assert [lr_at(step) for step in range(10)] == expected
+    one = restarting(lambda num_steps: partial(rate, num_steps=num_steps), (10,))
+    assert [one(step) for step in range(10)] == [rate(step, num_steps=10) for step in range(10)]
+
+
+def test_epochs_that_cannot_be_shared_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"num_epochs: 2 are too few for a network .* in 3 stages"):
+        go(run_in(tmp_path), FakeBatches(), num_epochs=2)
+    for given in ((1, 2), (2, 2, 0), (2, 2, 2)):
+        with pytest.raises(ValueError, match=r"stage_epochs: .* must be 3 numbers, 1 or more, for"):
+            split_epochs(4, 3, given)
+    with pytest.raises(ValueError, match=r"stage_epochs: \[2, 2\] is for networks .* this is none"):
+        split_epochs(4, 1, (2, 2))
