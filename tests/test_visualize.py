@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 
 from videoattn.build import make_model
-from videoattn.commands.visualize import _choose_maps, _owners, visualize
+from videoattn.cli import main
+from videoattn.commands.visualize import _choose_maps, _owners, visualize, visualize_score
 from videoattn.config import from_dict
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
+from videoattn.explain import METHODS
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
 
@@ -126,3 +128,33 @@ def test_a_map_belongs_to_the_longest_block_that_it_begins_with() -> None:
     maps = dict.fromkeys(("cbam", "cbam.spatial", "cbam.gates.0", "cbam.gates.0.x", "cbam2"), 0)
     owners = _owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
     assert list(owners.values()) == ["cbam", "cbam", "cbam.gates.0", "cbam.gates.0", "cbam2"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_score_rests_on(tmp_path: Path, video: Path, method: str) -> None:
+    run = untrained(tmp_path, "non_local")
+    written = visualize_score(run, video, method=method, target="right")
+    stem = tmp_path / "pictures" / f"0000_{method}_right"
+    assert written == [Path(f"{stem}.png"), Path(f"{stem}.mp4")]
+    assert all(path.stat().st_size > 1000 for path in written)
+    own = visualize_score(run, video, method=method, folder=tmp_path / "own")
+    assert own[0].name in (f"0000_{method}_left.png", f"0000_{method}_right.png")
+
+
+def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = untrained(tmp_path, "non_local")
+
+    def refused(*words: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(["visualize", str(run), str(video), *words])
+        return str(stop.value.code)
+
+    assert "method: 'gradcam' is not one of cam, grad_cam," in refused("--method", "gradcam")
+    assert "layer: saliency looks at the input; --layer is for cam, grad_cam, hires_cam" in refused(
+        "--method", "saliency", "--layer", "layer4"
+    )
+    assert "target: 'rigth' is no class of" in refused("--method", "cam", "--target", "rigth")
+    assert "did you mean right?" in refused("--method", "cam", "--target", "rigth")
+    assert "cam has no query: leave --query" in refused("--method", "cam", "--query", "0,1,1")
+    assert "--target is the class of a --method" in refused("--target", "right")
+    assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")

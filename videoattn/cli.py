@@ -81,8 +81,18 @@ def visualize(
         str | None,
         typer.Option(
             help="An attention block by name, or the beginning of some. Without it: all, or of "
-            "many the last of each stage."
+            "many the last of each stage. With a CAM: the layer that it looks at, layer4."
         ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of attention blocks, what the class's score rests on: cam, grad_cam, "
+            "hires_cam, saliency, guided_backprop or occlusion."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="With --method: the class; the one named unless given.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", help="Folder for the pictures; RUN/pictures.")
@@ -91,7 +101,17 @@ def visualize(
 ) -> None:
     """Where does the network look, across frames? Contact sheets (PNG) and overlays (MP4)."""
     from videoattn.commands.visualize import visualize as run_visualize
+    from videoattn.commands.visualize import visualize_score
 
+    if method is not None:
+        if query:
+            raise ValueError(f"{method} has no query: leave --query, or --method")
+        visualize_score(
+            run, video, method=method, layer=layer, target=target, folder=output, device=device
+        )
+        return
+    if target is not None:
+        raise ValueError("--target is the class of a --method, such as --method grad_cam")
     run_visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
 
 

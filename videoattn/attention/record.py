@@ -29,7 +29,7 @@ MOST_ENTRIES = 2**24
 """Rows are asked for by position above so many map entries (64 MiB of float32) per clip."""
 
 
-Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box"]
+Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box", "cam"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class FieldMap:
     channel: (N, C), or (N, C, T) for one gate a frame.
     spatial: (N, T, H, W). temporal: (N, T). mask: (N, C, T, H, W).
     pooling: (N, D, T, H, W), D weightings of all positions, each with a sum of 1 if `normalised`.
+    cam: (N, T, H, W), what each place adds to a class's score (post-hoc, of no block).
     box: (N, T, 4), the box (y0, x0, y1, x1) of each frame of the network's input, in its pixels,
         ends excluded; a frame that is left out has a box of zeros.
     normalised: whether each weighting is a distribution.
-    neutral: the weight that changes nothing (1 for a gate); None where there is no such weight.
+    neutral: the weight that changes nothing (1 for a gate, 0 for a signed cam); None where there is
+        no such weight.
     """
 
     kind: Kind

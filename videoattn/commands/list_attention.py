@@ -1,6 +1,6 @@
 """`videoattn list attention`: every system, what its map means, and what it adds to a network."""
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,9 @@ class Row(NamedTuple):
     macs: int
 
 
+@cache
 def rows() -> list[Row]:
+    """One for each system, in their order. A few seconds of shape arithmetic."""
     base_parameters, base_macs = _count(_backbone())
     found = []
     for name, system in SYSTEMS.items():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, crop_resize
 from videoattn.engine.distributed import resolve_device
 from videoattn.explain import (
+    METHODS,
+    OF_A_LAYER,
     PLACED,
     choose_queries,
     draw_field,
@@ -107,6 +110,59 @@ def visualize(
             recorded, chosen = again, [None] * len(found)  # the query's cell's centre is marked
         for number, pixel in enumerate(chosen):
             written += _draw(folder / f"{stem}_{number + 1}", clip, recorded, number, pixel, title)
+    for path in written:
+        out.print(str(path), markup=False)
+    return written
+
+
+def visualize_score(
+    run: Path,
+    video: Path,
+    *,
+    method: str,
+    layer: str | None = None,
+    target: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draws what a class's score rests on: one of `explain.METHODS`, for networks with attention
+    and without.
+
+    layer: of the CAMs; the last stage, layer4, unless given. target: a class; the one that the
+        network names unless given.
+
+    Raises:
+        ValueError: an unknown method, layer or class; a network that the method is not for.
+        DecodeError: the video cannot be decoded.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
+    if layer is not None and method not in OF_A_LAYER:
+        raise ValueError(
+            f"layer: {method} looks at the input; --layer is for {', '.join(OF_A_LAYER)}"
+        )
+    loaded = load_run(run, resolve_device(device))
+    if target is not None and target not in loaded.class_names:
+        near = get_close_matches(target, loaded.class_names, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"target: {target!r} is no class of {run}{hint}; it has {', '.join(loaded.class_names)}"
+        )
+    clip = _read_clip(loaded, video, None)
+    with torch.no_grad():
+        logits = loaded.model(clip.video)
+    label = loaded.class_names.index(target) if target else int(logits.argmax())
+    options = {"layer": layer} if layer is not None else {}
+    labels = torch.tensor([label], device=logits.device)
+    found = METHODS[method](loaded.model, clip.video, labels, **options)
+    found = replace(found, weights=found.weights.float().cpu())
+    share = 100 * float(logits.softmax(1)[0, label])
+    name = loaded.class_names[label]
+    place = f" at {layer or 'layer4'}" if method in OF_A_LAYER else ""
+    folder = folder or loaded.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{video.name}: {name}, {share:.0f} %\n{method}{place} of {loaded.config.model.name}"
+    written = _draw_field(folder / f"{video.stem}_{method}_{name}", clip, found, title)
     for path in written:
         out.print(str(path), markup=False)
     return written

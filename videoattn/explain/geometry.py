@@ -109,6 +109,7 @@ def weights_of(attention_map: AttentionMap, sample: int, query: int) -> Tensor:
 AXES = {
     "channel": "C",
     "spatial": "T H W",
+    "cam": "T H W",
     "temporal": "T",
     "mask": "C T H W",
     "pooling": "D T H W",

@@ -50,7 +50,7 @@ def placed_weights(field_map: FieldMap, sample: int) -> Tensor:
     """One weight for each place, (T', H', W'): a mask's mean over channels, a pooling's over its
     weightings."""
     weights = field_of(field_map, sample)
-    return weights if field_map.kind == "spatial" else weights.mean(0)
+    return weights if field_map.kind in ("spatial", "cam") else weights.mean(0)
 
 
 def frame_amounts(
@@ -176,6 +176,8 @@ def _says(field_map: FieldMap, sample: int) -> str:
     if field_map.kind == "mask":
         channels = field_map.weights.shape[1]
         return f"A mask over the features, mean of its {channels} channels at each place"
+    if field_map.kind == "cam":
+        return "What each place of each frame adds to the score of the class"
     if field_map.neutral is None:
         return "Spatial attention: the weight of each place in each frame"
     return "A spatial gate: by what the features at each place of each frame are multiplied"
@@ -186,6 +188,8 @@ def _bar_label(field_map: FieldMap) -> str:
         return "weight, times the uniform weight"
     if field_map.kind == "mask":
         return "mean mask"
+    if field_map.kind == "cam":
+        return "added to the score"
     return "weight" if field_map.neutral is None else "gate"
 
 

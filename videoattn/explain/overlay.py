@@ -19,7 +19,7 @@ from videoattn.types import Frames
 
 SHORT_SIDE = 448
 STRIP = 40  # below the picture: each frame's share of the attention, the present one lit
-PLACED = ("spatial", "mask", "pooling", "box")
+PLACED = ("spatial", "mask", "pooling", "box", "cam")
 """The kinds without a query that can lie over a frame."""
 FILE_RATE = 25  # frames a second; players seek badly in files of very few
 
