@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoattn.cli import main
+from tests.test_commands import command, refused
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import train as engine
 
@@ -28,19 +28,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clips")
     write_demo_clips(root, num_train_per_class=2, num_test_per_class=1)
     return root
-
-
-def command(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return 0 if stop.value.code is None else int(stop.value.code)
-
-
-def refused(*words: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    assert isinstance(stop.value.code, str)
-    return stop.value.code
 
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
