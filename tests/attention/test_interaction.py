@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
-from videoattn.attention.attach import join_layers
 from videoattn.attention.insert import output_shapes
-from videoattn.attention.interaction import InteractionBlock, interaction_pyramid
+from videoattn.attention.interaction import interaction_pyramid
 from videoattn.attention.interaction_loss import diversity_loss, interaction_loss
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.pyramid import PyramidPooling
@@ -279,33 +278,6 @@ def test_a_residual_head_starts_as_a_plain_classifier() -> None:
     assert made.gamma.grad.abs() > 0
 
 
-def test_a_block_starts_as_the_identity_inside_a_network() -> None:
-    torch.manual_seed(0)
-    model = ResNet3d("i3d", depth=18, num_classes=3, width=8, dropout=0.0).eval()
-    x = torch.randn(1, 3, 4, 32, 48)
-    with torch.no_grad():
-        expected = model(x)
-
-    def make(rows: list[int], channels: int, sources: list[int]) -> nn.Module:
-        return InteractionBlock(PyramidPooling([*sources, channels], rows=rows))
-
-    name = join_layers(
-        model, partial(make, [2, 3]), "layer3.1", ["layer1.1", "layer2.1"], name="interaction"
-    )
-    with torch.no_grad():
-        assert torch.equal(model(x), expected)
-        block = model.get_submodule(name).block
-        block.gamma.fill_(0.5)
-        assert not torch.allclose(model(x), expected)
-        with record_attention(model) as maps:
-            model(x)
-    assert sorted(maps) == [name, f"{name}.0", f"{name}.1", f"{name}.2"]
-    assert block(torch.randn(1, 32, 2, 2, 3), *(torch.randn(1, c, 2, 4, 6) for c in (8, 16))
-                 ).shape == (1, 32, 2, 2, 3)  # fmt: skip
-    with pytest.raises(ValueError, match=r"grid of rows=\[2, 3\], the last level's features are "):
-        model(torch.randn(1, 3, 4, 64, 64))
-
-
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
 def test_maps_are_distributions_for_every_level(kind: str) -> None:
     torch.manual_seed(0)
@@ -355,9 +327,7 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
         head(**options)
 
 
-def test_a_block_needs_a_grid_and_levels_must_exist() -> None:
-    with pytest.raises(ValueError, match=r"a block keeps its input's shape: give its grid, as in"):
-        InteractionBlock(pyramid())
+def test_levels_must_exist() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["interaction"]
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'.*; the places are layer1"):

@@ -26,10 +26,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.common import grid_of
 from videoattn.attention.pyramid import Level, PyramidPooling
 from videoattn.attention.record import FieldMap
-from videoattn.types import Video
 
 
 class InteractionPyramid(nn.Module):
@@ -69,29 +67,6 @@ class InteractionPyramid(nn.Module):
         """ "": the D fused rows; "0", "1", ...: what each level alone would give. They sum to 1;
         with "l2" the weights used are these times a factor for each row."""
         return _maps(self.pyramid, levels)
-
-
-class InteractionBlock(nn.Module):
-    """x + γ M inside a network, for `join_layers`: forward(x, *sources) -> the shape of x.
-
-    The sources are the earlier levels, x is the reference. γ starts at 0: the identity. `pyramid`
-    has the grid of x as its rows, or [height, width] for one M that every frame gets.
-    """
-
-    def __init__(self, pyramid: PyramidPooling) -> None:
-        super().__init__()
-        if pyramid.grid is None:
-            raise ValueError("a block keeps its input's shape: give its grid, as in rows=[7, 7]")
-        self.pyramid = pyramid
-        self.gamma = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Video, *sources: Level) -> Video:
-        self.pyramid.checked(grid_of(x))
-        m = self.pyramid.to_video(self.pyramid(*sources, x))
-        return x + (self.gamma * m).to(x.dtype)
-
-    def maps(self, x: Video, *sources: Level) -> dict[str, FieldMap]:
-        return _maps(self.pyramid, (*sources, x))
 
 
 def interaction_pyramid(
