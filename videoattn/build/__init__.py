@@ -1,0 +1,30 @@
+"""Where a recipe's names meet constructors, and nowhere else.
+
+Constructors take plain arguments; these files read the config and hand them over.
+"""
+
+from videoattn.build.data import (
+    make_loader,
+    make_mix,
+    make_samples,
+    make_to_video,
+    test_frames,
+    test_transform,
+)
+from videoattn.build.models import MODELS, load_initial_weights, make_model
+from videoattn.build.training import make_optimisation, make_optimizer, make_precision
+
+__all__ = [
+    "MODELS",
+    "load_initial_weights",
+    "make_loader",
+    "make_mix",
+    "make_model",
+    "make_optimisation",
+    "make_optimizer",
+    "make_precision",
+    "make_samples",
+    "make_to_video",
+    "test_frames",
+    "test_transform",
+]

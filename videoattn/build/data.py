@@ -1,0 +1,141 @@
+"""From a recipe to samples, clips, batches."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig
+from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.loader import ClipLoader
+from videoattn.data.sampling import Sampler, train_sampler, view_sampler
+from videoattn.data.transforms import TestTransform, TrainTransform, to_video
+from videoattn.engine.batches import ToVideo
+from videoattn.engine.distributed import Distributed
+
+Subset = Literal["train", "test"]
+
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def make_samples(config: DataConfig, subset: Subset) -> Samples:
+    """The videos and labels of the training or test part."""
+    split = config.train_split if subset == "train" else config.test_split
+    if config.layout == "ucf101":
+        return read_ucf101(config.root, config.ucf101_split, subset)
+    if config.layout == "list":
+        names = None
+        if config.class_list is not None:
+            with open(config.class_list) as file:
+                names = [line.strip() for line in file if line.strip()]
+        return read_list(f"{config.root}/{split}", config.root, class_names=names)
+    if subset == "train":
+        return read_folders(config.root, split)
+    # The training folders give the classes their numbers; a test split may lack some.
+    return read_folders(
+        config.root, split, class_names=read_folders(config.root, config.train_split).class_names
+    )
+
+
+def make_loader(
+    config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None
+) -> ClipLoader:
+    """Batches of the training part (shuffled, augmented) or the test part (all views, in order)."""
+    samples = samples or make_samples(config.data, subset)
+    training = subset == "train"
+    dataset = ClipDataset(
+        samples,
+        sample_frames=_train_frames(config.clip) if training else test_frames(config),
+        transform=_train_transform(config) if training else test_transform(config),
+        seed=config.seed,
+        on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
+        still_frame=config.clip.still_frame,
+    )
+    views = config.test.num_clips * config.test.num_crops
+    return ClipLoader(
+        dataset,
+        batch_size=config.train.batch_size if training else max(config.test.batch_size // views, 1),
+        shuffle=training,
+        seed=config.seed,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
+        num_workers=config.data.num_workers,
+    )
+
+
+def _train_frames(clip: ClipConfig) -> Sampler:
+    return train_sampler(
+        clip.sampling,
+        num_frames=clip.num_frames,
+        frame_stride=clip.frame_stride,
+        short_video=clip.short_video,
+    )
+
+
+def test_frames(config: Config) -> Sampler:
+    clip = config.clip
+    return view_sampler(
+        clip.sampling,
+        num_frames=clip.num_frames,
+        frame_stride=clip.frame_stride,
+        num_clips=config.test.num_clips,
+        short_video=clip.short_video,
+    )
+
+
+def _train_transform(config: Config) -> TrainTransform:
+    augment = config.augment
+    return TrainTransform(
+        (config.clip.height, config.clip.width),
+        scale=augment.area,
+        ratio=augment.aspect_ratio,
+        short_side=augment.short_side if augment.crop == "short_side" else None,
+        flip=0.5 if augment.flip else 0.0,
+        color_jitter=augment.color_jitter,
+        grayscale=augment.grayscale,
+        erase=augment.erase,
+    )
+
+
+def test_transform(config: Config) -> TestTransform:
+    test, clip = config.test, config.clip
+    crop = (test.height or clip.height, test.width or clip.width)
+    return TestTransform(test.short_side, crop=crop, num_crops=test.num_crops)
+
+
+def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
+    return partial(to_video, mean=clip.mean, std=clip.std, device=device)
+
+
+def make_mix(augment: AugmentConfig, num_classes: int) -> Mix | None:
+    """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019) of a
+    batch's clips, each in its share of the batches.
+
+    Raises:
+        ValueError: shares below 0, or more than 1 together.
+    """
+    shares = [augment.mixup, augment.cutmix]
+    if min(shares) < 0 or sum(shares) > 1:
+        raise ValueError(
+            f"augment: mixup={augment.mixup} and cutmix={augment.cutmix} are shares of the "
+            "batches; need 0 or more each, 1 at most together"
+        )
+    if not sum(shares):
+        return None
+    mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes), v2.CutMix(num_classes=num_classes)]
+
+    def mix(video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = float(torch.rand(()))
+        if drawn >= sum(shares):
+            return video, nn.functional.one_hot(labels, num_classes).float()
+        # To torchvision five axes are a video's; it cuts the last two whatever the others are.
+        mixed, target = mixes[drawn >= shares[0]](tv_tensors.Video(video), labels)
+        return mixed.as_subclass(Tensor), target
+
+    return mix

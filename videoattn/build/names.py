@@ -1,0 +1,31 @@
+"""Looking names and options up, with errors that say what exists."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        near = get_close_matches(name, table, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{key}: {name!r} does not exist{hint}; choose from {', '.join(table)}")
+    return table[name]
+
+
+def check_options(key: str, make: Callable[..., object], options: Mapping[str, Any]) -> None:
+    """Raises: ValueError for options that the constructor does not have."""
+    bound = make.keywords if isinstance(make, partial) else {}
+    parameters = inspect.signature(make).parameters.values()
+    known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"{key}: unknown {unknown[0]!r}{hint}; it may be one of {', '.join(known) or 'none'}"
+        )

@@ -1,0 +1,120 @@
+"""From a recipe to an optimizer, its schedule and precision."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.systems import SYSTEMS
+from videoattn.build.data import Mix
+from videoattn.config import Config, TrainConfig
+from videoattn.conv import unsafe_convolutions
+from videoattn.engine.precision import Precision, resolve_precision
+from videoattn.engine.schedule import cosine, multistep, one_cycle
+from videoattn.engine.stages import restarting, split_epochs
+from videoattn.engine.step import Optimisation
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed."""
+    train = config.train
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.lr)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
+
+
+def make_optimisation(
+    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
+    num_stages: int = 1,
+) -> Optimisation:  # fmt: skip
+    """steps_per_epoch: updates, after accumulation. num_stages: the model's.
+
+    Raises:
+        ValueError: a weight for an auxiliary loss that the model does not have; epochs that cannot
+            be shared out among the stages.
+    """
+    train = config.train
+    auxiliary_weights = _auxiliary_weights(config)
+    stage_epochs = split_epochs(train.num_epochs, num_stages, train.stage_epochs)
+    return Optimisation(
+        lr_at=restarting(
+            partial(_schedule, train, steps_per_epoch),
+            [epochs * steps_per_epoch for epochs in stage_epochs],
+        ),
+        num_epochs=train.num_epochs,
+        accumulate_steps=train.accumulate_steps,
+        clip_norm=train.clip_norm,
+        label_smoothing=train.label_smoothing,
+        precision=precision,
+        auxiliary=auxiliary_losses if auxiliary_weights else None,
+        auxiliary_weights=auxiliary_weights,
+        mix=mix,
+        stage_epochs=stage_epochs,
+    )
+
+
+def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:
+    """The learning rate by the step of a stage (most runs are one)."""
+    warmup_steps = round(train.warmup_epochs * steps_per_epoch)
+    schedules: dict[str, Callable[[int], float]] = {
+        "cosine": partial(cosine, num_steps=num_steps, base=train.lr, warmup_steps=warmup_steps),
+        "one_cycle": partial(one_cycle, num_steps=num_steps, peak=train.lr),
+        "multistep": partial(
+            multistep,
+            milestones=[epoch * steps_per_epoch for epoch in train.milestones],
+            base=train.lr,
+            warmup_steps=warmup_steps,
+        ),
+    }
+    return schedules[train.schedule]
+
+
+def _auxiliary_weights(config: Config) -> dict[str, float]:
+    """The attention system's own, changed by the recipe's."""
+    name = config.model.attention.name
+    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    asked = config.train.auxiliary_weights
+    for loss in asked:
+        if loss not in own:
+            has = f"has {', '.join(own)}" if own else "has none"
+            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            raise ValueError(
+                f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
+                f"{name or 'null'} {has} (systems with some: {some})"
+            )
+    return {**own, **asked}
+
+
+def make_precision(
+    config: Config, model: nn.Module, device: torch.device
+) -> tuple[Precision, str | None]:
+    """The precision to train in, and what to tell the user where it is not the one expected.
+
+    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see conv.py)
+    is trained in float32 there.
+
+    Raises:
+        ValueError: bfloat16 was asked for by name and cannot be trained in.
+    """
+    name = config.train.precision
+    if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":
+        return name, None
+    clip = config.clip
+    unsafe = unsafe_convolutions(model, torch.zeros(1, 3, clip.num_frames, clip.height, clip.width))
+    if not unsafe:
+        return name, None
+    reason = (
+        f"on this CPU bfloat16 gives wrong weight gradients in {len(unsafe)} convolutions of "
+        f"{config.model.name} (kernel longer than its clip: {', '.join(unsafe[:3])})"
+    )
+    if name == "bfloat16":
+        raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
+    return "float32", f"{reason}; training in float32"
