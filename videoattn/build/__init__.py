@@ -11,11 +11,10 @@ from videoattn.build.data import (
     test_frames,
     test_transform,
 )
-from videoattn.build.models import MODELS, load_initial_weights, make_model
+from videoattn.build.models import load_initial_weights, make_model
 from videoattn.build.training import make_optimisation, make_optimizer, make_precision
 
 __all__ = [
-    "MODELS",
     "load_initial_weights",
     "make_loader",
     "make_mix",

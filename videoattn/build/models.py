@@ -1,6 +1,5 @@
 """From a recipe's names to a network with its attention and its first weights."""
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,42 +9,14 @@ from torch import nn
 
 from videoattn.attention.hard_crop import HardCrop
 from videoattn.attention.systems import SYSTEMS
-from videoattn.build.names import check_options, lookup
 from videoattn.config import ModelConfig
 from videoattn.engine.checkpoint import load as load_checkpoint
 from videoattn.engine.checkpoint import load_weights
 from videoattn.engine.train import LAST
 from videoattn.models.inflate import load_inflated
-from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
-from videoattn.models.tsn import TSN
+from videoattn.models.table import make_network
+from videoattn.names import check_options, lookup
 from videoattn.weights import PUBLIC, load_public
-
-
-def _tsn(
-    depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5,
-    shift_div: int | None = None, shift_place: str = "residual",
-) -> TSN:  # fmt: skip
-    backbone = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-    return TSN(
-        backbone, num_classes=num_classes, consensus=consensus, dropout=dropout,
-        shift_div=shift_div, shift_place=shift_place,
-    )  # fmt: skip
-
-
-def _r3d_18(*, num_classes: int) -> nn.Module:
-    model: nn.Module = torchvision.models.video.r3d_18(weights=None, num_classes=num_classes)
-    return model
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    **{
-        f"{kind}_r{depth}": partial(ResNet3d, kind, depth=depth)
-        for kind in KERNELS
-        for depth in BLOCKS
-    },
-    **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
-    "r3d_18": _r3d_18,
-}
 
 
 def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -54,13 +25,7 @@ def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
     Raises:
         ValueError: an unknown network, block, option or place; the message lists what exists.
     """
-    make = lookup("model.name", config.name, MODELS)
-    options = dict(config.options)
-    check_options("model.options", make, options)
-    if isinstance(options.get("stem"), Mapping):
-        check_options("model.options.stem", Stem, options["stem"])
-        options["stem"] = Stem(**options["stem"])
-    model = make(num_classes=num_classes, **options)
+    model = make_network(config.name, config.options, num_classes=num_classes)
     attention = config.attention
     if attention.name is not None:
         system = lookup("model.attention.name", attention.name, SYSTEMS)

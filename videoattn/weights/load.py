@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.insert import insert_attention
+from videoattn.attention.non_local import NonLocal
+from videoattn.models.table import make_network
 from videoattn.weights.public import PUBLIC, PublicModel
 from videoattn.weights.read import read_state_dict
 
@@ -63,9 +67,13 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
 def _build(row: PublicModel, *, num_classes: int) -> nn.Module:
     """The network on the meta device: no memory, no random numbers drawn."""
     with torch.device("meta"):
-        model = row.model(num_classes=num_classes)
-        if row.block is not None:
-            insert_attention(model, row.block, row.after, name="non_local")
+        if row.network.startswith("resnet"):  # torchvision's image networks, which no recipe names
+            model = torchvision.models.get_model(row.network, num_classes=num_classes)
+        else:
+            model = make_network(row.network, row.options, num_classes=num_classes)
+        if row.non_local is not None:
+            block = partial(NonLocal, **row.non_local)
+            insert_attention(model, block, row.after, name="non_local")
     return model
 
 

@@ -9,17 +9,11 @@ What differs between ecosystems, beside names (all checked against the answers o
 - PySlowFast's and pytorchvideo's heads average 7x7 windows, mmaction2's the whole stage.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torchvision
-from torch import nn
-
-from videoattn.attention.non_local import NonLocal
-from videoattn.models.resnet3d import ResNet3d, Stem
-from videoattn.models.tsn import TSN
 from videoattn.weights import keys
 
 Colour = tuple[float, float, float]
@@ -42,25 +36,16 @@ KINETICS = Normalisation(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 
 @dataclass(frozen=True)
 class PublicModel:
-    """model: called with num_classes. block: called with channels, put behind each of `after`."""
+    """network, options: as a recipe's model.name and model.options, in plain values. non_local:
+    options of the blocks behind each of `after`; None for a network without."""
 
-    model: Callable[..., nn.Module]
+    network: str
     rename: keys.KeyMap
     normalisation: Normalisation
     licence: str
-    block: Callable[[int], nn.Module] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    non_local: Mapping[str, Any] | None = None
     after: tuple[str, ...] = ()
-
-
-def _resnet(depth: int, *, num_classes: int) -> nn.Module:
-    """torchvision's image network: (N, 3, H, W) -> logits (N, K)."""
-    make: Callable[..., nn.Module] = getattr(torchvision.models, f"resnet{depth}")
-    return make(num_classes=num_classes)
-
-
-def _tsn(depth: int, *, num_classes: int, **options: Any) -> nn.Module:
-    backbone = _resnet(depth, num_classes=1)
-    return TSN(backbone, num_classes=num_classes, **options)
 
 
 _ODD = ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5")
@@ -72,42 +57,43 @@ _mmaction2 = partial(PublicModel, rename=keys.mmaction2, normalisation=IMAGENET,
 _torchvision = partial(PublicModel, rename=keys.torchvision, normalisation=IMAGENET, licence=BSD)
 
 # 8x8: 8 frames of 224 pixels leave 4x7x7 positions, or 8x7x7 where time is not pooled
-_C2D = partial(ResNet3d, "c2d", head_window=(4, 7, 7))
-_I3D = partial(ResNet3d, "i3d", head_window=(4, 7, 7))
-_SLOW = partial(ResNet3d, "slow", head_window=(8, 7, 7))
-_MM_I3D = partial(ResNet3d, "i3d", stem=Stem(conv1_stride_frames=2, pool1_stride_frames=2))
-_MM_SLOW = partial(ResNet3d, "slow")
-_mm_non_local = partial(NonLocal, pool_order="after", out_bias=False)
+_WINDOW = {"head_window": (4, 7, 7)}
+_SLOW_WINDOW = {"head_window": (8, 7, 7)}
+_HALVED = {"stem": {"conv1_stride_frames": 2, "pool1_stride_frames": 2}}
+_mm_i3d = partial(_mmaction2, "i3d_r50", options=_HALVED)
+
+
+def _mm_non_local(**options: Any) -> dict[str, Any]:
+    return {"pool_order": "after", "out_bias": False, **options}
+
 
 PUBLIC: dict[str, PublicModel] = {
-    "torchvision/resnet18": _torchvision(partial(_resnet, 18)),
-    "torchvision/resnet34": _torchvision(partial(_resnet, 34)),
-    "torchvision/resnet50": _torchvision(partial(_resnet, 50)),
-    "torchvision/resnet101": _torchvision(partial(_resnet, 101)),
-    "pytorchvideo/c2d_r50": _pytorchvideo(_C2D, rename=keys.pytorchvideo_pooled),
-    "pytorchvideo/i3d_r50": _pytorchvideo(_I3D, rename=keys.pytorchvideo_pooled),
-    "pytorchvideo/slow_r50": _pytorchvideo(_SLOW, rename=keys.pytorchvideo),
-    "pyslowfast/C2D_8x8_R50": _pyslowfast(_C2D),
-    "pyslowfast/I3D_8x8_R50": _pyslowfast(_I3D),
-    "pyslowfast/I3D_NLN_8x8_R50": _pyslowfast(_I3D, block=NonLocal, after=_ODD),
-    "pyslowfast/SLOW_8x8_R50": _pyslowfast(_SLOW),
+    "torchvision/resnet18": _torchvision("resnet18"),
+    "torchvision/resnet34": _torchvision("resnet34"),
+    "torchvision/resnet50": _torchvision("resnet50"),
+    "torchvision/resnet101": _torchvision("resnet101"),
+    "pytorchvideo/c2d_r50": _pytorchvideo("c2d_r50", keys.pytorchvideo_pooled, options=_WINDOW),
+    "pytorchvideo/i3d_r50": _pytorchvideo("i3d_r50", keys.pytorchvideo_pooled, options=_WINDOW),
+    "pytorchvideo/slow_r50": _pytorchvideo("slow_r50", keys.pytorchvideo, options=_SLOW_WINDOW),
+    "pyslowfast/C2D_8x8_R50": _pyslowfast("c2d_r50", options=_WINDOW),
+    "pyslowfast/I3D_8x8_R50": _pyslowfast("i3d_r50", options=_WINDOW),
+    "pyslowfast/I3D_NLN_8x8_R50": _pyslowfast("i3d_r50", options=_WINDOW, non_local={}, after=_ODD),
+    "pyslowfast/SLOW_8x8_R50": _pyslowfast("slow_r50", options=_SLOW_WINDOW),
     "pyslowfast/SLOW_NLN_8x8_R50": _pyslowfast(
-        _SLOW, block=partial(NonLocal, form="dot_product"), after=_ODD
+        "slow_r50", options=_SLOW_WINDOW, non_local={"form": "dot_product"}, after=_ODD
     ),
-    "mmaction2/tsn_r50": _mmaction2(partial(_tsn, 50, dropout=0.4)),
-    "mmaction2/tsm_r50": _mmaction2(partial(_tsn, 50, shift_div=8)),
-    "mmaction2/i3d_r50": _mmaction2(_MM_I3D),
-    "mmaction2/i3d_r50_nl_embedded_gaussian": _mmaction2(
-        _MM_I3D, block=partial(_mm_non_local, scale=False), after=_ODD
+    "mmaction2/tsn_r50": _mmaction2("tsn_r50", options={"dropout": 0.4}),
+    "mmaction2/tsm_r50": _mmaction2("tsn_r50", options={"shift_div": 8}),
+    "mmaction2/i3d_r50": _mm_i3d(),
+    "mmaction2/i3d_r50_nl_embedded_gaussian": _mm_i3d(
+        non_local=_mm_non_local(scale=False), after=_ODD
     ),
-    "mmaction2/i3d_r50_nl_gaussian": _mmaction2(
-        _MM_I3D, block=partial(_mm_non_local, form="gaussian"), after=_ODD
+    "mmaction2/i3d_r50_nl_gaussian": _mm_i3d(non_local=_mm_non_local(form="gaussian"), after=_ODD),
+    "mmaction2/i3d_r50_nl_dot_product": _mm_i3d(
+        non_local=_mm_non_local(form="dot_product"), after=_ODD
     ),
-    "mmaction2/i3d_r50_nl_dot_product": _mmaction2(
-        _MM_I3D, block=partial(_mm_non_local, form="dot_product"), after=_ODD
-    ),
-    "mmaction2/slowonly_r50": _mmaction2(_MM_SLOW),
+    "mmaction2/slowonly_r50": _mmaction2("slow_r50"),
     "mmaction2/slowonly_r50_nl_embedded_gaussian": _mmaction2(
-        _MM_SLOW, block=partial(_mm_non_local, scale=True), after=_EVEN
+        "slow_r50", non_local=_mm_non_local(scale=True), after=_EVEN
     ),
 }

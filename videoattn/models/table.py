@@ -1,0 +1,54 @@
+"""The networks by name: the recipe's `model.name`, and what public checkpoints are read into."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
+from videoattn.models.tsn import TSN
+from videoattn.names import check_options, lookup
+
+
+def _tsn(
+    depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5,
+    shift_div: int | None = None, shift_place: str = "residual",
+) -> TSN:  # fmt: skip
+    backbone = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+    return TSN(
+        backbone, num_classes=num_classes, consensus=consensus, dropout=dropout,
+        shift_div=shift_div, shift_place=shift_place,
+    )  # fmt: skip
+
+
+def _r3d_18(*, num_classes: int) -> nn.Module:
+    model: nn.Module = torchvision.models.video.r3d_18(weights=None, num_classes=num_classes)
+    return model
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **{
+        f"{kind}_r{depth}": partial(ResNet3d, kind, depth=depth)
+        for kind in KERNELS
+        for depth in BLOCKS
+    },
+    **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
+    "r3d_18": _r3d_18,
+}
+
+
+def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> nn.Module:
+    """The network called `name`, freshly initialised; options are plain values, as YAML has them.
+
+    Raises:
+        ValueError: an unknown network or option; the message lists what exists.
+    """
+    make = lookup("model.name", name, MODELS)
+    options = dict(options)
+    check_options("model.options", make, options)
+    if isinstance(options.get("stem"), Mapping):
+        check_options("model.options.stem", Stem, options["stem"])
+        options["stem"] = Stem(**options["stem"])
+    return make(num_classes=num_classes, **options)
