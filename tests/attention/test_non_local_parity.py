@@ -33,9 +33,9 @@ def _our_state(name: str, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             ours["pair.weight"] = value.flatten(1)
             continue
         if name.startswith("mmcv"):
-            renamed = keys.mmaction2(f"backbone.layer2.0.non_local_block.{key}")
+            renamed = keys.mmaction2.ours(f"backbone.layer2.0.non_local_block.{key}")
         else:
-            renamed = keys.pyslowfast(f"s3.pathway0_nonlocal0.{key}")
+            renamed = keys.pyslowfast.ours(f"s3.pathway0_nonlocal0.{key}")
         assert renamed is not None
         ours[renamed.removeprefix("layer2.0_non_local.")] = value
     return ours

@@ -1,7 +1,7 @@
-"""Public checkpoints: a table of models, a key map per ecosystem, safe reading."""
+"""Public checkpoints: a table of models, a layout per naming, safe reading, and the way back."""
 
-from videoattn.weights.load import from_state_dict, load_public
+from videoattn.weights.load import explain, from_state_dict, load_public, to_public
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
 
-__all__ = ["PUBLIC", "from_state_dict", "load_public", "read_state_dict"]
+__all__ = ["PUBLIC", "explain", "from_state_dict", "load_public", "read_state_dict", "to_public"]

@@ -1,150 +1,236 @@
-"""The names that other projects gave to the parameters of one network: a key map per ecosystem.
+"""The names that other projects gave to the parameters of one network: a `Layout` per naming.
 
-A key map is a pure function: a public key in, our key out (torchvision's names, with inserted
-non-local blocks as `layer2.1_non_local`), or None for a key that the map does not know.
-
-A map is an ordered table of (pattern, template). The pattern matches the whole key; the template
-is filled from its named groups, after the words of the ecosystem (`s3`, `conv_a`) became ours.
+A layout is a table of (their template, our template); our names are torchvision's, with inserted
+non-local blocks as `layer2.1_non_local`. A field such as {i} stands for one of a few words, and
+`words` says where theirs differ from ours ("a" is "1"). The table is read in both directions: a
+public key becomes ours, and ours becomes public, by the first rule that matches.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
-KeyMap = Callable[[str], str | None]
 Rules = tuple[tuple[str, str], ...]
 
-
-def _rename(key: str, rules: Rules, words: Mapping[str, str]) -> str | None:
-    for pattern, template in rules:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return template.format(**{k: words.get(v, v) for k, v in match.groupdict().items()})
-    return None
-
-
-_END = r"(?P<end>weight|bias|running_mean|running_var|num_batches_tracked)"
-
-_TORCHVISION: Rules = (
-    (rf"(?P<stem>conv1|bn1|fc)\.{_END}", "{stem}.{end}"),
-    (
-        rf"(?P<layer>layer[1-4])\.(?P<b>\d+)\.(?P<part>(conv|bn)[1-3]|downsample\.[01])\.{_END}",
-        "{layer}.{b}.{part}.{end}",
-    ),
-)
-
-
-def torchvision(key: str) -> str | None:
-    """torchvision's ResNet, whose names are ours."""
-    return _rename(key, _TORCHVISION, {})
-
-
-_PYSLOWFAST: Rules = (
-    (rf"s1\.pathway0_stem\.conv\.{_END}", "conv1.{end}"),
-    (rf"s1\.pathway0_stem\.bn\.{_END}", "bn1.{end}"),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_res(?P<b>\d+)\.branch1\.{_END}",
-        "{layer}.{b}.downsample.0.{end}",
-    ),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_res(?P<b>\d+)\.branch1_bn\.{_END}",
-        "{layer}.{b}.downsample.1.{end}",
-    ),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_res(?P<b>\d+)\.branch2\.(?P<i>[abc])\.{_END}",
-        "{layer}.{b}.conv{i}.{end}",
-    ),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_res(?P<b>\d+)\.branch2\.(?P<i>[abc])_bn\.{_END}",
-        "{layer}.{b}.bn{i}.{end}",
-    ),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_nonlocal(?P<b>\d+)\.conv_(?P<part>theta|phi|g|out)\.{_END}",
-        "{layer}.{b}_non_local.{part}.{end}",
-    ),
-    (
-        rf"(?P<layer>s[2-5])\.pathway0_nonlocal(?P<b>\d+)\.bn\.{_END}",
-        "{layer}.{b}_non_local.bn.{end}",
-    ),
-    (rf"head\.projection\.{_END}", "fc.{end}"),
-)
-_PYSLOWFAST_WORDS = {
-    "s2": "layer1",
-    "s3": "layer2",
-    "s4": "layer3",
-    "s5": "layer4",
-    "a": "1",
-    "b": "2",
-    "c": "3",
+# What a field may be, where it is the same word on both sides.
+_FIELDS = {
+    "L": r"[1-4]",
+    "b": r"\d+",
+    "i": r"[1-3]",
+    "end": r"weight|bias|running_mean|running_var|num_batches_tracked",
+    "nl": r"theta|phi|g|out",
+    "pooled": r"phi|g",
 }
 
 
-def pyslowfast(key: str) -> str | None:
-    """PySlowFast's single-pathway ResNets: C2D, I3D and Slow, with or without non-local blocks."""
-    return _rename(key, _PYSLOWFAST, _PYSLOWFAST_WORDS)
+@dataclass(frozen=True)
+class Layout:
+    """title: whose names, for messages. words: field -> {theirs: ours}. ignored: (pattern of a
+    whole key, why it is no part of the network). frozen_norms: a norm without running statistics
+    is an affine layer, as in models that were trained with frozen batch norm."""
 
+    title: str
+    rules: Rules
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ignored: Rules = ()
+    frozen_norms: bool = False
 
-_PYTORCHVIDEO: Rules = (
-    (rf"blocks\.0\.conv\.{_END}", "conv1.{end}"),
-    (rf"blocks\.0\.norm\.{_END}", "bn1.{end}"),
-    (
-        rf"blocks\.(?P<layer>\d)\.res_blocks\.(?P<b>\d+)\.branch1_conv\.{_END}",
-        "layer{layer}.{b}.downsample.0.{end}",
-    ),
-    (
-        rf"blocks\.(?P<layer>\d)\.res_blocks\.(?P<b>\d+)\.branch1_norm\.{_END}",
-        "layer{layer}.{b}.downsample.1.{end}",
-    ),
-    (
-        rf"blocks\.(?P<layer>\d)\.res_blocks\.(?P<b>\d+)\.branch2\.conv_(?P<i>[abc])\.{_END}",
-        "layer{layer}.{b}.conv{i}.{end}",
-    ),
-    (
-        rf"blocks\.(?P<layer>\d)\.res_blocks\.(?P<b>\d+)\.branch2\.norm_(?P<i>[abc])\.{_END}",
-        "layer{layer}.{b}.bn{i}.{end}",
-    ),
-    (rf"blocks\.[56]\.proj\.{_END}", "fc.{end}"),
-)
-_LETTERS = {"a": "1", "b": "2", "c": "3"}
-
-
-def pytorchvideo(key: str) -> str | None:
-    """pytorchvideo's hub Slow: stages are blocks 1 to 4, the head is block 5."""
-    return _rename(key, _PYTORCHVIDEO, _LETTERS)
-
-
-def pytorchvideo_pooled(key: str) -> str | None:
-    """pytorchvideo's hub I3D and C2D: block 2 is a pool without parameters, the stages after it
-    are blocks 3 to 5, the head is block 6."""
-    number = re.match(r"blocks\.([2-6])\.", key)
-    if number is None:
-        return _rename(key, _PYTORCHVIDEO, _LETTERS)
-    if number[1] == "2":
+    def ours(self, key: str) -> str | None:
+        """Our name of a public key; None for a key that this project does not use."""
+        for pattern, template in self._reading:
+            match = pattern.fullmatch(key)
+            if match:
+                found = match.groupdict()
+                return template.format(
+                    **{f: self.words.get(f, {}).get(w, w) for f, w in found.items()}
+                )
         return None
-    return pytorchvideo(f"blocks.{int(number[1]) - 1}.{key[number.end() :]}")
+
+    def theirs(self, key: str) -> str | None:
+        """The public name of one of our keys; None for a parameter that this project lacks."""
+        for pattern, template in self._writing:
+            match = pattern.fullmatch(key)
+            if match:
+                found = match.groupdict()
+                return template.format(
+                    **{f: self._back.get(f, {}).get(w, w) for f, w in found.items()}
+                )
+        return None
+
+    def reason_to_ignore(self, key: str) -> str | None:
+        """Why a key is no part of the network; None where it should be one."""
+        return next((why for pattern, why in self.ignored if re.fullmatch(pattern, key)), None)
+
+    @cached_property
+    def _back(self) -> dict[str, dict[str, str]]:
+        return {f: {ours: theirs for theirs, ours in w.items()} for f, w in self.words.items()}
+
+    @cached_property
+    def _reading(self) -> list[tuple[re.Pattern[str], str]]:
+        return [(_pattern(theirs, self.words), ours) for theirs, ours in self.rules]
+
+    @cached_property
+    def _writing(self) -> list[tuple[re.Pattern[str], str]]:
+        return [(_pattern(ours, self._back), theirs) for theirs, ours in self.rules]
 
 
-_BLOCK = r"backbone\.(?P<layer>layer[1-4])\.(?P<b>\d+)"
-_MMACTION2: Rules = (
-    (rf"backbone\.conv1\.conv\.{_END}", "conv1.{end}"),
-    (rf"backbone\.conv1\.bn\.{_END}", "bn1.{end}"),
-    # TSM's shift is a module around the first convolution, `net`
+def _pattern(template: str, words: Mapping[str, Mapping[str, str]]) -> re.Pattern[str]:
+    """`{i}` -> a named group of the words that i may be; the rest literally."""
+    parts = re.split(r"\{(\w+)\}", template)
+    for index in range(1, len(parts), 2):
+        name = parts[index]
+        may_be = "|".join(map(re.escape, words[name])) if name in words else _FIELDS[name]
+        parts[index] = f"(?P<{name}>{may_be})"
+    parts[::2] = map(re.escape, parts[::2])
+    return re.compile("".join(parts))
+
+
+_LETTERS = {"a": "1", "b": "2", "c": "3"}
+_STAGES = {"2": "1", "3": "2", "4": "3", "5": "4"}  # res2 is the first: the stem counts as one
+
+torchvision = Layout(
+    "torchvision",
     (
-        rf"{_BLOCK}\.conv(?P<i>[1-3])\.(?P<part>conv|bn)(\.net)?\.{_END}",
-        "{layer}.{b}.{part}{i}.{end}",
+        ("conv1.{end}", "conv1.{end}"),
+        ("bn1.{end}", "bn1.{end}"),
+        ("layer{L}.{b}.conv{i}.{end}", "layer{L}.{b}.conv{i}.{end}"),
+        ("layer{L}.{b}.bn{i}.{end}", "layer{L}.{b}.bn{i}.{end}"),
+        ("layer{L}.{b}.downsample.0.{end}", "layer{L}.{b}.downsample.0.{end}"),
+        ("layer{L}.{b}.downsample.1.{end}", "layer{L}.{b}.downsample.1.{end}"),
+        ("fc.{end}", "fc.{end}"),
     ),
-    (rf"{_BLOCK}\.downsample\.conv\.{_END}", "{layer}.{b}.downsample.0.{end}"),
-    (rf"{_BLOCK}\.downsample\.bn\.{_END}", "{layer}.{b}.downsample.1.{end}"),
-    # phi and g are Sequential(conv, pool) where keys are pooled, the bare conv where they are not
+)
+
+# Single-pathway ResNets: C2D, I3D and Slow, with or without non-local blocks.
+pyslowfast = Layout(
+    "PySlowFast",
     (
-        rf"{_BLOCK}\.non_local_block\.(?P<part>theta|phi|g)(\.0)?\.conv\.{_END}",
-        "{layer}.{b}_non_local.{part}.{end}",
+        ("s1.pathway0_stem.conv.{end}", "conv1.{end}"),
+        ("s1.pathway0_stem.bn.{end}", "bn1.{end}"),
+        ("s{L}.pathway0_res{b}.branch1.{end}", "layer{L}.{b}.downsample.0.{end}"),
+        ("s{L}.pathway0_res{b}.branch1_bn.{end}", "layer{L}.{b}.downsample.1.{end}"),
+        ("s{L}.pathway0_res{b}.branch2.{i}.{end}", "layer{L}.{b}.conv{i}.{end}"),
+        ("s{L}.pathway0_res{b}.branch2.{i}_bn.{end}", "layer{L}.{b}.bn{i}.{end}"),
+        ("s{L}.pathway0_nonlocal{b}.conv_{nl}.{end}", "layer{L}.{b}_non_local.{nl}.{end}"),
+        ("s{L}.pathway0_nonlocal{b}.bn.{end}", "layer{L}.{b}_non_local.bn.{end}"),
+        ("head.projection.{end}", "fc.{end}"),
     ),
-    (rf"{_BLOCK}\.non_local_block\.conv_out\.conv\.{_END}", "{layer}.{b}_non_local.out.{end}"),
-    (rf"{_BLOCK}\.non_local_block\.conv_out\.bn\.{_END}", "{layer}.{b}_non_local.bn.{end}"),
-    (rf"cls_head\.fc_cls\.{_END}", "fc.{end}"),
+    words={"L": _STAGES, "i": _LETTERS},
 )
 
 
-def mmaction2(key: str) -> str | None:
-    """mmaction2's TSN, I3D and SlowOnly recognisers, with or without non-local blocks."""
-    return _rename(key, _MMACTION2, {})
+def _pytorchvideo(title: str, stages: Mapping[str, str], head: str) -> Layout:
+    return Layout(
+        title,
+        (
+            ("blocks.0.conv.{end}", "conv1.{end}"),
+            ("blocks.0.norm.{end}", "bn1.{end}"),
+            ("blocks.{L}.res_blocks.{b}.branch1_conv.{end}", "layer{L}.{b}.downsample.0.{end}"),
+            ("blocks.{L}.res_blocks.{b}.branch1_norm.{end}", "layer{L}.{b}.downsample.1.{end}"),
+            ("blocks.{L}.res_blocks.{b}.branch2.conv_{i}.{end}", "layer{L}.{b}.conv{i}.{end}"),
+            ("blocks.{L}.res_blocks.{b}.branch2.norm_{i}.{end}", "layer{L}.{b}.bn{i}.{end}"),
+            (f"{head}.proj.{{end}}", "fc.{end}"),
+        ),
+        words={"L": stages, "i": _LETTERS},
+    )
+
+
+pytorchvideo = _pytorchvideo(
+    "pytorchvideo (Slow)", {"1": "1", "2": "2", "3": "3", "4": "4"}, "blocks.5"
+)
+# Block 2 is a pool without parameters.
+pytorchvideo_pooled = _pytorchvideo(
+    "pytorchvideo (I3D, C2D)", {"1": "1", "3": "2", "4": "3", "5": "4"}, "blocks.6"
+)
+
+_MM_STEM: Rules = (
+    ("backbone.conv1.conv.{end}", "conv1.{end}"),
+    ("backbone.conv1.bn.{end}", "bn1.{end}"),
+    ("cls_head.fc_cls.{end}", "fc.{end}"),
+)
+
+
+def _mm_block(theirs: str, ours: str, *, conv1: str) -> Rules:
+    """A residual block. conv1: its first convolution, which TSM puts in a module `net`."""
+    return (
+        (f"{theirs}.{conv1}.{{end}}", f"{ours}.conv1.{{end}}"),
+        (f"{theirs}.conv{{later}}.conv.{{end}}", f"{ours}.conv{{later}}.{{end}}"),
+        (f"{theirs}.conv{{i}}.bn.{{end}}", f"{ours}.bn{{i}}.{{end}}"),
+        (f"{theirs}.downsample.conv.{{end}}", f"{ours}.downsample.0.{{end}}"),
+        (f"{theirs}.downsample.bn.{{end}}", f"{ours}.downsample.1.{{end}}"),
+    )
+
+
+def _mm_non_local(theirs: str, ours: str) -> Rules:
+    return (
+        (f"{theirs}.theta.conv.{{end}}", f"{ours}.theta.{{end}}"),
+        # Sequential(conv, pool) where keys are pooled, as in every public model; else a bare conv
+        (f"{theirs}.{{pooled}}.0.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
+        (f"{theirs}.{{pooled}}.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
+        (f"{theirs}.conv_out.conv.{{end}}", f"{ours}.out.{{end}}"),
+        (f"{theirs}.conv_out.bn.{{end}}", f"{ours}.bn.{{end}}"),
+    )
+
+
+_MM_BLOCK, _MM_BLOCK_3D = "backbone.layer{L}.{b}", "layer{L}.{b}"
+_MM_TSM_BLOCK = _mm_block(_MM_BLOCK, _MM_BLOCK_3D, conv1="conv1.conv.net")
+_LATER = {"later": {"2": "2", "3": "3"}}
+
+# TSN, I3D and SlowOnly recognisers, with or without non-local blocks.
+mmaction2 = Layout(
+    "mmaction2",
+    (
+        *_MM_STEM,
+        *_mm_block(_MM_BLOCK, _MM_BLOCK_3D, conv1="conv1.conv"),
+        *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local"),
+    ),
+    words=_LATER,
+)
+mmaction2_tsm = Layout("mmaction2 (TSM)", (*_MM_STEM, *_MM_TSM_BLOCK), words=_LATER)
+# Every second block of two stages is inside a wrapper with its non-local block; ours is shown clips
+# by a `VideoView`, whose child is `block`.
+mmaction2_tsm_non_local = Layout(
+    "mmaction2 (TSM, non-local)",
+    (
+        *_MM_STEM,
+        *_mm_block(
+            "backbone.layer{middle}.{even}.block", "layer{middle}.{even}", conv1="conv1.conv.net"
+        ),
+        *_MM_TSM_BLOCK,
+        *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local.block"),
+    ),
+    words={
+        **_LATER,
+        "middle": {"2": "2", "3": "3"},
+        "even": {"0": "0", "2": "2", "4": "4"},
+    },
+)
+
+# Blobs of the non-local paper's code, and of PySlowFast's older files. Their epsilon, 1.0000001e-5,
+# is torch's 1e-5 but for one unit in the last place of float32: at most 5e-8 of any output.
+caffe2 = Layout(
+    "Caffe2 blobs (video-nonlocal-net, PySlowFast's .pkl)",
+    (
+        ("conv1_{w}", "conv1.{w}"),
+        ("res_conv1_bn_{s}", "bn1.{s}"),
+        ("res{L}_{b}_branch1_{w}", "layer{L}.{b}.downsample.0.{w}"),
+        ("res{L}_{b}_branch1_bn_{s}", "layer{L}.{b}.downsample.1.{s}"),
+        ("res{L}_{b}_branch2{i}_{w}", "layer{L}.{b}.conv{i}.{w}"),
+        ("res{L}_{b}_branch2{i}_bn_{s}", "layer{L}.{b}.bn{i}.{s}"),
+        ("nonlocal_conv{L}_{b}_{nl}_{w}", "layer{L}.{b}_non_local.{nl}.{w}"),
+        ("nonlocal_conv{L}_{b}_bn_{s}", "layer{L}.{b}_non_local.bn.{s}"),
+        ("pred_{w}", "fc.{w}"),
+    ),
+    words={
+        "L": _STAGES,
+        "i": _LETTERS,
+        "w": {"w": "weight", "b": "bias"},
+        "s": {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
+    },
+    ignored=(
+        (r".+_momentum", "the optimizer's momentum"),
+        (r"lr|model_iter|epoch", "where the training run was"),
+    ),
+    frozen_norms=True,
+)

@@ -1,8 +1,11 @@
-"""A public checkpoint becomes a network of this project, or an error that says what did not fit."""
+"""A public checkpoint becomes a network of this project, or an error that says what did not fit;
+and a network of this project becomes a public checkpoint."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -12,15 +15,28 @@ from torch import Tensor, nn
 from videoattn.attention.insert import insert_attention
 from videoattn.attention.non_local import NonLocal
 from videoattn.models.table import make_network
-from videoattn.weights.public import PUBLIC, PublicModel
+from videoattn.weights.keys import Layout
+from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
+from videoattn.weights.row import PublicModel
 
 # Batch norm's counter: it decides nothing in a network whose momentum is a number.
 _COUNTER = "num_batches_tracked"
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Where every key went. used: their key -> ours. ignored: their key -> why it is no part of
+    the network. filled: our key that the file lacks -> what it became."""
+
+    used: Mapping[str, str]
+    ignored: Mapping[str, str]
+    filled: Mapping[str, str]
+
+
 def load_public(name: str, path: Path | str) -> nn.Module:
-    """`from_state_dict` for a file: .pth, .pyth, .pt or .safetensors, with or without wrappers."""
+    """`from_state_dict` for a file: .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, as published,
+    with its wrappers."""
     _look_up(name)  # before a large file is read
     return from_state_dict(name, read_state_dict(path))
 
@@ -32,43 +48,150 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     says. The number of classes is that of the weights, so fine-tuned files load too.
 
     Raises:
-        ValueError: an unknown name, or weights of which a key or a shape does not fit.
+        ValueError: an unknown name, or weights of which a key or a shape does not fit. The message
+            names the public models that they do fit, where there are some.
     """
-    row = _look_up(name)
-    renamed = {key: row.rename(key) for key in state_dict}
-    ours = {new: state_dict[key] for key, new in renamed.items() if new is not None}
-    model = _build(row, num_classes=len(ours["fc.bias"]) if "fc.bias" in ours else 1)
-    own = model.state_dict()
-
-    unused = [key for key, new in renamed.items() if new not in own]
-    unfilled = [key for key in own if key not in ours and not key.endswith(_COUNTER)]
-    if unused or unfilled:
-        raise ValueError(
-            f"{name}: these weights are of another model. In them and not in it: "
-            f"{_first(unused)}. In it and not in them (our names): {_first(unfilled)}"
-        )
-    if len(ours) < len(renamed):
-        repeated = [key for key, new in renamed.items() if list(renamed.values()).count(new) > 1]
-        raise ValueError(f"{name}: several keys are one parameter: {_first(repeated)}")
-    shapes = [
-        f"{key} {tuple(ours[new].shape)}, needs {tuple(own[new].shape)}"
-        for key, new in renamed.items()
-        if new is not None and ours[new].shape != own[new].shape
-    ]
-    if shapes:
-        raise ValueError(f"{name}: shapes do not fit: {_first(shapes)}")
-
+    explanation = explain(name, state_dict)
+    row = PUBLIC[name]
+    ours = {new: state_dict[key] for key, new in explanation.used.items()}
+    model = copy.deepcopy(_build(name, _num_classes(row, ours)))
+    for key in explanation.filled:
+        ours[key] = _fill(model, key)
     model.to_empty(device="cpu")
-    counters = {key: torch.tensor(0) for key in own if key.endswith(_COUNTER)}
-    model.load_state_dict(counters | ours)
+    model.load_state_dict(ours)
     return model.eval()
 
 
-def _build(row: PublicModel, *, num_classes: int) -> nn.Module:
-    """The network on the meta device: no memory, no random numbers drawn."""
+def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network such as `from_state_dict(name, ...)` gives, by their public names:
+    what the project that `name` is from can load. The inverse of `from_state_dict`.
+
+    Raises:
+        ValueError: an unknown name, or a network with other parameters than the public model.
+    """
+    row = _look_up(name)
+    state = model.state_dict()
+    own = _shapes(name, _num_classes(row, state))
+    other = [key for key in (*state, *own) if key not in state or key not in own]
+    other += [key for key in own if key in state and state[key].shape != own[key]]
+    if other:
+        raise ValueError(
+            f"{name}: this network is another one; not in both, or not of one shape: "
+            f"{_first(other)}"
+        )
+    public = {row.layouts[0].theirs(key): value for key, value in state.items()}
+    # Caffe2 has no counters; every other parameter of a public model has a public name.
+    return {key: value for key, value in public.items() if key is not None}
+
+
+def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
+    """What `from_state_dict` makes of each key.
+
+    Raises:
+        ValueError: as `from_state_dict`.
+    """
+    _look_up(name)
+    explanation, problem = _match(name, state_dict)
+    if problem:
+        raise ValueError(f"{name}: {problem}{_hint(name, state_dict)}")
+    return explanation
+
+
+def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, str | None]:
+    """Where every key goes, and the first thing that does not fit."""
+    row = PUBLIC[name]
+    layout = max(row.layouts, key=lambda one: _share(one, state_dict))
+    ignored = {key: why for key in state_dict if (why := layout.reason_to_ignore(key))}
+    renamed = {key: layout.ours(key) for key in state_dict if key not in ignored}
+    used = {key: new for key, new in renamed.items() if new is not None}
+    ours = {new: state_dict[key] for key, new in used.items()}
+    own = _shapes(name, _num_classes(row, ours))
+    filled = _filled(own, ours, layout)
+    explanation = Explanation(used, ignored, filled)
+
+    unused = [key for key, new in renamed.items() if new not in own]
+    lacking = [key for key in own if key not in ours and key not in filled]
+    if unused or lacking:
+        return explanation, (
+            f"these weights are of another model. In them and not in it: {_first(unused)}. "
+            f"In it and not in them (our names): {_first(lacking)}"
+        )
+    if len(ours) < len(used):
+        repeated = [key for key, new in used.items() if list(used.values()).count(new) > 1]
+        return explanation, f"several keys are one parameter: {_first(repeated)}"
+    misshapen = [
+        f"{key} {tuple(ours[new].shape)}, needs {tuple(own[new])}"
+        for key, new in used.items()
+        if ours[new].shape != own[new]
+    ]
+    return explanation, f"shapes do not fit: {_first(misshapen)}" if misshapen else None
+
+
+def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
+    """What a file may lack: our key -> what it becomes."""
+    filled = {}
+    for key in own:
+        norm, _, end = key.rpartition(".")
+        if key in ours:
+            continue
+        if end == _COUNTER:
+            filled[key] = "0, which decides nothing"
+        elif (
+            layout.frozen_norms
+            and end in ("running_mean", "running_var")
+            and f"{norm}.weight" in ours
+            and not {f"{norm}.running_mean", f"{norm}.running_var"} & ours.keys()
+        ):
+            filled[key] = "0" if end == "running_mean" else "1 - epsilon"
+    return filled
+
+
+def _fill(model: nn.Module, key: str) -> Tensor:
+    """A frozen norm, y = w x + b, is batch norm of mean 0 and variance 1 - epsilon."""
+    norm, _, end = key.rpartition(".")
+    if end == _COUNTER:
+        return torch.tensor(0)
+    layer = model.get_submodule(norm)
+    assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    return torch.full((layer.num_features,), 0.0 if end == "running_mean" else 1 - layer.eps)
+
+
+def _hint(name: str, state_dict: Mapping[str, Tensor]) -> str:
+    """Which public models these weights may be of."""
+    layouts = {one.title: one for row in PUBLIC.values() for one in row.layouts}
+    best = max(layouts.values(), key=lambda one: _share(one, state_dict))
+    share = _share(best, state_dict)
+    if share < 0.5:
+        return ". No known project names its parameters like this"
+    names = [one for one, row in PUBLIC.items() if best in row.layouts]
+    fitting = [one for one in names if share == 1 and _match(one, state_dict)[1] is None]
+    if best in PUBLIC[name].layouts:
+        return f". They fit {', '.join(fitting)}" if fitting else ""
+    return f". These keys are {best.title}'s; try {', '.join(fitting or names)}"
+
+
+def _share(layout: Layout, keys: Collection[str]) -> float:
+    """Which part of the keys has a place in the layout, 0 to 1."""
+    known = sum(layout.ours(k) is not None or bool(layout.reason_to_ignore(k)) for k in keys)
+    return known / max(len(keys), 1)
+
+
+def _num_classes(row: PublicModel, ours: Mapping[str, Tensor]) -> int:
+    bias = ours.get(f"{row.classifier}.bias")
+    return len(bias) if bias is not None and bias.ndim else 1
+
+
+def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in _build(name, num_classes).state_dict().items()}
+
+
+@cache
+def _build(name: str, num_classes: int) -> nn.Module:
+    """The network on the meta device: no memory, no random numbers drawn. To be copied."""
+    row = PUBLIC[name]
     with torch.device("meta"):
         if row.network.startswith("resnet"):  # torchvision's image networks, which no recipe names
-            model = torchvision.models.get_model(row.network, num_classes=num_classes)
+            model: nn.Module = torchvision.models.get_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
         if row.non_local is not None:

@@ -1,12 +1,14 @@
 """Safe reading of checkpoint files: tensors only, never code, and an error that names the cause.
 
 Projects wrap their weights differently: mmaction2 in "state_dict", PySlowFast and pytorchvideo in
-"model_state", torchvision's training script and this project in "model"; DistributedDataParallel
-puts "module." before every key. `read_state_dict` takes all of that off.
+"model_state", torchvision's training script and this project in "model", Caffe2 in "blobs";
+DistributedDataParallel puts "module." before every key, and the TSN and TSM authors' code
+"base_model.", with "new_fc." for the classifier. `read_state_dict` takes all of that off.
 """
 
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,18 +16,44 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-WRAPPERS = ("state_dict", "model_state", "model")
+from videoattn.weights.caffe2 import read_blobs
+
+WRAPPERS = ("state_dict", "model_state", "model", "blobs")
 """Keys under which a checkpoint may hold its weights."""
 
 _LFS_POINTER = b"version https://git-lfs"
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
 _ZIP = b"PK\x03\x04"  # since PyTorch 1.6
-_PICKLE = b"\x80"  # before
+_BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # a number, pickled
+_PICKLE = b"\x80"  # at protocol 2 and later
 _DAMAGED = "{}: the checkpoint is cut short or damaged; fetch it again"
 
 
+class _LeftOut:
+    """Stands for an object of a training log while a file is read: takes anything, does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What training scripts leave beside their weights: mmengine its history of losses, torchvision the
+# words of its command line. Their classes are neither needed nor called.
+_LOG_OBJECTS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "argparse.Namespace",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"numpy.{c}.multiarray.{n}" for c in ("core", "_core") for n in ("_reconstruct", "scalar")),
+)
+
+
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """The weights in a .pth, .pyth, .pt or .safetensors file, on the CPU, without wrappers.
+    """The weights in a .pth, .pyth, .pt, .safetensors or Caffe2 .pkl file, on the CPU, without
+    wrappers.
 
     Raises:
         FileNotFoundError: no such file.
@@ -43,7 +71,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
             raise ValueError(
                 f"{path}: not a whole safetensors file ({error}); fetch it again"
             ) from error
-    return _unwrap(_torch_load(path), path)
+    return _unwrap(_load(path), path)
 
 
 def _check_first_bytes(path: Path) -> None:
@@ -62,20 +90,32 @@ def _check_first_bytes(path: Path) -> None:
         )
 
 
-def _torch_load(path: Path) -> object:
+def _load(path: Path) -> object:
     with path.open("rb") as file:
-        start = file.read(4)
-    if start != _ZIP and not start.startswith(_PICKLE):
-        raise ValueError(
-            f"{path}: not a PyTorch checkpoint; expected .pth, .pyth, .pt or .safetensors"
-        )
+        start = file.read(len(_BEFORE_ZIP))
+    if start.startswith(_ZIP) or _BEFORE_ZIP.startswith(start[:4]):
+        return _torch_load(path)
+    if path.suffix == ".pkl" or start.startswith(_PICKLE):
+        return read_blobs(path)
+    raise ValueError(
+        f"{path}: not a PyTorch checkpoint; expected .pth, .pyth, .pt, .safetensors or .pkl"
+    )
+
+
+def _torch_load(path: Path) -> object:
+    inert: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        (_LeftOut, name) for name in _LOG_OBJECTS
+    ]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
             raise ValueError(
-                f"{path}: holds Python objects beside its tensors, which could run code when "
-                "read; where you trust the file, save its state dict alone with torch.save"
+                f"{path}: holds Python objects beside its tensors ({refused[1]}), which could run "
+                "code when read; where you trust the file, save its state dict alone with "
+                "torch.save"
             ) from error
         raise ValueError(_DAMAGED.format(path)) from error
     # What a zip without its directory, a short file and a pickle cut inside an opcode raise.
@@ -100,7 +140,13 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         found = loaded[inside[0]]
     if all(key.startswith("module.") for key in found):
         found = {key.removeprefix("module."): value for key, value in found.items()}
+    if all(key.startswith(("base_model.", "new_fc.")) for key in found):
+        found = {_without_base_model(key): value for key, value in found.items()}
     return dict(found)
+
+
+def _without_base_model(key: str) -> str:
+    return re.sub(r"^new_fc\.", "fc.", key.removeprefix("base_model."))
 
 
 def _is_state_dict(value: object) -> bool:
