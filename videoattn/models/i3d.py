@@ -1,0 +1,238 @@
+"""Inception-I3D (Carreira & Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics
+Dataset, CVPR 2017, arXiv 1705.07750): Inception-v1 with every kernel inflated, as a table.
+
+Parameters are named as in piergiaj/pytorch-i3d, and the places as in the authors' code; only the
+classifier, a 1x1x1 convolution there, is the linear layer `fc`, as in our other networks. That is
+the same function: the mean over time of a linear layer is the layer of the mean.
+
+Padding is TensorFlow's SAME: an axis of n positions leaves ceil(n / stride), and what it lacks is
+padded with zeros, the larger half behind. How much depends on n, so each pass works it out.
+"""
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videoattn.conv import Conv3d
+from videoattn.types import Logits, Video
+
+PADDINGS = ("same", "fixed")
+WINDOW = (2, 7, 7)
+
+
+class Convolution(NamedTuple):
+    channels: int
+    side: int
+    stride: int = 1
+
+
+class Pool(NamedTuple):
+    """(frames, height, width) of each."""
+
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+
+
+class Branches(NamedTuple):
+    """Channels of a `Mixed` block's units."""
+
+    b0: int
+    b1a: int
+    b1b: int
+    b2a: int
+    b2b: int
+    b3b: int
+
+
+TABLE: dict[str, Convolution | Pool | Branches] = {
+    "Conv3d_1a_7x7": Convolution(64, 7, stride=2),
+    "MaxPool3d_2a_3x3": Pool((1, 3, 3), (1, 2, 2)),
+    "Conv3d_2b_1x1": Convolution(64, 1),
+    "Conv3d_2c_3x3": Convolution(192, 3),
+    "MaxPool3d_3a_3x3": Pool((1, 3, 3), (1, 2, 2)),
+    "Mixed_3b": Branches(64, 96, 128, 16, 32, 32),
+    "Mixed_3c": Branches(128, 128, 192, 32, 96, 64),
+    "MaxPool3d_4a_3x3": Pool((3, 3, 3), (2, 2, 2)),
+    "Mixed_4b": Branches(192, 96, 208, 16, 48, 64),
+    "Mixed_4c": Branches(160, 112, 224, 24, 64, 64),
+    "Mixed_4d": Branches(128, 128, 256, 24, 64, 64),
+    "Mixed_4e": Branches(112, 144, 288, 32, 64, 64),
+    "Mixed_4f": Branches(256, 160, 320, 32, 128, 128),
+    "MaxPool3d_5a_2x2": Pool((2, 2, 2), (2, 2, 2)),
+    "Mixed_5b": Branches(256, 160, 320, 32, 128, 128),
+    "Mixed_5c": Branches(384, 192, 384, 48, 128, 128),
+}
+
+
+class InceptionI3d(nn.Sequential):
+    """(N, 3, T, H, W) -> logits (N, K), of any T, H and W: windows of (2, 7, 7) of the last
+    features are averaged, then their averages. An axis shorter than the window is averaged whole.
+
+    width: channels are this times the table's, rounded to multiples of 16. 1 is the published
+        network, with 12,697,264 parameters at 400 classes.
+    dropout: of the averaged features.
+    padding: "same" is TensorFlow's. "fixed" is that of hassony2/kinetics_i3d_pytorch: in height and
+        width, and in the pools, as much in front as an even size needs, whatever the size is. The
+        two are equal where T is a multiple of 4, and H and W of 16.
+
+    Raises:
+        ValueError: another padding.
+    """
+
+    takes_video = True
+    # Which blocks are a stage: here they lie side by side, not each stage's in a container.
+    block_stages: ClassVar[dict[str, tuple[str, ...]]] = {
+        stage: tuple(name for name in TABLE if name.startswith(stage))
+        for stage in ("Mixed_3", "Mixed_4", "Mixed_5")
+    }
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        padding: str = "same",
+    ) -> None:
+        super().__init__()
+        if padding not in PADDINGS:
+            raise ValueError(f"padding: {padding!r} is not one of {', '.join(PADDINGS)}")
+        fixed, channels = padding == "fixed", 3
+        for name, row in TABLE.items():
+            layer: nn.Module
+            if isinstance(row, Pool):
+                layer = MaxPool(*row, fixed=fixed)
+            elif isinstance(row, Convolution):
+                out_channels = _scaled(row.channels, width)
+                layer = Unit(channels, out_channels, row.side, stride=row.stride, fixed=fixed)
+                channels = out_channels
+            else:
+                layer = Mixed(channels, Branches(*(_scaled(count, width) for count in row)))
+                channels = layer.channels
+            self.add_module(name, layer)
+        self.avgpool = WindowAverage()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Video) -> Logits:
+        logits: Tensor = super().forward(x)
+        return logits
+
+
+class Mixed(nn.Module):
+    """Four branches side by side, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and
+    3x3x3, twice; a 3x3x3 max pool and 1x1x1.
+    """
+
+    def __init__(self, in_channels: int, widths: Branches) -> None:
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3b = widths
+        self.channels = b0 + b1b + b2b + b3b
+        self.b0 = Unit(in_channels, b0, 1)
+        self.b1a = Unit(in_channels, b1a, 1)
+        self.b1b = Unit(b1a, b1b, 3)
+        self.b2a = Unit(in_channels, b2a, 1)
+        self.b2b = Unit(b2a, b2b, 3)
+        self.b3a = MaxPool((3, 3, 3), (1, 1, 1))
+        self.b3b = Unit(in_channels, b3b, 1)
+
+    def forward(self, x: Video) -> Video:
+        branches = (self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x)))
+        return torch.cat(branches, dim=1)
+
+
+class Unit(nn.Module):
+    """Convolution, batch norm, ReLU; -> (N, out_channels, ceil(T/stride), ...)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        side: int,
+        *,
+        stride: int = 1,
+        fixed: bool = False,
+    ) -> None:
+        super().__init__()
+        if stride == 1:  # as many zeros on both sides, whatever the size
+            self.conv3d = Conv3d(in_channels, out_channels, side, padding=side // 2, bias=False)
+        else:
+            self.conv3d = SameConv3d(in_channels, out_channels, side, stride=stride, bias=False)
+            self.conv3d.fixed = fixed
+        self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Video) -> Video:
+        y: Tensor = self.relu(self.bn(self.conv3d(x)))
+        return y
+
+
+class SameConv3d(Conv3d):
+    """A cubic kernel behind SAME padding; with `fixed`, that of even heights and widths."""
+
+    fixed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        side, stride = self.kernel_size[0], self.stride[0]
+        pads = [_same(size, side, stride) for size in x.shape[2:]]
+        if self.fixed:
+            pads[1:] = [_even(side, stride)] * 2
+        return super().forward(_pad(x, pads))
+
+
+class MaxPool(nn.Module):
+    """Max pooling behind SAME padding with zeros, whatever the features; with `fixed`, the front is
+    that of even sizes."""
+
+    def __init__(
+        self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, fixed: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+        self.fixed = fixed
+
+    def forward(self, x: Video) -> Video:
+        pads = []
+        for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True):
+            front, back = _same(size, kernel, stride)
+            start = _even(kernel, stride)[0] if self.fixed else front
+            pads.append((start, front + back - start))
+        return F.max_pool3d(_pad(x, pads), self.kernel, self.stride)
+
+
+class WindowAverage(nn.Module):
+    """(N, C, T, H, W) -> (N, C): the mean over the means of all windows."""
+
+    def forward(self, x: Video) -> Tensor:
+        sizes = zip(WINDOW, x.shape[2:], strict=True)
+        return F.avg_pool3d(x, [min(pair) for pair in sizes], stride=1).mean((2, 3, 4))
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros in front and behind, for ceil(size / stride) outputs; kernel >= stride."""
+    total = (size - 1) // stride * stride + kernel - size
+    return total // 2, total - total // 2
+
+
+def _even(kernel: int, stride: int) -> tuple[int, int]:
+    """`_same` of a size that the stride divides."""
+    return _same(stride, kernel, stride)
+
+
+def _pad(x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
+    """pads: in front and behind, of frames, height and width."""
+    return F.pad(x, [zeros for axis in reversed(pads) for zeros in axis])
+
+
+def _scaled(channels: int, width: float) -> int:
+    unit = math.gcd(channels, 16)  # what reductions, groups and heads of attention divide
+    return max(unit, round(channels * width / unit) * unit)
