@@ -8,7 +8,6 @@ sees them as it sees frames. Parameters keep torchvision's names.
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from videoattn.attention.functional import attend
 from videoattn.attention.insert import VideoView
@@ -21,7 +20,7 @@ SHIFT_PLACES = ("residual", "block")
 class TSN(nn.Module):
     """(N, 3, S, H, W) -> logits (N, K): one image network over S segments, then a consensus.
 
-    backbone: a torchvision ResNet; its classifier is replaced.
+    backbone: a torchvision ResNet, or a network of its parts' names; its classifier is replaced.
     consensus: "mean" or "max" of the segments' logits, or "attention": one learned query weighs the
         segments' features before the classifier. It starts as the mean.
     dropout: before the classifier.
@@ -35,7 +34,7 @@ class TSN(nn.Module):
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: nn.Module,
         *,
         num_classes: int,
         consensus: str = "mean",
@@ -46,11 +45,14 @@ class TSN(nn.Module):
         super().__init__()
         if consensus not in CONSENSUS:
             raise ValueError(f"consensus: {consensus!r} is not one of {', '.join(CONSENSUS)}")
-        features = backbone.fc.in_features
-        self.conv1, self.bn1, self.relu = backbone.conv1, backbone.bn1, backbone.relu
-        self.maxpool, self.avgpool = backbone.maxpool, backbone.avgpool
-        self.layer1, self.layer2 = backbone.layer1, backbone.layer2
-        self.layer3, self.layer4 = backbone.layer3, backbone.layer4
+        part = backbone.get_submodule
+        classifier = part("fc")
+        assert isinstance(classifier, nn.Linear)
+        features = classifier.in_features
+        self.conv1, self.bn1, self.relu = part("conv1"), part("bn1"), part("relu")
+        self.maxpool, self.avgpool = part("maxpool"), part("avgpool")
+        self.layer1, self.layer2 = _stage(backbone, "layer1"), _stage(backbone, "layer2")
+        self.layer3, self.layer4 = _stage(backbone, "layer3"), _stage(backbone, "layer4")
         self.consensus = consensus
         if consensus == "attention":
             self.query = nn.Parameter(torch.zeros(features))
@@ -98,6 +100,12 @@ class TSN(nn.Module):
             features = attend(query, features, features, scale=scale)
         logits = self.fc(self.dropout(features))
         return logits.amax(1) if self.consensus == "max" else logits.mean(1)
+
+
+def _stage(backbone: nn.Module, name: str) -> nn.Sequential:
+    stage = backbone.get_submodule(name)
+    assert isinstance(stage, nn.Sequential)
+    return stage
 
 
 class TemporalShift:
