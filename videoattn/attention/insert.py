@@ -87,8 +87,9 @@ def put_behind(model: nn.Module, place: str, name: str, block: nn.Module) -> str
     if name in module._modules:
         raise ValueError(f"{place!r} has a {name!r} already: one block of a name behind one module")
     module.add_module(name, block)
-    # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
-    module.register_forward_hook(_Through(name))
+    if type(module).forward is not nn.Sequential.forward:  # which runs its new last child by itself
+        # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
+        module.register_forward_hook(_Through(name))
     return f"{place}.{name}"
 
 
@@ -119,7 +120,10 @@ def check_places(model: nn.Module, places: Sequence[str]) -> None:
 def insertion_places(model: nn.Module) -> list[str]:
     """Names of the children that a block can be put behind: what an `nn.Sequential` or an
     `nn.ModuleList` runs one after the other, such as the residual blocks of a stage. Containers of
-    single layers only (a shortcut's convolution and norm) and of other containers are left out."""
+    single layers only (a shortcut's convolution and norm) and of other containers are left out. A
+    network whose blocks do not lie in containers says which they are: see `block_stages`."""
+    if block_stages(model):
+        return [name for blocks in block_stages(model).values() for name in blocks]
     places: list[str] = []
     for path, module in model.named_modules():
         children = dict(module.named_children())
@@ -132,13 +136,25 @@ def insertion_places(model: nn.Module) -> list[str]:
     return places
 
 
+def block_stages(model: nn.Module) -> dict[str, list[str]]:
+    """What the network itself says of its blocks: {"Mixed_3": ["Mixed_3b", "Mixed_3c"], ...}. Empty
+    for one with a container for each stage, where their names tell."""
+    return {stage: list(blocks) for stage, blocks in getattr(model, "block_stages", {}).items()}
+
+
 def output_shapes(model: nn.Module, places: Sequence[str]) -> dict[str, torch.Size]:
     """The output shape of each place for an example input, computed on the meta device."""
     shadow = copy.deepcopy(model).to("meta").eval()
     shapes: dict[str, torch.Size] = {}
 
-    def remember(place: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def remember(place: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim not in (4, 5):
+                gives = tuple(output.shape) if isinstance(output, Tensor) else "no tensor"
+                raise ValueError(
+                    f"{place!r} gives {gives}, not features (N, C, T, H, W) or (N, C, H, W) that "
+                    "attention could work on; choose an earlier place"
+                )
             shapes[place] = output.shape
             if len(shapes) == len(set(places)):
                 raise _Seen
@@ -172,13 +188,21 @@ def branch_ends(model: nn.Module) -> list[str]:
     the addition. A block that has no norm of its own is its own end."""
     ends = []
     for place in insertion_places(model):
+        block = model.get_submodule(place)
+        inside = dict(block.named_modules())
         norms = [
             name
-            for name, child in model.get_submodule(place).named_children()
+            for name, child in block.named_children()
             if isinstance(child, nn.modules.batchnorm._BatchNorm)
         ]
-        ends.append(f"{place}.{norms[-1]}" if norms else place)
+        foreign = [name for name in _FOREIGN_ENDS if name in inside]
+        end = [*norms, *foreign][-1:]  # pytorchvideo's own norm is the shortcut's
+        ends.append(".".join([place, *end]))
     return ends
+
+
+# The last norm where it lies deeper: pytorchvideo's blocks, its mobile ones, torchvision's video.
+_FOREIGN_ENDS = ("branch2.norm_c", "layers.conv_2.kernel.bn", "conv2.1")
 
 
 def _insert_behind(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:

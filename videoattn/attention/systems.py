@@ -21,6 +21,7 @@ from videoattn.attention.cgnl import CompactNonLocal
 from videoattn.attention.cross_layer import CrossLayerNonLocal
 from videoattn.attention.hard_crop import HardCrop
 from videoattn.attention.insert import (
+    block_stages,
     branch_ends,
     check_places,
     insert_attention,
@@ -57,27 +58,37 @@ class System:
 
 
 def blocks_by_stage(model: nn.Module) -> dict[str, list[str]]:
-    """The residual blocks of each stage: {"layer2": ["layer2.0", "layer2.1", ...], ...}."""
-    stages: dict[str, list[str]] = {}
+    """The blocks of each stage: {"layer2": ["layer2.0", "layer2.1", ...], ...}. They are all of a
+    kind: a list of stem, stages and head is no stage. Attention between them is none of them."""
+    stages = block_stages(model)
+    if stages:
+        return stages
     for place in insertion_places(model):
-        stages.setdefault(place.rpartition(".")[0], []).append(place)
-    return stages
+        if not type(model.get_submodule(place)).__module__.startswith("videoattn.attention."):
+            stages.setdefault(place.rpartition(".")[0], []).append(place)
+    return {
+        stage: blocks
+        for stage, blocks in stages.items()
+        if len({type(model.get_submodule(block)) for block in blocks}) == 1
+    }
 
 
 def five_places(model: nn.Module) -> list[str]:
-    """Where the non-local paper's authors put five blocks: behind every second block of the second
-    stage, and three of the third (R101: blocks 6, 13, 20). Depth 18 has room for one in each."""
-    _, second, third, _ = _four_stages(model)
+    """Where the non-local paper's authors put five blocks: behind every second block of the stage
+    at an eighth of the frame's height, and three at a sixteenth (R101: blocks 6, 13, 20). Where the
+    former is short, one there and every second of the latter: one at depth 18, two in Inception."""
+    second, third = _stages(model)[-3:-1]
     if len(second) < 4:
-        return [second[-1], third[-1]]
+        return [second[-1], *third[1::2]]
     step = len(third) // 3
     chosen = [6, 13, 20] if len(third) == 23 else [step - 1, 2 * step - 1, 3 * step - 1]
     return [second[1], second[3], *(third[index] for index in chosen)]
 
 
-def _four_stages(model: nn.Module) -> list[list[str]]:
+def _stages(model: nn.Module) -> list[list[str]]:
+    """The blocks of the four stages of a ResNet, or of those that the network itself names."""
     stages = list(blocks_by_stage(model).values())
-    if len(stages) != 4:
+    if len(stages) != 4 and not block_stages(model):
         raise ValueError(
             f"{type(model).__name__} does not have the four stages of a ResNet, so this system has "
             f"no default place in it; name some in model.attention.after: "
@@ -86,9 +97,11 @@ def _four_stages(model: nn.Module) -> list[list[str]]:
     return stages
 
 
-def _last_stages(model: nn.Module, count: int) -> list[str]:
-    _four_stages(model)
-    return list(blocks_by_stage(model))[-count:]
+def _stage_outputs(model: nn.Module, count: int) -> list[str]:
+    """The modules that put out the last stages' features: the stages themselves, or their last
+    blocks where these lie side by side."""
+    ends = [blocks[-1] for blocks in _stages(model)]
+    return (ends if block_stages(model) else list(blocks_by_stage(model)))[-count:]
 
 
 def behind_blocks(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
@@ -99,7 +112,7 @@ def behind_blocks(model: nn.Module, make: Make, after: Sequence[str], name: str)
 
 def behind_stages(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """Behind the last blocks of the last two stages, or the modules named."""
-    places = after or [blocks[-1] for blocks in _four_stages(model)[-2:]]
+    places = after or [blocks[-1] for blocks in _stages(model)[-2:]]
     insert_attention(model, make, places, name=name)
     return model
 
@@ -108,21 +121,28 @@ def on_branches(model: nn.Module, make: Make, after: Sequence[str], name: str) -
     """On the residual branch after its last norm, before the addition: in every block, or in the
     blocks (or behind the modules) named."""
     ends = dict(zip(insertion_places(model), branch_ends(model), strict=True))
-    places = [ends.get(place, place) for place in after] if after else list(ends.values())
+    blocks = [block for stage in blocks_by_stage(model).values() for block in stage]
+    places = [ends.get(place, place) for place in after or blocks or ends]
     insert_attention(model, make, places, name=name)
     return model
 
 
 def in_place_of_3x3(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
-    """In place of the 3x3 convolutions of the last two stages, or of the stages named."""
-    replace_convolutions(model, make, after or _last_stages(model, 2))
+    """In place of the 3x3 convolutions of the last two stages, or of the stages or blocks named."""
+    places = after or [block for stage in _stages(model)[-2:] for block in stage]
+    replace_convolutions(model, make, places)
     return model
 
 
 def around_stages(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """Around the second and third stage, or the stages named. `make(channels, grid=...)` is told
     how wide a stage's features are for 224 x 224 input."""
-    stages = after or _last_stages(model, 3)[:2]
+    if block_stages(model):
+        raise ValueError(
+            f"{name} goes around a stage whose blocks are all of one width, and those of "
+            f"{type(model).__name__} widen from block to block; choose a ResNet, or another system"
+        )
+    stages = after or _stage_outputs(model, 3)[:2]
     check_places(model, stages)
     for stage, shape in output_shapes(model, stages).items():
         mask_stages(model, partial(make, grid=min(shape[-2:])), [stage], name=name)
@@ -131,14 +151,14 @@ def around_stages(model: nn.Module, make: Make, after: Sequence[str], name: str)
 
 def as_head(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """In place of the classifier, over the outputs of the last three stages or those named."""
-    replace_head(model, make, after or _last_stages(model, 3))
+    replace_head(model, make, after or _stage_outputs(model, 3))
     return model
 
 
 def across_layers(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """Behind the last place named, with the others as its sources. By default the block before the
     last one asks the five places of the non-local paper."""
-    places = list(after) or [*five_places(model), _four_stages(model)[3][-2]]
+    places = list(after) or [*five_places(model), _stages(model)[-1][-2]]
     if len(places) < 2:
         raise ValueError(f"after: got {places}; need one or more sources and, last, the query")
     check_places(model, places)
@@ -149,7 +169,7 @@ def across_layers(model: nn.Module, make: Make, after: Sequence[str], name: str)
 def as_two_branches(model: nn.Module, make: Make, after: Sequence[str], name: str) -> nn.Module:
     """The model and a copy of it, which sees a crop: where is told by the output of the last stage,
     or of the one place named."""
-    places = after or _last_stages(model, 1)
+    places = after or _stage_outputs(model, 1)
     if len(places) > 1:
         raise ValueError(
             f"after: got {list(places)}; {name} finds its region on one place's output"

@@ -7,6 +7,8 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from videoattn.models.foreign import FOREIGN
+from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
 from videoattn.names import check_options, lookup
@@ -23,11 +25,6 @@ def _tsn(
     )  # fmt: skip
 
 
-def _r3d_18(*, num_classes: int) -> nn.Module:
-    model: nn.Module = torchvision.models.video.r3d_18(weights=None, num_classes=num_classes)
-    return model
-
-
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{
         f"{kind}_r{depth}": partial(ResNet3d, kind, depth=depth)
@@ -35,7 +32,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         for depth in BLOCKS
     },
     **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
-    "r3d_18": _r3d_18,
+    "inception_i3d": InceptionI3d,
+    **FOREIGN,
 }
 
 
