@@ -22,7 +22,6 @@ from videoattn.config import (
 from videoattn.conv import Conv3d
 from videoattn.engine.step import Optimisation
 from videoattn.models.tsn import TSN
-from videoattn.weights.public import PUBLIC
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -164,29 +163,6 @@ def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path
         ValueError, match=r"no auxiliary loss 'diversity'; attention null has none \(systems with"
     ):
         made(None, {"diversity": 1.0})
-
-
-def test_initial_weights_from_a_file_of_image_weights(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    images = torchvision.models.resnet18(num_classes=7)
-    path = tmp_path / "resnet18.pth"
-    torch.save(images.state_dict(), path)
-    attention = AttentionConfig(name="non_local", after=("layer2.1",))
-    for name, inflated in (("i3d_r18", True), ("tsn_r18", False)):
-        model = make_model(ModelConfig(name=name, attention=attention), 3)
-        (note,) = build.load_initial_weights(model, f"torchvision/resnet18:{path}")
-        assert "starts without" in note
-        assert "fc.weight" in note
-        assert "non_local" in note
-        got, expected = model.layer1[0].conv1.weight, images.layer1[0].conv1.weight
-        torch.testing.assert_close(got.sum(2) if inflated else got, expected)
-
-
-def test_initial_weights_that_do_not_exist() -> None:
-    model = make_model(ModelConfig(name="tsn_r18"), 3)
-    with pytest.raises(ValueError, match=r"model.weights: 'nowhere' is no run, no checkpoint, and"):
-        build.load_initial_weights(model, "nowhere")
-    assert "torchvision/resnet50" in PUBLIC
 
 
 def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:

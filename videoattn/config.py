@@ -26,19 +26,31 @@ class DataConfig:
 
     root: str = MISSING
     """The data set's folder; there is no default: data.root=..."""
-    layout: Literal["folders", "ucf101", "list"] = "folders"
-    """folders: root/<split>/<class>/*; ucf101: official list files; list: `path label` lines."""
+    layout: Literal[
+        "folders", "list", "frames", "kinetics", "ucf101", "hmdb51", "something", "jester"
+    ] = "folders"
+    """folders: root/<split>/<class>/*. list: lines of a path and a label. frames: lines of a folder
+    of pictures, their number and a label. The others: the data set's own files (data/README.md)."""
     train_split: str = "train"
     test_split: str = "test"
-    """folders: the split folders. list: the list files, relative to root."""
+    """folders: the split folders. list, frames: the list files, relative to root. kinetics,
+    something, jester: the names of the release's lists, such as train and val or validation."""
     ucf101_split: int = 1
-    """ucf101: which of the three official splits."""
+    """ucf101, hmdb51: which of the three official splits."""
     class_list: str | None = None
-    """list: a file with one class name a line; without it classes are numbers."""
+    """folders, list, frames, kinetics: a file with one class name a line. Without it the classes
+    are those of the training part, in alphabetical order; in lists they are numbers."""
+    columns: Literal["path label", "path frames label", "path label ..."] = "path label"
+    """list: what a line says. Labels after the first are left out where columns end in dots."""
+    separator: str = " "
+    """list, frames: what is between the columns; a blank stands for any blanks and tabs."""
+    frame_template: str = "img_{:05d}.jpg"
+    """frames: the pictures' names, numbered from 1."""
     num_workers: int = 2
     """Loader processes; 0 decodes in the training process. The samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"
-    """Training on a video that cannot be decoded. Evaluation counts it as failed either way."""
+    """Training on a video that cannot be decoded: evaluation counts it as failed either way. And
+    listed videos that are missing: raise stops before training; skip leaves them out of it."""
     max_failures: int = 100
     """Training stops when more videos than this were skipped."""
 
@@ -121,8 +133,11 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network's constructor, such as width or dropout."""
     weights: str | None = None
-    """A run, a checkpoint of ours, a public name with a file (pyslowfast/I3D_8x8_R50:FILE), or
-    torchvision/resnet50, whose 2-D weights are inflated."""
+    """A run, a folder or checkpoint of ours, a public name with a file (pyslowfast/I3D_8x8_R50:FILE), or
+    torchvision/resnet50, whose 2-D weights are inflated. Classifiers and attention blocks that the
+    weights lack start fresh."""
+    inflate: Literal["mean", "centre"] = "mean"
+    """2-D weights over time: repeated and divided by the frames, or in the centre frame alone."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
 
 

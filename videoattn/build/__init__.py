@@ -11,7 +11,8 @@ from videoattn.build.data import (
     test_frames,
     test_transform,
 )
-from videoattn.build.models import load_initial_weights, make_model
+from videoattn.build.initial import load_initial_weights
+from videoattn.build.models import make_model
 from videoattn.build.training import make_optimisation, make_optimizer, make_precision
 
 __all__ = [

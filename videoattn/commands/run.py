@@ -11,7 +11,7 @@ from torch import nn
 from videoattn.build import make_model
 from videoattn.config import Config, from_dict
 from videoattn.engine import checkpoint
-from videoattn.engine.train import LAST
+from videoattn.engine.checkpoint import About
 
 RUNS = Path("runs")
 out = Console(highlight=False, soft_wrap=True)
@@ -27,30 +27,44 @@ class LoadedRun:
     config: Config
     class_names: tuple[str, ...]
     model: nn.Module
+    about: About
+    """As it was stored, without overrides."""
 
 
 def load_run(path: str | Path, device: torch.device, overrides: Sequence[str] = ()) -> LoadedRun:
-    """From a run's folder (its last checkpoint), or from a .pt or .safetensors file in one.
+    """From a run's folder (its last checkpoint), a shared one (model.safetensors and config.json),
+    or a .pt or .safetensors file in one. None of them can run code.
 
     overrides: `key=value` words that change the checkpoint's config, such as data.root=...
 
     Raises:
-        ValueError: no such run, or a file that is not a checkpoint of ours.
+        ValueError: no such run, a file that is not a checkpoint of ours, weights of another model.
     """
-    path = Path(path)
-    file = path / LAST if path.is_dir() else path
-    if not file.exists():
-        raise ValueError(
-            f"{path} is neither a run's folder with a {LAST} nor a checkpoint; "
-            "videoattn train writes one to runs/<name>"
-        )
-    if file.suffix == ".safetensors":
-        state, about = checkpoint.load_weights(file)
-    else:
-        payload = checkpoint.load(file)
-        state, about = payload["model"], payload
+    file, state, about = checkpoint.read(Path(path))
     config = from_dict(about["config"], overrides)
     class_names = tuple(about["class_names"])
     model = make_model(config.model, len(class_names))
     checkpoint.restore(model, state, path=file)
-    return LoadedRun(file.parent, file, config, class_names, model.to(device).eval())
+    return LoadedRun(file.parent, file, config, class_names, model.to(device).eval(), about)
+
+
+def load(path: str | Path, device: str = "cpu") -> nn.Module:
+    """The network of a run or of a shared folder, or of a checkpoint file in one: in eval mode,
+    (N, 3, T, H, W) -> logits (N, K).
+
+    Two attributes say how to use it. `class_names` has the K names. `config` is the recipe:
+    `config.clip` has T (num_frames), H and W (height, width), and the mean and std by which RGB in
+    0 - 1 is normalised.
+
+    Raises:
+        ValueError: as `load_run`.
+    """
+    loaded = load_run(path, torch.device(device))
+    vars(loaded.model).update(class_names=loaded.class_names, config=loaded.config)
+    return loaded.model
+
+
+def check_free(path: Path) -> None:
+    """Raises: ValueError where there is something already."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists already; choose another name, or remove it")

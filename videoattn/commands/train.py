@@ -24,11 +24,11 @@ from videoattn.commands.run import RUNS, out
 from videoattn.config import Config, dump, from_dict, load, to_dict
 from videoattn.data.annotations import Samples
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import About, Payload
+from videoattn.engine.checkpoint import LAST, About, Payload
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
-from videoattn.engine.train import LAST, Fitted, Run, Validation, fit
+from videoattn.engine.train import Fitted, Run, Validation, fit
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
         model = make_model(config.model, len(samples.class_names)).to(place.device)
         notes = []
         if config.model.weights and previous is None:
-            notes += load_initial_weights(model, config.model.weights)
+            notes += load_initial_weights(model, config)
         precision, note = make_precision(config, model, place.device)
         notes += [note] if note else []
         batches = make_loader(config, "train", place, samples)

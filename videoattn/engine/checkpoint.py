@@ -11,14 +11,20 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TypedDict, cast
+from typing import IO, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from videoattn import __version__
+
 FORMAT = "videoattn/1"
+LAST = "checkpoint-last.pt"
+"""The newest checkpoint in a run's folder."""
+WEIGHTS, ABOUT = "model.safetensors", "config.json"
+"""What a folder to share holds: no code, nothing pickled."""
 
 State = dict[str, Tensor]
 
@@ -29,6 +35,8 @@ class About(TypedDict):
     config: dict[str, object]
     class_names: list[str]
     preprocessing: dict[str, object]
+    provenance: NotRequired[dict[str, object]]
+    """Of converted weights: whose they are, their licence."""
 
 
 class Payload(About):
@@ -93,31 +101,59 @@ def save_weights(path: Path, model: State, about: About) -> None:
     _write_whole(path, lambda file: file.write(data))
 
 
+def save_folder(folder: Path, model: State, about: About) -> None:
+    """Writes a folder to share: weights, and a config.json that says what their metadata say."""
+    save_weights(folder / WEIGHTS, model, about)
+    text = json.dumps({"format": FORMAT, "version": __version__, **about}, indent=2) + "\n"
+    _write_whole(folder / ABOUT, lambda file: file.write(text.encode()))
+
+
+def read(path: Path) -> tuple[Path, State, About]:
+    """The file, weights and description in a run's folder (its last checkpoint), in a folder to
+    share, or in a .pt or .safetensors file of ours. A shared folder's config.json may have been
+    edited: what it says counts.
+
+    Raises:
+        CheckpointError: for what is none of these, and for a missing, damaged or foreign file.
+    """
+    weights = path / WEIGHTS
+    if path.is_dir() and not (path / LAST).exists():
+        there = [file.name for file in (weights, path / ABOUT) if file.exists()]
+        if len(there) == 1:
+            raise CheckpointError(
+                f"{path}: has {there[0]} alone; a shared folder holds {WEIGHTS} and {ABOUT}"
+            )
+        if there:
+            return weights, _read_weights(weights)[0], _read_about(path / ABOUT)
+    file = path / LAST if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(
+            f"{path} is neither a run's folder with a {LAST}, nor a shared one with {WEIGHTS} and "
+            f"{ABOUT}, nor a checkpoint; videoattn train writes one to runs/<name>"
+        )
+    if file.suffix == ".safetensors":
+        return file, *load_weights(file)
+    payload = load(file)
+    return file, payload["model"], _about(payload)
+
+
 def load_weights(path: Path, *, class_names: Sequence[str] | None = None) -> tuple[State, About]:
     """Reads what `save_weights` wrote, checked against `class_names` where they are given.
 
     Raises:
         CheckpointError: for a missing, truncated or foreign file, and for other classes.
     """
-    _check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: is truncated or not a safetensors file ({error})"
-        ) from error
-    missing = sorted(({"format"} | set(About.__annotations__)) - set(metadata))
+    state, metadata = _read_weights(path)
+    missing = sorted(({"format"} | About.__required_keys__) - set(metadata))
     if missing:
         raise CheckpointError(
             f"{path}: its metadata lack {', '.join(missing)}, so it was not written by this "
             "package; convert a foreign one with `videoattn convert`"
         )
-    about = {key: json.loads(metadata[key]) for key in About.__annotations__}
+    about = _about({key: json.loads(text) for key, text in metadata.items() if key != "format"})
     if class_names is not None:
         check_classes(path, about["class_names"], class_names)
-    return state, cast(About, about)
+    return state, about
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
@@ -160,6 +196,41 @@ def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> Non
                 f"{path}: class {number} is '{their}', in the data it is '{our}'; "
                 "the classes must be the same, in the same order"
             )
+
+
+def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    _check_exists(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: is truncated or not a safetensors file ({error})"
+        ) from error
+
+
+def _read_about(path: Path) -> About:
+    """What a shared folder's config.json says."""
+    try:
+        about = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is damaged, not JSON ({error}); copy it again") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        got = about.get("format") if isinstance(about, dict) else None
+        raise CheckpointError(f"{path}: is of format {got}, this version reads {FORMAT}")
+    missing = [key for key in sorted(About.__required_keys__) if key not in about]
+    if missing:
+        raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
+    names = about["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path}: its class_names are no list of names, one a class")
+    return _about(about)
+
+
+def _about(values: Mapping[str, object]) -> About:
+    return cast(About, {key: values[key] for key in About.__annotations__ if key in values})
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -247,7 +318,7 @@ def _check_format(path: Path, payload: object) -> None:
         raise CheckpointError(
             f"{path}: is of format {payload['format']}, this version reads {FORMAT}"
         )
-    missing = [key for key in Payload.__annotations__ if key not in payload]
+    missing = [key for key in sorted(Payload.__required_keys__) if key not in payload]
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
 

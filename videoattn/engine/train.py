@@ -13,7 +13,7 @@ from torch import nn
 from videoattn import __version__
 from videoattn.engine import checkpoint
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.checkpoint import About, Payload
+from videoattn.engine.checkpoint import LAST, About, Payload
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.log import Clock, Display, Log, append_failures
@@ -23,7 +23,6 @@ from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
 from videoattn.engine.step import Moment, Optimisation, StepResult, update
 from videoattn.types import Batch, Failure
 
-LAST = "checkpoint-last.pt"
 BEST = "best.safetensors"
 
 

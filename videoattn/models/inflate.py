@@ -34,7 +34,7 @@ def load_inflated(
     method: Method = "mean",
     head: str = "fc.",
 ) -> list[str]:
-    """Load 2-D weights of the same names into a network, inflating where its kernels have time.
+    """Load weights of the same names into a network, inflated where they are 2-D and it is not.
 
     A classifier (names that begin with `head`) of another number of classes is left out. Returns
     the names that the weights did not reach: blocks that were inserted, and such a classifier.
@@ -46,7 +46,7 @@ def load_inflated(
     unknown = [name for name in state_dict if name not in own and not name.startswith(head)]
     if unknown:
         raise ValueError(
-            f"2-D weights: {len(unknown)} names are not in {type(model).__name__}: "
+            f"weights: {len(unknown)} names are not in {type(model).__name__}: "
             f"{', '.join(unknown[:5])}; its own begin with {', '.join(list(own)[:5])}"
         )
     ready: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def load_inflated(
             value = inflate_weight(value, num_frames=own[name].shape[2], method=method)
         if value.shape != own[name].shape:
             raise ValueError(
-                f"2-D weights: {name} has shape {tuple(value.shape)} after inflation, "
+                f"weights: {name} has shape {tuple(value.shape)} after inflation, "
                 f"{type(model).__name__} needs {tuple(own[name].shape)}"
             )
         ready[name] = value
