@@ -80,9 +80,9 @@ class TSN(nn.Module):
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         step = 2 if max(len(stage) for stage in stages) >= 23 else 1
         for stage in stages:
-            for block in stage[::step]:
+            for block in list(stage)[::step]:
                 # A hook, so that parameters keep torchvision's names.
-                where = block.conv1 if place == "residual" else block
+                where = block.get_submodule("conv1") if place == "residual" else block
                 where.register_forward_pre_hook(self._shift)
 
     def _show_segments(self, num_segments: int) -> None:
