@@ -144,7 +144,7 @@ class Mixed(nn.Module):
         self.b3a = MaxPool((3, 3, 3), (1, 1, 1))
         self.b3b = Unit(in_channels, b3b, 1)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         branches = (self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x)))
         return torch.cat(branches, dim=1)
 
@@ -170,7 +170,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         y: Tensor = self.relu(self.bn(self.conv3d(x)))
         return y
 
@@ -200,7 +200,7 @@ class MaxPool(nn.Module):
         self.stride = stride
         self.fixed = fixed
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         pads = []
         for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True):
             front, back = _same(size, kernel, stride)
@@ -213,8 +213,18 @@ class WindowAverage(nn.Module):
     """(N, C, T, H, W) -> (N, C): the mean over the means of all windows."""
 
     def forward(self, x: Video) -> Tensor:
-        sizes = zip(WINDOW, x.shape[2:], strict=True)
-        return F.avg_pool3d(x, [min(pair) for pair in sizes], stride=1).mean((2, 3, 4))
+        for size, extent in zip(reversed(x.shape[2:]), reversed(WINDOW), strict=True):
+            x = (x * _shares(size, extent, x.device)).sum(-1)
+        return x
+
+
+def _shares(size: int, extent: int, device: torch.device) -> Tensor:
+    """(size,): how much each position has of the windows along an axis; they sum to 1. Not by an
+    average pool, whose exported graph would be for one size of clip."""
+    ahead = torch.arange(size, device=device) + 1
+    most = torch.sym_min(extent, torch.sym_max(size - extent + 1, 1))
+    windows = ahead.minimum(ahead.flip(0)).clamp(max=most)
+    return windows / windows.sum()
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -28,13 +28,15 @@ _FIELDS = {
 class Layout:
     """title: whose names, for messages. words: field -> {theirs: ours}. ignored: (pattern of a
     whole key, why it is no part of the network). frozen_norms: a norm without running statistics
-    is an affine layer, as in models that were trained with frozen batch norm."""
+    is an affine layer, as in models that were trained with frozen batch norm. pointwise: our
+    weights of linear layers that are 1x1x1 convolutions there."""
 
     title: str
     rules: Rules
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ignored: Rules = ()
     frozen_norms: bool = False
+    pointwise: tuple[str, ...] = ()
 
     def ours(self, key: str) -> str | None:
         """Our name of a public key; None for a key that this project does not use."""
@@ -57,6 +59,10 @@ class Layout:
                     **{f: self._back.get(f, {}).get(w, w) for f, w in found.items()}
                 )
         return None
+
+    def shape_there(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The public shape of one of our parameters."""
+        return (*shape, 1, 1, 1) if key in self.pointwise else tuple(shape)
 
     def reason_to_ignore(self, key: str) -> str | None:
         """Why a key is no part of the network; None where it should be one."""

@@ -55,6 +55,8 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     row = PUBLIC[name]
     ours = {new: state_dict[key] for key, new in explanation.used.items()}
     model = copy.deepcopy(_build(name, _num_classes(row, ours)))
+    own = model.state_dict()
+    ours = {key: value.reshape(own[key].shape) for key, value in ours.items()}
     for key in explanation.filled:
         ours[key] = _fill(model, key)
     model.to_empty(device="cpu")
@@ -79,7 +81,11 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
             f"{name}: this network is another one; not in both, or not of one shape: "
             f"{_first(other)}"
         )
-    public = {row.layouts[0].theirs(key): value for key, value in state.items()}
+    layout = row.layouts[0]
+    public = {
+        layout.theirs(key): value.reshape(layout.shape_there(key, value.shape))
+        for key, value in state.items()
+    }
     # Caffe2 has no counters; every other parameter of a public model has a public name.
     return {key: value for key, value in public.items() if key is not None}
 
@@ -120,9 +126,9 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
         repeated = [key for key, new in used.items() if list(used.values()).count(new) > 1]
         return explanation, f"several keys are one parameter: {_first(repeated)}"
     misshapen = [
-        f"{key} {tuple(ours[new].shape)}, needs {tuple(own[new])}"
+        f"{key} {tuple(ours[new].shape)}, needs {needed}"
         for key, new in used.items()
-        if ours[new].shape != own[new]
+        if ours[new].shape != (needed := layout.shape_there(new, own[new]))
     ]
     return explanation, f"shapes do not fit: {_first(misshapen)}" if misshapen else None
 
@@ -164,7 +170,10 @@ def _hint(name: str, state_dict: Mapping[str, Tensor]) -> str:
     if share < 0.5:
         return ". No known project names its parameters like this"
     names = [one for one, row in PUBLIC.items() if best in row.layouts]
-    fitting = [one for one in names if share == 1 and _match(one, state_dict)[1] is None]
+    ours = [best.ours(key) or "" for key in state_dict]
+    blocks = {key.split("_non_local")[0] for key in ours if "_non_local" in key}
+    likely = [one for one in names if share == 1 and blocks == set(PUBLIC[one].after)]
+    fitting = [one for one in likely if _match(one, state_dict)[1] is None]
     if best in PUBLIC[name].layouts:
         return f". They fit {', '.join(fitting)}" if fitting else ""
     return f". These keys are {best.title}'s; try {', '.join(fitting or names)}"

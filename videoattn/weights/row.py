@@ -32,10 +32,12 @@ class Preprocessing:
     @property
     def views(self) -> str:
         """As the published accuracy has them: "10 clips x 3 crops"."""
-        if self.sampling == "dense":
-            return f"{self.num_clips} clips x {self.num_crops} crops"
-        frames = self.test_frames or self.num_frames
         crops = f"{self.num_crops} crops" if self.num_crops > 1 else "1 crop"
+        if self.sampling == "dense":
+            clips = f"{self.num_clips} clips" if self.num_clips > 1 else "1 clip"
+            frames_each = f" of {self.test_frames} frames" if self.test_frames else ""
+            return f"{clips}{frames_each} x {crops}"
+        frames = self.test_frames or self.num_frames
         return f"{frames} segments x {crops}" if frames > 1 else crops
 
 
