@@ -133,9 +133,9 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network's constructor, such as width or dropout."""
     weights: str | None = None
-    """A run, a folder or checkpoint of ours, a public name with a file (pyslowfast/I3D_8x8_R50:FILE), or
-    torchvision/resnet50, whose 2-D weights are inflated. Classifiers and attention blocks that the
-    weights lack start fresh."""
+    """A run, a shared folder or a checkpoint of ours, a public name with a file
+    (pyslowfast/I3D_8x8_R50:FILE), or torchvision/resnet50, whose 2-D weights are inflated.
+    Classifiers and attention blocks that the weights lack start fresh."""
     inflate: Literal["mean", "centre"] = "mean"
     """2-D weights over time: repeated and divided by the frames, or in the centre frame alone."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
@@ -160,6 +160,13 @@ class TrainConfig:
     together; equal parts unless given. The schedule starts anew in each."""
     weight_decay: float = 1e-4
     """Not applied to norms and biases."""
+    freeze_backbone_epochs: int = 0
+    """Fine-tuning: of the parameters that model.weights reaches, the backbone, none changes for so
+    many epochs. New ones (a classifier of other classes, attention that the weights lack) do."""
+    freeze_batch_norm: bool = False
+    """Fine-tuning: the backbone's batch norms keep statistics, scale and shift all along."""
+    backbone_lr_scale: float = 1.0
+    """Fine-tuning: the backbone's learning rate, as a share of lr."""
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

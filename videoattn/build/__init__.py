@@ -13,10 +13,17 @@ from videoattn.build.data import (
 )
 from videoattn.build.initial import load_initial_weights
 from videoattn.build.models import make_model
-from videoattn.build.training import make_optimisation, make_optimizer, make_precision
+from videoattn.build.training import (
+    make_fine_tuning,
+    make_optimisation,
+    make_optimizer,
+    make_precision,
+    new_parameters,
+)
 
 __all__ = [
     "load_initial_weights",
+    "make_fine_tuning",
     "make_loader",
     "make_mix",
     "make_model",
@@ -25,6 +32,7 @@ __all__ = [
     "make_precision",
     "make_samples",
     "make_to_video",
+    "new_parameters",
     "test_frames",
     "test_transform",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -15,8 +16,15 @@ from videoattn.models.inflate import load_inflated
 from videoattn.weights import PUBLIC, load_public
 
 
-def load_initial_weights(model: nn.Module, config: Config) -> list[str]:
-    """Starts the model from `model.weights`; returns what to tell the user of what is left fresh.
+class Initial(NamedTuple):
+    """What initial weights did not reach: names of parameters, and how to tell the user."""
+
+    new: list[str]
+    notes: list[str]
+
+
+def load_initial_weights(model: nn.Module, config: Config) -> Initial:
+    """Starts the model from `model.weights`; returns what is left fresh.
 
     They are a run, a shared folder or a checkpoint of ours; `torchvision/resnet50` (downloaded by
     torchvision, or `torchvision/resnet50:FILE`); or another public name with its file, such as
@@ -36,9 +44,11 @@ def load_initial_weights(model: nn.Module, config: Config) -> list[str]:
         networks = {"global_branch.": model.global_branch, "local_branch.": model.local_branch}
     fresh: list[str] = []
     notes: list[str] = []
+    reached: set[str] = set()
     for prefix, network in networks.items():
         head = _classifier(network)
         missing = load_inflated(network, state, method=config.model.inflate, head=f"{head}.")
+        reached |= {prefix + name for name in network.state_dict() if name not in missing}
         for name in _outermost(network, missing):
             if not f"{head}.".startswith(f"{name}."):
                 fresh.append(prefix + name)
@@ -54,7 +64,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> list[str]:
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             notes.append(f"{source} has no {', '.join(names[:5])}{more}: they {how}")
-    return notes
+    return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
 
 
 def _read(source: str) -> dict[str, Tensor]:

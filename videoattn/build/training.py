@@ -1,7 +1,8 @@
 """From a recipe to an optimizer, its schedule and precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,29 +12,89 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.build.data import Mix
 from videoattn.config import Config, TrainConfig
 from videoattn.conv import unsafe_convolutions
+from videoattn.engine.checkpoint import Payload
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.stages import restarting, split_epochs
 from videoattn.engine.step import Optimisation
 
 
-def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed."""
+def make_optimizer(
+    model: nn.Module, config: Config, fine_tuning: FineTuning | None = None
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed; a backbone
+    is fine-tuned at its own rate."""
     train = config.train
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    backbone = fine_tuning.backbone if fine_tuning is not None else frozenset()
+    parts = {"new": 1.0, "backbone": train.backbone_lr_scale} if backbone else {"new": 1.0}
     groups = [
-        {"params": decayed, "weight_decay": train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": [
+                (name, parameter)
+                for name, parameter in model.named_parameters()
+                if (name in backbone) == (part == "backbone") and (parameter.ndim > 1) == decayed
+            ],
+            "weight_decay": train.weight_decay if decayed else 0.0,
+            "lr_scale": scale,
+            "part": part,
+        }
+        for part, scale in parts.items()
+        for decayed in (True, False)
     ]
+    groups = [group for group in groups if group["params"]]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=train.lr)
     return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
 
 
+def make_fine_tuning(
+    config: Config, model: nn.Module, new: Collection[str] | None
+) -> FineTuning | None:
+    """What the recipe does to the parameters that initial weights reached; None for nothing.
+
+    new: names of those that they did not reach; None where there were no such weights.
+
+    Raises:
+        ValueError: a setting for a backbone where there is none; one that is out of range.
+    """
+    train = config.train
+    if not (
+        train.freeze_backbone_epochs or train.freeze_batch_norm or train.backbone_lr_scale != 1.0
+    ):
+        return None
+    if new is None:
+        raise ValueError(
+            "train: freeze_backbone_epochs, freeze_batch_norm and backbone_lr_scale are for "
+            "parameters that model.weights gives, and it gives none; set model.weights, or leave "
+            "them out"
+        )
+    if not 0 <= train.freeze_backbone_epochs <= train.num_epochs:
+        raise ValueError(
+            f"train.freeze_backbone_epochs: {train.freeze_backbone_epochs} is not in 0 to "
+            f"num_epochs, {train.num_epochs}; with all of them only what is new is trained"
+        )
+    if not train.backbone_lr_scale > 0:
+        raise ValueError(
+            f"train.backbone_lr_scale: {train.backbone_lr_scale} is not above 0; to freeze the "
+            "backbone use freeze_backbone_epochs"
+        )
+    return FineTuning(
+        frozenset(name for name, _ in model.named_parameters()) - set(new),
+        frozen_epochs=train.freeze_backbone_epochs,
+        freeze_batch_norm=train.freeze_batch_norm,
+    )
+
+
+def new_parameters(previous: Payload) -> list[str]:
+    """Of a checkpoint: which parameters the weights that its run began with did not reach."""
+    groups: Any = previous["optimizer"]["param_groups"]
+    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
+
+
 def make_optimisation(
     config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
-    num_stages: int = 1,
+    num_stages: int = 1, fine_tuning: FineTuning | None = None,
 ) -> Optimisation:  # fmt: skip
     """steps_per_epoch: updates, after accumulation. num_stages: the model's.
 
@@ -58,6 +119,7 @@ def make_optimisation(
         auxiliary_weights=auxiliary_weights,
         mix=mix,
         stage_epochs=stage_epochs,
+        fine_tuning=fine_tuning,
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from videoattn.build import (
     load_initial_weights,
+    make_fine_tuning,
     make_loader,
     make_mix,
     make_model,
@@ -19,6 +20,7 @@ from videoattn.build import (
     make_precision,
     make_samples,
     make_to_video,
+    new_parameters,
 )
 from videoattn.commands.run import RUNS, out
 from videoattn.config import Config, dump, from_dict, load, to_dict
@@ -26,6 +28,7 @@ from videoattn.data.annotations import Samples
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import LAST, About, Payload
 from videoattn.engine.distributed import Distributed, distributed
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
 from videoattn.engine.train import Fitted, Run, Validation, fit
@@ -53,16 +56,16 @@ def train(
         previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
         torch.manual_seed(config.seed)
         model = make_model(config.model, len(samples.class_names)).to(place.device)
-        notes = []
-        if config.model.weights and previous is None:
-            notes += load_initial_weights(model, config)
+        fine_tuning, notes = _begin(model, config, previous)
         precision, note = make_precision(config, model, place.device)
         notes += [note] if note else []
         batches = make_loader(config, "train", place, samples)
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
         mix = make_mix(config.augment, len(samples.class_names))
         stages = num_stages(model)
-        optimisation = make_optimisation(config, steps_per_epoch, precision, mix, stages)
+        optimisation = make_optimisation(
+            config, steps_per_epoch, precision, mix, stages, fine_tuning
+        )
         if place.is_main:
             dtype = resolve_precision(precision, place.device)
             _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
@@ -77,7 +80,7 @@ def train(
             )
         return fit(
             model,
-            make_optimizer(model, config),
+            make_optimizer(model, config, fine_tuning),
             batches,
             to_video=make_to_video(config.clip, place.device),
             optimisation=optimisation,
@@ -86,6 +89,18 @@ def train(
             distributed=place,
             resume=previous,
         )
+
+
+def _begin(
+    model: nn.Module, config: Config, previous: Payload | None
+) -> tuple[FineTuning | None, list[str]]:
+    """Loads initial weights, where there are some; what is fine-tuned, and what to tell of it."""
+    if config.model.weights is None:
+        return make_fine_tuning(config, model, None), []
+    if previous is not None:  # whose weights follow
+        return make_fine_tuning(config, model, new_parameters(previous)), []
+    new, notes = load_initial_weights(model, config)
+    return make_fine_tuning(config, model, new), notes
 
 
 def _run(config: Config, folder: Path, samples: Samples) -> Run:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.distributed import Distributed
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.metrics import in_top_k
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch
@@ -27,7 +28,7 @@ class Optimisation:
     forward pass; `auxiliary_weights` has a weight for each. `mix` blends the clips of a batch: from
     (videos, labels) to (videos, class shares (n, K)); it may use torch's global random state, which
     is seeded anew at each step. `stage_epochs`: of a network that is trained in stages, the epochs
-    of each; equal parts where it is empty.
+    of each; equal parts where it is empty. `fine_tuning`: what is frozen, and when.
     """
 
     lr_at: Callable[[int], float]
@@ -40,6 +41,7 @@ class Optimisation:
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     stage_epochs: tuple[int, ...] = ()
+    fine_tuning: FineTuning | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "accumulate_steps"):

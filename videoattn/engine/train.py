@@ -87,6 +87,13 @@ class _Training:
     distributed: Distributed
     stage_epochs: tuple[int, ...]
     stage: int | None = None  # from 0; None before the first
+    frozen: bool = False  # whether the backbone is
+
+    def train_mode(self, epoch: int) -> None:
+        """Training mode, less the norms that are frozen."""
+        self.model.train()
+        if self.optimisation.fine_tuning is not None:
+            self.optimisation.fine_tuning.hold(self.model, epoch)
 
     def save(self, progress: Progress) -> None:
         """Every process calls it; the main one writes."""
@@ -187,19 +194,29 @@ def _start(
 
 
 def _in_stage(training: _Training, epoch: int, display: Display) -> _Training:
-    """The training, gone on to the stage of its epoch."""
-    lengths = training.stage_epochs
-    stage = stage_of(epoch, lengths)
-    if stage == training.stage:
+    """The training, gone on to the stage of its epoch, with its backbone frozen or thawed."""
+    model, lengths = training.model, training.stage_epochs
+    stage, tuning = stage_of(epoch, lengths), training.optimisation.fine_tuning
+    frozen = tuning is not None and tuning.is_frozen(epoch)
+    if (stage, frozen) == (training.stage, training.frozen):
         return training
-    if isinstance(training.model, Staged):
-        training.model.set_stage(stage)
+    if isinstance(model, Staged):
+        model.set_stage(stage)
+    elif tuning is not None:
+        tuning.thaw(model)
+    if tuning is not None:
+        tuning.freeze(model, epoch)
+    if stage != training.stage and len(lengths) > 1:
         first = sum(lengths[:stage]) + 1
         display.line(
             f"stage {stage + 1}/{len(lengths)}: epochs {first} to {first + lengths[stage] - 1}"
         )
-    # The wrapper takes note, once, of what has gradients: each stage needs one of its own.
-    return replace(training, stage=stage, wrapped=training.distributed.wrap(training.model))
+    if tuning is not None and frozen != training.frozen:
+        until = f"is frozen up to epoch {tuning.frozen_epochs}" if frozen else "is trained now"
+        display.line(f"epoch {epoch + 1}: the backbone {until}")
+    # The wrapper takes note, once, of what has gradients: each change needs one of its own.
+    wrapped = training.distributed.wrap(model)
+    return replace(training, stage=stage, frozen=frozen, wrapped=wrapped)
 
 
 def _train_epoch(
@@ -207,7 +224,7 @@ def _train_epoch(
 ) -> None:
     run, accumulate = training.run, training.optimisation.accumulate_steps
     num_epochs = training.optimisation.num_epochs
-    training.model.train()
+    training.train_mode(progress.epoch)
     iterator = training.batches.epoch(progress.epoch, skip_batches=progress.step * accumulate)
     while progress.step < progress.steps_per_epoch:
         group, waited = _next(iterator, accumulate, progress)
@@ -261,6 +278,7 @@ def _validate(training: _Training, progress: Progress, *, display: Display, log:
         distributed=training.distributed,
         display=display,
     )
+    training.train_mode(progress.epoch)
     display.line(f"epoch {progress.epoch + 1}  {evaluation.describe()}")
     record = {
         "epoch": progress.epoch + 1,
