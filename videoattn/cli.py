@@ -162,6 +162,16 @@ def list_attention(
     run_list(markdown=markdown)
 
 
+@listing.command("weights")
+def list_weights(
+    markdown: Annotated[bool, typer.Option("--markdown", help="A table.")] = False,
+) -> None:
+    """Every public model: network, published accuracy and its views, licence, where its file is."""
+    from videoattn.commands.list_weights import list_weights as run_list
+
+    run_list(markdown=markdown)
+
+
 bench = typer.Typer(help="Speed, as ratios against a baseline in the same run.")
 app.add_typer(bench, name="bench", no_args_is_help=True)
 

@@ -1,4 +1,5 @@
-"""Public models answer what their own code answered, for the same weights and the same clip."""
+"""Public models answer what their own code answered, for the same weights and the same clip; every
+key of every model has its place, there and back; what does not fit is said."""
 
 import importlib
 import re
@@ -10,23 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference import fill
-from videoattn.weights import PUBLIC, from_state_dict, load_public
-
-_MM_I3D = "mmaction2_i3d_imagenet-pretrained-r50{}_8xb8-32x2x1-100e_kinetics400-rgb"
-RECORDS = {
-    "torchvision/resnet50": "torchvision_resnet50",
-    "pytorchvideo/i3d_r50": "pytorchvideo_i3d_r50",
-    "pytorchvideo/slow_r50": "pytorchvideo_slow_r50",
-    "pyslowfast/C2D_8x8_R50": "pyslowfast_C2D_8x8_R50",
-    "pyslowfast/I3D_8x8_R50": "pyslowfast_I3D_8x8_R50",
-    "pyslowfast/I3D_NLN_8x8_R50": "pyslowfast_I3D_NLN_8x8_R50",
-    "pyslowfast/SLOW_NLN_8x8_R50": "pyslowfast_SLOW_NLN_8x8_R50",
-    "mmaction2/tsn_r50": ("mmaction2_tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb"),
-    "mmaction2/tsm_r50": "mmaction2_tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb",
-    "mmaction2/i3d_r50": _MM_I3D.format(""),
-    "mmaction2/i3d_r50_nl_embedded_gaussian": _MM_I3D.format("-nl-embedded-gaussian"),
-    "mmaction2/i3d_r50_nl_dot_product": _MM_I3D.format("-nl-dot-product"),
-}
+from tests.weights.public_states import DERIVED, RECORDS, derived, recorded, state
+from videoattn.weights import PUBLIC, explain, from_state_dict, load_public, to_public
 
 
 def _our_layout(name: str, clip: Tensor) -> Tensor:
@@ -37,10 +23,15 @@ def _our_layout(name: str, clip: Tensor) -> Tensor:
     return clip
 
 
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_logits_are_those_of_the_public_code(name: str) -> None:
     record = fill.read("models", RECORDS[name])
-    model = from_state_dict(name, fill.state_dict(record))
+    theirs = fill.state_dict(record)
+    model = from_state_dict(name, theirs)
     assert not model.training
     assert sum(p.numel() for p in model.parameters()) == record["n_params"]
     with torch.inference_mode():
@@ -50,67 +41,39 @@ def test_logits_are_those_of_the_public_code(name: str) -> None:
     expected = torch.tensor(record["output"])
     error = (logits[: len(expected)] - expected).abs().max() / record["output_std"]
     assert error < 1e-4
+    assert _same(to_public(name, model), theirs)
 
 
-def _without_non_local(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    return {k: v for k, v in shapes.items() if "nonlocal" not in k and "non_local" not in k}
+@pytest.mark.parametrize("name", DERIVED)
+def test_every_key_of_a_model_without_a_record_has_its_place(name: str) -> None:
+    theirs = state(derived(name))
+    model = from_state_dict(name, theirs)
+    assert sum(p.numel() for p in model.parameters()) == DERIVED[name]
+    explanation = explain(name, theirs)
+    assert explanation.used.keys() == theirs.keys()
+    assert not explanation.ignored
+    assert _same(to_public(name, model), theirs)
 
 
-def _slow_kernels(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    """mmaction2's I3D keys with SlowOnly's temporal kernels, non-local blocks one place earlier."""
-    slow = {}
-    for key, shape in shapes.items():
-        if "non_local" in key:
-            before, number, rest = re.split(r"\.(\d)(?=\.non_local)", key)
-            key = f"{before}.{int(number) - 1}{rest}"
-        elif key.endswith("conv1.conv.weight"):
-            frames = 3 if ".layer3." in key or ".layer4." in key else 1
-            shape = [*shape[:2], frames, *shape[3:]]
-        slow[key] = shape
-    return slow
-
-
-def _derived(name: str) -> tuple[dict[str, list[int]], int]:
-    """Keys and shapes of a public model without a record, and its published parameter count."""
-    mm_nl = fill.read("models", RECORDS["mmaction2/i3d_r50_nl_embedded_gaussian"])["keys"]
-    match name:
-        case "pyslowfast/SLOW_8x8_R50":
-            slow_nl = fill.read("models", RECORDS["pyslowfast/SLOW_NLN_8x8_R50"])["keys"]
-            return _without_non_local(slow_nl), 32_454_096
-        case "mmaction2/i3d_r50_nl_gaussian":  # neither theta nor phi, and full channels in
-            return {k: v for k, v in mm_nl.items() if not re.search("theta|phi", k)}, 31_723_728
-        case "mmaction2/slowonly_r50":
-            return _slow_kernels(_without_non_local(mm_nl)), 32_454_096
-        case _:
-            return _slow_kernels(mm_nl), 39_808_464
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pyslowfast/SLOW_8x8_R50",
-        "mmaction2/i3d_r50_nl_gaussian",
-        "mmaction2/slowonly_r50",
-        "mmaction2/slowonly_r50_nl_embedded_gaussian",
-    ],
-)
-def test_every_key_of_a_model_without_a_record_is_consumed(name: str) -> None:
-    shapes, num_parameters = _derived(name)
-    model = from_state_dict(name, {key: torch.zeros(shape) for key, shape in shapes.items()})
-    assert sum(p.numel() for p in model.parameters()) == num_parameters
+def test_every_row_is_tested_here() -> None:
+    torchvision_s = {f"torchvision/resnet{depth}" for depth in (18, 34, 101)}
+    foreign = {"piergiaj/i3d_rgb", "hassony2/i3d_rgb"}  # in a file of their own
+    assert set(PUBLIC) - foreign == RECORDS.keys() | DERIVED.keys() | torchvision_s
 
 
 @pytest.mark.parametrize("depth", [18, 34, 101])
 def test_torchvision_s_own_weights(depth: int) -> None:
-    theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=5).eval()
-    model = from_state_dict(f"torchvision/resnet{depth}", theirs.state_dict())
-    x = torch.randn(1, 3, 32, 32)
-    with torch.inference_mode():
-        assert torch.equal(model(x), theirs(x))
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=5).state_dict()
+    theirs = state({key: list(value.shape) for key, value in theirs.items()})
+    model = from_state_dict(f"torchvision/resnet{depth}", theirs)
+    assert type(model) is torchvision.models.ResNet
+    assert _same(model.state_dict(), theirs)
+    assert _same(to_public(f"torchvision/resnet{depth}", model), theirs)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize("name", ["i3d_r50", "c2d_r50"])
+@pytest.mark.parametrize("name", ["i3d_r50", "c2d_r50", "slow_r50"])
 def test_pytorchvideo_s_own_network(name: str) -> None:
     pytest.importorskip("pytorchvideo", reason="install videoattn[pytorchvideo]")
     hub = importlib.import_module("pytorchvideo.models.hub")
@@ -125,6 +88,21 @@ def test_pytorchvideo_s_own_network(name: str) -> None:
         expected = theirs(x)
         error = (model(x) - expected).abs().max() / expected.std()
     assert error < 1e-4
+    theirs.load_state_dict(to_public(f"pytorchvideo/{name}", model))  # strict: all its keys
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n.startswith("nonlocal/")])
+def test_the_authors_stems_leave_the_places_that_they_had(name: str) -> None:
+    """55 x 55 behind a pool without border, and the same 4 x 7 x 7 for 8 frames and for 32."""
+    model = from_state_dict(name, state(derived(name))).to("meta")
+    seen = {}
+    for layer in ("maxpool", "layer4"):
+        model.get_submodule(layer).register_forward_hook(
+            lambda module, inputs, y, layer=layer: seen.update({layer: tuple(y.shape[2:])})
+        )
+    num_frames = PUBLIC[name].preprocessing.num_frames
+    model(torch.empty(1, 3, num_frames, 224, 224, device="meta"))
+    assert seen == {"maxpool": (8, 55, 55), "layer4": (4, 7, 7)}
 
 
 def _small() -> dict[str, Tensor]:
@@ -133,62 +111,118 @@ def _small() -> dict[str, Tensor]:
 
 
 def test_load_public_reads_a_wrapped_file(tmp_path: Path) -> None:
-    state = _small()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "a.pth")
+    weights = _small()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "a.pth")
     model = load_public("torchvision/resnet18", tmp_path / "a.pth")
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert _same(model.state_dict(), weights)
 
 
 def test_the_network_owns_its_weights() -> None:
-    state = _small()
-    model = from_state_dict("torchvision/resnet18", state)
+    weights = _small()
+    model = from_state_dict("torchvision/resnet18", weights)
     with torch.no_grad():
         model.conv1.weight.zero_()
-    assert state["conv1.weight"].abs().sum() > 0
+    assert weights["conv1.weight"].abs().sum() > 0
+    again = from_state_dict("torchvision/resnet18", weights)
+    assert _same(again.state_dict(), weights)
 
 
 def test_counters_of_batches_may_be_absent() -> None:
-    state = {k: v for k, v in _small().items() if "num_batches" not in k}
-    model = from_state_dict("torchvision/resnet18", state)
+    weights = {k: v for k, v in _small().items() if "num_batches" not in k}
+    model = from_state_dict("torchvision/resnet18", weights)
     assert model.bn1.num_batches_tracked == 0
+    filled = explain("torchvision/resnet18", weights).filled
+    assert filled["bn1.num_batches_tracked"] == "0, which decides nothing"
+    assert len(filled) == 20
 
 
 def test_weights_of_another_model_show_five_keys_of_each_side() -> None:
-    state = _small()
+    weights = _small()
     extra = {f"neck.{i}.weight": torch.zeros(1) for i in range(6)}
-    left = {k: v for k, v in state.items() if not k.startswith(("layer4.0.", "fc."))}
+    left = {k: v for k, v in weights.items() if not k.startswith(("layer4.0.", "fc."))}
     message = (
         "torchvision/resnet18: these weights are of another model. In them and not in it: "
         "neck.0.weight, neck.1.weight, neck.2.weight, neck.3.weight, neck.4.weight and 1 more. "
         "In it and not in them (our names): layer4.0.conv1.weight, layer4.0.bn1.weight, "
         "layer4.0.bn1.bias, layer4.0.bn1.running_mean, layer4.0.bn1.running_var and 12 more"
     )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
         from_state_dict("torchvision/resnet18", left | extra)
 
 
+@pytest.mark.parametrize(
+    ("of", "named", "message"),
+    [
+        ("pyslowfast/I3D_8x8_R50", "mmaction2/i3d_r50",
+         r"These keys are PySlowFast's; try pyslowfast/I3D_8x8_R50$"),
+        ("mmaction2/tsm_r50", "mmaction2/tsn_r50",
+         r"These keys are mmaction2 \(TSM\)'s; try mmaction2/tsm_r50$"),
+        ("pytorchvideo/slow_r50", "pytorchvideo/i3d_r50",
+         r"These keys are pytorchvideo \(Slow\)'s; try pytorchvideo/slow_r50$"),
+        ("pyslowfast/C2D_8x8_R50", "pyslowfast/I3D_8x8_R50",
+         r"shapes do not fit: s1\.pathway0_stem\.conv\.weight \(64, 3, 1, 7, 7\), needs "
+         r"\(64, 3, 5, 7, 7\).*\. They fit pyslowfast/C2D_8x8_R50$"),
+        ("mmaction2/i3d_r50_nl_dot_product", "mmaction2/i3d_r50",
+         r"In them and not in it: backbone\.layer2\.1\.non_local_block.*\. They fit "
+         r"mmaction2/i3d_r50_nl_embedded_gaussian, mmaction2/i3d_r50_nl_dot_product$"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_told_the_right_one(of: str, named: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}: .*{message}"):
+        from_state_dict(named, state(recorded(of)))
+
+
+def test_fine_tuned_files_are_told_the_right_name_too() -> None:
+    shapes = recorded("pyslowfast/I3D_8x8_R50")
+    shapes |= {"head.projection.weight": [11, 2048], "head.projection.bias": [11]}
+    with pytest.raises(ValueError, match=r"These keys are PySlowFast's; try pyslowfast/I3D_8x8_R5"):
+        from_state_dict("pytorchvideo/i3d_r50", state(shapes))
+
+
+def test_weights_of_two_pathways_are_told_whose_they_may_be() -> None:
+    """No public name fits: those with the layout are listed."""
+    shapes = recorded("pyslowfast/I3D_8x8_R50")
+    shapes |= {"s1_fuse.conv_f2s.weight": [64, 8, 5, 1, 1]}
+    message = r"These keys are PySlowFast's; try pyslowfast/C2D_8x8_R50, pyslowfast/I3D_8x8_R50, "
+    with pytest.raises(ValueError, match=message):
+        from_state_dict("mmaction2/i3d_r50", state(shapes))
+
+
+def test_keys_that_nobody_knows() -> None:
+    weights = {f"encoder.{i}.w": torch.zeros(1) for i in range(3)}
+    with pytest.raises(ValueError, match="No known project names its parameters like this"):
+        from_state_dict("torchvision/resnet18", weights)
+
+
 def test_shapes_that_do_not_fit_are_shown() -> None:
-    state = _small() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
-    with pytest.raises(ValueError, match=r"conv1.weight \(64, 3, 3, 3\), needs \(64, 3, 7, 7\)"):
-        from_state_dict("torchvision/resnet18", state)
+    weights = _small() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
+    with pytest.raises(ValueError, match=r"conv1.weight \(64, 3, 3, 3\), needs \(64, 3, 7, 7\)$"):
+        from_state_dict("torchvision/resnet18", weights)
 
 
 def test_two_keys_for_one_parameter_are_refused() -> None:
-    shapes, _ = _derived("mmaction2/slowonly_r50_nl_embedded_gaussian")
-    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
-    state["backbone.layer2.0.non_local_block.g.conv.bias"] = torch.zeros(256)
+    weights = state(derived("mmaction2/slowonly_r50_nl_embedded_gaussian"))
+    weights["backbone.layer2.0.non_local_block.g.conv.bias"] = torch.zeros(256)
     with pytest.raises(ValueError, match=r"several keys are one parameter: .*g\.0\.conv\.bias"):
-        from_state_dict("mmaction2/slowonly_r50_nl_embedded_gaussian", state)
+        from_state_dict("mmaction2/slowonly_r50_nl_embedded_gaussian", weights)
 
 
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:
     message = "'torchvision/resnet19' is not a public model .did you mean 'torchvision/resnet1"
     with pytest.raises(ValueError, match=message):
         load_public("torchvision/resnet19", "absent.pth")
+    with pytest.raises(ValueError, match="is not a public model"):
+        explain("slow", {})
 
 
-def test_every_row_is_tested_here() -> None:
-    tested = {*RECORDS, "pytorchvideo/c2d_r50", "pyslowfast/SLOW_8x8_R50"}
-    tested |= {f"torchvision/resnet{depth}" for depth in (18, 34, 101)}
-    tested |= {f"mmaction2/{n}" for n in ("slowonly_r50", "i3d_r50_nl_gaussian")}
-    assert set(PUBLIC) == tested | {"mmaction2/slowonly_r50_nl_embedded_gaussian"}
+def test_another_network_is_not_written_as_a_public_model() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    message = (
+        "torchvision/resnet34: this network is another one; not in both, or not of one shape: "
+        "layer1.2.conv1.weight, layer1.2.bn1.weight, "
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        to_public("torchvision/resnet34", model)
+    model.conv1 = nn.Conv2d(3, 64, 3, bias=False)
+    with pytest.raises(ValueError, match=r"another one; .* one shape: conv1\.weight$"):
+        to_public("torchvision/resnet18", model)

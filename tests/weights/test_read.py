@@ -1,8 +1,12 @@
 """Wrappers come off; every way that a download goes wrong has its own message."""
 
+import argparse
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,10 +29,45 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
         {"epoch": 7, "model_state": WEIGHTS, "cfg": "MODEL: x"},
         {"model": WEIGHTS, "epoch": 1, "optimizer": {}},
         {"epoch": 1, "state_dict": {f"module.{key}": value for key, value in WEIGHTS.items()}},
+        {
+            "arch": "resnet50",
+            "state_dict": {
+                "module.base_model.conv1.weight": WEIGHTS["conv1.weight"],
+                "module.new_fc.bias": WEIGHTS["fc.bias"],
+            },
+            "best_prec1": torch.tensor(70.0),
+        },
+        {"model": WEIGHTS, "epoch": 1, "args": argparse.Namespace(model="r3d_18", lr=0.01)},
     ],
+    ids=["none", "mmaction2", "pyslowfast", "ours", "parallel", "tsn", "torchvision"],
 )
 def test_known_wrappers_come_off(tmp_path: Path, wrapped: dict[str, object]) -> None:
     torch.save(wrapped, tmp_path / "a.pth")
+    assert _same(read_state_dict(tmp_path / "a.pth"), WEIGHTS)
+
+
+def test_a_training_log_beside_the_weights_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmengine's, of objects with arrays and bound methods; its class is not even looked for."""
+    module = ModuleType("mmengine.logging.history_buffer")
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self.log = np.array([2.5, 1.5])
+            self.statistics = {"mean": self.mean}
+
+        def mean(self) -> float:
+            return float(self.log.mean())
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for package in ("mmengine", "mmengine.logging"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    log = {"log_scalars": {"loss": HistoryBuffer()}, "best": np.float64(0.5)}
+    torch.save({"state_dict": WEIGHTS, "message_hub": log}, tmp_path / "a.pth")
+    monkeypatch.undo()
     assert _same(read_state_dict(tmp_path / "a.pth"), WEIGHTS)
 
 
@@ -80,13 +119,14 @@ def test_a_truncated_safetensors(tmp_path: Path) -> None:
 
 def test_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": WEIGHTS, "meta": Path("x")}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"holds Python objects .* could run code"):
+    message = r"holds Python objects beside its tensors \(pathlib\S*\), which could run code"
+    with pytest.raises(ValueError, match=message):
         read_state_dict(tmp_path / "a.pth")
 
 
 def test_an_unknown_wrapper_shows_its_keys(tmp_path: Path) -> None:
     torch.save({"net": WEIGHTS, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, tmp_path / "a.pth")
-    message = r"its keys are net, a, b, c, d, \.\.\.; .* state_dict, model_state, model"
+    message = r"its keys are net, a, b, c, d, \.\.\.; .* state_dict, model_state, model, blobs"
     with pytest.raises(ValueError, match=message):
         read_state_dict(tmp_path / "a.pth")
 

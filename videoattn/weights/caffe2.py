@@ -12,6 +12,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,32 +43,40 @@ class _Array:
     def __init__(self, *_: object) -> None:
         self.value = np.empty(0, np.float32)
 
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _DType, bool, bytes | str]) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
         self.value = _array(data, dtype, shape, "F" if is_fortran else "C").value
 
 
-def _array(data: bytes | str, dtype: _DType, shape: tuple[int, ...], order: str = "C") -> _Array:
+def _array(data: object, dtype: _DType, shape: tuple[int, ...], order: str = "C") -> _Array:
+    """data: bytes, or what Python 2 took for them."""
+    real = dtype.real()
     raw = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(raw, bytes | bytearray):
+        raise pickle.UnpicklingError(f"an array whose numbers are a {type(raw).__name__}")
     array = _Array()
-    array.value = np.frombuffer(raw, dtype.real()).reshape(
-        shape, order="F" if order == "F" else "C"
-    )
+    array.value = np.frombuffer(raw, real).reshape(shape, order="F" if order == "F" else "C")
     return array
 
 
-def _scalar(dtype: _DType, data: bytes | str) -> _Array:
+def _scalar(dtype: _DType, data: object) -> _Array:
     return _array(data, dtype, ())
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 stores bytes at protocol 2; the encoding is always latin-1."""
+    """How Python 3 stores bytes at protocols 0 to 2; the encoding is always latin-1."""
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How it stores none."""
+    return b""
 
 
 _STAND_INS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
     **{
