@@ -3,13 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from videoattn.data.annotations import (
-    read_class_index,
-    read_folders,
-    read_list,
-    read_ucf101,
-    read_ucf101_list,
-)
+from videoattn.data.annotations import read_folders, read_list, read_ucf101
+from videoattn.data.annotations.official import read_class_index, read_ucf101_list
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -104,11 +99,15 @@ def test_ucf101_other_folder_names(tmp_path: Path) -> None:
             r"trainlist01.txt line 2: got 'v_Bow_g01.avi 1'; expected 'Class/video.avi'",
         ),
         ("Bow/v_Bow_g01.avi one\n", r"trainlist01.txt line 1: got 'Bow/v_Bow_g01.avi one';"),
-        ("Run/v.avi\n", r"trainlist01.txt line 1: class 'Run' is not in classInd.txt$"),
+        (
+            "Run/v.avi\n",
+            r"trainlist01.txt line 1: class 'Run' is not in the class list \(2 names\)$",
+        ),
         (
             "".join(f"Bow/v_Bow_g{i:02d}.avi 1\n" for i in range(1, 9)),
-            r"^6 listed files do not exist under .*videos: Bow/v_Bow_g03.avi, .*g07.avi, \.\.\.; "
-            "take them out of the list, or set the data root$",
+            r"^6 of 8 listed videos do not exist under .*videos: Bow/v_Bow_g03.avi, .*g07.avi, "
+            r"\.\.\.; take them out of the list, set data.root, or go on without them by "
+            "data.on_error=skip$",
         ),
     ],
 )
@@ -153,7 +152,7 @@ def test_list(tmp_path: Path) -> None:
         ("e.mp4 x\n", r"list.txt line 1: got 'e.mp4 x'; expected 'path label'"),
         ("e.mp4 2\n", r"list.txt line 1: label 2 is out of range; allowed: 0 - 1$"),
         ("e.mp4 -1\n", r"list.txt line 1: label -1 is out of range; allowed: 0 - 1$"),
-        ("e.mp4 0\nf.mp4 1\n", r"^1 listed files do not exist under .*: f.mp4; take them out"),
+        ("e.mp4 0\nf.mp4 1\n", r"^1 of 2 listed videos do not exist under .*: f.mp4; take them"),
     ],
 )
 def test_list_errors(text: str, message: str, tmp_path: Path) -> None:
@@ -174,9 +173,10 @@ def test_official_ucf101_lists(real_data: Path) -> None:
     assert len(names) == 101
     for split, counts in enumerate([(9537, 3783), (9586, 3734), (9624, 3696)], 1):
         for subset, count in zip(("train", "test"), counts, strict=True):
-            paths, labels = read_ucf101_list(folder / f"{subset}list{split:02d}.txt", names)
-            assert len(paths) == len(labels) == count
-            assert all(names[y] == p.split("/")[0] for p, y in zip(paths, labels, strict=True))
+            listed = read_ucf101_list(folder / f"{subset}list{split:02d}.txt", names)
+            assert len(listed.names) == len(listed.labels) == count
+            paths = zip(listed.names, listed.labels, strict=True)
+            assert all(names[label] == path.split("/")[0] for path, label in paths)
 
 
 def test_real_ucf101_layout(real_data: Path) -> None:

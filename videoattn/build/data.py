@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,7 +11,23 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from videoattn.config import AugmentConfig, ClipConfig, Config, DataConfig
-from videoattn.data.annotations import Samples, read_folders, read_list, read_ucf101
+from videoattn.data.annotations import (
+    Missing,
+    Samples,
+    existing_root,
+    kinetics_csv,
+    parse_list,
+    read_class_list,
+    read_folders,
+    read_frames,
+    read_hmdb51,
+    read_jester,
+    read_kinetics,
+    read_kinetics_csv,
+    read_list,
+    read_something,
+    read_ucf101,
+)
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, train_sampler, view_sampler
@@ -25,22 +42,56 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def make_samples(config: DataConfig, subset: Subset) -> Samples:
-    """The videos and labels of the training or test part."""
+    """The videos and labels of the training or test part.
+
+    Raises: ValueError for lists that are wrong, and for missing videos unless `on_error` is skip:
+    then training goes without them, and evaluation counts them as failed.
+    """
     split = config.train_split if subset == "train" else config.test_split
-    if config.layout == "ucf101":
-        return read_ucf101(config.root, config.ucf101_split, subset)
-    if config.layout == "list":
-        names = None
-        if config.class_list is not None:
-            with open(config.class_list) as file:
-                names = [line.strip() for line in file if line.strip()]
-        return read_list(f"{config.root}/{split}", config.root, class_names=names)
+    missing: Missing = "raise"
+    if config.on_error == "skip":
+        missing = "drop" if subset == "train" else "keep"
+    root = existing_root(config.root)
+    match config.layout:
+        case "ucf101":
+            return read_ucf101(root, config.ucf101_split, subset, missing=missing)
+        case "hmdb51":
+            return read_hmdb51(root, config.ucf101_split, subset, missing=missing)
+        case "something":
+            return read_something(root, split, missing=missing)
+        case "jester":
+            return read_jester(root, split, missing=missing)
+    names = _class_names(config, subset)
+    match config.layout:
+        case "kinetics":
+            return read_kinetics(root, split, class_names=names, missing=missing)
+        case "frames":
+            return read_frames(
+                root / split, root, class_names=names, frame_template=config.frame_template,
+                separator=config.separator, missing=missing,
+            )  # fmt: skip
+        case "list":
+            return read_list(
+                root / split, root, class_names=names, columns=config.columns,
+                separator=config.separator, missing=missing,
+            )  # fmt: skip
+    return read_folders(root, split, class_names=names)
+
+
+def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
+    """The class list's names; without one, the training part gives the test part its classes."""
+    if config.class_list is not None:
+        return read_class_list(config.class_list)
     if subset == "train":
-        return read_folders(config.root, split)
-    # The training folders give the classes their numbers; a test split may lack some.
-    return read_folders(
-        config.root, split, class_names=read_folders(config.root, config.train_split).class_names
-    )
+        return None
+    root, split = Path(config.root), config.train_split
+    match config.layout:
+        case "kinetics":
+            return read_kinetics_csv(kinetics_csv(root, split)).class_names
+        case "list" | "frames":
+            columns = config.columns if config.layout == "list" else "path frames label"
+            return parse_list(root / split, columns=columns, separator=config.separator).class_names
+    return read_folders(root, split).class_names
 
 
 def make_loader(

@@ -8,6 +8,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,9 +19,10 @@ from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
 from videoattn.data.decode import DecodeError, count_frames, decode
+from videoattn.data.frame_folder import count_folder, decode_folder
 from videoattn.data.sampling import Sampler, ShortVideoError
 from videoattn.data.transforms import Clips, Crops
-from videoattn.types import Failure
+from videoattn.types import Failure, Frames
 
 Transform = Callable[[Clips, torch.Generator], Crops]
 
@@ -56,9 +58,14 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.seed = seed
         self.on_error = on_error
         self.still_frame = still_frame
-        # Counted on first use, in memory that workers share: no file is counted twice in a run.
+        # What nobody knows yet is counted on first use, in memory that workers share: no file is
+        # counted twice in a run.
         self._counts = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
         self._rates = torch.zeros(len(samples), dtype=torch.float64).share_memory_()
+        if samples.num_frames is not None:
+            self._counts += torch.from_numpy(samples.num_frames)
+        if samples.fps is not None:
+            self._rates += torch.from_numpy(samples.fps)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -112,7 +119,7 @@ class ClipDataset(Dataset[Sample | Failure]):
             middle = indices.shape[1] // 2
             indices = np.repeat(indices[:, middle : middle + 1], indices.shape[1], axis=1)
         wanted, places = np.unique(indices, return_inverse=True)
-        crops = self.transform(decode(path, wanted)[None], generator)
+        crops = self.transform(self._decode(path, wanted)[None], generator)
         # Frames that clips share, or a clip repeats, are decoded and resized once: (K, U, ...).
         places = places.reshape(indices.shape)
         if np.array_equal(places, np.arange(len(wanted))[None]):
@@ -120,10 +127,15 @@ class ClipDataset(Dataset[Sample | Failure]):
         views = crops[:, torch.from_numpy(places)]  # (K crops, clips, T, C, H, W)
         return views.transpose(0, 1).flatten(0, 1)
 
+    def _decode(self, path: Path, indices: np.ndarray) -> Frames:
+        template = self.samples.frame_template
+        return decode(path, indices) if template is None else decode_folder(path, indices, template)
+
     def _timing(self, index: int) -> tuple[int, float]:
         count = int(self._counts[index])
         if count == 0:
-            count, fps = count_frames(self.samples.path(index))
+            path, template = self.samples.path(index), self.samples.frame_template
+            count, fps = count_frames(path) if template is None else count_folder(path, template)
             # The rate first: another worker that sees the count must find the rate there.
             self._rates[index] = fps
             self._counts[index] = count
