@@ -177,7 +177,7 @@ class HardCrop(nn.Module):
         logits = self.global_branch(x)
         features, pooled = self._global_seen.take()
         if features.ndim == 4:  # (N·S, C, H, W)
-            features = features.unflatten(0, (len(x), -1)).transpose(1, 2)
+            features = features.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         return logits, features, pooled
 
     def _local(self, x: Video) -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ class HardCrop(nn.Module):
             mask = mask.flatten(0, 1)[:, None]
         cells = bounding_boxes(largest_region(mask))
         pixels = in_pixels(cells, tuple(mask.shape[1:]), tuple(x.shape[2:]), self.min_size)
-        return pixels.unflatten(0, (len(x), -1))
+        return pixels.unflatten(0, (x.shape[0], -1))
 
 
 class _Seen:

@@ -201,6 +201,6 @@ class NonLocal(nn.Module):
         if self.scope == "space_time":
             return y
         if self.scope == "time":
-            places = y.flatten(2).unflatten(0, (len(like), *like.shape[3:]))
+            places = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
             return places.permute(0, 3, 4, 1, 2)
-        return y.unflatten(0, (len(like), -1)).transpose(1, 2).flatten(2, 3)
+        return y.unflatten(0, (like.shape[0], -1)).transpose(1, 2).flatten(2, 3)

@@ -127,7 +127,7 @@ class LevelAttention(nn.Module):
             return self._global(g).to(wide).unsqueeze(1), values.to(wide)
         if self.form == "pc_mlp":
             values = torch.tanh(self.mix_local(values) + self.mix_global(g).unsqueeze(1))
-        return self.u.to(wide).expand(len(values), 1, -1), values.to(wide)
+        return self.u.to(wide).expand(values.shape[0], 1, -1), values.to(wide)
 
     def _offset(self, g: Tensor, like: Tensor) -> Tensor | float:
         """u · g of pc, (N, 1)."""

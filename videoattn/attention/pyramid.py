@@ -177,7 +177,7 @@ class PyramidPooling(nn.Module):
         query = torch.cat(
             [share * weight for share, weight in zip(shares, weights, strict=True)], 1
         )
-        return attend(query.expand(len(keys), -1, -1), keys, values)
+        return attend(query.expand(keys.shape[0], -1, -1), keys, values)
 
     def checked(self, grid: Grid) -> Grid:
         assert self.grid is not None

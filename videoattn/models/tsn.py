@@ -95,7 +95,7 @@ class TSN(nn.Module):
     def _consensus(self, features: Tensor) -> Logits:
         """(N, S, C) -> (N, K)."""
         if self.consensus == "attention":
-            query = self.query.to(features.dtype).expand(len(features), 1, -1)
+            query = self.query.to(features.dtype).expand(features.shape[0], 1, -1)
             scale = features.shape[2] ** -0.5
             features = attend(query, features, features, scale=scale)
         logits = self.fc(self.dropout(features))
