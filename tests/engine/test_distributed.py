@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.engine.fakes import tiny_net
 from tests.engine.two_processes import everything
 from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed, distributed, resolve_device
@@ -98,6 +99,22 @@ def test_two_processes_train_in_stages_as_one(
         for name, value in states[number].items():
             moved = not torch.equal(value, states[number - 1][name])
             assert moved == name.startswith(trained), name
+
+
+def test_two_processes_fine_tune_as_one(two: Results, one: dict[str, object], folder: Path) -> None:
+    """Gradients are averaged of what is new, and of what thaws from then on."""
+    assert torch.equal(flat(two[0]["fine-tuned"]), flat(two[1]["fine-tuned"]))
+    torch.testing.assert_close(
+        flat(two[0]["fine-tuned"]), flat(one["fine-tuned"]), rtol=0, atol=2e-6
+    )
+    first, second = (
+        load(folder / f"fine-tuned/checkpoint-epoch-000{n}.pt")["model"] for n in (1, 2)
+    )
+    moved = {name for name, value in second.items() if not torch.equal(value, first[name])}
+    assert moved == {"1.conv.weight", "1.conv.bias", "1.fc.weight", "1.fc.bias"}
+    assert torch.equal(first["0.running_mean"], torch.zeros(3))
+    assert torch.equal(first["1.conv.weight"], tiny_net().conv.weight)
+    assert not torch.equal(first["1.fc.weight"], tiny_net().fc.weight)
 
 
 def test_thirteen_clips_on_two_processes_are_thirteen(two: Results, one: dict[str, object]) -> None:

@@ -25,6 +25,7 @@ from videoattn.attention.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TooManyFailuresError, Validation, fit
 
@@ -116,6 +117,25 @@ def staged(group: Distributed, folder: Path, *, stop: bool = False, resume: bool
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def fine_tuned(group: Distributed, folder: Path) -> State:
+    """A frozen convolution and norm, of which the convolution thaws in the second epoch."""
+    torch.manual_seed(group.rank)
+    model = nn.Sequential(nn.BatchNorm3d(3), tiny_net(seed=group.rank))
+    names = frozenset(name for name, _ in model.named_parameters() if "fc" not in name)
+    recipe = replace(optimisation(num_epochs=2), fine_tuning=FineTuning(names, 1, True))
+    fit(
+        model,
+        sgd(model),
+        batches_of(group, num_samples=9, batch_size=8),  # the last step has 1 and 0
+        to_video=to_video,
+        optimisation=recipe,
+        run=replace(run_in(folder), keep_epochs=1),
+        validation=Validation(batches_of(group, num_samples=4, batch_size=4)),
+        distributed=group,
+    )
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def averaged_statistics(group: Distributed, folder: Path) -> State:
     """Each process's batch norm sees its own clips; what is kept is their mean."""
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
@@ -157,6 +177,7 @@ def everything(group: Distributed, folder: Path) -> dict[str, object]:
         "indices": evaluation.indices,
         "accuracies": [evaluation.clip_accuracy, evaluation.video_accuracy, evaluation.loss],
         "failed": [failure.index for failure in evaluation.failures],
+        "fine-tuned": fine_tuned(group, folder / "fine-tuned"),
         "statistics": averaged_statistics(group, folder / "statistics"),
         "not finite": refusal(
             group, folder / "poisoned", PoisonedNet(), replace(poisoned, blank=(3,))
