@@ -221,6 +221,17 @@ def bench_loader(
     bench.bench_loader(folder, num_workers=workers, seconds=seconds)
 
 
+@bench.command("annotations")
+def bench_annotations(
+    videos: Annotated[int, typer.Option(min=1, help="Lines of the lists.")] = 650_000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share them.")] = 8,
+) -> None:
+    """Seconds and memory of loading a long list, and of each worker that reads it."""
+    from videoattn.commands.bench_annotations import bench_annotations as run_bench
+
+    run_bench(num_videos=videos, num_workers=workers)
+
+
 def main(words: list[str] | None = None) -> None:
     """The console script: errors that a user can mend are one line, without a traceback."""
     try:

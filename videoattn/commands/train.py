@@ -185,3 +185,13 @@ def _introduce(
         f"{len(samples[0].class_names)} classes",
         markup=False,
     )
+    told = {"training": "left out", "test": "counted as failed"}
+    for (subset, what), listed in zip(told.items(), samples, strict=True):
+        if listed.missing:
+            names = folder / f"missing_{subset}.txt"
+            names.write_text("".join(f"{name}\n" for name in listed.missing))
+            out.print(
+                f"note: {len(listed.missing):,} listed {subset} videos are missing, and {what}; "
+                f"{names} names them",
+                markup=False,
+            )
