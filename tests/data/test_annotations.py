@@ -1,9 +1,10 @@
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from videoattn.data.annotations import read_folders, read_list, read_ucf101
+from videoattn.data.annotations import parse_list, read_folders, read_list, read_ucf101
 from videoattn.data.annotations.official import read_class_index, read_ucf101_list
 
 
@@ -61,6 +62,9 @@ def test_folder_errors(tmp_path: Path) -> None:
         read_folders(root, "val")
     with pytest.raises(ValueError, match=r"train has no folder for 1 of 2 classes: b$"):
         read_folders(root, "train", class_names=["a", "b"])
+    touch(root, "train/c/1.mp4")
+    with pytest.raises(ValueError, match=r"train has folders that are none of the 1 classes: c$"):
+        read_folders(root, "train", class_names=["a"])
 
 
 def test_ucf101(tmp_path: Path) -> None:
@@ -98,6 +102,11 @@ def test_ucf101_other_folder_names(tmp_path: Path) -> None:
             "\nv_Bow_g01.avi 1\n",
             r"trainlist01.txt line 2: got 'v_Bow_g01.avi 1'; expected 'Class/video.avi'",
         ),
+        (
+            "Bow/v_Bow_g01.avi 1\nBow/v_Bow_g02.avi 2\n",
+            r"01.txt line 2: label 2 is 'Box' in the class list, but the video is in 'Bow'$",
+        ),
+        ("Bow/a.avi 1\nBow/a.avi 1\n", r"line 2: 'Bow/a.avi' was listed before, in line 1; list"),
         ("Bow/v_Bow_g01.avi one\n", r"trainlist01.txt line 1: got 'Bow/v_Bow_g01.avi one';"),
         (
             "Run/v.avi\n",
@@ -148,7 +157,22 @@ def test_list(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"list.txt: the list is empty; expected lines of 'path label'$"),
-        ("e.mp4 0\ne.mp4\n", r"list.txt line 2: got 'e.mp4'; expected 'path label', e.g. "),
+        (
+            "e.mp4 0\ne.mp4\n\nf.mp4 g.mp4\n7\n",
+            r"txt line 2: got 'e.mp4'; expected 'path label', e.g. 'a/b.mp4 3'; also line 4, 5$",
+        ),
+        ("e.mp4 0\n e.mp4\t1\n", r"list.txt line 2: 'e.mp4' was listed before, in line 1; list e"),
+        (
+            "f.mp4 0\ne.mp4 1 0\n",
+            r"list.txt line 2: got 'e.mp4 1 0', with '1 0' after the path; a network here learns "
+            r"one label a video: data.columns='path label ...' takes the first label, "
+            r"'path frames label' is for lists with frame counts$",
+        ),
+        ("e.mp4 0,1\n", r"list.txt line 1: got 'e.mp4 0,1', with '0,1' after the path; a network"),
+        (
+            "label,youtube_id,time_start,time_end,split\n",
+            r"list.txt line 1: got 'label,youtube_id,time_start,time_end,split'; expected 'path la",
+        ),
         ("e.mp4 x\n", r"list.txt line 1: got 'e.mp4 x'; expected 'path label'"),
         ("e.mp4 2\n", r"list.txt line 1: label 2 is out of range; allowed: 0 - 1$"),
         ("e.mp4 -1\n", r"list.txt line 1: label -1 is out of range; allowed: 0 - 1$"),
@@ -165,6 +189,90 @@ def test_list_errors(text: str, message: str, tmp_path: Path) -> None:
 def test_list_file_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"list.txt: the list file does not exist$"):
         read_list(tmp_path / "list.txt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "separator", "text", "expected"),
+    [
+        ("path label", " ", "a b/c d.mp4\t 1\ne, 7.mp4 0", [("a b/c d.mp4", 1), ("e, 7.mp4", 0)]),
+        ("path label", ",", "a, b.mp4, 1\n c.mp4,0 ", [("a, b.mp4", 1), ("c.mp4", 0)]),
+        ("path label", "::", "a b.mp4::1\nc:d.mp4 :: 0", [("a b.mp4", 1), ("c:d.mp4", 0)]),
+        ("path frames label", " ", "a 1.mp4 300 1\nb.mp4 12 0", [("a 1.mp4", 1), ("b.mp4", 0)]),
+        ("path frames label", ",", "a.mp4,300,1\nb.mp4,12,0", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("path label ...", " ", "a 1.mp4 1 0 2\nb.mp4 0", [("a 1.mp4", 1), ("b.mp4", 0)]),
+        ("path label ...", " ", "a.mp4 1,2\nb.mp4 0, 2", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("path label ...", ",", "a.mp4,1,2\nb.mp4 , 0", [("a.mp4", 1), ("b.mp4", 0)]),
+    ],
+)
+def test_dialects(
+    columns: str, separator: str, text: str, expected: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    touch(tmp_path, *(path for path, _ in expected))
+    (tmp_path / "list.txt").write_text(text)
+    samples = read_list(tmp_path / "list.txt", tmp_path, columns=columns, separator=separator)
+    assert listing(samples) == expected
+    assert samples.num_frames is None, "frame counts of videos in lists are often wrong"
+
+
+@pytest.mark.parametrize(
+    ("columns", "separator", "text", "message"),
+    [
+        ("path label", ",", "a.mp4 1", r"got 'a.mp4 1'; expected .*, with ',' between them$"),
+        (
+            "path frames label",
+            " ",
+            "a.mp4 1",
+            r"line 1: got 'a.mp4 1'; expected 'path frames label'",
+        ),
+        (
+            "path frames label",
+            " ",
+            "a.mp4 0 1",
+            r"line 1: got 'a.mp4 0 1'; expected 'path frames l",
+        ),
+        ("path label ...", " ", "a.mp4", r"line 1: got 'a.mp4'; expected 'path label ...', e.g. "),
+        ("label path", " ", "a.mp4", r"^columns: got 'label path'; choose from path label, path f"),
+        (
+            "path label",
+            "",
+            "a.mp4",
+            r"^separator: got nothing; the default ' ' is any blanks and tabs",
+        ),
+    ],
+)
+def test_dialect_errors(
+    columns: str, separator: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    parse = inspect.unwrap(parse_list)  # values that the types rule out, as a user may write them
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path / "list.txt", columns=columns, separator=separator)
+
+
+def test_many_wrong_lines_are_told_in_short(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x\n" * 50)
+    with pytest.raises(
+        ValueError, match=r"line 1: got 'x'; .*; also line 2, 3, .*, 20, 21, \.\.\.$"
+    ):
+        read_list(tmp_path / "list.txt", tmp_path)
+
+
+def test_absolute_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "far/a.mp4", "root/b.mp4")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/far/a.mp4 0\nb.mp4 1\n")
+    samples = read_list(tmp_path / "list.txt", tmp_path / "root")
+    assert [samples.path(i) for i in (0, 1)] == [tmp_path / "far/a.mp4", tmp_path / "root/b.mp4"]
+
+
+def test_missing_files_are_dropped_or_kept(tmp_path: Path) -> None:
+    root = touch(tmp_path, "a.mp4", "x/c.mp4")
+    (root / "list.txt").write_text("a.mp4 0\nb.mp4 1\nx/c.mp4 1\ny/d.mp4 2\n")
+    dropped = read_list(root / "list.txt", root, missing="drop")
+    assert listing(dropped) == [("a.mp4", 0), ("x/c.mp4", 1)]
+    kept = read_list(root / "list.txt", root, missing="keep")
+    assert listing(kept) == [("a.mp4", 0), ("b.mp4", 1), ("x/c.mp4", 1), ("y/d.mp4", 2)]
+    assert dropped.missing == kept.missing == ("b.mp4", "y/d.mp4")
+    assert dropped.class_names == kept.class_names == ("0", "1", "2")
 
 
 def test_official_ucf101_lists(real_data: Path) -> None:

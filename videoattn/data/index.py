@@ -49,7 +49,7 @@ def read_index(root: Path) -> VideoIndex | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = [
                 arrays[name].astype(dtype, casting="safe", copy=False)
                 for name, dtype in _COLUMNS.items()

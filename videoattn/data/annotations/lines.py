@@ -60,7 +60,7 @@ class Lines(NamedTuple):
             again, before = repeats[0]
             self.fail(
                 [later for later, _ in repeats],
-                f"{names[again]!r} was listed before, in line {self.numbers[before]}; "
+                f"{names[again]!r} was listed before, in {self.unit} {self.numbers[before]}; "
                 "list each video once",
             )
 

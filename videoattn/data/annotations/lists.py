@@ -126,7 +126,7 @@ def _first_labels(
 ) -> tuple[Spans, Int64[np.ndarray, " N"], np.ndarray]:
     """Paths, first labels, and which lines are so. Labels end the line; commas may join them."""
     between = r"[ \t]+" if separator == " " else rf"\s*{re.escape(separator)}\s*"
-    pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|,)-?[0-9]+)*")
+    pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|\s*,\s*)-?[0-9]+)*")
     matches = [pattern.fullmatch(line) for line in lines]
     paths = Spans.of(match[1] if match else "" for match in matches)
     labels = np.array([int(match[2]) if match else -1 for match in matches], np.int64)
@@ -138,7 +138,7 @@ def _fail(lines: Lines, wrong: np.ndarray, columns: Columns, separator: str) -> 
     message = f"got {line!r}; expected {_EXAMPLES[columns]}"
     if separator != " ":
         message += f", with {separator!r} between them"
-    numbers = re.search(r"-?[0-9]+(?:[^0-9A-Za-z./_-]+-?[0-9]+)+$", line)
+    numbers = re.search(r"(?<=[\s,;:])-?[0-9]+(?:[\s,;:]+-?[0-9]+)+$", line)
     if columns == "path label" and numbers:
         message = (
             f"got {line!r}, with {numbers[0]!r} after the path; a network here learns one label a "
