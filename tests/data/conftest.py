@@ -31,6 +31,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
         size: tuple[int, int] = (32, 48),
         times: list[int] | None = None,
         codec: str = "libx264",
+        options: dict[str, str] | None = None,
     ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,8 @@ def make_clip(tmp_path: Path) -> MakeClip:
             stream.height, stream.width = size
             stream.pix_fmt = "yuv420p"
             if codec == "libx264":
-                stream.options = {"g": "8", "bf": "3", "x264-params": "scenecut=0", "qp": "4"}
+                default = {"g": "8", "bf": "3", "x264-params": "scenecut=0", "qp": "4"}
+                stream.options = default | (options or {})
             else:
                 stream.bit_rate = 4_000_000
             stream.codec_context.thread_count = 1

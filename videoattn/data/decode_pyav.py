@@ -1,0 +1,96 @@
+"""Frames by PyAV: exact in every file that decodes at all.
+
+A frame's index is counted in the decoder's output; where the container stores presentation times
+(MP4, Matroska), the packets are listed first, without decoding: groups of pictures that hold no
+asked frame are passed over, and so are pictures that no other one refers to. Anything unexpected
+on the way (a damaged packet, times that are missing or out of order) falls back to decoding from
+the first packet on.
+"""
+
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Int64, UInt8
+
+from videoattn.data.video import DecodeError, PacketIndex, Video, reason, too_few
+
+Images = UInt8[np.ndarray, "T H W C"]
+Wanted = Int64[np.ndarray, " T"]
+
+# From PyAV 17 on, colour conversion starts a thread per core unless told not to.
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+
+def read_pyav(path: str | Path, wanted: Wanted) -> Images:
+    """The wanted frames (ascending, none twice)."""
+    frames = _read_timed(path, wanted)
+    return _read_from_start(path, wanted) if frames is None else frames
+
+
+def no_frame(video: Video) -> DecodeError:
+    why = f" ({reason(video.last_error)})" if video.last_error else ""
+    return DecodeError(video.path, f"no frame decodes{why}")
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns that the file's display matrix asks for."""
+    turns = frame.rotation / 90
+    return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
+
+
+class Output:
+    """RGB frames in one block of memory, every frame in the size of the first."""
+
+    def __init__(self, num_frames: int) -> None:
+        self._num_frames = num_frames
+        self._size: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()
+        self.frames: Images = np.empty((0, 0, 0, 3), np.uint8)
+
+    def put(self, slot: int, frame: av.VideoFrame) -> None:
+        width, height = self._size = self._size or (frame.width, frame.height)
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", **_ONE_THREAD
+        )
+        image = np.rot90(rgb.to_ndarray(), quarter_turns(frame))
+        if len(self.frames) == 0:
+            self.frames = np.empty((self._num_frames, *image.shape), np.uint8)
+        self.frames[slot] = image
+
+
+def _read_timed(path: str | Path, wanted: Wanted) -> Images | None:
+    """Decodes only the pictures that are needed; None where that cannot be done exactly."""
+    with Video(path) as video:
+        packets = list(video.packets()) if video.timed else []
+        index = PacketIndex.of(video, packets)
+        if index is None or wanted[-1] >= len(packets):
+            return None
+        slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
+        out = Output(len(wanted))
+        for run in index.plan(wanted):
+            for packet in [*(packets[i] for i in run), None]:
+                for frame in video.feed(packet):
+                    slot = slots.pop(frame.pts, None) if frame.pts is not None else None
+                    if slot is not None:
+                        out.put(slot, frame)
+            video.stream.codec_context.flush_buffers()
+        return None if slots or video.last_error is not None else out.frames
+
+
+def _read_from_start(path: str | Path, wanted: Wanted) -> Images:
+    """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
+    out = Output(len(wanted))
+    found, count = 0, 0
+    with Video(path) as video:
+        for frame in video.frames():
+            if count == wanted[found]:
+                out.put(found, frame)
+                found += 1
+                if found == len(wanted):
+                    return out.frames
+            count += 1
+        if count == 0:
+            raise no_frame(video)
+    raise too_few(path, int(wanted[-1]), count)

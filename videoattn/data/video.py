@@ -1,0 +1,169 @@
+"""An open file and its packets: what can be known of a video without decoding it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from jaxtyping import Bool, Int64
+
+# Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
+_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+
+class DecodeError(Exception):
+    """A video that cannot give the asked frames: its path and why.
+
+    `num_frames` is the number of frames that do decode, where that is what was too small.
+    """
+
+    def __init__(self, path: str | Path, reason: str, num_frames: int | None = None) -> None:
+        # All three go to `args`, so that the error survives pickling between processes.
+        super().__init__(str(path), reason, num_frames)
+        self.path = str(path)
+        self.reason = reason
+        self.num_frames = num_frames
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Video:
+    """An open file, its first video stream, one decoding thread; closed on exit."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        if os.path.getsize(path) == 0:
+            raise DecodeError(path, "the file is empty (0 bytes)")
+        try:
+            self.container = av.open(str(path), metadata_errors="ignore")
+        except FFmpegError as error:
+            raise DecodeError(path, f"cannot be opened as a video: {reason(error)}") from error
+        if not self.container.streams.video:
+            self.container.close()
+            raise DecodeError(path, "no video stream")
+        self.stream = self.container.streams.video[0]
+        self.stream.codec_context.thread_count = 1
+        self.timed = self.container.format.name in _TIMED
+        self.last_error: FFmpegError | None = None
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    @property
+    def fps(self) -> float:
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return float(rate) if rate else 0.0
+
+    @property
+    def nal_length_size(self) -> int:
+        """Bytes of the length before each unit of H.264 and HEVC in MP4 and Matroska; else 0."""
+        codec = self.stream.codec_context
+        at = {"h264": 4, "hevc": 21}.get(codec.name, 0)
+        extra = codec.extradata or b""
+        return (extra[at] & 3) + 1 if at and len(extra) > at and extra[0] == 1 else 0
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Packets with data: an empty one would tell the decoder that the stream is over."""
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def feed(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """What the decoder puts out for a packet; None drains it. A damaged packet gives none."""
+        try:
+            return self.stream.codec_context.decode(packet)
+        except FFmpegError as error:
+            self.last_error = error
+            return []
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        for packet in self.packets():
+            yield from self.feed(packet)
+        yield from self.feed(None)
+
+
+class PacketIndex(NamedTuple):
+    """Of each packet in file order: its time; where decoding can start; which may be left out."""
+
+    times: Int64[np.ndarray, " P"]
+    keys: Int64[np.ndarray, " K"]
+    unreferenced: Bool[np.ndarray, " P"]
+
+    @classmethod
+    def of(cls, video: Video, packets: Sequence[av.Packet]) -> "PacketIndex | None":
+        """None where the packets do not tell which frame is which."""
+        if not (video.timed and packets and packets[0].is_keyframe):
+            return None
+        if any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):
+            return None
+        times = np.array([p.pts for p in packets], dtype=np.int64)
+        keys = np.flatnonzero([p.is_keyframe for p in packets])
+        before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
+        if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
+            return None
+        unreferenced = np.zeros(len(packets), dtype=bool)
+        if length_size := video.nal_length_size:
+            headers = [_nal_headers(packet, length_size) for packet in packets]
+            if any(header is None for header in headers):
+                return None
+            if video.stream.codec_context.name == "h264":
+                unreferenced[:] = [_is_unreferenced(header or []) for header in headers]
+        return cls(times, keys, unreferenced)
+
+    @property
+    def closed(self) -> bool:
+        """No picture behind a key frame in the file is shown before it."""
+        earliest_from = np.minimum.accumulate(self.times[::-1])[::-1]
+        return bool((earliest_from[self.keys] == self.times[self.keys]).all())
+
+    def plan(self, wanted: Int64[np.ndarray, " T"]) -> list[list[int]]:
+        """Runs of packets to decode for the wanted frames, each from a key frame on."""
+        asked = np.sort(np.argsort(self.times)[wanted])
+        spans: list[tuple[int, int]] = []
+        for packet in asked.tolist():
+            # Pictures ahead of a key frame in time but behind it in the file need the group before.
+            early = self.keys[: np.searchsorted(self.keys, packet, side="right")]
+            start = int(early[self.times[early] <= self.times[packet]][-1])
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], packet)
+            else:
+                spans.append((start, packet))
+        needed = ~self.unreferenced
+        needed[asked] = True
+        return [
+            np.flatnonzero(needed[: last + 1])[needed[:first].sum() :].tolist()
+            for first, last in spans
+        ]
+
+
+def too_few(path: str | Path, asked: int, num_frames: int) -> DecodeError:
+    return DecodeError(
+        path,
+        f"frame {asked} was asked for, but only {num_frames} frames decode (0 - {num_frames - 1})",
+        num_frames,
+    )
+
+
+def reason(error: OSError | FFmpegError) -> str:
+    return str(error.strerror or error)
+
+
+def _nal_headers(packet: av.Packet, length_size: int) -> list[int] | None:
+    """First byte of each unit; None where the lengths do not add up: the packet is damaged."""
+    data = memoryview(packet)
+    headers, at = [], 0
+    while at + length_size < len(data):
+        headers.append(data[at + length_size])
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return headers if at == len(data) else None
+
+
+def _is_unreferenced(headers: list[int]) -> bool:
+    """H.264: every slice (unit types 1 and 5) says nal_ref_idc = 0."""
+    slices = [header for header in headers if header & 31 in (1, 5)]
+    return bool(slices) and all(header >> 5 & 3 == 0 for header in slices)
