@@ -78,6 +78,16 @@ def test_pytorchvideo_stages() -> None:
     assert list(maps) == ["blocks.2.res_blocks.1_non_local"]
 
 
+def test_behind_a_whole_stage_a_block_runs_once() -> None:
+    """Whether its output is taken by a hook or by the stage itself, which is a Sequential."""
+    model = i3d()
+    assert insert_attention(model, lambda _: nn.Identity(), ["layer2"]) == ["layer2.attention"]
+    calls = []
+    model.layer2.attention.register_forward_hook(lambda *seen: calls.append(seen))
+    model(torch.randn(1, 3, 4, 32, 32))
+    assert len(calls) == 1
+
+
 def test_wrong_places_and_names() -> None:
     model = i3d()
     with pytest.raises(

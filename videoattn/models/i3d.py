@@ -75,8 +75,8 @@ class InceptionI3d(nn.Sequential):
         network, with 12,697,264 parameters at 400 classes.
     dropout: of the averaged features.
     padding: "same" is TensorFlow's. "fixed" is that of hassony2/kinetics_i3d_pytorch: in height and
-        width, and in the pools, as much in front as an even size needs, whatever the size is. The
-        two are equal where T is a multiple of 4, and H and W of 16.
+        width, and in the pools, as much in front as an even size needs, whatever the size is (it
+        may not be 1). The two are equal where T is a multiple of 4, and H and W of 16.
 
     Raises:
         ValueError: another padding.

@@ -1,0 +1,134 @@
+"""Every attention system in Inception-I3D: where it goes, and what must hold there as elsewhere.
+The network is narrow, and each system is built once."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from tests.attention.test_hygiene import clip, leave_the_start
+from videoattn.attention import insert_attention, insertion_places, record_attention
+from videoattn.attention.systems import SYSTEMS
+from videoattn.models.i3d import InceptionI3d
+
+MIXED = [f"Mixed_{end}" for end in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")]
+EVERY_SECOND = ["Mixed_3c", "Mixed_4c", "Mixed_4e"]
+REPLACED = [f"{block}.{unit}.conv3d" for block in MIXED[2:] for unit in ("b1b", "b2b")]
+HEAD = ["fc", "fc.0", "fc.1", "fc.2"]
+
+
+def behind(places: list[str], name: str, *ends: str) -> list[str]:
+    return [f"{place}_{name}{end}" for place in places for end in ends or ("",)]
+
+
+# The names of the maps say where the blocks are.
+MAPS = {
+    **{name: behind(EVERY_SECOND, name) for name in ("non_local", "cgnl", "sagan", "similarity")},
+    "channel_attention": behind(EVERY_SECOND, "channel_attention"),
+    "cross_layer": behind(["Mixed_5b"], "cross_layer", ".source0", ".source1", ".source2"),
+    "stand_alone": REPLACED,
+    "hard_crop": ["hard_crop", "hard_crop.heat"],
+    "squeeze_excite": behind(MIXED, "squeeze_excite"),
+    "self_gating": behind(MIXED, "self_gating"),
+    "cbam": behind(MIXED, "cbam", ".channel", ".spatial", ".temporal"),
+    "refinement": behind(["Mixed_4f", "Mixed_5c"], "refinement"),
+    "interaction": HEAD,
+    "pay_attention": HEAD[1:],
+}
+# Blocks that add to what they are given, by nothing at first, and the gates that can.
+IDENTITY = {
+    **{name: {} for name in ("non_local", "cgnl", "cross_layer", "sagan", "similarity")},
+    "channel_attention": {},
+    "squeeze_excite": {"gate_start": "identity"},
+    "cbam": {"gate_start": "identity"},
+}
+
+
+def plain() -> InceptionI3d:
+    torch.manual_seed(0)
+    return InceptionI3d(num_classes=3, width=0.125, dropout=0.0)
+
+
+def build(name: str, **options: object) -> nn.Module:
+    system = SYSTEMS[name]
+    return system.attach(plain(), partial(system.make, **options), (), name)
+
+
+def test_every_system_is_here() -> None:
+    assert SYSTEMS.keys() == MAPS.keys() | {"residual_attention"}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_hygiene(name: str) -> None:
+    model = leave_the_start(build(name)).train()
+    x = clip(2, 8, 32, 64)
+    logits = model(x)
+    assert logits.shape == (2, 3)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+
+    model.eval()
+    with torch.no_grad():
+        together = model(x)
+        for index in range(2):
+            alone = model(x[index : index + 1])
+            torch.testing.assert_close(alone, together[index : index + 1], rtol=1e-4, atol=1e-5)
+        other = copy.deepcopy(model)
+        for value in other.state_dict().values():
+            value.zero_()
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(x), together)
+        with record_attention(model, queries=[(1, 16, 16)]) as maps:
+            assert torch.equal(model(x), together)
+    assert list(maps) == MAPS[name]
+    assert all(torch.isfinite(found.weights).all() for found in maps.values())
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_insertion_renames_nothing_and_begins_as_the_identity(name: str) -> None:
+    before, after = plain().eval(), build(name, **IDENTITY[name]).eval()
+    assert before.state_dict().keys() < after.state_dict().keys()
+    x = clip(1, 8, 32, 48)
+    with torch.no_grad():
+        after.load_state_dict(before.state_dict(), strict=False)
+        assert torch.equal(after(x), before(x))
+
+
+def test_the_places_are_the_mixed_blocks() -> None:
+    model = plain()
+    assert insertion_places(model) == MIXED
+    message = (
+        r"cannot insert after 'Mixed_4g' \(did you mean Mixed_4\w\?\); the places are Mixed_3b, "
+    )
+    with pytest.raises(ValueError, match=message + ", ".join(MIXED[1:])):
+        insert_attention(model, nn.Conv3d, ["Mixed_4g"])
+
+
+@pytest.mark.parametrize("after", [(), ("Mixed_4c",)])
+def test_a_mask_has_no_stage_to_go_around(after: tuple[str, ...]) -> None:
+    system = SYSTEMS["residual_attention"]
+    with pytest.raises(ValueError, match=r"residual_attention goes around a stage .*InceptionI3d"):
+        system.attach(plain(), system.make, after, "residual_attention")
+
+
+def test_gates_as_in_s3d_g_behind_the_temporal_convolutions() -> None:
+    system = SYSTEMS["self_gating"]
+    places = ["Mixed_4b.b1b", "Mixed_4b.b2b"]
+    model = system.attach(plain(), system.make, places, "self_gating").eval()
+    x = clip(1, 8, 32, 32)
+    with torch.no_grad(), record_attention(model) as maps:
+        assert not torch.equal(model(x), plain().eval()(x))
+    assert list(maps) == [f"{place}.self_gating" for place in places]
+    assert maps["Mixed_4b.b1b.self_gating"].weights.shape == (1, 32)
+
+
+def test_attention_in_place_of_every_kernel_of_a_block() -> None:
+    system = SYSTEMS["stand_alone"]
+    model = system.attach(plain(), system.make, ["Mixed_5b"], "stand_alone")
+    replaced = [name for name, m in model.named_modules() if type(m) is system.make]
+    assert replaced == ["Mixed_5b.b1b.conv3d", "Mixed_5b.b2b.conv3d"]
