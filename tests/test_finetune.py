@@ -277,6 +277,24 @@ def test_misspelt_settings(tmp_path: Path) -> None:
         config.load(tmp_path / "x.yaml")
 
 
+def test_the_recipe_starts_from_the_demo_s_network() -> None:
+    """Its weights have the same names and shapes, but for the classifier's."""
+    folder = Path(__file__).parents[1] / "configs"
+    demo, tuned = (
+        config.load(folder / name, ["data.root=x"])
+        for name in ("demo.yaml", "finetune_ucf101_11.yaml")
+    )
+    with torch.device("meta"):
+        theirs, ours = (
+            {n: v.shape for n, v in make_model(c.model, k).state_dict().items()}
+            for c, k in ((demo, 8), (tuned, 11))
+        )
+    assert list(theirs) == list(ours)
+    assert {n for n in ours if ours[n] != theirs[n]} == {"fc.weight", "fc.bias"}
+    assert tuned.train.freeze_backbone_epochs == 3
+    assert tuned.train.backbone_lr_scale == 0.1
+
+
 RECIPE = """\
 name: {name}
 data: {{root: {root}, num_workers: 0}}

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
+from torchvision.models import get_model
 
+from videoattn.attention import insertion_places
 from videoattn.models.inflate import inflate_weight, load_inflated
 from videoattn.models.resnet3d import ResNet3d
 
@@ -28,9 +29,9 @@ def test_mean_repeats_and_centre_places() -> None:
     assert centre.tolist() == [0, 1, 0]
 
 
-def _image_network() -> nn.Module:
+def _image_network(depth: int = 18) -> nn.Module:
     torch.manual_seed(0)
-    network = resnet18(num_classes=7).eval()
+    network = get_model(f"resnet{depth}", num_classes=7).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -38,15 +39,61 @@ def _image_network() -> nn.Module:
     return network
 
 
-def test_a_whole_network_answers_for_a_still_video_as_for_its_frame() -> None:
-    """In C2D everywhere; in a network with temporal kernels by "centre", which borders leave."""
-    images, frame = _image_network(), torch.randn(2, 3, 32, 32)
-    video = frame.unsqueeze(2).expand(-1, -1, 4, -1, -1)
-    for kind, method in (("c2d", "mean"), ("i3d", "centre")):
-        model = ResNet3d(kind, depth=18, num_classes=7).eval()
-        assert load_inflated(model, images.state_dict(), method=method) == []
-        with torch.no_grad():
-            torch.testing.assert_close(model(video), images(frame), rtol=1e-4, atol=1e-5)
+def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What the stem, the first pool, every block and the classifier put out."""
+    seen: dict[str, Tensor] = {}
+    for name in ("bn1", "maxpool", *insertion_places(model), "fc"):
+        model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.clone()})
+        )
+    with torch.inference_mode():
+        model(x)
+    return seen
+
+
+def _borders(model: ResNet3d) -> dict[str, int]:
+    """Behind each module, how many frames on either side have seen padding, where every temporal
+    kernel reaches k // 2 frames to either side."""
+    border = model.conv1.kernel_size[0] // 2
+    found = {"bn1": border, "maxpool": border}
+    for name in insertion_places(model):
+        if name == "layer2.0":  # the pool behind layer1
+            border = -(-border // model.pool_frames)
+        conv = model.get_submodule(name).conv1
+        assert isinstance(conv, nn.Conv3d)
+        border += conv.kernel_size[0] // 2
+        found[name] = border
+    return found
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("kind", ["i3d", "c2d", "slow"])
+@pytest.mark.parametrize("method", ["mean", "centre"])
+def test_a_still_video_has_its_frame_s_features_in_every_layer(
+    method: str, kind: str, depth: int
+) -> None:
+    """In float64, module by module. By "centre" in all frames, and so the logits are the frame's.
+    By "mean" in all that padding has not reached; the next one to the border differs."""
+    images = _image_network(depth).double()
+    model = ResNet3d(kind, depth=depth, num_classes=7).eval().double()
+    assert load_inflated(model, images.state_dict(), method=method) == []
+    borders = _borders(model) if method == "mean" else {}
+    num_frames = (2 * max(borders.values(), default=0) + 2) * model.pool_frames
+    frame = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    expected = _outputs(images, frame)
+    got = _outputs(model, frame.unsqueeze(2).expand(-1, -1, num_frames, -1, -1))
+    assert list(got) == list(expected)
+    logits, answer = expected.pop("fc"), got.pop("fc")
+    for name, features in got.items():
+        border = borders.get(name, 0)
+        inside = features[:, :, border : features.shape[2] - border]
+        assert inside.shape[2] >= 2
+        theirs = expected[name].unsqueeze(2)
+        torch.testing.assert_close(inside, theirs.expand_as(inside), rtol=1e-9, atol=1e-11)
+        if border:
+            assert not torch.allclose(features[:, :, border - 1], expected[name], rtol=1e-6)
+    if not any(borders.values()):
+        torch.testing.assert_close(answer, logits, rtol=1e-9, atol=1e-11)
 
 
 def test_a_classifier_of_other_classes_is_left_as_it_was() -> None:

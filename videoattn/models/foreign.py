@@ -5,6 +5,9 @@ They are what those libraries build, with their own parameter names: (N, 3, T, H
 (N, K), in training and in evaluation. Two things are seen to here. pytorchvideo's X3D and R(2+1)D
 would answer probabilities. And average pools of a fixed window, made for one size of clip, take
 smaller clips too.
+
+R(2+1)D is one of them, and no row of resnet3d's temporal kernels: every one of its convolutions is
+two, with a norm between them, and it halves the frames in three stages.
 """
 
 import importlib
