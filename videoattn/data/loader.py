@@ -5,7 +5,7 @@ them from r on: each rank has batches of B, and the ranks together see what one 
 batches of B*W sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import UInt8
@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
+from videoattn.data.workers import Watch, WorkerDiedError
 from videoattn.types import Batch, Failure, Views
+
+_SKIP = "; data.on_error=skip goes on without it"
 
 
 class ClipLoader:
@@ -24,6 +27,10 @@ class ClipLoader:
     steps: a remainder of fewer samples than ranks, which would leave a rank without any, is left
     out. Without shuffling (evaluation) every sample is counted once, and ranks may have unequal
     numbers of batches.
+
+    Where a file makes a worker process crash, or keeps it for more than `timeout_seconds` (0: no
+    limit), the file has failed: with on_error="skip" the workers are started again and go on
+    without it, to the same bits. A worker that is killed from outside always ends the epoch.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        timeout_seconds: float = 0.0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; need at least 1")
@@ -52,16 +60,11 @@ class ClipLoader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.num_workers = num_workers
         self._plan = _Plan()
-        self._loader: DataLoader[Sample | Failure] = DataLoader(
-            _Fetch(dataset),
-            batch_sampler=self._plan,
-            num_workers=num_workers,
-            collate_fn=_Collate(dataset),
-            persistent_workers=num_workers > 0,
-            # A generator of its own: iterating must not advance the global random state.
-            generator=torch.Generator(),
-        )
+        self._watch = Watch(num_workers, timeout_seconds=timeout_seconds)
+        self._lost: dict[int, str] = {}  # samples that cost a worker, and why
+        self._loader: DataLoader[Sample | Failure] | None = None
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -72,15 +75,48 @@ class ClipLoader:
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
         """The epoch's batches from number `skip_batches` on.
 
-        Raises: DecodeError at the batch of a file that fails, when the data set says "raise".
+        Raises: DecodeError at the batch of a file that fails, when the data set says "raise";
+        WorkerDiedError, which names the file, when a worker died.
         """
-        self._plan.keys = [
-            [(epoch, index) for index in batch] for batch in self.batches(epoch)[skip_batches:]
-        ]
-        for batch in self._loader:
-            if batch.failures and self.dataset.on_error == "raise":
-                raise DecodeError(batch.failures[0].path, batch.failures[0].reason)
-            yield batch
+        keys = [[(epoch, index) for index in batch] for batch in self.batches(epoch)]
+        done = skip_batches
+        while True:
+            try:
+                for batch in self._start(keys[done:]):
+                    if batch.failures and self.dataset.on_error == "raise":
+                        raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
+                    yield batch
+                    done += 1
+                return
+            except (RuntimeError, OSError, EOFError):  # what torch says of workers that died
+                deaths = self._watch.deaths(self.dataset.samples.path)
+                if not deaths:
+                    raise
+            # Their queues may be as dead as they are: all workers end here, and new ones begin.
+            self._loader = None
+            self._watch.forget()
+            for death in deaths:
+                if death.index is None:
+                    raise death
+                if self.dataset.on_error == "raise":
+                    raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
+                self._lost[death.index] = death.reason
+
+    def _start(self, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        self._plan.keys = keys
+        if self._loader is not None:
+            return iter(self._loader)
+        self._loader = DataLoader(
+            _Fetch(self.dataset, self._watch, self._lost),
+            batch_sampler=self._plan,
+            num_workers=self.num_workers,
+            collate_fn=_Collate(self.dataset),
+            persistent_workers=self.num_workers > 0,
+            # A generator of its own: iterating must not advance the global random state.
+            generator=torch.Generator(),
+        )
+        with self._watch.starting():
+            return iter(self._loader)
 
     def order(self, epoch: int) -> list[int]:
         """Every rank's samples, in the order in which they are seen."""
@@ -114,11 +150,17 @@ class _Plan(Sampler[list[tuple[int, int]]]):
 class _Fetch(Dataset[Sample | Failure]):
     """Hands failures to the main process, which raises: an error from a worker loses its type."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
+    def __init__(self, dataset: ClipDataset, watch: Watch, lost: Mapping[int, str]) -> None:
         self._dataset = dataset
+        self._watch = watch
+        self._lost = lost
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
-        return self._dataset.fetch(key)
+        _, index = key
+        if index in self._lost:
+            return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
+        with self._watch.reading(index):
+            return self._dataset.fetch(key)
 
 
 class _Collate:

@@ -1,0 +1,179 @@
+"""Loader processes that die or never return: the file is named, and the run does not hang."""
+
+import ctypes
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+import torch
+
+from videoattn.data import dataset as module
+from videoattn.data.annotations import read_folders
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.decode import decode
+from videoattn.data.loader import ClipLoader
+from videoattn.data.sampling import train_sampler
+from videoattn.data.transforms import TestTransform
+from videoattn.data.workers import WorkerDiedError
+
+
+def loader(root: Path, *, on_error: str = "raise", timeout_seconds: float = 0.0, **kwargs):
+    dataset = ClipDataset(
+        read_folders(root),
+        sample_frames=train_sampler("dense", num_frames=4, frame_stride=2),
+        transform=TestTransform(16, crop=(16, 16)),
+        on_error=on_error,
+    )
+    settings = {"batch_size": 2, "shuffle": True, "num_workers": 2, **kwargs}
+    return ClipLoader(dataset, timeout_seconds=timeout_seconds, **settings)
+
+
+@pytest.fixture
+def break_decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """break_decoder(do, name, ...): what the decoder does instead of decoding these files."""
+
+    def change(do: Callable[[], object], *names: str) -> None:
+        def broken(path: Path, indices: object):
+            if path.name in names:
+                do()
+            return decode(path, indices)
+
+        monkeypatch.setattr(module, "decode", broken)
+
+    return change
+
+
+def sleep_for_ever() -> None:
+    time.sleep(3600)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def abort() -> None:
+    os.abort()
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("do", "timeout_seconds", "reason"),
+    [
+        (sleep_for_ever, 0.5, "took longer to read than data.decode_timeout_seconds=0.5"),
+        (crash, 0.0, "the loader process that read it was killed by SIGSEGV"),
+    ],
+)
+def test_a_file_that_stops_a_worker_is_named(
+    do: Callable[[], None],
+    timeout_seconds: float,
+    reason: str,
+    thirteen: Path,
+    break_decoder: Callable[..., None],
+) -> None:
+    break_decoder(do, "04.mp4")
+    batches = loader(thirteen, timeout_seconds=timeout_seconds)
+    message = rf"^\S+/right/04\.mp4: {re.escape(reason)}; data\.on_error=skip goes on without it$"
+    with pytest.raises(WorkerDiedError, match=message):
+        list(batches.epoch(0))
+
+
+def test_skipping_goes_on_with_new_workers_to_the_same_bits(
+    thirteen: Path, break_decoder: Callable[..., None]
+) -> None:
+    whole = list(loader(thirteen, num_workers=0, shuffle=False).epoch(1))
+    break_decoder(abort, "04.mp4", "07.mp4")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    batches = loader(thirteen, on_error="skip", shuffle=False)
+    for _ in range(2):  # in the second epoch they are known, and cost no worker
+        rest = list(batches.epoch(1))
+        failed = [failure for batch in rest for failure in batch.failures]
+        assert sorted(Path(failure.path).name for failure in failed) == ["04.mp4", "07.mp4"]
+        assert {failure.reason for failure in failed} == {
+            "the loader process that read it was killed by SIGABRT"
+        }
+        lost = torch.tensor([failure.index for failure in failed])
+        for want, got in zip(whole, rest, strict=True):
+            kept = ~torch.isin(want.indices, lost)
+            assert torch.equal(want.frames[kept], got.frames)
+            assert torch.equal(want.indices[kept], got.indices)
+        before_next = active_children()
+    assert active_children() == before_next
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("do", "how", "on_error"),
+    [(kill_itself, "killed by SIGKILL", "skip"), (leave, "ended (code 3)", "raise")],
+)
+def test_a_death_from_outside_is_no_files_fault(
+    do: Callable[[], None],
+    how: str,
+    on_error: str,
+    thirteen: Path,
+    break_decoder: Callable[..., None],
+) -> None:
+    break_decoder(do, "04.mp4")
+    message = rf"/right/04\.mp4: a loader process was {re.escape(how)} while it read this file"
+    with pytest.raises(WorkerDiedError, match=message):
+        list(loader(thirteen, on_error=on_error).epoch(0))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_at_rest(signum: int, thirteen: Path) -> None:
+    """The trainer is told at the next batch that does not come: not in the middle of a step."""
+    known = active_children()
+    batches = loader(thirteen, batch_size=1, num_workers=1)
+    epoch = batches.epoch(0)
+    next(epoch)
+    (worker,) = [child for child in active_children() if child not in known]
+    assert worker.pid is not None
+    time.sleep(0.5)  # it has made all that it was asked for
+    os.kill(worker.pid, signum)
+    worker.join()
+    time.sleep(0.1)
+    with pytest.raises(WorkerDiedError, match=r"\.mp4: a loader process was .* this file"):
+        list(epoch)
+    assert len(list(batches.epoch(0))) == 13  # with new workers
+
+
+def test_killed_before_anything_was_read(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videoattn.data.loader._Fetch.__getitem__", lambda *_: kill_itself())
+    with pytest.raises(WorkerDiedError, match=r"^loader process \d+: was killed by SIGKILL before"):
+        list(loader(thirteen).epoch(0))
+
+
+def test_other_errors_of_a_worker_pass(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("of another kind")
+
+    monkeypatch.setattr(module, "decode", fail)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        list(loader(thirteen).epoch(0))
+
+
+def test_the_limit_is_for_one_file(thirteen: Path, break_decoder: Callable[..., None]) -> None:
+    break_decoder(lambda: time.sleep(0.15), *(f"{i:02d}.mp4" for i in range(13)))
+    batches = loader(thirteen, timeout_seconds=1.0, num_workers=1)
+    assert len(list(batches.epoch(0))) == 7
+    time.sleep(1.1)  # no alarm rings between files
+    assert len(list(batches.epoch(1))) == 7
+
+
+def test_errors(thirteen: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^timeout_seconds: got -1.0; need seconds, or 0 for no l"
+    ):
+        loader(thirteen, timeout_seconds=-1.0)
