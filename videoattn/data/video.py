@@ -46,6 +46,9 @@ class Video:
             self.container.close()
             raise DecodeError(path, "no video stream")
         self.stream = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            self.container.close()
+            raise DecodeError(path, "its video is in a format that FFmpeg does not know")
         self.stream.codec_context.thread_count = 1
         self.timed = self.container.format.name in _TIMED
         self.last_error: FFmpegError | None = None
@@ -105,6 +108,8 @@ class PacketIndex(NamedTuple):
         keys = np.flatnonzero([p.is_keyframe for p in packets])
         before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
         if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
+            return None
+        if times.min() < times[0]:  # a picture that would need a group before the first
             return None
         unreferenced = np.zeros(len(packets), dtype=bool)
         if length_size := video.nal_length_size:
