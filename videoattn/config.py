@@ -53,6 +53,8 @@ class DataConfig:
     listed videos that are missing: raise stops before training; skip leaves them out of it."""
     max_failures: int = 100
     """Training stops when more videos than this were skipped."""
+    decode_timeout_seconds: float = 60.0
+    """A video that keeps a loader process for longer than this has failed; 0 waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,10 @@ class TrainConfig:
     its own (interaction: {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
     validate_every: int = 1
     """Epochs between validations; 0 never."""
+    save_every_steps: int | None = None
+    """A checkpoint inside epochs too, every so many steps: no more than those are ever lost."""
+    keep_epochs: int | None = None
+    """The checkpoint of every so many epochs is kept, beside the last one."""
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def make_loader(
         rank=distributed.rank,
         world_size=distributed.world_size,
         num_workers=config.data.num_workers,
+        timeout_seconds=config.data.decode_timeout_seconds,
     )
 
 

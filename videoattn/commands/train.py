@@ -29,9 +29,10 @@ from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import LAST, About, Payload
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.log import read_failures
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
-from videoattn.engine.train import Fitted, Run, Validation, fit
+from videoattn.engine.train import SKIPPED, Fitted, Run, Validation, fit
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
         notes += [note] if note else []
         batches = make_loader(config, "train", place, samples)
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
-        mix = make_mix(config.augment, len(samples.class_names))
+        mix = make_mix(config.augment, len(samples.class_names), config.train.num_clips)
         stages = num_stages(model)
         optimisation = make_optimisation(
             config, steps_per_epoch, precision, mix, stages, fine_tuning
@@ -78,7 +79,7 @@ def train(
                 every_epochs=config.train.validate_every,
                 max_views=config.test.batch_size,
             )
-        return fit(
+        fitted = fit(
             model,
             make_optimizer(model, config, fine_tuning),
             batches,
@@ -89,6 +90,21 @@ def train(
             distributed=place,
             resume=previous,
         )
+        if place.is_main and fitted.num_skipped:
+            _report_skipped(folder, fitted, len(samples), config.train.num_epochs)
+        return fitted
+
+
+def _report_skipped(folder: Path, fitted: Fitted, num_listed: int, num_epochs: int) -> None:
+    out.print(
+        f"seen {fitted.num_seen:,} + skipped {fitted.num_skipped:,} of {num_listed:,} videos x "
+        f"{num_epochs} epochs; {folder / SKIPPED} lists {len(fitted.failed):,} videos:",
+        markup=False,
+    )
+    for failure in read_failures(folder / SKIPPED)[:20]:
+        out.print(f"  {failure.path}: {failure.reason}", markup=False)
+    if len(fitted.failed) > 20:
+        out.print(f"  and {len(fitted.failed) - 20:,} more", markup=False)
 
 
 def _begin(
@@ -116,6 +132,8 @@ def _run(config: Config, folder: Path, samples: Samples) -> Run:
         seed=config.seed,
         describe=lambda index: str(samples.path(index)),
         max_failures=config.data.max_failures,
+        save_every_steps=config.train.save_every_steps,
+        keep_epochs=config.train.keep_epochs,
     )
 
 
@@ -148,7 +166,14 @@ def _prepare_folder(
 
 
 # What may change between the parts of a run without changing its numbers.
-_FREE = ("data.root", "data.num_workers", "data.max_failures")
+_FREE = (
+    "data.root",
+    "data.num_workers",
+    "data.max_failures",
+    "data.decode_timeout_seconds",
+    "train.save_every_steps",
+    "train.keep_epochs",
+)
 
 
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:

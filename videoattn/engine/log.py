@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -166,10 +166,23 @@ def _board(folder: Path, *, purge_step: int) -> "SummaryWriter":
     return SummaryWriter(str(folder), purge_step=purge_step)
 
 
+def read_failures(path: Path) -> list[Failure]:
+    """What `append_failures` wrote; none where there is no file."""
+    return [Failure(**json.loads(line)) for line in _lines(path)]
+
+
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Each failure as one line of JSON at the end of `path`."""
     with open(path, "a") as file:
         file.writelines(json.dumps(as_record(failure)) + "\n" for failure in failures)
+
+
+def keep_failures(path: Path, indices: Collection[int]) -> None:
+    """Drops what an interrupted run had written after its last checkpoint: it will do so again."""
+    kept = [failure for failure in read_failures(path) if failure.index in indices]
+    path.unlink(missing_ok=True)
+    if kept:
+        append_failures(path, kept)
 
 
 def as_record(failure: Failure) -> dict[str, str | int]:

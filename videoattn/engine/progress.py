@@ -38,7 +38,9 @@ class Progress:
     step: int = 0
     of_epoch: Sums = field(default_factory=Sums)
     since_log: Sums = field(default_factory=Sums)
-    failed: list[int] = field(default_factory=list)  # indices of samples, in order
+    num_seen: int = 0  # samples that trained the network, each as often as it did
+    num_skipped: int = 0  # and those that did not, since they failed
+    failed: list[int] = field(default_factory=list)  # their indices, in order
     best_accuracy: float | None = None
     best_epoch: int | None = None  # from 1
 
@@ -73,17 +75,19 @@ def from_state(state: Mapping[str, object], *, steps_per_epoch: int, path: Path)
 
 
 def line(progress: Progress, *, num_epochs: int, clock: Clock) -> str:
-    """Epoch, step, losses and accuracy of the epoch so far, speed, share of waiting, time left."""
+    """Epoch, step, losses and accuracy of the epoch so far, how often a sample was skipped in the
+    run, speed, share of waiting, time left."""
     sums = progress.of_epoch
     auxiliary = "".join(
         f"{name} {share(value, sums.num_clips):.4f}  "
         for name, value in sums.auxiliary_losses.items()
     )
+    skipped = f"skipped {progress.num_skipped}  " if progress.num_skipped else ""
     return (
         f"epoch {progress.epoch + 1}/{num_epochs}  "
         f"step {progress.step}/{progress.steps_per_epoch}  "
         f"loss {share(sums.loss, sums.num_clips):.4f}  {auxiliary}"
-        f"accuracy {100 * share(sums.correct, sums.num_clips):.1f} %  "
+        f"accuracy {100 * share(sums.correct, sums.num_clips):.1f} %  {skipped}"
         f"{clock.clips_per_second:.1f} clips/s  data {100 * clock.wait_share:.0f} %  "
         f"left {clock.time_left}"
     )

@@ -16,14 +16,14 @@ from videoattn.engine.batches import Batches, ToVideo
 from videoattn.engine.checkpoint import LAST, About, Payload
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
-from videoattn.engine.log import Clock, Display, Log, append_failures
+from videoattn.engine.log import Clock, Display, Log, append_failures, keep_failures
 from videoattn.engine.metrics import share
 from videoattn.engine.progress import Progress, Sums, from_state, line
 from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
 from videoattn.engine.step import Moment, Optimisation, StepResult, update
 from videoattn.types import Batch, Failure
 
-BEST = "best.safetensors"
+BEST, SKIPPED = "best.safetensors", "skipped.jsonl"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class Fitted:
     """What came of a run: accuracies are shares of 1, None where there was no validation."""
 
     num_steps: int
+    num_seen: int  # samples in all epochs; with those skipped: all that was asked for
+    num_skipped: int
+    failed: tuple[int, ...]  # samples that were skipped, once or more
     best_accuracy: float | None
     best_epoch: int | None  # from 1
     evaluation: Evaluation | None  # of the last validation of this call
@@ -153,6 +156,8 @@ def fit(
         resumed_at=progress.step_of_run,
         validated=progress.step == 0,
     )
+    if distributed.is_main:
+        keep_failures(run.folder / SKIPPED, progress.failed)
     num_steps = optimisation.num_epochs * progress.steps_per_epoch
     clock = Clock(steps_left=num_steps - progress.step_of_run)
     evaluation = None
@@ -168,7 +173,10 @@ def fit(
                 training.save(progress)
     finally:
         log.close()
-    return Fitted(progress.step_of_run, progress.best_accuracy, progress.best_epoch, evaluation)
+    return Fitted(
+        progress.step_of_run, progress.num_seen, progress.num_skipped, tuple(progress.failed),
+        progress.best_accuracy, progress.best_epoch, evaluation,
+    )  # fmt: skip
 
 
 def _start(
@@ -228,7 +236,7 @@ def _train_epoch(
     iterator = training.batches.epoch(progress.epoch, skip_batches=progress.step * accumulate)
     while progress.step < progress.steps_per_epoch:
         group, waited = _next(iterator, accumulate, progress)
-        _note_failures(training, progress, group)
+        _count(training, progress, group)
         result = update(
             training.wrapped,
             training.optimizer,
@@ -305,10 +313,15 @@ def _validate(training: _Training, progress: Progress, *, display: Display, log:
     return evaluation
 
 
-def _note_failures(training: _Training, progress: Progress, group: list[Batch]) -> None:
-    """Writes down each sample that failed for the first time, and stops a run that loses many."""
+def _count(training: _Training, progress: Progress, group: list[Batch]) -> None:
+    """Counts samples, over all processes. Writes down each that failed for the first time, and
+    stops a run that loses many."""
     own = [failure for batch in group for failure in batch.failures]
-    if not training.distributed.sum([len(own)])[0]:
+    seen = sum(len(batch.indices) for batch in group)
+    num_seen, num_skipped = training.distributed.sum([seen, len(own)])
+    progress.num_seen += int(num_seen)
+    progress.num_skipped += int(num_skipped)
+    if not num_skipped:
         return
     new: dict[int, Failure] = {
         failure.index: failure
@@ -318,13 +331,13 @@ def _note_failures(training: _Training, progress: Progress, group: list[Batch]) 
     }
     progress.failed = sorted([*progress.failed, *new])
     if training.distributed.is_main:
-        append_failures(training.run.folder / "skipped.jsonl", new.values())
+        append_failures(training.run.folder / SKIPPED, new.values())
     limit = training.run.max_failures
     if limit is not None and len(progress.failed) > limit:
         last = list(new.values())[-1]
         raise TooManyFailuresError(
             f"{len(progress.failed)} videos could not be decoded, {limit} are allowed; see "
-            f"{training.run.folder / 'skipped.jsonl'}; the last: {last.path}: {last.reason}"
+            f"{training.run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
         )
 
 
@@ -340,6 +353,8 @@ def _write(
         "gradient_norm": result.gradient_norm,
         "clips_per_second": clock.clips_per_second,
         "wait_share": clock.wait_share,
+        "seen": progress.num_seen,
+        "skipped": progress.num_skipped,
         "failed": len(progress.failed),
     }
     if len(training.stage_epochs) > 1 and training.stage is not None:
