@@ -20,7 +20,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe, as key=value: train.lr=0.02 model.name=tsn_r18"),
 ]
-RunPath = Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint file in one.")]
+RunPath = Annotated[
+    Path, typer.Argument(help="A run's folder, a shared one, or a checkpoint file in one.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -113,6 +115,46 @@ def visualize(
     if target is not None:
         raise ValueError("--target is the class of a --method, such as --method grad_cam")
     run_visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A public checkpoint, as it was published.")],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A new folder; or one file, X.safetensors."),
+    ],
+    name: Annotated[str, typer.Option("--as", help="A name from `videoattn list weights`.")],
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with one class name a line. Without it: Kinetics' or ImageNet's."
+        ),
+    ] = None,
+) -> None:
+    """A public checkpoint becomes a folder (model.safetensors, config.json) for every command."""
+    from videoattn.commands.convert import convert as run_convert
+
+    run_convert(file, output, name=name, classes=classes)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder to share.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors (a folder to share), torch-export (.pt2) or onnx. The latter take "
+            "(N, 3, T, H, W) normalised video, N free, and have a .json beside them.",
+        ),
+    ] = "safetensors",
+) -> None:
+    """Hand a network on: checked on the spot against the network itself."""
+    from videoattn.commands.export import export as run_export
+
+    run_export(run, output, kind=kind)
 
 
 @app.command()

@@ -151,7 +151,8 @@ def by_queries(
     def piece(rows: Tensor) -> Tensor:
         return weights(rows) @ v
 
-    pieces = q.split(max(MOST_AT_ONCE // (len(q) * entries), 1), dim=1)
+    clips = 1 if torch.compiler.is_exporting() else len(q)  # an export is for any number of them
+    pieces = q.split(max(MOST_AT_ONCE // (clips * entries), 1), dim=1)
     if len(pieces) == 1:
         return piece(q)
     if not torch.is_grad_enabled():

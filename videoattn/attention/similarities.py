@@ -85,5 +85,5 @@ def attend_additive(
             lambda rows: additive_weights(rows, keys, w, normaliser),
             q,
             values,
-            entries=k.numel() // len(k),
+            entries=k.shape[1:].numel(),
         ).to(v.dtype)
