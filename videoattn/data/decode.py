@@ -6,7 +6,6 @@ which is exact in every file that decodes; decord and torchcodec give the same f
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,12 +21,12 @@ from videoattn.data.decode_others import (
 )
 from videoattn.data.decode_pyav import Images, Wanted, no_frame, quarter_turns, read_pyav
 from videoattn.data.video import DecodeError as DecodeError
-from videoattn.data.video import PacketIndex, Video, reason
+from videoattn.data.video import PacketIndex, Source, Video, reason
 from videoattn.types import Frames
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
-_READERS: dict[str, Callable[[str | Path, Wanted], Images]] = {
+_READERS: dict[str, Callable[[Source, Wanted], Images]] = {
     "auto": read_pyav,
     "pyav": read_pyav,
     "decord": read_decord,
@@ -46,7 +45,7 @@ class VideoInfo(NamedTuple):
 
 
 def decode(
-    path: str | Path, indices: Sequence[int] | np.ndarray, *, decoder: Decoder = "auto"
+    path: Source, indices: Sequence[int] | np.ndarray, *, decoder: Decoder = "auto"
 ) -> Frames:
     """The asked frames, RGB, in the asked order (any order, repeats allowed).
 
@@ -75,7 +74,7 @@ def check_decoder(decoder: Decoder) -> None:
         _IMPORTS[decoder]()
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: Source) -> VideoInfo:
     """Decodes every frame, so that the count is exact for damaged files too.
 
     Raises: DecodeError when the file cannot be read or no frame decodes.
@@ -96,7 +95,7 @@ def probe(path: str | Path) -> VideoInfo:
         raise DecodeError(path, reason(error)) from error
 
 
-def count_frames(path: str | Path) -> tuple[int, float]:
+def count_frames(path: Source) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
     That is MP4 and Matroska whose packets are whole; other files are decoded. Damage that leaves
@@ -111,7 +110,7 @@ def count_frames(path: str | Path) -> tuple[int, float]:
     return info.num_frames, info.fps
 
 
-def frame_times(path: str | Path) -> Float64[np.ndarray, " T"]:
+def frame_times(path: Source) -> Float64[np.ndarray, " T"]:
     """When each frame is shown, in seconds from the first: as stored in MP4 and Matroska, where
     the rate may vary; in other files at the mean rate.
 
@@ -126,7 +125,7 @@ def frame_times(path: str | Path) -> Float64[np.ndarray, " T"]:
     return np.arange(info.num_frames) / info.fps
 
 
-def _listed_times(path: str | Path) -> tuple[Float64[np.ndarray, " T"], float] | None:
+def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | None:
     """(frame times in seconds, frame rate) without decoding; None where that is not exact."""
     try:
         with Video(path) as video:
@@ -139,7 +138,7 @@ def _listed_times(path: str | Path) -> tuple[Float64[np.ndarray, " T"], float] |
         raise DecodeError(path, reason(error)) from error
 
 
-def _reader(decoder: str) -> Callable[[str | Path, Wanted], Images]:
+def _reader(decoder: str) -> Callable[[Source, Wanted], Images]:
     if decoder not in _READERS:
         raise ValueError(f"decoder: got {decoder!r}; choose from {', '.join(_READERS)}")
     return _READERS[decoder]

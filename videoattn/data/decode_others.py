@@ -10,7 +10,6 @@ PyAV's. Other containers, and whatever does not add up, are refused.
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, NoReturn
 
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from videoattn.data.decode_pyav import Images, Wanted, read_pyav
-from videoattn.data.video import DecodeError, PacketIndex, Video, too_few
+from videoattn.data.video import DecodeError, PacketIndex, Source, Video, file_of, too_few
 
 Image = UInt8[np.ndarray, "H W C"]
 
@@ -36,7 +35,7 @@ class _Known(NamedTuple):
     """The first frame, where frames can be counted in the decoder's output alone."""
 
 
-def read_decord(path: str | Path, wanted: Wanted) -> Images:
+def read_decord(path: Source, wanted: Wanted) -> Images:
     """The wanted frames (ascending, none twice)."""
     decord = import_decord()
     known = _known(path, wanted, "decord")
@@ -44,7 +43,7 @@ def read_decord(path: str | Path, wanted: Wanted) -> Images:
         _refuse(path, "decord", f"takes one of {known.num_streams} video streams, any of them")
     try:
         # A frame that decord could not decode it replaces by its neighbour; more than none: error.
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
+        reader = decord.VideoReader(file_of(path), num_threads=1, fault_tol=1e-9)
         if known.first is not None:
             return _read_on(path, "decord", wanted, known.first, lambda _: reader.next().asnumpy())
         _same_count(path, "decord", len(reader), known.times)
@@ -56,13 +55,13 @@ def read_decord(path: str | Path, wanted: Wanted) -> Images:
     return frames
 
 
-def read_torchcodec(path: str | Path, wanted: Wanted) -> Images:
+def read_torchcodec(path: Source, wanted: Wanted) -> Images:
     """The wanted frames (ascending, none twice)."""
     decoders = import_torchcodec()
     known = _known(path, wanted, "torchcodec")
     try:
         reader = decoders.VideoDecoder(
-            str(path), stream_index=known.stream, dimension_order="NHWC", num_ffmpeg_threads=1
+            file_of(path), stream_index=known.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         if known.first is not None:
             return _read_on(
@@ -115,7 +114,7 @@ def import_torchcodec() -> ModuleType:
     return module
 
 
-def _known(path: str | Path, wanted: Wanted, decoder: str) -> _Known:
+def _known(path: Source, wanted: Wanted, decoder: str) -> _Known:
     with Video(path) as video:
         streams = video.stream.index, len(video.container.streams.video)
         container = video.container.format.name
@@ -135,7 +134,7 @@ def _known(path: str | Path, wanted: Wanted, decoder: str) -> _Known:
 
 
 def _read_on(
-    path: str | Path, decoder: str, wanted: Wanted, first: Image, next_frame: Callable[[int], Image]
+    path: Source, decoder: str, wanted: Wanted, first: Image, next_frame: Callable[[int], Image]
 ) -> Images:
     """Frame by frame from the first to the last wanted one."""
     frames = np.empty((len(wanted), *first.shape), np.uint8)
@@ -155,17 +154,17 @@ def _alike(image: Image, other: Image) -> bool:
     return float(np.abs(image.astype(np.int16) - other).mean()) < 4
 
 
-def _same_count(path: str | Path, decoder: str, count: int, times: np.ndarray | None) -> None:
+def _same_count(path: Source, decoder: str, count: int, times: np.ndarray | None) -> None:
     assert times is not None
     if count != len(times):
         _refuse(path, decoder, f"counts {count} frames where {len(times)} are listed")
 
 
-def _refuse(path: str | Path, decoder: str, why: str) -> NoReturn:
+def _refuse(path: Source, decoder: str, why: str) -> NoReturn:
     raise DecodeError(path, f"decoder {decoder} {why}; choose decoder pyav")
 
 
-def _failed(path: str | Path, decoder: str, error: Exception) -> NoReturn:
+def _failed(path: Source, decoder: str, error: Exception) -> NoReturn:
     lines = str(error).strip().splitlines()
     why = lines[0][-160:] if lines else type(error).__name__
     raise DecodeError(path, f"decoder {decoder} fails ({why}); choose decoder pyav") from error

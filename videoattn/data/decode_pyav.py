@@ -7,23 +7,21 @@ on the way (a damaged packet, times that are missing or out of order) falls back
 the first packet on.
 """
 
-from pathlib import Path
-
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int64, UInt8
 
-from videoattn.data.video import DecodeError, PacketIndex, Video, reason, too_few
+from videoattn.data.video import DecodeError, PacketIndex, Source, Video, reason, too_few
 
 Images = UInt8[np.ndarray, "T H W C"]
 Wanted = Int64[np.ndarray, " T"]
 
 # From PyAV 17 on, colour conversion starts a thread per core unless told not to.
-_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
-def read_pyav(path: str | Path, wanted: Wanted) -> Images:
+def read_pyav(path: Source, wanted: Wanted) -> Images:
     """The wanted frames (ascending, none twice)."""
     frames = _read_timed(path, wanted)
     return _read_from_start(path, wanted) if frames is None else frames
@@ -52,7 +50,7 @@ class Output:
     def put(self, slot: int, frame: av.VideoFrame) -> None:
         width, height = self._size = self._size or (frame.width, frame.height)
         rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", **_ONE_THREAD
+            frame, width=width, height=height, format="rgb24", **ONE_THREAD
         )
         image = np.rot90(rgb.to_ndarray(), quarter_turns(frame))
         if len(self.frames) == 0:
@@ -60,7 +58,7 @@ class Output:
         self.frames[slot] = image
 
 
-def _read_timed(path: str | Path, wanted: Wanted) -> Images | None:
+def _read_timed(path: Source, wanted: Wanted) -> Images | None:
     """Decodes only the pictures that are needed; None where that cannot be done exactly."""
     with Video(path) as video:
         packets = list(video.packets()) if video.timed else []
@@ -79,7 +77,7 @@ def _read_timed(path: str | Path, wanted: Wanted) -> Images | None:
         return None if slots or video.last_error is not None else out.frames
 
 
-def _read_from_start(path: str | Path, wanted: Wanted) -> Images:
+def _read_from_start(path: Source, wanted: Wanted) -> Images:
     """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
     out = Output(len(wanted))
     found, count = 0, 0

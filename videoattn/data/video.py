@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +16,36 @@ from jaxtyping import Bool, Int64
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A video in memory, by the name that errors tell, and what came with it."""
+
+    name: str
+    data: bytes
+    label: int = -1
+    num_frames: int = 0  # 0: not known
+    fps: float = 0.0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | Path | Encoded
+"""What can be decoded: a path, or a video in memory."""
+
+
+def file_of(source: Source) -> str | BytesIO:
+    """What libraries open."""
+    return BytesIO(source.data) if isinstance(source, Encoded) else str(source)
+
+
 class DecodeError(Exception):
     """A video that cannot give the asked frames: its path and why.
 
     `num_frames` is the number of frames that do decode, where that is what was too small.
     """
 
-    def __init__(self, path: str | Path, reason: str, num_frames: int | None = None) -> None:
+    def __init__(self, path: Source, reason: str, num_frames: int | None = None) -> None:
         # All three go to `args`, so that the error survives pickling between processes.
         super().__init__(str(path), reason, num_frames)
         self.path = str(path)
@@ -34,12 +59,13 @@ class DecodeError(Exception):
 class Video:
     """An open file, its first video stream, one decoding thread; closed on exit."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: Source) -> None:
         self.path = path
-        if os.path.getsize(path) == 0:
+        size = len(path.data) if isinstance(path, Encoded) else os.path.getsize(path)
+        if size == 0:
             raise DecodeError(path, "the file is empty (0 bytes)")
         try:
-            self.container = av.open(str(path), metadata_errors="ignore")
+            self.container = av.open(file_of(path), metadata_errors="ignore")
         except FFmpegError as error:
             raise DecodeError(path, f"cannot be opened as a video: {reason(error)}") from error
         if not self.container.streams.video:
@@ -146,7 +172,7 @@ class PacketIndex(NamedTuple):
         ]
 
 
-def too_few(path: str | Path, asked: int, num_frames: int) -> DecodeError:
+def too_few(path: Source, asked: int, num_frames: int) -> DecodeError:
     return DecodeError(
         path,
         f"frame {asked} was asked for, but only {num_frames} frames decode (0 - {num_frames - 1})",
