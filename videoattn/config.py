@@ -79,17 +79,26 @@ class ClipConfig:
 class AugmentConfig:
     """Training only; the same draw for every frame of a clip."""
 
-    crop: Literal["area", "short_side"] = "area"
-    """area: a random part of the frame. short_side: resize to a random short side, random crop."""
+    crop: Literal["area", "short_side", "multi_scale"] = "area"
+    """area: a random part of the frame. short_side: resize to a random short side, random crop.
+    multi_scale: height and width are two of `scales` of the frame, at one of 13 places (TSN)."""
     area: tuple[float, float] = (0.35, 1.0)
     aspect_ratio: tuple[float, float] = (0.75, 1.3333)
     short_side: tuple[int, int] = (256, 320)
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: bool = True
+    """Half of the samples are mirrored. Refused where left and right are classes, unless:"""
+    flip_labels: dict[str, str] = field(default_factory=dict)
+    """Pairs of classes that a mirror turns into each other, such as {moves_left: moves_right}."""
     color_jitter: float = 0.0
     """Brightness, contrast and saturation change by up to this share, hue by a quarter of it."""
     grayscale: float = 0.0
     erase: float = 0.0
     """Probabilities of losing all colour, and of a grey rectangle."""
+    rand_augment: int = 0
+    """RandAugment: so many operations, drawn for each clip."""
+    rand_augment_magnitude: int = 9
+    """Their strength, 0 to 30."""
     mixup: float = 0.0
     cutmix: float = 0.0
     """Shares of the batches whose clips are blended in pairs, or get a part of another clip."""
@@ -101,7 +110,8 @@ class TestConfig:
 
     num_clips: int = 1
     num_crops: int = 1
-    """1: centre. 3: left, centre, right (or top, centre, bottom)."""
+    """1: centre. 3: left, centre, right (or top, centre, bottom). 10: corners, centre, and their
+    mirror images. 0: the whole frame, uncut (fully convolutional testing), one video at a time."""
     short_side: int = 256
     height: int | None = None
     width: int | None = None
@@ -148,6 +158,10 @@ class TrainConfig:
     num_epochs: int = 10
     batch_size: int = 8
     """Clips per process and step."""
+    num_clips: int = 1
+    """Clips drawn from each video, which is decoded once for all of them (repeated augmentation,
+    Hoffer et al., CVPR 2020). A step has the clips of batch_size / num_clips videos, so that the
+    rate and the memory stay as they are; an epoch has num_clips times the steps."""
     accumulate_steps: int = 1
     """Steps whose gradients are summed before an update."""
     optimizer: Literal["sgd", "adamw"] = "sgd"

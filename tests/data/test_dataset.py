@@ -6,16 +6,17 @@ import torch
 
 from tests.data.conftest import MakeClip
 from videoattn.data.annotations import Samples, read_folders
+from videoattn.data.augment import AreaCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
 from videoattn.data.decode import DecodeError, decode
 from videoattn.data.sampling import train_sampler, view_sampler
-from videoattn.data.transforms import TestTransform, TrainTransform
+from videoattn.data.transforms import TestTransform
 from videoattn.types import Failure
 
 
 def train_set(samples: Samples, **kwargs) -> ClipDataset:
     sampler = train_sampler("dense", num_frames=4, frame_stride=2, short_video="error")
-    transform = TrainTransform((16, 16), scale=(0.5, 1.0))
+    transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))
     return ClipDataset(samples, sample_frames=sampler, transform=transform, **kwargs)
 
 

@@ -5,18 +5,21 @@ import pytest
 import torch
 
 from videoattn.data.annotations import Samples, read_folders
+from videoattn.data.augment import AreaCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import DecodeError
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
-from videoattn.data.transforms import TrainTransform, to_video
+from videoattn.data.transforms import to_video
 from videoattn.types import Batch
 
 
 def dataset(root: Path, **kwargs) -> ClipDataset:
     samples = kwargs.pop("samples", None) or read_folders(root)
     sampler = train_sampler("dense", num_frames=4, frame_stride=2)
-    return ClipDataset(samples, sample_frames=sampler, transform=TrainTransform((16, 16)), **kwargs)
+    return ClipDataset(
+        samples, sample_frames=sampler, transform=TrainTransform(AreaCrop((16, 16))), **kwargs
+    )
 
 
 def loader(root: Path, **kwargs) -> ClipLoader:

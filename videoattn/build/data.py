@@ -1,6 +1,6 @@
 """From a recipe to samples, clips, batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -28,10 +28,19 @@ from videoattn.data.annotations import (
     read_something,
     read_ucf101,
 )
+from videoattn.data.augment import (
+    AreaCrop,
+    CropBox,
+    Looks,
+    MultiScaleCrop,
+    ShortSideCrop,
+    TrainTransform,
+)
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.loader import ClipLoader
-from videoattn.data.sampling import Sampler, train_sampler, view_sampler
-from videoattn.data.transforms import TestTransform, TrainTransform, to_video
+from videoattn.data.mirror import Mirror, direction_pairs
+from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
+from videoattn.data.transforms import TestTransform, to_video
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.distributed import Distributed
 
@@ -97,21 +106,28 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
 def make_loader(
     config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None
 ) -> ClipLoader:
-    """Batches of the training part (shuffled, augmented) or the test part (all views, in order)."""
+    """Batches of the training part (shuffled, augmented) or the test part (all views, in order).
+
+    Raises:
+        ValueError: mirrored clips where direction is the class; a batch that is no whole number of
+            videos; what make_samples and the transforms refuse.
+    """
     samples = samples or make_samples(config.data, subset)
     training = subset == "train"
+    if not training:
+        _check_mirrored_crops(config, samples.class_names)
     dataset = ClipDataset(
         samples,
-        sample_frames=_train_frames(config.clip) if training else test_frames(config),
+        sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
+        mirror=_mirror(config.augment, samples.class_names) if training else None,
         seed=config.seed,
         on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
         still_frame=config.clip.still_frame,
     )
-    views = config.test.num_clips * config.test.num_crops
     return ClipLoader(
         dataset,
-        batch_size=config.train.batch_size if training else max(config.test.batch_size // views, 1),
+        batch_size=_train_videos(config) if training else _test_videos(config),
         shuffle=training,
         seed=config.seed,
         rank=distributed.rank,
@@ -121,13 +137,50 @@ def make_loader(
     )
 
 
-def _train_frames(clip: ClipConfig) -> Sampler:
-    return train_sampler(
+def _train_videos(config: Config) -> int:
+    """In a batch: each gives num_clips of its clips."""
+    num_clips, batch_size = config.train.num_clips, config.train.batch_size
+    if num_clips < 1 or batch_size % num_clips:
+        raise ValueError(
+            f"train: batch_size={batch_size} counts clips, and is not a multiple of the num_clips="
+            f"{num_clips} (1 or more) of each video"
+        )
+    return batch_size // num_clips
+
+
+def _test_videos(config: Config) -> int:
+    """In a batch. Whole frames differ in size: each video is a batch of its own, nothing padded."""
+    if not config.test.num_crops:
+        return 1
+    return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
+
+
+def _mirror(augment: AugmentConfig, class_names: Sequence[str]) -> Mirror:
+    try:
+        return Mirror(0.5 if augment.flip else 0.0, class_names, augment.flip_labels)
+    except ValueError as error:
+        raise ValueError(f"augment.{error}") from error
+
+
+def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
+    pairs = [*config.augment.flip_labels.items(), *direction_pairs(class_names)]
+    if config.test.num_crops == 10 and pairs:
+        a, b = pairs[0]
+        raise ValueError(
+            f"test.num_crops: five of ten crops are mirrored, and in a mirror {a!r} is {b!r}; "
+            "use 3, 1 or 0"
+        )
+
+
+def _train_frames(config: Config) -> Sampler:
+    clip = config.clip
+    draw = train_sampler(
         clip.sampling,
         num_frames=clip.num_frames,
         frame_stride=clip.frame_stride,
         short_video=clip.short_video,
     )
+    return repeated(draw, config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
@@ -142,17 +195,20 @@ def test_frames(config: Config) -> Sampler:
 
 
 def _train_transform(config: Config) -> TrainTransform:
-    augment = config.augment
-    return TrainTransform(
-        (config.clip.height, config.clip.width),
-        scale=augment.area,
-        ratio=augment.aspect_ratio,
-        short_side=augment.short_side if augment.crop == "short_side" else None,
-        flip=0.5 if augment.flip else 0.0,
+    augment, crop = config.augment, (config.clip.height, config.clip.width)
+    boxes: dict[str, Callable[[], CropBox]] = {
+        "area": lambda: AreaCrop(crop, augment.area, augment.aspect_ratio),
+        "short_side": lambda: ShortSideCrop(crop, augment.short_side),
+        "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
+    }
+    looks = Looks(
         color_jitter=augment.color_jitter,
         grayscale=augment.grayscale,
+        rand_augment=augment.rand_augment,
+        magnitude=augment.rand_augment_magnitude,
         erase=augment.erase,
     )
+    return TrainTransform(boxes[augment.crop](), looks)
 
 
 def test_transform(config: Config) -> TestTransform:
@@ -165,9 +221,11 @@ def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
 
 
-def make_mix(augment: AugmentConfig, num_classes: int) -> Mix | None:
+def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
     """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019) of a
     batch's clips, each in its share of the batches.
+
+    num_clips: of each video, side by side: a clip is not mixed with others of its own video.
 
     Raises:
         ValueError: shares below 0, or more than 1 together.
@@ -186,8 +244,15 @@ def make_mix(augment: AugmentConfig, num_classes: int) -> Mix | None:
         drawn = float(torch.rand(()))
         if drawn >= sum(shares):
             return video, nn.functional.one_hot(labels, num_classes).float()
-        # To torchvision five axes are a video's; it cuts the last two whatever the others are.
+        # To torchvision five axes are a video's; it cuts the last two whatever the others are. It
+        # pairs neighbours: the clips are lined up so that those of one video are none.
+        order = torch.arange(len(video)).view(-1, num_clips).T.flatten()
+        if num_clips > 1:
+            video, labels = video[order], labels[order]
         mixed, target = mixes[drawn >= shares[0]](tv_tensors.Video(video), labels)
-        return mixed.as_subclass(Tensor), target
+        mixed = mixed.as_subclass(Tensor)
+        return (
+            (mixed[order.argsort()], target[order.argsort()]) if num_clips > 1 else (mixed, target)
+        )
 
     return mix

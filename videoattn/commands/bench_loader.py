@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
+from videoattn.data.augment import ShortSideCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset, sample_generator
 from videoattn.data.decode import DecodeError, probe
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, train_sampler
-from videoattn.data.transforms import TrainTransform
 from videoattn.types import Frames
 
 CROP = 224
@@ -54,7 +54,7 @@ def loader_benchmark(
         dataset = ClipDataset(
             samples,
             sample_frames=sampler,
-            transform=TrainTransform((CROP, CROP), short_side=(SHORT_SIDE, SHORT_SIDE)),
+            transform=TrainTransform(ShortSideCrop((CROP, CROP), (SHORT_SIDE, SHORT_SIDE))),
         )
         ours = ClipLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=num_workers)
         theirs: DataLoader[Tensor] = DataLoader(

@@ -97,7 +97,7 @@ def _recipe(name: str, row: PublicModel) -> Config:
         ),
         test=TestConfig(
             num_clips=fed.num_clips,
-            num_crops=min(fed.num_crops, 3),
+            num_crops=fed.num_crops,
             short_side=fed.short_side,
             height=fed.test_size,
             width=fed.test_size,

@@ -6,39 +6,56 @@ number of workers, nor of ranks, nor where a run was resumed changes a byte.
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.frame_folder import count_folder, decode_folder
+from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import Sampler, ShortVideoError
 from videoattn.data.transforms import Clips, Crops
+from videoattn.data.video import Encoded, Source
 from videoattn.types import Failure, Frames
 
-Transform = Callable[[Clips, torch.Generator], Crops]
+
+@runtime_checkable
+class Transform(Protocol):
+    """Decoded clips to crops. A `random` one is called for each clip of a video anew; another once
+    for all of its frames."""
+
+    random: bool
+
+    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops: ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One video's views, its label (-1: none) and its place in the data set."""
+    """One video's views, its label (-1: none) and its place in the data set.
+
+    V is clips times crops, the crops of a clip side by side. `numbers` are the frames' places in
+    the video, which has `fps` frames a second (0: unknown).
+    """
 
     frames: UInt8[Tensor, "V T C H W"]
     label: int
     index: int
+    numbers: Int64[np.ndarray, "clips T"]
+    fps: float
+    mirrored: bool = False
 
 
 class ClipDataset(Dataset[Sample | Failure]):
     """`dataset[(epoch, index)]` -> Sample, or Failure for a file that fails under on_error="skip".
 
+    `mirror` decides whether all clips of a video are mirrored together, as they share a label.
     `still_frame` replaces a clip by its middle frame, repeated: what the scene alone tells.
     """
 
@@ -48,6 +65,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         *,
         sample_frames: Sampler,
         transform: Transform,
+        mirror: Mirror | None = None,
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         still_frame: bool = False,
@@ -55,6 +73,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.samples = samples
         self.sample_frames = sample_frames
         self.transform = transform
+        self.mirror = mirror
         self.seed = seed
         self.on_error = on_error
         self.still_frame = still_frame
@@ -76,29 +95,47 @@ class ClipDataset(Dataset[Sample | Failure]):
             raise DecodeError(item.path, item.reason)
         return item
 
-    def fetch(self, key: tuple[int, int]) -> Sample | Failure:
-        """The same, with a failure handed back whatever `on_error` says."""
+    def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
+        """All samples, drawn, or as they are listed; the processes take them in turn."""
+        if generator is None:
+            return list(range(len(self)))
+        drawn: list[int] = torch.randperm(len(self), generator=generator).tolist()
+        return drawn
+
+    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+        """What `fetch` takes for each sample of the batches."""
+        return [[(epoch, index) for index in batch] for batch in batches]
+
+    def fetch(self, key: tuple[int, int], video: Encoded | None = None) -> Sample | Failure:
+        """The same, with a failure handed back whatever `on_error` says.
+
+        video: the sample, where its path is none that can be opened.
+        """
         epoch, index = key
         try:
-            frames = self.clips(epoch, index)
+            return self._sample(epoch, index, video)
         except DecodeError as error:
             return Failure(index, error.path, error.reason)
-        return Sample(frames, self.samples.label(index), index)
 
-    def clips(self, epoch: int, index: int) -> UInt8[Tensor, "V T C H W"]:
-        """The transformed views of one video. Raises: DecodeError."""
+    def _sample(self, epoch: int, index: int, video: Encoded | None) -> Sample:
+        source = video or self.samples.path(index)
         generator = sample_generator(self.seed, epoch, index)
+        mirrored = self.mirror is not None and self.mirror.draw(generator)
         start = generator.get_state()
-        num_frames, fps = self._timing(index)
+        num_frames, fps = self._timing(source, index)
         try:
-            return self._views(num_frames, fps, index, generator)
+            frames, numbers = self._views(source, num_frames, fps, generator)
         except DecodeError as error:
             # The packet count promised more than decodes (damage): sample again from what is
             # there. Not remembered, or a resumed run would draw other clips than this one.
             if error.num_frames is None or error.num_frames >= num_frames:
                 raise
             generator.set_state(start)
-            return self._views(error.num_frames, fps, index, generator)
+            frames, numbers = self._views(source, error.num_frames, fps, generator)
+        label = video.label if video else self.samples.label(index)
+        if self.mirror is not None and mirrored:
+            frames, label = frames.flip(-1), self.mirror.label(label)
+        return Sample(frames, label, index, numbers, fps, mirrored)
 
     def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
         """A batch of none, in the shape that others have: what is left when all samples fail."""
@@ -108,34 +145,55 @@ class ClipDataset(Dataset[Sample | Failure]):
         return self.transform(clips, generator)[None][:0]
 
     def _views(
-        self, num_frames: int, fps: float, index: int, generator: torch.Generator
-    ) -> UInt8[Tensor, "V T C H W"]:
-        path = self.samples.path(index)
+        self, source: Source, num_frames: int, fps: float, generator: torch.Generator
+    ) -> tuple[UInt8[Tensor, "V T C H W"], Int64[np.ndarray, "clips T"]]:
         try:
-            indices = self.sample_frames(num_frames, fps, generator)
+            numbers = self.sample_frames(num_frames, fps, generator)
         except ShortVideoError as error:
-            raise DecodeError(path, str(error)) from error
+            raise DecodeError(source, str(error)) from error
         if self.still_frame:
-            middle = indices.shape[1] // 2
-            indices = np.repeat(indices[:, middle : middle + 1], indices.shape[1], axis=1)
-        wanted, places = np.unique(indices, return_inverse=True)
-        crops = self.transform(self._decode(path, wanted)[None], generator)
-        # Frames that clips share, or a clip repeats, are decoded and resized once: (K, U, ...).
-        places = places.reshape(indices.shape)
-        if np.array_equal(places, np.arange(len(wanted))[None]):
+            middle = numbers.shape[1] // 2
+            numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
+        wanted, places = np.unique(numbers, return_inverse=True)
+        frames = self._decode(source, wanted)  # once, whatever the number of clips
+        places = places.reshape(numbers.shape)
+        alike = np.split(places, len(places)) if self.transform.random else [places]
+        views = [self._transformed(frames, clips, generator) for clips in alike]
+        return (views[0] if len(views) == 1 else torch.cat(views)), numbers
+
+    def _transformed(
+        self,
+        frames: UInt8[Tensor, "U C H W"],
+        places: Int64[np.ndarray, "clips T"],
+        generator: torch.Generator,
+    ) -> UInt8[Tensor, "V T C h w"]:
+        """Clips of some of the frames: those that they share are resized once."""
+        used, order = np.unique(places, return_inverse=True)
+        if len(used) < len(frames):
+            frames = frames[torch.from_numpy(used)]
+        crops = self.transform(frames[None], generator)
+        order = order.reshape(places.shape)
+        if np.array_equal(order, np.arange(len(used))[None]):
             return crops
-        views = crops[:, torch.from_numpy(places)]  # (K crops, clips, T, C, H, W)
+        views = crops[:, torch.from_numpy(order)]  # (K crops, clips, T, C, H, W)
         return views.transpose(0, 1).flatten(0, 1)
 
-    def _decode(self, path: Path, indices: np.ndarray) -> Frames:
+    def _decode(self, source: Source, indices: np.ndarray) -> Frames:
         template = self.samples.frame_template
-        return decode(path, indices) if template is None else decode_folder(path, indices, template)
+        if template is None or isinstance(source, Encoded):
+            return decode(source, indices)
+        return decode_folder(source, indices, template)
 
-    def _timing(self, index: int) -> tuple[int, float]:
+    def _timing(self, source: Source, index: int) -> tuple[int, float]:
+        if isinstance(source, Encoded) and source.num_frames:
+            return source.num_frames, source.fps
         count = int(self._counts[index])
         if count == 0:
-            path, template = self.samples.path(index), self.samples.frame_template
-            count, fps = count_frames(path) if template is None else count_folder(path, template)
+            template = self.samples.frame_template
+            if template is None or isinstance(source, Encoded):
+                count, fps = count_frames(source)
+            else:
+                count, fps = count_folder(source, template)
             # The rate first: another worker that sees the count must find the rate there.
             self._rates[index] = fps
             self._counts[index] = count

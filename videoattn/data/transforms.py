@@ -1,22 +1,32 @@
-"""Clip-consistent crops, resizes and flips on uint8: the crop is cut first, then resized once.
+"""Clip-consistent crops and resizes on uint8: the crop is cut first, then resized once.
 
-A transform treats all frames of a sample alike, whichever clip they are in. A crop is a box
-(y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 excluded. Sizes are (height, width).
+A transform treats all frames that it is given alike. A crop is a box (y0, x0, y1, x1) in pixels of
+the decoded video, y1 and x1 excluded. Sizes are (height, width). Random crops are in augment.py.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms import v2
 
 from videoattn.types import Video
 
 Clips = UInt8[Tensor, "V T C H W"]
 Crops = UInt8[Tensor, "VN T C h w"]
+
+
+Place = tuple[float, float]
+"""Of a crop, in y and x: 0 at the top left, 1 at the bottom right."""
+
+PLACES: dict[int, list[Place]] = {
+    0: [],
+    1: [(0.5, 0.5)],
+    3: [(0.5, 0.0), (0.5, 0.5), (0.5, 1.0)],  # of a wide frame
+    10: [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)],
+}
+"""Test crops by their number."""
 
 
 class Box(NamedTuple):
@@ -26,115 +36,57 @@ class Box(NamedTuple):
     x1: int
 
 
-class TrainTransform:
-    """A random crop, resized to `crop`, mirrored with probability `flip`, its colours changed.
-
-    By default the crop's area is a share in `scale` of the frame and its width over height lies in
-    `ratio` (log-uniform). With `short_side=(low, high)` it is the crop of the video papers instead:
-    the frame's short side is drawn from low..high pixels, then `crop` pixels are cut anywhere.
-    `color_jitter`: brightness, contrast and saturation are multiplied by up to 1 ± this, the hue
-    turned by up to a quarter of it (of half a circle). `grayscale`, `erase`: the probability of no
-    colour, and of a grey rectangle of 2 to 33 % of the crop (Zhong et al., AAAI 2020), at the same
-    place in every frame.
-    """
-
-    def __init__(
-        self,
-        crop: tuple[int, int],
-        *,
-        scale: tuple[float, float] = (0.25, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        short_side: tuple[int, int] | None = None,
-        flip: float = 0.5,
-        color_jitter: float = 0.0,
-        grayscale: float = 0.0,
-        erase: float = 0.0,
-    ) -> None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale: got {scale}; need 0 < low <= high <= 1")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio: got {ratio}; need 0 < low <= high")
-        for name, chance in (("flip", flip), ("grayscale", grayscale), ("erase", erase)):
-            if not 0 <= chance <= 1:
-                raise ValueError(f"{name}: got {chance}; need a probability, 0 to 1")
-        if not 0 <= color_jitter <= 1:
-            raise ValueError(f"color_jitter: got {color_jitter}; need a share, 0 to 1")
-        if short_side is not None:
-            _check_fits(crop, short_side[0])
-            if short_side[0] > short_side[1]:
-                raise ValueError(f"short_side: got {short_side}; need low <= high")
-        self.crop = crop
-        self.num_crops = 1
-        self.scale = scale
-        self.ratio = ratio
-        self.short_side = short_side
-        self.flip = flip
-        self.color_jitter = color_jitter
-        self.grayscale = grayscale
-        self.erase = erase
-
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
-        box = self.box(clips.shape[-2], clips.shape[-1], generator)
-        out = crop_resize(clips, box, self.crop)
-        if _chance(self.flip, generator):
-            out = out.flip(-1)
-        if self.color_jitter:
-            out = jitter_colors(out, self.color_jitter, generator)
-        if _chance(self.grayscale, generator):
-            out = v2.functional.rgb_to_grayscale(out, num_output_channels=3)
-        if _chance(self.erase, generator):
-            out = erase_box(out, generator)
-        return out
-
-    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        if self.short_side is not None:
-            low, high = self.short_side
-            short_side = int(torch.randint(low, high + 1, (1,), generator=generator))
-            h, w = _source_size(height, width, short_side, self.crop)
-            return _place(height, width, h, w, torch.rand(2, generator=generator).tolist())
-        for _ in range(10):
-            share, ratio, y, x = torch.rand(4, generator=generator).tolist()
-            area = height * width * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
-            log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
-            aspect = math.exp(log_low + ratio * (log_high - log_low))
-            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < h <= height and 0 < w <= width:
-                return _place(height, width, h, w, [y, x])
-        # No draw fitted (a very wide or tall frame): the largest centred box of an allowed ratio.
-        aspect = min(max(width / height, self.ratio[0]), self.ratio[1])
-        h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
-        return _place(height, width, max(h, 1), max(w, 1), [0.5, 0.5])
-
-
 class TestTransform:
     """The frame with its short side at `short_side` pixels, cut to `crop`: no randomness.
 
-    One crop is the centre; three lie at both ends and the centre of the longer side (left, centre,
-    right, or top, centre, bottom). Each clip's crops stand side by side in V.
+    num_crops: 1 is the centre. 3 lie at both ends and the centre of the longer side (left, centre,
+    right, or top, centre, bottom). 10 are the four corners, the centre, and then the mirror images
+    of these five. 0 cuts nothing: the whole frame, for networks that take any size (`crop` is not
+    used). Each clip's crops stand side by side in V.
     """
 
     __test__ = False  # a name that pytest would collect
+    random = False
 
     def __init__(self, short_side: int, *, crop: tuple[int, int], num_crops: int = 1) -> None:
-        _check_fits(crop, short_side)
-        if num_crops not in (1, 3):
-            raise ValueError(f"num_crops: got {num_crops}; choose 1 (centre) or 3")
+        if num_crops not in PLACES:
+            raise ValueError(
+                f"num_crops: got {num_crops}; choose 1 (centre), 3, 10 (five and their mirror "
+                "images) or 0 (the whole frame)"
+            )
+        if num_crops:
+            check_fits(crop, short_side)
+        elif short_side < 1:
+            raise ValueError(f"short_side: got {short_side}; need at least 1 pixel")
         self.short_side = short_side
         self.crop = crop
         self.num_crops = num_crops
 
     def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
-        boxes = self.boxes(clips.shape[-2], clips.shape[-1])
-        return _side_by_side([crop_resize(clips, box, self.crop) for box in boxes])
+        height, width = clips.shape[-2:]
+        size = self.size(height, width)
+        crops = [crop_resize(clips, box, size) for box in self.boxes(height, width)]
+        if self.num_crops == 10:
+            crops += [crop.flip(-1) for crop in crops]
+        return _side_by_side(crops)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """What a video of this size is resized to: the crop, or all of the frame."""
+        if self.num_crops:
+            return self.crop
+        scale = self.short_side / min(height, width)
+        return round(height * scale), round(width * scale)
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """Where the crops lie in a video of this size, in its own pixels."""
-        h, w = _source_size(height, width, self.short_side, self.crop)
-        ends = [0.5] if self.num_crops == 1 else [0.0, 0.5, 1.0]
-        return [
-            _place(height, width, h, w, [0.5, end] if width >= height else [end, 0.5])
-            for end in ends
-        ]
+        """Where the crops lie in a video of this size, in its own pixels; mirrored ones are not
+        told twice."""
+        if not self.num_crops:
+            return [Box(0, 0, height, width)]
+        h, w = source_size(height, width, self.short_side, self.crop)
+        places = PLACES[self.num_crops]
+        if self.num_crops == 3 and width < height:
+            places = [(x, y) for y, x in places]
+        return [place(height, width, h, w, at) for at in places]
 
 
 def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Crops:
@@ -145,39 +97,6 @@ def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Crops:
         cut = cut.contiguous(memory_format=torch.channels_last)
         cut = F.interpolate(cut, size=size, mode="bilinear", antialias=True)
     return cut.reshape(v, t, c, *size) if v == 1 else cut.unflatten(0, (v, t))
-
-
-def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:
-    """One draw of brightness, contrast, saturation and hue for all frames."""
-    *factors, turn = (torch.rand(4, generator=generator) * 2 - 1).mul_(strength).tolist()
-    functions = (
-        v2.functional.adjust_brightness,
-        v2.functional.adjust_contrast,
-        v2.functional.adjust_saturation,
-    )
-    for adjust, factor in zip(functions, factors, strict=True):
-        clips = adjust(clips, 1 + factor)
-    out: Tensor = v2.functional.adjust_hue(clips, turn / 8)  # in turns of the colour circle
-    return out
-
-
-def erase_box(clips: Crops, generator: torch.Generator) -> Crops:
-    """A grey rectangle, 2 to 33 % of the crop, width over height 0.3 to 3.3, in every frame."""
-    height, width = clips.shape[-2:]
-    share, ratio, y, x = torch.rand(4, generator=generator).tolist()
-    area = height * width * (0.02 + share * 0.31)
-    aspect = math.exp((2 * ratio - 1) * math.log(3.3))
-    h = min(height, max(1, round(math.sqrt(area / aspect))))
-    w = min(width, max(1, round(math.sqrt(area * aspect))))
-    box = _place(height, width, h, w, [y, x])
-    clips = clips.clone()
-    clips[..., box.y0 : box.y1, box.x0 : box.x1] = 128
-    return clips
-
-
-def _chance(probability: float, generator: torch.Generator) -> bool:
-    """Whether a thing of this probability happens; one that never does draws nothing."""
-    return bool(probability) and float(torch.rand(1, generator=generator)) < probability
 
 
 def to_video(
@@ -198,9 +117,7 @@ def to_video(
     return video.float().sub_(m * 255).div_(s * 255)
 
 
-def _source_size(
-    height: int, width: int, short_side: int, crop: tuple[int, int]
-) -> tuple[int, int]:
+def source_size(height: int, width: int, short_side: int, crop: tuple[int, int]) -> tuple[int, int]:
     """The box that becomes `crop` when the frame's short side becomes `short_side`."""
     scale = min(height, width) / short_side
     return (
@@ -209,8 +126,8 @@ def _source_size(
     )
 
 
-def _place(height: int, width: int, h: int, w: int, at: list[float]) -> Box:
-    """A box of h x w, its offset a share (0 - 1) of the room left in y and x."""
+def place(height: int, width: int, h: int, w: int, at: Place) -> Box:
+    """A box of h x w at its place in a frame: the offset is a share of the room left."""
     y0 = min(int(at[0] * (height - h + 1)), height - h)
     x0 = min(int(at[1] * (width - w + 1)), width - w)
     return Box(y0, x0, y0 + h, x0 + w)
@@ -220,7 +137,7 @@ def _side_by_side(crops: list[Crops]) -> UInt8[Tensor, "VNN T C h w"]:
     return crops[0] if len(crops) == 1 else torch.stack(crops, 1).flatten(0, 1)
 
 
-def _check_fits(crop: tuple[int, int], short_side: int) -> None:
+def check_fits(crop: tuple[int, int], short_side: int) -> None:
     if min(crop) < 1 or min(crop) > short_side:
         raise ValueError(
             f"crop: got {crop}, which does not fit into frames whose short side is {short_side}; "
