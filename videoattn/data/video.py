@@ -65,7 +65,7 @@ class Video:
         if size == 0:
             raise DecodeError(path, "the file is empty (0 bytes)")
         try:
-            self.container = av.open(file_of(path), metadata_errors="ignore")
+            self.container = av.open(file_of(path), "r", metadata_errors="ignore")
         except FFmpegError as error:
             raise DecodeError(path, f"cannot be opened as a video: {reason(error)}") from error
         if not self.container.streams.video:
