@@ -3,8 +3,8 @@
 A frame's index is counted in the decoder's output; where the container stores presentation times
 (MP4, Matroska), the packets are listed first, without decoding: groups of pictures that hold no
 asked frame are passed over, and so are pictures that no other one refers to. Anything unexpected
-on the way (a damaged packet, times that are missing or out of order) falls back to decoding from
-the first packet on.
+on the way (a damaged packet or picture, times that are missing or out of order) falls back to
+decoding from the first packet on.
 """
 
 import av
@@ -70,6 +70,8 @@ def _read_timed(path: Source, wanted: Wanted) -> Images | None:
         for run in index.plan(wanted):
             for packet in [*(packets[i] for i in run), None]:
                 for frame in video.feed(packet):
+                    if frame.is_corrupt:  # what is concealed depends on what was decoded before
+                        return None
                     slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                     if slot is not None:
                         out.put(slot, frame)
