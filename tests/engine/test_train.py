@@ -19,6 +19,7 @@ from tests.engine.fakes import (
     to_video,
 )
 from videoattn.engine.checkpoint import load, load_weights
+from videoattn.engine.log import read_failures
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import (
     Fitted,
@@ -235,7 +236,22 @@ def test_skipped_samples_are_listed_once_and_counted(tmp_path: Path) -> None:
     skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert sorted(line["index"] for line in skipped) == [3, 6]
     assert skipped[0]["reason"] == "broken"
-    assert curve(tmp_path)[-1]["failed"] == 2
+    last = curve(tmp_path)[-1]
+    assert (last["seen"], last["skipped"], last["failed"]) == (18, 6, 2)
+
+
+def test_what_was_skipped_after_the_last_checkpoint_is_listed_once(tmp_path: Path) -> None:
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
+    failing = (order[1], order[8])  # in the first and the third of four steps
+    batches = FakeBatches(num_samples=16, failing=failing)
+    run = run_in(tmp_path, save_every_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_net(), run, replace(batches, stop_at=(0, 3)), num_epochs=1)
+    assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
+    fitted = train(tiny_net(), run, batches, num_epochs=1, resume=True)
+    assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
+    assert (fitted.num_seen, fitted.num_skipped) == (14, 2)
+    assert fitted.failed == tuple(sorted(failing))
 
 
 def test_a_run_that_loses_too_many_stops(tmp_path: Path) -> None:
@@ -257,6 +273,16 @@ def test_a_pipe_gets_whole_lines(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert first.startswith("epoch 1/2  step 2/2  loss 1.")
     for word in ("accuracy", "clips/s", "data", "left 0:00:0"):
         assert word in second
+    assert "skipped" not in second
+
+
+def test_the_line_says_how_often_samples_were_skipped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_net(), run_in(tmp_path), FakeBatches(failing=(2, 5)), num_epochs=2)
+    first, second = capfd.readouterr().err.splitlines()
+    assert " %  skipped 2  " in first
+    assert " %  skipped 4  " in second
 
 
 def test_nothing_to_train_on_and_batches_that_end_early(tmp_path: Path) -> None:
