@@ -263,6 +263,54 @@ def bench_loader(
     bench.bench_loader(folder, num_workers=workers, seconds=seconds)
 
 
+Videos = Annotated[Path, typer.Argument(help="A folder of videos.")]
+OfDecoders = Annotated[str, typer.Option(help="pyav, decord, torchcodec or all.")]
+
+
+@bench.command("decoders")
+def bench_decoders(
+    folder: Videos,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/ has it.")] = False,
+) -> None:
+    """What each decoder makes of every frame of every file, beside PyAV and FOLDER/frames.json."""
+    from videoattn.commands.bench_decoders import bench_decoders as run_decoders
+
+    run_decoders(folder, markdown=markdown)
+
+
+@bench.command("fuzz")
+def bench_fuzz(
+    folder: Videos,
+    count: Annotated[int, typer.Option(min=1, help="Damaged copies.")] = 2000,
+    decoder: OfDecoders = "all",
+    seed: Annotated[int, typer.Option(help="Which copies.")] = 0,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds until one has hung.")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for copies that end in neither frames nor error.")
+    ] = None,
+) -> None:
+    """Decode damaged copies of videos in processes that may die: counts by outcome."""
+    from videoattn.commands import bench_decode
+
+    bench_decode.bench_fuzz(
+        folder, decoder=decoder, count=count, seed=seed, limit=limit, num_workers=workers, keep=keep
+    )
+
+
+@bench.command("memory")
+def bench_memory(
+    folder: Videos,
+    picture: Annotated[Path, typer.Option("--out", help="The plot.")] = Path("runs/memory.png"),
+    count: Annotated[int, typer.Option(min=1, help="Decodes.")] = 10_000,
+    decoder: OfDecoders = "all",
+) -> None:
+    """Resident memory over many decodes, plotted."""
+    from videoattn.commands import bench_decode
+
+    bench_decode.bench_memory(folder, picture, decoder=decoder, count=count)
+
+
 @bench.command("annotations")
 def bench_annotations(
     videos: Annotated[int, typer.Option(min=1, help="Lines of the lists.")] = 650_000,
