@@ -153,7 +153,7 @@ def test_the_committed_names_of_kinetics(
     said = capsys.readouterr().out
     assert "24,327,632 parameters; licence of the weights: Apache-2.0" in said
     assert "400 classes: Kinetics-400's, of data/classes/kinetics400.txt" in said
-    assert "tested on 1 x 3 views of 25 frames (clips x crops); published: 74.12 %" in said
+    assert "tested on 1 x 10 views of 25 frames (clips x crops); published: 74.12 %" in said
     assert [path.name for path in tmp_path.glob("one*")] == ["one.safetensors"]
     loaded = videoattn.load(file)
     assert loaded.class_names[:2] == ("abseiling", "air drumming")
