@@ -27,14 +27,17 @@ class DataConfig:
     root: str = MISSING
     """The data set's folder; there is no default: data.root=..."""
     layout: Literal[
-        "folders", "list", "frames", "kinetics", "ucf101", "hmdb51", "something", "jester"
+        "folders", "list", "frames", "kinetics", "ucf101", "hmdb51", "something", "jester", "shards"
     ] = "folders"
     """folders: root/<split>/<class>/*. list: lines of a path and a label. frames: lines of a folder
-    of pictures, their number and a label. The others: the data set's own files (data/README.md)."""
+    of pictures, their number and a label. shards: tar files, from `videoattn prepare shards`. The
+    others: the data set's own files (data/README.md)."""
     train_split: str = "train"
     test_split: str = "test"
     """folders: the split folders. list, frames: the list files, relative to root. kinetics,
-    something, jester: the names of the release's lists, such as train and val or validation."""
+    something, jester: the names of the release's lists, such as train and val or validation.
+    shards: folders in root, which may be a URL, or tar files: https://host/{000000..000011}.tar,
+    pipe:COMMAND a/{000000..000011}.tar."""
     ucf101_split: int = 1
     """ucf101, hmdb51: which of the three official splits."""
     class_list: str | None = None
@@ -46,6 +49,9 @@ class DataConfig:
     """list, frames: what is between the columns; a blank stands for any blanks and tabs."""
     frame_template: str = "img_{:05d}.jpg"
     """frames: the pictures' names, numbered from 1."""
+    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    """auto is pyav: exact in every file that decodes, and it decodes no frame that it can pass over.
+    decord and torchcodec give the same frames, or refuse the file (docs/decoders.md)."""
     num_workers: int = 2
     """Loader processes; 0 decodes in the training process. The samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -61,11 +67,20 @@ class DataConfig:
 class ClipConfig:
     """What the network sees of a video."""
 
-    sampling: Literal["dense", "segments"] = "dense"
+    sampling: Literal["dense", "segments", "uniform"] = "dense"
     """dense: num_frames frames, frame_stride apart. segments: one frame from each of num_frames
-    equal parts of the video (TSN)."""
+    equal parts of the video (TSN). uniform: the same with parts that share their ends
+    (Something-Something)."""
+    arithmetic: Literal["plain", "mmaction2", "pyslowfast"] = "plain"
+    """Whose rounding, short videos and places of views: another toolbox's published accuracies are
+    those of its own frames."""
     num_frames: int = 8
     frame_stride: int = 8
+    target_fps: float | None = None
+    """Frames are taken as if the video had this rate: by their times, so that a rate that varies is
+    right (plain); by the mean rate (mmaction2; pyslowfast, 30 unless given). None: frame by frame."""
+    keep_tail_frames: bool = False
+    """mmaction2, training: clips reach the last frames of every video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"
     height: int = 224
     width: int = 224
@@ -112,6 +127,10 @@ class TestConfig:
     num_crops: int = 1
     """1: centre. 3: left, centre, right (or top, centre, bottom). 10: corners, centre, and their
     mirror images. 0: the whole frame, uncut (fully convolutional testing), one video at a time."""
+    twice_sample: bool = False
+    """mmaction2: as many views again (of segments: their beginnings)."""
+    use_offset: bool = False
+    """pyslowfast: views a whole number of frames apart, up to the end."""
     short_side: int = 256
     height: int | None = None
     width: int | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ from videoattn.data.dataset import ClipDataset
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror, direction_pairs
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
+from videoattn.data.shards import Shards, open_shards
+from videoattn.data.streaming import ShardDataset
 from videoattn.data.transforms import TestTransform, to_video
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.distributed import Distributed
@@ -50,16 +52,18 @@ Subset = Literal["train", "test"]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def make_samples(config: DataConfig, subset: Subset) -> Samples:
+def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = None) -> Samples:
     """The videos and labels of the training or test part.
 
     Raises: ValueError for lists that are wrong, and for missing videos unless `on_error` is skip:
-    then training goes without them, and evaluation counts them as failed.
+    then training goes without them, and evaluation counts them as failed. `missing` says otherwise.
     """
     split = config.train_split if subset == "train" else config.test_split
-    missing: Missing = "raise"
-    if config.on_error == "skip":
-        missing = "drop" if subset == "train" else "keep"
+    if missing is None:
+        skipped: Missing = "drop" if subset == "train" else "keep"
+        missing = skipped if config.on_error == "skip" else "raise"
+    if config.layout == "shards":
+        return _shards(config, subset).samples()
     root = existing_root(config.root)
     match config.layout:
         case "ucf101":
@@ -103,6 +107,22 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
     return read_folders(root, split).class_names
 
 
+def _shards(config: DataConfig, subset: Subset) -> Shards:
+    """Raises: ValueError for classes that are not those of the list or of the training part."""
+    shards = open_shards(config.root, getattr(config, f"{subset}_split"))
+    names, of = None, f"data.class_list, {config.class_list}"
+    if config.class_list is not None:
+        names = read_class_list(config.class_list)
+    elif subset == "test":
+        names, of = open_shards(config.root, config.train_split).class_names, "the training shards"
+    if names is not None and names != shards.class_names:
+        raise ValueError(
+            f"the {subset} shards have other classes than {of}: {len(shards.class_names)} and "
+            f"{len(names)}, from {shards.class_names[0]!r} and {names[0]!r} on"
+        )
+    return shards
+
+
 def make_loader(
     config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None
 ) -> ClipLoader:
@@ -116,7 +136,7 @@ def make_loader(
     training = subset == "train"
     if not training:
         _check_mirrored_crops(config, samples.class_names)
-    dataset = ClipDataset(
+    clips = ClipDataset(
         samples,
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
@@ -124,9 +144,12 @@ def make_loader(
         seed=config.seed,
         on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
         still_frame=config.clip.still_frame,
+        decoder=config.data.decoder,
+        target_fps=clock_of(config),
     )
+    sharded = config.data.layout == "shards"
     return ClipLoader(
-        dataset,
+        ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
         batch_size=_train_videos(config) if training else _test_videos(config),
         shuffle=training,
         seed=config.seed,
@@ -174,24 +197,40 @@ def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
 
 def _train_frames(config: Config) -> Sampler:
     clip = config.clip
-    draw = train_sampler(
-        clip.sampling,
-        num_frames=clip.num_frames,
-        frame_stride=clip.frame_stride,
-        short_video=clip.short_video,
-    )
+    keep = {"keep_tail_frames": True} if clip.keep_tail_frames else {}
+    draw = _sampler(train_sampler, clip, keep)
     return repeated(draw, config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
-    clip = config.clip
-    return view_sampler(
-        clip.sampling,
-        num_frames=clip.num_frames,
-        frame_stride=clip.frame_stride,
-        num_clips=config.test.num_clips,
-        short_video=clip.short_video,
-    )
+    test = config.test
+    options = {"twice_sample": test.twice_sample, "use_offset": test.use_offset}
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value}
+    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **asked})
+
+
+def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, Any]) -> Sampler:
+    if clip.target_fps is not None and clip.arithmetic != "plain":
+        options["target_fps"] = clip.target_fps
+    return make(
+        clip.sampling, num_frames=clip.num_frames, frame_stride=clip.frame_stride,
+        short_video=clip.short_video, arithmetic=clip.arithmetic, **options,
+    )  # fmt: skip
+
+
+def clock_of(config: Config) -> float | None:
+    """The rate at which a video's frames are looked at, where that is by their times.
+
+    Raises: ValueError for folders of pictures, which have none; a rate of 0 or less.
+    """
+    rate = config.clip.target_fps
+    if rate is None or config.clip.arithmetic != "plain":
+        return None
+    if rate <= 0:
+        raise ValueError(f"clip.target_fps: got {rate}; need frames a second, above 0")
+    if config.data.layout == "frames":
+        raise ValueError("clip.target_fps: folders of pictures have no times; leave it out")
+    return rate
 
 
 def _train_transform(config: Config) -> TrainTransform:

@@ -5,7 +5,8 @@ them from r on: each rank has batches of B, and the ranks together see what one 
 batches of B*W sees.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -14,8 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
+from videoattn.data.streaming import ShardDataset
 from videoattn.data.workers import Watch, WorkerDiedError
 from videoattn.types import Batch, Failure, Views
+
+AnyDataset = ClipDataset | ShardDataset
 
 _SKIP = "; data.on_error=skip goes on without it"
 
@@ -35,7 +39,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset: ClipDataset,
+        dataset: AnyDataset,
         *,
         batch_size: int,
         shuffle: bool,
@@ -78,11 +82,11 @@ class ClipLoader:
         Raises: DecodeError at the batch of a file that fails, when the data set says "raise";
         WorkerDiedError, which names the file, when a worker died.
         """
-        keys = [[(epoch, index) for index in batch] for batch in self.batches(epoch)]
+        batches = self.batches(epoch)
         done = skip_batches
         while True:
             try:
-                for batch in self._start(keys[done:]):
+                for batch in self._start(self.dataset.keys(epoch, batches[done:])):
                     if batch.failures and self.dataset.on_error == "raise":
                         raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
                     yield batch
@@ -102,7 +106,7 @@ class ClipLoader:
                     raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
                 self._lost[death.index] = death.reason
 
-    def _start(self, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _start(self, keys: Iterable[list[Any]]) -> Iterator[Batch]:
         self._plan.keys = keys
         if self._loader is not None:
             return iter(self._loader)
@@ -121,10 +125,10 @@ class ClipLoader:
     def order(self, epoch: int) -> list[int]:
         """Every rank's samples, in the order in which they are seen."""
         if not self.shuffle:
-            return list(range(len(self.dataset)))
+            return self.dataset.order(None, self.world_size)
         generator = torch.Generator()
         generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()
+        order = self.dataset.order(generator, self.world_size)
         remainder = len(order) % (self.batch_size * self.world_size)
         return order[:-remainder] if 0 < remainder < self.world_size else order
 
@@ -134,29 +138,26 @@ class ClipLoader:
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
 
 
-class _Plan(Sampler[list[tuple[int, int]]]):
+class _Plan(Sampler[list[Any]]):
     """The batches of the epoch to come: workers live through all epochs, so keys name theirs."""
 
     def __init__(self) -> None:
-        self.keys: list[list[tuple[int, int]]] = []
+        self.keys: Iterable[list[Any]] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
 
 class _Fetch(Dataset[Sample | Failure]):
     """Hands failures to the main process, which raises: an error from a worker loses its type."""
 
-    def __init__(self, dataset: ClipDataset, watch: Watch, lost: Mapping[int, str]) -> None:
+    def __init__(self, dataset: AnyDataset, watch: Watch, lost: Mapping[int, str]) -> None:
         self._dataset = dataset
         self._watch = watch
         self._lost = lost
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
-        _, index = key
+    def __getitem__(self, key: Any) -> Sample | Failure:
+        index = key[1]
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._watch.reading(index):
@@ -166,7 +167,7 @@ class _Fetch(Dataset[Sample | Failure]):
 class _Collate:
     """Samples to a batch; failures stand apart."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
+    def __init__(self, dataset: AnyDataset) -> None:
         self._dataset = dataset
 
     def __call__(self, items: list[Sample | Failure]) -> Batch:

@@ -1,0 +1,86 @@
+"""Videos into tar shards, whose files are described in `shards`."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from videoattn.data.annotations import Samples
+from videoattn.data.shards import TABLE, import_webdataset, key
+
+_BLOCK = 512  # a tar file is made of them
+
+
+class Shard(NamedTuple):
+    name: str
+    num_samples: int
+    num_bytes: int
+
+
+def write_shards(
+    samples: Samples, folder: Path, *, num_frames: Sequence[int], fps: Sequence[float],
+    max_bytes: int, wrote: Callable[[int], None] = lambda _: None,
+) -> list[Shard]:  # fmt: skip
+    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
+
+    The samples come in a drawn order, always the same: neighbours in a list are of one class.
+    `wrote` hears of every sample how many there are.
+
+    Raises: ValueError for folders of pictures and for no samples; OSError.
+    """
+    if samples.frame_template is not None:
+        raise ValueError("shards are made of videos, and these are folders of pictures")
+    if not len(samples):
+        raise ValueError(f"no video for {folder}")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for old in unfinished.iterdir():
+        old.unlink()
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    shards: list[Shard] = []
+    writer: Any = None
+    try:
+        for number, index in enumerate(order):
+            sample = _sample(samples, index, int(num_frames[index]), float(fps[index]))
+            size = _size(sample)
+            if writer is None or shards[-1].num_bytes + size > max_bytes:
+                if writer is not None:
+                    writer.close()
+                shards.append(Shard(f"{len(shards):06d}.tar", 0, 2 * _BLOCK))
+                path = str(unfinished / shards[-1].name)
+                writer = import_webdataset().TarWriter(path, encoder=False, mtime=0)
+            writer.write({"__key__": key(number), **sample})
+            name, count, total = shards[-1]
+            shards[-1] = Shard(name, count + 1, total + size)
+            wrote(number + 1)
+    finally:
+        if writer is not None:
+            writer.close()
+    table = {
+        "class_names": list(samples.class_names),
+        "num_samples": len(order),
+        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
+    }
+    (unfinished / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    unfinished.replace(folder)
+    return shards
+
+
+def _sample(samples: Samples, index: int, num_frames: int, fps: float) -> dict[str, bytes]:
+    path, label = samples.path(index), samples.label(index)
+    about = {
+        "path": samples.paths[index], "label": label, "class": samples.class_names[label],
+        "num_frames": num_frames, "fps": fps,
+    }  # fmt: skip
+    return {
+        path.suffix.lower().removeprefix("."): path.read_bytes(),
+        "cls": str(label).encode(),
+        "json": json.dumps(about).encode(),
+    }
+
+
+def _size(sample: dict[str, bytes]) -> int:
+    """In the tar file: a header, and whole blocks."""
+    return sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in sample.values())
