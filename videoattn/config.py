@@ -50,8 +50,8 @@ class DataConfig:
     frame_template: str = "img_{:05d}.jpg"
     """frames: the pictures' names, numbered from 1."""
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
-    """auto is pyav: exact in every file that decodes, and it decodes no frame that it can pass over.
-    decord and torchcodec give the same frames, or refuse the file (docs/decoders.md)."""
+    """auto is pyav, which is exact in every file that decodes and passes over frames that nobody
+    needs. decord and torchcodec give the same frames, or refuse the file (docs/decoders.md)."""
     num_workers: int = 2
     """Loader processes; 0 decodes in the training process. The samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -77,8 +77,8 @@ class ClipConfig:
     num_frames: int = 8
     frame_stride: int = 8
     target_fps: float | None = None
-    """Frames are taken as if the video had this rate: by their times, so that a rate that varies is
-    right (plain); by the mean rate (mmaction2; pyslowfast, 30 unless given). None: frame by frame."""
+    """Frames are taken as if the video had this rate: by their times, so that a rate may vary
+    (plain), or by the mean rate (mmaction2; pyslowfast, 30 unless given). None: frame by frame."""
     keep_tail_frames: bool = False
     """mmaction2, training: clips reach the last frames of every video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"

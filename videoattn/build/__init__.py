@@ -4,6 +4,7 @@ Constructors take plain arguments; these files read the config and hand them ove
 """
 
 from videoattn.build.data import (
+    clock_of,
     make_loader,
     make_mix,
     make_samples,
@@ -22,6 +23,7 @@ from videoattn.build.training import (
 )
 
 __all__ = [
+    "clock_of",
     "load_initial_weights",
     "make_fine_tuning",
     "make_loader",

@@ -17,9 +17,9 @@ from videoattn.attention.record import (
     record_attention,
     recordable_blocks,
 )
-from videoattn.build import make_to_video, test_frames, test_transform
+from videoattn.build import clock_of, make_to_video, test_frames, test_transform
 from videoattn.commands.run import LoadedRun, load_run, out
-from videoattn.data.dataset import sample_generator
+from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, crop_resize
 from videoattn.engine.distributed import resolve_device
@@ -223,7 +223,10 @@ def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
         raise ValueError(
             f"query: frame {frame} is not in {path}; it has frames 0 to {info.num_frames - 1}"
         )
-    numbers = test_frames(config)(info.num_frames, info.fps, sample_generator(0, 0, 0))[0]
+    numbers = sample_numbers(
+        test_frames(config), path, info.num_frames, info.fps, sample_generator(0, 0, 0),
+        clock_of(config),
+    )[0]  # fmt: skip
     if frame is not None and config.clip.sampling == "dense":
         numbers = _moved_to(numbers, frame, info.num_frames)
     frames = decode(path, numbers)

@@ -17,10 +17,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
-from videoattn.data.decode import DecodeError, count_frames, decode
+from videoattn.data.decode import (
+    DecodeError,
+    Decoder,
+    check_decoder,
+    count_frames,
+    decode,
+    frame_times,
+)
 from videoattn.data.frame_folder import count_folder, decode_folder
 from videoattn.data.mirror import Mirror
-from videoattn.data.sampling import Sampler, ShortVideoError
+from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Clips, Crops
 from videoattn.data.video import Encoded, Source
 from videoattn.types import Failure, Frames
@@ -57,6 +64,7 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     `mirror` decides whether all clips of a video are mirrored together, as they share a label.
     `still_frame` replaces a clip by its middle frame, repeated: what the scene alone tells.
+    `target_fps`: frames are taken as if the video had that rate, by their times.
     """
 
     def __init__(
@@ -69,7 +77,10 @@ class ClipDataset(Dataset[Sample | Failure]):
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         still_frame: bool = False,
+        decoder: Decoder = "auto",
+        target_fps: float | None = None,
     ) -> None:
+        check_decoder(decoder)
         self.samples = samples
         self.sample_frames = sample_frames
         self.transform = transform
@@ -77,6 +88,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.seed = seed
         self.on_error = on_error
         self.still_frame = still_frame
+        self.decoder = decoder
+        self.target_fps = target_fps
         # What nobody knows yet is counted on first use, in memory that workers share: no file is
         # counted twice in a run.
         self._counts = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
@@ -148,7 +161,9 @@ class ClipDataset(Dataset[Sample | Failure]):
         self, source: Source, num_frames: int, fps: float, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "V T C H W"], Int64[np.ndarray, "clips T"]]:
         try:
-            numbers = self.sample_frames(num_frames, fps, generator)
+            numbers = sample_numbers(
+                self.sample_frames, source, num_frames, fps, generator, self.target_fps
+            )
         except ShortVideoError as error:
             raise DecodeError(source, str(error)) from error
         if self.still_frame:
@@ -181,7 +196,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def _decode(self, source: Source, indices: np.ndarray) -> Frames:
         template = self.samples.frame_template
         if template is None or isinstance(source, Encoded):
-            return decode(source, indices)
+            return decode(source, indices, decoder=self.decoder)
         return decode_folder(source, indices, template)
 
     def _timing(self, source: Source, index: int) -> tuple[int, float]:
@@ -198,6 +213,18 @@ class ClipDataset(Dataset[Sample | Failure]):
             self._rates[index] = fps
             self._counts[index] = count
         return count, float(self._rates[index])
+
+
+def sample_numbers(
+    sampler: Sampler, source: Source, num_frames: int, fps: float, generator: torch.Generator,
+    target_fps: float | None = None,
+) -> Int64[np.ndarray, "clips T"]:  # fmt: skip
+    """The sampler's frames of a video of `num_frames` frames, `fps` a second. With `target_fps` it
+    sees one of that rate, in which frames are left out or repeated as their times say."""
+    if target_fps is None:
+        return sampler(num_frames, fps, generator)
+    shown = at_rate(frame_times(source)[:num_frames], target_fps)
+    return shown[sampler(len(shown), target_fps, generator)]
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:

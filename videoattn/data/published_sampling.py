@@ -77,9 +77,11 @@ def mmaction2_segments_train(
 
 def mmaction2_segments_views(
     num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, short_video: ShortVideo = "loop", twice_sample: bool = False,
+    num_frames: int, short_video: ShortVideo = "loop", target_fps: float | None = None,
+    twice_sample: bool = False,
 ) -> Indices:  # fmt: skip
-    """The middle of each segment. `twice_sample`: a second view of the segments' beginnings."""
+    """The middle of each segment, at whatever rate. `twice_sample`: a second view of the segments'
+    beginnings."""
     part = num_video_frames / num_frames
     begins = np.arange(num_frames) * part
     places = np.stack([begins + part / 2, begins][: 2 if twice_sample else 1])
