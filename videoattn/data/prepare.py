@@ -7,7 +7,7 @@ files that are new or changed.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from videoattn.data.annotations.files import is_video
 from videoattn.data.decode_pyav import no_frame, quarter_turns
 from videoattn.data.frame_folder import count_folder, decode_folder
 from videoattn.data.index import VideoIndex
-from videoattn.data.processes import Crash, in_processes
+from videoattn.data.processes import Crash, Task, in_processes
 from videoattn.data.spans import Spans
 from videoattn.data.video import DecodeError, PacketIndex, Video, reason
 
@@ -86,7 +86,7 @@ class Journal:
 
 
 def examine(
-    task: Callable[[Any], Record], root: Path, items: Mapping[str, Any], journal: Journal, *,
+    task: Task, root: Path, items: Mapping[str, Any], journal: Journal, *,
     num_workers: int, seconds: float,
 ) -> Iterator[Record]:  # fmt: skip
     """A record of each file: the journal's where the file is as it was then, else a new one.
@@ -215,7 +215,7 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
         raise DecodeError(path, reason(error)) from error
 
 
-def _second(task: Callable[[Any], Record], job: tuple[str, Any]) -> Record:
+def _second(task: Task, job: tuple[str, Any]) -> Record:
     return task(job[1])
 
 

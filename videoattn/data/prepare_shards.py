@@ -21,12 +21,12 @@ class Shard(NamedTuple):
 
 def write_shards(
     samples: Samples, folder: Path, *, num_frames: Sequence[int], fps: Sequence[float],
-    max_bytes: int, wrote: Callable[[int], None] = lambda _: None,
+    max_bytes: int, wrote: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shard]:  # fmt: skip
     """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
 
     The samples come in a drawn order, always the same: neighbours in a list are of one class.
-    `wrote` hears of every sample how many there are.
+    `wrote` is told after each how many of how many are done.
 
     Raises: ValueError for folders of pictures and for no samples; OSError.
     """
@@ -54,7 +54,7 @@ def write_shards(
             writer.write({"__key__": key(number), **sample})
             name, count, total = shards[-1]
             shards[-1] = Shard(name, count + 1, total + size)
-            wrote(number + 1)
+            wrote(number + 1, len(order))
     finally:
         if writer is not None:
             writer.close()
