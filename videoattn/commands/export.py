@@ -88,7 +88,7 @@ def _onnx(loaded: LoadedRun, clips: Tensor, output: Path) -> Network:
             made = torch.onnx.export(
                 program, input_names=["video"], output_names=["logits"], dynamo=True, verbose=False
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except torch.onnx.OnnxExporterError as error:
             raise ValueError(_cannot(loaded.model, "ONNX", error)) from error
     assert made is not None
     made.save(output)
