@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from videoattn.commands.prepare_cli import prepare
+
 app = typer.Typer(
     name="videoattn",
     help="Video action recognition whose subject is attention: train, measure, and see where a "
@@ -118,6 +120,24 @@ def visualize(
 
 
 @app.command()
+def browse(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as configs/demo.yaml.")],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train: augmented, as drawn. test: every view.")] = (
+        "train"
+    ),
+    num: Annotated[int, typer.Option(min=1, help="How many videos.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="A PNG file; <name>_<split>.png.")
+    ] = None,
+) -> None:
+    """What will the network see? A sheet of clips, with labels, frame numbers and times."""
+    from videoattn.commands.browse import browse as run_browse
+
+    run_browse(recipe, overrides or (), split=split, num_videos=num, output=output)
+
+
+@app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="A public checkpoint, as it was published.")],
     output: Annotated[
@@ -189,6 +209,8 @@ def compare(
         recipe, overrides or (), systems=system or (), num_seeds=seeds, folder=folder, device=device
     )
 
+
+app.add_typer(prepare, name="prepare", no_args_is_help=True)
 
 listing = typer.Typer(help="What there is to choose from.")
 app.add_typer(listing, name="list", no_args_is_help=True)

@@ -106,9 +106,7 @@ def update(
         NonFiniteError: when the loss or the gradient is not finite; names the samples.
         ValueError: for a sample without a label.
     """
-    torch.manual_seed(
-        _seed(moment.seed, moment.epoch, moment.step, distributed.rank)
-    )  # dropout is then the same in a resumed run, with no state to store
+    seed_step(moment.seed, moment.epoch, moment.step, distributed.rank)
     for parameters in optimizer.param_groups:
         parameters["lr"] = optimisation.lr_at(moment.step_of_run) * parameters.get("lr_scale", 1.0)
     batches = [batch for batch in group if len(batch.indices)]
@@ -276,7 +274,9 @@ def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: Moment)
     )
 
 
-def _seed(*numbers: int) -> int:
-    """63 bits that differ in every way when one number differs in one."""
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """The global random state at the beginning of a step: dropout and mixed clips are then the same
+    in a resumed run, with no state to store."""
+    numbers = (seed, epoch, step, rank)
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
