@@ -185,12 +185,12 @@ class ClipDataset(Dataset[Sample | Failure]):
         """Clips of some of the frames: those that they share are resized once."""
         used, order = np.unique(places, return_inverse=True)
         if len(used) < len(frames):
-            frames = frames[torch.from_numpy(used)]
+            frames = _pick(frames[None], used)[0]
         crops = self.transform(frames[None], generator)
         order = order.reshape(places.shape)
         if np.array_equal(order, np.arange(len(used))[None]):
             return crops
-        views = crops[:, torch.from_numpy(order)]  # (K crops, clips, T, C, H, W)
+        views = _pick(crops, order.reshape(-1)).unflatten(1, order.shape)  # (K, clips, T, C, H, W)
         return views.transpose(0, 1).flatten(0, 1)
 
     def _decode(self, source: Source, indices: np.ndarray) -> Frames:
@@ -225,6 +225,11 @@ def sample_numbers(
         return sampler(num_frames, fps, generator)
     shown = at_rate(frame_times(source)[:num_frames], target_fps)
     return shown[sampler(len(shown), target_fps, generator)]
+
+
+def _pick(frames: UInt8[Tensor, "K U C H W"], places: np.ndarray) -> UInt8[Tensor, "K T C H W"]:
+    """Some of the frames, copied as wholes: as they lie in memory, channels last."""
+    return frames.movedim(2, -1).index_select(1, torch.from_numpy(places)).movedim(-1, 2)
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:

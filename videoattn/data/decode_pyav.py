@@ -23,8 +23,14 @@ ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 def read_pyav(path: Source, wanted: Wanted) -> Images:
     """The wanted frames (ascending, none twice)."""
-    frames = _read_timed(path, wanted)
-    return _read_from_start(path, wanted) if frames is None else frames
+    with Video(path) as video:
+        if not video.timed:
+            return _read_from_start(video, wanted)
+        frames = _read_timed(video, wanted)
+    if frames is not None:
+        return frames
+    with Video(path) as video:
+        return _read_from_start(video, wanted)
 
 
 def no_frame(video: Video) -> DecodeError:
@@ -52,45 +58,45 @@ class Output:
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", **ONE_THREAD
         )
-        image = np.rot90(rgb.to_ndarray(), quarter_turns(frame))
+        plane = rgb.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+        image = np.rot90(rows[:, : 3 * width].reshape(height, width, 3), quarter_turns(frame))
         if len(self.frames) == 0:
             self.frames = np.empty((self._num_frames, *image.shape), np.uint8)
         self.frames[slot] = image
 
 
-def _read_timed(path: Source, wanted: Wanted) -> Images | None:
+def _read_timed(video: Video, wanted: Wanted) -> Images | None:
     """Decodes only the pictures that are needed; None where that cannot be done exactly."""
-    with Video(path) as video:
-        packets = list(video.packets()) if video.timed else []
-        index = PacketIndex.of(video, packets)
-        if index is None or wanted[-1] >= len(packets):
-            return None
-        slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
-        out = Output(len(wanted))
-        for run in index.plan(wanted):
-            for packet in [*(packets[i] for i in run), None]:
-                for frame in video.feed(packet):
-                    if frame.is_corrupt:  # what is concealed depends on what was decoded before
-                        return None
-                    slot = slots.pop(frame.pts, None) if frame.pts is not None else None
-                    if slot is not None:
-                        out.put(slot, frame)
-            video.stream.codec_context.flush_buffers()
-        return None if slots or video.last_error is not None else out.frames
+    packets = list(video.packets())
+    index = PacketIndex.of(video, packets)
+    if index is None or wanted[-1] >= len(packets):
+        return None
+    slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
+    out = Output(len(wanted))
+    for run in index.plan(wanted):
+        for packet in [*(packets[i] for i in run), None]:
+            for frame in video.feed(packet):
+                if frame.is_corrupt:  # what is concealed depends on what was decoded before
+                    return None
+                slot = slots.pop(frame.pts, None) if frame.pts is not None else None
+                if slot is not None:
+                    out.put(slot, frame)
+        video.stream.codec_context.flush_buffers()
+    return None if slots or video.last_error is not None else out.frames
 
 
-def _read_from_start(path: Source, wanted: Wanted) -> Images:
+def _read_from_start(video: Video, wanted: Wanted) -> Images:
     """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
     out = Output(len(wanted))
     found, count = 0, 0
-    with Video(path) as video:
-        for frame in video.frames():
-            if count == wanted[found]:
-                out.put(found, frame)
-                found += 1
-                if found == len(wanted):
-                    return out.frames
-            count += 1
-        if count == 0:
-            raise no_frame(video)
-    raise too_few(path, int(wanted[-1]), count)
+    for frame in video.frames():
+        if count == wanted[found]:
+            out.put(found, frame)
+            found += 1
+            if found == len(wanted):
+                return out.frames
+        count += 1
+    if count == 0:
+        raise no_frame(video)
+    raise too_few(video.path, int(wanted[-1]), count)

@@ -140,10 +140,10 @@ class PacketIndex(NamedTuple):
         unreferenced = np.zeros(len(packets), dtype=bool)
         if length_size := video.nal_length_size:
             headers = [_nal_headers(packet, length_size) for packet in packets]
-            if any(header is None for header in headers):
+            if None in headers:
                 return None
             if video.stream.codec_context.name == "h264":
-                unreferenced[:] = [_is_unreferenced(header or []) for header in headers]
+                unreferenced[:] = [_is_unreferenced(header or b"") for header in headers]
         return cls(times, keys, unreferenced)
 
     @property
@@ -184,17 +184,18 @@ def reason(error: OSError | FFmpegError) -> str:
     return str(error.strerror or error)
 
 
-def _nal_headers(packet: av.Packet, length_size: int) -> list[int] | None:
+def _nal_headers(packet: av.Packet, length_size: int) -> bytes | None:
     """First byte of each unit; None where the lengths do not add up: the packet is damaged."""
-    data = memoryview(packet)
-    headers, at = [], 0
-    while at + length_size < len(data):
-        headers.append(data[at + length_size])
-        at += length_size + int.from_bytes(data[at : at + length_size], "big")
-    return headers if at == len(data) else None
+    data = bytes(packet)
+    headers, at, end = bytearray(), 0, len(data)
+    while at + length_size < end:
+        start = at + length_size
+        headers.append(data[start])
+        at = start + int.from_bytes(data[at:start], "big")
+    return bytes(headers) if at == end else None
 
 
-def _is_unreferenced(headers: list[int]) -> bool:
+def _is_unreferenced(headers: bytes) -> bool:
     """H.264: every slice (unit types 1 and 5) says nal_ref_idc = 0."""
-    slices = [header for header in headers if header & 31 in (1, 5)]
-    return bool(slices) and all(header >> 5 & 3 == 0 for header in slices)
+    referenced = [header & 0x60 for header in headers if header & 31 in (1, 5)]
+    return bool(referenced) and not any(referenced)
