@@ -56,7 +56,7 @@ def run_verify(
     some = sum("num_frames" in record for record in broken.values())
     out.print(
         f"{len(items):,} files: {len(items) - len(broken):,} clean, {len(broken):,} broken"
-        + f" (of {some:,} of these, some frames decode)" * bool(some)
+        + f" ({some:,} of these give some frames)" * bool(some)
         + f"; {folder}/ lists them",
         markup=False,
     )

@@ -19,7 +19,7 @@ from videoattn.data.decode_pyav import ONE_THREAD, no_frame, quarter_turns
 from videoattn.data.prepare import Record
 from videoattn.data.video import DecodeError, PacketIndex, Video, reason
 
-_CRF = 20  # x264's constant quality: about half the bytes of 15, and hard to tell from the source
+_CRF = 20  # x264's constant rate factor; its own default is 23
 
 
 class Reencode(NamedTuple):

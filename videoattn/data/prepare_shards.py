@@ -1,6 +1,7 @@
 """Videos into tar shards, whose files are described in `shards`."""
 
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,20 +41,22 @@ def write_shards(
         old.unlink()
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
+    used = 0
     writer: Any = None
     try:
         for number, index in enumerate(order):
             sample = _sample(samples, index, int(num_frames[index]), float(fps[index]))
             size = _size(sample)
-            if writer is None or shards[-1].num_bytes + size > max_bytes:
+            if writer is None or _whole(used + size) > max_bytes:
                 if writer is not None:
                     writer.close()
-                shards.append(Shard(f"{len(shards):06d}.tar", 0, 2 * _BLOCK))
+                used = 2 * _BLOCK
+                shards.append(Shard(f"{len(shards):06d}.tar", 0, 0))
                 path = str(unfinished / shards[-1].name)
                 writer = import_webdataset().TarWriter(path, encoder=False, mtime=0)
             writer.write({"__key__": key(number), **sample})
-            name, count, total = shards[-1]
-            shards[-1] = Shard(name, count + 1, total + size)
+            used += size
+            shards[-1] = Shard(shards[-1].name, shards[-1].num_samples + 1, _whole(used))
             wrote(number + 1, len(order))
     finally:
         if writer is not None:
@@ -79,6 +82,11 @@ def _sample(samples: Samples, index: int, num_frames: int, fps: float) -> dict[s
         "cls": str(label).encode(),
         "json": json.dumps(about).encode(),
     }
+
+
+def _whole(size: int) -> int:
+    """Of a tar file: it is made of whole records."""
+    return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _size(sample: dict[str, bytes]) -> int:

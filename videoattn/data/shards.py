@@ -138,8 +138,9 @@ def open_shards(root: str, split: str) -> Shards:
     Raises: ValueError for shards that are not found, or of which shards.json does not tell;
     ImportError without webdataset.
     """
-    complete = split.startswith(("/", "pipe:")) or "://" in split
-    where = (split if complete else f"{root.rstrip('/')}/{split}").rstrip("/")
+    complete = split.startswith(("/", "pipe:", "file:")) or "://" in split
+    inside = root if split == "." else f"{root.rstrip('/')}/{split}"
+    where = (split if complete else inside).rstrip("/")
     listed = _TAR.search(where) is not None
     urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
     source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"

@@ -1,0 +1,357 @@
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.test_dataset import train_set
+from tests.data.test_loader import same
+from videoattn.data import shards as shards_module
+from videoattn.data.annotations import Samples, read_folders
+from videoattn.data.decode import DecodeError, count_frames, decode
+from videoattn.data.loader import ClipLoader
+from videoattn.data.prepare_shards import write_shards
+from videoattn.data.shards import BUFFER, TABLE, Shards, open_shards
+from videoattn.data.streaming import ShardDataset, _ahead
+from videoattn.data.video import Encoded
+
+
+def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
+    facts = [count_frames(samples.path(i)) for i in range(len(samples))]
+    counts, rates = zip(*facts, strict=True)
+    write_shards(samples, folder, num_frames=counts, fps=rates, max_bytes=max_bytes)
+    return folder
+
+
+@pytest.fixture
+def folder(thirteen: Path) -> Path:
+    """Thirteen videos in five shards or so."""
+    return written(read_folders(thirteen), thirteen.parent / "shards")
+
+
+def loader(folder: Path, split: str = ".", on_error: Any = "raise", **kwargs: Any) -> ClipLoader:
+    shards = open_shards(str(folder), split)
+    clips = train_set(shards.samples(), on_error=on_error)
+    options = {"batch_size": 2, "shuffle": True, **kwargs}
+    return ClipLoader(ShardDataset(shards, clips), **options)
+
+
+def test_what_is_written(thirteen: Path, folder: Path) -> None:
+    samples = read_folders(thirteen)
+    table = json.loads((folder / TABLE).read_text())
+    assert table["class_names"] == ["left", "right"]
+    assert table["num_samples"] == 13
+    names = [shard["name"] for shard in table["shards"]]
+    assert len(names) >= 4
+    assert sorted(path.name for path in folder.iterdir()) == [*names, TABLE]
+    assert not list(folder.parent.glob(".*"))
+    keys, seen = [], []
+    for shard in table["shards"]:
+        assert (folder / shard["name"]).stat().st_size <= 20_480
+        with tarfile.open(folder / shard["name"]) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        stems = sorted({name.partition(".")[0] for name in files})
+        assert len(stems) == shard["num_samples"]
+        keys += stems
+        for stem in stems:
+            about = json.loads(files[f"{stem}.json"])
+            index = list(samples.paths).index(about["path"])
+            assert int(files[f"{stem}.cls"]) == about["label"] == samples.label(index)
+            assert about["class"] == samples.class_names[about["label"]]
+            path = samples.path(index)
+            assert files[stem + path.suffix] == path.read_bytes()
+            assert (about["num_frames"], about["fps"]) == count_frames(path)
+            seen.append(about["path"])
+    assert keys == [f"{i:08d}" for i in range(13)]
+    assert sorted(seen) == sorted(samples.paths)
+    assert seen != sorted(seen)  # neighbours are of different classes
+    again = written(samples, folder.parent / "again")
+    assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    pictures = Samples(
+        tmp_path, paths=["a"], labels=[0], class_names=["c"], frame_template="{}.jpg"
+    )
+    none = Samples(tmp_path, paths=[], labels=[], class_names=["c"])
+    for samples, message in ((pictures, "these are folders of pictures$"), (none, "^no video for")):
+        with pytest.raises(ValueError, match=message):
+            write_shards(samples, tmp_path / "out", num_frames=[1], fps=[1.0], max_bytes=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_a_video_in_memory_decodes_as_its_file(decoder: Any, thirteen: Path) -> None:
+    for name in ("left/01.mp4", "left/03.mkv"):
+        video = Encoded("name", (thirteen / name).read_bytes())
+        assert count_frames(video) == count_frames(thirteen / name)
+        wanted = decode(thirteen / name, [7, 2, 2], decoder=decoder)
+        assert torch.equal(decode(video, [7, 2, 2], decoder=decoder), wanted)
+    with pytest.raises(DecodeError, match=r"^name: the file is empty \(0 bytes\)$"):
+        decode(Encoded("name", b""), [0])
+    with pytest.raises(DecodeError, match=r"^name: cannot be opened as a video: "):
+        decode(Encoded("name", b"no video"), [0])
+
+
+def test_the_samples_of_files(thirteen: Path, folder: Path) -> None:
+    """A sample's pixels are those of its file in a list of the shards' order."""
+    streamed = loader(folder, shuffle=False, batch_size=13)
+    (batch,) = streamed.epoch(0)
+    paths = [json.loads(text)["path"] for text in texts(folder)]
+    samples = read_folders(thirteen)
+    places = [list(samples.paths).index(path) for path in paths]
+    listed = train_set(
+        Samples(
+            thirteen, paths=paths, labels=samples.labels[places], class_names=samples.class_names
+        )
+    )
+    assert torch.equal(batch.frames, torch.stack([listed[0, i].frames for i in range(13)]))
+    assert batch.labels.tolist() == samples.labels[places].tolist()
+    assert batch.indices.tolist() == list(range(13))
+    assert torch.equal(streamed.dataset[0, 7].frames, batch.frames[7])
+    assert str(streamed.dataset.samples.path(0)) == "000000.tar/00000000"
+
+
+def texts(folder: Path) -> list[bytes]:
+    found = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found += [tar.extractfile(m).read() for m in tar if m.name.endswith("json")]  # type: ignore[union-attr]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # on fewer cores
+def test_resumed_inside_an_epoch_to_the_bit_with_0_and_3_workers(folder: Path) -> None:
+    alone, three = loader(folder), loader(folder, num_workers=3)
+    for epoch in (0, 1):
+        whole = list(alone.epoch(epoch))
+        assert sorted(torch.cat([b.indices for b in whole]).tolist()) == list(range(13))
+        assert same(iter(whole), three.epoch(epoch))
+    for skip in (1, 4, 7):
+        assert len(whole[skip:]) == 7 - skip
+        assert same(iter(whole[skip:]), loader(folder).epoch(1, skip_batches=skip))
+        assert same(iter(whole[skip:]), three.epoch(1, skip_batches=skip))
+    next(three.epoch(0))  # and left
+    assert same(iter(whole), three.epoch(1))
+
+
+def test_shards_that_were_consumed_are_not_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_module, "BUFFER", 1)
+    opened: list[str] = []
+    read = shards_module.read_shard
+
+    def noting(url: str, first: int, num_classes: int) -> Iterator[Encoded]:
+        opened.append(Path(url).name)
+        return read(url, first, num_classes)
+
+    monkeypatch.setattr(shards_module, "read_shard", noting)
+    list(loader(folder).epoch(0))
+    names, opened[:] = opened.copy(), []
+    assert sorted(names) == sorted(path.name for path in folder.glob("*.tar"))
+    list(loader(folder).epoch(0, skip_batches=5))
+    assert opened == names[-len(opened) :]
+    assert len(opened) < len(names)
+    assert names != sorted(names)  # their order is drawn
+
+
+def table(*counts: int) -> Shards:
+    first = np.cumsum([0, *counts])[:-1]
+    return Shards(
+        tuple(f"{i:06d}.tar" for i in range(len(counts))), np.array(counts), first, ("c",)
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_order(world_size: int) -> None:
+    shards = table(300, 1, 250, 400, 349)
+    drawn = [shards.order(torch.Generator().manual_seed(s), world_size) for s in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sorted(drawn[2]) == list(range(1300))
+    listed = shards.order(None, world_size)
+    parts = [listed[rank::world_size] for rank in range(world_size)]
+    assert [*chain(*parts)] == list(range(1300))  # stretches, one after the other
+    which = torch.randperm(5, generator=torch.Generator().manual_seed(1)).tolist()
+    stream = np.concatenate([shards.firsts[s] + np.arange(shards.counts[s]) for s in which])
+    for rank, part in enumerate(np.array_split(stream, world_size)):
+        mine = drawn[2][rank::world_size]
+        assert sorted(mine) == sorted(part)
+        place = {index: i for i, index in enumerate(part.tolist())}
+        late = [i - place[index] for i, index in enumerate(mine)]
+        assert 100 < max(late) <= BUFFER
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_samples_exactly(world_size: int, folder: Path) -> None:
+    def of_rank(rank: int, **kwargs: Any) -> ClipLoader:
+        return loader(folder, rank=rank, world_size=world_size, **kwargs)
+
+    tested = [of_rank(rank, shuffle=False) for rank in range(world_size)]
+    seen = [torch.cat([b.indices for b in one.epoch(0)]).tolist() for one in tested]
+    assert sorted([*chain(*seen)]) == list(range(13))
+    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+    trained = [of_rank(rank) for rank in range(world_size)]
+    assert len({len(one) for one in trained}) == 1
+    for epoch in (0, 1):
+        seen = [torch.cat([b.indices for b in one.epoch(epoch)]).tolist() for one in trained]
+        together = [*chain(*seen)]
+        assert len(set(together)) == len(together) > 13 - world_size
+
+
+def test_patterns_pipes_and_urls(folder: Path) -> None:
+    last = sorted(folder.glob("*.tar"))[-1].stem
+    whole = list(loader(folder).epoch(0))
+    pattern = f"{{000000..{last}}}.tar"
+    for root, split in (
+        (folder.parent, "shards"),
+        (folder, pattern),
+        ("anywhere", f"{folder}/{pattern}"),
+        ("anywhere", f"pipe:cat {folder}/{pattern}"),
+        ("anywhere", f"file:{folder}/{pattern}"),
+        (f"file:{folder.parent}", "shards"),
+    ):
+        assert same(iter(whole), loader(root, split).epoch(0)), split  # type: ignore[arg-type]
+    some = open_shards(str(folder), f"{{000001..{last}}}.tar")
+    assert len(some) == 13 - int(open_shards(str(folder), ".").counts[0])
+    (first, *_) = some.read([0])
+    assert isinstance(first, Encoded)
+    assert first.name.startswith(f"000001.tar/{some.names[0]:08d} (")
+
+
+def cut(folder: Path, share: float) -> tuple[str, int]:
+    """Cuts the second shard; its name and how many samples it had."""
+    path = folder / "000001.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return str(path), int(open_shards(str(folder), ".").counts[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
+    whole = list(loader(folder, shuffle=False).epoch(0))
+    path, count = cut(folder, 0.55)
+    with pytest.raises(
+        DecodeError,
+        match=rf"^{re.escape(path)}: the shard gives (\d) of its {count} samples \(.+\); "
+        rf"the last good one: 000001\.tar/\d{{8}} \(.+\); data.on_error=skip goes on without it$",
+    ):
+        list(loader(folder, shuffle=False, num_workers=num_workers).epoch(0))
+    batches = list(loader(folder, shuffle=False, on_error="skip", num_workers=num_workers).epoch(0))
+    failures = [failure for batch in batches for failure in batch.failures]
+    seen = torch.cat([batch.indices for batch in batches]).tolist()
+    assert 0 < len(failures) < count
+    assert sorted([*seen, *(failure.index for failure in failures)]) == list(range(13))
+    assert {failure.path for failure in failures} == {path}
+    frames = torch.cat([batch.frames for batch in whole])
+    assert torch.equal(torch.cat([batch.frames for batch in batches]), frames[seen])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda path: path.unlink(), r"\(No such file or directory\); the last good one: none$"),
+        (lambda path: path.write_bytes(b""), r"gives 0 of its \d samples \(empty file\)"),
+        (lambda path: path.write_bytes(b"x" * 2000), r"gives 0 of its \d samples \(.+\)"),
+        (
+            lambda path: path.write_bytes((path.parent / "000000.tar").read_bytes()),
+            r"\(there is 00000000 with cls, json, mp4, where 0000000\d was due with a video, cls ",
+        ),
+        (lambda path: relabel(path, b"2"), r"\(0000000\d has the label 2; there are 2 classes\)"),
+        (lambda path: relabel(path, b"x"), r"\(invalid literal for int"),
+        (lambda path: relabel(path, None), r"\(there is 0000000\d with json, mp4, where"),
+    ],
+)
+def test_other_damage(damage: Any, problem: str, folder: Path) -> None:
+    damage(folder / "000001.tar")
+    shards = open_shards(str(folder), ".")
+    wanted = range(int(shards.firsts[1]), int(shards.firsts[2]))
+    for found in shards.read(list(wanted)):
+        assert not isinstance(found, Encoded)
+        assert found.path.endswith("/000001.tar")
+        assert re.search(problem, found.reason)
+    (after,) = shards.read([int(shards.firsts[2])])
+    assert isinstance(after, Encoded)
+
+
+def relabel(path: Path, label: bytes | None) -> None:
+    """Writes the shard anew with another label, or none."""
+    with tarfile.open(path) as tar:
+        files = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
+    writer = shards_module.import_webdataset().TarWriter(str(path), encoder=False)
+    grouped: dict[str, dict[str, Any]] = {}
+    for name, data in files:
+        stem, _, suffix = name.partition(".")
+        grouped.setdefault(stem, {"__key__": stem})[suffix] = data
+    for sample in grouped.values():
+        writer.write({**{k: v for k, v in sample.items() if k != "cls"}, **(
+            {"cls": label} if label is not None else {})})  # fmt: skip
+    writer.close()
+
+
+def test_a_pipe_that_fails(folder: Path) -> None:
+    split = f"pipe:cat {folder}/000000.tar; if [ $(cat {folder}/n) = 1 ]; then exit 9; fi"
+    (folder / "n").write_text("0")
+    shards = open_shards("", split)
+    assert all(isinstance(video, Encoded) for video in shards.read(range(len(shards))))
+    (folder / "n").write_text("1")
+    *_, last = shards.read(range(len(shards)))
+    assert isinstance(last, Encoded) or "exit 9" in last.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"shards.json cannot be read \(No such file or directory\); it comes with the "),
+        ("[]", r"shards.json is no list of shards \("),
+        ('{"class_names": ["a"]}', r"shards.json is no list of shards \('shards'\)$"),
+        ('{"class_names": ["a"], "shards": []}', "lists no class, no shard, or one without"),
+        (
+            '{"class_names": ["a"], "shards": [{"name": "000001.tar", "num_samples": 2}]}',
+            r"shards\.json does not list 000000\.tar; it lists 1 shards, 000001\.tar to 000001",
+        ),
+    ],
+)
+def test_tables(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / TABLE).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_shards(str(tmp_path), "000000.tar")
+
+
+def test_without_webdataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
+    shards_module.import_webdataset.cache_clear()
+    with pytest.raises(ImportError, match=r"webdataset; install the extra: pip install 'videoattn"):
+        open_shards("a", "b")
+    shards_module.import_webdataset.cache_clear()
+
+
+def test_reading_ahead() -> None:
+    made: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    items = _ahead(numbers(), 3)
+    assert [next(items), next(items)] == [0, 1]
+    items.close()  # type: ignore[attr-defined]
+    assert len(made) <= 2 + 3 + 2
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    items = _ahead(failing(), 3)
+    assert next(items) == 1
+    with pytest.raises(OSError, match=r"^gone$"):
+        next(items)
+    assert list(_ahead(iter(range(20)), 3)) == list(range(20))
