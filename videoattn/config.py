@@ -52,6 +52,9 @@ class DataConfig:
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
     """auto is pyav, which is exact in every file that decodes and passes over frames that nobody
     needs. decord and torchcodec give the same frames, or refuse the file (docs/decoders.md)."""
+    decode_short_side: int | None = None
+    """pyav: videos of twice this size or more are shrunk to it while they are decoded, before any
+    crop: other pixels, a little sooner. `prepare reencode` brings more, once."""
     num_workers: int = 2
     """Loader processes; 0 decodes in the training process. The samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"

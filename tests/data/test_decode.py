@@ -69,7 +69,7 @@ def test_bad_arguments(make_clip: MakeClip) -> None:
     with pytest.raises(
         ValueError, match=r"^decoder: got 'cv2'; choose from auto, pyav, decord, torchcodec$"
     ):
-        decode_module._reader("cv2")
+        decode_module._reader("cv2", None)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Frames by time, decoders and toolboxes' arithmetic, from the recipe to the sample."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from videoattn import build
 from videoattn.config import Config, from_dict
 from videoattn.data.annotations import Samples
 from videoattn.data.dataset import ClipDataset, sample_generator
-from videoattn.data.decode import DecodeError
+from videoattn.data.decode import DecodeError, check_decoder, decode
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
 from videoattn.engine.distributed import Distributed
@@ -55,7 +56,7 @@ def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
 def test_samples_are_the_same_by_each_decoder(decoder: str, make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 55, size=(32, 64))
     ours = dataset_of(path).fetch((0, 0))
-    theirs = dataset_of(path, decoder=decoder).fetch((0, 0))
+    theirs = dataset_of(path, decode=partial(decode, decoder=decoder)).fetch((0, 0))
     assert torch.equal(ours.frames, theirs.frames)
 
 
@@ -143,9 +144,27 @@ def test_training_has_its_own_options(tmp_path: Path) -> None:
 
 def test_a_refused_file_is_a_failure(make_clip: MakeClip) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    failure = dataset_of(path, decoder="decord").fetch((0, 0))
+    decord = partial(decode, decoder="decord")
+    failure = dataset_of(path, decode=decord).fetch((0, 0))
     assert failure.reason == (
         "decoder decord is not exact in files of the kind mpeg; choose decoder pyav"
     )
     with pytest.raises(DecodeError, match="choose decoder pyav"):
-        dataset_of(path, decoder="decord", on_error="raise")[0, 0]
+        dataset_of(path, decode=decord, on_error="raise")[0, 0]
+
+
+def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip("train/a/a.mp4", 14, size=(96, 160))
+    small = decode(path, range(14), short_side=48)
+    assert small.shape == (14, 3, 48, 80)
+    whole = decode(path, range(14)).float().mean(dim=(1, 2, 3))
+    assert (small.float().mean(dim=(1, 2, 3)) - whole).abs().max() < 3  # the next one: 4
+    assert decode(path, [3], short_side=49).shape[2:] == (96, 160)  # less than twice as large
+    make_clip("test/a/a.mp4", 14, size=(96, 160))
+    loader = build.make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Distributed())
+    assert loader.dataset.decode(path, np.arange(2)).shape[2:] == (40, 67)
+    for words in ({"decoder": "decord", "short_side": 40}, {"decoder": "pyav", "short_side": 0}):
+        with pytest.raises(
+            ValueError, match=r"^short_side: got \d+ with decoder \w+; need 1 or more"
+        ):
+            check_decoder(**words)

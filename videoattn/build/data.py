@@ -36,7 +36,8 @@ from videoattn.data.augment import (
     ShortSideCrop,
     TrainTransform,
 )
-from videoattn.data.dataset import ClipDataset
+from videoattn.data.dataset import ClipDataset, Decode
+from videoattn.data.decode import check_decoder, decode
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror, direction_pairs
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
@@ -144,7 +145,7 @@ def make_loader(
         seed=config.seed,
         on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
         still_frame=config.clip.still_frame,
-        decoder=config.data.decoder,
+        decode=_decode(config.data),
         target_fps=clock_of(config),
     )
     sharded = config.data.layout == "shards"
@@ -158,6 +159,11 @@ def make_loader(
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
     )
+
+
+def _decode(config: DataConfig) -> Decode:
+    check_decoder(config.decoder, config.decode_short_side)
+    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
 
 
 def _train_videos(config: Config) -> int:
@@ -244,7 +250,7 @@ def _train_transform(config: Config) -> TrainTransform:
         color_jitter=augment.color_jitter,
         grayscale=augment.grayscale,
         rand_augment=augment.rand_augment,
-        magnitude=augment.rand_augment_magnitude,
+        rand_augment_magnitude=augment.rand_augment_magnitude,
         erase=augment.erase,
     )
     return TrainTransform(boxes[augment.crop](), looks)

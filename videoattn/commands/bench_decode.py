@@ -28,12 +28,15 @@ def chosen(decoder: str) -> tuple[Decoder, ...]:
     return (decoder,)
 
 
-def videos_under(root: Path) -> list[Path]:
+def videos_under(root: Path, max_bytes: int | None = None) -> list[Path]:
     """The smallest first. Raises: ValueError where there is none."""
     known = VIDEO_SUFFIXES | {".gif"}
     paths = [path for path in root.rglob("*") if path.suffix.lower() in known and path.is_file()]
+    if max_bytes is not None:
+        paths = [path for path in paths if path.stat().st_size <= max_bytes]
     if not paths:
-        raise ValueError(f"{root} holds no video")
+        small = "" if max_bytes is None else f" of {max_bytes} bytes or less"
+        raise ValueError(f"{root} holds no video{small}")
     return sorted(paths, key=lambda path: (path.stat().st_size, str(path)))
 
 
@@ -43,7 +46,7 @@ def bench_fuzz(
 ) -> list[Outcome]:  # fmt: skip
     """Counts by outcome of mutants of the videos under `root`. Those that end in neither the right
     frames nor DecodeError are named, and written to `keep`."""
-    sources = [path for path in videos_under(root) if 0 < path.stat().st_size <= max_bytes]
+    sources = videos_under(root, max_bytes)
     decoders = chosen(decoder)
     found: list[Outcome] = []
     for outcome in fuzz(
@@ -77,7 +80,7 @@ def bench_memory(
     max_bytes: int = 40_000,
 ) -> dict[Decoder, list[float]]:  # fmt: skip
     """MiB of resident memory over `count` decodes, of each decoder in a process of its own."""
-    paths = [path for path in videos_under(root) if path.stat().st_size <= max_bytes]
+    paths = videos_under(root, max_bytes)
     grown = {}
     for name in chosen(decoder):
         check_decoder(name)

@@ -6,7 +6,7 @@ number of workers, nor of ranks, nor where a run was resumed changes a byte.
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,20 +17,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
-from videoattn.data.decode import (
-    DecodeError,
-    Decoder,
-    check_decoder,
-    count_frames,
-    decode,
-    frame_times,
-)
+from videoattn.data.decode import DecodeError, count_frames, decode, frame_times
 from videoattn.data.frame_folder import count_folder, decode_folder
 from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Clips, Crops
 from videoattn.data.video import Encoded, Source
 from videoattn.types import Failure, Frames
+
+Decode = Callable[[Source, np.ndarray], Frames]
 
 
 @runtime_checkable
@@ -77,10 +72,9 @@ class ClipDataset(Dataset[Sample | Failure]):
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         still_frame: bool = False,
-        decoder: Decoder = "auto",
+        decode: Decode = decode,
         target_fps: float | None = None,
     ) -> None:
-        check_decoder(decoder)
         self.samples = samples
         self.sample_frames = sample_frames
         self.transform = transform
@@ -88,7 +82,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.seed = seed
         self.on_error = on_error
         self.still_frame = still_frame
-        self.decoder = decoder
+        self.decode = decode
         self.target_fps = target_fps
         # What nobody knows yet is counted on first use, in memory that workers share: no file is
         # counted twice in a run.
@@ -196,7 +190,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def _decode(self, source: Source, indices: np.ndarray) -> Frames:
         template = self.samples.frame_template
         if template is None or isinstance(source, Encoded):
-            return decode(source, indices, decoder=self.decoder)
+            return self.decode(source, indices)
         return decode_folder(source, indices, template)
 
     def _timing(self, source: Source, index: int) -> tuple[int, float]:

@@ -6,6 +6,7 @@ which is exact in every file that decodes; decord and torchcodec give the same f
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,9 +46,13 @@ class VideoInfo(NamedTuple):
 
 
 def decode(
-    path: Source, indices: Sequence[int] | np.ndarray, *, decoder: Decoder = "auto"
-) -> Frames:
+    path: Source, indices: Sequence[int] | np.ndarray, *, decoder: Decoder = "auto",
+    short_side: int | None = None,
+) -> Frames:  # fmt: skip
     """The asked frames, RGB, in the asked order (any order, repeats allowed).
+
+    short_side: PyAV makes frames of videos of twice that size or more so small. Faster, but other
+    pixels than of cropping first.
 
     Raises: DecodeError when the file cannot be read, has too few frames, or is one whose frames
     the decoder cannot tell apart; ValueError for a negative index or no index at all; ImportError
@@ -57,7 +62,7 @@ def decode(
     if asked.size == 0 or asked.min() < 0:
         raise ValueError(f"indices: got {asked.tolist()}; need one or more, none negative")
     wanted, places = np.unique(asked, return_inverse=True)
-    read = _reader(decoder)
+    read = _reader(decoder, short_side)
     try:
         frames = read(path, wanted)
     except (FFmpegError, OSError) as error:
@@ -67,9 +72,9 @@ def decode(
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-def check_decoder(decoder: Decoder) -> None:
-    """Raises: ValueError for a name that does not exist; ImportError for one not installed."""
-    _reader(decoder)
+def check_decoder(decoder: Decoder, short_side: int | None = None) -> None:
+    """Raises: ValueError for what a decoder cannot do; ImportError for one not installed."""
+    _reader(decoder, short_side)
     if decoder in _IMPORTS:
         _IMPORTS[decoder]()
 
@@ -138,7 +143,13 @@ def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | Non
         raise DecodeError(path, reason(error)) from error
 
 
-def _reader(decoder: str) -> Callable[[Source, Wanted], Images]:
+def _reader(decoder: str, short_side: int | None) -> Callable[[Source, Wanted], Images]:
     if decoder not in _READERS:
         raise ValueError(f"decoder: got {decoder!r}; choose from {', '.join(_READERS)}")
-    return _READERS[decoder]
+    if short_side is None:
+        return _READERS[decoder]
+    if decoder in _IMPORTS or short_side < 1:
+        raise ValueError(
+            f"short_side: got {short_side} with decoder {decoder}; need 1 or more, and decoder pyav"
+        )
+    return partial(read_pyav, short_side=short_side)

@@ -8,6 +8,7 @@ reading on from the first frame is right. So they read on, and their first frame
 PyAV's. Other containers, and whatever does not add up, are refused.
 """
 
+import re
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -166,5 +167,6 @@ def _refuse(path: Source, decoder: str, why: str) -> NoReturn:
 
 def _failed(path: Source, decoder: str, error: Exception) -> NoReturn:
     lines = str(error).strip().splitlines()
-    why = lines[0][-160:] if lines else type(error).__name__
+    # decord's begin with the time and a place in its sources.
+    why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:200] if lines else type(error).__name__
     raise DecodeError(path, f"decoder {decoder} fails ({why}); choose decoder pyav") from error

@@ -21,16 +21,17 @@ Wanted = Int64[np.ndarray, " T"]
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
-def read_pyav(path: Source, wanted: Wanted) -> Images:
-    """The wanted frames (ascending, none twice)."""
+def read_pyav(path: Source, wanted: Wanted, short_side: int | None = None) -> Images:
+    """The wanted frames (ascending, none twice); of videos of twice that short side or more, made
+    so small."""
     with Video(path) as video:
         if not video.timed:
-            return _read_from_start(video, wanted)
-        frames = _read_timed(video, wanted)
+            return _read_from_start(video, wanted, Output(len(wanted), short_side))
+        frames = _read_timed(video, wanted, Output(len(wanted), short_side))
     if frames is not None:
         return frames
     with Video(path) as video:
-        return _read_from_start(video, wanted)
+        return _read_from_start(video, wanted, Output(len(wanted), short_side))
 
 
 def no_frame(video: Video) -> DecodeError:
@@ -47,14 +48,15 @@ def quarter_turns(frame: av.VideoFrame) -> int:
 class Output:
     """RGB frames in one block of memory, every frame in the size of the first."""
 
-    def __init__(self, num_frames: int) -> None:
+    def __init__(self, num_frames: int, short_side: int | None = None) -> None:
         self._num_frames = num_frames
+        self._short_side = short_side
         self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
         self.frames: Images = np.empty((0, 0, 0, 3), np.uint8)
 
     def put(self, slot: int, frame: av.VideoFrame) -> None:
-        width, height = self._size = self._size or (frame.width, frame.height)
+        width, height = self._size = self._size or self._size_of(frame)
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", **ONE_THREAD
         )
@@ -65,15 +67,20 @@ class Output:
             self.frames = np.empty((self._num_frames, *image.shape), np.uint8)
         self.frames[slot] = image
 
+    def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
+        width, height = frame.width, frame.height
+        scale = (self._short_side or height) / min(width, height)
+        # Nearer to the asked size, scaling costs more than the smaller frame spares.
+        return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
-def _read_timed(video: Video, wanted: Wanted) -> Images | None:
+
+def _read_timed(video: Video, wanted: Wanted, out: Output) -> Images | None:
     """Decodes only the pictures that are needed; None where that cannot be done exactly."""
     packets = list(video.packets())
     index = PacketIndex.of(video, packets)
     if index is None or wanted[-1] >= len(packets):
         return None
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
-    out = Output(len(wanted))
     for run in index.plan(wanted):
         for packet in [*(packets[i] for i in run), None]:
             for frame in video.feed(packet):
@@ -86,9 +93,8 @@ def _read_timed(video: Video, wanted: Wanted) -> Images | None:
     return None if slots or video.last_error is not None else out.frames
 
 
-def _read_from_start(video: Video, wanted: Wanted) -> Images:
+def _read_from_start(video: Video, wanted: Wanted, out: Output) -> Images:
     """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
-    out = Output(len(wanted))
     found, count = 0, 0
     for frame in video.frames():
         if count == wanted[found]:

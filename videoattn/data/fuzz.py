@@ -63,10 +63,8 @@ def fuzz(
     """Decodes `count` mutants with each decoder; a mutant that takes more than `limit` seconds is
     stopped with its process. Outcomes come as they are made.
 
-    Raises: ValueError without sources; ImportError for a decoder that is not installed.
+    Raises: ImportError for a decoder that is not installed.
     """
-    if not sources:
-        raise ValueError("no video to damage")
     for decoder in decoders:
         check_decoder(decoder)
     mutants = [Mutant(i, sources[i % len(sources)], d) for d in decoders for i in range(count)]
