@@ -299,6 +299,7 @@ RECIPE = """\
 name: {name}
 data: {{root: {root}, num_workers: 0}}
 clip: {{sampling: segments, num_frames: 4, height: 32, width: 32}}
+augment: {{flip: false}}
 test: {{short_side: 36}}
 model: {{name: i3d_r18, options: {{width: 8}}, attention: {{name: non_local}}}}
 train: {{num_epochs: 1, batch_size: 5, validate_every: 0}}

@@ -14,6 +14,7 @@ RECIPE = """\
 name: plain
 data: {num_workers: 0}
 clip: {sampling: segments, num_frames: 4, height: 32, width: 32}
+augment: {flip: false}
 test: {num_clips: 2, short_side: 36}
 model:
   name: i3d_r18

@@ -134,7 +134,10 @@ def test_multi_scale_boxes_have_the_crop_s_shape() -> None:
         (lambda: Looks(grayscale=2.0), r"^grayscale: got 2.0; need a probability, 0 to 1$"),
         (lambda: Looks(color_jitter=2.0), r"^color_jitter: got 2.0; need a share, 0 to 1$"),
         (lambda: Looks(rand_augment=-1), r"^rand_augment: got -1; need 0 operations or more$"),
-        (lambda: Looks(magnitude=31), r"^magnitude: got 31; need 0 to 30$"),
+        (
+            lambda: Looks(rand_augment_magnitude=31),
+            r"^rand_augment_magnitude: got 31; need 0 to 30$",
+        ),
     ],
 )
 def test_errors(make: Callable[[], object], message: str) -> None:
@@ -145,7 +148,7 @@ def test_errors(make: Callable[[], object], message: str) -> None:
 LOOKS = {
     "colours": Looks(color_jitter=0.4),
     "grey": Looks(grayscale=0.5),
-    "rand_augment": Looks(rand_augment=2, magnitude=20),
+    "rand_augment": Looks(rand_augment=2, rand_augment_magnitude=20),
     "erased": Looks(erase=0.5),
     "all": Looks(0.4, 0.2, 1, 9, 0.25),
 }
@@ -254,7 +257,7 @@ def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(
     samples = read_folders(path.parents[1])
     decoded: list[int] = []
 
-    def noting(path: Path, indices: np.ndarray) -> torch.Tensor:
+    def noting(path: Path, indices: np.ndarray, **options: str) -> torch.Tensor:
         decoded.append(len(indices))
         return decode(path, indices)
 

@@ -137,13 +137,13 @@ class Looks:
     turned by up to a quarter of it (of half a circle). `grayscale`, `erase`: the probability of no
     colour, and of a grey rectangle of 2 to 33 % of the crop (Zhong et al., AAAI 2020), at the same
     place in every frame. `rand_augment`: so many operations of RandAugment (Cubuk et al., CVPRW
-    2020), each of strength `magnitude` of 30; 0 for none.
+    2020), each of strength `rand_augment_magnitude` of 30; 0 for none.
     """
 
     color_jitter: float = 0.0
     grayscale: float = 0.0
     rand_augment: int = 0
-    magnitude: int = 9
+    rand_augment_magnitude: int = 9
     erase: float = 0.0
 
     def __post_init__(self) -> None:
@@ -154,8 +154,9 @@ class Looks:
             raise ValueError(f"color_jitter: got {self.color_jitter}; need a share, 0 to 1")
         if self.rand_augment < 0:
             raise ValueError(f"rand_augment: got {self.rand_augment}; need 0 operations or more")
-        if not 0 <= self.magnitude <= 30:
-            raise ValueError(f"magnitude: got {self.magnitude}; need 0 to 30")
+        strength = self.rand_augment_magnitude
+        if not 0 <= strength <= 30:
+            raise ValueError(f"rand_augment_magnitude: got {strength}; need 0 to 30")
 
     def __call__(self, clips: Crops, generator: torch.Generator) -> Crops:
         if self.color_jitter:
@@ -163,7 +164,8 @@ class Looks:
         if chance(self.grayscale, generator):
             clips = v2.functional.rgb_to_grayscale(clips, num_output_channels=3)
         if self.rand_augment:
-            clips = rand_augment(clips, self.rand_augment, self.magnitude, generator)
+            num_ops, strength = self.rand_augment, self.rand_augment_magnitude
+            clips = rand_augment(clips, num_ops, strength, generator)
         if chance(self.erase, generator):
             clips = erase_box(clips, generator)
         return clips
