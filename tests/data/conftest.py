@@ -8,8 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from torch.utils.data import get_worker_info
+
+from videoattn.data.video import Video
 
 MakeClip = Callable[..., Path]
+BreakDecoder = Callable[..., None]
 
 
 @pytest.fixture
@@ -64,3 +68,19 @@ def thirteen(make_clip: MakeClip, tmp_path: Path) -> Path:
         name = f"thirteen/{'left' if i % 2 else 'right'}/{i:02d}.{'mkv' if i == 3 else 'mp4'}"
         make_clip(name, 10 + i, size=(32, 48 + 2 * i))
     return tmp_path / "thirteen"
+
+
+@pytest.fixture
+def break_decoder(monkeypatch: pytest.MonkeyPatch) -> BreakDecoder:
+    """break_decoder(do, name, ...): what happens in a loader process that opens these files."""
+    opened = Video.__init__
+
+    def change(do: Callable[[], object], *names: str) -> None:
+        def broken(video: Video, path: Path) -> None:
+            if Path(path).name in names and get_worker_info() is not None:
+                do()
+            opened(video, path)
+
+        monkeypatch.setattr(Video, "__init__", broken)
+
+    return change

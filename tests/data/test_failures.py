@@ -6,18 +6,16 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.data.conftest import MakeClip
+from tests.data.conftest import BreakDecoder, MakeClip
 from videoattn.build import make_loader
 from videoattn.cli import main
 from videoattn.config import load
-from videoattn.data import dataset as reading
-from videoattn.data.decode import DecodeError, decode, probe
+from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
 from videoattn.engine.distributed import Distributed
 
@@ -149,26 +147,11 @@ def test_raise_stops_at_the_first_and_names_it(
     assert all(record["step"] <= paths.index(first) // 4 for record in steps)
 
 
-@pytest.fixture
-def break_decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
-    """break_decoder(name, do): what happens instead of decoding this file."""
-
-    def change(name: str, do: Callable[[], object]) -> None:
-        def broken(path: Path, *args, **kwargs):
-            if path.name == name:
-                do()
-            return decode(path, *args, **kwargs)
-
-        monkeypatch.setattr(reading, "decode", broken)
-
-    return change
-
-
 def test_a_decoder_that_never_returns_is_skipped_and_listed(
-    videos: Path, break_decoder: Callable[[str, Callable[[], object]], None]
+    videos: Path, break_decoder: BreakDecoder
 ) -> None:
     fill(videos, 30)
-    break_decoder("007.mp4", lambda: time.sleep(3600))
+    break_decoder(lambda: time.sleep(3600), "007.mp4")
     assert train("data.num_workers=2", "data.decode_timeout_seconds=1") == 0
     (line,) = records("skipped.jsonl")
     assert line["path"] == "videos/train/left/007.mp4"
@@ -178,11 +161,11 @@ def test_a_decoder_that_never_returns_is_skipped_and_listed(
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_the_files_name(
-    videos: Path, break_decoder: Callable[[str, Callable[[], object]], None]
+    videos: Path, break_decoder: BreakDecoder
 ) -> None:
     """Though broken files are skipped: who kills a process may kill the next."""
     fill(videos, 30)
-    break_decoder("007.mp4", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    break_decoder(lambda: os.kill(os.getpid(), signal.SIGKILL), "007.mp4")
     started = time.monotonic()
     assert train("data.num_workers=2") == (
         "error: videos/train/left/007.mp4: a loader process was killed by SIGKILL while it read "

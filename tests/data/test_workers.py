@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoattn.data import dataset as module
+from tests.data.conftest import BreakDecoder
 from videoattn.data.annotations import read_folders
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import decode
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import TestTransform
@@ -32,21 +31,6 @@ def loader(root: Path, *, on_error: str = "raise", timeout_seconds: float = 0.0,
     )
     settings = {"batch_size": 2, "shuffle": True, "num_workers": 2, **kwargs}
     return ClipLoader(dataset, timeout_seconds=timeout_seconds, **settings)
-
-
-@pytest.fixture
-def break_decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """break_decoder(do, name, ...): what the decoder does instead of decoding these files."""
-
-    def change(do: Callable[[], object], *names: str) -> None:
-        def broken(path: Path, indices: object):
-            if path.name in names:
-                do()
-            return decode(path, indices)
-
-        monkeypatch.setattr(module, "decode", broken)
-
-    return change
 
 
 def sleep_for_ever() -> None:
@@ -83,7 +67,7 @@ def test_a_file_that_stops_a_worker_is_named(
     timeout_seconds: float,
     reason: str,
     thirteen: Path,
-    break_decoder: Callable[..., None],
+    break_decoder: BreakDecoder,
 ) -> None:
     break_decoder(do, "04.mp4")
     batches = loader(thirteen, timeout_seconds=timeout_seconds)
@@ -93,7 +77,7 @@ def test_a_file_that_stops_a_worker_is_named(
 
 
 def test_skipping_goes_on_with_new_workers_to_the_same_bits(
-    thirteen: Path, break_decoder: Callable[..., None]
+    thirteen: Path, break_decoder: BreakDecoder
 ) -> None:
     whole = list(loader(thirteen, num_workers=0, shuffle=False).epoch(1))
     break_decoder(abort, "04.mp4", "07.mp4")
@@ -126,7 +110,7 @@ def test_a_death_from_outside_is_no_files_fault(
     how: str,
     on_error: str,
     thirteen: Path,
-    break_decoder: Callable[..., None],
+    break_decoder: BreakDecoder,
 ) -> None:
     break_decoder(do, "04.mp4")
     message = rf"/right/04\.mp4: a loader process was {re.escape(how)} while it read this file"
@@ -158,16 +142,16 @@ def test_killed_before_anything_was_read(thirteen: Path, monkeypatch: pytest.Mon
         list(loader(thirteen).epoch(0))
 
 
-def test_other_errors_of_a_worker_pass(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+def test_other_errors_of_a_worker_pass(thirteen: Path, break_decoder: BreakDecoder) -> None:
+    def fail() -> None:
         raise RuntimeError("of another kind")
 
-    monkeypatch.setattr(module, "decode", fail)
+    break_decoder(fail, "04.mp4")
     with pytest.raises(RuntimeError, match="of another kind"):
         list(loader(thirteen).epoch(0))
 
 
-def test_the_limit_is_for_one_file(thirteen: Path, break_decoder: Callable[..., None]) -> None:
+def test_the_limit_is_for_one_file(thirteen: Path, break_decoder: BreakDecoder) -> None:
     break_decoder(lambda: time.sleep(0.1), *(f"{i:02d}.mp4" for i in range(13)))
     batches = loader(thirteen, timeout_seconds=1.0, num_workers=1)
     assert len(list(batches.epoch(0))) == 7
