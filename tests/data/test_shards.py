@@ -25,7 +25,8 @@ from videoattn.data.video import Encoded
 def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
     facts = [count_frames(samples.path(i)) for i in range(len(samples))]
     counts, rates = zip(*facts, strict=True)
-    write_shards(samples, folder, num_frames=counts, fps=rates, max_bytes=max_bytes)
+    samples.num_frames, samples.fps = np.array(counts), np.array(rates)
+    write_shards(samples, folder, max_bytes=max_bytes)
     return folder
 
 
@@ -75,14 +76,10 @@ def test_what_is_written(thirteen: Path, folder: Path) -> None:
     assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in names)
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
-    pictures = Samples(
-        tmp_path, paths=["a"], labels=[0], class_names=["c"], frame_template="{}.jpg"
-    )
+def test_nothing_to_write(tmp_path: Path) -> None:
     none = Samples(tmp_path, paths=[], labels=[], class_names=["c"])
-    for samples, message in ((pictures, "these are folders of pictures$"), (none, "^no video for")):
-        with pytest.raises(ValueError, match=message):
-            write_shards(samples, tmp_path / "out", num_frames=[1], fps=[1.0], max_bytes=1)
+    with pytest.raises(ValueError, match=r"^no video for .*out$"):
+        write_shards(none, tmp_path / "out", max_bytes=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -296,13 +293,19 @@ def relabel(path: Path, label: bytes | None) -> None:
 
 
 def test_a_pipe_that_fails(folder: Path) -> None:
-    split = f"pipe:cat {folder}/000000.tar; if [ $(cat {folder}/n) = 1 ]; then exit 9; fi"
-    (folder / "n").write_text("0")
-    shards = open_shards("", split)
+    size = folder / "size"
+    size.write_text("1000000")
+    command = f"pipe:test -s {size} && cat {folder}/000000.tar | head -c $(cat {size})"
+    shards = open_shards("", command)
     assert all(isinstance(video, Encoded) for video in shards.read(range(len(shards))))
-    (folder / "n").write_text("1")
-    *_, last = shards.read(range(len(shards)))
-    assert isinstance(last, Encoded) or "exit 9" in last.reason
+    for text, problem in (("3000", "unexpected end of data"), ("", "empty file|exit code 1")):
+        size.write_text(text)
+        *_, last = shards.read(range(len(shards)))
+        assert not isinstance(last, Encoded)
+        assert re.search(rf"gives 0 of its \d samples \(.*({problem})\)", last.reason)
+    ended = r"none/shards\.json cannot be read \(the command that reads it ended with exit code 1\)"
+    with pytest.raises(ValueError, match=ended):
+        open_shards("", f"pipe:cat {folder}/none/000000.tar")
 
 
 @pytest.mark.parametrize(

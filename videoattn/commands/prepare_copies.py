@@ -88,23 +88,25 @@ def run_shards(
     skip = not what.is_dir() and load(what, overrides).data.on_error == "skip"
     parts = {"": read_folders(what)} if what.is_dir() else parts_of(what, overrides, "drop")
     for part, samples in parts.items():
-        counts, rates, broken = _counts(samples, num_workers, seconds)
+        if samples.frame_template is not None:
+            raise ValueError("shards are made of videos, and these are folders of pictures")
+        kept, broken = _counted(samples, num_workers, seconds)
         if broken and not skip:
             first = next(iter(broken))
             raise ValueError(
                 f"{len(broken)} of {len(samples)} videos do not decode; the first: {first}: "
                 f"{broken[first]['error']}; take them out, or leave them out by data.on_error=skip"
             )
-        kept = [i for i in range(len(samples)) if counts[i]]
         target = folder / part if part else folder
         with Display() as display:
             shards = write_shards(
-                _rows(samples, kept), target, num_frames=[counts[i] for i in kept],
-                fps=[rates[i] for i in kept], max_bytes=int(max_mb * 1e6),
+                kept,
+                target,
+                max_bytes=int(max_mb * 1e6),
                 wrote=lambda done, total: display.update(
                     f"written {done:,}/{total:,}", done=done, total=total
                 ),
-            )  # fmt: skip
+            )
         out.print(
             f"{target}: {len(kept):,} videos of {len(samples.class_names)} classes in "
             f"{len(shards)} shards, {sum(shard.num_bytes for shard in shards) / 1e6:,.1f} MB"
@@ -168,10 +170,10 @@ def _speeds(
     return 2 * len(paths) / spent[0], 2 * len(paths) / spent[1]
 
 
-def _counts(
+def _counted(
     samples: Samples, num_workers: int, seconds: float
-) -> tuple[np.ndarray, np.ndarray, dict[str, Record]]:
-    """Frames and rates of all samples, and what is wrong with those of 0 frames."""
+) -> tuple[Samples, dict[str, Record]]:
+    """Those that decode, with frames and rates; what is wrong with the others."""
     counts = np.zeros(len(samples), np.int64)
     rates = np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:
@@ -190,14 +192,13 @@ def _counts(
                 counts[unknown[path]] = record["num_frames"]
                 rates[unknown[path]] = record["fps"]
             display.update(f"counted {done:,}/{len(unknown):,}", done=done, total=len(unknown))
-    return counts, rates, broken
-
-
-def _rows(samples: Samples, rows: Sequence[int]) -> Samples:
-    return Samples(
+    rows = np.flatnonzero(counts)
+    kept = Samples(
         samples.root,
         paths=samples.paths.take(rows),
         labels=samples.labels[rows],
         class_names=samples.class_names,
-        frame_template=samples.frame_template,
+        num_frames=counts[rows],
+        fps=rates[rows],
     )
+    return kept, broken

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +21,17 @@ class Shard(NamedTuple):
 
 
 def write_shards(
-    samples: Samples, folder: Path, *, num_frames: Sequence[int], fps: Sequence[float],
-    max_bytes: int, wrote: Callable[[int, int], None] = lambda done, total: None,
+    samples: Samples, folder: Path, *, max_bytes: int,
+    wrote: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shard]:  # fmt: skip
-    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
+    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing. The frames
+    of the samples are counted, and their rates known.
 
     The samples come in a drawn order, always the same: neighbours in a list are of one class.
     `wrote` is told after each how many of how many are done.
 
-    Raises: ValueError for folders of pictures and for no samples; OSError.
+    Raises: ValueError for no samples; OSError.
     """
-    if samples.frame_template is not None:
-        raise ValueError("shards are made of videos, and these are folders of pictures")
     if not len(samples):
         raise ValueError(f"no video for {folder}")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -45,7 +44,7 @@ def write_shards(
     writer: Any = None
     try:
         for number, index in enumerate(order):
-            sample = _sample(samples, index, int(num_frames[index]), float(fps[index]))
+            sample = _sample(samples, index)
             size = _size(sample)
             if writer is None or _whole(used + size) > max_bytes:
                 if writer is not None:
@@ -71,11 +70,13 @@ def write_shards(
     return shards
 
 
-def _sample(samples: Samples, index: int, num_frames: int, fps: float) -> dict[str, bytes]:
+def _sample(samples: Samples, index: int) -> dict[str, bytes]:
+    assert samples.num_frames is not None
+    assert samples.fps is not None
     path, label = samples.path(index), samples.label(index)
     about = {
         "path": samples.paths[index], "label": label, "class": samples.class_names[label],
-        "num_frames": num_frames, "fps": fps,
+        "num_frames": int(samples.num_frames[index]), "fps": float(samples.fps[index]),
     }  # fmt: skip
     return {
         path.suffix.lower().removeprefix("."): path.read_bytes(),

@@ -171,8 +171,7 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[Encoded]:
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
             yield _encoded(url, sample, key(number), num_classes)
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        text = str(error.args[0] if error.args else error).partition(" @ ")[0]
-        raise DecodeError(url, str(getattr(error, "strerror", None) or text)) from error
+        raise DecodeError(url, _reason(error)) from error
     finally:
         if stream is not None:
             with suppress(OSError):  # of a command that is stopped before its end
@@ -214,7 +213,7 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
             content = stream.read()
     except OSError as error:
         raise ValueError(
-            f"{url} cannot be read ({error.strerror or error}); it comes with the shards that "
+            f"{url} cannot be read ({_reason(error)}); it comes with the shards that "
             "`videoattn prepare shards` writes"
         ) from error
     try:
@@ -227,6 +226,14 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
     if not class_names or min(counts.values(), default=0) < 1:
         raise ValueError(f"{url} lists no class, no shard, or one without samples")
     return class_names, dict(zip(counts, names, strict=False)), counts
+
+
+def _reason(error: Exception) -> str:
+    """Without what webdataset adds to it."""
+    text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
+    if ended := re.search(r": exit (-?\d+) \(read\)", text):
+        return f"the command that reads it ended with exit code {ended[1]}"
+    return str(getattr(error, "strerror", None) or text.partition(" @ ")[0])
 
 
 @cache

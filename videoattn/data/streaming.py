@@ -112,4 +112,4 @@ def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
                 return
     finally:
         stopped.set()
-        thread.join()
+        thread.join(timeout=5.0)  # it may be waiting for a network
