@@ -249,21 +249,18 @@ def test_the_same_bits_with_and_without_workers(thirteen: Path, num_clips: int) 
             assert torch.equal(alone.labels, of_workers.labels)
 
 
-def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(
-    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(make_clip: MakeClip) -> None:
     path = make_clip("a/left/a.mp4", 40)
     make_clip("a/right/b.mp4", 40)
     samples = read_folders(path.parents[1])
     decoded: list[int] = []
 
-    def noting(path: Path, indices: np.ndarray, **options: str) -> torch.Tensor:
+    def noting(path: Path, indices: np.ndarray) -> torch.Tensor:
         decoded.append(len(indices))
         return decode(path, indices)
 
-    monkeypatch.setattr("videoattn.data.dataset.decode", noting)
-    box = AreaCrop((16, 16))
-    dataset = make_dataset(samples, box, Looks(), num_clips=4)
+    dataset = make_dataset(samples, AreaCrop((16, 16)), Looks(), num_clips=4)
+    dataset.decode = noting
     mirrored = set()
     for epoch in range(8):
         sample = dataset[epoch, 0]
