@@ -57,10 +57,11 @@ class Shards:
 
     def samples(self) -> Samples:
         """Names of all samples; labels are -1, as they are known when a sample is read."""
+        tars = map(tar_name, self.urls)
         paths = [
-            f"{tar_name(url)}/{key(int(name) + i)}"
-            for url, name, count in zip(self.urls, self.names, self.counts, strict=True)
-            for i in range(count)
+            f"{tar}/{number:08d}"
+            for tar, first, count in zip(tars, self.names.tolist(), self.counts, strict=True)
+            for number in range(first, first + int(count))
         ]
         labels = np.full(len(paths), -1)
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
