@@ -1,26 +1,70 @@
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.data.conftest import MakeClip, make_clip  # noqa: F401
-from videoattn.commands.bench_loader import find_videos, loader_benchmark
+from videoattn.cli import main
+from videoattn.commands import bench_loader as bench
+from videoattn.commands.bench_loader import find_videos
 
 
-def test_rows(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
+def test_tables(
+    make_clip: MakeClip,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("decord", reason="the benchmark compares with decord")
     for i in range(3):
         make_clip(f"a/{i}.mp4", 12, size=(64, 64))  # decord fails on odd row sizes
     (tmp_path / "a" / "text.avi").write_text("no video")
     make_clip("a/short.mp4", 5)
-    rows = loader_benchmark(tmp_path, num_workers=0, seconds=0.01)
-    assert [row["setting"] for row in rows] == ["dense 32x2", "dense 8x8", "8 segments"]
-    for row in rows:
-        assert row["videos"] == 3
-        ours, decord = row["ours_clips_per_second"], row["decord_clips_per_second"]
-        assert min(ours, decord) > 0
-        assert row["ratio"] == pytest.approx(ours / decord)
+    monkeypatch.setattr(bench.out, "width", 200)
+    for program in ("pytorchvideo.data", "torchcodec"):
+        monkeypatch.setitem(sys.modules, program, None)
+    monkeypatch.setattr("videoattn.commands.bench_loader_sides.shutil.which", lambda name: None)
+    bench.bench_loader(tmp_path, max_workers=0, seconds=0.01)
+    said = capsys.readouterr().out
+    for setting in bench.SETTINGS:
+        rows = re.findall(rf"{setting} +│ (.+?) +│ ([0-9.]+) +│ ([0-9.]+) +│ ([0-9.]+)", said)
+        assert [row[0] for row in rows[:3]] == [bench.BASELINE, "ours, pyav", "ours, decord"]
+        assert min(float(value) for row in rows for value in row[1:3]) > 0
+        assert float(rows[0][3]) == 1.0
+        kinds = ["as they are", "re-encoded", "two clips of each", "both"]
+        assert [row[0] for row in rows[-4:]] == kinds
+    assert "3 videos; in turns, 0 s a side" in said
+    for name, what in [
+        ("ours, torchcodec", "decoder torchcodec is not installed"),
+        ("pytorchvideo, LabeledVideoDataset", "pytorchvideo is not installed"),
+        ("FFmpeg, decoding alone", "the ffmpeg program is not installed"),
+    ]:
+        assert f"missing: {name}: {what}" in said
+
+
+def test_processor_time_is_told_of_one_process_alone() -> None:
+    sides = {"one": lambda epoch: iter([1] * 5)}
+    assert bench.compare(sides, 0.01)["one"].cpu > 0
+    assert bench.compare(sides, 0.01, num_workers=2)["one"].cpu == 0
+
+
+def test_ffmpegs_own_time(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
+    make_clip("a/0.mp4", 40, size=(64, 64))
+    samples, sampler = find_videos(tmp_path), bench.SETTINGS["8 segments"]
+    if shutil.which("ffmpeg"):
+        assert bench.ffmpeg_rate(samples, sampler, 0.01).wall > 0
+    else:
+        with pytest.raises(ImportError, match=r"^the ffmpeg program is not installed \(apt-get"):
+            bench.ffmpeg_rate(samples, sampler, 0.01)
+
+
+def test_pytorchvideos_clips(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("pytorchvideo", reason="the benchmark compares with pytorchvideo")
+    make_clip("a/0.mp4", 30, size=(64, 64))
+    clips = bench.pytorchvideo_clips(find_videos(tmp_path), 1.0, 8)
+    assert sum(clips(0)) == 1
 
 
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,10 +73,12 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_videos(missing)
     with pytest.raises(ValueError, match=r"holds no video of 8 frames or more that decodes$"):
         find_videos(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: .* holds no video of 8 frames or more"):
+        main(["bench", "loader", str(tmp_path)])
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(
         ImportError,
         match=r"^the loader benchmark compares with decord, which is not installed; "
         r"install the extra: pip install 'videoattn\[decord\]'$",
     ):
-        loader_benchmark(tmp_path, num_workers=0, seconds=1.0)
+        bench.decord_clips(bench._samples(tmp_path, ["a"]), bench.SETTINGS["dense 8x8"])

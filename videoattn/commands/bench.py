@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -12,27 +11,12 @@ from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
 from videoattn.attention.systems import five_places
-from videoattn.commands.bench_loader import loader_benchmark
 from videoattn.commands.run import out
 from videoattn.engine.distributed import resolve_device
 from videoattn.engine.precision import autocast, resolve_precision
 from videoattn.models.resnet3d import ResNet3d
 
 Step = Callable[[], None]
-
-
-def bench_loader(root: Path, *, num_workers: int = 0, seconds: float = 20.0) -> None:
-    """Clips per second of our pipeline beside decord with full-frame resizing."""
-    rows = loader_benchmark(root, num_workers=num_workers, seconds=seconds)
-    table = Table("sampling", "videos", "ours, clips/s", "decord, clips/s", "ratio")
-    for row in rows:
-        ours, theirs = row["ours_clips_per_second"], row["decord_clips_per_second"]
-        assert isinstance(ours, float)
-        assert isinstance(theirs, float)
-        cells = (f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}")
-        table.add_row(str(row["setting"]), str(row["videos"]), *cells)
-    table.caption = f"{num_workers} worker processes; in turns, {seconds:.0f} s a side"
-    out.print(table)
 
 
 def bench_train_step(

@@ -1,95 +1,144 @@
-"""Clips per second of the loader, beside decord with full-frame resizing, in one run.
+"""Clips per second of the loader beside other ways to get the same clips, in one run.
 
-The reference does what the common loaders do: decord reads the clip's frames, every whole frame is
-resized to a short side of 256 (uint8, antialiased: torchvision's way), then 224 x 224 are cut.
-Both draw the same kinds of clip from the same files in the same number of processes, alternating.
+The sides take turns on the same files, so that a machine's moods fall on all of them. All but
+FFmpeg make clips of 224 x 224 pixels, from frames whose short side is 256, half of them mirrored.
 """
 
 import gc
+import os
+import resource
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from videoattn.commands.bench_loader_sides import (
+    BATCH_SIZE,
+    CROP,
+    SHORT_SIDE,
+    Clips,
+    Rate,
+    decord_clips,
+    ffmpeg_rate,
+    pytorchvideo_clips,
+)
+from videoattn.commands.run import out
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
 from videoattn.data.augment import ShortSideCrop, TrainTransform
-from videoattn.data.dataset import ClipDataset, sample_generator
-from videoattn.data.decode import DecodeError, probe
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.decode import DecodeError, Decoder, check_decoder, decode, probe
 from videoattn.data.loader import ClipLoader
-from videoattn.data.sampling import Sampler, train_sampler
-from videoattn.types import Frames
-
-CROP = 224
-SHORT_SIDE = 256
-BATCH_SIZE = 4
+from videoattn.data.mirror import Mirror
+from videoattn.data.prepare_reencode import Reencode, reencode
+from videoattn.data.sampling import Sampler, repeated, train_sampler
 
 SETTINGS: dict[str, Sampler] = {
     "dense 32x2": train_sampler("dense", num_frames=32, frame_stride=2),
     "dense 8x8": train_sampler("dense", num_frames=8, frame_stride=8),
     "8 segments": train_sampler("segments", num_frames=8),
 }
+SECONDS_OF_CLIP = {"dense 32x2": 64 / 25, "dense 8x8": 64 / 25, "8 segments": 3600.0}
+NUM_FRAMES = {"dense 32x2": 32, "dense 8x8": 8, "8 segments": 8}
+BASELINE = "decord, whole frames resized"
+KEY_FRAME_INTERVAL = 8
+REENCODED = 40  # of the videos, at most
 
 
-def loader_benchmark(
-    root: Path, *, num_workers: int, seconds: float
-) -> list[dict[str, str | int | float]]:
-    """One row per sampling: setting, videos, ours and decord in clips/s, and ours over decord.
+def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> None:
+    """Three tables: each decoder beside others' loaders, more processes, what else helps.
 
-    `seconds` is how long each side of each row runs, in three turns of a third. Frame counts are
-    made in the first pass over the files and are part of the time, as in training.
+    `seconds` is how long each side of each row runs, in three turns of a third.
 
     Raises: ValueError when `root` holds no video that decodes; ImportError without decord.
     """
-    _import_decord()
     samples = find_videos(root)
-    rows: list[dict[str, str | int | float]] = []
-    for name, sampler in SETTINGS.items():
-        dataset = ClipDataset(
-            samples,
-            sample_frames=sampler,
-            transform=TrainTransform(ShortSideCrop((CROP, CROP), (SHORT_SIDE, SHORT_SIDE))),
-        )
-        ours = ClipLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=num_workers)
-        theirs: DataLoader[Tensor] = DataLoader(
-            _DecordDataset(samples, sampler),
-            batch_size=BATCH_SIZE,
-            shuffle=True,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-        )
-        rates = _alternate(
-            {
-                "ours": _Endless(partial(_ours, ours)),
-                "decord": _Endless(partial(_theirs, theirs)),
-            },
-            num_workers,
-            seconds,
-        )
-        # Workers of this row end now: forked into the next row's, their handles would complain.
-        del ours, theirs
-        gc.collect()
-        rows.append(
-            {
-                "setting": name,
-                "videos": len(samples),
-                "num_workers": num_workers,
-                "ours_clips_per_second": rates["ours"],
-                "decord_clips_per_second": rates["decord"],
-                "ratio": rates["ours"] / rates["decord"],
-            }
-        )
-    return rows
+    missing: dict[str, str] = {}
+    readable = _by_decoder(samples, missing)
+    table = Table("one process", "loader", "clips/s", "clips/CPU s", "ratio", "ratio, CPU")
+    for setting in SETTINGS:
+        rates = compare(one_process(samples, readable, setting, missing), seconds)
+        name = "FFmpeg, decoding alone"
+        try:
+            rates[name] = ffmpeg_rate(samples, SETTINGS[setting], seconds)
+        except ImportError as error:
+            missing[name] = str(error)
+        for name, rate in rates.items():
+            base = rates[BASELINE]
+            table.add_row(setting, name, *_cells(rate, base))
+    table.caption = f"{len(samples)} videos; in turns, {seconds:.0f} s a side"
+    out.print(table)
+    for name, reason in missing.items():
+        out.print(f"missing: {name}: {reason}", markup=False)
+    _print_workers(samples, max_workers, seconds)
+    _print_gains(samples, seconds)
+
+
+def one_process(
+    samples: Samples, readable: Mapping[Decoder, Samples], setting: str, missing: dict[str, str]
+) -> dict[str, Clips]:
+    """The sides of the first table; what cannot take part goes to `missing`, with the reason."""
+    sampler = SETTINGS[setting]
+    sides: dict[str, Clips] = {BASELINE: decord_clips(samples, sampler)}
+    for decoder, some in readable.items():
+        sides[f"ours, {decoder}"] = ours(some, sampler, decoder=decoder)
+    name = "pytorchvideo, LabeledVideoDataset"
+    try:
+        sides[name] = pytorchvideo_clips(samples, SECONDS_OF_CLIP[setting], NUM_FRAMES[setting])
+    except ImportError as error:
+        missing[name] = str(error)
+    return sides
+
+
+def ours(
+    samples: Samples, sampler: Sampler, *, decoder: Decoder = "auto", num_workers: int = 0,
+    num_clips: int = 1,
+) -> Clips:  # fmt: skip
+    """`num_clips` of each video, from one decode."""
+    dataset = ClipDataset(
+        samples,
+        sample_frames=repeated(sampler, num_clips),
+        transform=TrainTransform(ShortSideCrop((CROP, CROP), (SHORT_SIDE, SHORT_SIDE))),
+        mirror=Mirror(0.5, ["any"]),
+        on_error="skip",
+        decode=partial(decode, decoder=decoder),
+    )
+    loader = ClipLoader(
+        dataset, batch_size=BATCH_SIZE // num_clips, shuffle=True, num_workers=num_workers
+    )
+    return lambda epoch: (_count(batch.frames) for batch in loader.epoch(epoch))
+
+
+def compare(sides: Mapping[str, Clips], seconds: float, num_workers: int = 0) -> dict[str, Rate]:
+    """Each side's rate: three turns each, one after the other.
+
+    Each turn starts with as many steps, uncounted, as workers made ready while others ran.
+    """
+    running = {name: _endless(clips) for name, clips in sides.items()}
+    clips = dict.fromkeys(sides, 0)
+    wall, cpu = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
+    for _ in range(3):
+        for name, steps in running.items():
+            for _ in range(2 * num_workers + 1):
+                next(steps)
+            started, spent, done = time.perf_counter(), _cpu_seconds(), 0
+            while time.perf_counter() - started < seconds / 3 or not done:
+                done += next(steps)
+            clips[name] += done
+            wall[name] += time.perf_counter() - started
+            cpu[name] += _cpu_seconds() - spent
+    return {
+        name: Rate(clips[name] / wall[name], 0.0 if num_workers else clips[name] / cpu[name])
+        for name in sides
+    }
 
 
 def find_videos(root: Path) -> Samples:
-    """Every video under `root` that both sides can be asked for: 8 frames or more."""
+    """Every video under `root` that all sides can be asked for: 8 frames or more."""
     if not root.is_dir():
         raise ValueError(f"data root {root} does not exist; set data.root to the folder of videos")
     paths = []
@@ -103,89 +152,113 @@ def find_videos(root: Path) -> Samples:
             continue  # fixtures hold broken files on purpose; a benchmark is no check
     if not paths:
         raise ValueError(f"{root} holds no video of 8 frames or more that decodes")
+    return _samples(root, paths)
+
+
+def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
+    table = Table("workers", "setting", "ours, clips/s", "decord, clips/s", "ratio", "of 0 workers")
+    alone: dict[str, float] = {}
+    counts = [count for count in (0, 1, 2, 4, 8, 16) if count <= max_workers]
+    for count in counts:
+        for setting, sampler in SETTINGS.items():
+            sides = {
+                "ours": ours(samples, sampler, num_workers=count),
+                BASELINE: decord_clips(samples, sampler, num_workers=count),
+            }
+            rates = compare(sides, seconds, count)
+            # Workers of this row end now: forked into the next row's, their handles would complain.
+            del sides
+            gc.collect()
+            mine, theirs = rates["ours"].wall, rates[BASELINE].wall
+            gain = mine / alone.setdefault(setting, mine)
+            cells = (f"{mine:.1f}", f"{theirs:.1f}", f"{mine / theirs:.2f}", f"{gain:.2f}")
+            table.add_row(str(count), setting, *cells)
+    table.caption = f"{os.cpu_count()} cores"
+    out.print(table)
+
+
+def _print_gains(samples: Samples, seconds: float) -> None:
+    """Of videos that were re-encoded, and of two clips from one decode."""
+    table = Table("setting", "videos", "clips/s", "clips/CPU s", "ratio", "ratio, CPU")
+    with tempfile.TemporaryDirectory() as folder:
+        few, small, shrunk = _reencoded(samples, Path(folder))
+        for setting, sampler in SETTINGS.items():
+            sides = {
+                "as they are": ours(few, sampler),
+                "re-encoded": ours(small, sampler),
+                "two clips of each": ours(few, sampler, num_clips=2),
+                "both": ours(small, sampler, num_clips=2),
+            }
+            rates = compare(sides, seconds)
+            for name, rate in rates.items():
+                table.add_row(setting, name, *_cells(rate, rates["as they are"]))
+    table.caption = (
+        f"{len(few)} videos; re-encoded: short side {SHORT_SIDE} at most, a key frame every "
+        f"{KEY_FRAME_INTERVAL} frames, {shrunk:.2f} times the bytes"
+    )
+    out.print(table)
+
+
+def _reencoded(samples: Samples, folder: Path) -> tuple[Samples, Samples, float]:
+    """Some of the videos, the same re-encoded, and the size of these over that of those."""
+    step = -(-len(samples) // REENCODED)
+    paths, sizes = [], [0, 0]
+    for index in range(0, len(samples), step):
+        source, name = samples.path(index), Path(samples.paths[index]).with_suffix(".mp4")
+        job = Reencode(source, folder / name, SHORT_SIDE, KEY_FRAME_INTERVAL)
+        if "error" not in reencode(job):
+            paths.append(samples.paths[index])
+            sizes = [sizes[0] + source.stat().st_size, sizes[1] + job.out.stat().st_size]
+    names = [str(Path(path).with_suffix(".mp4")) for path in paths]
+    return _samples(samples.root, paths), _samples(folder, names), sizes[1] / sizes[0]
+
+
+def _by_decoder(samples: Samples, missing: dict[str, str]) -> dict[Decoder, Samples]:
+    """The files that each decoder does not refuse: one that is here is exact or raises."""
+    found: dict[Decoder, Samples] = {}
+    decoders: tuple[Decoder, ...] = ("pyav", "decord", "torchcodec")
+    for decoder in decoders:
+        try:
+            check_decoder(decoder)
+        except ImportError as error:
+            missing[f"ours, {decoder}"] = str(error)
+            continue
+        paths = []
+        for index in range(len(samples)):
+            with suppress(DecodeError):
+                decode(samples.path(index), [0], decoder=decoder)
+                paths.append(samples.paths[index])
+        if len(paths) < len(samples):
+            refused = len(samples) - len(paths)
+            missing[f"ours, {decoder}"] = f"refuses {refused} of {len(samples)} files"
+        if paths:
+            found[decoder] = _samples(samples.root, paths)
+    return found
+
+
+def _samples(root: Path, paths: list[str]) -> Samples:
     return Samples(root, paths=paths, labels=[0] * len(paths), class_names=["any"])
 
 
-class _DecordDataset(Dataset[Tensor]):
-    def __init__(self, samples: Samples, sampler: Sampler) -> None:
-        self._samples = samples
-        self._sampler = sampler
-        self._draw = 0
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Frames:
-        decord = _import_decord()
-        self._draw += 1
-        generator = sample_generator(0, self._draw, index)
-        reader = decord.VideoReader(str(self._samples.path(index)), num_threads=1)
-        indices = self._sampler(len(reader), 30.0, generator)[0]
-        wanted, places = np.unique(indices, return_inverse=True)
-        frames = torch.from_numpy(reader.get_batch(wanted).asnumpy()[places]).permute(0, 3, 1, 2)
-        height, width = frames.shape[-2:]
-        scale = SHORT_SIDE / min(height, width)
-        size = [max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)]
-        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
-        y, x = torch.rand(2, generator=generator).tolist()
-        y0, x0 = int(y * (size[0] - CROP)), int(x * (size[1] - CROP))
-        frames = frames[..., y0 : y0 + CROP, x0 : x0 + CROP]
-        return frames.flip(-1) if float(torch.rand(1, generator=generator)) < 0.5 else frames
+def _endless(clips: Clips) -> Iterator[int]:
+    epoch = 0
+    while True:
+        yield from clips(epoch)
+        epoch += 1
 
 
-def _ours(loader: ClipLoader, epoch: int) -> Iterator[Tensor]:
-    return (batch.frames for batch in loader.epoch(epoch))
+def _count(frames: Tensor) -> int:
+    return frames.shape[0] * frames.shape[1]
 
 
-def _theirs(loader: "DataLoader[Tensor]", epoch: int) -> Iterator[Tensor]:
-    return iter(loader)
+def _cpu_seconds() -> float:
+    """Of this process, and of those that it has started and that have ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
-class _Endless:
-    """Batches of one epoch after the other, with the time of each piece that is asked for."""
-
-    def __init__(self, epoch_of: Callable[[int], Iterator[Tensor]]) -> None:
-        self._epoch_of = epoch_of
-        self._batches = self._run()
-
-    def _run(self) -> Iterator[Tensor]:
-        epoch = 0
-        while True:
-            yield from self._epoch_of(epoch)
-            epoch += 1
-
-    def clips_in(self, seconds: float) -> tuple[int, float]:
-        """(clips, seconds) until that many seconds are over, at a batch's end."""
-        start, clips = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds:
-            clips += len(next(self._batches))
-        return clips, time.perf_counter() - start
-
-
-def _alternate(sides: dict[str, _Endless], num_workers: int, seconds: float) -> dict[str, float]:
-    """Clips per second of each side; the turns spread a machine's moods over both.
-
-    Each turn starts with as many batches, uncounted, as workers made ready while the other ran.
-    """
-    clips = dict.fromkeys(sides, 0)
-    spent = dict.fromkeys(sides, 0.0)
-    for _ in range(3):
-        for name, side in sides.items():
-            for _ in range(2 * num_workers + 1):
-                side.clips_in(1e-9)
-            done, took = side.clips_in(seconds / 3)
-            clips[name] += done
-            spent[name] += took
-    return {name: clips[name] / spent[name] for name in sides}
-
-
-def _import_decord() -> ModuleType:
-    try:
-        import decord
-    except ImportError as error:
-        raise ImportError(
-            "the loader benchmark compares with decord, which is not installed; "
-            "install the extra: pip install 'videoattn[decord]'"
-        ) from error
-    module: ModuleType = decord
-    return module
+def _cells(rate: Rate, base: Rate) -> tuple[str, ...]:
+    ratios = rate.wall / base.wall, rate.cpu / base.cpu
+    return (f"{rate.wall:.1f}", f"{rate.cpu:.1f}", *(f"{ratio:.2f}" for ratio in ratios))
