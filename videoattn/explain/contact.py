@@ -24,7 +24,6 @@ from videoattn.explain.page import (
     paste_panels,
     write_foot,
     write_head,
-    write_labels,
 )
 from videoattn.explain.render import resize
 from videoattn.types import Frames
@@ -32,7 +31,6 @@ from videoattn.types import Frames
 MOST_COLUMNS = 16
 TALLEST = 200  # pixels of a frame
 GAP_X = 10
-WIDE = 130  # panels that have room for a number at the left and a time at the right
 HEADING = 40
 BETWEEN = 18  # clips
 
@@ -67,10 +65,7 @@ def draw_clips(
     write_head(axes, width, title, details, says)
     for clip, layout in zip(clips, layouts, strict=True):
         _write_heading(axes, clip, layout, width)
-        if layout.panel[1] >= WIDE:
-            write_labels(axes, layout, clip.labels)
-        else:
-            _write_narrow_labels(axes, layout, clip.labels)
+        _write_labels(axes, layout, clip.labels)
     write_foot(axes, width, height, legend)
     return Image.fromarray(to_picture(axes))
 
@@ -108,7 +103,7 @@ def _write_heading(axes: Axes, clip: Clip, layout: Layout, width: int) -> None:
     draw_text(axes, (right, y), clip.details, size=14, colour=SOFT, align="right", room=room)
 
 
-def _write_narrow_labels(axes: Axes, layout: Layout, labels: Labels) -> None:
+def _write_labels(axes: Axes, layout: Layout, labels: Labels) -> None:
     """The time right behind the number: at the panel's end it would belong to the next one."""
     width = layout.panel[1]
     behind = 9 * max(len(number) for number, _ in labels) + 7
