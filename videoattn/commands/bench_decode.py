@@ -46,7 +46,7 @@ def bench_fuzz(
 ) -> list[Outcome]:  # fmt: skip
     """Counts by outcome of mutants of the videos under `root`. Those that end in neither the right
     frames nor DecodeError are named, and written to `keep`."""
-    sources = videos_under(root, max_bytes)
+    sources = [path for path in videos_under(root, max_bytes) if path.stat().st_size]
     decoders = chosen(decoder)
     found: list[Outcome] = []
     for outcome in fuzz(

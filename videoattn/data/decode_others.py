@@ -167,6 +167,7 @@ def _refuse(path: Source, decoder: str, why: str) -> NoReturn:
 
 def _failed(path: Source, decoder: str, error: Exception) -> NoReturn:
     lines = str(error).strip().splitlines()
-    # decord's begin with the time and a place in its sources.
-    why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:200] if lines else type(error).__name__
+    # decord's begin with the time and a place in its sources, and may name the file.
+    why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:300] if lines else type(error).__name__
+    why = why.replace(f"[{path}]", "").strip()
     raise DecodeError(path, f"decoder {decoder} fails ({why}); choose decoder pyav") from error
