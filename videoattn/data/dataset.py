@@ -188,7 +188,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         if np.array_equal(order, np.arange(len(used))[None]):
             return crops
         views = _pick(crops, order.reshape(-1)).unflatten(1, order.shape)  # (K, clips, T, C, H, W)
-        return views.transpose(0, 1).flatten(0, 1)
+        return views.transpose(0, 1).movedim(-3, -1).flatten(0, 1).movedim(-1, -3)
 
     def _decode(self, source: Source, indices: np.ndarray) -> Frames:
         template = self.samples.frame_template
