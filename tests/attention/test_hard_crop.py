@@ -302,7 +302,7 @@ def test_what_it_does_not_take() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             HardCrop(Pooled(), after="grid", **options)
-    with pytest.raises(ValueError, match=r"'fc' puts out \(1, 5\), no grid to find a region on"):
+    with pytest.raises(ValueError, match=r"'fc' gives \(1, 5\), not features \(N, C, T, H, W\)"):
         HardCrop(Pooled(), after="fc")
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'"):
         HardCrop(Pooled(), after="layer9")

@@ -9,6 +9,7 @@ from tests.data.conftest import MakeClip, make_clip  # noqa: F401
 from videoattn.cli import main
 from videoattn.commands import bench_loader as bench
 from videoattn.commands.bench_loader import find_videos
+from videoattn.data.decode_others import import_torchcodec
 
 
 def test_tables(
@@ -23,6 +24,7 @@ def test_tables(
     (tmp_path / "a" / "text.avi").write_text("no video")
     make_clip("a/short.mp4", 5)
     monkeypatch.setattr(bench.out, "width", 200)
+    import_torchcodec.cache_clear()  # another test may have found it
     for program in ("pytorchvideo.data", "torchcodec"):
         monkeypatch.setitem(sys.modules, program, None)
     monkeypatch.setattr("videoattn.commands.bench_loader_sides.shutil.which", lambda name: None)

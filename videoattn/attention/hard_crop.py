@@ -91,7 +91,8 @@ class HardCrop(nn.Module):
             )
         if not 0 <= min_size <= 1:
             raise ValueError(f"min_size: {min_size} is not in [0, 1]; it is a share of each side")
-        _check_grid(model, after)
+        check_places(model, [after])
+        output_shapes(model, [after])  # refuses a place without features
         classifier = getattr(model, "fc", None)
         if not isinstance(classifier, nn.Linear):
             raise ValueError(
@@ -230,12 +231,3 @@ def _watch(model: nn.Module, after: str) -> _Seen:
     model.get_submodule(after).register_forward_hook(seen.put_output)
     model.get_submodule("fc").register_forward_pre_hook(seen.put_input)
     return seen
-
-
-def _check_grid(model: nn.Module, after: str) -> None:
-    check_places(model, [after])
-    shape = output_shapes(model, [after])[after]
-    if len(shape) not in (4, 5):
-        raise ValueError(
-            f"{after!r} puts out {tuple(shape)}, no grid to find a region on; choose a stage"
-        )
