@@ -83,8 +83,12 @@ class Watch:
 
     def deaths(self, path_of: Callable[[int], Path]) -> list[WorkerDiedError]:
         """One for each process that has ended, or is about to."""
-        if self._processes:
-            wait([process.sentinel for process in self._processes], timeout=1.0)
+        if not self._processes:
+            return []
+        ending = wait([process.sentinel for process in self._processes], timeout=1.0)
+        for process in self._processes:
+            if process.sentinel in ending:
+                process.join(timeout=1.0)  # its files are closed before its exit code is there
         return [
             self._death(process, path_of)
             for process in self._processes
