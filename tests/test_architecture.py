@@ -13,13 +13,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "types": set(),
     "_compat": set(),
-    "config": set(),
+    "config": {"names"},
     "conv": set(),
     "names": set(),
-    "attention": {"types", "conv"},
+    "attention": {"types", "conv", "names"},
     "models": {"types", "attention", "conv", "names"},
     "weights": {"types", "attention", "models", "names"},
-    "data": {"types"},
+    "data": {"types", "names"},
     "engine": {"types"},
     "explain": {"types", "attention"},
     "build": {

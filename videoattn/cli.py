@@ -85,7 +85,7 @@ def visualize(
         str | None,
         typer.Option(
             help="An attention block by name, or the beginning of some. Without it: all, or of "
-            "many the last of each stage. With a CAM: the layer that it looks at, layer4."
+            "many the last of each stage. With a CAM: the layer that it looks at, the last stage."
         ),
     ] = None,
     method: Annotated[

@@ -6,7 +6,6 @@ of the wrong type is an error that names the key, what it got and what is allowe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 from yaml import YAMLError
+
+from videoattn.names import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -318,8 +319,7 @@ def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
         parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
     names = [f.name for f in fields(parent)]
     key = full_key.rpartition(".")[2]
-    near = get_close_matches(key, names, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(key, names)
     return f"{source}: unknown key {full_key!r}{hint}; it may be one of {', '.join(names)}"
 
 

@@ -1,7 +1,7 @@
 """Looking names and options up, with errors that say what exists."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
@@ -9,10 +9,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """ " (did you mean layer2.1?)" of the nearest name; "" where none is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
-        near = get_close_matches(name, table, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, table)
         raise ValueError(f"{key}: {name!r} does not exist{hint}; choose from {', '.join(table)}")
     return table[name]
 
@@ -24,8 +29,7 @@ def check_options(key: str, make: Callable[..., object], options: Mapping[str, A
     known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
     unknown = [name for name in options if name not in known]
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise ValueError(
             f"{key}: unknown {unknown[0]!r}{hint}; it may be one of {', '.join(known) or 'none'}"
         )

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -54,7 +55,9 @@ def test_a_crash_and_a_hang_cost_their_item_alone() -> None:
 def test_processes_end_with_whoever_asks() -> None:
     results = in_processes(at, range(6, 9), num_workers=2, seconds=10.0)
     next(results)
+    assert len(multiprocessing.active_children()) >= 2
     results.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("num_workers", "seconds"), [(0, 1.0), (1, 0.0)])

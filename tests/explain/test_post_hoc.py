@@ -221,6 +221,16 @@ def test_clips_do_not_mix_and_nothing_is_left(name: str) -> None:
     assert one_frame.shape[:2] == (2, 1)
 
 
+def test_without_a_layer_the_last_stage() -> None:
+    model = ResNet3d(num_classes=3, kind="i3d", depth=18, width=8).eval()
+    x = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    for method in (cam, grad_cam, hires_cam):
+        there = method(model, x, TARGETS, layer="layer4").weights
+        assert torch.equal(method(model, x, TARGETS).weights, there)
+    with pytest.raises(ValueError, match=r"^Flat has no stage of blocks; name a layer$"):
+        grad_cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS)
+
+
 def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
     with pytest.raises(ValueError, match=r"in training mode, where clips mix; call model\.eval"):

@@ -17,7 +17,7 @@ from videoattn import build, config
 from videoattn.attention import NonLocal
 from videoattn.attention.insert import branch_ends, insertion_places
 from videoattn.attention.squeeze_excite import SqueezeExcite
-from videoattn.attention.systems import blocks_by_stage
+from videoattn.attention.systems import blocks_by_stage, last_stage
 from videoattn.build import make_model
 from videoattn.config import AttentionConfig, Config, DataConfig, ModelConfig
 from videoattn.models.foreign import PYTORCHVIDEO, FittingAvgPool3d
@@ -156,6 +156,24 @@ def test_resnets_of_timm_fit_in_tsn() -> None:
             )
             model = make_model(asked, 2)
         assert model(x).shape == (1, 2), backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("i3d_r18", "layer4"),
+        ("tsn_r18", "layer4"),
+        ("inception_i3d", "Mixed_5c"),
+        ("r2plus1d_18", "layer4"),
+        ("s3d", "features.15"),
+        ("pytorchvideo_slow_r50", "blocks.4.res_blocks.2"),
+        ("pytorchvideo_x3d_s", "blocks.4.res_blocks.6"),
+        ("pytorchvideo_efficient_x3d_s", "s5"),
+    ],
+)
+def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
+    with torch.device("meta"):
+        assert last_stage(make_network(name, {}, num_classes=3)) == stage
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_two_keys_for_one_parameter_are_refused() -> None:
 
 
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:
-    message = "'torchvision/resnet19' is not a public model .did you mean 'torchvision/resnet1"
+    message = "'torchvision/resnet19' is not a public model .did you mean torchvision/resnet1"
     with pytest.raises(ValueError, match=message):
         load_public("torchvision/resnet19", "absent.pth")
     with pytest.raises(ValueError, match="is not a public model"):

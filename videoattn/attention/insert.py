@@ -4,11 +4,11 @@ import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from videoattn.names import did_you_mean
 from videoattn.types import Video
 
 
@@ -110,10 +110,9 @@ def check_places(model: nn.Module, places: Sequence[str]) -> None:
     for place in places:
         if not place or place not in known:
             usual = insertion_places(model)
-            near = get_close_matches(place, usual, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"cannot insert after {place!r}{hint}; the places are {', '.join(usual)}"
+                f"cannot insert after {place!r}{did_you_mean(place, usual)}; the places are "
+                f"{', '.join(usual)}"
             )
 
 

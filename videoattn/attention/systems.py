@@ -73,6 +73,20 @@ def blocks_by_stage(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
+def last_stage(model: nn.Module) -> str:
+    """Whose output the head reads: the last stage if it is a module that runs its blocks one after
+    the other (`layer4`), else its last block (`Mixed_5c`).
+
+    Raises: ValueError for a network without stages.
+    """
+    stages = blocks_by_stage(model)
+    if not stages:
+        raise ValueError(f"{type(model).__name__} has no stage of blocks; name a layer")
+    name, blocks = list(stages.items())[-1]
+    is_module = isinstance(dict(model.named_modules()).get(name), nn.Sequential)
+    return name if is_module else blocks[-1]
+
+
 def five_places(model: nn.Module) -> list[str]:
     """Where the non-local paper's authors put five blocks: behind every second block of the stage
     at an eighth of the frame's height, and three at a sixteenth (R101: blocks 6, 13, 20). Where the

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from videoattn.attention.record import (
     record_attention,
     recordable_blocks,
 )
+from videoattn.attention.systems import last_stage
 from videoattn.build import clock_of, make_to_video, test_frames, test_transform
 from videoattn.commands.run import LoadedRun, load_run, out
 from videoattn.data.dataset import sample_generator, sample_numbers
@@ -33,6 +33,7 @@ from videoattn.explain import (
     write_field_overlay,
     write_overlay,
 )
+from videoattn.names import did_you_mean
 
 CHOSEN = 2
 """Queries for each block when the user names none."""
@@ -128,7 +129,7 @@ def visualize_score(
     """Draws what a class's score rests on: one of `explain.METHODS`, for networks with attention
     and without.
 
-    layer: of the CAMs; the last stage, layer4, unless given. target: a class; the one that the
+    layer: of the CAMs; the last stage unless given. target: a class; the one that the
         network names unless given.
 
     Raises:
@@ -143,8 +144,7 @@ def visualize_score(
         )
     loaded = load_run(run, resolve_device(device))
     if target is not None and target not in loaded.class_names:
-        near = get_close_matches(target, loaded.class_names, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(target, loaded.class_names)
         raise ValueError(
             f"target: {target!r} is no class of {run}{hint}; it has {', '.join(loaded.class_names)}"
         )
@@ -152,13 +152,13 @@ def visualize_score(
     with torch.no_grad():
         logits = loaded.model(clip.video)
     label = loaded.class_names.index(target) if target else int(logits.argmax())
-    options = {"layer": layer} if layer is not None else {}
+    options = {"layer": layer or last_stage(loaded.model)} if method in OF_A_LAYER else {}
     labels = torch.tensor([label], device=logits.device)
     found = METHODS[method](loaded.model, clip.video, labels, **options)
     found = replace(found, weights=found.weights.float().cpu())
     share = 100 * float(logits.softmax(1)[0, label])
     name = loaded.class_names[label]
-    place = f" at {layer or 'layer4'}" if method in OF_A_LAYER else ""
+    place = "".join(f" at {layer}" for layer in options.values())
     folder = folder or loaded.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{video.name}: {name}, {share:.0f} %\n{method}{place} of {loaded.config.model.name}"

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
 from videoattn.data.augment import chance
+from videoattn.names import did_you_mean
 
 Pair = tuple[str, str]
 
@@ -94,8 +94,7 @@ def _mirrored_labels(
     for pair in flip_labels.items():
         for name in sorted(set(pair)):
             if name not in place:
-                near = get_close_matches(name, class_names, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
+                hint = did_you_mean(name, class_names)
                 raise ValueError(
                     f"flip_labels: {name!r} is no class{hint}; the {len(class_names)} classes "
                     f"begin with {', '.join(class_names[:3])}"

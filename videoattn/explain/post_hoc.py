@@ -13,7 +13,7 @@ A: activations of a layer, (N, C, T', H', W'). y: a class's logit. G = dy/dA. x:
 |                 | (Zeiler & Fergus 2013)                   |                                    |
 
 Raw values: pictures scale them for display only. Means run over the T'·H'·W' positions of the
-clip; a TSN's segments are its T'.
+clip; a TSN's segments are its T'. Without a layer: the last stage's.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.record import FieldMap
+from videoattn.attention.systems import last_stage
 from videoattn.types import Labels, Logits, Video
 
 Activations = Float[Tensor, "N D t h w"]
@@ -36,12 +37,13 @@ FILLS = ("mean", "zero", "blur", "freeze")
 OTHER_ACTIVATIONS = ("Silu", "Gelu", "LeakyRelu", "Elu", "Hardswish", "Hardsigmoid", "Softplus")
 
 
-def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str = "layer4") -> FieldMap:
+def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None) -> FieldMap:
     """Class activation map, (N, T', H', W'). Its mean over the positions is y - b.
 
     Raises:
         ValueError: the class's score is not one linear layer `fc` of the layer's mean.
     """
+    layer = layer or last_stage(model)
     with torch.no_grad(), _capture(model, layer, video) as kept:
         logits: Logits = model(video)
     activations = _as_video(kept[0], video)
@@ -60,7 +62,9 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str = "layer4
     return FieldMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), neutral=0.0)
 
 
-def grad_cam(model: nn.Module, video: Video, targets: Labels, *, layer: str = "layer4") -> FieldMap:
+def grad_cam(
+    model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
+) -> FieldMap:
     """(N, T', H', W'), not negative. See the table."""
     activations, gradients = _gradients(model, video, targets, layer)
     weights = gradients.mean((2, 3, 4))
@@ -68,7 +72,7 @@ def grad_cam(model: nn.Module, video: Video, targets: Labels, *, layer: str = "l
 
 
 def hires_cam(
-    model: nn.Module, video: Video, targets: Labels, *, layer: str = "layer4"
+    model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
 ) -> FieldMap:
     """(N, T', H', W'), of either sign. See the table."""
     activations, gradients = _gradients(model, video, targets, layer)
@@ -176,8 +180,9 @@ OF_A_LAYER = ("cam", "grad_cam", "hires_cam")
 
 
 def _gradients(
-    model: nn.Module, video: Video, targets: Labels, layer: str
+    model: nn.Module, video: Video, targets: Labels, layer: str | None
 ) -> tuple[Activations, Activations]:
+    layer = layer or last_stage(model)
     with torch.enable_grad(), _capture(model, layer, video) as kept:
         score = _score(model(video), targets)
     # Clips do not mix in eval mode: the gradient of the sum is each clip's own.

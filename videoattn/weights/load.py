@@ -4,7 +4,6 @@ and a network of this project becomes a public checkpoint."""
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from videoattn.attention.insert import insert_attention
 from videoattn.attention.non_local import NonLocal
 from videoattn.models.table import make_network
+from videoattn.names import did_you_mean
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
@@ -211,8 +211,7 @@ def _build(name: str, num_classes: int) -> nn.Module:
 
 def _look_up(name: str) -> PublicModel:
     if name not in PUBLIC:
-        near = get_close_matches(name, PUBLIC, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, PUBLIC)
         raise ValueError(f"{name!r} is not a public model{hint}; choose from {', '.join(PUBLIC)}")
     return PUBLIC[name]
 

@@ -1,7 +1,6 @@
 """Lines of a list file, and what is wrong with them: the file, the line's number, its text."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from videoattn.data.spans import Spans
+from videoattn.names import did_you_mean
 
 
 class Lines(NamedTuple):
@@ -78,8 +78,7 @@ class Lines(NamedTuple):
         labels = np.array([places.get(name, -1) for name in there], np.int64)[which]
         if len(wrong := np.flatnonzero(labels < 0)):
             name = names[wrong[0]]
-            near = get_close_matches(name, class_names, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, class_names)
             self.fail(
                 wrong, f"class {name!r} is not in the class list ({len(class_names)} names){hint}"
             )
