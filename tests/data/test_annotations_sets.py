@@ -148,7 +148,7 @@ def test_kinetics_columns(tmp_path: Path) -> None:
         (
             HEADER + "run,abc,1,11,train\nwalkin,abd,1,11,train\n",
             r"train.csv line 3: class 'walkin' is not in the class list \(2 names\) \(did you mean "
-            r"'walk'\?\)$",
+            r"walk\?\)$",
         ),
     ],
 )
