@@ -1,6 +1,7 @@
 """Clips that the tests encode themselves, and real ones where VIDEOATTN_DATA names them."""
 
 import os
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,21 @@ from videoattn.data.video import Video
 
 MakeClip = Callable[..., Path]
 BreakDecoder = Callable[..., None]
+
+needs_ffmpeg = pytest.mark.skipif(
+    shutil.which("ffmpeg") is None,
+    reason="torchcodec needs FFmpeg's shared libraries: apt-get install ffmpeg",
+)
+TORCHCODEC = pytest.param("torchcodec", marks=needs_ffmpeg)
+
+COMMON_CLIPS = {
+    "h264.mp4": {},
+    "h264.mkv": {},
+    "variable.mp4": {"times": [0, 1, 2, 7, 8, 20, 21, 22, 40, 41, 42, 43, 60, 61, 90, 91, 92, 99]},
+    "delayed.mkv": {"times": list(range(100, 118))},
+    "mpeg4.avi": {"codec": "mpeg4"},
+}
+"""What `make_clip` is told, for clips of 18 frames."""
 
 
 @pytest.fixture

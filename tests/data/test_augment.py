@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.data.conftest import MakeClip
+from tests.data.test_transforms import generator, ramp
 from videoattn.data.annotations import Samples, read_folders
 from videoattn.data.augment import (
     AreaCrop,
@@ -24,17 +25,6 @@ from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import repeated, train_sampler
 from videoattn.data.transforms import Box, crop_resize
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def ramp(height: int, width: int) -> torch.Tensor:
-    """(1, 2, 3, H, W): red grows with x, green with y, blue is the frame's number."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    frames = [torch.stack([x, y, torch.full_like(x, 100 * t)]) for t in range(2)]
-    return torch.stack(frames).to(torch.uint8)[None]
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 32)) -> torch.Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import MakeClip
+from tests.data.conftest import COMMON_CLIPS, MakeClip
 from videoattn.data import decode as decode_module
 from videoattn.data.decode import DecodeError, count_frames, decode, frame_times, probe
 
@@ -19,11 +19,7 @@ def levels(frames: torch.Tensor) -> list[int]:
 
 
 CLIPS = {
-    "h264.mp4": {},
-    "h264.mkv": {},
-    "variable.mp4": {"times": [0, 1, 2, 7, 8, 20, 21, 22, 40, 41, 42, 43, 60, 61, 90, 91, 92, 99]},
-    "delayed.mkv": {"times": list(range(100, 118))},
-    "mpeg4.avi": {"codec": "mpeg4"},
+    **COMMON_CLIPS,
     "mpeg4.mp4": {"codec": "mpeg4"},
     "mpeg1.mpg": {"codec": "mpeg1video"},
 }

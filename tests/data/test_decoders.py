@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import MakeClip
+from tests.data.conftest import COMMON_CLIPS, TORCHCODEC, MakeClip
 from tests.data.test_decode import levels
 from videoattn.data import decode_others
 from videoattn.data.decode import DecodeError, check_decoder, count_frames, decode
 
-OTHERS = ("decord", "torchcodec")
+OTHERS = ("decord", TORCHCODEC)
 
 CLIPS = {
-    "h264.mp4": {},
-    "h264.mkv": {},
-    "variable.mp4": {"times": [0, 1, 2, 7, 8, 20, 21, 22, 40, 41, 42, 43, 60, 61, 90, 91, 92, 99]},
-    "delayed.mkv": {"times": list(range(100, 118))},
-    "mpeg4.avi": {"codec": "mpeg4"},
+    **COMMON_CLIPS,
     "open_gop.mp4": {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3:scenecut=0"}},
 }
 

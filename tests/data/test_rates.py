@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import MakeClip
+from tests.data.conftest import TORCHCODEC, MakeClip, needs_ffmpeg
 from tests.data.test_decode import levels
 from videoattn import build
 from videoattn.config import Config, from_dict
@@ -52,7 +52,7 @@ def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
     assert failure.reason == "names no frame rate, so its frames have no times"
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
+@pytest.mark.parametrize("decoder", ["pyav", "decord", TORCHCODEC])
 def test_samples_are_the_same_by_each_decoder(decoder: str, make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 55, size=(32, 64))
     ours = dataset_of(path).fetch((0, 0))
@@ -71,7 +71,7 @@ def recipe(root: Path, *words: str) -> Config:
     ("words", "numbers"),
     [
         ((), [[3, 5, 7, 9]]),
-        (("data.decoder=torchcodec",), [[3, 5, 7, 9]]),
+        pytest.param(("data.decoder=torchcodec",), [[3, 5, 7, 9]], marks=needs_ffmpeg),
         (("clip.target_fps=50",), [[5, 6, 7, 8]]),
         (("clip.arithmetic=mmaction2", "test.num_clips=2"), [[0, 2, 4, 6], [7, 9, 11, 13]]),
         # At 25 of 50 frames a second the span is 4 frames.
