@@ -15,6 +15,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def first_few(names: Iterable[str], count: int = 5) -> str:
+    """ "a, b, c, d, e and 3 more"; "none" of none."""
+    names = list(names)
+    more = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more or "none"
+
+
 def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         hint = did_you_mean(name, table)

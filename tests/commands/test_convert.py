@@ -132,7 +132,7 @@ def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.splitlines() == [
         f"torchvision/resnet18: 102 keys in {file}, 102 used",
         "  20 not in the file, set to: 0, which decides nothing (bn1.num_batches_tracked, "
-        "layer1.0.bn1.num_batches_tracked, layer1.0.bn2.num_batches_tracked, ...)",
+        "layer1.0.bn1.num_batches_tracked, layer1.0.bn2.num_batches_tracked and 17 more)",
         "tsn_r18, 11,689,512 parameters; licence of the weights: BSD-3-Clause",
         "1000 classes: ImageNet's, of torchvision (others by --classes FILE)",
         "tested on 1 x 1 views of 8 frames (clips x crops); published: 69.758 % on ImageNet-1K, "

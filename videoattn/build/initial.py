@@ -13,6 +13,7 @@ from videoattn.attention.hard_crop import HardCrop
 from videoattn.config import ClipConfig, Config
 from videoattn.engine import checkpoint
 from videoattn.models.inflate import load_inflated
+from videoattn.names import first_few
 from videoattn.weights import PUBLIC, load_public
 
 
@@ -62,8 +63,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     others = [name for name in fresh if name not in same]
     for names, how in ((same, "start as the identity"), (others, "start fresh")):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            notes.append(f"{source} has no {', '.join(names[:5])}{more}: they {how}")
+            notes.append(f"{source} has no {first_few(names)}: they {how}")
     return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
 
 

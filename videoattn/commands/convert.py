@@ -1,6 +1,6 @@
 """`videoattn convert`: a public checkpoint becomes a folder that every other command takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from videoattn.config import (
 )
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import About
-from videoattn.names import lookup
+from videoattn.names import first_few, lookup
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.row import PublicModel
 
@@ -147,11 +147,7 @@ def _by_reason(what: str, keys: Mapping[str, str]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for key, why in keys.items():
         reasons.setdefault(why, []).append(key)
-    return [f"  {len(some)} {what}: {why} ({_first(some)})" for why, some in reasons.items()]
-
-
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return [f"  {len(some)} {what}: {why} ({first_few(some, 3)})" for why, some in reasons.items()]
 
 
 def _views(row: PublicModel, config: Config) -> str:

@@ -24,6 +24,7 @@ from jaxtyping import Int64
 
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
 from videoattn.data.video import DecodeError, Encoded
+from videoattn.names import first_few
 from videoattn.types import Failure
 
 TABLE = "shards.json"
@@ -149,7 +150,7 @@ def open_shards(root: str, split: str) -> Shards:
     wanted = [tar_name(url) for url in urls] or list(names)
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(
-            f"{source} does not list {', '.join(unknown[:5])}; it lists {len(names)} shards, "
+            f"{source} does not list {first_few(unknown)}; it lists {len(names)} shards, "
             f"{min(names)} to {max(names)}"
         )
     return Shards(

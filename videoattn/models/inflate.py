@@ -12,6 +12,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from videoattn.names import first_few
+
 Method = Literal["mean", "centre"]
 
 
@@ -47,7 +49,7 @@ def load_inflated(
     if unknown:
         raise ValueError(
             f"weights: {len(unknown)} names are not in {type(model).__name__}: "
-            f"{', '.join(unknown[:5])}; its own begin with {', '.join(list(own)[:5])}"
+            f"{first_few(unknown)}; its own begin with {', '.join(list(own)[:5])}"
         )
     ready: dict[str, Tensor] = {}
     for name, value in state_dict.items():

@@ -2,7 +2,7 @@
 and a network of this project becomes a public checkpoint."""
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from videoattn.attention.insert import insert_attention
 from videoattn.attention.non_local import NonLocal
 from videoattn.models.table import make_network
-from videoattn.names import did_you_mean
+from videoattn.names import did_you_mean, first_few
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
@@ -79,7 +79,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
     if other:
         raise ValueError(
             f"{name}: this network is another one; not in both, or not of one shape: "
-            f"{_first(other)}"
+            f"{first_few(other)}"
         )
     layout = row.layouts[0]
     public = {
@@ -119,18 +119,18 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
     lacking = [key for key in own if key not in ours and key not in filled]
     if unused or lacking:
         return explanation, (
-            f"these weights are of another model. In them and not in it: {_first(unused)}. "
-            f"In it and not in them (our names): {_first(lacking)}"
+            f"these weights are of another model. In them and not in it: {first_few(unused)}. "
+            f"In it and not in them (our names): {first_few(lacking)}"
         )
     if len(ours) < len(used):
         repeated = [key for key, new in used.items() if list(used.values()).count(new) > 1]
-        return explanation, f"several keys are one parameter: {_first(repeated)}"
+        return explanation, f"several keys are one parameter: {first_few(repeated)}"
     misshapen = [
         f"{key} {tuple(ours[new].shape)}, needs {needed}"
         for key, new in used.items()
         if ours[new].shape != (needed := layout.shape_there(new, own[new]))
     ]
-    return explanation, f"shapes do not fit: {_first(misshapen)}" if misshapen else None
+    return explanation, f"shapes do not fit: {first_few(misshapen)}" if misshapen else None
 
 
 def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
@@ -214,9 +214,3 @@ def _look_up(name: str) -> PublicModel:
         hint = did_you_mean(name, PUBLIC)
         raise ValueError(f"{name!r} is not a public model{hint}; choose from {', '.join(PUBLIC)}")
     return PUBLIC[name]
-
-
-def _first(keys: Sequence[str]) -> str:
-    """The first five, and how many more."""
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(keys[:5]) + more if keys else "none"

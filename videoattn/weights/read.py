@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from videoattn.names import first_few
 from videoattn.weights.caffe2 import read_blobs
 
 WRAPPERS = ("state_dict", "model_state", "model", "blobs")
@@ -134,8 +135,8 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         inside = [key for key in WRAPPERS if _is_state_dict(loaded.get(key))]
         if not inside:
             raise ValueError(
-                f"{path}: found no weights; its keys are {_first(loaded)}; weights are looked for "
-                f"at the top and under {', '.join(WRAPPERS)}"
+                f"{path}: found no weights; its keys are {first_few(map(str, loaded))}; weights are "
+                f"looked for at the top and under {', '.join(WRAPPERS)}"
             )
         found = loaded[inside[0]]
     if all(key.startswith("module.") for key in found):
@@ -155,8 +156,3 @@ def _is_state_dict(value: object) -> bool:
         and len(value) > 0
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )
-
-
-def _first(keys: Mapping[object, object]) -> str:
-    shown = ", ".join(str(key) for key in list(keys)[:5])
-    return f"{shown}, ..." if len(keys) > 5 else shown or "none"

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from videoattn.data.annotations.samples import Samples
 from videoattn.data.index import INDEX_NAME, read_index
 from videoattn.data.spans import Spans
+from videoattn.names import first_few
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset(
@@ -138,10 +139,6 @@ def are_videos(paths: Spans) -> Bool[np.ndarray, " N"]:
     return np.array([is_video(f"x.{suffix}") for suffix in suffixes], bool)[which]
 
 
-def some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 def _in_listed_folders(root: Path, folder: str, names: Spans) -> Found:
     """All that is in the folders that the names mention: one call per folder, not one per file."""
     paths = []
@@ -186,7 +183,7 @@ def _missing_message(root: Path, folder: str, names: list[str], total: int, ther
     if there.num_frames is not None:
         where = f"are not in {root / INDEX_NAME}"
         remedy += "; `videoattn prepare index` makes it anew, if files were added since"
-    return f"{len(names)} of {total} listed videos {where}: {some(names)}; {remedy}"
+    return f"{len(names)} of {total} listed videos {where}: {first_few(names)}; {remedy}"
 
 
 def _without(folder: str, paths: Spans) -> Spans:

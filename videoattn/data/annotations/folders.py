@@ -10,9 +10,9 @@ from videoattn.data.annotations.files import (
     all_videos,
     existing_root,
     folders_in,
-    some,
 )
 from videoattn.data.annotations.samples import Samples
+from videoattn.names import first_few
 
 
 def read_folders(
@@ -28,14 +28,12 @@ def read_folders(
     root = existing_root(root)
     folder = root if split is None else root / split
     if not folder.is_dir():
-        raise ValueError(
-            f"{root} has no split {split!r}; it has {some(folders_in(root)) or 'no folders'}"
-        )
+        raise ValueError(f"{root} has no split {split!r}; it has {first_few(folders_in(root))}")
     names = tuple(class_names) if class_names is not None else tuple(folders_in(folder))
     check_class_folders(folder, names)
     if extra := [name for name in folders_in(folder) if name not in set(names)]:
         raise ValueError(
-            f"{folder} has folders that are none of the {len(names)} classes: {some(extra)}"
+            f"{folder} has folders that are none of the {len(names)} classes: {first_few(extra)}"
         )
     there = all_videos(root, "" if split is None else f"{split.rstrip('/')}/")
     before = 0 if split is None else split.rstrip("/").count("/") + 1
@@ -65,5 +63,6 @@ def check_class_folders(folder: Path, names: Sequence[str]) -> None:
     there = set(folders_in(folder))
     if missing := [name for name in names if name not in there]:
         raise ValueError(
-            f"{folder} has no folder for {len(missing)} of {len(names)} classes: {some(missing)}"
+            f"{folder} has no folder for {len(missing)} of {len(names)} classes: "
+            f"{first_few(missing)}"
         )
