@@ -114,8 +114,8 @@ def test_ucf101_other_folder_names(tmp_path: Path) -> None:
         ),
         (
             "".join(f"Bow/v_Bow_g{i:02d}.avi 1\n" for i in range(1, 9)),
-            r"^6 of 8 listed videos do not exist under .*videos: Bow/v_Bow_g03.avi, .*g07.avi and 1 "
-            r"more; take them out of the list, set data.root, or go on without them by "
+            r"^6 of 8 listed videos do not exist under .*videos: Bow/v_Bow_g03.avi, .*g07.avi and "
+            r"1 more; take them out of the list, set data.root, or go on without them by "
             "data.on_error=skip$",
         ),
     ],

@@ -135,8 +135,8 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         inside = [key for key in WRAPPERS if _is_state_dict(loaded.get(key))]
         if not inside:
             raise ValueError(
-                f"{path}: found no weights; its keys are {first_few(map(str, loaded))}; weights are "
-                f"looked for at the top and under {', '.join(WRAPPERS)}"
+                f"{path}: found no weights; its keys are {first_few(map(str, loaded))}; weights "
+                f"are looked for at the top and under {', '.join(WRAPPERS)}"
             )
         found = loaded[inside[0]]
     if all(key.startswith("module.") for key in found):
