@@ -106,7 +106,10 @@ def test_a_classifier_of_other_classes_is_left_as_it_was() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3)
     state = {f"layer1.0.conv{i}.weight": torch.zeros(1) for i in range(3, 10)}
-    message = r"7 names are not in ResNet3d: layer1.0.conv3.weight, .*conv7.weight and 2 more; its own begin with"
+    message = (
+        r"7 names are not in ResNet3d: layer1.0.conv3.weight, .*conv7.weight and 2 more; "
+        "its own begin with"
+    )
     with pytest.raises(ValueError, match=message):
         load_inflated(model, state)
     with pytest.raises(ValueError, match=r"conv1.weight has shape \(8, 3, 5, 7, 7\) after inf"):
