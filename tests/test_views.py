@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from tests.data.conftest import MakeClip, make_clip
-from videoattn.build import make_loader, make_mix, make_model, make_samples, make_to_video
+from videoattn.build import (
+    make_loader,
+    make_mix,
+    make_model,
+    make_precise_norms,
+    make_samples,
+    make_to_video,
+)
 from videoattn.config import AugmentConfig, Config, load
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import evaluate
@@ -90,6 +97,41 @@ def test_several_clips_of_each_video_fill_a_batch(recipe: Path) -> None:
         assert batch.labels.tolist() == [samples.label(i) for i in batch.indices.tolist()]
     seen = torch.cat([batch.indices for batch in batches])
     assert sorted(seen.tolist()) == list(range(7))
+
+
+def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
+    """Both parts hold the same clips, so their views are the same, in another order."""
+    config = load(recipe, ["train.precise_norm_clips=5", "test.num_clips=2", "test.batch_size=4"])
+    model, samples = make_model(config.model, 2), make_samples(config.data, "train")
+    precise = make_precise_norms(config, model, Distributed(), samples)
+    assert precise is not None
+    assert precise.num_clips == 5
+    shuffled = list(precise.batches.epoch(0))
+    in_order = list(make_loader(config, "test", Distributed()).epoch(0))
+    views = [torch.cat([batch.frames for batch in batches]) for batches in (shuffled, in_order)]
+    order = torch.cat([batch.indices for batch in shuffled])
+    assert order.tolist() != sorted(order.tolist())
+    assert torch.equal(views[0], views[1][order])
+    assert make_precise_norms(load(recipe), model, Distributed(), samples) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.precise_norm_clips=-1", "got -1; need a number of clips, such as 1000, or 0 for n"),
+        (
+            "test.num_crops=0",
+            r"whole frames \(test.num_crops=0\) differ in size; test on 1 crop",
+        ),
+        ("model.name=x", "x has no batch norms; leave it out"),
+    ],
+)
+def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> None:
+    config = load(recipe, ["train.precise_norm_clips=5", word])
+    model = torch.nn.Linear(1, 1) if "model" in word else make_model(load(recipe).model, 2)
+    samples = make_samples(config.data, "train")
+    with pytest.raises(ValueError, match=rf"^train\.precise_norm_clips: {message}"):
+        make_precise_norms(config, model, Distributed(), samples)
 
 
 @pytest.mark.parametrize("num_clips", [1, 2, 3])

@@ -212,6 +212,9 @@ class TrainConfig:
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
     """Weights of the losses that an attention system adds, by name, where they should differ from
     its own (interaction: {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
+    precise_norm_clips: int = 0
+    """Batch norm's statistics are taken anew over so many training clips, seen as in testing,
+    before each validation and after the last epoch; 0: the moving averages of training stay."""
     validate_every: int = 1
     """Epochs between validations; 0 never."""
     save_every_steps: int | None = None

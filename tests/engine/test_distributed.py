@@ -137,6 +137,16 @@ def test_running_statistics_are_the_mean_of_both(two: Results) -> None:
     assert torch.equal(flat(two[0]["statistics"]), flat(two[1]["statistics"]))
 
 
+def test_precise_statistics_are_of_the_same_clips(two: Results, one: dict[str, object]) -> None:
+    """A batch is halved, so its mean is the halves' mean; a half's variance is its own."""
+    for name in ("0.running_mean", "0.running_var"):
+        first, second, alone = (seen["precise"][name] for seen in (*two, one))  # type: ignore[index]
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, alone, rtol=0.02, atol=1e-5)
+        assert not torch.equal(first, torch.zeros(3))
+        assert not torch.equal(first, torch.ones(3))
+
+
 def test_every_process_stops_and_one_names_the_sample(two: Results) -> None:
     messages = [str(seen["not finite"]) for seen in two]
     assert re.search(r"the loss is not finite; samples of another process", messages[0])

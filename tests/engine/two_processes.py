@@ -26,6 +26,7 @@ from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.precise import PreciseNorms
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TooManyFailuresError, Validation, fit
 
@@ -151,6 +152,15 @@ def averaged_statistics(group: Distributed, folder: Path) -> State:
     return dict(model.state_dict())
 
 
+def precise_statistics(group: Distributed) -> State:
+    model = nn.Sequential(nn.BatchNorm3d(3), tiny_net()).train()
+    batches = batches_of(group, num_samples=16, batch_size=4)
+    PreciseNorms(batches, num_clips=8).renew(
+        model, to_video=to_video, precision="float32", distributed=group
+    )
+    return {name: value for name, value in model.state_dict().items() if "running" in name}
+
+
 def everything(group: Distributed, folder: Path) -> dict[str, object]:
     uneven = batches_of(group, num_samples=13, batch_size=8)  # the last step has 3 and 2
     idle = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
@@ -179,6 +189,7 @@ def everything(group: Distributed, folder: Path) -> dict[str, object]:
         "failed": [failure.index for failure in evaluation.failures],
         "fine-tuned": fine_tuned(group, folder / "fine-tuned"),
         "statistics": averaged_statistics(group, folder / "statistics"),
+        "precise": precise_statistics(group),
         "not finite": refusal(
             group, folder / "poisoned", PoisonedNet(), replace(poisoned, blank=(3,))
         ),

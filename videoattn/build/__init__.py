@@ -18,6 +18,7 @@ from videoattn.build.training import (
     make_fine_tuning,
     make_optimisation,
     make_optimizer,
+    make_precise_norms,
     make_precision,
     new_parameters,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "make_model",
     "make_optimisation",
     "make_optimizer",
+    "make_precise_norms",
     "make_precision",
     "make_samples",
     "make_to_video",

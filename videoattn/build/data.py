@@ -125,16 +125,19 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
 
 
 def make_loader(
-    config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None
-) -> ClipLoader:
+    config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None,
+    *, as_tested: bool = False,
+) -> ClipLoader:  # fmt: skip
     """Batches of the training part (shuffled, augmented) or the test part (all views, in order).
+
+    as_tested: the training part's videos, shuffled, each in all views of the test part's.
 
     Raises:
         ValueError: mirrored clips where direction is the class; a batch that is no whole number of
             videos; what make_samples and the transforms refuse.
     """
     samples = samples or make_samples(config.data, subset)
-    training = subset == "train"
+    training = subset == "train" and not as_tested
     if not training:
         _check_mirrored_crops(config, samples.class_names)
     clips = ClipDataset(
@@ -143,7 +146,8 @@ def make_loader(
         transform=_train_transform(config) if training else test_transform(config),
         mirror=_mirror(config.augment, samples.class_names) if training else None,
         seed=config.seed,
-        on_error=config.data.on_error if training else "skip",  # evaluation reports, never stops
+        # Evaluation reports, and never stops.
+        on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
         decode=_decode(config.data),
         target_fps=clock_of(config),
@@ -152,7 +156,7 @@ def make_loader(
     return ClipLoader(
         ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
         batch_size=_train_videos(config) if training else _test_videos(config),
-        shuffle=training,
+        shuffle=subset == "train",
         seed=config.seed,
         rank=distributed.rank,
         world_size=distributed.world_size,

@@ -9,11 +9,14 @@ from torch import nn
 
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
-from videoattn.build.data import Mix
+from videoattn.build.data import Mix, make_loader
 from videoattn.config import Config, TrainConfig
 from videoattn.conv import unsafe_convolutions
+from videoattn.data.annotations import Samples
 from videoattn.engine.checkpoint import Payload
+from videoattn.engine.distributed import Distributed
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.precise import PreciseNorms, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.stages import restarting, split_epochs
@@ -84,6 +87,30 @@ def make_fine_tuning(
         frozen_epochs=train.freeze_backbone_epochs,
         freeze_batch_norm=train.freeze_batch_norm,
     )
+
+
+def make_precise_norms(
+    config: Config, model: nn.Module, distributed: Distributed, samples: Samples
+) -> PreciseNorms | None:
+    """None where the recipe leaves batch norm's statistics as training does.
+
+    Raises:
+        ValueError: a number below 0; a network without batch norms; views of different sizes.
+    """
+    num_clips = config.train.precise_norm_clips
+    if num_clips == 0:
+        return None
+    problem = None
+    if num_clips < 0:
+        problem = f"got {num_clips}; need a number of clips, such as 1000, or 0 for none"
+    elif not config.test.num_crops:
+        problem = "whole frames (test.num_crops=0) differ in size; test on 1 crop or more"
+    elif not batch_norms(model):
+        problem = f"{config.model.name} has no batch norms; leave it out"
+    if problem is not None:
+        raise ValueError(f"train.precise_norm_clips: {problem}")
+    batches = make_loader(config, "train", distributed, samples, as_tested=True)
+    return PreciseNorms(batches, num_clips)
 
 
 def new_parameters(previous: Payload) -> list[str]:

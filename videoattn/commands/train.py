@@ -17,6 +17,7 @@ from videoattn.build import (
     make_model,
     make_optimisation,
     make_optimizer,
+    make_precise_norms,
     make_precision,
     make_samples,
     make_to_video,
@@ -79,6 +80,7 @@ def train(
                 every_epochs=config.train.validate_every,
                 max_views=config.test.batch_size,
             )
+        precise = make_precise_norms(config, model, place, samples)
         fitted = fit(
             model,
             make_optimizer(model, config, fine_tuning),
@@ -87,6 +89,7 @@ def train(
             optimisation=optimisation,
             run=_run(config, folder, samples),
             validation=validation,
+            precise_norms=precise,
             distributed=place,
             resume=previous,
         )

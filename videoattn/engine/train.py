@@ -18,6 +18,7 @@ from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.log import Clock, Display, Log, append_failures, keep_failures
 from videoattn.engine.metrics import share
+from videoattn.engine.precise import PreciseNorms
 from videoattn.engine.progress import Progress, Sums, from_state, line
 from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
 from videoattn.engine.step import Moment, Optimisation, StepResult, update
@@ -87,6 +88,7 @@ class _Training:
     optimisation: Optimisation
     run: Run
     validation: Validation | None
+    precise_norms: PreciseNorms | None
     distributed: Distributed
     stage_epochs: tuple[int, ...]
     stage: int | None = None  # from 0; None before the first
@@ -97,6 +99,17 @@ class _Training:
         self.model.train()
         if self.optimisation.fine_tuning is not None:
             self.optimisation.fine_tuning.hold(self.model, epoch)
+
+    def renew_norms(self, epoch: int) -> None:
+        """Their statistics, where the run says so; what is trained after does not read them."""
+        if self.precise_norms is not None:
+            self.precise_norms.renew(
+                self.model,
+                to_video=self.to_video,
+                precision=self.optimisation.precision,
+                distributed=self.distributed,
+            )
+            self.train_mode(epoch)
 
     def save(self, progress: Progress) -> None:
         """Every process calls it; the main one writes."""
@@ -128,6 +141,7 @@ def fit(
     optimisation: Optimisation,
     run: Run,
     validation: Validation | None = None,
+    precise_norms: PreciseNorms | None = None,
     distributed: Distributed | None = None,
     resume: Payload | None = None,
 ) -> Fitted:
@@ -147,8 +161,8 @@ def fit(
     progress = _start(model, optimizer, batches, optimisation=optimisation, run=run, resume=resume)
     stages = split_epochs(optimisation.num_epochs, num_stages(model), optimisation.stage_epochs)
     training = _Training(
-        model, model, optimizer, batches, to_video, optimisation, run, validation, distributed,
-        stages,
+        model, model, optimizer, batches, to_video, optimisation, run, validation, precise_norms,
+        distributed, stages,
     )  # fmt: skip
     log = Log(
         run.folder,
@@ -166,7 +180,10 @@ def fit(
             while progress.epoch < optimisation.num_epochs:
                 training = _in_stage(training, progress.epoch, display)
                 _train_epoch(training, progress, clock=clock, display=display, log=log)
-                if validation and validation.is_due(progress.epoch, optimisation.num_epochs):
+                is_due = validation and validation.is_due(progress.epoch, optimisation.num_epochs)
+                if is_due or progress.epoch + 1 == optimisation.num_epochs:
+                    training.renew_norms(progress.epoch)
+                if is_due:
                     training.save(progress)  # an evaluation that fails costs no training
                     evaluation = _validate(training, progress, display=display, log=log)
                 progress.next_epoch()

@@ -1,0 +1,128 @@
+"""Batch norm's statistics, taken anew over whole batches of the final weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.fakes import FakeBatches, optimisation, run_in, sgd, tiny_net, to_video
+from videoattn.engine.checkpoint import load
+from videoattn.engine.distributed import Distributed
+from videoattn.engine.evaluate import evaluate
+from videoattn.engine.finetune import FineTuning
+from videoattn.engine.precise import PreciseNorms, batch_norms
+from videoattn.engine.train import Validation, fit
+
+DIMS = (0, 2, 3, 4)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    norms = nn.BatchNorm3d(3), nn.BatchNorm3d(3)
+    return nn.Sequential(norms[0], nn.Conv3d(3, 3, 1), norms[1], tiny_net(dropout=0.5))
+
+
+def renew(model: nn.Module, precise: PreciseNorms) -> None:
+    precise.renew(model, to_video=to_video, precision="float32", distributed=Distributed())
+
+
+@pytest.mark.parametrize(("num_clips", "num_batches"), [(1, 1), (8, 1), (9, 2), (99, 3)])
+def test_they_are_the_means_over_batches(num_clips: int, num_batches: int) -> None:
+    """In float64, with the second norm behind what the first makes of each batch."""
+    batches = FakeBatches(num_samples=12, batch_size=4, num_views=2, failing=(2, 7))
+    model = net().double()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    wanted: list[list[torch.Tensor]] = [[], []]
+    for batch in list(batches.epoch(0))[:num_batches]:
+        x = to_video(batch.frames.flatten(0, 1)).double()
+        for place, norm in enumerate((model[0], model[2])):
+            mean, var = x.mean(DIMS), x.var(DIMS, unbiased=True)
+            wanted[place].append(torch.stack([mean, var]))
+            spread = x.var(DIMS, unbiased=False)
+            scaled = (x - mean.view(3, 1, 1, 1)) / (spread + norm.eps).sqrt().view(3, 1, 1, 1)
+            x = model[1](scaled * norm.weight.view(3, 1, 1, 1) + norm.bias.view(3, 1, 1, 1))
+    model.train()
+    precise = PreciseNorms(batches, num_clips)
+    precise.renew(
+        model, to_video=lambda f: to_video(f).double(), precision="float32",
+        distributed=Distributed(),
+    )  # fmt: skip
+    for norm, stacks in zip((model[0], model[2]), wanted, strict=True):
+        mean, var = torch.stack(stacks).mean(0).detach()
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(norm.running_var, var, rtol=1e-9, atol=1e-12)
+        assert norm.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name])
+
+
+def trained(folder: Path, precise: PreciseNorms | None, **how: object) -> nn.Module:
+    """Three epochs, validated after the second and the third."""
+    model = net()
+    resume = folder / "checkpoint-last.pt"
+    fit(
+        model,
+        sgd(model),
+        FakeBatches(num_samples=9, **how),
+        to_video=to_video,
+        optimisation=optimisation(num_epochs=3),
+        run=run_in(folder, save_every_steps=1),
+        validation=Validation(FakeBatches(num_samples=5, shuffle=False), every_epochs=2),
+        precise_norms=precise,
+        resume=load(resume) if resume.exists() else None,
+    )
+    return model
+
+
+def test_training_is_what_it_was_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    plain, renewed = (trained(tmp_path / name, p) for name, p in (("a", None), ("b", precise)))
+    for (name, before), after in zip(plain.named_parameters(), renewed.parameters(), strict=True):
+        assert torch.equal(before, after), name
+    again = net()
+    again.load_state_dict(renewed.state_dict())
+    again.train()
+    renew(again, precise)
+    assert not torch.equal(plain[0].running_mean, renewed[0].running_mean)
+    for norm, other in zip(batch_norms(again), batch_norms(renewed), strict=True):
+        assert torch.equal(norm.running_mean, other.running_mean)
+        assert torch.equal(norm.running_var, other.running_var)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "c", precise, stop_at=(2, 1))
+    resumed = trained(tmp_path / "c", precise)
+    for name, value in renewed.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_validation_uses_them(tmp_path: Path) -> None:
+    """Its scores are those of the network that is left, and that the checkpoint keeps."""
+    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    model = trained(tmp_path, precise)
+    kept = load(tmp_path / "checkpoint-last.pt")["model"]
+    assert torch.equal(kept["0.running_mean"], model[0].running_mean)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scored = [line["loss"] for line in lines if line["kind"] == "validation"]
+    batches = FakeBatches(num_samples=5, shuffle=False)
+    last = evaluate(model, batches, to_video=to_video, precision="float32")
+    assert len(scored) == 2
+    assert scored[-1] == last.loss
+
+
+def test_frozen_norms_keep_theirs() -> None:
+    model = net().train()
+    FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).hold(model, 0)
+    renew(model, PreciseNorms(FakeBatches(num_samples=4), 4))
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+    assert not torch.equal(model[2].running_mean, torch.zeros(3))
+
+
+def test_no_clip_at_all() -> None:
+    batches = replace(FakeBatches(num_samples=2, batch_size=2), failing=(0, 1))
+    with pytest.raises(
+        ValueError, match=r"^precise batch norm: a process could decode no train"
+    ):
+        renew(net().train(), PreciseNorms(batches, 2))
