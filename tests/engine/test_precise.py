@@ -122,7 +122,5 @@ def test_frozen_norms_keep_theirs() -> None:
 
 def test_no_clip_at_all() -> None:
     batches = replace(FakeBatches(num_samples=2, batch_size=2), failing=(0, 1))
-    with pytest.raises(
-        ValueError, match=r"^precise batch norm: a process could decode no train"
-    ):
+    with pytest.raises(ValueError, match=r"^precise batch norm: a process could decode no train"):
         renew(net().train(), PreciseNorms(batches, 2))
