@@ -99,7 +99,7 @@ def test_bench_attention_prints_every_site(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench_attention, "SITES", {"small": (16, (2, 8, 8))})
-    monkeypatch.setattr(bench_attention, "GROWTH", (1, 2))
+    monkeypatch.setattr(bench_attention, "GROWTH", (1, 2, 4))
 
     def here(name: str, channels: int, grid: tuple[int, int, int], *rest: object, **options: bool):
         batch_size, num_rounds, device = rest
@@ -111,5 +111,5 @@ def test_bench_attention_prints_every_site(
     assert command("bench", "attention", "non_local", "--rounds", 1) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "small: 16 channels, 2x8x8 positions" in text
-    assert "linear growth is 2.0" in text
+    assert "the ratio of the two is 1 where memory is linear" in text
     assert refused("bench", "attention", "hard_crop").startswith("error: 'hard_crop' cannot be")
