@@ -6,15 +6,16 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from tests.explain.maps import CLIP, grey_frames, hot_spot, one_box
+from videoattn.attention.cgnl import CompactNonLocal
 from videoattn.attention.record import FieldMap
 from videoattn.explain import boxes, draw_field
 from videoattn.explain.boxes import GAP, LINE_COLOUR
 from videoattn.explain.charts import Chart, bar_limits, paint_bars, paint_heat
 from videoattn.explain.geometry import Position, field_of
-from videoattn.explain.heat import HEADING_WITH_BAR, frame_amounts, placed_weights
+from videoattn.explain.heat import HEADING_WITH_BAR, frame_amounts, placed_weights, says
 from videoattn.explain.layout import make_layout
 from videoattn.explain.marks import SOFT, Picture
-from videoattn.explain.page import describe, with_neutral
+from videoattn.explain.page import describe, number_text, with_neutral
 from videoattn.explain.render import SEQUENTIAL, STRONGEST_ALPHA, make_field_scale
 
 GRID = (2, 3, 4)
@@ -96,6 +97,17 @@ def test_words_on_the_range() -> None:
     scale = make_field_scale(weights, normalised=False, neutral=1.0)
     assert with_neutral("gate", scale, 1.0) == "gate  (1 is off this scale)"
     assert with_neutral("gate", scale, 0.5) == with_neutral("gate", scale, None) == "gate"
+    texts = [number_text(value) for value in (23_123.0, 999.4, 0.012345, -0.0000123)]
+    assert texts == ["2.3e4", "999", "0.0123", "\u22121.2e\u22125"]
+
+
+def test_a_block_may_say_what_its_weights_are() -> None:
+    weights = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(0))
+    assert says(FieldMap("spatial", weights), 0).startswith("Spatial attention: the weight of")
+    assert says(FieldMap("spatial", weights, says="How loud"), 0) == "How loud"
+    x = torch.rand(1, 64, *GRID, generator=torch.Generator().manual_seed(0))
+    cgnl = CompactNonLocal(64).maps(x)[""]
+    assert says(cgnl, 0) == "How strongly each place of each frame answers to the whole clip"
 
 
 def test_masks_and_poolings_are_averaged_and_frames_summed_up() -> None:

@@ -134,7 +134,8 @@ class CompactNonLocal(nn.Module):
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off(x):
             _, y = self._respond(theta, phi, g)
-        return {"": FieldMap("spatial", y.abs().sum((1, 2)))}
+        says = "How strongly each place of each frame answers to the whole clip"
+        return {"": FieldMap("spatial", y.abs().sum((1, 2)), says=says)}
 
     def _respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
         """CGNLx's term of order 0 (of the dot kernel, 0) and the rest, (N, G, C_i/G, T, H, W)."""

@@ -40,6 +40,7 @@ from videoattn.types import Logits, Video
 
 REGIONS = ("tube", "volume", "frame")
 STAGES = ("global", "local", "fusion")
+_HEAT = "How active the features at each place are: the box is put where they are most"
 
 
 class HardCrop(nn.Module):
@@ -167,7 +168,7 @@ class HardCrop(nn.Module):
         heat = self._heat(features)
         return {
             "": FieldMap("box", (corners * inside[..., None]).to(heat.dtype)),
-            "heat": FieldMap("spatial", heat),
+            "heat": FieldMap("spatial", heat, says=_HEAT),
         }
 
     def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:

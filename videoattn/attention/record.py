@@ -45,12 +45,14 @@ class FieldMap:
     normalised: whether each weighting is a distribution.
     neutral: the weight that changes nothing (1 for a gate, 0 for a signed cam); None where there is
         no such weight.
+    says: what a weight is, for the title of a picture, where the kind does not tell.
     """
 
     kind: Kind
     weights: Float[Tensor, "N ..."]
     normalised: bool = False
     neutral: float | None = None
+    says: str = ""
 
 
 @runtime_checkable

@@ -90,7 +90,7 @@ def draw_heat_sheet(
     axes = canvas_axes(picture)
     weights = (field_of if field_map.kind == "pooling" else placed_weights)(field_map, sample)
     details = describe(weights, field_map.neutral, unit=groups[0].scale.unit)
-    write_head(axes, layout.width, caption.title, details, _says(field_map, sample))
+    write_head(axes, layout.width, caption.title, details, says(field_map, sample))
     for group, corner in zip(groups, corners, strict=False):
         label = with_neutral(_bar_label(field_map), group.scale, field_map.neutral)
         every = field_map.normalised
@@ -166,7 +166,9 @@ def _write_groups(
         first += len(group.shown)
 
 
-def _says(field_map: FieldMap, sample: int) -> str:
+def says(field_map: FieldMap, sample: int) -> str:
+    if field_map.says:
+        return field_map.says
     if field_map.kind == "pooling":
         count = field_map.weights.shape[1]
         each = "" if count == 1 else f", by each of {count} weightings"
@@ -190,7 +192,9 @@ def _bar_label(field_map: FieldMap) -> str:
         return "mean mask"
     if field_map.kind == "cam":
         return "added to the score"
-    return "weight" if field_map.neutral is None else "gate"
+    if field_map.neutral is not None:
+        return "gate"
+    return "strength" if field_map.says else "weight"
 
 
 def _legend(field_map: FieldMap, grid: tuple[int, ...]) -> list[str]:

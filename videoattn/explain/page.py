@@ -44,8 +44,12 @@ def label_frames(
 
 
 def number_text(value: float | int) -> str:
-    """Three digits, and a minus that is as wide as a plus."""
-    return f"{value:.3g}".replace("-", "\u2212")
+    """Three digits, or two and the power of ten (2.9e4), and a minus that is as wide as a plus."""
+    text = f"{value:.3g}"
+    if "e" in text:
+        digits, power = f"{value:.1e}".split("e")
+        text = f"{digits}e{int(power)}"
+    return text.replace("-", "\u2212")
 
 
 def describe(weights: Tensor, neutral: float | None, unit: float = 1.0) -> str:
