@@ -94,6 +94,8 @@ def test_words_on_the_range() -> None:
     assert describe(weights, 1.0) == "min 0.25, mean 0.5, max 0.75  ·  1 changes nothing"
     assert describe(weights, None, unit=0.25) == "min 1\u00d7, mean 2\u00d7, max 3\u00d7"
     assert describe(torch.tensor([-1e-9, -0.5]), None) == "min \u22120.5, mean \u22120.25, max 0"
+    small = torch.tensor([0.6] + 400 * [0.001])
+    assert describe(small / small.sum(), None, unit=1 / 401).split(", ")[1] == "mean 1\u00d7"
     scale = make_field_scale(weights, normalised=False, neutral=1.0)
     assert with_neutral("gate", scale, 1.0) == "gate  (1 is off this scale)"
     assert with_neutral("gate", scale, 0.5) == with_neutral("gate", scale, None) == "gate"

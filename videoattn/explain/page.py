@@ -55,11 +55,10 @@ def number_text(value: float | int) -> str:
 def describe(weights: Tensor, neutral: float | None, unit: float = 1.0) -> str:
     """The weights' range and mean (in units), and what the neutral weight is."""
     shown = weights / unit
-    shown = torch.where(shown.abs() < 1e-3 * shown.abs().max(), 0, shown)
+    found = torch.stack([shown.min(), shown.mean(), shown.max()])
+    found = torch.where(found.abs() < 1e-3 * shown.abs().max(), 0, found)
     times = "\u00d7" if unit != 1.0 else ""
-    low, mean, high = (
-        number_text(float(value)) + times for value in (shown.min(), shown.mean(), shown.max())
-    )
+    low, mean, high = (number_text(value) + times for value in found.tolist())
     text = f"min {low}, mean {mean}, max {high}"
     return text if neutral is None else f"{text}  ·  {number_text(neutral)} changes nothing"
 
