@@ -111,5 +111,5 @@ def test_bench_attention_prints_every_site(
     assert command("bench", "attention", "non_local", "--rounds", 1) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "small: 16 channels, 2x8x8 positions" in text
-    assert "the ratio of the two is 1 where memory is linear" in text
+    assert "linear growth is 4.0, quadratic 16.0" in text
     assert refused("bench", "attention", "hard_crop").startswith("error: 'hard_crop' cannot be")
