@@ -18,6 +18,7 @@ from videoattn.build import (
 from videoattn.config import AugmentConfig, Config, load
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import evaluate
+from videoattn.engine.precise import batch_norms
 
 __all__ = ["make_clip"]  # a fixture
 
@@ -113,6 +114,30 @@ def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
     assert order.tolist() != sorted(order.tolist())
     assert torch.equal(views[0], views[1][order])
     assert make_precise_norms(load(recipe), model, Distributed(), samples) is None
+
+
+def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> None:
+    """With a process that loads ahead: the same clips, whatever was left of the time before."""
+    words = ["train.precise_norm_clips=3", "test.batch_size=2"]
+    found = []
+    for more in (["data.num_workers=0"], ["data.num_workers=1"]):
+        config = load(recipe, words + more)
+        torch.manual_seed(0)
+        model = make_model(config.model, 2)
+        precise = make_precise_norms(
+            config, model, Distributed(), make_samples(config.data, "train")
+        )
+        assert precise is not None
+        for _ in range(2):
+            precise.renew(
+                model.train(),
+                to_video=make_to_video(config.clip, torch.device("cpu")),
+                precision="float32",
+                distributed=Distributed(),
+            )
+            found.append(batch_norms(model)[0].running_mean.clone())
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert not torch.equal(found[0], torch.zeros_like(found[0]))
 
 
 @pytest.mark.parametrize(

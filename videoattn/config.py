@@ -214,7 +214,7 @@ class TrainConfig:
     its own (interaction: {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
     precise_norm_clips: int = 0
     """Batch norm's statistics are taken anew over so many training clips, seen as in testing,
-    before each validation and after the last epoch; 0: the moving averages of training stay."""
+    before each validation and at the end (of each stage); 0: training's moving averages stay."""
     validate_every: int = 1
     """Epochs between validations; 0 never."""
     save_every_steps: int | None = None

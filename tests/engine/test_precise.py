@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.fakes import FakeBatches, optimisation, run_in, sgd, tiny_net, to_video
+from tests.engine.fakes import FakeBatches, TinyNet, optimisation, run_in, sgd, tiny_net, to_video
+from videoattn.attention.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import evaluate
@@ -23,6 +24,12 @@ def net() -> nn.Sequential:
     torch.manual_seed(0)
     norms = nn.BatchNorm3d(3), nn.BatchNorm3d(3)
     return nn.Sequential(norms[0], nn.Conv3d(3, 3, 1), norms[1], tiny_net(dropout=0.5))
+
+
+class WithNorm(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(self.conv, nn.BatchNorm3d(8))
 
 
 def renew(model: nn.Module, precise: PreciseNorms) -> None:
@@ -110,6 +117,36 @@ def test_validation_uses_them(tmp_path: Path) -> None:
     last = evaluate(model, batches, to_video=to_video, precision="float32")
     assert len(scored) == 2
     assert scored[-1] == last.loss
+
+
+def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> None:
+    """Two epochs for the global branch and one for each later part; only the end is validated."""
+    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    kept = []
+    for name, given in (("a", None), ("b", precise)):
+        torch.manual_seed(0)
+        model = HardCrop(WithNorm(), after="conv")
+        fit(
+            model,
+            sgd(model),
+            FakeBatches(num_samples=9),
+            to_video=to_video,
+            optimisation=optimisation(num_epochs=4),
+            run=run_in(tmp_path / name),
+            validation=Validation(FakeBatches(num_samples=5, shuffle=False), every_epochs=4),
+            precise_norms=given,
+        )
+        kept.append(model)
+    assert torch.equal(kept[0].global_branch.conv[0].weight, kept[1].global_branch.conv[0].weight)
+    for place in ("global_branch", "local_branch"):
+        norms = [batch_norms(getattr(model, place))[0] for model in kept]
+        assert not torch.equal(norms[0].running_mean, norms[1].running_mean), place
+    model = kept[1]
+    found = batch_norms(model.global_branch)[0].running_mean.clone()
+    model.set_stage(0)
+    model.train()
+    renew(model, precise)
+    torch.testing.assert_close(batch_norms(model.global_branch)[0].running_mean, found)
 
 
 def test_frozen_norms_keep_theirs() -> None:

@@ -33,6 +33,8 @@ class PreciseNorms:
             ValueError: when a process could not decode one clip.
         """
         norms = batch_norms(model, training=True)
+        if not norms:  # all are frozen
+            return
         dtype = resolve_precision(precision, distributed.device)
         was = [norm.momentum for norm in norms]
         model.eval()

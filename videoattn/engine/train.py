@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -181,7 +181,8 @@ def fit(
                 training = _in_stage(training, progress.epoch, display)
                 _train_epoch(training, progress, clock=clock, display=display, log=log)
                 is_due = validation and validation.is_due(progress.epoch, optimisation.num_epochs)
-                if is_due or progress.epoch + 1 == optimisation.num_epochs:
+                # A stage's last epoch too: what it trained is in evaluation mode from then on.
+                if is_due or progress.epoch + 1 in accumulate(stages):
                     training.renew_norms(progress.epoch)
                 if is_due:
                     training.save(progress)  # an evaluation that fails costs no training
