@@ -181,7 +181,7 @@ def _draw(
         origin=(clip.box.y0, clip.box.x0),
         frame_numbers=clip.numbers,
         frames_per_second=clip.fps,
-    ).save(sheet)
+    ).save(sheet, compress_level=4)
     write_overlay(overlay, clip.shown, recorded, query=query, pixel=pixel)
     return [sheet, overlay]
 
@@ -196,7 +196,7 @@ def _draw_field(stem: Path, clip: _Clip, recorded: FieldMap, title: str) -> list
         frame_numbers=clip.numbers,
         frames_per_second=clip.fps,
         input_size=seen,
-    ).save(sheet)
+    ).save(sheet, compress_level=4)
     if recorded.kind not in PLACED:
         return [sheet]
     write_field_overlay(overlay, clip.shown, recorded, input_size=seen)

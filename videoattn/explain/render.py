@@ -108,7 +108,7 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
     if size == tuple(frames.shape[-2:]):
         return frames
     drawn = interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
-    return drawn.round().clamp(0, 255).to(torch.uint8)
+    return drawn.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
@@ -120,14 +120,14 @@ def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colours(upsample(weights / scale.unit, (height, width)), scale)
     heat, alpha = heat.movedim(-1, 1)[cells], alpha[:, None][cells]
-    drawn = _mute(frames) * (1 - alpha) + heat * alpha
-    return (drawn * 255).round().clamp(0, 255).to(torch.uint8)
+    drawn = _mute(frames).mul_(1 - alpha).add_(heat.mul_(alpha))
+    return drawn.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _mute(frames: Frames) -> Tensor:
-    pixels = frames.float() / 255
+    pixels = frames.float().div_(255)
     grey = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    return grey + FRAME_SATURATION * (pixels - grey)
+    return pixels.sub_(grey).mul_(FRAME_SATURATION).add_(grey)
 
 
 @cache
