@@ -20,9 +20,16 @@ from videoattn.data.decode_others import (
     read_decord,
     read_torchcodec,
 )
-from videoattn.data.decode_pyav import Images, Wanted, no_frame, quarter_turns, read_pyav
+from videoattn.data.decode_pyav import (
+    Images,
+    Wanted,
+    list_packets,
+    no_frame,
+    quarter_turns,
+    read_pyav,
+)
 from videoattn.data.video import DecodeError as DecodeError
-from videoattn.data.video import PacketIndex, Source, Video, reason
+from videoattn.data.video import Source, Video, reason
 from videoattn.types import Frames
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
@@ -103,8 +110,9 @@ def probe(path: Source) -> VideoInfo:
 def count_frames(path: Source) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
-    That is MP4 and Matroska whose packets are whole; other files are decoded. Damage that leaves
-    a packet's framing whole stays unseen: `decode` then raises DecodeError with the true count.
+    That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 without B-pictures; other
+    files are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` then
+    raises DecodeError with the true count.
 
     Raises: DecodeError when the file cannot be read or holds no frame.
     """
@@ -134,10 +142,12 @@ def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | Non
     """(frame times in seconds, frame rate) without decoding; None where that is not exact."""
     try:
         with Video(path) as video:
-            index = PacketIndex.of(video, list(video.packets()) if video.timed else [])
-            if index is None:
+            listed = list_packets(video)
+            if listed is None:
                 return None
-            ticks = np.sort(index.times)
+            ticks = np.sort(listed[1].times)
+            if not video.timed:
+                return (ticks / video.fps, video.fps) if video.fps > 0 else None
             return (ticks - ticks[0]) * float(video.stream.time_base or 0), video.fps
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error

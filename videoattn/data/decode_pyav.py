@@ -1,10 +1,10 @@
 """Frames by PyAV: exact in every file that decodes at all.
 
 A frame's index is counted in the decoder's output; where the container stores presentation times
-(MP4, Matroska), the packets are listed first, without decoding: groups of pictures that hold no
-asked frame are passed over, and so are pictures that no other one refers to. Anything unexpected
-on the way (a damaged packet or picture, times that are missing or out of order) falls back to
-decoding from the first packet on.
+(MP4, Matroska), or pictures are shown in the order of their packets (`index_avi`), the packets are
+listed first, without decoding: groups of pictures that hold no asked frame are passed over, and so
+are pictures that no other one refers to. Anything unexpected on the way (a damaged packet or
+picture, times that are missing or out of order) falls back to decoding from the first packet on.
 """
 
 import av
@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int64, UInt8
 
+from videoattn.data.avi import index_avi, may_index
 from videoattn.data.video import DecodeError, PacketIndex, Source, Video, reason, too_few
 
 Images = UInt8[np.ndarray, "T H W C"]
@@ -25,9 +26,9 @@ def read_pyav(path: Source, wanted: Wanted, short_side: int | None = None) -> Im
     """The wanted frames (ascending, none twice); of videos of twice that short side or more, made
     so small."""
     with Video(path) as video:
-        if not video.timed:
+        if not (video.timed or may_index(video)):
             return _read_from_start(video, wanted, Output(len(wanted), short_side))
-        frames = _read_timed(video, wanted, Output(len(wanted), short_side))
+        frames = _read_listed(video, wanted, Output(len(wanted), short_side))
     if frames is not None:
         return frames
     with Video(path) as video:
@@ -74,14 +75,29 @@ class Output:
         return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
 
-def _read_timed(video: Video, wanted: Wanted, out: Output) -> Images | None:
-    """Decodes only the pictures that are needed; None where that cannot be done exactly."""
-    packets = list(video.packets())
-    index = PacketIndex.of(video, packets)
-    if index is None or wanted[-1] >= len(packets):
+def list_packets(video: Video) -> tuple[list[av.Packet], PacketIndex] | None:
+    """The packets that give frames, and which; None where only decoding tells."""
+    if not (video.timed or may_index(video)):
         return None
+    packets = list(video.packets())
+    if not video.timed:
+        return index_avi(video, packets)
+    index = PacketIndex.of(video, packets)
+    return None if index is None else (packets, index)
+
+
+def _read_listed(video: Video, wanted: Wanted, out: Output) -> Images | None:
+    """Decodes only the pictures that are needed; None where that cannot be done exactly."""
+    listed = list_packets(video)
+    if listed is None or wanted[-1] >= len(listed[0]):
+        return None
+    packets, index = listed
+    runs = index.plan(wanted)
+    if not video.timed and runs[0][0] != 0:
+        # What precedes an AVI's first picture names the encoder, whose arithmetic FFmpeg follows.
+        runs.insert(0, [0])
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
-    for run in index.plan(wanted):
+    for run in runs:
         for packet in [*(packets[i] for i in run), None]:
             for frame in video.feed(packet):
                 if frame.is_corrupt:  # what is concealed depends on what was decoded before

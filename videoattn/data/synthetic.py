@@ -115,7 +115,7 @@ def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
         _paint(picture, _object_picture(rng), _drift(num_frames, rng))
     _paint(picture, _object_picture(rng), states)
 
-    frames = (picture * 255).round().clamp(0, 255).to(torch.uint8)
+    frames = picture.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
     return DemoClip(
         frames.contiguous(memory_format=torch.channels_last), int(rng.choice(FRAME_RATES))
     )
