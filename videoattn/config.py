@@ -39,7 +39,7 @@ class DataConfig:
     something, jester: the names of the release's lists, such as train and val or validation.
     shards: folders in root, which may be a URL, or tar files: https://host/{000000..000011}.tar,
     pipe:COMMAND a/{000000..000011}.tar."""
-    ucf101_split: int = 1
+    official_split: int = 1
     """ucf101, hmdb51: which of the three official splits."""
     class_list: str | None = None
     """folders, list, frames, kinetics: a file with one class name a line. Without it the classes

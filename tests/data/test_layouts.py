@@ -39,8 +39,8 @@ def test_every_layout(tmp_path: Path) -> None:
         ({"layout": "list", "train_split": "list.csv", "separator": ","}, "train/b/1.mp4"),
         ({"layout": "frames", "train_split": "frames.txt"}, "videos/b"),
         ({"layout": "kinetics", "class_list": classes}, "train/xyz_000001_000011.mp4"),
-        ({"layout": "ucf101", "ucf101_split": 2}, "videos/b/1.mp4"),
-        ({"layout": "hmdb51", "ucf101_split": 2}, "videos/b/1.mp4"),
+        ({"layout": "ucf101", "official_split": 2}, "videos/b/1.mp4"),
+        ({"layout": "hmdb51", "official_split": 2}, "videos/b/1.mp4"),
         ({"layout": "something"}, "videos/7.webm"),
         (jester, "20bn-jester-v1/7"),
     ]:

@@ -68,9 +68,9 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
     root = existing_root(config.root)
     match config.layout:
         case "ucf101":
-            return read_ucf101(root, config.ucf101_split, subset, missing=missing)
+            return read_ucf101(root, config.official_split, subset, missing=missing)
         case "hmdb51":
-            return read_hmdb51(root, config.ucf101_split, subset, missing=missing)
+            return read_hmdb51(root, config.official_split, subset, missing=missing)
         case "something":
             return read_something(root, split, missing=missing)
         case "jester":
