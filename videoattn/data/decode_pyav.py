@@ -5,6 +5,7 @@ A frame's index is counted in the decoder's output; where the container stores p
 listed first, without decoding: groups of pictures that hold no asked frame are passed over, and so
 are pictures that no other one refers to. Anything unexpected on the way (a damaged packet or
 picture, times that are missing or out of order) falls back to decoding from the first packet on.
+Damage inside a picture that is passed over stays unseen.
 """
 
 import av
@@ -26,13 +27,16 @@ def read_pyav(path: Source, wanted: Wanted, short_side: int | None = None) -> Im
     """The wanted frames (ascending, none twice); of videos of twice that short side or more, made
     so small."""
     with Video(path) as video:
-        if not (video.timed or may_index(video)):
-            return _read_from_start(video, wanted, Output(len(wanted), short_side))
+        if not _may_list(video):
+            return _read_on(video, wanted, short_side)
         frames = _read_listed(video, wanted, Output(len(wanted), short_side))
-    if frames is not None:
-        return frames
+    return read_from_start(path, wanted, short_side) if frames is None else frames
+
+
+def read_from_start(path: Source, wanted: Wanted, short_side: int | None = None) -> Images:
+    """The same, of every picture up to the last wanted one: what defines a frame's number."""
     with Video(path) as video:
-        return _read_from_start(video, wanted, Output(len(wanted), short_side))
+        return _read_on(video, wanted, short_side)
 
 
 def no_frame(video: Video) -> DecodeError:
@@ -75,9 +79,13 @@ class Output:
         return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
 
+def _may_list(video: Video) -> bool:
+    return video.timed or may_index(video)
+
+
 def list_packets(video: Video) -> tuple[list[av.Packet], PacketIndex] | None:
     """The packets that give frames, and which; None where only decoding tells."""
-    if not (video.timed or may_index(video)):
+    if not _may_list(video):
         return None
     packets = list(video.packets())
     if not video.timed:
@@ -92,12 +100,8 @@ def _read_listed(video: Video, wanted: Wanted, out: Output) -> Images | None:
     if listed is None or wanted[-1] >= len(listed[0]):
         return None
     packets, index = listed
-    runs = index.plan(wanted)
-    if not video.timed and runs[0][0] != 0:
-        # What precedes an AVI's first picture names the encoder, whose arithmetic FFmpeg follows.
-        runs.insert(0, [0])
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
-    for run in runs:
+    for run in index.plan(wanted):
         for packet in [*(packets[i] for i in run), None]:
             for frame in video.feed(packet):
                 if frame.is_corrupt:  # what is concealed depends on what was decoded before
@@ -109,8 +113,9 @@ def _read_listed(video: Video, wanted: Wanted, out: Output) -> Images | None:
     return None if slots or video.last_error is not None else out.frames
 
 
-def _read_from_start(video: Video, wanted: Wanted, out: Output) -> Images:
+def _read_on(video: Video, wanted: Wanted, short_side: int | None) -> Images:
     """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
+    out = Output(len(wanted), short_side)
     found, count = 0, 0
     for frame in video.frames():
         if count == wanted[found]:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
+from videoattn.data.decode_pyav import read_from_start
 from videoattn.data.processes import Crash, in_processes
+from videoattn.types import Frames
 
 # Names that stand before (AVI) or behind (MP4) the four bytes of a part's length.
 _ATOMS = (
@@ -22,7 +25,8 @@ _ATOMS = (
 _LENGTHS = (b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\7", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff")
 
 SAME, OTHER, ERROR, CRASH, HANG = "frames", "other frames", "DecodeError", "crash", "hang"
-"""Outcomes. `other frames`: they are not those that PyAV gives. What else is raised is named."""
+"""Outcomes. `other frames`: they are not those that PyAV gives; PyAV's own are compared with those
+that it gives when it decodes all before them, too. What else is raised is named."""
 
 
 class Mutant(NamedTuple):
@@ -94,20 +98,28 @@ def _attempt(
 def _decoded(path: Path, decoder: Decoder) -> tuple[str, str]:
     try:
         num_frames, _ = count_frames(path)
-        asked = np.linspace(0, num_frames - 1, 8).astype(np.int64)
+        asked = np.unique(np.linspace(0, num_frames - 1, 8).astype(np.int64))
         frames = decode(path, asked, decoder=decoder)
-        if decoder not in ("auto", "pyav"):
-            reference = decode(path, asked)
-            if frames.shape != reference.shape:
-                return OTHER, f"{tuple(frames.shape)} instead of {tuple(reference.shape)}"
-            error = (frames.float() - reference.float()).abs().mean(dim=(1, 2, 3)).max()
-            if error > 8:  # other conversions of colours, and of damage, are below
-                return OTHER, f"a frame differs by {float(error):.0f} of 255"
+        reference = _reference(path, asked, decoder)
+        if frames.shape != reference.shape:
+            return OTHER, f"{tuple(frames.shape)} instead of {tuple(reference.shape)}"
+        error = (frames.float() - reference.float()).abs().mean(dim=(1, 2, 3)).max()
+        if error > 8:  # other conversions of colours, and of damage, are below
+            return OTHER, f"a frame differs by {float(error):.0f} of 255"
     except DecodeError as error:
         return ERROR, error.reason
     except Exception as error:
         return type(error).__name__, str(error)
     return SAME, ""
+
+
+def _reference(path: Path, asked: np.ndarray, decoder: Decoder) -> Frames:
+    if decoder not in ("auto", "pyav"):
+        return decode(path, asked)
+    try:
+        return torch.from_numpy(read_from_start(path, asked)).permute(0, 3, 1, 2)
+    except DecodeError:  # these frames are not there when all before them are decoded
+        return torch.zeros(0, 3, 0, 0, dtype=torch.uint8)
 
 
 def _place(length: int, rng: np.random.Generator) -> int:

@@ -16,12 +16,12 @@ import numpy as np
 from av.error import FFmpegError
 
 from videoattn.data.annotations.files import is_video
-from videoattn.data.decode_pyav import no_frame, quarter_turns
+from videoattn.data.decode_pyav import list_packets, no_frame, quarter_turns
 from videoattn.data.frame_folder import count_folder, decode_folder
 from videoattn.data.index import VideoIndex
 from videoattn.data.processes import Crash, Task, in_processes
 from videoattn.data.spans import Spans
-from videoattn.data.video import DecodeError, PacketIndex, Video, reason
+from videoattn.data.video import DecodeError, Video, reason
 
 Record = dict[str, Any]
 """Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
@@ -190,8 +190,8 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
     """
     try:
         with Video(path) as video:
-            packets = list(video.packets()) if video.timed else []
-            index = PacketIndex.of(video, packets)
+            listed_packets = list_packets(video)
+            index = None if listed_packets is None else listed_packets[1]
         with Video(path) as video:
             height, width, count, keys, corrupt = 0, 0, 0, 0, 0
             for frame in video.frames():
