@@ -35,6 +35,9 @@ def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
     config.dump(loaded, tmp_path / "dumped.yaml")
     assert config.load(tmp_path / "dumped.yaml") == loaded
     assert config.from_dict(config.to_dict(loaded)) == loaded
+    before = config.to_dict(loaded)
+    before["data"]["ucf101_split"] = before["data"].pop("official_split") + 1
+    assert config.from_dict(before).data.official_split == loaded.data.official_split + 1
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

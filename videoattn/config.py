@@ -236,6 +236,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+_RENAMED = {"data.ucf101_split": "official_split"}
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The recipe in a file, changed by `key=value` words such as `train.lr=0.02`.
 
@@ -249,8 +252,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The config that a checkpoint holds, changed by `key=value` words."""
-    return _merge(dict(values), overrides, "the checkpoint's config")
+    """The config that a checkpoint holds, changed by `key=value` words. Keys that had other names
+    when it was written are known by these."""
+    values = dict(values)
+    for old, new in _RENAMED.items():
+        section, key = old.split(".")
+        part = values.get(section)
+        if isinstance(part, Mapping) and key in part:
+            values[section] = {(new if name == key else name): part[name] for name in part}
+    return _merge(values, overrides, "the checkpoint's config")
 
 
 def to_dict(config: Config) -> dict[str, Any]:

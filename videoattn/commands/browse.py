@@ -19,6 +19,7 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.distributed import Distributed
 from videoattn.engine.step import seed_step
 from videoattn.explain.contact import Clip, draw_clips
+from videoattn.explain.marks import PNG_LEVEL
 from videoattn.explain.page import label_frames
 from videoattn.types import Frames
 
@@ -69,7 +70,7 @@ def browse(
     )
     output = output or Path(f"{config.name}_{split}.png")
     output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
+    sheet.save(output, compress_level=PNG_LEVEL)
     out.print(str(output), markup=False)
     return output
 

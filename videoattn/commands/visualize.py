@@ -33,6 +33,7 @@ from videoattn.explain import (
     write_field_overlay,
     write_overlay,
 )
+from videoattn.explain.marks import PNG_LEVEL
 from videoattn.names import did_you_mean
 
 CHOSEN = 2
@@ -181,7 +182,7 @@ def _draw(
         origin=(clip.box.y0, clip.box.x0),
         frame_numbers=clip.numbers,
         frames_per_second=clip.fps,
-    ).save(sheet, compress_level=4)
+    ).save(sheet, compress_level=PNG_LEVEL)
     write_overlay(overlay, clip.shown, recorded, query=query, pixel=pixel)
     return [sheet, overlay]
 
@@ -196,7 +197,7 @@ def _draw_field(stem: Path, clip: _Clip, recorded: FieldMap, title: str) -> list
         frame_numbers=clip.numbers,
         frames_per_second=clip.fps,
         input_size=seen,
-    ).save(sheet, compress_level=4)
+    ).save(sheet, compress_level=PNG_LEVEL)
     if recorded.kind not in PLACED:
         return [sheet]
     write_field_overlay(overlay, clip.shown, recorded, input_size=seen)
