@@ -117,7 +117,9 @@ def test_paper_start_of_the_gates_with_a_norm_is_one_half(training: bool) -> Non
         assert torch.equal(Small(gates=gates).train(training)(x), 0.5 * x)
     block = Small(gates=["temporal"], temporal="channel").train(training)
     assert torch.equal(block(x), 0.5 * x)
-    # The channel gate's last layer starts at random: about a half.
+    # The channel gate's last layer starts at random: about a half. (Some starts leave both of its
+    # two hidden units at zero, so that the half is exact.)
+    torch.manual_seed(0)
     assert not torch.equal(Small(gates=["channel"])(x), 0.5 * x)
 
 
