@@ -35,6 +35,12 @@ def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
     config.dump(loaded, tmp_path / "dumped.yaml")
     assert config.load(tmp_path / "dumped.yaml") == loaded
     assert config.from_dict(config.to_dict(loaded)) == loaded
+    older = tmp_path / "older.yaml"  # a key that has another name since
+    older.write_text(
+        (tmp_path / "dumped.yaml").read_text().replace("official_split", "ucf101_split")
+    )
+    assert config.load(older, ["data.official_split=3"]).data.official_split == 3
+    assert config.load(older) == loaded
     before = config.to_dict(loaded)
     before["data"]["ucf101_split"] = before["data"].pop("official_split") + 1
     assert config.from_dict(before).data.official_split == loaded.data.official_split + 1

@@ -236,7 +236,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-_RENAMED = {"data.ucf101_split": "official_split"}
+_RENAMED = {"data": {"ucf101_split": "official_split"}}
+"""Keys that had other names when runs were saved: section -> old -> new."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -252,15 +253,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The config that a checkpoint holds, changed by `key=value` words. Keys that had other names
-    when it was written are known by these."""
-    values = dict(values)
-    for old, new in _RENAMED.items():
-        section, key = old.split(".")
-        part = values.get(section)
-        if isinstance(part, Mapping) and key in part:
-            values[section] = {(new if name == key else name): part[name] for name in part}
-    return _merge(values, overrides, "the checkpoint's config")
+    """The config that a checkpoint holds, changed by `key=value` words."""
+    return _merge(dict(values), overrides, "the checkpoint's config")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -286,7 +280,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str) -> Config:
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
     merged = OmegaConf.structured(Config)
-    for words, change in _changes(values, overrides, source):
+    for words, change in _changes(_renamed(values), overrides, source):
         try:
             merged = OmegaConf.merge(merged, change)
         except (ConfigAttributeError, ConfigKeyError) as error:
@@ -301,6 +295,15 @@ def _merge(values: Any, overrides: Sequence[str], source: str) -> Config:
         ) from error
     assert isinstance(config, Config)
     return config
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of earlier versions saved, in today's names."""
+    renamed = dict(values)
+    for section, names in _RENAMED.items():
+        if isinstance(part := values.get(section), Mapping):
+            renamed[section] = {names.get(key, key): value for key, value in part.items()}
+    return renamed
 
 
 def _changes(

@@ -111,8 +111,8 @@ def count_frames(path: Source) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
     That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 without B-pictures; other
-    files are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` then
-    raises DecodeError with the true count.
+    files are decoded. Damage that leaves a packet's framing whole stays unseen: `decode`
+    raises DecodeError with the true count where it meets it.
 
     Raises: DecodeError when the file cannot be read or holds no frame.
     """

@@ -14,6 +14,7 @@ import torch
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
 from videoattn.data.decode_pyav import read_from_start
 from videoattn.data.processes import Crash, in_processes
+from videoattn.data.video import Video
 from videoattn.types import Frames
 
 # Names that stand before (AVI) or behind (MP4) the four bytes of a part's length.
@@ -117,14 +118,17 @@ def _decoded(path: Path, decoder: Decoder) -> tuple[str, str]:
 
 
 def _reference(path: Path, asked: np.ndarray, decoder: Decoder) -> Frames | None:
+    """None where there is nothing to compare with: a picture that was passed over is damaged and
+    missing from a reading of all, so that numbers move there; stored times still tell the frames.
+    """
     if decoder not in ("auto", "pyav"):
         return decode(path, asked)
     try:
         return torch.from_numpy(read_from_start(path, asked)).permute(0, 3, 1, 2)
-    except (
-        DecodeError
-    ):  # fewer frames: pictures are missing that reading the asked ones passed over
-        return None
+    except DecodeError:
+        with Video(path) as video:
+            # Without times, frames that a reading of all does not have were counted wrongly.
+            return None if video.timed else torch.zeros(0, 3, 0, 0, dtype=torch.uint8)
 
 
 def _place(length: int, rng: np.random.Generator) -> int:

@@ -190,8 +190,8 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
     """
     try:
         with Video(path) as video:
-            listed_packets = list_packets(video)
-            index = None if listed_packets is None else listed_packets[1]
+            found = list_packets(video)
+            index = None if found is None else found[1]
         with Video(path) as video:
             height, width, count, keys, corrupt = 0, 0, 0, 0, 0
             for frame in video.frames():
