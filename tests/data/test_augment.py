@@ -7,6 +7,7 @@ import torch
 
 from tests.data.conftest import MakeClip
 from tests.data.test_transforms import generator, ramp
+from tests.data.transformed import crop_resize, transformed
 from videoattn.data.annotations import Samples, read_folders
 from videoattn.data.augment import (
     AreaCrop,
@@ -20,11 +21,12 @@ from videoattn.data.augment import (
     rand_augment,
 )
 from videoattn.data.dataset import ClipDataset, Sample
-from videoattn.data.decode import decode
+from videoattn.data.decode import decode, decode_each
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import repeated, train_sampler
-from videoattn.data.transforms import Box, crop_resize
+from videoattn.data.transforms import Box
+from videoattn.data.video import Put
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 32)) -> torch.Tensor:
@@ -51,14 +53,14 @@ def test_train_crop_is_the_box(box: CropBox) -> None:
         drawn = box(60, 90, generator(seed))
         assert 0 <= drawn.y0 < drawn.y1 <= 60
         assert 0 <= drawn.x0 < drawn.x1 <= 90
-        out = transform(clips, generator(seed))
+        out = transformed(transform, clips, generator(seed))
         assert out.shape == (1, 2, 3, 16, 20)
         assert out.dtype == torch.uint8
         middle = out.float().mean(dim=(-2, -1))[0]
         assert middle[:, 0].tolist() == pytest.approx([(drawn.x0 + drawn.x1 - 1) / 2] * 2, abs=0.7)
         assert middle[:, 1].tolist() == pytest.approx([(drawn.y0 + drawn.y1 - 1) / 2] * 2, abs=0.7)
         assert middle[:, 2].tolist() == [0, 100]
-        assert torch.equal(out, transform(clips, generator(seed)))
+        assert torch.equal(out, transformed(transform, clips, generator(seed)))
 
 
 def test_area_crops_differ_and_cover() -> None:
@@ -201,12 +203,13 @@ def test_an_erased_box_is_one_grey_rectangle_at_one_place() -> None:
 def test_looks_change_as_often_as_asked() -> None:
     clips = ramp(32, 32)
     colourless = TrainTransform(WHOLE, Looks(grayscale=0.5))
-    outs = [colourless(clips, generator(seed)) for seed in range(100)]
+    outs = [transformed(colourless, clips, generator(seed)) for seed in range(100)]
     without = [bool((out[:, :, 0] == out[:, :, 1]).all()) for out in outs]
     assert 35 < sum(without) < 65
     assert torch.equal(outs[without.index(False)], clips)
     erased = TrainTransform(WHOLE, Looks(erase=0.3))
-    changed = [not torch.equal(erased(clips, generator(seed)), clips) for seed in range(100)]
+    outs = [transformed(erased, clips, generator(seed)) for seed in range(100)]
+    changed = [not torch.equal(out, clips) for out in outs]
     assert 18 < sum(changed) < 42
 
 
@@ -245,12 +248,12 @@ def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(make_clip
     samples = read_folders(path.parents[1])
     decoded: list[int] = []
 
-    def noting(path: Path, indices: np.ndarray) -> torch.Tensor:
-        decoded.append(len(indices))
-        return decode(path, indices)
+    def noting(path: Path, wanted: np.ndarray, put: Put) -> None:
+        decoded.append(len(wanted))
+        decode_each(path, wanted, put)
 
     dataset = make_dataset(samples, AreaCrop((16, 16)), Looks(), num_clips=4)
-    dataset.decode = noting
+    dataset.read = noting
     mirrored = set()
     for epoch in range(8):
         sample = dataset[epoch, 0]
@@ -271,10 +274,11 @@ def test_each_clip_has_its_own_crop_and_all_share_the_mirror(make_clip: MakeClip
     samples, clips = read_folders(path.parents[1]), ramp(32, 48)[0]
     dataset = make_dataset(samples, AreaCrop((16, 16)), Looks(), num_clips=3)
 
-    def decoded(path: Path, indices: np.ndarray) -> torch.Tensor:
-        return clips[:1].expand(len(indices), -1, -1, -1)
+    def read(path: Path, wanted: np.ndarray, put: Put) -> None:
+        for slot in range(len(wanted)):
+            put(slot, clips[0].movedim(0, -1).numpy())
 
-    dataset._decode = decoded  # type: ignore[method-assign]
+    dataset.read = read
     for epoch in range(10):
         sample = dataset[epoch, 0]
         assert isinstance(sample, Sample)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.data.conftest import MakeClip
-from videoattn.data.decode import DecodeError, count_frames, decode, frame_times, probe
+from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
 from videoattn.data.decode_pyav import list_packets, read_from_start
 from videoattn.data.prepare import describe
 from videoattn.data.video import Encoded, Video
@@ -89,7 +89,9 @@ def without(bit: int, data: bytes) -> bytes:
 
 
 def from_start(path: Path, wanted: list[int]) -> torch.Tensor:
-    return torch.from_numpy(read_from_start(path, np.array(wanted))).permute(0, 3, 1, 2)
+    block = Block(len(wanted))
+    read_from_start(path, np.array(wanted), block.put)
+    return block.frames(np.arange(len(wanted)))
 
 
 def listed(path: Path) -> bool:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.data.conftest import MakeClip
+from tests.data.transformed import transformed
 from videoattn.data.annotations import Samples, read_folders
 from videoattn.data.augment import AreaCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
@@ -53,7 +54,7 @@ def test_views_are_clips_times_crops(thirteen: Path) -> None:
     assert frames.shape == (6, 3, 3, 32, 32)
     whole = decode(samples.path(12), range(22))
     for clip, indices in enumerate(sampler(22, 25.0, torch.Generator())):
-        crops = transform(whole[torch.from_numpy(indices)][None], torch.Generator())
+        crops = transformed(transform, whole[torch.from_numpy(indices)][None], torch.Generator())
         assert torch.equal(frames[3 * clip : 3 * clip + 3], crops)
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from videoattn.data.transforms import Box, TestTransform, crop_resize, to_video
+from tests.data.transformed import crop_resize, transformed
+from videoattn.data.transforms import Box, TestTransform, to_video
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,7 +33,7 @@ def test_test_boxes(size: tuple[int, int], boxes: list[tuple[int, ...]]) -> None
 def test_test_transform_puts_crops_side_by_side() -> None:
     clips = torch.cat([ramp(40, 60), ramp(40, 60).flip(-2)])
     transform = TestTransform(32, crop=(32, 32), num_crops=3)
-    out = transform(clips, generator())
+    out = transformed(transform, clips, generator())
     assert out.shape == (6, 2, 3, 32, 32)
     for clip in range(2):
         for crop, box in enumerate(transform.boxes(40, 60)):
@@ -69,7 +70,7 @@ FROM_TORCHVISION = [0, 1, 2, 3, 4, 6, 5, 8, 7, 9]
 def test_ten_crops_are_torchvision_s() -> None:
     """On a frame that is not resized: the same ten."""
     clips = torch.randint(0, 256, (2, 3, 3, 40, 61), dtype=torch.uint8, generator=generator())
-    out = TestTransform(40, crop=(32, 31), num_crops=10)(clips, generator())
+    out = transformed(TestTransform(40, crop=(32, 31), num_crops=10), clips, generator())
     want = torch.stack(v2.TenCrop((32, 31))(clips), 1)[:, FROM_TORCHVISION].flatten(0, 1)
     assert torch.equal(out, want)
 
@@ -77,7 +78,7 @@ def test_ten_crops_are_torchvision_s() -> None:
 def test_ten_crops_of_a_resized_frame_are_torchvision_s_but_for_rounding() -> None:
     clips = torch.randint(0, 256, (1, 2, 3, 80, 120), dtype=torch.uint8, generator=generator())
     smooth = torch.nn.functional.avg_pool2d(clips[0].float(), 9, 1, 4)[None].to(torch.uint8)
-    out = TestTransform(40, crop=(30, 30), num_crops=10)(smooth, generator())
+    out = transformed(TestTransform(40, crop=(30, 30), num_crops=10), smooth, generator())
     resized = crop_resize(smooth, Box(0, 0, 80, 120), (40, 60))
     want = torch.stack(v2.TenCrop(30)(resized), 1)[:, FROM_TORCHVISION].flatten(0, 1)
     difference = (out.float() - want.float()).abs()[..., 1:-1, 1:-1]
@@ -90,7 +91,7 @@ def test_ten_crops_of_a_resized_frame_are_torchvision_s_but_for_rounding() -> No
 def test_no_crop_is_the_whole_frame(size: tuple[int, int], want: tuple[int, int]) -> None:
     clips = ramp(*size).repeat(2, 1, 1, 1, 1)
     transform = TestTransform(32, crop=(224, 224), num_crops=0)  # the crop is not used
-    out = transform(clips, generator())
+    out = transformed(transform, clips, generator())
     assert out.shape == (2, 2, 3, *want)
     assert torch.equal(out, crop_resize(clips, Box(0, 0, *size), want))
     assert transform.boxes(*size) == [Box(0, 0, *size)]

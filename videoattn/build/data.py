@@ -36,8 +36,8 @@ from videoattn.data.augment import (
     ShortSideCrop,
     TrainTransform,
 )
-from videoattn.data.dataset import ClipDataset, Decode
-from videoattn.data.decode import check_decoder, decode
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.decode import Read, check_decoder, decode_each
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror, direction_pairs
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
@@ -149,7 +149,7 @@ def make_loader(
         # Evaluation reports, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        read=_read(config.data),
         target_fps=clock_of(config),
     )
     sharded = config.data.layout == "shards"
@@ -165,9 +165,9 @@ def make_loader(
     )
 
 
-def _decode(config: DataConfig) -> Decode:
+def _read(config: DataConfig) -> Read:
     check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+    return partial(decode_each, decoder=config.decoder, short_side=config.decode_short_side)
 
 
 def _train_videos(config: Config) -> int:

@@ -31,7 +31,7 @@ from videoattn.commands.run import out
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
 from videoattn.data.augment import ShortSideCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError, Decoder, check_decoder, decode, probe
+from videoattn.data.decode import DecodeError, Decoder, check_decoder, decode, decode_each, probe
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror
 from videoattn.data.prepare_reencode import Reencode, reencode
@@ -105,7 +105,7 @@ def ours(
         transform=TrainTransform(ShortSideCrop((CROP, CROP), (SHORT_SIDE, SHORT_SIDE))),
         mirror=Mirror(0.5, ["any"]),
         on_error="skip",
-        decode=partial(decode, decoder=decoder),
+        read=partial(decode_each, decoder=decoder),
     )
     loader = ClipLoader(
         dataset, batch_size=BATCH_SIZE // num_clips, shuffle=True, num_workers=num_workers

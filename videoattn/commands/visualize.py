@@ -21,7 +21,7 @@ from videoattn.build import clock_of, make_to_video, test_frames, test_transform
 from videoattn.commands.run import LoadedRun, load_run, out
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import decode, probe
-from videoattn.data.transforms import Box, crop_resize
+from videoattn.data.transforms import Box, resize
 from videoattn.engine.distributed import resolve_device
 from videoattn.explain import (
     METHODS,
@@ -233,10 +233,11 @@ def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
     frames = decode(path, numbers)
     transform = test_transform(config)
     box = transform.boxes(info.height, info.width)[0]
-    seen = crop_resize(frames[None], box, transform.crop)
+    shown = frames[..., box.y0 : box.y1, box.x0 : box.x1]
+    seen = resize(shown, transform.crop)[None]
     device = next(loaded.model.parameters()).device
     return _Clip(
-        shown=frames[..., box.y0 : box.y1, box.x0 : box.x1],
+        shown=shown,
         video=make_to_video(config.clip, device)(seen),
         box=box,
         numbers=numbers.tolist(),

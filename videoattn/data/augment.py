@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from videoattn.data.transforms import (
-    Box,
-    Clips,
-    Crops,
-    check_fits,
-    crop_resize,
-    place,
-    source_size,
-)
+from videoattn.data.transforms import Box, Crops, check_fits, place, source_size
 
 GREY = 128
 """What is put where there is no picture."""
@@ -180,9 +172,14 @@ class TrainTransform:
         self.box = box
         self.looks = looks or Looks()
 
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
-        box = self.box(clips.shape[-2], clips.shape[-1], generator)
-        return self.looks(crop_resize(clips, box, self.box.crop), generator)
+    def boxes(self, height: int, width: int, generator: torch.Generator) -> list[Box]:
+        return [self.box(height, width, generator)]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return self.box.crop
+
+    def finish(self, crops: Crops, generator: torch.Generator) -> Crops:
+        return self.looks(crops, generator)
 
 
 def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:

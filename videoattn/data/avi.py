@@ -7,7 +7,7 @@ headers are those of ISO/IEC 14496-2, 6.2; what FFmpeg would stumble over there,
 ways, is not told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import av
@@ -32,14 +32,15 @@ def may_index(video: Video) -> bool:
 
 
 def index_avi(
-    video: Video, packets: Sequence[av.Packet]
+    video: Video, packets: Iterable[av.Packet], last: int | None = None
 ) -> tuple[list[av.Packet], PacketIndex] | None:
     """The packets that give a frame, their places among them as their times, and their index.
 
-    Of videos that `may_index`. The packets' own times are overwritten with these places. None where
-    the packets do not tell: B-pictures, several pictures in a packet, headers that change or are
-    damaged, a first picture that needs another, an end that is no coded picture (FFmpeg then gives
-    the last frame twice).
+    Of videos that `may_index`; up to the frame `last`, if given: those behind it do not matter to
+    it. The packets' own times are overwritten with these places. None where the packets do not
+    tell: B-pictures, several pictures in a packet, headers that change or are damaged, a first
+    picture that needs another, an end that is no coded picture (FFmpeg then gives the last frame
+    twice).
     """
     headers = bytes(video.stream.codec_context.extradata or b"")
     layer = _read_layer(headers)
@@ -58,7 +59,7 @@ def index_avi(
                 return None
             coded = False
             continue
-        if data.find(_PICTURE, at + 4) >= 0 or not _repeats(data[:at], headers):
+        if data.find(_PICTURE, at + 4) >= 0 or (at and not _repeats(data[:at], headers)):
             return None
         picture = _read_picture(data[at + 4 : at + 12], layer)
         if picture is None:
@@ -69,6 +70,8 @@ def index_avi(
                 keys.append(len(pictures))
             packet.pts = packet.dts = len(pictures)
             pictures.append(packet)
+            if packet.pts == last:
+                break
     if not keys or keys[0] != 0 or not coded:
         return None
     times = np.arange(len(pictures))
@@ -152,23 +155,24 @@ def _read_layer(headers: bytes) -> _Layer | None:
 
 def _read_picture(header: bytes, layer: _Layer) -> _Picture | None:
     """A picture's type, and whether it is coded; None for others than I and P, and for damage."""
-    bits = _Bits(header)
-    kind = bits.read(2)
-    seconds = 0
-    while bits.read() and seconds < 8:
-        seconds += 1
-    before = bits.read()
-    bits.read(layer.time_bits)
-    after = bits.read()
-    if kind not in (_INTRA, _PREDICTED) or seconds == 8 or not before or not after:
+    # Plain arithmetic on the first 64 bits, as this runs for every packet; `left` is how many are
+    # still to be read. Bits behind the end are 0.
+    bits = int.from_bytes(header.ljust(8, b"\0"), "big")
+    kind, left = bits >> 62, 61
+    while bits >> left & 1 and left > 53:  # seconds since the last one
+        left -= 1
+    before = bits >> (left - 1) & 1
+    left -= 2 + layer.time_bits
+    after = bits >> left & 1
+    if kind not in (_INTRA, _PREDICTED) or left + layer.time_bits == 51 or not before or not after:
         return None
-    if not bits.read():
+    left -= 1
+    if not bits >> left & 1:
         return _Picture(kind, coded=False)
+    left -= (kind == _PREDICTED) + 3 + 2 * layer.interlaced  # rounding; the DC's code
+    quantiser, left = bits >> (left - 5) & 31, left - 5
+    reach = 1
     if kind == _PREDICTED:
-        bits.read()  # rounding
-    bits.read(3)  # threshold of the DC's code
-    if layer.interlaced:
-        bits.read(2)
-    quantiser = bits.read(5)
-    reach = bits.read(3) if kind == _PREDICTED else 1
-    return _Picture(kind, coded=True) if quantiser and reach else None
+        reach, left = bits >> (left - 3) & 7, left - 3
+    there = 8 * len(header) >= 64 - left
+    return _Picture(kind, coded=True) if quantiser and reach and there else None

@@ -6,9 +6,9 @@ number of workers, nor of ranks, nor where a run was resumed changes a byte.
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,25 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
-from videoattn.data.decode import DecodeError, count_frames, decode, frame_times
-from videoattn.data.frame_folder import count_folder, decode_folder
+from videoattn.data.decode import DecodeError, Read, count_frames, decode_each, frame_times
+from videoattn.data.frame_folder import count_folder, read_folder
 from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
-from videoattn.data.transforms import Clips, Crops
-from videoattn.data.video import Encoded, Source
-from videoattn.types import Failure, Frames
-
-Decode = Callable[[Source, np.ndarray], Frames]
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """Decoded clips to crops. A `random` one is called for each clip of a video anew; another once
-    for all of its frames."""
-
-    random: bool
-
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops: ...
+from videoattn.data.transforms import Cut, Transform
+from videoattn.data.video import Encoded, Image, Put, Source, Wanted
+from videoattn.types import Failure
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         still_frame: bool = False,
-        decode: Decode = decode,
+        read: Read = decode_each,
         target_fps: float | None = None,
     ) -> None:
         self.samples = samples
@@ -82,7 +70,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.seed = seed
         self.on_error = on_error
         self.still_frame = still_frame
-        self.decode = decode
+        self.read = read
         self.target_fps = target_fps
         # What nobody knows yet is counted on first use, in memory that workers share: no file is
         # counted twice in a run.
@@ -148,8 +136,11 @@ class ClipDataset(Dataset[Sample | Failure]):
         """A batch of none, in the shape that others have: what is left when all samples fail."""
         generator = sample_generator(0, 0, 0)
         num_clips, num_frames = self.sample_frames(1 << 20, 30.0, generator).shape
-        clips = torch.zeros(num_clips, num_frames, 3, 64, 64, dtype=torch.uint8)
-        return self.transform(clips, generator)[None][:0]
+        clips = np.zeros((num_clips, num_frames), np.int64)
+        cuts = self._cuts(clips, generator)
+        for cut in cuts:
+            cut.put(0, np.zeros((64, 64, 3), np.uint8))
+        return torch.cat([cut.views() for cut in cuts])[None][:0]
 
     def _views(
         self, source: Source, num_frames: int, fps: float, generator: torch.Generator
@@ -164,37 +155,29 @@ class ClipDataset(Dataset[Sample | Failure]):
             middle = numbers.shape[1] // 2
             numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
         wanted, places = np.unique(numbers, return_inverse=True)
-        frames = self._decode(source, wanted)  # once, whatever the number of clips
-        places = places.reshape(numbers.shape)
-        alike = np.split(places, len(places)) if self.transform.random else [places]
-        views = [self._transformed(frames, clips, generator) for clips in alike]
+        cuts = self._cuts(places.reshape(numbers.shape), generator)
+
+        def put(slot: int, image: Image) -> None:
+            for cut in cuts:
+                cut.put(slot, image)
+
+        self._read(source, wanted, put)  # once, whatever the number of clips
+        views = [cut.views() for cut in cuts]
         if len(views) == 1:
             return views[0], numbers
         # Joined as they lie in memory, channels last: a copy into another order takes far longer.
         return torch.cat([view.movedim(-3, -1) for view in views]).movedim(-1, -3), numbers
 
-    def _transformed(
-        self,
-        frames: UInt8[Tensor, "U C H W"],
-        places: Int64[np.ndarray, "clips T"],
-        generator: torch.Generator,
-    ) -> UInt8[Tensor, "V T C h w"]:
-        """Clips of some of the frames: those that they share are resized once."""
-        used, order = np.unique(places, return_inverse=True)
-        if len(used) < len(frames):
-            frames = _pick(frames[None], used)[0]
-        crops = self.transform(frames[None], generator)
-        order = order.reshape(places.shape)
-        if np.array_equal(order, np.arange(len(used))[None]):
-            return crops
-        views = _pick(crops, order.reshape(-1)).unflatten(1, order.shape)  # (K, clips, T, C, H, W)
-        return views.transpose(0, 1).movedim(-3, -1).flatten(0, 1).movedim(-1, -3)
+    def _cuts(self, places: Int64[np.ndarray, "clips T"], generator: torch.Generator) -> list[Cut]:
+        alike = np.split(places, len(places)) if self.transform.random else [places]
+        return [Cut(self.transform, clips, generator) for clips in alike]
 
-    def _decode(self, source: Source, indices: np.ndarray) -> Frames:
+    def _read(self, source: Source, wanted: Wanted, put: Put) -> None:
         template = self.samples.frame_template
         if template is None or isinstance(source, Encoded):
-            return self.decode(source, indices)
-        return decode_folder(source, indices, template)
+            self.read(source, wanted, put)
+        else:
+            read_folder(source, wanted, put, template)
 
     def _timing(self, source: Source, index: int) -> tuple[int, float]:
         if isinstance(source, Encoded) and source.num_frames:
@@ -222,11 +205,6 @@ def sample_numbers(
         return sampler(num_frames, fps, generator)
     shown = at_rate(frame_times(source)[:num_frames], target_fps)
     return shown[sampler(len(shown), target_fps, generator)]
-
-
-def _pick(frames: UInt8[Tensor, "K U C H W"], places: np.ndarray) -> UInt8[Tensor, "K T C H W"]:
-    """Some of the frames, copied as wholes: as they lie in memory, channels last."""
-    return frames.movedim(2, -1).index_select(1, torch.from_numpy(places)).movedim(-1, 2)
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:

@@ -12,33 +12,45 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from av.error import FFmpegError
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from videoattn.data.decode_others import (
+    Images,
     import_decord,
     import_torchcodec,
     read_decord,
     read_torchcodec,
 )
 from videoattn.data.decode_pyav import (
-    Images,
-    Wanted,
     list_packets,
     no_frame,
     quarter_turns,
     read_pyav,
 )
 from videoattn.data.video import DecodeError as DecodeError
-from videoattn.data.video import Source, Video, reason
+from videoattn.data.video import Image, Put, Source, Video, Wanted, reason
 from videoattn.types import Frames
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
-_READERS: dict[str, Callable[[Source, Wanted], Images]] = {
+Read = Callable[[Source, Wanted, Put], None]
+
+
+def _one_by_one(read: Callable[[Source, Wanted], Images]) -> Read:
+    """Of a decoder that gives all frames together."""
+
+    def read_and_put(path: Source, wanted: Wanted, put: Put) -> None:
+        for slot, image in enumerate(read(path, wanted)):
+            put(slot, image)
+
+    return read_and_put
+
+
+_READERS: dict[str, Read] = {
     "auto": read_pyav,
     "pyav": read_pyav,
-    "decord": read_decord,
-    "torchcodec": read_torchcodec,
+    "decord": _one_by_one(read_decord),
+    "torchcodec": _one_by_one(read_torchcodec),
 }
 _IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
 
@@ -69,14 +81,44 @@ def decode(
     if asked.size == 0 or asked.min() < 0:
         raise ValueError(f"indices: got {asked.tolist()}; need one or more, none negative")
     wanted, places = np.unique(asked, return_inverse=True)
+    block = Block(len(wanted))
+    decode_each(path, wanted, block.put, decoder=decoder, short_side=short_side)
+    return block.frames(places)
+
+
+def decode_each(
+    path: Source, wanted: Wanted, put: Put, *, decoder: Decoder = "auto",
+    short_side: int | None = None,
+) -> None:  # fmt: skip
+    """Hands the wanted frames to `put` as they are decoded, so that no more is kept than needed.
+
+    short_side, Raises: as of `decode`.
+    """
     read = _reader(decoder, short_side)
     try:
-        frames = read(path, wanted)
+        read(path, wanted, put)
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error
-    if len(wanted) != len(asked) or not np.array_equal(wanted, asked):
-        frames = frames[places.reshape(-1)]
-    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+class Block:
+    """What `put` fills: whole frames, in one block of memory."""
+
+    def __init__(self, num_frames: int) -> None:
+        self._num_frames = num_frames
+        self._images: Images = np.empty((0, 0, 0, 3), np.uint8)
+
+    def put(self, slot: int, image: Image) -> None:
+        if len(self._images) == 0:
+            self._images = np.empty((self._num_frames, *image.shape), np.uint8)
+        self._images[slot] = image
+
+    def frames(self, places: Int64[np.ndarray, " T"]) -> Frames:
+        """The frames of these places; as they were put, where that is all of them in turn."""
+        images = self._images
+        if not np.array_equal(places, np.arange(len(images))):
+            images = images[places.reshape(-1)]
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def check_decoder(decoder: Decoder, short_side: int | None = None) -> None:
@@ -153,7 +195,7 @@ def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | Non
         raise DecodeError(path, reason(error)) from error
 
 
-def _reader(decoder: str, short_side: int | None) -> Callable[[Source, Wanted], Images]:
+def _reader(decoder: str, short_side: int | None) -> Read:
     if decoder not in _READERS:
         raise ValueError(f"decoder: got {decoder!r}; choose from {', '.join(_READERS)}")
     if short_side is None:

@@ -17,10 +17,19 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from videoattn.data.decode_pyav import Images, Wanted, read_pyav
-from videoattn.data.video import DecodeError, PacketIndex, Source, Video, file_of, too_few
+from videoattn.data.decode_pyav import read_first
+from videoattn.data.video import (
+    DecodeError,
+    Image,
+    PacketIndex,
+    Source,
+    Video,
+    Wanted,
+    file_of,
+    too_few,
+)
 
-Image = UInt8[np.ndarray, "H W C"]
+Images = UInt8[np.ndarray, "T H W C"]
 
 _READ_ON = ("avi", "gif")
 
@@ -37,7 +46,7 @@ class _Known(NamedTuple):
 
 
 def read_decord(path: Source, wanted: Wanted) -> Images:
-    """The wanted frames (ascending, none twice)."""
+    """The wanted frames."""
     decord = import_decord()
     known = _known(path, wanted, "decord")
     if known.num_streams > 1:
@@ -57,7 +66,7 @@ def read_decord(path: Source, wanted: Wanted) -> Images:
 
 
 def read_torchcodec(path: Source, wanted: Wanted) -> Images:
-    """The wanted frames (ascending, none twice)."""
+    """The wanted frames."""
     decoders = import_torchcodec()
     known = _known(path, wanted, "torchcodec")
     try:
@@ -126,12 +135,12 @@ def _known(path: Source, wanted: Wanted, decoder: str) -> _Known:
             if wanted[-1] >= len(index.times):
                 raise too_few(path, int(wanted[-1]), len(index.times))
             if not index.closed:
-                return _Known(*streams, None, read_pyav(path, np.zeros(1, np.int64))[0])
+                return _Known(*streams, None, read_first(path))
             seconds = np.sort(index.times) * float(video.stream.time_base or 0)
             return _Known(*streams, seconds, None)
         if container not in _READ_ON:
             _refuse(path, decoder, f"is not exact in files of the kind {container}")
-    return _Known(*streams, None, read_pyav(path, np.zeros(1, np.int64))[0])
+    return _Known(*streams, None, read_first(path))
 
 
 def _read_on(

@@ -11,32 +11,47 @@ Damage inside a picture that is passed over stays unseen.
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Int64, UInt8
 
 from videoattn.data.avi import index_avi, may_index
-from videoattn.data.video import DecodeError, PacketIndex, Source, Video, reason, too_few
-
-Images = UInt8[np.ndarray, "T H W C"]
-Wanted = Int64[np.ndarray, " T"]
+from videoattn.data.video import (
+    DecodeError,
+    Image,
+    PacketIndex,
+    Put,
+    Source,
+    Video,
+    Wanted,
+    reason,
+    too_few,
+)
 
 # From PyAV 17 on, colour conversion starts a thread per core unless told not to.
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
-def read_pyav(path: Source, wanted: Wanted, short_side: int | None = None) -> Images:
-    """The wanted frames (ascending, none twice); of videos of twice that short side or more, made
-    so small."""
+def read_pyav(path: Source, wanted: Wanted, put: Put, short_side: int | None = None) -> None:
+    """Puts the wanted frames; of videos of twice that short side or more, made so small."""
+    to_rgb = ToRGB(short_side)
     with Video(path) as video:
         if not _may_list(video):
-            return _read_on(video, wanted, short_side)
-        frames = _read_listed(video, wanted, Output(len(wanted), short_side))
-    return read_from_start(path, wanted, short_side) if frames is None else frames
+            return _read_on(video, wanted, put, to_rgb)
+        if _read_listed(video, wanted, put, to_rgb):
+            return None
+    with Video(path) as video:
+        return _read_on(video, wanted, put, to_rgb)
 
 
-def read_from_start(path: Source, wanted: Wanted, short_side: int | None = None) -> Images:
+def read_from_start(path: Source, wanted: Wanted, put: Put) -> None:
     """The same, of every picture up to the last wanted one: what defines a frame's number."""
     with Video(path) as video:
-        return _read_on(video, wanted, short_side)
+        _read_on(video, wanted, put, ToRGB())
+
+
+def read_first(path: Source) -> Image:
+    """The first frame."""
+    images: list[Image] = []
+    read_pyav(path, np.zeros(1, np.int64), lambda _, image: images.append(image.copy()))
+    return images[-1]
 
 
 def no_frame(video: Video) -> DecodeError:
@@ -50,27 +65,24 @@ def quarter_turns(frame: av.VideoFrame) -> int:
     return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
 
 
-class Output:
-    """RGB frames in one block of memory, every frame in the size of the first."""
+class ToRGB:
+    """Frames as images, upright, every one in the size of the first."""
 
-    def __init__(self, num_frames: int, short_side: int | None = None) -> None:
-        self._num_frames = num_frames
+    def __init__(self, short_side: int | None = None) -> None:
         self._short_side = short_side
         self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
-        self.frames: Images = np.empty((0, 0, 0, 3), np.uint8)
 
-    def put(self, slot: int, frame: av.VideoFrame) -> None:
+    def __call__(self, frame: av.VideoFrame) -> Image:
         width, height = self._size = self._size or self._size_of(frame)
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", **ONE_THREAD
         )
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        image = np.rot90(rows[:, : 3 * width].reshape(height, width, 3), quarter_turns(frame))
-        if len(self.frames) == 0:
-            self.frames = np.empty((self._num_frames, *image.shape), np.uint8)
-        self.frames[slot] = image
+        image = rows[:, : 3 * width].reshape(height, width, 3)
+        turns = quarter_turns(frame)
+        return np.rot90(image, turns) if turns else image
 
     def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
         width, height = frame.width, frame.height
@@ -83,46 +95,48 @@ def _may_list(video: Video) -> bool:
     return video.timed or may_index(video)
 
 
-def list_packets(video: Video) -> tuple[list[av.Packet], PacketIndex] | None:
-    """The packets that give frames, and which; None where only decoding tells."""
+def list_packets(
+    video: Video, last: int | None = None
+) -> tuple[list[av.Packet], PacketIndex] | None:
+    """The packets that give frames, and which; None where only decoding tells. Up to the frame
+    `last`, if given, where the order of packets is that of frames."""
     if not _may_list(video):
         return None
-    packets = list(video.packets())
     if not video.timed:
-        return index_avi(video, packets)
+        return index_avi(video, video.packets(), last)
+    packets = list(video.packets())
     index = PacketIndex.of(video, packets)
     return None if index is None else (packets, index)
 
 
-def _read_listed(video: Video, wanted: Wanted, out: Output) -> Images | None:
-    """Decodes only the pictures that are needed; None where that cannot be done exactly."""
-    listed = list_packets(video)
+def _read_listed(video: Video, wanted: Wanted, put: Put, to_rgb: ToRGB) -> bool:
+    """Decodes only the pictures that are needed; False where that cannot be done exactly."""
+    listed = list_packets(video, int(wanted[-1]))
     if listed is None or wanted[-1] >= len(listed[0]):
-        return None
+        return False
     packets, index = listed
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
     for run in index.plan(wanted):
         for packet in [*(packets[i] for i in run), None]:
             for frame in video.feed(packet):
                 if frame.is_corrupt:  # what is concealed depends on what was decoded before
-                    return None
+                    return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:
-                    out.put(slot, frame)
+                    put(slot, to_rgb(frame))
         video.stream.codec_context.flush_buffers()
-    return None if slots or video.last_error is not None else out.frames
+    return not slots and video.last_error is None
 
 
-def _read_on(video: Video, wanted: Wanted, short_side: int | None) -> Images:
+def _read_on(video: Video, wanted: Wanted, put: Put, to_rgb: ToRGB) -> None:
     """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
-    out = Output(len(wanted), short_side)
     found, count = 0, 0
     for frame in video.frames():
         if count == wanted[found]:
-            out.put(found, frame)
+            put(found, to_rgb(frame))
             found += 1
             if found == len(wanted):
-                return out.frames
+                return
         count += 1
     if count == 0:
         raise no_frame(video)

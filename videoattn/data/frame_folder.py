@@ -1,37 +1,31 @@
-"""A video as a folder of pictures: `decode` and `count_frames` for those.
+"""A video as a folder of pictures: `decode_each` and `count_frames` for those.
 
 Frame i is the file `template.format(i + 1)`: published lists number frames from 1.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+import PIL.Image
+from PIL import UnidentifiedImageError
 
-from videoattn.data.decode import DecodeError
-from videoattn.types import Frames
+from videoattn.data.video import DecodeError, Image, Put, Wanted
 
 
-def decode_folder(path: str | Path, indices: Sequence[int] | np.ndarray, template: str) -> Frames:
-    """The asked frames, RGB, in the asked order (any order, repeats allowed).
+def read_folder(path: str | Path, wanted: Wanted, put: Put, template: str) -> None:
+    """Hands the wanted frames to `put`.
 
-    Raises: DecodeError for a missing or damaged frame, and for frames that differ in size;
-    ValueError for a negative index or no index at all.
+    Raises: DecodeError for a missing or damaged frame, and for frames that differ in size.
     """
-    asked = np.asarray(indices, dtype=np.int64)
-    if asked.size == 0 or asked.min() < 0:
-        raise ValueError(f"indices: got {asked.tolist()}; need one or more, none negative")
-    wanted, places = np.unique(asked, return_inverse=True)
-    frames = [_read(Path(path), int(index), template) for index in wanted]
-    for index, frame in zip(wanted, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (frame, frames[0])]
+    size: tuple[int, ...] | None = None
+    for slot, index in enumerate(wanted.tolist()):
+        image = _read(Path(path), index, template)
+        size = size or image.shape
+        if image.shape != size:
+            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, size)]
             name = template.format(index + 1)
             raise DecodeError(path, f"{name} is {sizes[0]}, but others are {sizes[1]}")
-    return torch.from_numpy(np.stack(frames)[places.reshape(-1)]).permute(0, 3, 1, 2)
+        put(slot, image)
 
 
 def count_folder(path: str | Path, template: str) -> tuple[int, float]:
@@ -51,10 +45,10 @@ def count_folder(path: str | Path, template: str) -> tuple[int, float]:
     return count, 0.0
 
 
-def _read(folder: Path, index: int, template: str) -> UInt8[np.ndarray, "H W C"]:
+def _read(folder: Path, index: int, template: str) -> Image:
     file = folder / template.format(index + 1)
     try:
-        with Image.open(file) as image:
+        with PIL.Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DecodeError(folder, f"{file.name} is missing") from error

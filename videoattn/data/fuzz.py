@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
+from videoattn.data.decode import Block, DecodeError, Decoder, check_decoder, count_frames, decode
 from videoattn.data.decode_pyav import read_from_start
 from videoattn.data.processes import Crash, in_processes
 from videoattn.data.video import Video
@@ -124,7 +124,9 @@ def _reference(path: Path, asked: np.ndarray, decoder: Decoder) -> Frames | None
     if decoder not in ("auto", "pyav"):
         return decode(path, asked)
     try:
-        return torch.from_numpy(read_from_start(path, asked)).permute(0, 3, 1, 2)
+        block = Block(len(asked))
+        read_from_start(path, asked, block.put)
+        return block.frames(np.arange(len(asked)))
     except DecodeError:
         with Video(path) as video:
             # Without times, frames that a reading of all does not have were counted wrongly.

@@ -17,11 +17,11 @@ from av.error import FFmpegError
 
 from videoattn.data.annotations.files import is_video
 from videoattn.data.decode_pyav import list_packets, no_frame, quarter_turns
-from videoattn.data.frame_folder import count_folder, decode_folder
+from videoattn.data.frame_folder import count_folder, read_folder
 from videoattn.data.index import VideoIndex
 from videoattn.data.processes import Crash, Task, in_processes
 from videoattn.data.spans import Spans
-from videoattn.data.video import DecodeError, Video, reason
+from videoattn.data.video import DecodeError, Image, Video, reason
 
 Record = dict[str, Any]
 """Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
@@ -145,12 +145,16 @@ def verify(path: Path) -> Record:
 def verify_folder(job: tuple[Path, str, int]) -> Record:
     """The same of a folder of pictures: its path, their names, how many a list says there are."""
     folder, template, listed = job
+    size: dict[str, int] = {}
+
+    def note_size(_: int, image: Image) -> None:
+        size.update(height=image.shape[0], width=image.shape[1])
+
     try:
         count, _ = count_folder(folder, template)
-        frames = decode_folder(folder, range(count), template)
+        read_folder(folder, np.arange(count), note_size, template)
     except DecodeError as error:
         return {"error": error.reason}
-    size = {"height": frames.shape[-2], "width": frames.shape[-1]}
     if count < listed:
         problem = f"damaged: {count} of {listed} pictures are there"
         return {"error": problem, "num_frames": count, **size}

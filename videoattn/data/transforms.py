@@ -1,21 +1,21 @@
 """Clip-consistent crops and resizes on uint8: the crop is cut first, then resized once.
 
-A transform treats all frames that it is given alike. A crop is a box (y0, x0, y1, x1) in pixels of
-the decoded video, y1 and x1 excluded. Sizes are (height, width). Random crops are in augment.py.
+A crop is a box (y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 excluded. Sizes are
+(height, width). Random crops are in augment.py.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from videoattn.types import Video
+from videoattn.data.video import Image
+from videoattn.types import Frames, Video
 
-Clips = UInt8[Tensor, "V T C H W"]
-Crops = UInt8[Tensor, "VN T C h w"]
-
+Crops = UInt8[Tensor, "V T C h w"]
 
 Place = tuple[float, float]
 """Of a crop, in y and x: 0 at the top left, 1 at the bottom right."""
@@ -34,6 +34,22 @@ class Box(NamedTuple):
     x0: int
     y1: int
     x1: int
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """What becomes of decoded clips: boxes are cut out of every frame and resized, then finished.
+
+    A `random` one draws for each clip of a video anew; another treats all of them alike.
+    """
+
+    random: bool
+
+    def boxes(self, height: int, width: int, generator: torch.Generator) -> list[Box]: ...
+
+    def size(self, height: int, width: int) -> tuple[int, int]: ...
+
+    def finish(self, crops: Crops, generator: torch.Generator) -> UInt8[Tensor, "N T C h w"]: ...
 
 
 class TestTransform:
@@ -62,14 +78,6 @@ class TestTransform:
         self.crop = crop
         self.num_crops = num_crops
 
-    def __call__(self, clips: Clips, generator: torch.Generator) -> Crops:
-        height, width = clips.shape[-2:]
-        size = self.size(height, width)
-        crops = [crop_resize(clips, box, size) for box in self.boxes(height, width)]
-        if self.num_crops == 10:
-            crops += [crop.flip(-1) for crop in crops]
-        return _side_by_side(crops)
-
     def size(self, height: int, width: int) -> tuple[int, int]:
         """What a video of this size is resized to: the crop, or all of the frame."""
         if self.num_crops:
@@ -77,9 +85,9 @@ class TestTransform:
         scale = self.short_side / min(height, width)
         return round(height * scale), round(width * scale)
 
-    def boxes(self, height: int, width: int) -> list[Box]:
+    def boxes(self, height: int, width: int, generator: torch.Generator | None = None) -> list[Box]:
         """Where the crops lie in a video of this size, in its own pixels; mirrored ones are not
-        told twice."""
+        told twice. Nothing is drawn."""
         if not self.num_crops:
             return [Box(0, 0, height, width)]
         h, w = source_size(height, width, self.short_side, self.crop)
@@ -88,15 +96,69 @@ class TestTransform:
             places = [(x, y) for y, x in places]
         return [place(height, width, h, w, at) for at in places]
 
+    def finish(self, crops: Crops, generator: torch.Generator) -> UInt8[Tensor, "N T C h w"]:
+        """Of ten crops, the five that are mirrored."""
+        if self.num_crops != 10:
+            return crops
+        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
+        five = crops.movedim(-3, -1).unflatten(0, (-1, 5))
+        return torch.cat([five, five.flip(-2)], 1).flatten(0, 1).movedim(-1, -3)
 
-def crop_resize(clips: Clips, box: Box, size: tuple[int, int]) -> Crops:
-    """Cuts the box and resizes it to (height, width): bilinear, antialiased, uint8 throughout."""
-    v, t, c = clips.shape[:3]
-    cut = clips[..., box.y0 : box.y1, box.x0 : box.x1].flatten(0, 1)
-    if tuple(cut.shape[-2:]) != tuple(size):
-        cut = cut.contiguous(memory_format=torch.channels_last)
-        cut = F.interpolate(cut, size=size, mode="bilinear", antialias=True)
-    return cut.reshape(v, t, c, *size) if v == 1 else cut.unflatten(0, (v, t))
+
+class Cut:
+    """Clips of a video's frames: cut out while the frames come one by one, then resized together.
+
+    places: which of the frames each clip has. The frames are all that is asked of the video; some
+    may be in no clip, others in several, and are then resized once for each box.
+    """
+
+    def __init__(
+        self, transform: Transform, places: Int64[np.ndarray, "clips T"], generator: torch.Generator
+    ) -> None:
+        self._transform = transform
+        self._generator = generator
+        used, order = np.unique(places, return_inverse=True)
+        self._order = order.reshape(places.shape)
+        self._rank = {slot: rank for rank, slot in enumerate(used.tolist())}
+        self._size = (0, 0)
+        self._boxes: list[tuple[Box, UInt8[np.ndarray, "U h w C"]]] = []
+
+    def put(self, slot: int, image: Image) -> None:
+        if not self._boxes:
+            self._begin(*image.shape[:2])
+        rank = self._rank.get(slot)
+        if rank is not None:
+            for box, cut in self._boxes:
+                cut[rank] = image[box.y0 : box.y1, box.x0 : box.x1]
+
+    def _begin(self, height: int, width: int) -> None:
+        self._size = self._transform.size(height, width)
+        for box in self._transform.boxes(height, width, self._generator):
+            shape = len(self._rank), box.y1 - box.y0, box.x1 - box.x0, 3
+            self._boxes.append((box, np.empty(shape, np.uint8)))
+
+    def views(self) -> Crops:
+        """Clips times boxes, those of a clip side by side, and finished."""
+        crops = [
+            resize(torch.from_numpy(cut).movedim(-1, 1), self._size).movedim(1, -1)
+            for _, cut in self._boxes
+        ]
+        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
+        if np.array_equal(self._order, np.arange(len(self._rank))[None]):
+            views = torch.stack(crops) if len(crops) > 1 else crops[0][None]
+        else:
+            order = torch.from_numpy(self._order.reshape(-1))
+            picked = [crop.index_select(0, order).unflatten(0, self._order.shape) for crop in crops]
+            views = torch.stack(picked, 1).flatten(0, 1)
+        return self._transform.finish(views.movedim(-1, -3), self._generator)
+
+
+def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:
+    """To (height, width): bilinear, antialiased, uint8 throughout."""
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    frames = frames.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 
 def to_video(
@@ -131,13 +193,6 @@ def place(height: int, width: int, h: int, w: int, at: Place) -> Box:
     y0 = min(int(at[0] * (height - h + 1)), height - h)
     x0 = min(int(at[1] * (width - w + 1)), width - w)
     return Box(y0, x0, y0 + h, x0 + w)
-
-
-def _side_by_side(crops: list[Crops]) -> UInt8[Tensor, "VNN T C h w"]:
-    if len(crops) == 1:
-        return crops[0]
-    # As they lie in memory, channels last: a copy into another order takes far longer.
-    return torch.stack([crop.movedim(-3, -1) for crop in crops], 1).flatten(0, 1).movedim(-1, -3)
 
 
 def check_fits(crop: tuple[int, int], short_side: int) -> None:

@@ -1,7 +1,7 @@
 """An open file and its packets: what can be known of a video without decoding it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.error import FFmpegError
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -32,6 +32,18 @@ class Encoded:
 
 Source = str | Path | Encoded
 """What can be decoded: a path, or a video in memory."""
+
+Wanted = Int64[np.ndarray, " T"]
+"""Frames by their numbers, ascending, none twice."""
+
+Image = UInt8[np.ndarray, "H W C"]
+
+Put = Callable[[int, Image], None]
+"""Takes the wanted frames one after the other, each with its place among them.
+
+An image is good for the time of the call: copy what is kept. After a setback they come again from
+the first on, in the same size, and the later ones count.
+"""
 
 
 def file_of(source: Source) -> str | BytesIO:
