@@ -152,9 +152,9 @@ def probe(path: Source) -> VideoInfo:
 def count_frames(path: Source) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
-    That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 without B-pictures; other
-    files are decoded. Damage that leaves a packet's framing whole stays unseen: `decode`
-    raises DecodeError with the true count where it meets it.
+    That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 (not all of it); other files
+    are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` raises
+    DecodeError with the true count where it meets it.
 
     Raises: DecodeError when the file cannot be read or holds no frame.
     """

@@ -1,11 +1,11 @@
 """Frames by PyAV: exact in every file that decodes at all.
 
 A frame's index is counted in the decoder's output; where the container stores presentation times
-(MP4, Matroska), or pictures are shown in the order of their packets (`index_avi`), the packets are
-listed first, without decoding: groups of pictures that hold no asked frame are passed over, and so
-are pictures that no other one refers to. Anything unexpected on the way (a damaged packet or
-picture, times that are missing or out of order) falls back to decoding from the first packet on.
-Damage inside a picture that is passed over stays unseen.
+(MP4, Matroska), or the pictures' headers tell their order (`index_avi`), the packets are listed
+first, without decoding: groups of pictures that hold no asked frame are passed over, and so are
+pictures that no other one refers to. Anything unexpected on the way (a damaged packet or picture,
+times that are missing or out of order) falls back to decoding from the first packet on. Damage
+inside a picture that is passed over stays unseen.
 """
 
 import av
@@ -98,8 +98,8 @@ def _may_list(video: Video) -> bool:
 def list_packets(
     video: Video, last: int | None = None
 ) -> tuple[list[av.Packet], PacketIndex] | None:
-    """The packets that give frames, and which; None where only decoding tells. Up to the frame
-    `last`, if given, where the order of packets is that of frames."""
+    """The packets that give frames, and which; None where only decoding tells. In AVI up to the
+    frame `last`, if given."""
     if not _may_list(video):
         return None
     if not video.timed:
