@@ -144,12 +144,12 @@ class Cut:
             for _, cut in self._boxes
         ]
         # Joined as they lie in memory, channels last: a copy into another order takes far longer.
-        if np.array_equal(self._order, np.arange(len(self._rank))[None]):
-            views = torch.stack(crops) if len(crops) > 1 else crops[0][None]
+        if not np.array_equal(self._order, np.arange(len(self._rank))[None]):
+            # By NumPy, which copies a frame as a whole.
+            picked = [torch.from_numpy(crop.numpy().take(self._order, axis=0)) for crop in crops]
         else:
-            order = torch.from_numpy(self._order.reshape(-1))
-            picked = [crop.index_select(0, order).unflatten(0, self._order.shape) for crop in crops]
-            views = torch.stack(picked, 1).flatten(0, 1)
+            picked = [crop[None] for crop in crops]
+        views = torch.stack(picked, 1).flatten(0, 1) if len(picked) > 1 else picked[0]
         return self._transform.finish(views.movedim(-1, -3), self._generator)
 
 
