@@ -10,6 +10,7 @@ import torch
 from tests.data.conftest import COMMON_CLIPS, MakeClip
 from videoattn.data import decode as decode_module
 from videoattn.data.decode import DecodeError, count_frames, decode, frame_times, probe
+from videoattn.data.video import Video
 
 
 def levels(frames: torch.Tensor) -> list[int]:
@@ -152,3 +153,21 @@ def test_nothing_stays_open(make_clip: MakeClip) -> None:
         for _ in range(20):
             decode(path, [9, 0])
     assert len(list(descriptors.iterdir())) <= before
+
+
+@pytest.mark.parametrize(("name", "at_most"), [("a.mp4", 6), ("a.mkv", 50)])
+def test_mp4_is_listed_up_to_the_last_asked_frame(
+    name: str, at_most: int, make_clip: MakeClip
+) -> None:
+    """B-pictures are stored behind what they need: some packets more than frames have to come."""
+    path = make_clip(name, 50, options={"bf": "3", "b-adapt": "0"})
+    with Video(path) as video:
+        times = [packet.pts for packet in video.packets()]
+    assert times != sorted(times)
+    every = decode(path, range(50))
+    for frame in range(50):
+        with Video(path) as video:
+            listed = [packet.pts for packet in video.packets_up_to(frame)]
+        assert sorted(listed)[: frame + 1] == sorted(times)[: frame + 1]
+        assert len(listed) <= frame + at_most
+        assert torch.equal(decode(path, [frame])[0], every[frame])

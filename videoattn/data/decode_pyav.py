@@ -98,13 +98,13 @@ def _may_list(video: Video) -> bool:
 def list_packets(
     video: Video, last: int | None = None
 ) -> tuple[list[av.Packet], PacketIndex] | None:
-    """The packets that give frames, and which; None where only decoding tells. In AVI up to the
-    frame `last`, if given."""
+    """The packets that give frames, and which; None where only decoding tells. Up to the frame
+    `last`, if given: what follows it may be missing."""
     if not _may_list(video):
         return None
     if not video.timed:
         return index_avi(video, video.packets(), last)
-    packets = list(video.packets())
+    packets = list(video.packets() if last is None else video.packets_up_to(last))
     index = PacketIndex.of(video, packets)
     return None if index is None else (packets, index)
 

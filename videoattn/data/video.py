@@ -1,6 +1,7 @@
 """An open file and its packets: what can be known of a video without decoding it."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,7 +14,8 @@ from av.error import FFmpegError
 from jaxtyping import Bool, Int64, UInt8
 
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
-_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+_TIMED = (_MP4, "matroska,webm")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,21 @@ class Video:
     def packets(self) -> Iterator[av.Packet]:
         """Packets with data: an empty one would tell the decoder that the stream is over."""
         return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
+        """Until that frame's and those of all before it have come: in MP4, whose times of decoding
+        are stored, none is shown before it is decoded. All packets of other files."""
+        times: list[int] = []
+        enough = frame + 1 if self.container.format.name == _MP4 else sys.maxsize
+        for packet in self.packets():
+            if len(times) >= enough and packet.dts is not None:
+                missing = frame + 1 - sum(time < packet.dts for time in times)
+                if missing <= 0:
+                    return
+                enough = len(times) + missing  # sooner it cannot be
+            yield packet
+            if packet.pts is not None:
+                times.append(packet.pts)
 
     def feed(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """What the decoder puts out for a packet; None drains it. A damaged packet gives none."""
