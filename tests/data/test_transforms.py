@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from tests.data.transformed import crop_resize, transformed
-from videoattn.data.transforms import Box, TestTransform, to_video
+from videoattn.data.transforms import Box, Cut, TestTransform, to_video
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,6 +40,21 @@ def test_test_transform_puts_crops_side_by_side() -> None:
         for crop, box in enumerate(transform.boxes(40, 60)):
             want = crop_resize(clips[clip : clip + 1], box, (32, 32))[0]
             assert torch.equal(out[clip * 3 + crop], want)
+
+
+@pytest.mark.parametrize("num_crops", [1, 3, 10])
+def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
+    frames = torch.randint(0, 256, (4, 3, 40, 60), dtype=torch.uint8, generator=generator())
+    places = np.array([[0, 2, 2], [3, 2, 0]])  # frame 1 is in neither
+    transform = TestTransform(32, crop=(32, 32), num_crops=num_crops)
+    cut = Cut(transform, places, generator())
+    images = frames.movedim(1, -1).numpy()
+    for slot in (0, 1, 2, 3):
+        cut.put(slot, images[3 - slot])
+    for slot in range(4):  # after a setback: these count
+        cut.put(slot, images[slot])
+    clips = frames[torch.from_numpy(places)]
+    assert torch.equal(cut.views(), transformed(transform, clips, generator()))
 
 
 def test_crop_before_resize_is_resize_before_crop() -> None:
