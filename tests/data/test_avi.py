@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.data.conftest import MakeClip
+from videoattn.data.avi import _Layer, _Picture, _Pictures
 from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
 from videoattn.data.decode_pyav import list_packets, read_from_start
 from videoattn.data.prepare import describe
@@ -203,10 +204,11 @@ def pack(every: list[bytes]) -> list[bytes]:
 
 
 def packed(
-    folder: Path, change: Callable[[list[bytes]], list[bytes]] = list, name: bytes = b"DivX503b%dp"
-) -> Path:
+    folder: Path, change: Callable[[list[bytes]], list[bytes]] = list, name: bytes = b"DivX503b%dp",
+    **options: str,
+) -> Path:  # fmt: skip
     """An AVI of packed B-pictures, whose headers name who does so."""
-    late = encoded(folder / "late.avi", {"bf": "2", "b_strategy": "0"})
+    late = encoded(folder / "late.avi", {"bf": "2", "b_strategy": "0", **options})
     packets = change(pack(pictures(late)))
     data = rewritten(late, lambda i, _: packets if i == 0 else []).read_bytes()
     maker = re.search(rb"Lavc[\d.]+", data)
@@ -271,6 +273,37 @@ def test_packs_are_taken_apart_where_the_headers_say_so(tmp_path: Path) -> None:
     path = packed(tmp_path, name=b"DivX503b%dq")
     assert not listed(path)
     assert count_frames(path)[0] == probe(path).num_frames < NUM_FRAMES
+
+
+def test_interlaced_b_pictures_are_not_told(tmp_path: Path) -> None:
+    """FFmpeg measures their fields' times by the first of them that it decodes."""
+    path = packed(tmp_path, flags="+ilme+ildct")
+    assert not listed(path)
+    assert count_frames(path)[0] == NUM_FRAMES
+
+
+@pytest.mark.parametrize(("low_delay", "told"), [(0x80, False), (0, True)])
+def test_headers_that_reorder(low_delay: int, told: bool, tmp_path: Path) -> None:
+    """Before the second I-picture, packet 10: FFmpeg does what the last ones say."""
+    with Video(encoded(tmp_path / "any.avi", {"bf": "2"})) as video:
+        headers = bytearray(video.stream.codec_context.extradata)
+    layer = headers.index(b"\0\0\1\x20")
+    assert headers[layer + 7] & 0x80 == 0
+    headers[layer + 7] |= low_delay
+    path = packed(tmp_path, lambda ps: [*ps[:10], bytes(headers) + ps[10], *ps[11:]])
+    assert listed(path) == told
+    every = from_start(path, list(range(30)))
+    for frame in range(30):
+        assert torch.equal(decode(path, [frame])[0], every[frame])
+
+
+def test_times_too_far_apart() -> None:
+    """FFmpeg counts ticks in 16 bits."""
+    for seconds, told in ((1, False), (0, True)):
+        pictures = _Pictures(_Layer(60000, 16, False))
+        assert pictures.add(av.Packet(b"I"), _Picture(0, True))
+        assert pictures.add(av.Packet(b"P"), _Picture(1, True, seconds, 15000))
+        assert pictures.add(av.Packet(b"B"), _Picture(2, True, 0, 5000)) == told
 
 
 def test_a_packed_picture_at_the_end_gives_no_frame(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@ import re
 import warnings
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from tests.data.conftest import COMMON_CLIPS, MakeClip
 from videoattn.data import decode as decode_module
-from videoattn.data.decode import DecodeError, count_frames, decode, frame_times, probe
+from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
+from videoattn.data.decode_pyav import read_from_start
 from videoattn.data.video import Video
 
 
@@ -170,4 +172,24 @@ def test_mp4_is_listed_up_to_the_last_asked_frame(
             listed = [packet.pts for packet in video.packets_up_to(frame)]
         assert sorted(listed)[: frame + 1] == sorted(times)[: frame + 1]
         assert len(listed) <= frame + at_most
+        assert torch.equal(decode(path, [frame])[0], every[frame])
+
+
+def test_times_that_tell_the_order_of_decoding(make_clip: MakeClip) -> None:
+    """As an AVI's packets copied into MP4: the pictures are shown in another order."""
+    source = make_clip("a.mp4", 30, options={"bf": "3", "b-adapt": "0"})
+    path = source.with_name("copied.mp4")
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        first = packets[0].dts
+        for packet in packets:
+            packet.stream = stream
+            packet.pts = packet.dts = packet.dts - first
+            new.mux(packet)
+    block = Block(30)
+    read_from_start(path, np.arange(30), block.put)
+    every = block.frames(np.arange(30))
+    assert levels(every) == list(range(30))
+    for frame in range(30):
         assert torch.equal(decode(path, [frame])[0], every[frame])

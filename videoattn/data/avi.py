@@ -25,6 +25,7 @@ _START = b"\x00\x00\x01"
 _PICTURE, _GROUP, _USER = _START + b"\xb6", _START + b"\xb3", _START + b"\xb2"
 _INTRA, _PREDICTED, _BIDIRECTIONAL = 0, 1, 2
 _STUFFING = 8  # bytes: a packet without any picture that is no longer cannot hide one
+_MOST_TICKS = 1 << 16  # between pictures: FFmpeg counts them in so many numbers
 _PACKED = re.compile(rb"DivX\d+(?:b|Build)\d+p")  # how the headers say so
 
 
@@ -64,6 +65,7 @@ class _Listing:
     def __init__(self, headers: bytes, layer: "_Layer", *, delayed: bool) -> None:
         self._headers = headers
         self._layer = layer
+        self._plain = layer._replace(low_delay=None)
         self._delayed = delayed  # whether there are B-pictures
         self._packed = delayed and _PACKED.search(headers) is not None
         self._repeated: set[bytes] = {b""}  # what was found to be nothing new
@@ -137,10 +139,12 @@ class _Listing:
             return False
         # DivX repeats the layer in fewer words.
         same_maker = again.partition(_USER)[1:] == self._headers.partition(_USER)[1:]
-        if again not in (b"", self._headers) and not (
-            same_maker and _read_layer(again) == self._layer
-        ):
-            return False
+        if again not in (b"", self._headers):
+            layer = _read_layer(again)
+            if not same_maker or layer is None or layer._replace(low_delay=None) != self._plain:
+                return False
+            if layer.low_delay not in (None, self._layer.low_delay):
+                return False
         self._repeated.add(before)
         return True
 
@@ -155,6 +159,7 @@ class _Pictures:
         self._turns: list[int] = []
         self._held = -1  # the last I- or P-picture, until it is its turn
         self._resolution = layer.resolution
+        self._interlaced = layer.interlaced
         self._seconds = [0, 0]  # of the last two of these
         self._ticks = [math.inf, math.inf]  # nothing is between these
 
@@ -163,11 +168,15 @@ class _Pictures:
         if not self._packets and picture.kind != _INTRA:
             return False
         between = picture.kind == _BIDIRECTIONAL
+        # FFmpeg measures the fields' times by the first B-picture that it decodes.
+        if between and self._interlaced:
+            return False
         # A B-picture's seconds are told from the picture that is shown before it.
         seconds = self._seconds[0 if between else 1] + picture.seconds
         ticks = seconds * self._resolution + picture.ticks
         if between:
-            if not self._ticks[0] < ticks < self._ticks[1]:
+            earlier, later = self._ticks
+            if not (earlier < ticks < later and later - earlier < _MOST_TICKS):
                 return False
             self._turns.append(self._turn())
         else:
@@ -180,8 +189,8 @@ class _Pictures:
         return True
 
     def index(self, *, skips_groups: bool) -> tuple[list[av.Packet], PacketIndex]:
-        """skips_groups: not where damage to one picture may cost the one that is packed with it, so
-        that others count from there on: all that others refer to are decoded, which tells."""
+        """skips_groups: decoding may start at any I-picture, or else at the first alone: damage to
+        a picture may cost the one that was packed with it, which moves the numbers behind it."""
         self._show_held()
         for packet, turn in zip(self._packets, self._turns, strict=True):
             packet.pts = packet.dts = turn
@@ -207,6 +216,7 @@ class _Layer(NamedTuple):
     time_bits: int
     interlaced: bool
     rest: tuple[int, ...] = ()
+    low_delay: int | None = None  # None: not said, so as before
 
 
 class _Picture(NamedTuple):
@@ -244,8 +254,10 @@ def _read_layer(headers: bytes) -> _Layer | None:
         bits.read(3)  # priority
     if bits.read(4) == 15:  # the pixels' aspect ratio, written out
         bits.read(16)
+    low_delay = None
     if bits.read():  # control parameters
-        bits.read(2 + 1)  # chroma format; low delay
+        bits.read(2)  # chroma format
+        low_delay = bits.read()
         if bits.read():
             bits.read(79)  # buffer sizes and rates
     shape = bits.read(2)
@@ -283,7 +295,7 @@ def _read_layer(headers: bytes) -> _Layer | None:
         partitions,
         reversible,
     )
-    return _Layer(resolution, time_bits, interlaced, rest)
+    return _Layer(resolution, time_bits, interlaced, rest, low_delay)
 
 
 def _read_picture(header: bytes, layer: _Layer) -> _Picture | None:

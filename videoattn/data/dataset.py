@@ -161,7 +161,7 @@ class ClipDataset(Dataset[Sample | Failure]):
             for cut in cuts:
                 cut.put(slot, image)
 
-        self._read(source, wanted, put)  # once, whatever the number of clips
+        self._read_source(source, wanted, put)  # once, whatever the number of clips
         views = [cut.views() for cut in cuts]
         if len(views) == 1:
             return views[0], numbers
@@ -172,7 +172,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         alike = np.split(places, len(places)) if self.transform.random else [places]
         return [Cut(self.transform, clips, generator) for clips in alike]
 
-    def _read(self, source: Source, wanted: Wanted, put: Put) -> None:
+    def _read_source(self, source: Source, wanted: Wanted, put: Put) -> None:
         template = self.samples.frame_template
         if template is None or isinstance(source, Encoded):
             self.read(source, wanted, put)

@@ -117,7 +117,7 @@ class Block:
         """The frames of these places; as they were put, where that is all of them in turn."""
         images = self._images
         if not np.array_equal(places, np.arange(len(images))):
-            images = images[places.reshape(-1)]
+            images = images[places]
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 

@@ -143,13 +143,13 @@ class Cut:
             resize(torch.from_numpy(cut).movedim(-1, 1), self._size).movedim(1, -1)
             for _, cut in self._boxes
         ]
-        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
         if not np.array_equal(self._order, np.arange(len(self._rank))[None]):
             # By NumPy, which copies a frame as a whole.
-            picked = [torch.from_numpy(crop.numpy().take(self._order, axis=0)) for crop in crops]
+            clips = [torch.from_numpy(crop.numpy().take(self._order, axis=0)) for crop in crops]
         else:
-            picked = [crop[None] for crop in crops]
-        views = torch.stack(picked, 1).flatten(0, 1) if len(picked) > 1 else picked[0]
+            clips = [crop[None] for crop in crops]
+        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
+        views = torch.stack(clips, 1).flatten(0, 1) if len(clips) > 1 else clips[0]
         return self._transform.finish(views.movedim(-1, -3), self._generator)
 
 

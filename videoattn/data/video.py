@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int64, UInt8
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _TIMED = (_MP4, "matroska,webm")
+# Codecs whose pictures are stored in another order than they are shown in.
+_REORDERED = ("h264", "hevc", "mpeg4")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Video:
 
     def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
         """Until that frame's and those of all before it have come: in MP4, whose times of decoding
-        are stored, none is shown before it is decoded. All packets of other files."""
+        are stored, none is shown before it is decoded (FFmpeg moves them so that it is true). All
+        packets of other files."""
         times: list[int] = []
         enough = frame + 1 if self.container.format.name == _MP4 else sys.maxsize
         for packet in self.packets():
@@ -158,6 +161,10 @@ class PacketIndex(NamedTuple):
         if not (video.timed and packets and packets[0].is_keyframe):
             return None
         if any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):
+            return None
+        context = video.stream.codec_context
+        reordered = context.has_b_frames and context.name in _REORDERED and len(packets) > 1
+        if reordered and all(p.pts == p.dts for p in packets):  # the order of decoding, as times
             return None
         times = np.array([p.pts for p in packets], dtype=np.int64)
         keys = np.flatnonzero([p.is_keyframe for p in packets])
