@@ -25,7 +25,7 @@ def pictures(folder: Path, count: int, template: str = TEMPLATE) -> Path:
 def read(folder: Path, wanted: list[int]) -> torch.Tensor:
     block = Block(len(wanted))
     read_folder(folder, np.array(wanted), block.put, TEMPLATE)
-    return block.frames(np.arange(len(wanted)))
+    return block.frames()
 
 
 def levels(frames: torch.Tensor) -> list[int]:

@@ -65,7 +65,6 @@ class _Listing:
     def __init__(self, headers: bytes, layer: "_Layer", *, delayed: bool) -> None:
         self._headers = headers
         self._layer = layer
-        self._plain = layer._replace(low_delay=None)
         self._delayed = delayed  # whether there are B-pictures
         self._packed = delayed and _PACKED.search(headers) is not None
         self._repeated: set[bytes] = {b""}  # what was found to be nothing new
@@ -105,7 +104,7 @@ class _Listing:
     def _take_pack(self, data: bytes, picture: "_Picture", behind: int) -> bool:
         """Two pictures: the second of them is decoded with the next packet."""
         second = _read_picture(data[behind + 4 : behind + 12], self._layer)
-        self._coded = picture.coded
+        self._coded = True
         if (
             second is None
             or not (self._packed and picture.coded and second.coded)
@@ -137,16 +136,18 @@ class _Listing:
         again, found, group = before.partition(_GROUP)
         if found and (self._delayed or _START in group):
             return False
-        # DivX repeats the layer in fewer words.
-        same_maker = again.partition(_USER)[1:] == self._headers.partition(_USER)[1:]
-        if again not in (b"", self._headers):
-            layer = _read_layer(again)
-            if not same_maker or layer is None or layer._replace(low_delay=None) != self._plain:
-                return False
-            if layer.low_delay not in (None, self._layer.low_delay):
-                return False
+        if again not in (b"", self._headers) and not self._says_the_same(again):
+            return False
         self._repeated.add(before)
         return True
+
+    def _says_the_same(self, again: bytes) -> bool:
+        """In other words: DivX repeats the layer without the delay, which then is as before."""
+        layer = _read_layer(again)
+        if layer is not None and layer.low_delay is None:
+            layer = layer._replace(low_delay=self._layer.low_delay)
+        same_maker = again.partition(_USER)[1:] == self._headers.partition(_USER)[1:]
+        return same_maker and layer == self._layer
 
 
 class _Pictures:
@@ -283,18 +284,8 @@ def _read_layer(headers: bytes) -> _Layer | None:
     scalable = bits.read()
     if shape or sprite or other_depth or own_matrices or adaptive or scalable or not simple_headers:
         return None
-    rest = (
-        kind,
-        version,
-        width,
-        height,
-        overlapped,
-        quantiser_kind,
-        quarter_samples,
-        resumes,
-        partitions,
-        reversible,
-    )
+    rest: tuple[int, ...] = (kind, version, width, height, overlapped, quantiser_kind)
+    rest += (quarter_samples, resumes, partitions, reversible)
     return _Layer(resolution, time_bits, interlaced, rest, low_delay)
 
 

@@ -83,7 +83,7 @@ def decode(
     wanted, places = np.unique(asked, return_inverse=True)
     block = Block(len(wanted))
     decode_each(path, wanted, block.put, decoder=decoder, short_side=short_side)
-    return block.frames(places)
+    return block.frames(None if np.array_equal(wanted, asked) else places)
 
 
 def decode_each(
@@ -113,11 +113,9 @@ class Block:
             self._images = np.empty((self._num_frames, *image.shape), np.uint8)
         self._images[slot] = image
 
-    def frames(self, places: Int64[np.ndarray, " T"]) -> Frames:
-        """The frames of these places; as they were put, where that is all of them in turn."""
-        images = self._images
-        if not np.array_equal(places, np.arange(len(images))):
-            images = images[places]
+    def frames(self, places: Int64[np.ndarray, " T"] | None = None) -> Frames:
+        """The frames of these places; all of them, without a copy, if none are given."""
+        images = self._images if places is None else self._images[places]
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 

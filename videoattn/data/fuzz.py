@@ -27,8 +27,9 @@ _LENGTHS = (b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\7", b"\x7f\xff\xff\xff", b"\xff\x
 
 SAME, OTHER, ERROR, CRASH, HANG = "frames", "other frames", "DecodeError", "crash", "hang"
 """Outcomes. `other frames`: they are not those that PyAV gives; PyAV's own are compared with those
-that it gives when it decodes all before them, too, if damage there leaves enough of them. What else
-is raised is named."""
+that it gives when it decodes all before them, too. Where damage there leaves fewer, they are
+`frames` by the times that are stored, and `other frames` where none are. What else is raised is
+named."""
 
 
 class Mutant(NamedTuple):
@@ -126,7 +127,7 @@ def _reference(path: Path, asked: np.ndarray, decoder: Decoder) -> Frames | None
     try:
         block = Block(len(asked))
         read_from_start(path, asked, block.put)
-        return block.frames(np.arange(len(asked)))
+        return block.frames()
     except DecodeError:
         with Video(path) as video:
             # Without times, frames that a reading of all does not have were counted wrongly.

@@ -1,7 +1,6 @@
 """An open file and its packets: what can be known of a video without decoding it."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -122,8 +121,11 @@ class Video:
         """Until that frame's and those of all before it have come: in MP4, whose times of decoding
         are stored, none is shown before it is decoded (FFmpeg moves them so that it is true). All
         packets of other files."""
+        if self.container.format.name != _MP4:
+            yield from self.packets()
+            return
         times: list[int] = []
-        enough = frame + 1 if self.container.format.name == _MP4 else sys.maxsize
+        enough = frame + 1
         for packet in self.packets():
             if len(times) >= enough and packet.dts is not None:
                 missing = frame + 1 - sum(time < packet.dts for time in times)
