@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tests.data.transformed import crop_resize, transformed
+from tests.data.transformed import crop_resize, filled, transformed
 from videoattn.data.transforms import Box, Cut, TestTransform, to_video
 
 
@@ -54,7 +54,7 @@ def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
     for slot in range(4):  # after a setback: these count
         cut.put(slot, images[slot])
     clips = frames[torch.from_numpy(places)]
-    assert torch.equal(cut.views(), transformed(transform, clips, generator()))
+    assert torch.equal(filled(cut), transformed(transform, clips, generator()))
 
 
 def test_crop_before_resize_is_resize_before_crop() -> None:

@@ -137,7 +137,7 @@ def test_a_worker_that_is_killed_at_rest(signum: int, thirteen: Path) -> None:
 
 
 def test_killed_before_anything_was_read(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videoattn.data.loader._Fetch.__getitem__", lambda *_: kill_itself())
+    monkeypatch.setattr("videoattn.data.loader._Fetch.__getitems__", lambda *_: kill_itself())
     with pytest.raises(WorkerDiedError, match=r"^loader process \d+: was killed by SIGKILL before"):
         list(loader(thirteen).epoch(0))
 

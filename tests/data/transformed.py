@@ -16,7 +16,14 @@ def transformed(
     for slot, image in enumerate(clips.flatten(0, 1).movedim(1, -1).numpy()):
         for cut in cuts:
             cut.put(slot, image)
-    return torch.cat([cut.views() for cut in cuts])
+    return torch.cat([filled(cut) for cut in cuts])
+
+
+def filled(cut: Cut) -> torch.Tensor:
+    """What a cut makes, (V, T, C, h, w)."""
+    out = np.empty(cut.shape, np.uint8)
+    cut.fill(out)
+    return torch.from_numpy(out).movedim(-1, -3)
 
 
 def crop_resize(clips: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:

@@ -167,6 +167,7 @@ class TrainTransform:
     """A random box, resized to its crop, and its looks changed: each clip has a draw of its own."""
 
     random = True
+    mirrors = False
 
     def __init__(self, box: CropBox, looks: Looks | None = None) -> None:
         self.box = box

@@ -6,7 +6,7 @@ number of workers, nor of ranks, nor where a run was resumed changes a byte.
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,13 @@ from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Cut, Transform
 from videoattn.data.video import Encoded, Image, Put, Source, Wanted
 from videoattn.types import Failure
+
+Memory = Callable[[tuple[int, ...]], UInt8[np.ndarray, "V T H W C"]]
+"""Gives memory of a shape, for a sample's frames."""
+
+
+def new_memory(shape: tuple[int, ...]) -> UInt8[np.ndarray, "V T H W C"]:
+    return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -101,35 +108,39 @@ class ClipDataset(Dataset[Sample | Failure]):
         """What `fetch` takes for each sample of the batches."""
         return [[(epoch, index) for index in batch] for batch in batches]
 
-    def fetch(self, key: tuple[int, int], video: Encoded | None = None) -> Sample | Failure:
+    def fetch(
+        self, key: tuple[int, int], memory: Memory = new_memory, video: Encoded | None = None
+    ) -> Sample | Failure:
         """The same, with a failure handed back whatever `on_error` says.
 
+        memory: asked once, for where the frames will be.
         video: the sample, where its path is none that can be opened.
         """
         epoch, index = key
         try:
-            return self._sample(epoch, index, video)
+            return self._sample(epoch, index, memory, video)
         except DecodeError as error:
             return Failure(index, error.path, error.reason)
 
-    def _sample(self, epoch: int, index: int, video: Encoded | None) -> Sample:
+    def _sample(self, epoch: int, index: int, memory: Memory, video: Encoded | None) -> Sample:
         source = video or self.samples.path(index)
         generator = sample_generator(self.seed, epoch, index)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         start = generator.get_state()
         num_frames, fps = self._timing(source, index)
         try:
-            frames, numbers = self._views(source, num_frames, fps, generator)
+            cuts, numbers = self._read_clips(source, num_frames, fps, generator, mirrored)
         except DecodeError as error:
             # The packet count promised more than decodes (damage): sample again from what is
             # there. Not remembered, or a resumed run would draw other clips than this one.
             if error.num_frames is None or error.num_frames >= num_frames:
                 raise
             generator.set_state(start)
-            frames, numbers = self._views(source, error.num_frames, fps, generator)
+            cuts, numbers = self._read_clips(source, error.num_frames, fps, generator, mirrored)
+        frames = _filled(cuts, memory)
         label = video.label if video else self.samples.label(index)
         if self.mirror is not None and mirrored:
-            frames, label = frames.flip(-1), self.mirror.label(label)
+            label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
 
     def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
@@ -140,11 +151,12 @@ class ClipDataset(Dataset[Sample | Failure]):
         cuts = self._cuts(clips, generator)
         for cut in cuts:
             cut.put(0, np.zeros((64, 64, 3), np.uint8))
-        return torch.cat([cut.views() for cut in cuts])[None][:0]
+        return _filled(cuts, new_memory)[None][:0]
 
-    def _views(
-        self, source: Source, num_frames: int, fps: float, generator: torch.Generator
-    ) -> tuple[UInt8[Tensor, "V T C H W"], Int64[np.ndarray, "clips T"]]:
+    def _read_clips(
+        self, source: Source, num_frames: int, fps: float, generator: torch.Generator,
+        mirrored: bool,
+    ) -> tuple[list[Cut], Int64[np.ndarray, "clips T"]]:  # fmt: skip
         try:
             numbers = sample_numbers(
                 self.sample_frames, source, num_frames, fps, generator, self.target_fps
@@ -155,22 +167,21 @@ class ClipDataset(Dataset[Sample | Failure]):
             middle = numbers.shape[1] // 2
             numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
         wanted, places = np.unique(numbers, return_inverse=True)
-        cuts = self._cuts(places.reshape(numbers.shape), generator)
+        cuts = self._cuts(places.reshape(numbers.shape), generator, mirrored=mirrored)
 
         def put(slot: int, image: Image) -> None:
             for cut in cuts:
                 cut.put(slot, image)
 
         self._read_source(source, wanted, put)  # once, whatever the number of clips
-        views = [cut.views() for cut in cuts]
-        if len(views) == 1:
-            return views[0], numbers
-        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
-        return torch.cat([view.movedim(-3, -1) for view in views]).movedim(-1, -3), numbers
+        return cuts, numbers
 
-    def _cuts(self, places: Int64[np.ndarray, "clips T"], generator: torch.Generator) -> list[Cut]:
+    def _cuts(
+        self, places: Int64[np.ndarray, "clips T"], generator: torch.Generator, *,
+        mirrored: bool = False,
+    ) -> list[Cut]:  # fmt: skip
         alike = np.split(places, len(places)) if self.transform.random else [places]
-        return [Cut(self.transform, clips, generator) for clips in alike]
+        return [Cut(self.transform, clips, generator, mirrored=mirrored) for clips in alike]
 
     def _read_source(self, source: Source, wanted: Wanted, put: Put) -> None:
         template = self.samples.frame_template
@@ -193,6 +204,15 @@ class ClipDataset(Dataset[Sample | Failure]):
             self._rates[index] = fps
             self._counts[index] = count
         return count, float(self._rates[index])
+
+
+def _filled(cuts: Sequence[Cut], memory: Memory) -> UInt8[Tensor, "V T C H W"]:
+    """All clips, one after the other in the same memory."""
+    parts = [cut.shape[0] for cut in cuts]
+    out = memory((sum(parts), *cuts[0].shape[1:]))
+    for cut, part in zip(cuts, np.split(out, np.cumsum(parts)[:-1]), strict=True):
+        cut.fill(part)
+    return torch.from_numpy(out).movedim(-1, -3)
 
 
 def sample_numbers(

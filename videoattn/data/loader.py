@@ -5,23 +5,34 @@ them from r on: each rank has batches of B, and the ranks together see what one 
 batches of B*W sees.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.blocks import Blocks, Parcel
+from videoattn.data.dataset import ClipDataset, Memory, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.streaming import ShardDataset
 from videoattn.data.workers import Watch, WorkerDiedError
-from videoattn.types import Batch, Failure, Views
+from videoattn.types import Batch, Failure
 
 AnyDataset = ClipDataset | ShardDataset
 
 _SKIP = "; data.on_error=skip goes on without it"
+
+
+class _Parts(NamedTuple):
+    """A batch on its way to the trainer, as little of it as can be."""
+
+    frames: Parcel | None  # of N samples, or more whose ends are empty; None if there is no sample
+    labels: list[int]
+    indices: list[int]
+    failures: tuple[Failure, ...]
 
 
 class ClipLoader:
@@ -68,7 +79,8 @@ class ClipLoader:
         self._plan = _Plan()
         self._watch = Watch(num_workers, timeout_seconds=timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that cost a worker, and why
-        self._loader: DataLoader[Sample | Failure] | None = None
+        self._loader: DataLoader[_Parts] | None = None
+        self._blocks = Blocks(num_workers)
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -86,7 +98,8 @@ class ClipLoader:
         done = skip_batches
         while True:
             try:
-                for batch in self._start(self.dataset.keys(epoch, batches[done:])):
+                for parts in self._start(self.dataset.keys(epoch, batches[done:])):
+                    batch = self._batch(parts)
                     if batch.failures and self.dataset.on_error == "raise":
                         raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
                     yield batch
@@ -106,21 +119,32 @@ class ClipLoader:
                     raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
                 self._lost[death.index] = death.reason
 
-    def _start(self, keys: Iterable[list[Any]]) -> Iterator[Batch]:
+    def _start(self, keys: Iterable[list[Any]]) -> Iterator[_Parts]:
         self._plan.keys = keys
         if self._loader is not None:
+            self._blocks.start()
             return iter(self._loader)
+        self._blocks = Blocks(self.num_workers)
+        self._blocks.start()
         self._loader = DataLoader(
-            _Fetch(self.dataset, self._watch, self._lost),
+            _Fetch(self.dataset, self._watch, self._lost, self._blocks),
             batch_sampler=self._plan,
             num_workers=self.num_workers,
-            collate_fn=_Collate(self.dataset),
+            collate_fn=_as_it_is,
             persistent_workers=self.num_workers > 0,
             # A generator of its own: iterating must not advance the global random state.
             generator=torch.Generator(),
         )
         with self._watch.starting():
             return iter(self._loader)
+
+    def _batch(self, parts: _Parts) -> Batch:
+        if parts.frames is None:
+            frames = self.dataset.no_clips()
+        else:
+            frames = self._blocks.open(parts.frames)[: len(parts.labels)].movedim(-1, -3)
+        labels, indices = torch.tensor([parts.labels, parts.indices], dtype=torch.int64)
+        return Batch(frames, labels, indices, parts.failures)
 
     def order(self, epoch: int) -> list[int]:
         """Every rank's samples, in the order in which they are seen."""
@@ -148,43 +172,67 @@ class _Plan(Sampler[list[Any]]):
         return iter(self.keys)
 
 
-class _Fetch(Dataset[Sample | Failure]):
-    """Hands failures to the main process, which raises: an error from a worker loses its type."""
+def _as_it_is(parts: Any) -> Any:
+    """`_Fetch` joins samples itself."""
+    return parts
 
-    def __init__(self, dataset: AnyDataset, watch: Watch, lost: Mapping[int, str]) -> None:
+
+class _Fetch(Dataset[_Parts]):
+    """Makes batches. Failures go to the main process, which raises: an error from a worker loses
+    its type."""
+
+    def __init__(
+        self, dataset: AnyDataset, watch: Watch, lost: Mapping[int, str], blocks: Blocks
+    ) -> None:
         self._dataset = dataset
         self._watch = watch
         self._lost = lost
+        self._blocks = blocks
 
-    def __getitem__(self, key: Any) -> Sample | Failure:
+    def __getitems__(self, keys: Sequence[Any]) -> _Parts:
+        room = _Room(self._blocks, len(keys))
+        samples: list[Sample] = []
+        failures: list[Failure] = []
+        for key in keys:
+            item = self._fetch(key, partial(room.place, len(samples)))
+            if isinstance(item, Sample):
+                samples.append(item)
+            else:
+                failures.append(item)
+        return _Parts(
+            room.parcel if samples else None,
+            [sample.label for sample in samples],
+            [sample.index for sample in samples],
+            tuple(failures),
+        )
+
+    def _fetch(self, key: Any, memory: Memory) -> Sample | Failure:
         index = key[1]
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._watch.reading(index):
-            return self._dataset.fetch(key)
+            return self._dataset.fetch(key, memory)
 
 
-class _Collate:
-    """Samples to a batch; failures stand apart."""
+class _Room:
+    """Memory for a batch of up to `num_samples`: frames are resized to where they stay.
 
-    def __init__(self, dataset: AnyDataset) -> None:
-        self._dataset = dataset
-
-    def __call__(self, items: list[Sample | Failure]) -> Batch:
-        samples = [item for item in items if isinstance(item, Sample)]
-        failures = tuple(item for item in items if isinstance(item, Failure))
-        return Batch(
-            _stack([s.frames for s in samples]) if samples else self._dataset.no_clips(),
-            torch.tensor([s.label for s in samples], dtype=torch.int64),
-            torch.tensor([s.index for s in samples], dtype=torch.int64),
-            failures,
-        )
-
-
-def _stack(clips: list[UInt8[Tensor, "V T C H W"]]) -> Views:
-    """Stacks in channels-last memory, in which a batch becomes a channels_last_3d video by view.
-
-    torch's own function, as in a worker it writes straight into memory shared with the trainer.
+    It is channels-last, in which a batch becomes a channels_last_3d video by view.
     """
-    batch: Tensor = default_collate([clip.movedim(-3, -1) for clip in clips])
-    return batch.movedim(-1, -3)
+
+    def __init__(self, blocks: Blocks, num_samples: int) -> None:
+        self._blocks = blocks
+        self._num_samples = num_samples
+        self._whole: UInt8[np.ndarray, "N V T H W C"] | None = None
+        self.parcel: Parcel | None = None
+
+    def place(self, number: int, shape: tuple[int, ...]) -> UInt8[np.ndarray, "V T H W C"]:
+        """Where sample `number` of the batch goes."""
+        if self._whole is None:
+            self.parcel, self._whole = self._blocks.pack((self._num_samples, *shape))
+        if self._whole.shape[1:] != shape:
+            raise ValueError(
+                f"clips of a batch differ in their shapes (views, frames, height, width, channels):"
+                f" {self._whole.shape[1:]} and {shape}; use batches of one video"
+            )
+        return self._whole[number]

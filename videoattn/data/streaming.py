@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from videoattn.data.annotations import Samples
-from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.dataset import ClipDataset, Memory, Sample, new_memory
 from videoattn.data.shards import Shards
 from videoattn.data.video import DecodeError, Encoded
 from videoattn.types import Failure
@@ -60,11 +60,11 @@ class ShardDataset:
         """The batches' samples with their videos, as they are read."""
         return _ahead(self._read(epoch, batches), _AHEAD)
 
-    def fetch(self, key: Key) -> Sample | Failure:
+    def fetch(self, key: Key, memory: Memory = new_memory) -> Sample | Failure:
         epoch, index, video = key
         if isinstance(video, Failure):
             return video
-        return self.clips.fetch((epoch, index), video)
+        return self.clips.fetch((epoch, index), memory, video)
 
     def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
         return self.clips.no_clips()

@@ -28,6 +28,8 @@ PLACES: dict[int, list[Place]] = {
 }
 """Test crops by their number."""
 
+_OF_ONE_THREAD = 1 << 15  # elements up to which torch does not split its work
+
 
 class Box(NamedTuple):
     y0: int
@@ -40,16 +42,18 @@ class Box(NamedTuple):
 class Transform(Protocol):
     """What becomes of decoded clips: boxes are cut out of every frame and resized, then finished.
 
-    A `random` one draws for each clip of a video anew; another treats all of them alike.
+    A `random` one draws for each clip of a video anew; another treats all of them alike. One that
+    `mirrors` adds the mirror images of a clip's boxes behind them.
     """
 
     random: bool
+    mirrors: bool
 
     def boxes(self, height: int, width: int, generator: torch.Generator) -> list[Box]: ...
 
     def size(self, height: int, width: int) -> tuple[int, int]: ...
 
-    def finish(self, crops: Crops, generator: torch.Generator) -> UInt8[Tensor, "N T C h w"]: ...
+    def finish(self, crops: Crops, generator: torch.Generator) -> Crops: ...
 
 
 class TestTransform:
@@ -77,6 +81,7 @@ class TestTransform:
         self.short_side = short_side
         self.crop = crop
         self.num_crops = num_crops
+        self.mirrors = num_crops == 10
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """What a video of this size is resized to: the crop, or all of the frame."""
@@ -96,27 +101,29 @@ class TestTransform:
             places = [(x, y) for y, x in places]
         return [place(height, width, h, w, at) for at in places]
 
-    def finish(self, crops: Crops, generator: torch.Generator) -> UInt8[Tensor, "N T C h w"]:
-        """Of ten crops, the five that are mirrored."""
-        if self.num_crops != 10:
-            return crops
-        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
-        five = crops.movedim(-3, -1).unflatten(0, (-1, 5))
-        return torch.cat([five, five.flip(-2)], 1).flatten(0, 1).movedim(-1, -3)
+    def finish(self, crops: Crops, generator: torch.Generator) -> Crops:
+        return crops
 
 
 class Cut:
     """Clips of a video's frames: cut out while the frames come one by one, then resized together.
 
     places: which of the frames each clip has. The frames are all that is asked of the video; some
-    may be in no clip, others in several, and are then resized once for each box.
+    may be in no clip, others in several, and are then resized once for each box. `mirrored` turns
+    all of them about before anything else is done to the crops.
     """
 
     def __init__(
-        self, transform: Transform, places: Int64[np.ndarray, "clips T"], generator: torch.Generator
+        self,
+        transform: Transform,
+        places: Int64[np.ndarray, "clips T"],
+        generator: torch.Generator,
+        *,
+        mirrored: bool = False,
     ) -> None:
         self._transform = transform
         self._generator = generator
+        self._mirrored = mirrored
         used, order = np.unique(places, return_inverse=True)
         self._order = order.reshape(places.shape)
         self._rank = {slot: rank for rank, slot in enumerate(used.tolist())}
@@ -129,7 +136,11 @@ class Cut:
         rank = self._rank.get(slot)
         if rank is not None:
             for box, cut in self._boxes:
-                cut[rank] = image[box.y0 : box.y1, box.x0 : box.x1]
+                part = image[box.y0 : box.y1, box.x0 : box.x1]
+                if self._mirrored:  # before the resize, which is symmetric
+                    _copy_mirrored(cut[rank], part)
+                else:
+                    cut[rank] = part
 
     def _begin(self, height: int, width: int) -> None:
         self._size = self._transform.size(height, width)
@@ -137,28 +148,55 @@ class Cut:
             shape = len(self._rank), box.y1 - box.y0, box.x1 - box.x0, 3
             self._boxes.append((box, np.empty(shape, np.uint8)))
 
-    def views(self) -> Crops:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what `fill` fills; known when a frame was there."""
+        clips, num_frames = self._order.shape
+        return clips * len(self._boxes) * (1 + self._transform.mirrors), num_frames, *self._size, 3
+
+    def fill(self, out: UInt8[np.ndarray, "V T h w C"]) -> None:
         """Clips times boxes, those of a clip side by side, and finished."""
-        crops = [
-            resize(torch.from_numpy(cut).movedim(-1, 1), self._size).movedim(1, -1)
-            for _, cut in self._boxes
-        ]
-        if not np.array_equal(self._order, np.arange(len(self._rank))[None]):
-            # By NumPy, which copies a frame as a whole.
-            clips = [torch.from_numpy(crop.numpy().take(self._order, axis=0)) for crop in crops]
-        else:
-            clips = [crop[None] for crop in crops]
-        # Joined as they lie in memory, channels last: a copy into another order takes far longer.
-        views = torch.stack(clips, 1).flatten(0, 1) if len(clips) > 1 else clips[0]
-        return self._transform.finish(views.movedim(-1, -3), self._generator)
+        clips = out.reshape(len(self._order), -1, *out.shape[1:])
+        # A clip of all frames in their order is resized to where it stays.
+        once = np.array_equal(self._order, np.arange(len(self._rank))[None])
+        for i, (_, cut) in enumerate(self._boxes):
+            frames = torch.from_numpy(cut).movedim(-1, 1)
+            if once:
+                resize(frames, self._size, torch.from_numpy(clips[0, i]).movedim(-1, 1))
+                continue
+            crop = resize(frames, self._size).movedim(1, -1).numpy()
+            for order, clip in zip(self._order, clips[:, i], strict=True):
+                np.take(crop, order, axis=0, out=clip, mode="clip")  # "raise" would copy twice
+        if self._transform.mirrors:
+            count = len(self._boxes)
+            clips[:, count:] = torch.from_numpy(clips[:, :count]).flip(-2).numpy()
+        crops = torch.from_numpy(out).movedim(-1, -3)
+        finished = self._transform.finish(crops, self._generator)
+        if finished is not crops:
+            crops.copy_(finished)
 
 
-def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:
-    """To (height, width): bilinear, antialiased, uint8 throughout."""
+def _copy_mirrored(out: Image, image: Image) -> None:
+    """By torch, as NumPy takes three times as long; in pieces for which it does not wake other
+    threads, which would keep their cores busy for a thousand times as long."""
+    rows = max(1, _OF_ONE_THREAD // (3 * image.shape[1]))
+    for y in range(0, len(image), rows):
+        out[y : y + rows] = torch.from_numpy(image[y : y + rows]).flip(1).numpy()
+
+
+def resize(
+    frames: Frames, size: tuple[int, int], out: UInt8[Tensor, "T C h w"] | None = None
+) -> UInt8[Tensor, "T C h w"]:
+    """To (height, width): bilinear, antialiased, uint8 throughout. `out`, of channels-last memory,
+    is where the result goes."""
     if tuple(frames.shape[-2:]) == tuple(size):
-        return frames
+        return frames if out is None else out.copy_(frames)
     frames = frames.contiguous(memory_format=torch.channels_last)
-    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    if out is None:
+        return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    # What the line above calls, which has no way to say where to.
+    torch.ops.aten._upsample_bilinear2d_aa.out(frames, size, False, None, None, out=out)
+    return out
 
 
 def to_video(
