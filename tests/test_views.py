@@ -51,6 +51,7 @@ def score(config: Config, model: nn.Module) -> torch.Tensor:
         make_loader(config, "test", Distributed()),
         to_video=make_to_video(config.clip, cpu),
         max_views=config.test.batch_size,
+        precision="float32",  # as what it is compared with, whatever the machine has
     )
     assert (evaluation.num_decoded, evaluation.num_failed) == (7, 0)
     assert evaluation.num_views == config.test.num_clips * max(config.test.num_crops, 1)

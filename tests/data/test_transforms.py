@@ -3,8 +3,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tests.data.transformed import crop_resize, filled, transformed
-from videoattn.data.transforms import Box, Cut, TestTransform, to_video
+from tests.data.transformed import crop_resize, transformed
+from videoattn.data.cut import Clips
+from videoattn.data.transforms import Box, TestTransform, to_video
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -47,14 +48,15 @@ def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
     frames = torch.randint(0, 256, (4, 3, 40, 60), dtype=torch.uint8, generator=generator())
     places = np.array([[0, 2, 2], [3, 2, 0]])  # frame 1 is in neither
     transform = TestTransform(32, crop=(32, 32), num_crops=num_crops)
-    cut = Cut(transform, places, generator())
     images = frames.movedim(1, -1).numpy()
-    for slot in (0, 1, 2, 3):
-        cut.put(slot, images[3 - slot])
-    for slot in range(4):  # after a setback: these count
-        cut.put(slot, images[slot])
+    with Clips(transform, places, generator()) as made:
+        for slot in (0, 1, 2, 3):
+            made.put(slot, images[3 - slot])
+        for slot in range(4):  # after a setback: these count
+            made.put(slot, images[slot])
+        out = made.finish()
     clips = frames[torch.from_numpy(places)]
-    assert torch.equal(filled(cut), transformed(transform, clips, generator()))
+    assert torch.equal(out, transformed(transform, clips, generator()))
 
 
 def test_crop_before_resize_is_resize_before_crop() -> None:

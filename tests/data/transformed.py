@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from videoattn.data.transforms import Box, Cut, Transform, resize
+from videoattn.data.cut import Clips
+from videoattn.data.transforms import Box, Transform, resize
 
 
 def transformed(
@@ -11,19 +12,10 @@ def transformed(
 ) -> torch.Tensor:
     """Clips (V, T, C, H, W) of frames of their own, to (V * boxes, T, C, h, w)."""
     places = np.arange(clips.shape[0] * clips.shape[1]).reshape(clips.shape[:2])
-    groups = np.split(places, len(places)) if transform.random else [places]
-    cuts = [Cut(transform, group, generator) for group in groups]
-    for slot, image in enumerate(clips.flatten(0, 1).movedim(1, -1).numpy()):
-        for cut in cuts:
-            cut.put(slot, image)
-    return torch.cat([filled(cut) for cut in cuts])
-
-
-def filled(cut: Cut) -> torch.Tensor:
-    """What a cut makes, (V, T, C, h, w)."""
-    out = np.empty(cut.shape, np.uint8)
-    cut.fill(out)
-    return torch.from_numpy(out).movedim(-1, -3)
+    with Clips(transform, places, generator) as made:
+        for slot, image in enumerate(clips.flatten(0, 1).movedim(1, -1).numpy()):
+            made.put(slot, image)
+        return made.finish()
 
 
 def crop_resize(clips: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:

@@ -18,8 +18,8 @@ _MOST = 8  # blocks of a process; whoever holds more batches at once gets memory
 
 
 class Parcel(NamedTuple):
-    """Where a process has put something: in its block of that number, none of which is said again
-    once the trainer knows it; or in memory of its own (block -1)."""
+    """Where a process has put something: in its block of that number, or in memory of its own
+    (block -1). `memory` is left out once the trainer knows the block."""
 
     process: int
     block: int
@@ -36,10 +36,11 @@ class Blocks:
     def __init__(self, num_workers: int) -> None:
         self._shared = num_workers > 0
         self._used = torch.zeros(max(num_workers, 1), _MOST, dtype=torch.int64)
+        self._told = torch.zeros_like(self._used)  # 1: the trainer knows the block
         self._epoch = torch.zeros(1, dtype=torch.int64)
         if self._shared:
-            self._used.share_memory_()
-            self._epoch.share_memory_()
+            for state in (self._used, self._told, self._epoch):
+                state.share_memory_()
         self._mine: dict[int, UInt8[Tensor, " B"]] = {}  # of this process
         self._known: dict[tuple[int, int], UInt8[Tensor, " B"]] = {}  # to the trainer
         self._lent: set[tuple[int, int]] = set()
@@ -59,14 +60,16 @@ class Blocks:
         num_bytes = int(np.prod(shape))
         free = (self._used[process] == 0).nonzero()
         block = int(free[0]) if len(free) else -1
-        memory = self._mine.get(block)
-        news = memory is None or len(memory) < num_bytes
-        if memory is None or news:
+        memory, told = self._mine.get(block), False
+        if memory is None or len(memory) < num_bytes:
             memory = self._new(num_bytes)
+        else:
+            told = bool(self._told[process, block])
         if block >= 0:
             self._mine[block] = memory
             self._used[process, block] = self._epoch[0]
-        parcel = Parcel(process, block, memory if news else None, shape)
+            self._told[process, block] = told
+        parcel = Parcel(process, block, None if told else memory, shape)
         return parcel, memory.numpy()[:num_bytes].reshape(shape)
 
     def open(self, parcel: Parcel) -> UInt8[Tensor, "..."]:
@@ -76,6 +79,7 @@ class Blocks:
         view = memory.numpy()[: int(np.prod(parcel.shape))].reshape(parcel.shape)
         if parcel.block >= 0:
             self._known[place] = memory
+            self._told[place] = 1
             self._lent.add(place)
             weakref.finalize(view, self._give_back, place).atexit = False
         return torch.from_numpy(view)

@@ -6,7 +6,7 @@ number of workers, nor of ranks, nor where a run was resumed changes a byte.
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,20 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.annotations import Samples
+from videoattn.data.cut import Clips, Memory, new_memory
 from videoattn.data.decode import DecodeError, Read, count_frames, decode_each, frame_times
 from videoattn.data.frame_folder import count_folder, read_folder
 from videoattn.data.mirror import Mirror
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
-from videoattn.data.transforms import Cut, Transform
-from videoattn.data.video import Encoded, Image, Put, Source, Wanted
+from videoattn.data.transforms import Crops, Transform
+from videoattn.data.video import Encoded, Put, Source, Wanted
 from videoattn.types import Failure
-
-Memory = Callable[[tuple[int, ...]], UInt8[np.ndarray, "V T H W C"]]
-"""Gives memory of a shape, for a sample's frames."""
-
-
-def new_memory(shape: tuple[int, ...]) -> UInt8[np.ndarray, "V T H W C"]:
-    return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -127,17 +121,17 @@ class ClipDataset(Dataset[Sample | Failure]):
         generator = sample_generator(self.seed, epoch, index)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         start = generator.get_state()
-        num_frames, fps = self._timing(source, index)
+        num_frames, fps = timing = self._timing(source, index)
         try:
-            cuts, numbers = self._read_clips(source, num_frames, fps, generator, mirrored)
+            frames, numbers = self._views(source, timing, generator, memory, mirrored)
         except DecodeError as error:
             # The packet count promised more than decodes (damage): sample again from what is
             # there. Not remembered, or a resumed run would draw other clips than this one.
             if error.num_frames is None or error.num_frames >= num_frames:
                 raise
             generator.set_state(start)
-            cuts, numbers = self._read_clips(source, error.num_frames, fps, generator, mirrored)
-        frames = _filled(cuts, memory)
+            timing = error.num_frames, fps
+            frames, numbers = self._views(source, timing, generator, memory, mirrored)
         label = video.label if video else self.samples.label(index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
@@ -147,19 +141,18 @@ class ClipDataset(Dataset[Sample | Failure]):
         """A batch of none, in the shape that others have: what is left when all samples fail."""
         generator = sample_generator(0, 0, 0)
         num_clips, num_frames = self.sample_frames(1 << 20, 30.0, generator).shape
-        clips = np.zeros((num_clips, num_frames), np.int64)
-        cuts = self._cuts(clips, generator)
-        for cut in cuts:
-            cut.put(0, np.zeros((64, 64, 3), np.uint8))
-        return _filled(cuts, new_memory)[None][:0]
+        places = np.zeros((num_clips, num_frames), np.int64)
+        with Clips(self.transform, places, generator) as clips:
+            clips.put(0, np.zeros((64, 64, 3), np.uint8))
+            return clips.finish()[None][:0]
 
-    def _read_clips(
-        self, source: Source, num_frames: int, fps: float, generator: torch.Generator,
-        mirrored: bool,
-    ) -> tuple[list[Cut], Int64[np.ndarray, "clips T"]]:  # fmt: skip
+    def _views(
+        self, source: Source, timing: tuple[int, float], generator: torch.Generator,
+        memory: Memory, mirrored: bool,
+    ) -> tuple[Crops, Int64[np.ndarray, "clips T"]]:  # fmt: skip
         try:
             numbers = sample_numbers(
-                self.sample_frames, source, num_frames, fps, generator, self.target_fps
+                self.sample_frames, source, *timing, generator, self.target_fps
             )
         except ShortVideoError as error:
             raise DecodeError(source, str(error)) from error
@@ -167,21 +160,10 @@ class ClipDataset(Dataset[Sample | Failure]):
             middle = numbers.shape[1] // 2
             numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
         wanted, places = np.unique(numbers, return_inverse=True)
-        cuts = self._cuts(places.reshape(numbers.shape), generator, mirrored=mirrored)
-
-        def put(slot: int, image: Image) -> None:
-            for cut in cuts:
-                cut.put(slot, image)
-
-        self._read_source(source, wanted, put)  # once, whatever the number of clips
-        return cuts, numbers
-
-    def _cuts(
-        self, places: Int64[np.ndarray, "clips T"], generator: torch.Generator, *,
-        mirrored: bool = False,
-    ) -> list[Cut]:  # fmt: skip
-        alike = np.split(places, len(places)) if self.transform.random else [places]
-        return [Cut(self.transform, clips, generator, mirrored=mirrored) for clips in alike]
+        places = places.reshape(numbers.shape)
+        with Clips(self.transform, places, generator, memory, mirrored=mirrored) as clips:
+            self._read_source(source, wanted, clips.put)  # once, whatever the number of clips
+            return clips.finish(), numbers
 
     def _read_source(self, source: Source, wanted: Wanted, put: Put) -> None:
         template = self.samples.frame_template
@@ -204,15 +186,6 @@ class ClipDataset(Dataset[Sample | Failure]):
             self._rates[index] = fps
             self._counts[index] = count
         return count, float(self._rates[index])
-
-
-def _filled(cuts: Sequence[Cut], memory: Memory) -> UInt8[Tensor, "V T C H W"]:
-    """All clips, one after the other in the same memory."""
-    parts = [cut.shape[0] for cut in cuts]
-    out = memory((sum(parts), *cuts[0].shape[1:]))
-    for cut, part in zip(cuts, np.split(out, np.cumsum(parts)[:-1]), strict=True):
-        cut.fill(part)
-    return torch.from_numpy(out).movedim(-1, -3)
 
 
 def sample_numbers(

@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from videoattn.data.annotations import Samples
-from videoattn.data.dataset import ClipDataset, Memory, Sample, new_memory
+from videoattn.data.cut import Memory, new_memory
+from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.shards import Shards
 from videoattn.data.video import DecodeError, Encoded
 from videoattn.types import Failure

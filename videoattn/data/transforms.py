@@ -6,13 +6,11 @@ A crop is a box (y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 exclu
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from videoattn.data.video import Image
 from videoattn.types import Frames, Video
 
 Crops = UInt8[Tensor, "V T C h w"]
@@ -27,8 +25,6 @@ PLACES: dict[int, list[Place]] = {
     10: [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)],
 }
 """Test crops by their number."""
-
-_OF_ONE_THREAD = 1 << 15  # elements up to which torch does not split its work
 
 
 class Box(NamedTuple):
@@ -103,85 +99,6 @@ class TestTransform:
 
     def finish(self, crops: Crops, generator: torch.Generator) -> Crops:
         return crops
-
-
-class Cut:
-    """Clips of a video's frames: cut out while the frames come one by one, then resized together.
-
-    places: which of the frames each clip has. The frames are all that is asked of the video; some
-    may be in no clip, others in several, and are then resized once for each box. `mirrored` turns
-    all of them about before anything else is done to the crops.
-    """
-
-    def __init__(
-        self,
-        transform: Transform,
-        places: Int64[np.ndarray, "clips T"],
-        generator: torch.Generator,
-        *,
-        mirrored: bool = False,
-    ) -> None:
-        self._transform = transform
-        self._generator = generator
-        self._mirrored = mirrored
-        used, order = np.unique(places, return_inverse=True)
-        self._order = order.reshape(places.shape)
-        self._rank = {slot: rank for rank, slot in enumerate(used.tolist())}
-        self._size = (0, 0)
-        self._boxes: list[tuple[Box, UInt8[np.ndarray, "U h w C"]]] = []
-
-    def put(self, slot: int, image: Image) -> None:
-        if not self._boxes:
-            self._begin(*image.shape[:2])
-        rank = self._rank.get(slot)
-        if rank is not None:
-            for box, cut in self._boxes:
-                part = image[box.y0 : box.y1, box.x0 : box.x1]
-                if self._mirrored:  # before the resize, which is symmetric
-                    _copy_mirrored(cut[rank], part)
-                else:
-                    cut[rank] = part
-
-    def _begin(self, height: int, width: int) -> None:
-        self._size = self._transform.size(height, width)
-        for box in self._transform.boxes(height, width, self._generator):
-            shape = len(self._rank), box.y1 - box.y0, box.x1 - box.x0, 3
-            self._boxes.append((box, np.empty(shape, np.uint8)))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what `fill` fills; known when a frame was there."""
-        clips, num_frames = self._order.shape
-        return clips * len(self._boxes) * (1 + self._transform.mirrors), num_frames, *self._size, 3
-
-    def fill(self, out: UInt8[np.ndarray, "V T h w C"]) -> None:
-        """Clips times boxes, those of a clip side by side, and finished."""
-        clips = out.reshape(len(self._order), -1, *out.shape[1:])
-        # A clip of all frames in their order is resized to where it stays.
-        once = np.array_equal(self._order, np.arange(len(self._rank))[None])
-        for i, (_, cut) in enumerate(self._boxes):
-            frames = torch.from_numpy(cut).movedim(-1, 1)
-            if once:
-                resize(frames, self._size, torch.from_numpy(clips[0, i]).movedim(-1, 1))
-                continue
-            crop = resize(frames, self._size).movedim(1, -1).numpy()
-            for order, clip in zip(self._order, clips[:, i], strict=True):
-                np.take(crop, order, axis=0, out=clip, mode="clip")  # "raise" would copy twice
-        if self._transform.mirrors:
-            count = len(self._boxes)
-            clips[:, count:] = torch.from_numpy(clips[:, :count]).flip(-2).numpy()
-        crops = torch.from_numpy(out).movedim(-1, -3)
-        finished = self._transform.finish(crops, self._generator)
-        if finished is not crops:
-            crops.copy_(finished)
-
-
-def _copy_mirrored(out: Image, image: Image) -> None:
-    """By torch, as NumPy takes three times as long; in pieces for which it does not wake other
-    threads, which would keep their cores busy for a thousand times as long."""
-    rows = max(1, _OF_ONE_THREAD // (3 * image.shape[1]))
-    for y in range(0, len(image), rows):
-        out[y : y + rows] = torch.from_numpy(image[y : y + rows]).flip(1).numpy()
 
 
 def resize(
