@@ -1,6 +1,7 @@
 """An open file and its packets: what can be known of a video without decoding it."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -177,11 +178,11 @@ class PacketIndex(NamedTuple):
             return None
         unreferenced = np.zeros(len(packets), dtype=bool)
         if length_size := video.nal_length_size:
-            headers = [_nal_headers(packet, length_size) for packet in packets]
-            if None in headers:
+            found = [_is_unreferenced(bytes(packet), length_size) for packet in packets]
+            if None in found:
                 return None
-            if video.stream.codec_context.name == "h264":
-                unreferenced[:] = [_is_unreferenced(header or b"") for header in headers]
+            if context.name == "h264":
+                unreferenced[:] = found
         return cls(times, keys, unreferenced)
 
     @property
@@ -193,11 +194,14 @@ class PacketIndex(NamedTuple):
     def plan(self, wanted: Int64[np.ndarray, " T"]) -> list[list[int]]:
         """Runs of packets to decode for the wanted frames, each from a key frame on."""
         asked = np.sort(np.argsort(self.times)[wanted])
+        keys, key_times = self.keys.tolist(), self.times[self.keys].tolist()
         spans: list[tuple[int, int]] = []
-        for packet in asked.tolist():
+        for packet, time in zip(asked.tolist(), self.times[asked].tolist(), strict=True):
+            key = bisect_right(keys, packet) - 1
             # Pictures ahead of a key frame in time but behind it in the file need the group before.
-            early = self.keys[: np.searchsorted(self.keys, packet, side="right")]
-            start = int(early[self.times[early] <= self.times[packet]][-1])
+            while key_times[key] > time:
+                key -= 1
+            start = keys[key]
             if spans and start <= spans[-1][1]:
                 spans[-1] = (spans[-1][0], packet)
             else:
@@ -205,8 +209,7 @@ class PacketIndex(NamedTuple):
         needed = ~self.unreferenced
         needed[asked] = True
         return [
-            np.flatnonzero(needed[: last + 1])[needed[:first].sum() :].tolist()
-            for first, last in spans
+            (first + np.flatnonzero(needed[first : last + 1])).tolist() for first, last in spans
         ]
 
 
@@ -222,18 +225,13 @@ def reason(error: OSError | FFmpegError) -> str:
     return str(error.strerror or error)
 
 
-def _nal_headers(packet: av.Packet, length_size: int) -> bytes | None:
-    """First byte of each unit; None where the lengths do not add up: the packet is damaged."""
-    data = bytes(packet)
-    headers, at, end = bytearray(), 0, len(data)
-    while at + length_size < end:
-        start = at + length_size
-        headers.append(data[start])
+def _is_unreferenced(data: bytes, length_size: int) -> bool | None:
+    """Of an H.264 packet: every slice (unit types 1 and 5) says nal_ref_idc = 0. None where the
+    units' lengths do not add up, of HEVC too: the packet is damaged."""
+    at, end, slices, references = 0, len(data), 0, 0
+    while (start := at + length_size) < end:
+        header = data[start]
+        if header & 31 in (1, 5):
+            slices, references = slices + 1, references | header & 0x60
         at = start + int.from_bytes(data[at:start], "big")
-    return bytes(headers) if at == end else None
-
-
-def _is_unreferenced(headers: bytes) -> bool:
-    """H.264: every slice (unit types 1 and 5) says nal_ref_idc = 0."""
-    referenced = [header & 0x60 for header in headers if header & 31 in (1, 5)]
-    return bool(referenced) and not any(referenced)
+    return None if at != end else bool(slices and not references)
