@@ -1,0 +1,72 @@
+"""Frames that are cut and resized while they come."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.data.conftest import MakeClip
+from tests.data.transformed import crop_resize
+from videoattn.data.annotations import Samples
+from videoattn.data.cut import Clips
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.loader import ClipLoader
+from videoattn.data.sampling import train_sampler
+from videoattn.data.transforms import TestTransform, resize
+
+
+def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(
+        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator
+    ).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_by_a_second_thread_or_not(num_threads: int, mirrored: bool, count: int) -> None:
+    """After a setback in the middle, too: the frames that came later count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        frames = frames_of(count)
+        images = frames.movedim(1, -1).numpy()
+        transform = TestTransform(32, crop=(32, 32))
+        generator = torch.Generator()
+        with Clips(transform, np.arange(count)[None], generator, mirrored=mirrored) as clips:
+            for slot in range(count * 2 // 3):
+                clips.put(slot, 255 - images[slot])
+            for slot in range(count):
+                clips.put(slot, images[slot])
+            out = clips.finish()
+    finally:
+        torch.set_num_threads(before)
+    want = crop_resize(frames[None], transform.boxes(40, 60)[0], (32, 32))
+    assert torch.equal(out, want.flip(-1) if mirrored else want)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (20, 31), (64, 97)])
+def test_resize_to_where_it_stays(size: tuple[int, int]) -> None:
+    frames = frames_of(5)
+    out = torch.empty(5, *size, 3, dtype=torch.uint8).movedim(-1, 1)
+    assert resize(frames, size, out).data_ptr() == out.data_ptr()
+    assert torch.equal(out, F.interpolate(frames, size=size, mode="bilinear", antialias=True))
+
+
+def test_a_batch_of_frames_that_differ_in_size(make_clip: MakeClip, tmp_path: Path) -> None:
+    for i, size in enumerate([(32, 48), (48, 32)]):
+        make_clip(f"a/{i}.mp4", 10, size=size)
+    dataset = ClipDataset(
+        Samples(tmp_path, paths=["a/0.mp4", "a/1.mp4"], labels=[0, 0], class_names=["a"]),
+        sample_frames=train_sampler("dense", num_frames=3, frame_stride=2),
+        transform=TestTransform(32, crop=(32, 32), num_crops=0),
+    )
+    message = (
+        r"^clips of a batch differ in their shapes \(views, frames, height, width, channels\): "
+        r"\(1, 3, 32, 48, 3\) and \(1, 3, 48, 32, 3\); use batches of one video$"
+    )
+    with pytest.raises(ValueError, match=message):
+        list(ClipLoader(dataset, batch_size=2, shuffle=False).epoch(0))
