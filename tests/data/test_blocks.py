@@ -65,6 +65,15 @@ def test_what_was_never_opened_is_free_in_the_next_epoch_and_told_again() -> Non
     assert (again.block, again.memory) == (1, None)
 
 
+def test_what_is_dropped_is_free_at_once() -> None:
+    blocks = Blocks(0)
+    blocks.start()
+    for _ in range(20):
+        parcel, _ = blocks.pack((2, 3))
+        assert parcel.block == 0
+        blocks.drop(parcel)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_that_are_held_stay_as_they_are(num_workers: int, thirteen: Path) -> None:
     batches = loader(thirteen, num_workers=num_workers, batch_size=1)

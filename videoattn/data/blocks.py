@@ -1,8 +1,8 @@
 """Memory that batches lie in: lent to whoever holds one, and used again when nobody does.
 
-Fresh memory for each batch costs as much as resizing its frames does: the kernel clears every page,
-and between processes maps each of them twice. So each loader process makes a few blocks, tells the
-trainer of them once, and from then on only which of them holds the next batch.
+Fresh memory for each batch costs more than half of what resizing its frames does: the kernel clears
+every page, and between processes maps each of them twice. So each loader process makes a few
+blocks, tells the trainer of them once, and from then on only which of them holds the next batch.
 """
 
 import weakref
@@ -83,6 +83,11 @@ class Blocks:
             self._lent.add(place)
             weakref.finalize(view, self._give_back, place).atexit = False
         return torch.from_numpy(view)
+
+    def drop(self, parcel: Parcel) -> None:
+        """By the process that packed it: it will not be handed on."""
+        if parcel.block >= 0:
+            self._used[parcel.process, parcel.block] = 0
 
     def _give_back(self, place: tuple[int, int]) -> None:
         self._lent.discard(place)

@@ -173,7 +173,7 @@ class _Cut:
 
 def _copy_mirrored(out: Image, image: Image) -> None:
     """By torch, as NumPy takes three times as long; in pieces for which it does not wake other
-    threads, which would keep their cores busy for a thousand times as long."""
+    threads, which would then keep their cores busy for a millisecond and more."""
     rows = max(1, _OF_ONE_THREAD // (3 * image.shape[1]))
     for y in range(0, len(image), rows):
         out[y : y + rows] = torch.from_numpy(image[y : y + rows]).flip(1).numpy()

@@ -113,6 +113,7 @@ class ClipLoader:
             # Their queues may be as dead as they are: all workers end here, and new ones begin.
             self._loader = None
             self._watch.forget()
+            self._blocks = Blocks(self.num_workers)
             for death in deaths:
                 if death.index is None:
                     raise death
@@ -122,11 +123,9 @@ class ClipLoader:
 
     def _start(self, keys: Iterable[list[Any]]) -> Iterator[_Parts]:
         self._plan.keys = keys
-        if self._loader is not None:
-            self._blocks.start()
-            return iter(self._loader)
-        self._blocks = Blocks(self.num_workers)
         self._blocks.start()
+        if self._loader is not None:
+            return iter(self._loader)
         self._loader = DataLoader(
             _Fetch(self.dataset, self._watch, self._lost, self._blocks),
             batch_sampler=self._plan,
@@ -200,6 +199,8 @@ class _Fetch(Dataset[_Parts]):
                 samples.append(item)
             else:
                 failures.append(item)
+        if not samples and room.parcel is not None:
+            self._blocks.drop(room.parcel)
         return _Parts(
             room.parcel if samples else None,
             [sample.label for sample in samples],
