@@ -26,26 +26,40 @@ def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("count", [1, 4, 11])
-def test_by_a_second_thread_or_not(num_threads: int, mirrored: bool, count: int) -> None:
+@pytest.mark.parametrize(
+    "places",
+    [
+        [[0, 1, 2, 3, 4]],
+        [[3, 4, 0, 1, 2, 3, 4, 0]],  # a loop that begins within the video
+        [[0, 1, 2, 2, 2]],  # the last frame again
+        [[0, 0, 1, 1, 3, 3]],  # segments of a short video
+        [[0, 1, 2, 3], [2, 3, 4, 5], [0, 5, 1, 6]],  # clips that overlap
+        [[2, 2, 2]],
+    ],
+)
+def test_each_frame_where_it_belongs(
+    places: list[list[int]], mirrored: bool, num_threads: int
+) -> None:
     """After a setback in the middle, too: the frames that came later count."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        frames = frames_of(count)
+        frames = frames_of(7, 130, 150)  # a mirrored row is copied in several pieces
         images = frames.movedim(1, -1).numpy()
-        transform = TestTransform(32, crop=(32, 32))
-        generator = torch.Generator()
-        with Clips(transform, np.arange(count)[None], generator, mirrored=mirrored) as clips:
-            for slot in range(count * 2 // 3):
-                clips.put(slot, 255 - images[slot])
-            for slot in range(count):
-                clips.put(slot, images[slot])
-            out = clips.finish()
+        transform = TestTransform(32, crop=(32, 32), num_crops=3)
+        made = Clips(transform, np.array(places), torch.Generator(), mirrored=mirrored)
+        for slot in range(4):
+            made.put(slot, 255 - images[slot])
+        for slot in range(7):
+            made.put(slot, images[slot])
+        out = made.finish().unflatten(0, (len(places), 3))
     finally:
         torch.set_num_threads(before)
-    want = crop_resize(frames[None], transform.boxes(40, 60)[0], (32, 32))
-    assert torch.equal(out, want.flip(-1) if mirrored else want)
+    for clip, slots in enumerate(places):
+        for view, box in enumerate(transform.boxes(130, 150)):
+            for at, slot in enumerate(slots):
+                (want,) = crop_resize(frames[None, slot : slot + 1], box, (32, 32))[0]
+                assert torch.equal(out[clip, view, at], want.flip(-1) if mirrored else want)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (20, 31), (64, 97)])

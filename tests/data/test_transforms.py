@@ -49,12 +49,12 @@ def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
     places = np.array([[0, 2, 2], [3, 2, 0]])  # frame 1 is in neither
     transform = TestTransform(32, crop=(32, 32), num_crops=num_crops)
     images = frames.movedim(1, -1).numpy()
-    with Clips(transform, places, generator()) as made:
-        for slot in (0, 1, 2, 3):
-            made.put(slot, images[3 - slot])
-        for slot in range(4):  # after a setback: these count
-            made.put(slot, images[slot])
-        out = made.finish()
+    made = Clips(transform, places, generator())
+    for slot in (0, 1, 2, 3):
+        made.put(slot, images[3 - slot])
+    for slot in range(4):  # after a setback: these count
+        made.put(slot, images[slot])
+    out = made.finish()
     clips = frames[torch.from_numpy(places)]
     assert torch.equal(out, transformed(transform, clips, generator()))
 

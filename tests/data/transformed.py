@@ -12,10 +12,10 @@ def transformed(
 ) -> torch.Tensor:
     """Clips (V, T, C, H, W) of frames of their own, to (V * boxes, T, C, h, w)."""
     places = np.arange(clips.shape[0] * clips.shape[1]).reshape(clips.shape[:2])
-    with Clips(transform, places, generator) as made:
-        for slot, image in enumerate(clips.flatten(0, 1).movedim(1, -1).numpy()):
-            made.put(slot, image)
-        return made.finish()
+    made = Clips(transform, places, generator)
+    for slot, image in enumerate(clips.flatten(0, 1).movedim(1, -1).numpy()):
+        made.put(slot, image)
+    return made.finish()
 
 
 def crop_resize(clips: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:

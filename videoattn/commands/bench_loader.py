@@ -1,19 +1,22 @@
 """Clips per second of the loader beside other ways to get the same clips, in one run.
 
 The sides take turns on the same files, so that a machine's moods fall on all of them. All but
-FFmpeg make clips of 224 x 224 pixels, from frames whose short side is 256, half of them mirrored.
+FFmpeg make clips of 224 x 224 pixels, crops of two scales (pytorchvideo's: of one, from frames
+whose short side is 256), half of them mirrored. Where no processes are started all sides share one
+core: decord has a second thread, which a machine whose loaders keep every core busy has no room
+for.
 """
 
 import gc
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -22,14 +25,13 @@ from videoattn.commands.bench_loader_sides import (
     CROP,
     SHORT_SIDE,
     Clips,
-    Rate,
     decord_clips,
     ffmpeg_rate,
     pytorchvideo_clips,
 )
 from videoattn.commands.run import out
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
-from videoattn.data.augment import ShortSideCrop, TrainTransform
+from videoattn.data.augment import TrainTransform
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, decode, decode_each, probe
 from videoattn.data.loader import ClipLoader
@@ -57,9 +59,17 @@ def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> 
     Raises: ValueError when `root` holds no video that decodes; ImportError without decord.
     """
     samples = find_videos(root)
+    with _one_core():
+        _print_sides(samples, seconds)
+    _print_workers(samples, max_workers, seconds)
+    with _one_core():
+        _print_gains(samples, seconds)
+
+
+def _print_sides(samples: Samples, seconds: float) -> None:
     missing: dict[str, str] = {}
     readable = _by_decoder(samples, missing)
-    table = Table("one process", "loader", "clips/s", "clips/CPU s", "ratio", "ratio, CPU")
+    table = Table("one process", "loader", "clips/s", "ratio")
     for setting in SETTINGS:
         rates = compare(one_process(samples, readable, setting, missing), seconds)
         name = "FFmpeg, decoding alone"
@@ -68,14 +78,11 @@ def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> 
         except ImportError as error:
             missing[name] = str(error)
         for name, rate in rates.items():
-            base = rates[BASELINE]
-            table.add_row(setting, name, *_cells(rate, base))
-    table.caption = f"{len(samples)} videos; in turns, {seconds:.0f} s a side"
+            table.add_row(setting, name, *_cells(rate, rates[BASELINE]))
+    table.caption = f"{len(samples)} videos; in turns, {seconds:.0f} s a side; one core"
     out.print(table)
     for name, reason in missing.items():
         out.print(f"missing: {name}: {reason}", markup=False)
-    _print_workers(samples, max_workers, seconds)
-    _print_gains(samples, seconds)
 
 
 def one_process(
@@ -102,7 +109,7 @@ def ours(
     dataset = ClipDataset(
         samples,
         sample_frames=repeated(sampler, num_clips),
-        transform=TrainTransform(ShortSideCrop((CROP, CROP), (SHORT_SIDE, SHORT_SIDE))),
+        transform=TrainTransform(CROP),
         mirror=Mirror(0.5, ["any"]),
         on_error="skip",
         read=partial(decode_each, decoder=decoder),
@@ -113,28 +120,24 @@ def ours(
     return lambda epoch: (_count(batch.frames) for batch in loader.epoch(epoch))
 
 
-def compare(sides: Mapping[str, Clips], seconds: float, num_workers: int = 0) -> dict[str, Rate]:
-    """Each side's rate: three turns each, one after the other.
+def compare(sides: Mapping[str, Clips], seconds: float, num_workers: int = 0) -> dict[str, float]:
+    """Each side's clips a second: three turns each, one after the other.
 
     Each turn starts with as many steps, uncounted, as workers made ready while others ran.
     """
     running = {name: _endless(clips) for name, clips in sides.items()}
     clips = dict.fromkeys(sides, 0)
-    wall, cpu = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
+    spent = dict.fromkeys(sides, 0.0)
     for _ in range(3):
         for name, steps in running.items():
             for _ in range(2 * num_workers + 1):
                 next(steps)
-            started, spent, done = time.perf_counter(), _cpu_seconds(), 0
+            started, done = time.perf_counter(), 0
             while time.perf_counter() - started < seconds / 3 or not done:
                 done += next(steps)
             clips[name] += done
-            wall[name] += time.perf_counter() - started
-            cpu[name] += _cpu_seconds() - spent
-    return {
-        name: Rate(clips[name] / wall[name], 0.0 if num_workers else clips[name] / cpu[name])
-        for name in sides
-    }
+            spent[name] += time.perf_counter() - started
+    return {name: clips[name] / spent[name] for name in sides}
 
 
 def find_videos(root: Path) -> Samples:
@@ -155,6 +158,23 @@ def find_videos(root: Path) -> Samples:
     return _samples(root, paths)
 
 
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """For this thread and what it starts, programs too; for torch one thread. Systems other than
+    Linux cannot be told: there, decord's second thread has what core it finds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if cores:
+        os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        if cores:
+            os.sched_setaffinity(0, cores)
+        torch.set_num_threads(before)
+
+
 def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
     table = Table("workers", "setting", "ours, clips/s", "decord, clips/s", "ratio", "of 0 workers")
     alone: dict[str, float] = {}
@@ -169,7 +189,7 @@ def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
             # Workers of this row end now: forked into the next row's, their handles would complain.
             del sides
             gc.collect()
-            mine, theirs = rates["ours"].wall, rates[BASELINE].wall
+            mine, theirs = rates["ours"], rates[BASELINE]
             gain = mine / alone.setdefault(setting, mine)
             cells = (f"{mine:.1f}", f"{theirs:.1f}", f"{mine / theirs:.2f}", f"{gain:.2f}")
             table.add_row(str(count), setting, *cells)
@@ -179,7 +199,7 @@ def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
 
 def _print_gains(samples: Samples, seconds: float) -> None:
     """Of videos that were re-encoded, and of two clips from one decode."""
-    table = Table("setting", "videos", "clips/s", "clips/CPU s", "ratio", "ratio, CPU")
+    table = Table("setting", "videos", "clips/s", "ratio")
     with tempfile.TemporaryDirectory() as folder:
         few, small, shrunk = _reencoded(samples, Path(folder))
         for setting, sampler in SETTINGS.items():
@@ -252,14 +272,5 @@ def _count(frames: Tensor) -> int:
     return frames.shape[0] * frames.shape[1]
 
 
-def _cpu_seconds() -> float:
-    """Of this process, and of those that it has started and that have ended."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def _cells(rate: Rate, base: Rate) -> tuple[str, ...]:
-    ratios = rate.wall / base.wall, rate.cpu / base.cpu
-    return (f"{rate.wall:.1f}", f"{rate.cpu:.1f}", *(f"{ratio:.2f}" for ratio in ratios))
+def _cells(rate: float, base: float) -> tuple[str, str]:
+    return f"{rate:.1f}", f"{rate / base:.2f}"

@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,29 +14,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from videoattn.data.annotations import Samples
+from videoattn.data.augment import MultiScaleCrop
 from videoattn.data.dataset import sample_generator
 from videoattn.data.decode import count_frames
 from videoattn.data.sampling import Sampler
+from videoattn.data.transforms import resize
 from videoattn.types import Frames
 
-CROP = 224
 SHORT_SIDE = 256
+CROP = MultiScaleCrop((224, 224), (1.0, 0.8))  # those of mmaction2's I3D
 BATCH_SIZE = 4
 
 Clips = Callable[[int], Iterator[int]]
 """epoch -> how many clips are there at each step."""
 
 
-class Rate(NamedTuple):
-    """Clips a second of the clock, and a second of the processors (0 where others worked)."""
-
-    wall: float
-    cpu: float
-
-
 def decord_clips(samples: Samples, sampler: Sampler, *, num_workers: int = 0) -> Clips:
-    """decord reads the clip's frames, each whole frame is resized, then the crop is cut: what
-    mmaction2's pipeline does (the resize is torchvision's, uint8 and antialiased).
+    """decord reads the clip's frames, each whole frame is resized, a crop of some scale is cut out
+    of these and resized again: what mmaction2's training pipelines do (Resize, MultiScaleCrop,
+    Resize, Flip; here by torch's resize, uint8 and antialiased, which took as long as OpenCV's).
 
     Raises: ImportError without decord.
     """
@@ -69,9 +64,11 @@ class _DecordDataset(Dataset[Tensor]):
         indices = self._sampler(len(reader), 30.0, generator)[0]
         wanted, places = np.unique(indices, return_inverse=True)
         frames = torch.from_numpy(reader.get_batch(wanted).asnumpy()[places]).permute(0, 3, 1, 2)
-        size = _scaled(*frames.shape[-2:])
-        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
-        return _crop_and_flip(frames, generator)
+        frames = resize(frames, _scaled(*frames.shape[-2:]))
+        height, width = frames.shape[-2:]
+        box = CROP(height, width, generator)
+        frames = resize(frames[..., box.y0 : box.y1, box.x0 : box.x1], CROP.crop)
+        return _flip(frames, generator)
 
 
 def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Clips:
@@ -93,7 +90,11 @@ def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Cli
         video = sample["video"]  # (C, T, H, W) float
         video = video[:, torch.linspace(0, video.shape[1] - 1, num_frames).long()]
         size = _scaled(*video.shape[-2:])
-        return _crop_and_flip(F.interpolate(video, size=size, mode="bilinear"), generator)
+        video = F.interpolate(video, size=size, mode="bilinear")
+        y, x = torch.rand(2, generator=generator).tolist()
+        h, w = CROP.crop
+        y0, x0 = int(y * (video.shape[-2] - h)), int(x * (video.shape[-1] - w))
+        return _flip(video[..., y0 : y0 + h, x0 : x0 + w], generator)
 
     dataset: IterableDataset[Tensor] = LabeledVideoDataset(
         [(str(samples.path(index)), {}) for index in range(len(samples))],
@@ -105,17 +106,17 @@ def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Cli
     return lambda _: (len(batch) for batch in loader)
 
 
-def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> Rate:
-    """The ffmpeg program decodes, on one thread, from the key frame before a clip's first frame to
-    its last: nothing is converted, resized or handed on. Its own clock tells, so that neither its
-    start nor the opening of the file counts.
+def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:
+    """Clips a second of the ffmpeg program, which decodes, on one thread, from the key frame before
+    a clip's first frame to its last: nothing is converted, resized or handed on. Its own clock
+    tells, so that neither its start nor the opening of the file counts.
 
     Raises: ImportError without the program.
     """
     program = shutil.which("ffmpeg")
     if program is None:
         raise ImportError("the ffmpeg program is not installed (apt-get install ffmpeg)")
-    started, clips, wall, cpu = time.perf_counter(), 0, 0.0, 0.0
+    started, clips, spent = time.perf_counter(), 0, 0.0
     while clips < 1 or time.perf_counter() - started < seconds:
         path = samples.path(clips % len(samples))
         num_frames, fps = count_frames(path)
@@ -125,21 +126,16 @@ def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> Rate:
         words += ["-ss", f"{first / fps:.3f}", "-i", str(path), "-an"]
         words += ["-frames:v", str(last - first + 1), "-f", "null", "-"]
         said = subprocess.run(words, check=True, capture_output=True, text=True).stderr
-        times = re.findall(r"(?:u|s|r)time=([0-9.]+)s", said)
-        user, system, real = (float(value) for value in times[-3:])
-        clips, wall, cpu = clips + 1, wall + real, cpu + user + system
-    return Rate(clips / max(wall, 1e-3), clips / max(cpu, 1e-3))
+        clips, spent = clips + 1, spent + float(re.findall(r"rtime=([0-9.]+)s", said)[-1])
+    return clips / max(spent, 1e-3)
 
 
-def _scaled(height: int, width: int) -> list[int]:
+def _scaled(height: int, width: int) -> tuple[int, int]:
     scale = SHORT_SIDE / min(height, width)
-    return [max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)]
+    return max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)
 
 
-def _crop_and_flip(frames: Tensor, generator: torch.Generator) -> Tensor:
-    y, x = torch.rand(2, generator=generator).tolist()
-    y0, x0 = int(y * (frames.shape[-2] - CROP)), int(x * (frames.shape[-1] - CROP))
-    frames = frames[..., y0 : y0 + CROP, x0 : x0 + CROP]
+def _flip(frames: Tensor, generator: torch.Generator) -> Tensor:
     return frames.flip(-1) if float(torch.rand(1, generator=generator)) < 0.5 else frames
 
 

@@ -142,9 +142,9 @@ class ClipDataset(Dataset[Sample | Failure]):
         generator = sample_generator(0, 0, 0)
         num_clips, num_frames = self.sample_frames(1 << 20, 30.0, generator).shape
         places = np.zeros((num_clips, num_frames), np.int64)
-        with Clips(self.transform, places, generator) as clips:
-            clips.put(0, np.zeros((64, 64, 3), np.uint8))
-            return clips.finish()[None][:0]
+        clips = Clips(self.transform, places, generator)
+        clips.put(0, np.zeros((64, 64, 3), np.uint8))
+        return clips.finish()[None][:0]
 
     def _views(
         self, source: Source, timing: tuple[int, float], generator: torch.Generator,
@@ -161,9 +161,9 @@ class ClipDataset(Dataset[Sample | Failure]):
             numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
         wanted, places = np.unique(numbers, return_inverse=True)
         places = places.reshape(numbers.shape)
-        with Clips(self.transform, places, generator, memory, mirrored=mirrored) as clips:
-            self._read_source(source, wanted, clips.put)  # once, whatever the number of clips
-            return clips.finish(), numbers
+        clips = Clips(self.transform, places, generator, memory, mirrored=mirrored)
+        self._read_source(source, wanted, clips.put)  # once, whatever the number of clips
+        return clips.finish(), numbers
 
     def _read_source(self, source: Source, wanted: Wanted, put: Put) -> None:
         template = self.samples.frame_template
