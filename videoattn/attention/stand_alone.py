@@ -131,6 +131,7 @@ class StandAloneAttention(nn.Module):
 
         def rows(positions: Tensor) -> Tensor:
             _, height, width = x.shape[2:]
+            positions = positions.to(x.device)
             at = (positions // (height * width), positions // width % height, positions % width)
             relative = []
             for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True):
