@@ -5,4 +5,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # threads on the same cores wait for each other at every step.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
+
 import videoattn as videoattn  # before any test module's `import torchvision`: see _compat.py
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A GPU is for `-m gpu` alone: other tests compare bits, which its sums do not repeat."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

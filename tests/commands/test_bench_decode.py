@@ -95,6 +95,8 @@ def test_memory_stays(clips: Path, tmp_path: Path) -> None:
 
 
 def test_table_of_files_and_decoders(clips: Path, capfd: pytest.CaptureFixture) -> None:
+    for name in ("decord", "torchcodec"):
+        pytest.importorskip(name, reason=f"install videoattn[{name}]")
     (clips / "empty.mp4").touch()
     (clips / "frames.json").write_text(
         '{"a.mp4": {"frames": 13, "mean_gray": []}, "b.mkv": {"frames": 12, "mean_gray": [99.0]}, '

@@ -51,7 +51,8 @@ def bench_train_step(
     ratio = statistics.median(times["pytorchvideo"]) / statistics.median(times["videoattn"])
     table.caption = (
         f"I3D-R50 non-local, batch {batch_size}, {num_frames}x{size}x{size}, SGD step on {place}, "
-        f"{torch.get_num_threads()} threads, {num_rounds} rounds in turns: {ratio:.2f} times faster"
+        f"{torch.get_num_threads()} threads, {num_rounds} rounds in turns; "
+        f"pytorchvideo / videoattn: {ratio:.2f}"
     )
     out.print(table)
     return ratio

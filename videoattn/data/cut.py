@@ -6,6 +6,7 @@ Resizing frames in a second thread, while the next ones are decoded, was tried: 
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -90,9 +91,11 @@ class _Cut:
         self._kept_at = {slot: at for at, slot in enumerate(slots[order].tolist())}
         new = first[order]
         gaps = (np.diff(new) != 1) | (new[1:] % self._num_frames == 0)
-        self._starts = np.flatnonzero(gaps) + 1
-        self._runs = np.split(new, self._starts)
-        again = np.setdiff1d(np.arange(places.size), new, assume_unique=True)
+        starts = [0, *(np.flatnonzero(gaps) + 1).tolist(), len(new)]
+        self._runs = [(int(new[a]), slice(a, b)) for a, b in pairwise(starts)]
+        repeats = np.ones(places.size, dtype=bool)
+        repeats[new] = False
+        again = np.flatnonzero(repeats)
         self._repeats = list(zip(again, first[slot_of.ravel()[again]], strict=True))
         self._boxes: list[tuple[Box, UInt8[np.ndarray, "U h w C"]]] = []
 
@@ -132,10 +135,11 @@ class _Cut:
     ) -> None:
         """Each frame to where it is first, those that follow one another together; then to where
         it is again."""
-        for run, frames in zip(self._runs, np.split(kept, self._starts), strict=True):
-            clip, at = divmod(int(run[0]), self._num_frames)
-            out = torch.from_numpy(clips[clip, at : at + len(run)]).movedim(-1, 1)
-            resize(torch.from_numpy(frames).movedim(-1, 1), clips.shape[2:4], out)
+        for place, run in self._runs:
+            clip, at = divmod(place, self._num_frames)
+            frames = torch.from_numpy(kept[run]).movedim(-1, 1)
+            out = torch.from_numpy(clips[clip, at : at + len(frames)]).movedim(-1, 1)
+            resize(frames, clips.shape[2:4], out)
         for again, first in self._repeats:
             clips[divmod(again, self._num_frames)] = clips[divmod(first, self._num_frames)]
 

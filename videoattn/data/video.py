@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,9 +126,12 @@ class Video:
         if self.container.format.name != _MP4:
             yield from self.packets()
             return
-        times: list[int] = []
+        packets = self.packets()
+        first = list(islice(packets, frame + 1))
+        yield from first
+        times = [packet.pts for packet in first if packet.pts is not None]
         enough = frame + 1
-        for packet in self.packets():
+        for packet in packets:
             if len(times) >= enough and packet.dts is not None:
                 missing = frame + 1 - sum(time < packet.dts for time in times)
                 if missing <= 0:

@@ -222,8 +222,7 @@ def _shares(size: int, extent: int, device: torch.device) -> Tensor:
     """(size,): how much each position has of the windows along an axis; they sum to 1. Not by an
     average pool, whose exported graph would be for one size of clip."""
     ahead = torch.arange(size, device=device) + 1
-    most = torch.sym_min(extent, torch.sym_max(size - extent + 1, 1))
-    windows = ahead.minimum(ahead.flip(0)).clamp(max=most)
+    windows = ahead.minimum(ahead.flip(0)).clamp(max=size - extent + 1).clamp(1, extent)
     return windows / windows.sum()
 
 
