@@ -12,6 +12,7 @@ from tests.data.conftest import MakeClip, make_clip  # noqa: F401
 from videoattn.cli import main
 from videoattn.commands import bench_loader as bench
 from videoattn.commands.bench_loader import find_videos
+from videoattn.data.annotations import Samples
 from videoattn.data.decode_others import import_torchcodec
 
 
@@ -93,9 +94,10 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"^error: .* holds no video of 8 frames or more"):
         main(["bench", "loader", str(tmp_path)])
     monkeypatch.setitem(sys.modules, "decord", None)
+    samples = Samples(tmp_path, paths=["a"], labels=[0], class_names=["any"])
     with pytest.raises(
         ImportError,
         match=r"^the loader benchmark compares with decord, which is not installed; "
         r"install the extra: pip install 'videoattn\[decord\]'$",
     ):
-        bench.decord_clips(bench._samples(tmp_path, ["a"]), bench.SETTINGS["dense 8x8"])
+        bench.decord_clips(samples, bench.SETTINGS["dense 8x8"])

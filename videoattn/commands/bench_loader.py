@@ -4,7 +4,7 @@ The sides take turns on the same files, so that a machine's moods fall on all of
 FFmpeg make clips of 224 x 224 pixels, crops of two scales (pytorchvideo's: of one, from frames
 whose short side is 256), half of them mirrored. Where no processes are started all sides share one
 core: decord has a second thread, which a machine whose loaders keep every core busy has no room
-for.
+for. Our side knows the videos' lengths, as after `videoattn prepare index` or an epoch.
 """
 
 import gc
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -33,7 +34,15 @@ from videoattn.commands.run import out
 from videoattn.data.annotations import VIDEO_SUFFIXES, Samples
 from videoattn.data.augment import TrainTransform
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError, Decoder, check_decoder, decode, decode_each, probe
+from videoattn.data.decode import (
+    DecodeError,
+    Decoder,
+    check_decoder,
+    count_frames,
+    decode,
+    decode_each,
+    probe,
+)
 from videoattn.data.loader import ClipLoader
 from videoattn.data.mirror import Mirror
 from videoattn.data.prepare_reencode import Reencode, reencode
@@ -258,7 +267,16 @@ def _by_decoder(samples: Samples, missing: dict[str, str]) -> dict[Decoder, Samp
 
 
 def _samples(root: Path, paths: list[str]) -> Samples:
-    return Samples(root, paths=paths, labels=[0] * len(paths), class_names=["any"])
+    """With what an index tells, and what a run knows anyway once it has seen a video."""
+    timings = np.array([count_frames(root / path) for path in paths]).reshape(-1, 2)
+    return Samples(
+        root,
+        paths=paths,
+        labels=[0] * len(paths),
+        class_names=["any"],
+        num_frames=timings[:, 0].astype(np.int64),
+        fps=timings[:, 1],
+    )
 
 
 def _endless(clips: Clips) -> Iterator[int]:
