@@ -63,7 +63,7 @@ def _row(path: Path, name: str, record: dict[str, Any] | None) -> Row:
     except DecodeError as error:
         wrong = "WRONG: " if record is not None and record["frames"] else ""
         return Row(name, "does not decode", (f"{wrong}error: {error.reason}",) * len(DECODERS))
-    kind += f", {info.num_frames} frames"
+    kind += f", {info.num_frames} frame{'s' * (info.num_frames != 1)}"
     if stated and stated != info.num_frames:
         kind += f" (its header says {stated})"
     size = info.height * info.width * 3
