@@ -143,9 +143,13 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N")
     index = local_rank if name == "cuda" else int(name[5:])
+    if not num_gpus:
+        raise ValueError(
+            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; use --device cpu"
+        )
     if index >= num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, {num_gpus} visible; use device=cpu, "
+            f"device: GPU {index} asked for, {num_gpus} visible; use --device cpu, "
             "or start at most as many processes as there are GPUs"
         )
     return torch.device("cuda", index)
