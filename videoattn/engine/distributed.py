@@ -145,7 +145,8 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     index = local_rank if name == "cuda" else int(name[5:])
     if not num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; use --device cpu"
+            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; "
+            "use --device cpu"
         )
     if index >= num_gpus:
         raise ValueError(
