@@ -12,7 +12,16 @@ import torch
 from tests.data.conftest import COMMON_CLIPS, TORCHCODEC, MakeClip
 from tests.data.test_decode import levels
 from videoattn.data import decode_others
-from videoattn.data.decode import DecodeError, check_decoder, count_frames, decode
+from videoattn.data.decode import (
+    Block,
+    DecodeError,
+    Decoder,
+    check_decoder,
+    count_frames,
+    decode,
+    decode_each,
+)
+from videoattn.data.video import Image
 
 OTHERS = ("decord", TORCHCODEC)
 
@@ -122,11 +131,26 @@ def test_read_on_starts_at_the_first_frame(make_clip: MakeClip) -> None:
     images = decode(path, range(9)).permute(0, 2, 3, 1).numpy()
     read = decode_others._read_on
     wanted = np.array([2, 4])
-    got = read(path, "x", wanted, images[0], lambda i: images[i])
-    np.testing.assert_array_equal(got, images[[2, 4]])
+    block = Block(2)
+    read(path, "x", wanted, block.put, images[0], lambda i: images[i])
+    np.testing.assert_array_equal(block.frames().permute(0, 2, 3, 1), images[[2, 4]])
     for wrong in (lambda i: images[i + 1], lambda i: images[i][:-1]):
         with pytest.raises(DecodeError, match="decoder x gives a first frame that is not PyAV's"):
-            read(path, "x", wanted, images[0], wrong)
+            read(path, "x", wanted, block.put, images[0], wrong)
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("name", ["a.avi", "b.mp4"])
+def test_an_error_of_who_takes_the_frames_is_no_error_of_the_decoder(
+    name: str, decoder: Decoder, make_clip: MakeClip
+) -> None:
+    path = make_clip(name, 9, codec="mpeg4", size=(64, 64))
+
+    def put(slot: int, image: Image) -> None:
+        raise RuntimeError(f"no room for frame {slot} of {image.shape}")
+
+    with pytest.raises(RuntimeError, match=r"^no room for frame 0 of \(64, 64, 3\)$"):
+        decode_each(path, np.array([2, 4]), put, decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", OTHERS)

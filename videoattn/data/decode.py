@@ -12,10 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from av.error import FFmpegError
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 
 from videoattn.data.decode_others import (
-    Images,
     import_decord,
     import_torchcodec,
     read_decord,
@@ -35,22 +34,11 @@ Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
 Read = Callable[[Source, Wanted, Put], None]
 
-
-def _one_by_one(read: Callable[[Source, Wanted], Images]) -> Read:
-    """Of a decoder that gives all frames together."""
-
-    def read_and_put(path: Source, wanted: Wanted, put: Put) -> None:
-        for slot, image in enumerate(read(path, wanted)):
-            put(slot, image)
-
-    return read_and_put
-
-
 _READERS: dict[str, Read] = {
     "auto": read_pyav,
     "pyav": read_pyav,
-    "decord": _one_by_one(read_decord),
-    "torchcodec": _one_by_one(read_torchcodec),
+    "decord": read_decord,
+    "torchcodec": read_torchcodec,
 }
 _IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
 
@@ -106,7 +94,7 @@ class Block:
 
     def __init__(self, num_frames: int) -> None:
         self._num_frames = num_frames
-        self._images: Images = np.empty((0, 0, 0, 3), np.uint8)
+        self._images: UInt8[np.ndarray, "T H W C"] = np.empty((0, 0, 0, 3), np.uint8)
 
     def put(self, slot: int, image: Image) -> None:
         if len(self._images) == 0:

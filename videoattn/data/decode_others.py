@@ -9,27 +9,27 @@ PyAV's. Other containers, and whatever does not add up, are refused.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 
 from videoattn.data.decode_pyav import read_first
 from videoattn.data.video import (
     DecodeError,
     Image,
     PacketIndex,
+    Put,
     Source,
     Video,
     Wanted,
     file_of,
     too_few,
 )
-
-Images = UInt8[np.ndarray, "T H W C"]
 
 _READ_ON = ("avi", "gif")
 
@@ -45,51 +45,52 @@ class _Known(NamedTuple):
     """The first frame, where frames can be counted in the decoder's output alone."""
 
 
-def read_decord(path: Source, wanted: Wanted) -> Images:
-    """The wanted frames."""
+def read_decord(path: Source, wanted: Wanted, put: Put) -> None:
+    """Puts the wanted frames."""
     decord = import_decord()
     known = _known(path, wanted, "decord")
     if known.num_streams > 1:
         _refuse(path, "decord", f"takes one of {known.num_streams} video streams, any of them")
-    try:
+    with _told(path, "decord"):
         # A frame that decord could not decode it replaces by its neighbour; more than none: error.
         reader = decord.VideoReader(file_of(path), num_threads=1, fault_tol=1e-9)
-        if known.first is not None:
-            return _read_on(path, "decord", wanted, known.first, lambda _: reader.next().asnumpy())
-        _same_count(path, "decord", len(reader), known.times)
-        frames: Images = reader.get_batch(wanted.tolist()).asnumpy()
-    except DecodeError:
-        raise
-    except Exception as error:  # whatever it raises: its errors have no common base
-        _failed(path, "decord", error)
-    return frames
+        count = len(reader)
+    if known.first is not None:
+        _read_on(path, "decord", wanted, put, known.first, lambda _: reader.next().asnumpy())
+        return
+    _same_count(path, "decord", count, known.times)
+    with _told(path, "decord"):
+        images = reader.get_batch(wanted.tolist()).asnumpy()
+    for slot, image in enumerate(images):
+        put(slot, image)
 
 
-def read_torchcodec(path: Source, wanted: Wanted) -> Images:
-    """The wanted frames."""
+def read_torchcodec(path: Source, wanted: Wanted, put: Put) -> None:
+    """Puts the wanted frames. Each is asked for alone: between the large blocks of many, what
+    torchcodec keeps of every decoder would break up the heap (its operators do not free the strings
+    that they return)."""
     decoders = import_torchcodec()
     known = _known(path, wanted, "torchcodec")
-    try:
+    with _told(path, "torchcodec"):
         reader = decoders.VideoDecoder(
             file_of(path), stream_index=known.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
-        if known.first is not None:
-            return _read_on(
-                path, "torchcodec", wanted, known.first,
-                lambda i: reader.get_frame_at(i).data.numpy(),
-            )  # fmt: skip
-        _same_count(path, "torchcodec", len(reader), known.times)
-        batch = reader.get_frames_at(wanted.tolist())
-    except DecodeError:
-        raise
-    except Exception as error:
-        _failed(path, "torchcodec", error)
+        count = len(reader)
+    if known.first is not None:
+        _read_on(
+            path, "torchcodec", wanted, put, known.first,
+            lambda index: reader.get_frame_at(index).data.numpy(),
+        )  # fmt: skip
+        return
+    _same_count(path, "torchcodec", count, known.times)
     assert known.times is not None
-    # Where damage swallows a frame, the next one takes its place: its time tells.
-    if np.abs(batch.pts_seconds.numpy() - known.times[wanted]).max() > 1e-6:
-        _refuse(path, "torchcodec", "gives frames of other times")
-    frames: Images = batch.data.numpy()
-    return frames
+    for slot, index in enumerate(wanted.tolist()):
+        with _told(path, "torchcodec"):
+            frame = reader.get_frame_at(index)
+        # Where damage swallows a frame, the next one takes its place: its time tells.
+        if abs(frame.pts_seconds - known.times[index]) > 1e-6:
+            _refuse(path, "torchcodec", "gives frames of other times")
+        put(slot, frame.data.numpy())
 
 
 @cache
@@ -144,19 +145,19 @@ def _known(path: Source, wanted: Wanted, decoder: str) -> _Known:
 
 
 def _read_on(
-    path: Source, decoder: str, wanted: Wanted, first: Image, next_frame: Callable[[int], Image]
-) -> Images:
+    path: Source, decoder: str, wanted: Wanted, put: Put, first: Image,
+    next_frame: Callable[[int], Image],
+) -> None:  # fmt: skip
     """Frame by frame from the first to the last wanted one."""
-    frames = np.empty((len(wanted), *first.shape), np.uint8)
     slot = 0
     for index in range(int(wanted[-1]) + 1):
-        image = next_frame(index)
+        with _told(path, decoder):
+            image = next_frame(index)
         if image.shape != first.shape or (index == 0 and not _alike(image, first)):
             _refuse(path, decoder, "gives a first frame that is not PyAV's, or changes size")
         if index == wanted[slot]:
-            frames[slot] = image
+            put(slot, image)
             slot += 1
-    return frames
 
 
 def _alike(image: Image, other: Image) -> bool:
@@ -174,9 +175,15 @@ def _refuse(path: Source, decoder: str, why: str) -> NoReturn:
     raise DecodeError(path, f"decoder {decoder} {why}; choose decoder pyav")
 
 
-def _failed(path: Source, decoder: str, error: Exception) -> NoReturn:
-    lines = str(error).strip().splitlines()
-    # decord's begin with the time and a place in its sources, and may name the file.
-    why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:300] if lines else type(error).__name__
-    why = why.replace(f"[{path}]", "").strip()
-    raise DecodeError(path, f"decoder {decoder} fails ({why}); choose decoder pyav") from error
+@contextmanager
+def _told(path: Source, decoder: str) -> Iterator[None]:
+    """Whatever the library raises, as DecodeError: its errors have no common base."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        # decord's begin with the time and a place in its sources, and may name the file.
+        why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:300] if lines else type(error).__name__
+        why = why.replace(f"[{path}]", "").strip()
+        message = f"decoder {decoder} fails ({why}); choose decoder pyav"
+        raise DecodeError(path, message) from error
