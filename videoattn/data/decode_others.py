@@ -8,6 +8,7 @@ reading on from the first frame is right. So they read on, and their first frame
 PyAV's. Other containers, and whatever does not add up, are refused.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,9 @@ def read_decord(path: Source, wanted: Wanted, put: Put) -> None:
     if known.first is not None:
         _read_on(path, "decord", wanted, put, known.first, lambda _: reader.next().asnumpy())
         return
-    _same_count(path, "decord", count, known.times)
+    assert known.times is not None
+    if count != len(known.times):
+        _refuse(path, "decord", f"counts {count} frames where {len(known.times)} are listed")
     with _told(path, "decord"):
         images = reader.get_batch(wanted.tolist()).asnumpy()
     for slot, image in enumerate(images):
@@ -66,31 +69,38 @@ def read_decord(path: Source, wanted: Wanted, put: Put) -> None:
 
 
 def read_torchcodec(path: Source, wanted: Wanted, put: Put) -> None:
-    """Puts the wanted frames. Each is asked for alone: between the large blocks of many, what
-    torchcodec keeps of every decoder would break up the heap (its operators do not free the strings
-    that they return)."""
-    decoders = import_torchcodec()
+    """Puts the wanted frames.
+
+    By the operators that torchcodec's VideoDecoder is made of. That class asks for a file's
+    metadata as text, and torchcodec never frees the texts that its operators return (1.3 kB of each
+    decoder, which adds up in loader processes that live as long as the training). Frames are asked
+    for one by one: around the little that it still keeps, blocks of many would leave holes.
+    """
+    ops = import_torchcodec()
     known = _known(path, wanted, "torchcodec")
+    file = file_of(path)
     with _told(path, "torchcodec"):
-        reader = decoders.VideoDecoder(
-            file_of(path), stream_index=known.stream, dimension_order="NHWC", num_ffmpeg_threads=1
+        create = ops.create_from_file if isinstance(file, str) else ops.create_from_file_like
+        reader = create(file, "exact")
+        ops.add_video_stream(
+            reader, num_threads=1, dimension_order="NHWC", stream_index=known.stream
         )
-        count = len(reader)
+
+    def frame(index: int) -> tuple[Image, float]:
+        data, seconds, _ = ops.get_frame_at_index(reader, frame_index=index)
+        return data.numpy(), float(seconds)
+
     if known.first is not None:
-        _read_on(
-            path, "torchcodec", wanted, put, known.first,
-            lambda index: reader.get_frame_at(index).data.numpy(),
-        )  # fmt: skip
+        _read_on(path, "torchcodec", wanted, put, known.first, lambda index: frame(index)[0])
         return
-    _same_count(path, "torchcodec", count, known.times)
     assert known.times is not None
     for slot, index in enumerate(wanted.tolist()):
         with _told(path, "torchcodec"):
-            frame = reader.get_frame_at(index)
+            image, seconds = frame(index)
         # Where damage swallows a frame, the next one takes its place: its time tells.
-        if abs(frame.pts_seconds - known.times[index]) > 1e-6:
+        if abs(seconds - known.times[index]) > 1e-6:
             _refuse(path, "torchcodec", "gives frames of other times")
-        put(slot, frame.data.numpy())
+        put(slot, image)
 
 
 @cache
@@ -109,8 +119,9 @@ def import_decord() -> ModuleType:
 
 @cache
 def import_torchcodec() -> ModuleType:
+    """Its operators, the same in the versions that the extra allows."""
     try:
-        from torchcodec import decoders
+        torchcodec = importlib.import_module("torchcodec")
     except ModuleNotFoundError as error:
         raise ImportError(
             "decoder torchcodec is not installed; install the extra: "
@@ -121,7 +132,7 @@ def import_torchcodec() -> ModuleType:
             "decoder torchcodec finds no FFmpeg; install its shared libraries "
             "(apt-get install ffmpeg), or choose decoder pyav"
         ) from error
-    module: ModuleType = decoders
+    module: ModuleType = torchcodec._core.ops
     return module
 
 
@@ -163,12 +174,6 @@ def _read_on(
 def _alike(image: Image, other: Image) -> bool:
     """One frame: what is left is colour conversion and concealed damage."""
     return float(np.abs(image.astype(np.int16) - other).mean()) < 4
-
-
-def _same_count(path: Source, decoder: str, count: int, times: np.ndarray | None) -> None:
-    assert times is not None
-    if count != len(times):
-        _refuse(path, decoder, f"counts {count} frames where {len(times)} are listed")
 
 
 def _refuse(path: Source, decoder: str, why: str) -> NoReturn:
