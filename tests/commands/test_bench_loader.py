@@ -51,9 +51,9 @@ def test_tables(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux can tell the cores")
-def test_one_core_for_a_while() -> None:
+def test_one_core_and_thread_for_a_while() -> None:
     before = os.sched_getaffinity(0), torch.get_num_threads()
-    with bench._one_core():
+    with bench._one_thread(), bench._one_core():
         assert len(os.sched_getaffinity(0)) == 1
         assert torch.get_num_threads() == 1
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == before

@@ -2,9 +2,9 @@
 
 The sides take turns on the same files, so that a machine's moods fall on all of them. All but
 FFmpeg make clips of 224 x 224 pixels, crops of two scales (pytorchvideo's: of one, from frames
-whose short side is 256), half of them mirrored. Where no processes are started all sides share one
-core: decord has a second thread, which a machine whose loaders keep every core busy has no room
-for. Our side knows the videos' lengths, as after `videoattn prepare index` or an epoch.
+whose short side is 256), half of them mirrored. In the first table and the last all sides
+share one core: decord has a second thread, which a machine whose loaders keep every core busy has
+no room for. Our side knows the videos' lengths, as after `videoattn prepare index` or an epoch.
 """
 
 import gc
@@ -68,11 +68,12 @@ def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> 
     Raises: ValueError when `root` holds no video that decodes; ImportError without decord.
     """
     samples = find_videos(root)
-    with _one_core():
-        _print_sides(samples, seconds)
-    _print_workers(samples, max_workers, seconds)
-    with _one_core():
-        _print_gains(samples, seconds)
+    with _one_thread():
+        with _one_core():
+            _print_sides(samples, seconds)
+        _print_workers(samples, max_workers, seconds)
+        with _one_core():
+            _print_gains(samples, seconds)
 
 
 def _print_sides(samples: Samples, seconds: float) -> None:
@@ -168,11 +169,20 @@ def find_videos(root: Path) -> Samples:
 
 
 @contextmanager
-def _one_core() -> Iterator[None]:
-    """For this thread and what it starts, programs too; for torch one thread. Systems other than
-    Linux cannot be told: there, decord's second thread has what core it finds."""
+def _one_thread() -> Iterator[None]:
+    """For torch, as in a loader's process: those that wait for work would slow decord's down."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """For this thread and what it starts, programs too. Systems other than Linux cannot be told:
+    there, decord's second thread has what core it finds."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if cores:
         os.sched_setaffinity(0, {max(cores)})
@@ -181,7 +191,6 @@ def _one_core() -> Iterator[None]:
     finally:
         if cores:
             os.sched_setaffinity(0, cores)
-        torch.set_num_threads(before)
 
 
 def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
