@@ -57,7 +57,8 @@ class DataConfig:
     """pyav: videos of twice this size or more are shrunk to it while they are decoded, before any
     crop: other pixels, a little sooner. `prepare reencode` brings more, once."""
     num_workers: int = 2
-    """Loader processes; 0 decodes in the training process. The samples are the same bits."""
+    """Loader processes, of one thread each; 0 decodes in the training process, in two threads. The
+    samples are the same bits."""
     on_error: Literal["raise", "skip"] = "raise"
     """Training on a video that cannot be decoded: evaluation counts it as failed either way. And
     listed videos that are missing: raise stops before training; skip leaves them out of it."""

@@ -1,4 +1,8 @@
+import gc
+import threading
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -6,11 +10,12 @@ import torch
 
 from videoattn.data.annotations import Samples, read_folders
 from videoattn.data.augment import AreaCrop, TrainTransform
-from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError
+from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.decode import DecodeError, decode_each
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import to_video
+from videoattn.data.video import Put, Source, Wanted
 from videoattn.types import Batch
 
 
@@ -125,6 +130,78 @@ def test_failures_stand_apart(thirteen: Path) -> None:
         assert first.failures[0].reason == "the file is empty (0 bytes)"
         assert second.failures == ()
         assert len(second.labels) == 1
+
+
+@pytest.mark.parametrize("num_cores", [1, 2])
+def test_what_fails_in_the_middle_leaves_no_gap(
+    num_cores: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the training process, whether in its own thread or in two more."""
+    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    data = dataset(thirteen, on_error="skip")
+    for i in (0, 5, 6, 11):  # the first of a batch, two in the middle, the last
+        data.samples.path(i).write_bytes(b"")
+    seen = []
+    for batch in ClipLoader(data, batch_size=4, shuffle=False).epoch(0):
+        assert len(batch.frames) == len(batch.labels) == len(batch.indices)
+        for frames, label, index in zip(*batch[:3], strict=True):
+            sample = data[0, int(index)]
+            assert isinstance(sample, Sample)
+            assert torch.equal(frames, sample.frames)
+            assert label == sample.label
+        seen.append((batch.indices.tolist(), [failure.index for failure in batch.failures]))
+    assert seen == [([1, 2, 3], [0]), ([4, 7], [5, 6]), ([8, 9, 10], [11]), ([12], [])]
+
+
+@pytest.mark.parametrize(("num_cores", "num_threads"), [(1, 0), (2, 2), (8, 2)])
+def test_threads_of_one_process(
+    num_cores: int, num_threads: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch is told to start no others there, and stays as it is here."""
+    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    found: list[tuple[str, int]] = []
+
+    def read(path: Source, wanted: Wanted, put: Put) -> None:
+        found.append((threading.current_thread().name, torch.get_num_threads()))
+        together.wait(timeout=20)  # both are at work at once
+        decode_each(path, wanted, put)
+
+    together = threading.Barrier(max(num_threads, 1))
+    try:
+        batches = ClipLoader(dataset(thirteen, read=read), batch_size=2, shuffle=False)
+        for _ in range(2):
+            assert sum(len(batch.labels) for batch in islice(batches.epoch(0), 6)) == 12
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 24
+    here = {(threading.current_thread().name, 3)}
+    assert set(found) == ({(f"clips_{i}", 1) for i in range(num_threads)} or here)
+    del batches
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("clips"):
+            thread.join(timeout=20)
+            assert not thread.is_alive()  # they end with the loader
+
+
+def test_an_error_leaves_no_thread_at_work(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: 2)
+    done: list[int] = []
+
+    def read(path: Source, wanted: Wanted, put: Put) -> None:
+        if str(path).endswith("01.mp4"):
+            raise RuntimeError("of another kind")
+        time.sleep(0.1)
+        decode_each(path, wanted, put)
+        done.append(1)
+
+    batches = ClipLoader(dataset(thirteen, read=read), batch_size=4, shuffle=False)
+    with pytest.raises(RuntimeError, match=r"^of another kind$"):
+        list(batches.epoch(0))
+    assert len(done) == 3
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -2,9 +2,10 @@
 
 The sides take turns on the same files, so that a machine's moods fall on all of them. All but
 FFmpeg make clips of 224 x 224 pixels, crops of two scales (pytorchvideo's: of one, from frames
-whose short side is 256), half of them mirrored. In the first table and the last all sides
-share one core: decord has a second thread, which a machine whose loaders keep every core busy has
-no room for. Our side knows the videos' lengths, as after `videoattn prepare index` or an epoch.
+whose short side is 256), half of them mirrored. One process of ours decodes in two threads, one of
+decord's has a second that decodes; a machine whose loaders keep every core busy has no room for
+either, so the first table and the last have them on one core too. Our side knows the videos'
+lengths, as after `videoattn prepare index` or an epoch.
 """
 
 import gc
@@ -69,8 +70,7 @@ def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> 
     """
     samples = find_videos(root)
     with _one_thread():
-        with _one_core():
-            _print_sides(samples, seconds)
+        _print_sides(samples, seconds)
         _print_workers(samples, max_workers, seconds)
         with _one_core():
             _print_gains(samples, seconds)
@@ -79,26 +79,25 @@ def bench_loader(root: Path, *, max_workers: int = 4, seconds: float = 20.0) -> 
 def _print_sides(samples: Samples, seconds: float) -> None:
     missing: dict[str, str] = {}
     readable = _by_decoder(samples, missing)
-    table = Table("one process", "loader", "clips/s", "ratio")
+    table = Table("one process", "loader", "clips/s", "ratio", "on one core, clips/s", "ratio")
     for setting in SETTINGS:
-        rates = compare(one_process(samples, readable, setting, missing), seconds)
-        name = "FFmpeg, decoding alone"
-        try:
-            rates[name] = ffmpeg_rate(samples, SETTINGS[setting], seconds)
-        except ImportError as error:
-            missing[name] = str(error)
-        for name, rate in rates.items():
-            table.add_row(setting, name, *_cells(rate, rates[BASELINE]))
-    table.caption = f"{len(samples)} videos; in turns, {seconds:.0f} s a side; one core"
+        rates = _one_process(samples, readable, setting, missing, seconds)
+        with _one_core():
+            alone = _one_process(samples, readable, setting, missing, seconds)
+        for name in rates:
+            cells = *_cells(rates[name], rates[BASELINE]), *_cells(alone[name], alone[BASELINE])
+            table.add_row(setting, name, *cells)
+    table.caption = f"{len(samples)} videos; in turns, {seconds:.0f} s a side; {_cores()}"
     out.print(table)
     for name, reason in missing.items():
         out.print(f"missing: {name}: {reason}", markup=False)
 
 
-def one_process(
-    samples: Samples, readable: Mapping[Decoder, Samples], setting: str, missing: dict[str, str]
-) -> dict[str, Clips]:
-    """The sides of the first table; what cannot take part goes to `missing`, with the reason."""
+def _one_process(
+    samples: Samples, readable: Mapping[Decoder, Samples], setting: str, missing: dict[str, str],
+    seconds: float,
+) -> dict[str, float]:  # fmt: skip
+    """Of the first table's sides; what cannot take part goes to `missing`, with the reason."""
     sampler = SETTINGS[setting]
     sides: dict[str, Clips] = {BASELINE: decord_clips(samples, sampler)}
     for decoder, some in readable.items():
@@ -108,7 +107,13 @@ def one_process(
         sides[name] = pytorchvideo_clips(samples, SECONDS_OF_CLIP[setting], NUM_FRAMES[setting])
     except ImportError as error:
         missing[name] = str(error)
-    return sides
+    rates = compare(sides, seconds)
+    name = "FFmpeg, decoding alone"
+    try:
+        rates[name] = ffmpeg_rate(samples, sampler, seconds)
+    except ImportError as error:
+        missing[name] = str(error)
+    return rates
 
 
 def ours(
@@ -182,7 +187,7 @@ def _one_thread() -> Iterator[None]:
 @contextmanager
 def _one_core() -> Iterator[None]:
     """For this thread and what it starts, programs too. Systems other than Linux cannot be told:
-    there, decord's second thread has what core it finds."""
+    there, second threads have what core they find."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if cores:
         os.sched_setaffinity(0, {max(cores)})
@@ -211,7 +216,7 @@ def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
             gain = mine / alone.setdefault(setting, mine)
             cells = (f"{mine:.1f}", f"{theirs:.1f}", f"{mine / theirs:.2f}", f"{gain:.2f}")
             table.add_row(str(count), setting, *cells)
-    table.caption = f"{os.cpu_count()} cores"
+    table.caption = _cores()
     out.print(table)
 
 
@@ -297,6 +302,10 @@ def _endless(clips: Clips) -> Iterator[int]:
 
 def _count(frames: Tensor) -> int:
     return frames.shape[0] * frames.shape[1]
+
+
+def _cores() -> str:
+    return f"{os.cpu_count()} cores"
 
 
 def _cells(rate: float, base: float) -> tuple[str, str]:

@@ -5,6 +5,7 @@ mirror.py; mixup and cutmix join clips of a batch, and are the trainer's.
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -226,13 +227,17 @@ def chance(probability: float, generator: torch.Generator) -> bool:
     return bool(probability) and float(torch.rand(1, generator=generator)) < probability
 
 
+_global_state = threading.Lock()  # there is one for all threads
+
+
 @contextmanager
 def _in_place_of_the_global_state(generator: torch.Generator) -> Iterator[None]:
     """torchvision draws from torch's global state only: the generator's stands there meanwhile."""
-    outside = torch.get_rng_state()
-    torch.set_rng_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(torch.get_rng_state())
-        torch.set_rng_state(outside)
+    with _global_state:
+        outside = torch.get_rng_state()
+        torch.set_rng_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(torch.get_rng_state())
+            torch.set_rng_state(outside)
