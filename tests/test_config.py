@@ -78,6 +78,27 @@ def test_bad_overrides(recipe: Path, override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "least"),
+    [
+        (f"{section}.{key}", least)
+        for section, keys in config._AT_LEAST.items()
+        for key, least in keys.items()
+    ],
+)
+def test_numbers_that_are_too_small(recipe: Path, key: str, least: int) -> None:
+    section, name = key.split(".")
+    loaded = config.load(recipe, [f"{key}={least}"])
+    assert getattr(getattr(loaded, section), name) == least
+    with pytest.raises(ValueError, match=rf"^{key}: got -?\d.*; need at least {least}$"):
+        config.load(recipe, [f"{key}={least - 1}"])
+
+
+def test_not_a_number(recipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"^train.lr: got nan; need at least 0$"):
+        config.load(recipe, ["train.lr=nan"])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: a\n", "data.root has no value; give one, as in data.root=..."),

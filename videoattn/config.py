@@ -237,6 +237,25 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+_AT_LEAST: dict[str, dict[str, int]] = {
+    "data": {"num_workers": 0, "max_failures": 0, "decode_timeout_seconds": 0},
+    "clip": {"num_frames": 1, "frame_stride": 1, "height": 1, "width": 1},
+    "test": {"num_clips": 1, "short_side": 1, "height": 1, "width": 1, "batch_size": 1},
+    "train": {
+        "batch_size": 1,
+        "accumulate_steps": 1,
+        "lr": 0,
+        "warmup_epochs": 0,
+        "weight_decay": 0,
+        "freeze_backbone_epochs": 0,
+        "backbone_lr_scale": 0,
+        "validate_every": 0,
+        "save_every_steps": 1,
+        "keep_epochs": 1,
+    },
+}
+"""Where a number may be too small, and nothing else limits it: section -> key -> the least."""
+
 _RENAMED = {"data": {"ucf101_split": "official_split"}}
 """Keys that had other names when runs were saved: section -> old -> new."""
 
@@ -245,7 +264,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The recipe in a file, changed by `key=value` words such as `train.lr=0.02`.
 
     Raises:
-        ValueError: no such file, not YAML, an unknown key, a wrong type, a value that is missing.
+        ValueError: no such file, not YAML, an unknown key, a wrong type, a missing value, a number
+            that is too small.
     """
     path = Path(path)
     if not path.is_file():
@@ -295,7 +315,16 @@ def _merge(values: Any, overrides: Sequence[str], source: str) -> Config:
             f"{source}: {error.full_key} has no value; give one, as in {error.full_key}=..."
         ) from error
     assert isinstance(config, Config)
+    _check_numbers(config)
     return config
+
+
+def _check_numbers(config: Config) -> None:
+    for section, keys in _AT_LEAST.items():
+        for key, least in keys.items():
+            value = getattr(getattr(config, section), key)
+            if value is not None and not value >= least:  # nor is nan
+                raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -268,5 +268,10 @@ def test_what_an_arithmetic_does_not_have() -> None:
     twice = sampling.view_sampler("dense", num_frames=8, arithmetic="mmaction2", twice_sample=True)
     with pytest.raises(ValueError, match="twice_sample: dense clips need num_clips of 2 or more"):
         twice(100, 25.0, generator())
+    for name in ("num_frames", "frame_stride", "num_clips"):
+        with pytest.raises(ValueError, match=rf"^{name}: got 0; need at least 1$"):
+            sampling.view_sampler("dense", **{"num_frames": 8, name: 0})
+    with pytest.raises(ValueError, match=r"^frame_stride: got -2; need at least 1$"):
+        sampling.train_sampler("dense", num_frames=8, frame_stride=-2)
     with pytest.raises(ValueError, match="num_video_frames: got 0; need at least 1"):
         sampling.view_sampler("dense", num_frames=8)(0, 25.0, generator())

@@ -71,6 +71,8 @@ class ClipLoader:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; need at least 1")
+        if num_workers < 0:
+            raise ValueError(f"num_workers: got {num_workers}; need 0 (this process) or more")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: got {rank}; need 0 - {world_size - 1} of {world_size}")
         if shuffle and len(dataset) < world_size:

@@ -54,7 +54,8 @@ def train_sampler(
 ) -> Sampler:
     """A sampler that draws one clip at random. `options`: what else the arithmetic can do.
 
-    Raises: ValueError for a pattern or an option that the arithmetic does not have.
+    Raises: ValueError for a pattern or an option that the arithmetic does not have, and for counts
+    below 1.
     """
     make = _find(_TRAIN, arithmetic, pattern)
     return _bind(make, arithmetic, pattern, num_frames, frame_stride, short_video, options)
@@ -124,6 +125,10 @@ def _bind(
         raise ValueError(
             f"{unknown[0]}: {arithmetic} {pattern!r} sampling has no such option; leave it out"
         )
+    counts = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": 1, **options}
+    for name in ("num_frames", "frame_stride", "num_clips"):
+        if counts[name] < 1:
+            raise ValueError(f"{name}: got {counts[name]}; need at least 1")
     # Segments have no stride: what a recipe says of it means nothing to them.
     stride = {"frame_stride": frame_stride} if "frame_stride" in known else {}
     return partial(make, num_frames=num_frames, short_video=short_video, **stride, **options)
