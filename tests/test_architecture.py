@@ -10,44 +10,33 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
+LOWER = {"types", "errors", "layers", "attention", "models", "weights", "data", "engine"}
 LAYERS = {
     "types": set(),
     "_compat": set(),
-    "config": {"names"},
-    "conv": set(),
-    "names": set(),
-    "attention": {"types", "conv", "names"},
-    "models": {"types", "attention", "conv", "names"},
-    "weights": {"types", "attention", "models", "names"},
-    "data": {"types", "names"},
+    "layers": set(),
+    "errors": set(),
+    "attention": {"types", "layers", "errors"},
+    "models": {"types", "attention", "layers", "errors"},
+    "weights": {"types", "attention", "models", "errors"},
+    "data": {"types", "errors"},
     "engine": {"types"},
     "explain": {"types", "attention"},
-    "build": {
+    "recipe": LOWER,
+    "cli": {
         "types",
-        "attention",
-        "models",
-        "weights",
-        "data",
-        "engine",
-        "config",
-        "conv",
-        "names",
-    },
-    "commands": {
-        "types",
+        "errors",
+        "layers",
         "attention",
         "models",
         "weights",
         "data",
         "engine",
         "explain",
-        "config",
-        "build",
-        "names",
+        "recipe",
     },
-    "cli": {"commands", "data", "engine"},
     "__main__": {"cli"},
-    "__init__": {"_compat", "commands", "weights"},
+    "__init__": {"_compat", "recipe", "weights"},
 }
 
 
@@ -88,7 +77,7 @@ def test_sizes_and_habits(path: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("print", "eval", "exec")
         if isinstance(node, ast.ImportFrom) and node.module == "omegaconf":
-            assert layer_of(path) == "config"
+            assert path.relative_to(PACKAGE) == Path("recipe/config.py")
 
 
 def run_python(code: str) -> str:
@@ -104,7 +93,7 @@ def test_importing_the_package_is_light() -> None:
 
 def test_help_loads_no_torch() -> None:
     code = (
-        "import sys; from videoattn.cli import main\n"
+        "import sys; from videoattn.cli.app import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoattn.cli import main
+from videoattn.cli.app import main
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

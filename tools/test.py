@@ -2,6 +2,6 @@
 
 import sys
 
-from videoattn.cli import main
+from videoattn.cli.app import main
 
 main(["test", *sys.argv[1:]])

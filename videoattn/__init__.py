@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from videoattn import _compat as _compat  # before anything imports torchvision
 
 if TYPE_CHECKING:
-    from videoattn.commands.run import load as load
+    from videoattn.recipe.run import load as load
     from videoattn.weights import load_public as load_public
 
 __version__ = "0.1.0"
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """`videoattn.load` and `videoattn.load_public`, which import torch when they are used."""
     if name == "load":
-        from videoattn.commands.run import load
+        from videoattn.recipe.run import load
 
         return load
     if name == "load_public":

@@ -1,5 +1,5 @@
 """`python -m videoattn`, for torchrun: `torchrun --nproc-per-node 2 -m videoattn train ...`."""
 
-from videoattn.cli import main
+from videoattn.cli.app import main
 
 main()

@@ -8,10 +8,10 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference.gates import cbam, clip, fill, permuted
-from videoattn.attention.cbam import CBAM, GATES
-from videoattn.attention.gates import statistics_kept
+from videoattn.attention.blocks.cbam import CBAM, GATES
+from videoattn.attention.blocks.gates import statistics_kept
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.record import record_attention
-from videoattn.attention.squeeze_excite import SqueezeExcite
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

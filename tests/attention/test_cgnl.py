@@ -5,7 +5,7 @@ from torch import Tensor
 from tests.reference import fill
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
 from tests.reference.cgnl import cgnl
-from videoattn.attention.cgnl import CompactNonLocal, compact_dot, compact_gaussian
+from videoattn.attention.blocks.cgnl import CompactNonLocal, compact_dot, compact_gaussian
 
 KINDS = [
     {"kernel": "dot"},

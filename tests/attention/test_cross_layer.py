@@ -4,8 +4,8 @@ from torch import Tensor
 
 from tests.attention.test_hygiene import backbone
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
-from videoattn.attention.cross_layer import CrossLayerNonLocal
-from videoattn.attention.non_local import NonLocal
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.record import record_attention
 from videoattn.attention.systems import across_layers
 from videoattn.models.resnet3d import ResNet3d

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.reference import fill
-from videoattn.attention.cbam import CBAM
-from videoattn.attention.squeeze_excite import SqueezeExcite
+from videoattn.attention.blocks.cbam import CBAM
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 
 KEYS = {
     r"^ChannelGate\.mlp\.1\.": "gates.channel.mlp.fc1.",

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention import record_attention
-from videoattn.attention.hard_crop import HardCrop
+from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

@@ -171,7 +171,7 @@ GRAPHS = """
 import videoattn
 import torch, torchvision
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.attention.non_local import FORMS
+from videoattn.attention.blocks.non_local import FORMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
+from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss
+from videoattn.attention.blocks.pyramid import PyramidPooling
 from videoattn.attention.insert import output_shapes
-from videoattn.attention.interaction import interaction_pyramid
-from videoattn.attention.interaction_loss import diversity_loss, interaction_loss
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.pyramid import PyramidPooling
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

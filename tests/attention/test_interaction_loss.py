@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from tests.reference.interaction import literal_diversity, literal_interaction
-from videoattn.attention.interaction_loss import diversity_loss, interaction_loss, unit_rows
+from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss, unit_rows
 
 D, P, C = 3, 7, 11
 FORMS = ("normalised", "scaled", "literal")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from videoattn.attention.interaction_loss import unit_rows
-from videoattn.build import make_model
-from videoattn.commands.train import train
-from videoattn.config import from_dict
+from videoattn.attention.blocks.interaction_loss import unit_rows
+from videoattn.cli.train import train
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
+from videoattn.recipe import make_model
+from videoattn.recipe.config import from_dict
 
 RECIPE = Path(__file__).parents[2] / "configs/demo.yaml"
 SMALL = (

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.reference.non_local import non_local
-from videoattn.attention.non_local import FORMS, NonLocal
+from videoattn.attention.blocks.non_local import FORMS, NonLocal
 from videoattn.attention.record import record_attention
 
 every_form = pytest.mark.parametrize("form", FORMS)

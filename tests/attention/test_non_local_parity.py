@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.reference import fill
-from videoattn.attention.non_local import NonLocal
+from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.weights import keys
 
 _mmcv = partial(NonLocal, 8, pool_order="after", out_bias=False)

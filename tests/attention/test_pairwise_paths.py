@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from tests.reference.blocks import clip, trained
 from tests.reference.cgnl import cgnl
 from videoattn.attention import functional
-from videoattn.attention.cgnl import CompactNonLocal
-from videoattn.attention.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.cgnl import CompactNonLocal
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.non_local import FORMS, NonLocal
+from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALISERS, explicit_paths
-from videoattn.attention.non_local import FORMS, NonLocal
-from videoattn.attention.self_attention import SelfAttention
-from videoattn.attention.similarity import SIMILARITIES, SimilarityAttention
 
 BLOCKS = [
     *(NonLocal(4, form=form, scope=s) for form in FORMS for s in ("space_time", "space", "time")),

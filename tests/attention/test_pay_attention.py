@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.reference import fill
 from videoattn.attention import record_attention
-from videoattn.attention.pay_attention import LearnToPay, LevelAttention
+from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

@@ -7,9 +7,9 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference.gates import STARTS, bn, clip, fill, permuted
+from videoattn.attention.blocks.refinement import AttentionRefinement
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.record import record_attention
-from videoattn.attention.refinement import AttentionRefinement
-from videoattn.attention.squeeze_excite import SqueezeExcite
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from videoattn.attention.regions import (
+from videoattn.attention.blocks.regions import (
     activity,
     bounding_boxes,
     crop,

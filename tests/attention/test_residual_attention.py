@@ -8,8 +8,8 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference.residual_attention import activated, mask_of_image
+from videoattn.attention.blocks.residual_attention import ACTIVATIONS, ResidualMask, depth_for
 from videoattn.attention.record import FieldMap, record_attention
-from videoattn.attention.residual_attention import ACTIVATIONS, ResidualMask, depth_for
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
@@ -258,7 +258,7 @@ def test_bad_options() -> None:
 
 WHOLE = """
 import torch
-from videoattn.attention.residual_attention import ResidualMask
+from videoattn.attention.blocks.residual_attention import ResidualMask
 torch.manual_seed(0)
 for options in ({}, {"temporal_mask": True, "activation": "spatial", "gate_start": "identity"}):
     mask = ResidualMask(8, depth=2, temporal_kernel=3, **options).eval()

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from tests.reference import fill
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
-from videoattn.attention.non_local import NonLocal
-from videoattn.attention.self_attention import SelfAttention
+from videoattn.attention.blocks.non_local import NonLocal
+from videoattn.attention.blocks.self_attention import SelfAttention
 
 both = pytest.mark.parametrize("variant", ["authors", "plain"])
 

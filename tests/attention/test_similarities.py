@@ -8,6 +8,12 @@ from torch import Tensor
 
 from tests.attention.test_functional import assert_same, random, values_and_gradients
 from videoattn.attention import functional
+from videoattn.attention.blocks.similarities import (
+    additive_weights,
+    attend_additive,
+    cosine_tokens,
+    rbf_tokens,
+)
 from videoattn.attention.functional import (
     NORMALISERS,
     attend,
@@ -15,12 +21,6 @@ from videoattn.attention.functional import (
     attention_weights,
     normalise,
     separable_weights,
-)
-from videoattn.attention.similarities import (
-    additive_weights,
-    attend_additive,
-    cosine_tokens,
-    rbf_tokens,
 )
 
 every_normaliser = pytest.mark.parametrize("normaliser", NORMALISERS)

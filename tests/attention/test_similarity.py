@@ -5,9 +5,13 @@ import torch
 from torch import Tensor
 
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
+from videoattn.attention.blocks.non_local import NonLocal
+from videoattn.attention.blocks.similarity import (
+    SIMILARITIES,
+    ChannelAttention,
+    SimilarityAttention,
+)
 from videoattn.attention.functional import NORMALISERS, explicit_paths
-from videoattn.attention.non_local import NonLocal
-from videoattn.attention.similarity import SIMILARITIES, ChannelAttention, SimilarityAttention
 
 every_pair = pytest.mark.parametrize(
     ("similarity", "normaliser"), list(itertools.product(SIMILARITIES, NORMALISERS))

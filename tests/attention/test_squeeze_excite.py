@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.reference.gates import STARTS, clip, fill, mlp, permuted
-from videoattn.attention.gates import hidden_channels
+from videoattn.attention.blocks.gates import hidden_channels
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.record import record_attention
-from videoattn.attention.squeeze_excite import SqueezeExcite
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 

@@ -13,9 +13,9 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from tests.reference.stand_alone import stand_alone
 from videoattn.attention.attach import replace_convolutions
+from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.insert import VideoView
 from videoattn.attention.record import record_attention
-from videoattn.attention.stand_alone import StandAloneAttention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
@@ -344,7 +344,7 @@ def test_memory_is_bounded_in_training_too() -> None:
 
 WHOLE = """
 import torch
-from videoattn.attention.stand_alone import StandAloneAttention
+from videoattn.attention.blocks.stand_alone import StandAloneAttention
 torch.manual_seed(0)
 layer = StandAloneAttention(8, 16, 2, window=(3, 3, 3), heads=2)
 x = torch.randn(2, 8, 7, 9, 10)

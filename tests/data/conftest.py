@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch.utils.data import get_worker_info
 
-from videoattn.data.video import Video
+from videoattn.data.decode.video import Video
 
 MakeClip = Callable[..., Path]
 BreakDecoder = Callable[..., None]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from videoattn.data.annotations import parse_list, read_folders, read_list, read_ucf101
-from videoattn.data.annotations.official import read_class_index, read_ucf101_list
+from videoattn.data.lists import parse_list, read_folders, read_list, read_ucf101
+from videoattn.data.lists.official import read_class_index, read_ucf101_list
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.test_annotations import listing, touch
 from tests.data.test_index import indexed
-from videoattn.data.annotations import (
+from videoattn.data.lists import (
     read_class_list,
     read_hmdb51,
     read_jester,
@@ -17,7 +17,7 @@ from videoattn.data.annotations import (
     read_something,
     read_ucf101,
 )
-from videoattn.data.annotations.official import read_hmdb51_lists
+from videoattn.data.lists.official import read_hmdb51_lists
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 

@@ -8,8 +8,14 @@ import torch
 from tests.data.conftest import MakeClip
 from tests.data.test_transforms import generator, ramp
 from tests.data.transformed import crop_resize, transformed
-from videoattn.data.annotations import Samples, read_folders
-from videoattn.data.augment import (
+from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.decode import decode, decode_each
+from videoattn.data.decode.video import Put
+from videoattn.data.lists import Samples, read_folders
+from videoattn.data.loader import ClipLoader
+from videoattn.data.sampling import repeated, train_sampler
+from videoattn.data.transforms import Box
+from videoattn.data.transforms.augment import (
     AreaCrop,
     CropBox,
     Looks,
@@ -20,13 +26,7 @@ from videoattn.data.augment import (
     jitter_colors,
     rand_augment,
 )
-from videoattn.data.dataset import ClipDataset, Sample
-from videoattn.data.decode import decode, decode_each
-from videoattn.data.loader import ClipLoader
-from videoattn.data.mirror import Mirror
-from videoattn.data.sampling import repeated, train_sampler
-from videoattn.data.transforms import Box
-from videoattn.data.video import Put
+from videoattn.data.transforms.mirror import Mirror
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 32)) -> torch.Tensor:

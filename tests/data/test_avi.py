@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.data.conftest import MakeClip
-from videoattn.data.avi import _Layer, _Picture, _Pictures
 from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
-from videoattn.data.decode_pyav import list_packets, read_from_start
-from videoattn.data.prepare import describe
-from videoattn.data.video import Encoded, Video
+from videoattn.data.decode.avi import _Layer, _Picture, _Pictures
+from videoattn.data.decode.pyav import list_packets, read_from_start
+from videoattn.data.decode.video import Encoded, Video
+from videoattn.data.prepare.verify import describe
 
 NUM_FRAMES, GROUP = 36, 12
 SIZE = (64, 96)

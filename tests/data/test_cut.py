@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from tests.data.conftest import MakeClip
 from tests.data.transformed import crop_resize
-from videoattn.data.annotations import Samples
-from videoattn.data.cut import Clips
 from videoattn.data.dataset import ClipDataset
+from videoattn.data.decode.cut import Clips
+from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import TestTransform, resize

@@ -6,12 +6,12 @@ import torch
 
 from tests.data.conftest import MakeClip
 from tests.data.transformed import transformed
-from videoattn.data.annotations import Samples, read_folders
-from videoattn.data.augment import AreaCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
 from videoattn.data.decode import DecodeError, decode
+from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
 from videoattn.data.transforms import TestTransform
+from videoattn.data.transforms.augment import AreaCrop, TrainTransform
 from videoattn.types import Failure
 
 

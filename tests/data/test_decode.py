@@ -11,8 +11,8 @@ import torch
 from tests.data.conftest import COMMON_CLIPS, MakeClip
 from videoattn.data import decode as decode_module
 from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
-from videoattn.data.decode_pyav import read_from_start
-from videoattn.data.video import Video
+from videoattn.data.decode.pyav import read_from_start
+from videoattn.data.decode.video import Video
 
 
 def levels(frames: torch.Tensor) -> list[int]:

@@ -11,7 +11,6 @@ import torch
 
 from tests.data.conftest import COMMON_CLIPS, TORCHCODEC, MakeClip
 from tests.data.test_decode import levels
-from videoattn.data import decode_others
 from videoattn.data.decode import (
     Block,
     DecodeError,
@@ -21,7 +20,8 @@ from videoattn.data.decode import (
     decode,
     decode_each,
 )
-from videoattn.data.video import Image
+from videoattn.data.decode import others as decode_others
+from videoattn.data.decode.video import Image
 
 OTHERS = ("decord", TORCHCODEC)
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tests.data.conftest import BreakDecoder, MakeClip
-from videoattn.build import make_loader
-from videoattn.cli import main
-from videoattn.config import load
+from videoattn.cli.app import main
 from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
-from videoattn.engine.distributed import Distributed
+from videoattn.engine.parallel import Distributed
+from videoattn.recipe import make_loader
+from videoattn.recipe.config import load
 
 RECIPE = """\
 name: tiny

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from tests.data.test_dataset import train_set
-from videoattn.data.annotations import read_frames, read_jester
 from videoattn.data.decode import Block, DecodeError
-from videoattn.data.frame_folder import count_folder, read_folder
+from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.lists import read_frames, read_jester
 
 TEMPLATE = "img_{:05d}.jpg"
 

@@ -7,9 +7,9 @@ import pytest
 from tests.data.conftest import MakeClip
 from tests.data.test_annotations import listing
 from tests.data.test_dataset import train_set
-from videoattn.data.annotations import read_folders, read_list
-from videoattn.data.index import INDEX_NAME, VideoIndex, read_index, write_index
-from videoattn.data.spans import Spans
+from videoattn.data.lists import read_folders, read_list
+from videoattn.data.lists.spans import Spans
+from videoattn.data.prepare.index import INDEX_NAME, VideoIndex, read_index, write_index
 
 
 def indexed(root: Path, num_frames: dict[str, int]) -> Path:

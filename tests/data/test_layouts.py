@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_annotations import listing, touch
-from videoattn.build.data import make_samples
-from videoattn.config import DataConfig
+from videoattn.recipe.config import DataConfig
+from videoattn.recipe.data import make_samples
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoattn.data.annotations import Samples, read_folders
-from videoattn.data.augment import AreaCrop, TrainTransform
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError, decode_each
+from videoattn.data.decode.video import Put, Source, Wanted
+from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import to_video
-from videoattn.data.video import Put, Source, Wanted
+from videoattn.data.transforms.augment import AreaCrop, TrainTransform
 from videoattn.types import Batch
 
 

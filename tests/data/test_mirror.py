@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoattn.data.mirror import Mirror, direction_pairs
 from videoattn.data.synthetic import MOTIONS
+from videoattn.data.transforms.mirror import Mirror, direction_pairs
 
 SOMETHING = [
     "Pulling something from left to right",

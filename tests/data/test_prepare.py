@@ -12,10 +12,12 @@ from PIL import Image
 from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data import dataset as dataset_module
-from videoattn.data.annotations import read_folders
 from videoattn.data.decode import count_frames, decode, frame_times, probe
-from videoattn.data.index import read_index, write_index
-from videoattn.data.prepare import (
+from videoattn.data.decode.video import PacketIndex, Video
+from videoattn.data.lists import read_folders
+from videoattn.data.prepare.index import read_index, write_index
+from videoattn.data.prepare.reencode import Reencode, check_settings, reencode, scaled
+from videoattn.data.prepare.verify import (
     Journal,
     Record,
     describe,
@@ -26,9 +28,7 @@ from videoattn.data.prepare import (
     verify_folder,
     videos_in,
 )
-from videoattn.data.prepare_reencode import Reencode, check_settings, reencode, scaled
 from videoattn.data.processes import Crash, in_processes
-from videoattn.data.video import PacketIndex, Video
 
 
 def at(item: int) -> int:

@@ -9,14 +9,14 @@ import torch
 
 from tests.data.conftest import TORCHCODEC, MakeClip, needs_ffmpeg
 from tests.data.test_decode import levels
-from videoattn import build
-from videoattn.config import Config, from_dict
-from videoattn.data.annotations import Samples
+from videoattn import recipe as build
 from videoattn.data.dataset import ClipDataset, sample_generator
 from videoattn.data.decode import Block, DecodeError, check_decoder, decode, decode_each
+from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
-from videoattn.engine.distributed import Distributed
+from videoattn.engine.parallel import Distributed
+from videoattn.recipe.config import Config, from_dict
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
 TIMES = [*range(25), *range(45, 75)]
@@ -47,7 +47,7 @@ def test_target_rate_goes_by_the_frames_times(make_clip: MakeClip) -> None:
 
 def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    monkeypatch.setattr("videoattn.data.video.Video.fps", 0.0)
+    monkeypatch.setattr("videoattn.data.decode.video.Video.fps", 0.0)
     failure = dataset_of(path, target_fps=10.0).fetch((0, 0))
     assert failure.reason == "names no frame rate, so its frames have no times"
 
@@ -126,7 +126,7 @@ def test_recipes_that_cannot_be(words: tuple[str, ...], message: str, tmp_path: 
 
 
 def test_training_has_its_own_options(tmp_path: Path) -> None:
-    from videoattn.build.data import _train_frames
+    from videoattn.recipe.data import _train_frames
 
     words = ("clip.arithmetic=mmaction2", "clip.sampling=segments", "train.num_clips=2")
     keep = _train_frames(recipe(tmp_path, *words, "clip.keep_tail_frames=true"))

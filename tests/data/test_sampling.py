@@ -154,7 +154,7 @@ def test_mmaction2_training_segments(
 
 def test_mmaction2_training_clips_of_a_video_that_hardly_fits() -> None:
     # 10 - 8 + 1 = 3 places for 4 clips: drawn freely, in order.
-    from videoattn.data.published_sampling import mmaction2_train
+    from videoattn.data.sampling.published import mmaction2_train
 
     drawn = np.stack(
         [

@@ -13,13 +13,13 @@ import torch
 from tests.data.test_dataset import train_set
 from tests.data.test_loader import same
 from videoattn.data import shards as shards_module
-from videoattn.data.annotations import Samples, read_folders
 from videoattn.data.decode import DecodeError, count_frames, decode
+from videoattn.data.decode.video import Encoded
+from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
-from videoattn.data.prepare_shards import write_shards
+from videoattn.data.prepare.shards import write_shards
 from videoattn.data.shards import BUFFER, TABLE, Shards, open_shards
-from videoattn.data.streaming import ShardDataset, _ahead
-from videoattn.data.video import Encoded
+from videoattn.data.shards.streaming import ShardDataset, _ahead
 
 
 def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from videoattn.data.spans import Spans
+from videoattn.data.lists.spans import Spans
 
 STRINGS = ["a b/c.mp4", "", "x", "größe/日本.webm", "a b/c.mp4", "0123456701234567", "01234567"]
 

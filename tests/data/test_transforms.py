@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import v2
 
 from tests.data.transformed import crop_resize, transformed
-from videoattn.data.cut import Clips
+from videoattn.data.decode.cut import Clips
 from videoattn.data.transforms import Box, TestTransform, to_video
 
 

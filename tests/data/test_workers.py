@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.data.conftest import BreakDecoder
-from videoattn.data.annotations import read_folders
 from videoattn.data.dataset import ClipDataset
+from videoattn.data.lists import read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import TestTransform

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from videoattn.data.cut import Clips
+from videoattn.data.decode.cut import Clips
 from videoattn.data.transforms import Box, Transform, resize
 
 

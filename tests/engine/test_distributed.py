@@ -12,7 +12,7 @@ import torch
 from tests.engine.fakes import tiny_net
 from tests.engine.two_processes import everything
 from videoattn.engine.checkpoint import load
-from videoattn.engine.distributed import Distributed, distributed, resolve_device
+from videoattn.engine.parallel import Distributed, distributed, resolve_device
 
 Results = list[dict[str, object]]
 

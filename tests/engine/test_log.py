@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from videoattn.engine.log import Clock, Display, Log, append_failures
+from videoattn.engine.trackers import Clock, Display, Log, append_failures
 from videoattn.types import Failure
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.engine.fakes import FakeBatches, TinyNet, optimisation, run_in, sgd, tiny_net, to_video
-from videoattn.attention.hard_crop import HardCrop
+from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
-from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.precise import PreciseNorms, batch_norms
 from videoattn.engine.train import Validation, fit
 

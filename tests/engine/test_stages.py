@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from tests.engine.fakes import NUM_CLASSES, FakeBatches, optimisation, run_in, sgd, to_video
 from tests.engine.test_train import adamw, assert_same, curve
-from videoattn.attention.hard_crop import HardCrop
+from videoattn.attention.blocks.hard_crop import HardCrop
+from videoattn.cli.report import summarise
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
-from videoattn.engine.report import summarise
 from videoattn.engine.schedule import cosine
 from videoattn.engine.stages import num_stages, restarting, split_epochs, stage_of
 from videoattn.engine.train import Fitted, Run, Validation, fit

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.fakes import FakeBatches, PoisonedNet, optimisation, sgd, tiny_net, to_video
-from videoattn.engine.distributed import Distributed
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.step import Moment, NonFiniteError, Optimisation, StepResult, update
 
 

@@ -19,8 +19,8 @@ from tests.engine.fakes import (
     to_video,
 )
 from videoattn.engine.checkpoint import load, load_weights
-from videoattn.engine.log import read_failures
 from videoattn.engine.step import NonFiniteError
+from videoattn.engine.trackers import read_failures
 from videoattn.engine.train import (
     Fitted,
     Run,

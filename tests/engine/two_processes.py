@@ -21,11 +21,11 @@ from tests.engine.fakes import (
     tiny_net,
     to_video,
 )
-from videoattn.attention.hard_crop import HardCrop
+from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
-from videoattn.engine.distributed import Distributed, distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.parallel import Distributed, distributed
 from videoattn.engine.precise import PreciseNorms
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TooManyFailuresError, Validation, fit

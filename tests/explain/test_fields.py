@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from tests.explain.maps import CLIP, grey_frames, hot_spot, one_box
-from videoattn.attention.cgnl import CompactNonLocal
+from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.record import FieldMap
 from videoattn.explain import boxes, draw_field
 from videoattn.explain.boxes import GAP, LINE_COLOUR

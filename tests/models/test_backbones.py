@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.attention.non_local import FORMS
+from videoattn.attention.blocks.non_local import FORMS
 from videoattn.models.resnet3d import KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import CONSENSUS, TSN, TemporalShift
 

@@ -13,15 +13,15 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference import fill
-from videoattn import build, config
+from videoattn import recipe as build
 from videoattn.attention import NonLocal
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.insert import branch_ends, insertion_places
-from videoattn.attention.squeeze_excite import SqueezeExcite
 from videoattn.attention.systems import blocks_by_stage, last_stage
-from videoattn.build import make_model
-from videoattn.config import AttentionConfig, Config, DataConfig, ModelConfig
 from videoattn.models.foreign import PYTORCHVIDEO, FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
+from videoattn.recipe import config, make_model
+from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig
 
 # pytorchvideo's swish
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from videoattn.attention.cgnl import CompactNonLocal
+from videoattn.attention.blocks.cgnl import CompactNonLocal
 
 
 def cgnl(block: CompactNonLocal, x: Tensor) -> Tensor:

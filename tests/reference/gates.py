@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.cbam import CBAM
-from videoattn.attention.gates import GateMLP
+from videoattn.attention.blocks.cbam import CBAM
+from videoattn.attention.blocks.gates import GateMLP
 
 Gate = Callable[[float], float]
 

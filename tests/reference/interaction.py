@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.attention.pyramid import PyramidPooling
+from videoattn.attention.blocks.pyramid import PyramidPooling
 
 
 def pooled_maximum(x: Tensor, grid: tuple[int, ...]) -> Tensor:

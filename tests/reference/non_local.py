@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoattn.attention.non_local import NonLocal
+from videoattn.attention.blocks.non_local import NonLocal
 
 
 def non_local(block: NonLocal, x: Tensor) -> Tensor:

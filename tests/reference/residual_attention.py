@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.residual_attention import ResidualMask
+from videoattn.attention.blocks.residual_attention import ResidualMask
 
 
 def norm_relu_conv(layers: list[nn.Module], x: Tensor) -> Tensor:

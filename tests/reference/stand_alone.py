@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoattn.attention.stand_alone import StandAloneAttention
+from videoattn.attention.blocks.stand_alone import StandAloneAttention
 
 
 def stand_alone(layer: StandAloneAttention, x: Tensor) -> Tensor:

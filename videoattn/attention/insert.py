@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from videoattn.names import did_you_mean
+from videoattn.errors import did_you_mean
 from videoattn.types import Video
 
 

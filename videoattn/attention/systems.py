@@ -16,10 +16,19 @@ from videoattn.attention.attach import (
     replace_convolutions,
     replace_head,
 )
-from videoattn.attention.cbam import CBAM
-from videoattn.attention.cgnl import CompactNonLocal
-from videoattn.attention.cross_layer import CrossLayerNonLocal
-from videoattn.attention.hard_crop import HardCrop
+from videoattn.attention.blocks.cbam import CBAM
+from videoattn.attention.blocks.cgnl import CompactNonLocal
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.hard_crop import HardCrop
+from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.non_local import NonLocal
+from videoattn.attention.blocks.pay_attention import LearnToPay
+from videoattn.attention.blocks.refinement import AttentionRefinement
+from videoattn.attention.blocks.residual_attention import ResidualMask
+from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import ChannelAttention, SimilarityAttention
+from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
+from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.insert import (
     block_stages,
     branch_ends,
@@ -28,15 +37,6 @@ from videoattn.attention.insert import (
     insertion_places,
     output_shapes,
 )
-from videoattn.attention.interaction import interaction_pyramid
-from videoattn.attention.non_local import NonLocal
-from videoattn.attention.pay_attention import LearnToPay
-from videoattn.attention.refinement import AttentionRefinement
-from videoattn.attention.residual_attention import ResidualMask
-from videoattn.attention.self_attention import SelfAttention
-from videoattn.attention.similarity import ChannelAttention, SimilarityAttention
-from videoattn.attention.squeeze_excite import SqueezeExcite
-from videoattn.attention.stand_alone import StandAloneAttention
 
 Make = Callable[..., nn.Module]
 Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]

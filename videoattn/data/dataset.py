@@ -16,14 +16,14 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videoattn.data.annotations import Samples
-from videoattn.data.cut import Clips, Memory, new_memory
 from videoattn.data.decode import DecodeError, Read, count_frames, decode_each, frame_times
-from videoattn.data.frame_folder import count_folder, read_folder
-from videoattn.data.mirror import Mirror
+from videoattn.data.decode.cut import Clips, Memory, new_memory
+from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode.video import Encoded, Put, Source, Wanted
+from videoattn.data.lists import Samples
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform
-from videoattn.data.video import Encoded, Put, Source, Wanted
+from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure
 
 

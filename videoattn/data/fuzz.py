@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from videoattn.data.decode import Block, DecodeError, Decoder, check_decoder, count_frames, decode
-from videoattn.data.decode_pyav import read_from_start
+from videoattn.data.decode.pyav import read_from_start
+from videoattn.data.decode.video import Video
 from videoattn.data.processes import Crash, in_processes
-from videoattn.data.video import Video
 from videoattn.types import Frames
 
 # Names that stand before (AVI) or behind (MP4) the four bytes of a part's length.

@@ -18,10 +18,10 @@ from jaxtyping import UInt8
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videoattn.data.blocks import Blocks, Parcel
-from videoattn.data.cut import Memory
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.streaming import ShardDataset
+from videoattn.data.decode.cut import Memory
+from videoattn.data.shards.streaming import ShardDataset
 from videoattn.data.workers import Watch, WorkerDiedError
 from videoattn.types import Batch, Failure
 

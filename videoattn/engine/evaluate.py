@@ -9,10 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.distributed import Distributed
-from videoattn.engine.log import Clock, Display
 from videoattn.engine.metrics import in_top_k, share
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.precision import Precision, autocast, resolve_precision
+from videoattn.engine.trackers import Clock, Display
 from videoattn.types import Batch, Failure
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.distributed import Distributed
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from videoattn.engine.log import Clock
 from videoattn.engine.metrics import share
 from videoattn.engine.step import StepResult
+from videoattn.engine.trackers import Clock
 
 
 @dataclass

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.distributed import Distributed
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.metrics import in_top_k
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch
 

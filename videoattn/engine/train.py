@@ -14,14 +14,14 @@ from videoattn import __version__
 from videoattn.engine import checkpoint
 from videoattn.engine.batches import Batches, ToVideo
 from videoattn.engine.checkpoint import LAST, About, Payload
-from videoattn.engine.distributed import Distributed
 from videoattn.engine.evaluate import Evaluation, evaluate
-from videoattn.engine.log import Clock, Display, Log, append_failures, keep_failures
 from videoattn.engine.metrics import share
+from videoattn.engine.parallel import Distributed
 from videoattn.engine.precise import PreciseNorms
 from videoattn.engine.progress import Progress, Sums, from_state, line
 from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
 from videoattn.engine.step import Moment, Optimisation, StepResult, update
+from videoattn.engine.trackers import Clock, Display, Log, append_failures, keep_failures
 from videoattn.types import Batch, Failure
 
 BEST, SKIPPED = "best.safetensors", "skipped.jsonl"

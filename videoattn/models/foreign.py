@@ -19,8 +19,8 @@ from types import ModuleType
 import torchvision
 from torch import Tensor, nn
 
+from videoattn.errors import lookup
 from videoattn.models.tsn import TSN
-from videoattn.names import lookup
 
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 PYTORCHVIDEO = {

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.conv import Conv3d
+from videoattn.layers import Conv3d
 from videoattn.types import Logits, Video
 
 PADDINGS = ("same", "fixed")

@@ -12,7 +12,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.names import first_few
+from videoattn.errors import first_few
 
 Method = Literal["mean", "centre"]
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from videoattn.conv import Conv3d
+from videoattn.layers import Conv3d
 from videoattn.types import Logits, Video
 
 K = TypeVar("K")

@@ -7,11 +7,11 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from videoattn.errors import check_options, lookup
 from videoattn.models.foreign import FOREIGN
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
-from videoattn.names import check_options, lookup
 
 
 def _tsn(

@@ -11,10 +11,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
-from videoattn.attention.non_local import NonLocal
+from videoattn.errors import did_you_mean, first_few
 from videoattn.models.table import make_network
-from videoattn.names import did_you_mean, first_few
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict

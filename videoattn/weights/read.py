@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from videoattn.names import first_few
+from videoattn.errors import first_few
 from videoattn.weights.caffe2 import read_blobs
 
 WRAPPERS = ("state_dict", "model_state", "model", "blobs")

@@ -1,0 +1,228 @@
+"""`videoattn prepare` as users type it, and training from what it makes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_commands import command, refused
+from videoattn.cli import prepare_copies
+from videoattn.data.decode import probe
+from videoattn.data.lists import read_folders
+from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine import checkpoint
+from videoattn.engine import train as engine
+from videoattn.recipe import make_samples
+from videoattn.recipe.config import DataConfig, load
+
+RECIPE = """\
+name: tiny
+data: {root: clips, num_workers: 0}
+clip: {sampling: segments, num_frames: 4, height: 16, width: 16}
+augment: {flip: false}
+test: {short_side: 16}
+model: {name: i3d_r18, options: {width: 2}}
+train: {num_epochs: 2, batch_size: 4, precision: float32, save_every_steps: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo")
+    write_demo_clips(root, num_train_per_class=2, num_test_per_class=1)
+    return root
+
+
+@pytest.fixture
+def clips(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """clips/{train,test}/*/*.mp4 and tiny.yaml in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(RECIPE)
+    shutil.copytree(demo, "clips")
+    return Path("clips")
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_verify_a_recipe(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("prepare", "verify", "tiny.yaml", "--workers", 1)
+    assert command(*call) == 0
+    total = len(list(clips.glob("*/*/*.mp4")))
+    assert f"{total} files: {total} clean, 0 broken; runs/verify-tiny/ lists them" in words(capsys)
+    paths = sorted(str(path.relative_to(clips)) for path in (clips / "train").glob("*/*.mp4"))
+    (clips / paths[0]).write_bytes(b"")
+    assert command(*call) == 1
+    said = words(capsys)
+    assert f"{total} files: {total - 1} clean, 1 broken; runs/verify-tiny/ lists them" in said
+    assert f"{paths[0]}: the file is empty (0 bytes)" in said
+    folder = Path("runs/verify-tiny").resolve()
+    broken = (folder / "broken.txt").read_text()
+    assert broken == f"{paths[0]}\tthe file is empty (0 bytes)\n"
+    assert len((folder / "checked.jsonl").read_text().splitlines()) == 1 + total + 1
+    config = DataConfig(
+        root="clips", layout="list", train_split=f"{folder}/clean_train.txt",
+        test_split=f"{folder}/clean_test.txt", class_list=f"{folder}/classes.txt",
+    )  # fmt: skip
+    clean, listed = make_samples(config, "train"), read_folders(clips, "train")
+    assert sorted(clean.paths) == paths[1:]
+    assert clean.class_names == listed.class_names
+    label_of = dict(zip(listed.paths, listed.labels, strict=True))
+    assert all(clean.label(i) == label_of[path] for i, path in enumerate(clean.paths))
+    assert len(make_samples(config, "test")) == total - len(paths)
+
+
+def test_verify_a_list_with_a_missing_file(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = read_folders(clips, "test").paths[0]
+    Path("clips/list.txt").write_text(f"{path} 0\nnone.mp4 1\n")
+    lists = ("data.layout=list", "data.train_split=list.txt", "data.test_split=list.txt")
+    call = ("prepare", "verify", "tiny.yaml", *lists, "--out", "here", "--workers", 1)
+    assert command(*call) == 1
+    assert "2 files: 1 clean, 1 broken; here/ lists them" in words(capsys)
+    assert Path("here/broken.txt").read_text() == "none.mp4\tNo such file or directory\n"
+    assert Path("here/clean_test.txt").read_text() == f"{path} 0\n"
+
+
+def test_verify_a_folder(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = read_folders(clips, "test").paths[0]
+    (clips / path).write_text("no video")
+    call = ("prepare", "verify", clips / "test", "--out", "here", "--workers", 1)
+    assert command(*call) == 1
+    names = sorted(str(path.relative_to("clips/test")) for path in clips.glob("test/*/*"))
+    broken = str(Path(path).relative_to("test"))
+    assert Path("here/clean.txt").read_text().splitlines() == [n for n in names if n != broken]
+    assert "is a folder; train.lr=1 would change a recipe" in refused(*call, "train.lr=1")
+    Path("none").mkdir()
+    assert "none holds no video" in refused("prepare", "verify", "none")
+    assert "here/checked.jsonl was begun with" in refused(
+        "prepare", "verify", clips / "train", "--out", "here"
+    )
+
+
+def test_index(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = read_folders(clips, "train")
+    assert samples.num_frames is None
+    counts = [probe(samples.path(i)).num_frames for i in range(len(samples))]
+    assert command("prepare", "index", clips, "--workers", 1) == 0
+    total = len(list(clips.glob("*/*/*.mp4")))
+    assert f"clips/videoattn_index.npz: {total} videos, " in words(capsys)
+    indexed = read_folders(clips, "train")
+    assert list(indexed.paths) == list(samples.paths)
+    assert indexed.num_frames is not None
+    assert indexed.num_frames.tolist() == counts
+    samples.path(0).unlink()
+    samples.path(1).write_bytes(b"")
+    assert command("prepare", "index", clips, "--workers", 1) == 0
+    assert f"{total - 1} videos, " in (said := words(capsys))
+    assert "1 that do not decode have none" in said
+    again = read_folders(clips, "train")
+    assert again.num_frames is not None
+    assert again.num_frames.tolist() == [0, *counts[2:]]
+    assert "data root none does not exist" in refused("prepare", "index", "none")
+
+
+def test_reencode(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (clips / "notes.txt").write_text("a list\n")
+    first = read_folders(clips, "train").path(0)
+    moved = first.rename(first.with_suffix(".mkv"))
+    (clips / "test" / "text.avi").write_text("no video")
+    call = ("prepare", "reencode", clips, "out", "--short-side", 32, "--workers", 1)
+    assert command(*call) == 1
+    said = words(capsys)
+    total = len(list(clips.glob("*/*/*.m*")))
+    assert f"out: {total} videos, " in said
+    assert "MB after; 1 lists copied; 1 broken ones left out" in said
+    assert "note: 2 names end in .mp4 now; layouts list and shards take names as they" in said
+    assert "clips/s before, " in said
+    broken = Path("out/broken.txt").read_text()
+    assert broken.startswith("test/text.avi\tcannot be opened as a video")
+    for path in clips.glob("*/*/*.m*"):
+        info = probe("out" / path.relative_to(clips).with_suffix(".mp4"))
+        assert info.num_frames == probe(path).num_frames
+        assert min(info.height, info.width) == 32
+    assert Path("out/notes.txt").read_text() == "a list\n"
+    assert moved.is_file()
+    assert len(read_folders("out", "train")) == len(read_folders(clips, "train"))
+    made = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.mp4")}
+    gone = next(iter(made))
+    gone.unlink()  # as if a run had been stopped before it
+    assert command(*call) == 1
+    redone = [path for path, time in made.items() if path.stat().st_mtime_ns != time]
+    assert redone == [gone]
+    begun = "out/reencoded.jsonl was begun with {'short_side': 32, 'key_frame_interval': 8}"
+    assert begun in refused(*call[:-3], 64)
+    assert "clips/out is inside of clips; choose another folder" in refused(
+        "prepare", "reencode", clips, "clips/out"
+    )
+    shutil.copyfile(moved, moved.with_suffix(".mp4"))
+    assert "would both become" in refused(*call)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "checkpoint-last.pt")["model"]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # on fewer cores
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_training_from_shards_stopped_inside_an_epoch(
+    num_workers: int, clips: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    call = ("prepare", "shards", "tiny.yaml", "packed", "--max-mb", 0.03, "--workers", 1)
+    assert command(*call) == 0
+    said = words(capsys)
+    assert "packed/train: 16 videos of 8 classes in " in said
+    assert said.endswith("to train on them: data.layout=shards data.root=packed")
+    assert "packed exists already; choose another name, or remove it" in refused(*call)
+    shards = ("data.layout=shards", "data.root=packed")
+    assert command("train", "tiny.yaml", *shards, "name=whole") == 0
+    assert "16 training and 8 test videos of 8 classes" in words(capsys)
+    update, steps = engine.update, []
+
+    def stopping(*args: object, **given: object) -> object:
+        if len(steps) == 6:  # the third of the second epoch
+            raise InterruptedError("pulled the plug")
+        steps.append(1)
+        return update(*args, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "update", stopping)
+        assert "pulled the plug" in refused("train", "tiny.yaml", *shards)
+    again = ("train", "tiny.yaml", *shards, f"data.num_workers={num_workers}", "--resume")
+    assert command(*again) == 0
+    resumed = weights(Path("runs/tiny"))
+    assert all(torch.equal(value, resumed[k]) for k, value in weights(Path("runs/whole")).items())
+    files = [Path(f"runs/{name}/metrics.jsonl") for name in ("tiny", "whole")]
+    records = [json.loads(file.read_text().splitlines()[-1]) for file in files]
+    assert records[0]["loss"] == records[1]["loss"]
+    assert records[0]["videos"] == 8
+
+
+def test_shards_of_class_folders_and_broken_videos(
+    clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("prepare", "shards", clips / "test", "all", "--workers", 1) == 0
+    said = words(capsys)
+    assert "all: 8 videos of 8 classes in 1 shards, " in said
+    options = "data.layout=shards data.root=all data.train_split=. data.test_split=."
+    assert said.endswith(f"to train on them: {options}")
+    config = load("tiny.yaml", options.split()).data
+    assert len(make_samples(config, "train")) == len(make_samples(config, "test")) == 8
+    Path("names.txt").write_text("a\nb\n")
+    other = load("tiny.yaml", [*options.split(), "data.class_list=names.txt"]).data
+    match = "^the train shards have other classes than data.class_list, names.txt: 8 and 2, from "
+    with pytest.raises(ValueError, match=match):
+        make_samples(other, "train")
+    path = read_folders(clips, "train").paths[3]
+    (clips / path).write_bytes(b"")
+    call = ("prepare", "shards", "tiny.yaml", "some", "--workers", 1)
+    assert f"1 of 16 videos do not decode; the first: {path}: the file is empty" in refused(*call)
+    assert command(*call, "data.on_error=skip") == 0
+    said = words(capsys)
+    assert "some/train: 15 videos of 8 classes in 1 shards, " in said
+    assert f"1 broken ones left out {path}: the file is empty (0 bytes)" in said
+    with pytest.raises(ValueError, match=r"^data.layout is shards; prepare reads the videos that"):
+        prepare_copies.parts_of(Path("tiny.yaml"), options.split())

@@ -1,0 +1,95 @@
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from videoattn.cli.report import confusion, draw_confusion, write_report
+from videoattn.engine.evaluate import Evaluation
+from videoattn.types import Failure
+
+NAMES = ["jump", "run, fast", "sit"]
+
+EVALUATION = Evaluation(
+    probabilities=torch.tensor(
+        [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.3, 0.5, 0.2]]
+    ),
+    labels=torch.tensor([0, 1, 1, 2, -1]),
+    indices=torch.tensor([0, 1, 3, 4, 5]),
+    failures=(Failure(2, "c.mp4", "no stream"),),
+    num_views=2,
+    clip_accuracy=0.625,
+    clip_top5=1.0,
+    loss=0.5,
+)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_report_holds_what_was_counted(tmp_path: Path) -> None:
+    written = write_report(EVALUATION, tmp_path / "test", class_names=NAMES)
+    assert json.loads((tmp_path / "test" / "report.json").read_text()) == written
+    assert written == {
+        "video_accuracy": 0.75,
+        "video_top5": 1.0,
+        "clip_accuracy": 0.625,
+        "clip_top5": 1.0,
+        "loss": 0.5,
+        "videos_asked": 6,
+        "videos_decoded": 5,
+        "videos_failed": 1,
+        "videos_labelled": 4,
+        "views_per_video": 2,
+        "failures": [{"index": 2, "path": "c.mp4", "reason": "no stream"}],
+    }
+
+
+def test_predictions_per_class_and_confusion(tmp_path: Path) -> None:
+    write_report(EVALUATION, tmp_path, class_names=NAMES, describe=lambda index: f"{index} a.mp4")
+    predictions = rows(tmp_path / "predictions.csv")
+    assert [row["path"] for row in predictions] == [f"{n} a.mp4" for n in (0, 1, 3, 4, 5)]
+    assert [row["predicted"] for row in predictions] == [NAMES[k] for k in (0, 0, 1, 2, 1)]
+    assert [row["correct"] for row in predictions] == ["1", "0", "1", "1", ""]
+    assert predictions[4]["label"] == ""
+    assert predictions[2]["top5"].startswith("run, fast 0.8000; ")
+    classes = rows(tmp_path / "per_class.csv")
+    assert [row["class"] for row in classes] == NAMES
+    assert [row["videos"] for row in classes] == ["1", "2", "1"]
+    assert [row["accuracy"] for row in classes] == ["1.0000", "0.5000", "1.0000"]
+    assert [row["precision"] for row in classes] == ["0.5000", "1.0000", "1.0000"]
+    assert confusion(EVALUATION).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert [list(row.values()) for row in rows(tmp_path / "confusion.csv")][1] == [
+        "run, fast",
+        "1",
+        "1",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize("num_classes", [2, 30, 80])
+def test_the_picture_is_drawn(tmp_path: Path, num_classes: int) -> None:
+    counts = np.eye(num_classes, dtype=np.int64) * 3
+    draw_confusion(tmp_path / "confusion.png", counts, [f"class {k}" for k in range(num_classes)])
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert min(picture.size) > 250
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
+    nan = float("nan")
+    unlabelled = replace(EVALUATION, labels=torch.full((5,), -1), clip_accuracy=nan)
+    written = write_report(unlabelled, tmp_path, class_names=NAMES)
+    assert written["video_accuracy"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "report.json"]
+
+
+def test_names_of_other_classes_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"class_names: 2 given, the network scores 3; use the da"):
+        write_report(EVALUATION, tmp_path, class_names=NAMES[:2])

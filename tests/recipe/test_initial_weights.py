@@ -1,0 +1,143 @@
+"""What a network starts from: `model.weights`, and what is said of what that leaves fresh."""
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from tests.engine.fakes import about
+from videoattn.engine.checkpoint import save_folder
+from videoattn.models.table import make_network
+from videoattn.recipe import load_initial_weights, make_model
+from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.weights import PUBLIC, to_public
+
+CLIP = ClipConfig(num_frames=4, height=32, width=32)
+
+
+def recipe(weights: Path | str, **model: object) -> Config:
+    return Config(
+        name="x",
+        data=DataConfig(root="x"),
+        clip=CLIP,
+        model=ModelConfig(weights=str(weights), **model),
+    )
+
+
+def started(config: Config, num_classes: int = 3) -> tuple[nn.Module, list[str]]:
+    model = make_model(config.model, num_classes)
+    return model, load_initial_weights(model, config).notes
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> tuple[str, nn.Module]:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=7)
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    return f"torchvision/resnet18:{tmp_path / 'resnet18.pth'}", network
+
+
+@pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
+def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], name: str) -> None:
+    source, network = images
+    attention = AttentionConfig(name="non_local", after=("layer2.1", "layer3.0"))
+    model, notes = started(recipe(source, name=name, attention=attention))
+    assert notes == [
+        f"{source} has 7 classes, the data 3: fc starts fresh",
+        f"{source} has no layer2.1_non_local, layer3.0_non_local: they start as the identity",
+    ]
+    assert model.training
+    got, expected = model.layer1[0].conv1.weight, network.layer1[0].conv1.weight
+    torch.testing.assert_close(got.sum(2) if got.ndim == 5 else got, expected)
+    assert started(recipe(source, name=name), num_classes=7)[1] == []
+
+
+@pytest.mark.parametrize(("inflate", "frames"), [("mean", [1, 1, 1]), ("centre", [0, 3, 0])])
+def test_the_recipe_says_how_to_inflate(
+    images: tuple[str, nn.Module], inflate: str, frames: list[int]
+) -> None:
+    source, network = images
+    model, _ = started(recipe(source, name="i3d_r18", inflate=inflate))
+    kernel = network.layer1[0].conv1.weight / 3
+    for index, factor in enumerate(frames):
+        torch.testing.assert_close(model.layer1[0].conv1.weight[:, :, index], kernel * factor)
+
+
+def test_gates_do_not_start_as_the_identity(images: tuple[str, nn.Module]) -> None:
+    source, _ = images
+    gates = AttentionConfig(name="squeeze_excite")
+    _, notes = started(recipe(source, name="tsn_r18", attention=gates), num_classes=7)
+    names = ", ".join(f"layer{1 + i // 2}.{i % 2}.bn2.squeeze_excite" for i in range(5))
+    assert notes == [f"{source} has no {names} and 3 more: they start fresh"]
+    warm = replace(gates, options={"gate_start": "identity"})
+    _, notes = started(recipe(source, name="tsn_r18", attention=warm), num_classes=7)
+    assert notes == [f"{source} has no {names} and 3 more: they start as the identity"]
+    head = AttentionConfig(name="pay_attention")
+    _, notes = started(recipe(source, name="tsn_r18", attention=head), num_classes=7)
+    assert notes == [f"{source} has no such classifier: fc starts fresh"]
+
+
+@pytest.mark.parametrize(
+    "name", ["pyslowfast/I3D_8x8_R50", "mmaction2/tsm_r50", "piergiaj/i3d_rgb"]
+)
+def test_public_video_weights_of_other_classes(name: str, tmp_path: Path) -> None:
+    row = PUBLIC[name]
+    theirs = make_network(row.network, row.options, num_classes=7)
+    torch.save(to_public(name, theirs), tmp_path / "weights.pth")
+    source = f"{name}:{tmp_path / 'weights.pth'}"
+    attention = AttentionConfig(name="non_local")
+    asked = recipe(source, name=row.network, options=dict(row.options), attention=attention)
+    model, (classes, blocks) = started(asked)
+    assert classes == f"{source} has 7 classes, the data 3: fc starts fresh"
+    assert blocks.startswith(f"{source} has no ")
+    assert blocks.endswith("_non_local: they start as the identity")
+    own, state = model.state_dict(), theirs.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in state.items() if not k.startswith("fc."))
+
+
+def test_another_library_s_classifier_has_its_own_name(tmp_path: Path) -> None:
+    model = ModelConfig(name="s3d")
+    theirs = make_model(model, 7).state_dict()
+    save_folder(tmp_path / "shared", theirs, about())
+    asked = recipe(tmp_path / "shared", name="s3d")
+    network = make_model(asked.model, 3)
+    network.forward = lambda x: x  # its own needs long clips, and nothing is asked of it here
+    notes = load_initial_weights(network, asked).notes
+    assert notes == [f"{tmp_path / 'shared'} has 7 classes, the data 3: classifier.1 starts fresh"]
+
+
+def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module]) -> None:
+    source, _ = images
+    model, notes = started(
+        recipe(source, name="tsn_r18", attention=AttentionConfig(name="hard_crop"))
+    )
+    assert notes == [
+        f"{source} has 7 classes, the data 3: {branch}.fc starts fresh"
+        for branch in ("global_branch", "local_branch")
+    ]
+    both = model.global_branch.conv1.weight, model.local_branch.conv1.weight
+    assert torch.equal(*both)
+
+
+def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"model.weights: 'nowhere' is no run, no shared folder, no checkpoint, and no NAME:F"
+        r"ILE of a public model; names are .*torchvision/resnet50",
+    ):
+        started(recipe("nowhere", name="tsn_r18"))
+
+    def offline(*args: object, **options: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    with pytest.raises(
+        ValueError,
+        match=r"torchvision/resnet18 could not be downloaded \(no route\); where you have the file"
+        r", torchvision/resnet18:FILE",
+    ):
+        started(recipe("torchvision/resnet18", name="tsn_r18"))

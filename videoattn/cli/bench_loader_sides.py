@@ -1,0 +1,151 @@
+"""What the loader is compared with: others' ways to the same clips, as their users write them."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from videoattn.data.dataset import sample_generator
+from videoattn.data.decode import count_frames
+from videoattn.data.lists import Samples
+from videoattn.data.sampling import Sampler
+from videoattn.data.transforms import resize
+from videoattn.data.transforms.augment import MultiScaleCrop
+from videoattn.types import Frames
+
+SHORT_SIDE = 256
+CROP = MultiScaleCrop((224, 224), (1.0, 0.8))  # those of mmaction2's I3D
+BATCH_SIZE = 4
+
+Clips = Callable[[int], Iterator[int]]
+"""epoch -> how many clips are there at each step."""
+
+
+def decord_clips(samples: Samples, sampler: Sampler, *, num_workers: int = 0) -> Clips:
+    """decord reads the clip's frames, each whole frame is resized, a crop of some scale is cut out
+    of these and resized again: what mmaction2's training pipelines do (Resize, MultiScaleCrop,
+    Resize, Flip; here by torch's resize, uint8 and antialiased, which took as long as OpenCV's).
+
+    Raises: ImportError without decord.
+    """
+    _import_decord()
+    loader: DataLoader[Tensor] = DataLoader(
+        _DecordDataset(samples, sampler),
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+    return lambda _: (len(batch) for batch in loader)
+
+
+class _DecordDataset(Dataset[Tensor]):
+    def __init__(self, samples: Samples, sampler: Sampler) -> None:
+        self._samples = samples
+        self._sampler = sampler
+        self._draw = 0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Frames:
+        decord = _import_decord()
+        self._draw += 1
+        generator = sample_generator(0, self._draw, index)
+        reader = decord.VideoReader(str(self._samples.path(index)), num_threads=1)
+        indices = self._sampler(len(reader), 30.0, generator)[0]
+        wanted, places = np.unique(indices, return_inverse=True)
+        frames = torch.from_numpy(reader.get_batch(wanted).asnumpy()[places]).permute(0, 3, 1, 2)
+        frames = resize(frames, _scaled(*frames.shape[-2:]))
+        height, width = frames.shape[-2:]
+        box = CROP(height, width, generator)
+        frames = resize(frames[..., box.y0 : box.y1, box.x0 : box.x1], CROP.crop)
+        return _flip(frames, generator)
+
+
+def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Clips:
+    """LabeledVideoDataset (PyAV) and the transforms of its tutorial: every frame of the clip's
+    seconds is decoded, some are kept, these are resized and cut.
+
+    Raises: ImportError without pytorchvideo.
+    """
+    try:
+        from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
+    except ImportError as error:
+        raise ImportError(
+            "pytorchvideo is not installed; install the extra: "
+            "pip install 'videoattn[pytorchvideo]'"
+        ) from error
+    generator = torch.Generator().manual_seed(0)
+
+    def transform(sample: dict[str, Tensor]) -> Tensor:
+        video = sample["video"]  # (C, T, H, W) float
+        video = video[:, torch.linspace(0, video.shape[1] - 1, num_frames).long()]
+        size = _scaled(*video.shape[-2:])
+        video = F.interpolate(video, size=size, mode="bilinear")
+        y, x = torch.rand(2, generator=generator).tolist()
+        h, w = CROP.crop
+        y0, x0 = int(y * (video.shape[-2] - h)), int(x * (video.shape[-1] - w))
+        return _flip(video[..., y0 : y0 + h, x0 : x0 + w], generator)
+
+    dataset: IterableDataset[Tensor] = LabeledVideoDataset(
+        [(str(samples.path(index)), {}) for index in range(len(samples))],
+        make_clip_sampler("random", seconds),
+        transform=transform,
+        decode_audio=False,
+    )
+    loader: DataLoader[Tensor] = DataLoader(dataset, batch_size=BATCH_SIZE)
+    return lambda _: (len(batch) for batch in loader)
+
+
+def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:
+    """Clips a second of the ffmpeg program, which decodes, on one thread, from the key frame before
+    a clip's first frame to its last: nothing is converted, resized or handed on. Its own clock
+    tells, so that neither its start nor the opening of the file counts.
+
+    Raises: ImportError without the program.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise ImportError("the ffmpeg program is not installed (apt-get install ffmpeg)")
+    started, clips, spent = time.perf_counter(), 0, 0.0
+    while clips < 1 or time.perf_counter() - started < seconds:
+        path = samples.path(clips % len(samples))
+        num_frames, fps = count_frames(path)
+        clip = sampler(num_frames, fps, sample_generator(0, clips, 0))[0]
+        first, last = int(clip.min()), int(clip.max())
+        words = [program, "-hide_banner", "-nostdin", "-benchmark", "-threads", "1"]
+        words += ["-ss", f"{first / fps:.3f}", "-i", str(path), "-an"]
+        words += ["-frames:v", str(last - first + 1), "-f", "null", "-"]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stderr
+        clips, spent = clips + 1, spent + float(re.findall(r"rtime=([0-9.]+)s", said)[-1])
+    return clips / max(spent, 1e-3)
+
+
+def _scaled(height: int, width: int) -> tuple[int, int]:
+    scale = SHORT_SIDE / min(height, width)
+    return max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)
+
+
+def _flip(frames: Tensor, generator: torch.Generator) -> Tensor:
+    return frames.flip(-1) if float(torch.rand(1, generator=generator)) < 0.5 else frames
+
+
+def _import_decord() -> ModuleType:
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError(
+            "the loader benchmark compares with decord, which is not installed; "
+            "install the extra: pip install 'videoattn[decord]'"
+        ) from error
+    module: ModuleType = decord
+    return module

@@ -1,0 +1,166 @@
+"""What an evaluation leaves behind: tables for people and for programs, and a picture."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.trackers import as_record
+
+Confusion = Int[np.ndarray, "K K"]
+"""Counts: rows are the labels, columns the predictions."""
+
+
+def write_report(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+    describe: Callable[[int], str] = str,
+) -> dict[str, object]:
+    """Writes report.json, predictions.csv and, of labelled videos, the tables and the picture.
+
+    `per_class.csv` has a row per class, `confusion.csv` a row per label and a column per
+    prediction, `confusion.png` the same as shares of each row. `describe` names a sample by its
+    index. Returns what report.json holds.
+
+    Raises:
+        ValueError: when there are not as many names as classes.
+    """
+    num_classes = evaluation.probabilities.shape[1]
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"class_names: {len(class_names)} given, the network scores {num_classes}; "
+            "use the data that it was trained on"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    report = summarise(evaluation)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
+    if evaluation.num_labelled:
+        counts = confusion(evaluation)
+        _write_per_class(folder / "per_class.csv", evaluation, class_names)
+        header = ["label \\ predicted", *class_names]
+        rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+        _write_csv(folder / "confusion.csv", header, rows)
+        draw_confusion(folder / "confusion.png", counts, class_names)
+    return report
+
+
+def summarise(evaluation: Evaluation) -> dict[str, object]:
+    """The numbers of report.json; an accuracy is None where no label is known."""
+    parts = {name: _numbers(part) for name, part in evaluation.parts.items()}
+    return {
+        **_numbers(evaluation),
+        **({"parts": parts} if parts else {}),
+        "videos_asked": evaluation.num_asked,
+        "videos_decoded": evaluation.num_decoded,
+        "videos_failed": evaluation.num_failed,
+        "videos_labelled": evaluation.num_labelled,
+        "views_per_video": evaluation.num_views,
+        "failures": [as_record(failure) for failure in evaluation.failures],
+    }
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, float | None]:
+    numbers = {
+        "video_accuracy": evaluation.video_accuracy,
+        "video_top5": evaluation.video_top5,
+        "clip_accuracy": evaluation.clip_accuracy,
+        "clip_top5": evaluation.clip_top5,
+        "loss": evaluation.loss,
+    }
+    return {key: None if math.isnan(value) else value for key, value in numbers.items()}
+
+
+def confusion(evaluation: Evaluation) -> Confusion:
+    """How often videos of each class (row) were taken for each class (column)."""
+    labels, predicted = _labelled(evaluation)
+    num_classes = evaluation.probabilities.shape[1]
+    counts = confusion_matrix(labels, predicted, labels=range(num_classes))
+    return np.asarray(counts, dtype=np.int64)
+
+
+def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) -> None:
+    """A picture of each label's predictions as shares of its videos, with counts where few."""
+    num_classes = len(class_names)
+    side = min(16.0, 3.0 + 0.45 * num_classes)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    figure.colorbar(image, ax=axes, label="share of the label's videos", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="label")
+    if num_classes <= 60:
+        ticks = range(num_classes)
+        axes.set_xticks(ticks, list(class_names), rotation=90)
+        axes.set_yticks(ticks, list(class_names))
+    if num_classes <= 20:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour)
+    figure.savefig(path, dpi=110)
+
+
+def _labelled(
+    evaluation: Evaluation,
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    known = evaluation.labels >= 0
+    predicted = evaluation.probabilities.argmax(dim=1)
+    return evaluation.labels[known].numpy(), predicted[known].numpy()
+
+
+def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[str]) -> None:
+    labels, predicted = _labelled(evaluation)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(class_names)), zero_division=0.0
+    )
+    rows = (
+        [name, int(support[k]), f"{recall[k]:.4f}", f"{precision[k]:.4f}", f"{f1[k]:.4f}"]
+        for k, name in enumerate(class_names)
+    )
+    # A class's recall is its accuracy.
+    _write_csv(path, ["class", "videos", "accuracy", "precision", "f1"], rows)
+
+
+def _write_predictions(
+    path: Path,
+    evaluation: Evaluation,
+    class_names: Sequence[str],
+    describe: Callable[[int], str],
+) -> None:
+    probabilities, classes = evaluation.probabilities.topk(min(5, len(class_names)), dim=1)
+    header = ["index", "path", "label", "predicted", "probability", "correct", "top5"]
+
+    def row(number: int) -> list[object]:
+        index, label = int(evaluation.indices[number]), int(evaluation.labels[number])
+        best = classes[number].tolist()
+        top = zip(best, probabilities[number].tolist(), strict=True)
+        return [
+            index,
+            describe(index),
+            class_names[label] if label >= 0 else "",
+            class_names[best[0]],
+            f"{float(probabilities[number, 0]):.4f}",
+            int(best[0] == label) if label >= 0 else "",
+            "; ".join(f"{class_names[k]} {probability:.4f}" for k, probability in top),
+        ]
+
+    _write_csv(path, header, (row(number) for number in range(evaluation.num_decoded)))
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

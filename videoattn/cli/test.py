@@ -1,0 +1,102 @@
+"""`videoattn test` and `videoattn predict`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from videoattn.cli.report import write_report
+from videoattn.data.lists import Samples
+from videoattn.engine.checkpoint import check_classes
+from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.parallel import Distributed, distributed
+from videoattn.engine.trackers import Display
+from videoattn.recipe import make_loader, make_precision, make_samples, make_to_video
+from videoattn.recipe.run import LoadedRun, load_run, out
+
+
+def evaluate_run(
+    run: Path, overrides: Sequence[str] = (), *, device: str = "auto", folder: Path | None = None
+) -> Evaluation:
+    """Scores every view of every test video; writes the report to <run>/test unless told where.
+
+    Raises:
+        ValueError: no run, no data, or data of other classes than the run's.
+    """
+    with distributed(device) as place:
+        loaded = load_run(run, place.device, overrides)
+        samples = make_samples(loaded.config.data, "test")
+        check_classes(loaded.checkpoint, loaded.class_names, samples.class_names)
+        evaluation = _score(loaded, samples, place)
+        if place.is_main:
+            folder = folder or loaded.folder / "test"
+            write_report(
+                evaluation,
+                folder,
+                class_names=loaded.class_names,
+                describe=lambda index: str(samples.path(index)),
+            )
+            out.print(_accuracy_table(loaded, evaluation))
+            for failure in evaluation.failures[:5]:
+                out.print(f"failed: {failure.path}: {failure.reason}", markup=False)
+            out.print(f"tables and confusion matrix: {folder}", markup=False)
+        return evaluation
+
+
+def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "auto") -> Evaluation:
+    """Names the action in each video, with the checkpoint's own sampling and views."""
+    with distributed(device) as place:
+        loaded = load_run(run, place.device)
+        top = min(top, len(loaded.class_names))
+        samples = Samples(
+            Path(), paths=[str(v) for v in videos], labels=[-1] * len(videos),
+            class_names=loaded.class_names,
+        )  # fmt: skip
+        evaluation = _score(loaded, samples, place)
+        if place.is_main:
+            for row, index in enumerate(evaluation.indices.tolist()):
+                out.print(str(samples.path(index)), markup=False)
+                best = evaluation.probabilities[row].topk(top)
+                for share, label in zip(*best, strict=True):
+                    out.print(f"  {100 * share:5.1f} %  {loaded.class_names[label]}", markup=False)
+            for failure in evaluation.failures:
+                out.print(f"failed: {failure.path}: {failure.reason}", markup=False)
+        return evaluation
+
+
+def _score(loaded: LoadedRun, samples: Samples, place: Distributed) -> Evaluation:
+    config = loaded.config
+    precision, _ = make_precision(config, loaded.model, place.device)
+    with Display(enabled=place.is_main) as display:
+        return evaluate(
+            loaded.model,
+            make_loader(config, "test", place, samples),
+            to_video=make_to_video(config.clip, place.device),
+            max_views=config.test.batch_size,
+            precision=precision,
+            distributed=place,
+            display=display,
+        )
+
+
+def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
+    test_config = loaded.config.test
+    views = f"{test_config.num_clips} x {test_config.num_crops}"
+    table = Table(title=f"{loaded.checkpoint}", title_justify="left")
+    for name in ("", "top-1", "top-5", "over"):
+        table.add_column(name, justify="right" if name.startswith("top") else "left")
+    n = evaluation.num_labelled
+    over_views = f"{n * evaluation.num_views} views, each alone"
+    over_videos = f"{n} videos, mean of {views} views (clips x crops)"
+    for part, of in (evaluation.parts or {"": evaluation}).items():
+        for kind, top1, top5, over in (
+            ("clip accuracy", of.clip_accuracy, of.clip_top5, over_views),
+            ("video accuracy", of.video_accuracy, of.video_top5, over_videos),
+        ):
+            name = f"{part} {kind}".strip()
+            table.add_row(name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %", over)
+    table.caption = (
+        f"{evaluation.num_asked} videos asked for, {evaluation.num_decoded} decoded, "
+        f"{evaluation.num_failed} failed"
+    )
+    return table

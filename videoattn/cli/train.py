@@ -1,0 +1,225 @@
+"""`videoattn train`: a recipe in, a run's folder out."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videoattn.data.lists import Samples
+from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import LAST, About, Payload
+from videoattn.engine.finetune import FineTuning
+from videoattn.engine.parallel import Distributed, distributed
+from videoattn.engine.precision import resolve_precision
+from videoattn.engine.stages import num_stages
+from videoattn.engine.trackers import read_failures
+from videoattn.engine.train import SKIPPED, Fitted, Run, Validation, fit
+from videoattn.recipe import (
+    load_initial_weights,
+    make_fine_tuning,
+    make_loader,
+    make_mix,
+    make_model,
+    make_optimisation,
+    make_optimizer,
+    make_precise_norms,
+    make_precision,
+    make_samples,
+    make_to_video,
+    new_parameters,
+)
+from videoattn.recipe.config import Config, dump, from_dict, load, to_dict
+from videoattn.recipe.run import RUNS, out
+
+
+def train(
+    recipe: Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    folder: Path | None = None,
+) -> Fitted:
+    """Trains what the recipe says and writes the run to `folder` (runs/<name> unless given).
+
+    Raises:
+        ValueError: a wrong recipe or data set; a folder that holds a run already.
+    """
+    config = load(recipe, overrides)
+    folder = folder or RUNS / config.name
+    with distributed(device) as place:
+        samples = make_samples(config.data, "train")
+        tested = make_samples(config.data, "test")
+        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
+        torch.manual_seed(config.seed)
+        model = make_model(config.model, len(samples.class_names)).to(place.device)
+        fine_tuning, notes = _begin(model, config, previous)
+        precision, note = make_precision(config, model, place.device)
+        notes += [note] if note else []
+        batches = make_loader(config, "train", place, samples)
+        steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
+        mix = make_mix(config.augment, len(samples.class_names), config.train.num_clips)
+        stages = num_stages(model)
+        optimisation = make_optimisation(
+            config, steps_per_epoch, precision, mix, stages, fine_tuning
+        )
+        if place.is_main:
+            dtype = resolve_precision(precision, place.device)
+            _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
+            for line in notes:
+                out.print(f"note: {line}", markup=False)
+        validation = None
+        if config.train.validate_every:
+            validation = Validation(
+                make_loader(config, "test", place, tested),
+                every_epochs=config.train.validate_every,
+                max_views=config.test.batch_size,
+            )
+        precise = make_precise_norms(config, model, place, samples)
+        fitted = fit(
+            model,
+            make_optimizer(model, config, fine_tuning),
+            batches,
+            to_video=make_to_video(config.clip, place.device),
+            optimisation=optimisation,
+            run=_run(config, folder, samples),
+            validation=validation,
+            precise_norms=precise,
+            distributed=place,
+            resume=previous,
+        )
+        if place.is_main and fitted.num_skipped:
+            _report_skipped(folder, fitted, len(samples), config.train.num_epochs)
+        return fitted
+
+
+def _report_skipped(folder: Path, fitted: Fitted, num_listed: int, num_epochs: int) -> None:
+    out.print(
+        f"seen {fitted.num_seen:,} + skipped {fitted.num_skipped:,} of {num_listed:,} videos x "
+        f"{num_epochs} epochs; {folder / SKIPPED} lists {len(fitted.failed):,} videos:",
+        markup=False,
+    )
+    for failure in read_failures(folder / SKIPPED)[:20]:
+        out.print(f"  {failure.path}: {failure.reason}", markup=False)
+    if len(fitted.failed) > 20:
+        out.print(f"  and {len(fitted.failed) - 20:,} more", markup=False)
+
+
+def _begin(
+    model: nn.Module, config: Config, previous: Payload | None
+) -> tuple[FineTuning | None, list[str]]:
+    """Loads initial weights, where there are some; what is fine-tuned, and what to tell of it."""
+    if config.model.weights is None:
+        return make_fine_tuning(config, model, None), []
+    if previous is not None:  # whose weights follow
+        return make_fine_tuning(config, model, new_parameters(previous)), []
+    new, notes = load_initial_weights(model, config)
+    return make_fine_tuning(config, model, new), notes
+
+
+def _run(config: Config, folder: Path, samples: Samples) -> Run:
+    values = to_dict(config)
+    about: About = {
+        "config": values,
+        "class_names": list(samples.class_names),
+        "preprocessing": {**values["clip"], "test": values["test"]},
+    }
+    return Run(
+        folder,
+        about,
+        seed=config.seed,
+        describe=lambda index: str(samples.path(index)),
+        max_failures=config.data.max_failures,
+        save_every_steps=config.train.save_every_steps,
+        keep_epochs=config.train.keep_epochs,
+    )
+
+
+def _prepare_folder(
+    folder: Path, config: Config, place: Distributed, *, resume: bool, overwrite: bool
+) -> Payload | None:
+    """The checkpoint to go on from, or None for a fresh run in an empty folder."""
+    there = folder / LAST
+    if resume:
+        if not there.exists():
+            raise ValueError(f"nothing to resume: {there} does not exist; leave out --resume")
+        payload = checkpoint.load(there)
+        # Read anew, it has the defaults of fields that are younger than it.
+        _check_same(to_dict(from_dict(payload["config"])), to_dict(config), there)
+        return payload
+    if there.exists() and not overwrite:
+        raise ValueError(
+            f"{folder} holds a run: go on with --resume, start anew with --overwrite, "
+            "or choose another name=..."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} holds files that are no run; choose another name=...")
+    place.barrier()  # every process has looked before one writes
+    if place.is_main:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        dump(config, folder / "config.yaml")
+    return None
+
+
+# What may change between the parts of a run without changing its numbers.
+_FREE = (
+    "data.root",
+    "data.num_workers",
+    "data.max_failures",
+    "data.decode_timeout_seconds",
+    "train.save_every_steps",
+    "train.keep_epochs",
+)
+
+
+def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    before, now = _flat(theirs), _flat(ours)
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and key not in _FREE
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} was trained with another config: {'; '.join(changed[:5])}. Resume with "
+            f"{path.with_name('config.yaml')}, or train anew under another name=..."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _introduce(
+    config: Config, folder: Path, model: nn.Module, samples: tuple[Samples, Samples], where: str
+) -> None:
+    attention = f" + {config.model.attention.name}" if config.model.attention.name else ""
+    size = sum(p.numel() for p in model.parameters())
+    out.print(
+        f"{folder}: {config.model.name}{attention}, {size:,} parameters, {where}; "
+        f"{len(samples[0]):,} training and {len(samples[1]):,} test videos of "
+        f"{len(samples[0].class_names)} classes",
+        markup=False,
+    )
+    told = {"training": "left out", "test": "counted as failed"}
+    for (subset, what), listed in zip(told.items(), samples, strict=True):
+        if listed.missing:
+            names = folder / f"missing_{subset}.txt"
+            names.write_text("".join(f"{name}\n" for name in listed.missing))
+            out.print(
+                f"note: {len(listed.missing):,} listed {subset} videos are missing, and {what}; "
+                f"{names} names them",
+                markup=False,
+            )

@@ -1,0 +1,33 @@
+"""Every list format -> Samples: paths, labels, class names, in flat arrays.
+
+A file of the package per family of formats; each parses its lines (`lines`), then finds the videos
+that they name (`files`).
+"""
+
+from videoattn.data.lists.files import VIDEO_SUFFIXES, Missing, existing_root
+from videoattn.data.lists.folders import read_folders
+from videoattn.data.lists.kinetics import kinetics_csv, read_kinetics, read_kinetics_csv
+from videoattn.data.lists.lines import read_class_list
+from videoattn.data.lists.official import read_hmdb51, read_ucf101
+from videoattn.data.lists.plain import parse_list, read_frames, read_list
+from videoattn.data.lists.samples import Samples
+from videoattn.data.lists.twentybn import read_jester, read_something
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Missing",
+    "Samples",
+    "existing_root",
+    "kinetics_csv",
+    "parse_list",
+    "read_class_list",
+    "read_folders",
+    "read_frames",
+    "read_hmdb51",
+    "read_jester",
+    "read_kinetics",
+    "read_kinetics_csv",
+    "read_list",
+    "read_something",
+    "read_ucf101",
+]

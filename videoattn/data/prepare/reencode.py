@@ -1,0 +1,124 @@
+"""A video smaller and quicker to seek in: H.264 in MP4, every frame at its time.
+
+The frames are those that decode, turned as the file asks and scaled to the short side; sound is
+left out. With a key frame every few frames a clip is decoded from just before its first frame.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
+
+from videoattn.data.decode import probe
+from videoattn.data.decode.pyav import ONE_THREAD, no_frame, quarter_turns
+from videoattn.data.decode.video import DecodeError, PacketIndex, Video, reason
+from videoattn.data.prepare.verify import Record
+
+_CRF = 20  # x264's constant rate factor; its own default is 23
+
+
+class Reencode(NamedTuple):
+    """Where a video goes, and how. `short_side` in pixels, `key_frame_interval` in frames, the
+    most between two key frames."""
+
+    path: Path
+    out: Path
+    short_side: int
+    key_frame_interval: int
+
+
+def reencode(job: Reencode) -> Record:
+    """`num_frames`, `out_bytes`, `height` and `width` of the file that it writes, whole or not at
+    all; `error` where the source does not decode. Frames that are smaller are not enlarged."""
+    unfinished = unfinished_name(job.out)
+    try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        num_frames = _write(job, unfinished, timed=True) if _is_timed(job.path) else None
+        if num_frames is None:  # at equal distances then
+            num_frames = _write(job, unfinished, timed=False)
+        written = probe(unfinished)
+    except (DecodeError, FFmpegError, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        return {"error": error.reason if isinstance(error, DecodeError) else reason(error)}
+    assert written.num_frames == num_frames, f"{job.path}: {num_frames} became {written}"
+    size = unfinished.stat().st_size
+    unfinished.replace(job.out)
+    return {
+        "num_frames": num_frames, "out_bytes": size, "height": written.height,
+        "width": written.width,
+    }  # fmt: skip
+
+
+def unfinished_name(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Even numbers, as the chroma of H.264 needs."""
+    scale = min(short_side / min(width, height), 1.0)
+    even = [max(2 * round(side * scale / 2), 2) for side in (width, height)]
+    return even[0], even[1]
+
+
+def check_settings(short_side: int, key_frame_interval: int) -> None:
+    if short_side < 2 or short_side % 2:
+        raise ValueError(f"short_side: got {short_side}; need an even number of pixels")
+    if key_frame_interval < 1:
+        raise ValueError(f"key_frame_interval: got {key_frame_interval}; need 1 frame or more")
+
+
+def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
+    """How many frames were written; None where they turn out to have no times in order."""
+    scaler = VideoReformatter()
+    with Video(job.path) as video, av.open(str(out), "w", format="mp4") as container:
+        rate = Fraction(video.stream.average_rate or video.stream.guessed_rate or 25)
+        stream = container.add_stream("libx264", rate=rate.limit_denominator(1_000_000))
+        stream.codec_context.time_base = (timed and video.stream.time_base) or 1 / rate
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": str(_CRF), "g": str(job.key_frame_interval), "bf": "2"}
+        count, first, last, size = 0, 0, -1, (0, 0)
+        for frame in video.frames():
+            size = size if count else scaled(frame.width, frame.height, job.short_side)
+            small = scaler.reformat(frame, *size, format="yuv420p", **ONE_THREAD)
+            small = _turned(small, quarter_turns(frame))
+            if count == 0:
+                first = frame.pts or 0
+                stream.width, stream.height = small.width, small.height
+                stream.codec_context.color_range = small.color_range
+                if not frame.format.is_rgb:
+                    stream.codec_context.colorspace = small.colorspace
+            pts = count if not timed else -1 if frame.pts is None else frame.pts - first
+            if pts <= last:
+                return None
+            small.pts, small.time_base = pts, stream.codec_context.time_base
+            small.pict_type = PictureType.NONE  # or the key frames would be the source's
+            container.mux(stream.encode(small))
+            count, last = count + 1, pts
+        if count == 0:
+            raise no_frame(video)
+        container.mux(stream.encode())
+    return count
+
+
+def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
+    if not quarters:
+        return frame
+    height, width = frame.height, frame.width
+    luma, chroma = np.split(frame.to_ndarray(), [height])  # the latter is both, one above the other
+    planes = [luma, *chroma.reshape(2, height // 2, width // 2)]
+    turned = [np.rot90(plane, quarters) for plane in planes]
+    flat = np.concatenate([plane.ravel() for plane in turned])
+    out = av.VideoFrame.from_ndarray(flat.reshape(-1, turned[0].shape[1]), format="yuv420p")
+    out.colorspace, out.color_range = frame.colorspace, frame.color_range
+    return out
+
+
+def _is_timed(path: Path) -> bool:
+    """Whether the packets tell when each frame is shown."""
+    with Video(path) as video:
+        return PacketIndex.of(video, list(video.packets()) if video.timed else []) is not None

@@ -1,0 +1,95 @@
+"""Videos into tar shards, whose files are described in `shards`."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from videoattn.data.lists import Samples
+from videoattn.data.shards import TABLE, import_webdataset, key
+
+_BLOCK = 512  # a tar file is made of them
+
+
+class Shard(NamedTuple):
+    name: str
+    num_samples: int
+    num_bytes: int
+
+
+def write_shards(
+    samples: Samples, folder: Path, *, max_bytes: int,
+    wrote: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Shard]:  # fmt: skip
+    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing. The frames
+    of the samples are counted, and their rates known.
+
+    The samples come in a drawn order, always the same: neighbours in a list are of one class.
+    `wrote` is told after each how many of how many are done.
+
+    Raises: ValueError for no samples; OSError.
+    """
+    if not len(samples):
+        raise ValueError(f"no video for {folder}")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for old in unfinished.iterdir():
+        old.unlink()
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    shards: list[Shard] = []
+    used = 0
+    writer: Any = None
+    try:
+        for number, index in enumerate(order):
+            sample = _sample(samples, index)
+            size = _size(sample)
+            if writer is None or _whole(used + size) > max_bytes:
+                if writer is not None:
+                    writer.close()
+                used = 2 * _BLOCK
+                shards.append(Shard(f"{len(shards):06d}.tar", 0, 0))
+                path = str(unfinished / shards[-1].name)
+                writer = import_webdataset().TarWriter(path, encoder=False, mtime=0)
+            writer.write({"__key__": key(number), **sample})
+            used += size
+            shards[-1] = Shard(shards[-1].name, shards[-1].num_samples + 1, _whole(used))
+            wrote(number + 1, len(order))
+    finally:
+        if writer is not None:
+            writer.close()
+    table = {
+        "class_names": list(samples.class_names),
+        "num_samples": len(order),
+        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
+    }
+    (unfinished / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    unfinished.replace(folder)
+    return shards
+
+
+def _sample(samples: Samples, index: int) -> dict[str, bytes]:
+    assert samples.num_frames is not None
+    assert samples.fps is not None
+    path, label = samples.path(index), samples.label(index)
+    about = {
+        "path": samples.paths[index], "label": label, "class": samples.class_names[label],
+        "num_frames": int(samples.num_frames[index]), "fps": float(samples.fps[index]),
+    }  # fmt: skip
+    return {
+        path.suffix.lower().removeprefix("."): path.read_bytes(),
+        "cls": str(label).encode(),
+        "json": json.dumps(about).encode(),
+    }
+
+
+def _whole(size: int) -> int:
+    """Of a tar file: it is made of whole records."""
+    return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def _size(sample: dict[str, bytes]) -> int:
+    """In the tar file: a header, and whole blocks."""
+    return sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in sample.values())

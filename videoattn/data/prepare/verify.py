@@ -1,0 +1,237 @@
+"""What every file of a data set is: looked at in processes, remembered from run to run.
+
+A crash or a hang of the decoder costs the file that it happens on. What was found stands in a file
+of JSON lines, so that a run that was stopped goes on where it was, and one that follows looks at
+files that are new or changed.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.error import FFmpegError
+
+from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode.pyav import list_packets, no_frame, quarter_turns
+from videoattn.data.decode.video import DecodeError, Image, Video, reason
+from videoattn.data.lists.files import is_video
+from videoattn.data.lists.spans import Spans
+from videoattn.data.prepare.index import VideoIndex
+from videoattn.data.processes import Crash, Task, in_processes
+
+Record = dict[str, Any]
+"""Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
+`crashed` if that ended a process; and what else was found."""
+
+
+class Facts(NamedTuple):
+    """What index and shards tell of a video. Sizes in pixels, after rotation."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    key_frames: int
+
+
+class Journal:
+    """One JSON object a line: first what the run is about, then a record for each file.
+
+    A line is appended by one write, so that a run that is stopped loses nothing but the files that
+    it was at; half a line at the end is passed over.
+
+    Raises: ValueError for a journal of something else.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        whole = self._read(about) if path.is_file() else b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.ftruncate(self._file, len(whole))
+        if not whole:
+            self._append(dict(about))
+
+    def add(self, record: Record) -> None:
+        self._append(record)
+        self.records[record["path"]] = record
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        os.write(self._file, (json.dumps(values) + "\n").encode())
+
+    def _read(self, about: Mapping[str, Any]) -> bytes:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
+            self.records = {line["path"]: line for line in lines}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}); remove it to begin anew"
+            ) from error
+        if first != about:
+            raise ValueError(
+                f"{self.path} was begun with {first}, and this run is {dict(about)}; "
+                "choose another folder, or remove it to begin anew"
+            )
+        return whole
+
+
+def examine(
+    task: Task, root: Path, items: Mapping[str, Any], journal: Journal, *,
+    num_workers: int, seconds: float,
+) -> Iterator[Record]:  # fmt: skip
+    """A record of each file: the journal's where the file is as it was then, else a new one.
+
+    items: by path relative to `root`, or absolute: what the task takes. What crashed or took too
+    long is tried again.
+    """
+    states = {path: _state(root / path) for path in items}
+    known = [path for path in items if _is_known(journal.records.get(path), states[path])]
+    yield from (journal.records[path] for path in known)
+    paths = sorted(set(items) - set(known))
+    jobs = [(path, items[path]) for path in paths]
+    for (path, _), found in in_processes(
+        partial(_second, task), jobs, num_workers=num_workers, seconds=seconds
+    ):
+        if isinstance(found, Crash):
+            found = {"error": found.reason, "crashed": True}
+        record = {"path": path, **states[path], **found}
+        journal.add(record)
+        yield record
+
+
+def files_in(root: Path) -> list[str]:
+    """Every file in a folder and below, but hidden ones; relative to it, sorted."""
+    paths = []
+    for parent, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(parent, root)
+        paths += [
+            os.path.normpath(f"{inside}/{name}") for name in files if not name.startswith(".")
+        ]
+    return sorted(paths)
+
+
+def videos_in(root: Path) -> list[str]:
+    """Raises: ValueError for a folder without one."""
+    paths = [path for path in files_in(root) if is_video(path)]
+    if not paths:
+        raise ValueError(f"{root} holds no video")
+    return paths
+
+
+def verify(path: Path) -> Record:
+    """Decodes everything. `error`: nothing decodes, or less than is there."""
+    try:
+        facts, listed, problem = _look(path, thorough=True)
+    except DecodeError as error:
+        return {"error": error.reason}
+    if listed is not None and facts.num_frames != listed:
+        problem = f"{facts.num_frames} of {listed} frames decode" + f" ({problem})" * bool(problem)
+    if problem:
+        return {"error": f"damaged: {problem}", **facts._asdict()}
+    return facts._asdict()
+
+
+def verify_folder(job: tuple[Path, str, int]) -> Record:
+    """The same of a folder of pictures: its path, their names, how many a list says there are."""
+    folder, template, listed = job
+    size: dict[str, int] = {}
+
+    def note_size(_: int, image: Image) -> None:
+        size.update(height=image.shape[0], width=image.shape[1])
+
+    try:
+        count, _ = count_folder(folder, template)
+        read_folder(folder, np.arange(count), note_size, template)
+    except DecodeError as error:
+        return {"error": error.reason}
+    if count < listed:
+        problem = f"damaged: {count} of {listed} pictures are there"
+        return {"error": problem, "num_frames": count, **size}
+    return {"num_frames": count, **size}
+
+
+def describe(path: Path) -> Record:
+    """Facts at the cost of listing packets and decoding one frame, where the container allows.
+
+    The number of frames and their rate are those of `count_frames`.
+    """
+    try:
+        facts, listed, _ = _look(path, thorough=False)
+    except DecodeError as error:
+        return {"error": error.reason}
+    return facts._replace(num_frames=listed or facts.num_frames)._asdict()
+
+
+def to_index(records: Sequence[Record]) -> VideoIndex:
+    """Rows of zeros for files that do not decode."""
+    rows = [[record.get(name, 0) for name in Facts._fields] for record in records]
+    counts, fps, height, width, keys = np.array(rows, np.float64).T
+    return VideoIndex(
+        Spans.of(record["path"] for record in records),
+        num_frames=counts.astype(np.int64),
+        fps=fps,
+        height=height.astype(np.int32),
+        width=width.astype(np.int32),
+        key_frames=keys.astype(np.int64),
+    )
+
+
+def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
+    """Facts; how many frames are listed, where the container lists them; what went wrong.
+
+    Without `thorough`, frames of a container that lists them are not decoded but for one.
+    """
+    try:
+        with Video(path) as video:
+            found = list_packets(video)
+            index = None if found is None else found[1]
+        with Video(path) as video:
+            height, width, count, keys, corrupt = 0, 0, 0, 0, 0
+            for frame in video.frames():
+                if count == 0:
+                    height, width = frame.height, frame.width
+                    if quarter_turns(frame) % 2:
+                        height, width = width, height
+                count += 1
+                keys += frame.key_frame
+                corrupt += frame.is_corrupt
+                if index is not None and not thorough:
+                    break
+            if count == 0:
+                raise no_frame(video)
+            problem = f"{corrupt} frames are corrupt" if corrupt else ""
+            problem = reason(video.last_error) if video.last_error else problem
+            listed = None if index is None else len(index.times)
+            keys = keys if index is None else len(index.keys)
+            return Facts(count, video.fps, height, width, keys), listed, problem
+    except (FFmpegError, OSError) as error:
+        raise DecodeError(path, reason(error)) from error
+
+
+def _second(task: Task, job: tuple[str, Any]) -> Record:
+    return task(job[1])
+
+
+def _state(path: Path) -> dict[str, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return {"bytes": 0, "mtime_ns": 0}
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _is_known(record: Record | None, state: Mapping[str, int]) -> bool:
+    if record is None or record.get("crashed"):
+        return False
+    return bool(state["mtime_ns"]) and all(record.get(key) == state[key] for key in state)

@@ -1,0 +1,251 @@
+"""Tar shards of a data set, read as streams: local paths, URLs and pipes, as webdataset opens them.
+
+A folder of shards has a `shards.json`: the classes, and how many samples each shard holds. Sample
+number i of the data set is i-th in the order of that list; its files in the tar are `i.mp4` (the
+video as it was, by its own suffix), `i.cls` (the label, from 0) and `i.json` (path, frames, rate),
+i in eight digits.
+"""
+
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from videoattn.data.decode.video import DecodeError, Encoded
+from videoattn.data.lists import VIDEO_SUFFIXES, Samples
+from videoattn.errors import first_few
+from videoattn.types import Failure
+
+TABLE = "shards.json"
+BUFFER = 256
+"""How far samples move in a shuffled epoch, within the order of their shards: at most so many
+encoded videos are kept in memory."""
+
+
+_TAR = re.compile(r"[^/\s]+\.tar")
+_VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one part of a data set: `urls[s]` holds `counts[s]` samples, whose names in it
+    are numbers from `names[s]` on."""
+
+    urls: tuple[str, ...]
+    counts: Int64[np.ndarray, " S"]
+    names: Int64[np.ndarray, " S"]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return int(self.counts.sum())
+
+    @property
+    def firsts(self) -> Int64[np.ndarray, " S"]:
+        """Each shard's first sample, by its place in the data set."""
+        return np.cumsum(self.counts) - self.counts
+
+    def samples(self) -> Samples:
+        """Names of all samples; labels are -1, as they are known when a sample is read."""
+        tars = map(tar_name, self.urls)
+        paths = [
+            f"{tar}/{number:08d}"
+            for tar, first, count in zip(tars, self.names.tolist(), self.counts, strict=True)
+            for number in range(first, first + int(count))
+        ]
+        labels = np.full(len(paths), -1)
+        return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
+
+    def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
+        """All samples, dealt to the processes: process r has positions r, r + world_size, ...
+
+        Each process reads a stretch of the shards, of the same length to within one sample: a shard
+        is read by one process, or by more where stretches meet in it. With a generator the shards
+        come in a drawn order, and each sample up to BUFFER places later than it is read.
+        """
+        which = np.arange(len(self.urls))
+        if generator is not None:
+            which = torch.randperm(len(which), generator=generator).numpy()
+        stream = np.concatenate([self.firsts[s] + np.arange(self.counts[s]) for s in which])
+        order = np.empty_like(stream)
+        for rank, part in enumerate(np.array_split(stream, world_size)):
+            if generator is not None:
+                drawn = torch.rand(len(part), generator=generator, dtype=torch.float64).numpy()
+                part = part[np.argsort(np.arange(len(part)) + BUFFER * drawn, kind="stable")]
+            order[rank::world_size] = part
+        numbers: list[int] = order.tolist()
+        return numbers
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Encoded | Failure]:
+        """The wanted samples, none twice, in the order asked for. A shard is opened once, if at
+        all, and read to the last sample wanted; those that it fails to give are failures."""
+        numbers = np.array(wanted, np.int64)
+        shard_of = np.searchsorted(self.firsts, numbers, side="right") - 1
+        last = np.zeros(len(self.urls), np.int64)
+        np.maximum.at(last, shard_of, numbers)
+        asked = np.zeros(len(self), bool)
+        asked[numbers] = True
+        arriving = (
+            found
+            for shard in dict.fromkeys(shard_of.tolist())
+            for found in self._shard(shard, int(last[shard]))
+        )
+        held: dict[int, Encoded | Failure] = {}
+        for index in wanted:
+            while index not in held:
+                number, video = next(arriving)
+                if asked[number]:
+                    held[number] = video
+            yield held.pop(index)
+
+    def _shard(self, shard: int, last: int) -> Iterator[tuple[int, Encoded | Failure]]:
+        """Samples of a shard from its first to number `last`; failures from where it breaks off."""
+        index = first = int(self.firsts[shard])
+        url, good, problem = self.urls[shard], "none", "it ends there"
+        try:
+            for video in read_shard(url, int(self.names[shard]), len(self.class_names)):
+                yield index, video
+                index, good = index + 1, video.name
+                if index > last:
+                    return
+        except DecodeError as error:
+            problem = error.reason
+        reason = (
+            f"the shard gives {index - first} of its {self.counts[shard]} samples ({problem}); "
+            f"the last good one: {good}"
+        )
+        for lost in range(index, last + 1):
+            yield lost, Failure(lost, url, reason)
+
+
+def open_shards(root: str, split: str) -> Shards:
+    """The shards of `root/split/`, or those that `split` names itself.
+
+    split: a folder that holds a shards.json, local or a URL; or tar files, such as
+    `train/{000000..000011}.tar`, `https://host/train/{000000..000011}.tar` or
+    `pipe:aws s3 cp s3://bucket/train/{000000..000011}.tar -`: their shards.json is read in the same
+    way, by its name in place of the tar file's.
+
+    Raises: ValueError for shards that are not found, or of which shards.json does not tell;
+    ImportError without webdataset.
+    """
+    complete = split.startswith(("/", "pipe:", "file:")) or "://" in split
+    inside = root if split == "." else f"{root.rstrip('/')}/{split}"
+    where = (split if complete else inside).rstrip("/")
+    listed = _TAR.search(where) is not None
+    urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
+    source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
+    class_names, names, counts = _read_table(source)
+    wanted = [tar_name(url) for url in urls] or list(names)
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(
+            f"{source} does not list {first_few(unknown)}; it lists {len(names)} shards, "
+            f"{min(names)} to {max(names)}"
+        )
+    return Shards(
+        tuple(urls or [f"{where}/{name}" for name in wanted]),
+        np.array([counts[name] for name in wanted], np.int64),
+        np.array([names[name] for name in wanted], np.int64),
+        class_names,
+    )
+
+
+def read_shard(url: str, first: int, num_classes: int) -> Iterator[Encoded]:
+    """Every sample of a shard, whose names are numbers from `first` on.
+
+    Raises: DecodeError where it breaks off, or holds something else.
+    """
+    tariterators, stream = import_webdataset().tariterators, None
+    try:
+        stream = import_webdataset().gopen(url, "rb")
+        files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
+        for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
+            yield _encoded(url, sample, key(number), num_classes)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise DecodeError(url, _reason(error)) from error
+    finally:
+        if stream is not None:
+            with suppress(OSError):  # of a command that is stopped before its end
+                stream.close()
+
+
+def key(number: int) -> str:
+    """A sample's name."""
+    return f"{number:08d}"
+
+
+def tar_name(url: str) -> str:
+    """The shard's file, in a path, a URL or a command."""
+    return _TAR.findall(url)[-1]
+
+
+def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> Encoded:
+    """Raises: ValueError for a sample that is not what `videoattn prepare shards` writes."""
+    suffixes = [suffix for suffix in sample if suffix in _VIDEO]
+    if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
+        files = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
+        raise ValueError(
+            f"there is {sample['__key__']} with {files}, where {name} was due with a video, "
+            "cls and json"
+        )
+    label, about = int(sample["cls"]), json.loads(sample["json"])
+    if not 0 <= label < num_classes:
+        raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
+    return Encoded(
+        f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
+        int(about["num_frames"]), float(about["fps"]),
+    )  # fmt: skip
+
+
+def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
+    """Classes; by shard, the number of its first sample, and how many it holds."""
+    try:
+        with import_webdataset().gopen(url, "rb") as stream:
+            content = stream.read()
+    except OSError as error:
+        raise ValueError(
+            f"{url} cannot be read ({_reason(error)}); it comes with the shards that "
+            "`videoattn prepare shards` writes"
+        ) from error
+    try:
+        table = json.loads(content)
+        counts = {str(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
+        names = np.cumsum([0, *counts.values()]).tolist()
+        class_names = tuple(str(name) for name in table["class_names"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{url} is no list of shards ({error})") from error
+    if not class_names or min(counts.values(), default=0) < 1:
+        raise ValueError(f"{url} lists no class, no shard, or one without samples")
+    return class_names, dict(zip(counts, names, strict=False)), counts
+
+
+def _reason(error: Exception) -> str:
+    """Without what webdataset adds to it."""
+    text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
+    if ended := re.search(r": exit (-?\d+) \(read\)", text):
+        return f"the command that reads it ended with exit code {ended[1]}"
+    return str(getattr(error, "strerror", None) or text.partition(" @ ")[0])
+
+
+@cache
+def import_webdataset() -> ModuleType:
+    try:
+        import webdataset
+        import webdataset.tariterators
+    except ImportError as error:
+        raise ImportError(
+            "layout shards needs webdataset; install the extra: pip install 'videoattn[shards]'"
+        ) from error
+    module: ModuleType = webdataset
+    return module

@@ -1,0 +1,116 @@
+"""Clips from shards: the trainer's process reads the tar files, one after the other and ahead of
+what is needed; the loader's processes get the encoded videos and decode them.
+
+So a batch is the same samples whatever the number of those processes, a shard is read once, and
+resuming inside an epoch passes over shards that were consumed without opening them.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from queue import Full, Queue
+from typing import Any, Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from videoattn.data.dataset import ClipDataset, Sample
+from videoattn.data.decode.cut import Memory, new_memory
+from videoattn.data.decode.video import DecodeError, Encoded
+from videoattn.data.lists import Samples
+from videoattn.data.shards import Shards
+from videoattn.types import Failure
+
+_AHEAD = 4  # batches
+
+Key = tuple[int, int, Encoded | Failure]
+
+
+class ShardDataset:
+    """What a loader asks of a data set. `clips` makes samples of videos; its table of samples is
+    that of the shards."""
+
+    def __init__(self, shards: Shards, clips: ClipDataset) -> None:
+        self.shards = shards
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
+        """One sample, as of a ClipDataset; its shard is read for it alone."""
+        epoch, index = key
+        item = self.fetch((epoch, index, next(self.shards.read([index]))))
+        if isinstance(item, Failure) and self.on_error == "raise":
+            raise DecodeError(item.path, item.reason)
+        return item
+
+    @property
+    def samples(self) -> Samples:
+        return self.clips.samples
+
+    @property
+    def on_error(self) -> Literal["raise", "skip"]:
+        return self.clips.on_error
+
+    def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
+        """See `Shards.order`."""
+        return self.shards.order(generator, world_size)
+
+    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
+        """The batches' samples with their videos, as they are read."""
+        return _ahead(self._read(epoch, batches), _AHEAD)
+
+    def fetch(self, key: Key, memory: Memory = new_memory) -> Sample | Failure:
+        epoch, index, video = key
+        if isinstance(video, Failure):
+            return video
+        return self.clips.fetch((epoch, index), memory, video)
+
+    def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
+        return self.clips.no_clips()
+
+    def _read(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
+        videos = self.shards.read([index for batch in batches for index in batch])
+        for batch in batches:
+            yield [(epoch, index, next(videos)) for index in batch]
+
+
+def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
+    """The same items, up to `depth` of them made ahead by a thread, which ends with whoever asks
+    for them."""
+    ready: Queue[tuple[bool, Any]] = Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple[bool, Any]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put((True, item)):
+                    return
+            put((False, None))
+        except BaseException as error:  # raised again where the items are asked for
+            put((False, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item
+            elif item is not None:
+                raise item
+            else:
+                return
+    finally:
+        stopped.set()
+        thread.join(timeout=5.0)  # it may be waiting for a network

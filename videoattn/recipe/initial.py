@@ -1,0 +1,139 @@
+"""From a recipe's `model.weights` to the weights that a network starts from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from videoattn.attention.blocks.hard_crop import HardCrop
+from videoattn.engine import checkpoint
+from videoattn.errors import first_few
+from videoattn.models.inflate import load_inflated
+from videoattn.recipe.config import ClipConfig, Config
+from videoattn.weights import PUBLIC, load_public
+
+
+class Initial(NamedTuple):
+    """What initial weights did not reach: names of parameters, and how to tell the user."""
+
+    new: list[str]
+    notes: list[str]
+
+
+def load_initial_weights(model: nn.Module, config: Config) -> Initial:
+    """Starts the model from `model.weights`; returns what is left fresh.
+
+    They are a run, a shared folder or a checkpoint of ours; `torchvision/resnet50` (downloaded by
+    torchvision, or `torchvision/resnet50:FILE`); or another public name with its file, such as
+    `pyslowfast/I3D_8x8_R50:FILE`. 2-D weights are inflated where the network has time, as
+    `model.inflate` says. A classifier of another number of classes, and attention blocks that the
+    weights lack, stay as they were made.
+
+    Raises:
+        ValueError: an unknown name, or weights of another network.
+    """
+    source = config.model.weights
+    assert source is not None
+    state = _read(source)
+    networks = {"": model}
+    if isinstance(model, HardCrop) and "fusion.weight" not in state:
+        # Both begin with the same weights.
+        networks = {"global_branch.": model.global_branch, "local_branch.": model.local_branch}
+    fresh: list[str] = []
+    notes: list[str] = []
+    reached: set[str] = set()
+    for prefix, network in networks.items():
+        head = _classifier(network)
+        missing = load_inflated(network, state, method=config.model.inflate, head=f"{head}.")
+        reached |= {prefix + name for name in network.state_dict() if name not in missing}
+        for name in _outermost(network, missing):
+            if not f"{head}.".startswith(f"{name}."):
+                fresh.append(prefix + name)
+                continue
+            theirs, ours = state.get(f"{head}.bias"), network.state_dict().get(f"{head}.bias")
+            why = "no such classifier"
+            if theirs is not None and ours is not None:
+                why = f"{len(theirs)} classes, the data {len(ours)}"
+            notes.append(f"{source} has {why}: {prefix}{head} starts fresh")
+    same = _identities(model, fresh, config.clip) if fresh else []
+    others = [name for name in fresh if name not in same]
+    for names, how in ((same, "start as the identity"), (others, "start fresh")):
+        if names:
+            notes.append(f"{source} has no {first_few(names)}: they {how}")
+    return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
+
+
+def _read(source: str) -> dict[str, Tensor]:
+    name, _, file = source.partition(":")
+    if Path(source).exists():
+        return checkpoint.read(Path(source))[1]
+    if name in PUBLIC and file:
+        return load_public(name, file).state_dict()
+    if name in PUBLIC and name.startswith("torchvision/"):
+        weights = torchvision.models.get_model_weights(name.removeprefix("torchvision/"))
+        try:
+            state: dict[str, Tensor] = weights.DEFAULT.get_state_dict(progress=False)
+        except URLError as error:
+            raise ValueError(
+                f"model.weights: {name} could not be downloaded ({error.reason}); where you have "
+                f"the file, {name}:FILE"
+            ) from error
+        return state
+    raise ValueError(
+        f"model.weights: {source!r} is no run, no shared folder, no checkpoint, and no NAME:FILE "
+        f"of a public model; names are {', '.join(PUBLIC)}"
+    )
+
+
+def _classifier(model: nn.Module) -> str:
+    """Our networks call it `fc`; in those of other libraries it is what they end with."""
+    return "fc" if hasattr(model, "fc") else list(model.state_dict())[-1].rpartition(".")[0]
+
+
+def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
+    """The largest modules of which all is missing, and parameters outside such. A batch norm's
+    counter alone decides nothing."""
+    counter = "num_batches_tracked"
+    lacking, found = set(missing), dict[str, None]()
+    kept = [key for key in model.state_dict() if key not in lacking and not key.endswith(counter)]
+    for name in missing:
+        if name.endswith(counter):
+            continue
+        parts = name.split(".")
+        outer = (".".join(parts[:end]) for end in range(1, len(parts)))
+        whole = (one for one in outer if not any(key.startswith(f"{one}.") for key in kept))
+        found[next(whole, name)] = None
+    return list(found)
+
+
+def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
+    """Which of the modules give back what they are given, tried on a random clip."""
+    same: list[str] = []
+    modules = dict(model.named_modules())
+
+    def compare(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if name not in same and torch.equal(output, inputs[0]):
+            same.append(name)
+
+    handles = [
+        modules[name].register_forward_hook(
+            lambda module, inputs, output, name=name: compare(name, inputs, output)
+        )
+        for name in names
+        if name in modules
+    ]
+    generator = torch.Generator().manual_seed(0)  # the run's own numbers stay what they are
+    video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(video.to(next(model.parameters()).device))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return same

@@ -1,0 +1,209 @@
+"""From a recipe to an optimizer, its schedule and precision."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.systems import SYSTEMS
+from videoattn.data.lists import Samples
+from videoattn.engine.checkpoint import Payload
+from videoattn.engine.finetune import FineTuning
+from videoattn.engine.parallel import Distributed
+from videoattn.engine.precise import PreciseNorms, batch_norms
+from videoattn.engine.precision import Precision, resolve_precision
+from videoattn.engine.schedule import cosine, multistep, one_cycle
+from videoattn.engine.stages import restarting, split_epochs
+from videoattn.engine.step import Optimisation
+from videoattn.layers import unsafe_convolutions
+from videoattn.recipe.config import Config, TrainConfig
+from videoattn.recipe.data import Mix, make_loader
+
+
+def make_optimizer(
+    model: nn.Module, config: Config, fine_tuning: FineTuning | None = None
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed; a backbone
+    is fine-tuned at its own rate."""
+    train = config.train
+    backbone = fine_tuning.backbone if fine_tuning is not None else frozenset()
+    parts = {"new": 1.0, "backbone": train.backbone_lr_scale} if backbone else {"new": 1.0}
+    groups = [
+        {
+            "params": [
+                (name, parameter)
+                for name, parameter in model.named_parameters()
+                if (name in backbone) == (part == "backbone") and (parameter.ndim > 1) == decayed
+            ],
+            "weight_decay": train.weight_decay if decayed else 0.0,
+            "lr_scale": scale,
+            "part": part,
+        }
+        for part, scale in parts.items()
+        for decayed in (True, False)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.lr)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
+
+
+def make_fine_tuning(
+    config: Config, model: nn.Module, new: Collection[str] | None
+) -> FineTuning | None:
+    """What the recipe does to the parameters that initial weights reached; None for nothing.
+
+    new: names of those that they did not reach; None where there were no such weights.
+
+    Raises:
+        ValueError: a setting for a backbone where there is none; one that is out of range.
+    """
+    train = config.train
+    if not (
+        train.freeze_backbone_epochs or train.freeze_batch_norm or train.backbone_lr_scale != 1.0
+    ):
+        return None
+    if new is None:
+        raise ValueError(
+            "train: freeze_backbone_epochs, freeze_batch_norm and backbone_lr_scale are for "
+            "parameters that model.weights gives, and it gives none; set model.weights, or leave "
+            "them out"
+        )
+    if not 0 <= train.freeze_backbone_epochs <= train.num_epochs:
+        raise ValueError(
+            f"train.freeze_backbone_epochs: {train.freeze_backbone_epochs} is not in 0 to "
+            f"num_epochs, {train.num_epochs}; with all of them only what is new is trained"
+        )
+    if not train.backbone_lr_scale > 0:
+        raise ValueError(
+            f"train.backbone_lr_scale: {train.backbone_lr_scale} is not above 0; to freeze the "
+            "backbone use freeze_backbone_epochs"
+        )
+    return FineTuning(
+        frozenset(name for name, _ in model.named_parameters()) - set(new),
+        frozen_epochs=train.freeze_backbone_epochs,
+        freeze_batch_norm=train.freeze_batch_norm,
+    )
+
+
+def make_precise_norms(
+    config: Config, model: nn.Module, distributed: Distributed, samples: Samples
+) -> PreciseNorms | None:
+    """None where the recipe leaves batch norm's statistics as training does.
+
+    Raises:
+        ValueError: a number below 0; a network without batch norms; views of different sizes.
+    """
+    num_clips = config.train.precise_norm_clips
+    if num_clips == 0:
+        return None
+    problem = None
+    if num_clips < 0:
+        problem = f"got {num_clips}; need a number of clips, such as 1000, or 0 for none"
+    elif not config.test.num_crops:
+        problem = "whole frames (test.num_crops=0) differ in size; test on 1 crop or more"
+    elif not batch_norms(model):
+        problem = f"{config.model.name} has no batch norms; leave it out"
+    if problem is not None:
+        raise ValueError(f"train.precise_norm_clips: {problem}")
+    batches = make_loader(config, "train", distributed, samples, as_tested=True)
+    return PreciseNorms(batches, num_clips)
+
+
+def new_parameters(previous: Payload) -> list[str]:
+    """Of a checkpoint: which parameters the weights that its run began with did not reach."""
+    groups: Any = previous["optimizer"]["param_groups"]
+    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
+
+
+def make_optimisation(
+    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
+    num_stages: int = 1, fine_tuning: FineTuning | None = None,
+) -> Optimisation:  # fmt: skip
+    """steps_per_epoch: updates, after accumulation. num_stages: the model's.
+
+    Raises:
+        ValueError: a weight for an auxiliary loss that the model does not have; epochs that cannot
+            be shared out among the stages.
+    """
+    train = config.train
+    auxiliary_weights = _auxiliary_weights(config)
+    stage_epochs = split_epochs(train.num_epochs, num_stages, train.stage_epochs)
+    return Optimisation(
+        lr_at=restarting(
+            partial(_schedule, train, steps_per_epoch),
+            [epochs * steps_per_epoch for epochs in stage_epochs],
+        ),
+        num_epochs=train.num_epochs,
+        accumulate_steps=train.accumulate_steps,
+        clip_norm=train.clip_norm,
+        label_smoothing=train.label_smoothing,
+        precision=precision,
+        auxiliary=auxiliary_losses if auxiliary_weights else None,
+        auxiliary_weights=auxiliary_weights,
+        mix=mix,
+        stage_epochs=stage_epochs,
+        fine_tuning=fine_tuning,
+    )
+
+
+def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:
+    """The learning rate by the step of a stage (most runs are one)."""
+    warmup_steps = round(train.warmup_epochs * steps_per_epoch)
+    schedules: dict[str, Callable[[int], float]] = {
+        "cosine": partial(cosine, num_steps=num_steps, base=train.lr, warmup_steps=warmup_steps),
+        "one_cycle": partial(one_cycle, num_steps=num_steps, peak=train.lr),
+        "multistep": partial(
+            multistep,
+            milestones=[epoch * steps_per_epoch for epoch in train.milestones],
+            base=train.lr,
+            warmup_steps=warmup_steps,
+        ),
+    }
+    return schedules[train.schedule]
+
+
+def _auxiliary_weights(config: Config) -> dict[str, float]:
+    """The attention system's own, changed by the recipe's."""
+    name = config.model.attention.name
+    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    asked = config.train.auxiliary_weights
+    for loss in asked:
+        if loss not in own:
+            has = f"has {', '.join(own)}" if own else "has none"
+            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            raise ValueError(
+                f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
+                f"{name or 'null'} {has} (systems with some: {some})"
+            )
+    return {**own, **asked}
+
+
+def make_precision(
+    config: Config, model: nn.Module, device: torch.device
+) -> tuple[Precision, str | None]:
+    """The precision to train in, and what to tell the user where it is not the one expected.
+
+    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see conv.py)
+    is trained in float32 there.
+
+    Raises:
+        ValueError: bfloat16 was asked for by name and cannot be trained in.
+    """
+    name = config.train.precision
+    if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":
+        return name, None
+    clip = config.clip
+    unsafe = unsafe_convolutions(model, torch.zeros(1, 3, clip.num_frames, clip.height, clip.width))
+    if not unsafe:
+        return name, None
+    reason = (
+        f"on this CPU bfloat16 gives wrong weight gradients in {len(unsafe)} convolutions of "
+        f"{config.model.name} (kernel longer than its clip: {', '.join(unsafe[:3])})"
+    )
+    if name == "bfloat16":
+        raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
+    return "float32", f"{reason}; training in float32"
