@@ -89,7 +89,7 @@ def test_maps_are_the_gates_that_were_multiplied(temporal: str, scope: str) -> N
     kinds = ["channel", "spatial", "channel" if temporal == "channel" else "temporal"]
     assert [found.kind for found in maps.values()] == kinds
     for found in maps.values():
-        assert found.neutral == 1.0
+        assert found.identity_value == 1.0
         assert found.weights.min() > 0
         assert found.weights.max() < 1
     y = x * (channel[..., None, None] if scope == "frame" else channel[..., None, None, None])

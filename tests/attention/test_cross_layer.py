@@ -134,7 +134,7 @@ def test_maps_are_what_forward_uses() -> None:
         for index, found in enumerate(block.maps(x, *sources).values()):
             assert found.grid_q == (2, 3, 1)
             assert found.grid_k == tuple(sources[index].shape[2:])
-            assert found.normalised == (mode == "per_layer")
+            assert found.normalized == (mode == "per_layer")
             torch.testing.assert_close(found.rows(positions).flatten(2), expected[index])
 
 

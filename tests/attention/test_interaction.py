@@ -201,7 +201,7 @@ def test_rows_start_apart() -> None:
 # --- losses -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["normalised", "scaled", "literal"])
+@pytest.mark.parametrize("form", ["normalized", "scaled", "literal"])
 @POOLS
 def test_training_leaves_both_losses_behind(pool_with: str, form: str) -> None:
     """Of the rows of length 1, whatever the features are pooled with, and of the centred X."""
@@ -222,7 +222,7 @@ def test_training_leaves_both_losses_behind(pool_with: str, form: str) -> None:
 
 def test_default_losses_leave_the_last_features_alone() -> None:
     xs = [x.requires_grad_() for x in levels()]
-    for form, reaches in (("normalised", False), ("literal", True)):
+    for form, reaches in (("normalized", False), ("literal", True)):
         module = PyramidPooling(CHANNELS[-1:], loss=form).double().train()
         with torch.no_grad():
             for parameter in module.parameters():
@@ -291,7 +291,7 @@ def test_maps_are_distributions_for_every_level(kind: str) -> None:
         assert model(torch.randn(2, 3, 4, 64, 96)).shape == (2, 3)
     assert list(maps) == ["fc", "fc.0", "fc.1", "fc.2"]
     for found in maps.values():
-        assert (found.kind, found.normalised) == ("pooling", True)
+        assert (found.kind, found.normalized) == ("pooling", True)
         assert found.weights.shape == (2, 5, frames, 2, 3)
         torch.testing.assert_close(found.weights.sum((2, 3, 4)), torch.ones(2, 5))
 
@@ -310,7 +310,7 @@ def test_parameters_are_counted() -> None:
         ({"bias": "column"}, "bias: 'column' is not one of none, row, position"),
         ({"center": "mean"}, "center: 'mean' is not one of none, channel_mean"),
         ({"pool_with": "l1"}, "pool_with: 'l1' is not one of l2, simplex"),
-        ({"loss": "plain"}, "loss: 'plain' is not one of normalised, scaled, literal"),
+        ({"loss": "plain"}, "loss: 'plain' is not one of normalized, scaled, literal"),
         ({"rows": 0}, r"rows: got 0; need a number of 1 or more, or a grid \[height, width\] or"),
         ({"rows": [7]}, r"rows: got \[7\]; need a number of 1"),
         ({"rows": [7, 0]}, r"rows: got \[7, 0\]; need a number of 1"),

@@ -12,7 +12,7 @@ from tests.reference.interaction import literal_diversity, literal_interaction
 from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss, unit_rows
 
 D, P, C = 3, 7, 11
-FORMS = ("normalised", "scaled", "literal")
+FORMS = ("normalized", "scaled", "literal")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +33,7 @@ def literal(rows: Tensor, x: Tensor) -> float:
     return interaction_loss(rows[None], x[None], "literal").item()
 
 
-def normalised(rows: Tensor, x: Tensor) -> float:
+def normalized(rows: Tensor, x: Tensor) -> float:
     return interaction_loss(rows[None], x[None]).item()
 
 
@@ -55,7 +55,7 @@ def test_equals_the_printed_formulas() -> None:
         assert mean[n].item() == pytest.approx(expected / math.sqrt(2 * D * P), rel=1e-12)
         scaled = (x[n] / x[n].norm()).numpy()
         expected = literal_interaction(rows[n].numpy(), scaled)
-        assert normalised(rows[n], x[n]) == pytest.approx(expected, rel=1e-12)
+        assert normalized(rows[n], x[n]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_orthonormal_rows_keep_and_leave_adds_up() -> None:
@@ -106,10 +106,10 @@ def test_bounds_for_rows_of_length_one() -> None:
         rows = torch.nn.functional.normalize(random(D, P, seed=seed), dim=1)
         for some in (rows, softmax_rows(seed, 5.0)):
             assert -D * first <= literal(some, x) <= D * (D - 1)
-            assert -D <= normalised(some, x) <= D * (D - 1)
+            assert -D <= normalized(some, x) <= D * (D - 1)
     equal = rows[:1].expand(D, P)
     assert literal(equal, torch.zeros(P, C, dtype=torch.float64)) == pytest.approx(D * (D - 1))
-    nothing = normalised(equal, torch.zeros(P, C, dtype=torch.float64))
+    nothing = normalized(equal, torch.zeros(P, C, dtype=torch.float64))
     assert nothing == pytest.approx(D * (D - 1))
 
 
@@ -154,7 +154,7 @@ def test_the_normalised_loss_never_collapses(seed: int) -> None:
         unit = x / x.norm()
         values, vectors = eigen(unit)
         assert collapse_gain(values, D) / (D * (D - 1)) <= 1 / D + 1e-12
-        assert normalised(vectors[:1].expand(D, P), x) > normalised(vectors[:D], x)
+        assert normalized(vectors[:1].expand(D, P), x) > normalized(vectors[:D], x)
 
 
 def test_softmax_rows_reach_the_collapse_of_rectified_features() -> None:
@@ -213,7 +213,7 @@ def test_free_rows_reach_the_components_as_the_penalty_grows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "reaches"), [("normalised", False), ("scaled", True), ("literal", True)]
+    ("form", "reaches"), [("normalized", False), ("scaled", True), ("literal", True)]
 )
 def test_features_get_a_gradient_only_where_asked(form: str, reaches: bool) -> None:
     x, scores = random(2, P, C).requires_grad_(), random(2, D, P, seed=1).requires_grad_()

@@ -77,7 +77,7 @@ def test_the_literal_loss_on_raw_features_collapses(clips: Path, tmp_path: Path)
     """Its rows become one row, the first component's, and its features grow: it falls for ever,
     far below what rows of features that do not grow could reach."""
     log = trained(clips, tmp_path / "literal", "model.attention.options.loss=literal")
-    trained(clips, tmp_path / "normalised")
+    trained(clips, tmp_path / "normalized")
     assert log[-1]["interaction"] < 2 * log[0]["interaction"] < 0
     assert overlap(tmp_path / "literal") > 0.97
-    assert overlap(tmp_path / "normalised") < 0.85
+    assert overlap(tmp_path / "normalized") < 0.85

@@ -224,9 +224,9 @@ def test_maps_of_every_level(kind: str, normaliser: str) -> None:
     frames = 2 if kind == "i3d" else 4
     for found, size in zip(maps.values(), ((8, 12), (4, 6), (2, 3)), strict=True):
         assert found.kind == "pooling"
-        assert found.normalised == (normaliser == "softmax")
+        assert found.normalized == (normaliser == "softmax")
         assert found.weights.shape == (2, 1, frames, *size)
-        if found.normalised:
+        if found.normalized:
             torch.testing.assert_close(found.weights.sum((1, 2, 3, 4)), torch.ones(2))
         else:
             assert ((found.weights >= 0) & (found.weights <= 1)).all()

@@ -186,7 +186,7 @@ def test_default_places_are_behind_the_last_two_stages(kind: str) -> None:
     assert list(maps) == ["layer3.1_refinement", "layer4.1_refinement"]
     for found in maps.values():
         assert found.kind == "channel"
-        assert found.neutral == 1.0
+        assert found.identity_value == 1.0
         assert found.weights.ndim == 3
 
 

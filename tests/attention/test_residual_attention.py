@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.reference.residual_attention import activated, mask_of_image
 from videoattn.attention.blocks.residual_attention import ACTIVATIONS, ResidualMask, depth_for
-from videoattn.attention.record import FieldMap, record_attention
+from videoattn.attention.record import GateMap, record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
@@ -197,7 +197,7 @@ def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
     assert list(maps) == ["layer2.residual_attention", "layer3.residual_attention"]
     for found in maps.values():
         assert not found.weights.any()
-        assert found.neutral == 0.0
+        assert found.identity_value == 0.0
 
 
 def test_around_the_first_stage_it_is_deeper() -> None:
@@ -213,7 +213,7 @@ def test_recorded_mask_is_what_multiplies_the_trunk() -> None:
         mask = trained(ResidualMask(4, depth=1, gate_start=start))
         u, trunk = clip(2, 4, 3, 6, 6), clip(2, 4, 3, 6, 6, seed=1)
         found = mask.maps(u, trunk)[""]
-        assert isinstance(found, FieldMap)
+        assert isinstance(found, GateMap)
         assert found.kind == "mask"
         torch.testing.assert_close((1 + found.weights) * trunk, mask(u, trunk))
 

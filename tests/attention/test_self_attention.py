@@ -66,7 +66,7 @@ def test_rows_sum_to_one_and_make_the_output(variant: str) -> None:
     block = trained(SelfAttention(16, variant=variant))
     x = clip(2, 16, 2, 4, 5)
     found = block.maps(x)[""]
-    assert found.normalised
+    assert found.normalized
     assert found.grid_k == ((2, 2, 2) if variant == "authors" else (2, 4, 5))
     rows = found.rows(torch.arange(40)).flatten(2)
     torch.testing.assert_close(rows.sum(2), torch.ones(2, 40, dtype=torch.float64))

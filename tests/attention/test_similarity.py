@@ -100,8 +100,8 @@ def test_recorded_rows_times_values_are_the_output(similarity: str, normaliser: 
     found = block.maps(x)[""]
     assert found.grid_k == (3, 2, 2)
     rows = found.rows(torch.arange(60)).flatten(2)
-    assert found.normalised == (normaliser == "softmax")
-    if found.normalised:
+    assert found.normalized == (normaliser == "softmax")
+    if found.normalized:
         torch.testing.assert_close(rows.sum(2), torch.ones(2, 60, dtype=torch.float64))
     values = block.project(x)[2]
     y = (rows @ values).mT.unflatten(2, (3, 4, 5))
@@ -166,7 +166,7 @@ def test_channel_attention(project: bool) -> None:
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
     found = block.maps(x)[""]
     assert found.kind == "channel"
-    assert found.normalised
+    assert found.normalized
     torch.testing.assert_close(found.weights, weights.mean(1))
     torch.testing.assert_close(found.weights.sum(1), torch.ones(2, dtype=torch.float64))
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))

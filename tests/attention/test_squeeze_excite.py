@@ -179,7 +179,7 @@ def test_recorded_maps_are_gates_whose_neutral_value_is_1(scope: str) -> None:
     assert list(maps) == ["layer2.0.bn2.squeeze_excite"]
     found = maps["layer2.0.bn2.squeeze_excite"]
     assert found.kind == "channel"
-    assert found.neutral == 1.0
+    assert found.identity_value == 1.0
     assert found.weights.shape == ((2, 32, 2) if scope == "frame" else (2, 32))
     assert math.isclose(float(found.weights.mean()), 0.5, abs_tol=0.2)
 

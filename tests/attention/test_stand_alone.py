@@ -189,7 +189,7 @@ def test_recorded_rows_times_values_are_the_output(border: str, grid: tuple) -> 
     x = clip(2, 4, *grid)
     attention = made.maps(x)[""]
     assert attention.kind == "local"
-    assert attention.normalised == (border == "mask")
+    assert attention.normalized == (border == "mask")
     assert attention.grid_q == attention.grid_k == grid
     rows = attention.rows(torch.arange(grid[0] * grid[1] * grid[2]))
     y = (rows.flatten(2) @ made.value(x).flatten(2).transpose(1, 2)).transpose(1, 2)

@@ -10,8 +10,8 @@ from videoattn.cli import browse as module
 from videoattn.cli.browse import browse
 from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
-from videoattn.engine.parallel import Distributed
-from videoattn.engine.step import Moment, update
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.step import StepContext, update
 from videoattn.explain.contact import Clip, draw_clips
 from videoattn.recipe import make_loader, make_mix, make_optimisation, make_samples, make_to_video
 from videoattn.recipe.config import Config, load
@@ -61,7 +61,7 @@ class Recorder(nn.Module):
 
 def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[torch.Tensor]:
     """What the engine gives a network in its first steps, batch by batch."""
-    recorder, loader = Recorder(), make_loader(config, "train", Distributed(), samples)
+    recorder, loader = Recorder(), make_loader(config, "train", Parallel(), samples)
     batches, train = loader.epoch(0), config.train
     for step in range(num_steps):
         update(
@@ -72,8 +72,8 @@ def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[
             optimisation=make_optimisation(
                 config, 9, "float32", make_mix(config.augment, 8, train.num_clips)
             ),
-            moment=Moment(config.seed, 0, step, step, str),
-            distributed=Distributed(),
+            moment=StepContext(config.seed, 0, step, step, str),
+            distributed=Parallel(),
         )
     return recorder.seen
 

@@ -19,7 +19,7 @@ from videoattn.cli.test import predict
 from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.models.table import make_network
 from videoattn.recipe import make_loader
 from videoattn.recipe.run import load_run
@@ -71,7 +71,7 @@ def views(folder: Path, video: Path) -> Tensor:
     """RGB in 0 - 1 of the frames that the network is shown, (V, T, 3, H, W)."""
     config = load_run(folder, torch.device("cpu")).config
     samples = Samples(Path(), paths=[str(video)], labels=[-1], class_names=["x"])
-    (batch,) = make_loader(config, "test", Distributed(), samples).epoch(0)
+    (batch,) = make_loader(config, "test", Parallel(), samples).epoch(0)
     return batch.frames[0].float() / 255
 
 

@@ -15,7 +15,7 @@ import videoattn
 from tests.test_commands import command, refused
 from videoattn.cli import export
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import About
+from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
@@ -55,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def made(config: ModelConfig) -> tuple[dict[str, Tensor], About]:
+def made(config: ModelConfig) -> tuple[dict[str, Tensor], CheckpointMeta]:
     torch.manual_seed(0)
     model = make_model(config, len(CLASSES))
     for module in model.modules():
@@ -63,7 +63,7 @@ def made(config: ModelConfig) -> tuple[dict[str, Tensor], About]:
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     recipe = to_dict(Config(name="x", data=DataConfig(root="x"), clip=CLIP, model=config))
-    about: About = {
+    about: CheckpointMeta = {
         "config": recipe,
         "class_names": CLASSES,
         "preprocessing": recipe["clip"],

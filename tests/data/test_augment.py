@@ -17,8 +17,8 @@ from videoattn.data.sampling import repeated, train_sampler
 from videoattn.data.transforms import Box
 from videoattn.data.transforms.augment import (
     AreaCrop,
+    ColorAugment,
     CropBox,
-    Looks,
     MultiScaleCrop,
     ShortSideCrop,
     TrainTransform,
@@ -122,12 +122,15 @@ def test_multi_scale_boxes_have_the_crop_s_shape() -> None:
         (lambda: ShortSideCrop((9, 9), (8, 9)), r"^crop: got \(9, 9\), which does not fit"),
         (lambda: MultiScaleCrop((8, 8), ()), r"^scales: got \(\); need one or more, above 0"),
         (lambda: MultiScaleCrop((8, 8), (1.0, 1.5)), r"^scales: got \(1.0, 1.5\); need one or"),
-        (lambda: Looks(erase=-1.0), r"^erase: got -1.0; need a probability, 0 to 1$"),
-        (lambda: Looks(grayscale=2.0), r"^grayscale: got 2.0; need a probability, 0 to 1$"),
-        (lambda: Looks(color_jitter=2.0), r"^color_jitter: got 2.0; need a share, 0 to 1$"),
-        (lambda: Looks(rand_augment=-1), r"^rand_augment: got -1; need 0 operations or more$"),
+        (lambda: ColorAugment(erase=-1.0), r"^erase: got -1.0; need a probability, 0 to 1$"),
+        (lambda: ColorAugment(grayscale=2.0), r"^grayscale: got 2.0; need a probability, 0 to 1$"),
+        (lambda: ColorAugment(color_jitter=2.0), r"^color_jitter: got 2.0; need a share, 0 to 1$"),
         (
-            lambda: Looks(rand_augment_magnitude=31),
+            lambda: ColorAugment(rand_augment=-1),
+            r"^rand_augment: got -1; need 0 operations or more$",
+        ),
+        (
+            lambda: ColorAugment(rand_augment_magnitude=31),
             r"^rand_augment_magnitude: got 31; need 0 to 30$",
         ),
     ],
@@ -138,16 +141,18 @@ def test_errors(make: Callable[[], object], message: str) -> None:
 
 
 LOOKS = {
-    "colours": Looks(color_jitter=0.4),
-    "grey": Looks(grayscale=0.5),
-    "rand_augment": Looks(rand_augment=2, rand_augment_magnitude=20),
-    "erased": Looks(erase=0.5),
-    "all": Looks(0.4, 0.2, 1, 9, 0.25),
+    "colours": ColorAugment(color_jitter=0.4),
+    "grey": ColorAugment(grayscale=0.5),
+    "rand_augment": ColorAugment(rand_augment=2, rand_augment_magnitude=20),
+    "erased": ColorAugment(erase=0.5),
+    "all": ColorAugment(0.4, 0.2, 1, 9, 0.25),
 }
 
 
 @pytest.mark.parametrize("looks", LOOKS.values(), ids=LOOKS)
-def test_a_still_clip_stays_still_and_draws_come_from_the_sample_s_generator(looks: Looks) -> None:
+def test_a_still_clip_stays_still_and_draws_come_from_the_sample_s_generator(
+    looks: ColorAugment,
+) -> None:
     still = picture().expand(2, 5, -1, -1, -1).clone()
     before = still.clone()
     changed = 0
@@ -202,18 +207,20 @@ def test_an_erased_box_is_one_grey_rectangle_at_one_place() -> None:
 
 def test_looks_change_as_often_as_asked() -> None:
     clips = ramp(32, 32)
-    colourless = TrainTransform(WHOLE, Looks(grayscale=0.5))
+    colourless = TrainTransform(WHOLE, ColorAugment(grayscale=0.5))
     outs = [transformed(colourless, clips, generator(seed)) for seed in range(100)]
     without = [bool((out[:, :, 0] == out[:, :, 1]).all()) for out in outs]
     assert 35 < sum(without) < 65
     assert torch.equal(outs[without.index(False)], clips)
-    erased = TrainTransform(WHOLE, Looks(erase=0.3))
+    erased = TrainTransform(WHOLE, ColorAugment(erase=0.3))
     outs = [transformed(erased, clips, generator(seed)) for seed in range(100)]
     changed = [not torch.equal(out, clips) for out in outs]
     assert 18 < sum(changed) < 42
 
 
-def make_dataset(samples: Samples, box: CropBox, looks: Looks, **kwargs: object) -> ClipDataset:
+def make_dataset(
+    samples: Samples, box: CropBox, looks: ColorAugment, **kwargs: object
+) -> ClipDataset:
     draw = train_sampler("dense", num_frames=3, frame_stride=2)
     return ClipDataset(
         samples,
@@ -229,7 +236,7 @@ def test_the_same_bits_with_and_without_workers(thirteen: Path, num_clips: int) 
     """Of every augmentation: three crops, each with its looks, mirrored with swapped labels."""
     samples = read_folders(thirteen)
     boxes = [AreaCrop((16, 16)), ShortSideCrop((16, 16), (18, 32)), MultiScaleCrop((16, 16))]
-    looks = [LOOKS["all"], LOOKS["rand_augment"], Looks(erase=1.0, grayscale=1.0)]
+    looks = [LOOKS["all"], LOOKS["rand_augment"], ColorAugment(erase=1.0, grayscale=1.0)]
     for box, look in zip(boxes, looks, strict=True):
         dataset = make_dataset(samples, box, look, num_clips=num_clips)
         runs = [
@@ -252,7 +259,7 @@ def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(make_clip
         decoded.append(len(wanted))
         decode_each(path, wanted, put)
 
-    dataset = make_dataset(samples, AreaCrop((16, 16)), Looks(), num_clips=4)
+    dataset = make_dataset(samples, AreaCrop((16, 16)), ColorAugment(), num_clips=4)
     dataset.read = noting
     mirrored = set()
     for epoch in range(8):
@@ -272,7 +279,7 @@ def test_each_clip_has_its_own_crop_and_all_share_the_mirror(make_clip: MakeClip
     path = make_clip("a/left/a.mp4", 8)
     make_clip("a/right/b.mp4", 8)
     samples, clips = read_folders(path.parents[1]), ramp(32, 48)[0]
-    dataset = make_dataset(samples, AreaCrop((16, 16)), Looks(), num_clips=3)
+    dataset = make_dataset(samples, AreaCrop((16, 16)), ColorAugment(), num_clips=3)
 
     def read(path: Path, wanted: np.ndarray, put: Put) -> None:
         for slot in range(len(wanted)):
@@ -296,7 +303,7 @@ def test_a_mirrored_sample_is_the_mirror_image(thirteen: Path) -> None:
         return ClipDataset(
             samples,
             sample_frames=lambda n, fps, g: draw(n, fps, generator()),
-            transform=TrainTransform(ShortSideCrop((30, 30), (32, 32)), Looks()),
+            transform=TrainTransform(ShortSideCrop((30, 30), (32, 32)), ColorAugment()),
             mirror=Mirror(probability, samples.class_names, {"left": "right"}),
         )
 

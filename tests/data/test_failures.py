@@ -15,7 +15,7 @@ from tests.data.conftest import BreakDecoder, MakeClip
 from videoattn.cli.app import main
 from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.recipe import make_loader
 from videoattn.recipe.config import load
 
@@ -136,7 +136,7 @@ def test_raise_stops_at_the_first_and_names_it(
     lost = mix_in(made_broken(videos, tmp_path), videos)
     fill(videos, 45)
     words = ("data.on_error=raise", f"data.num_workers={num_workers}", "train.batch_size=4")
-    batches = make_loader(load("tiny.yaml", words), "train", Distributed())
+    batches = make_loader(load("tiny.yaml", words), "train", Parallel())
     paths = [str(batches.dataset.samples.path(index)) for index in batches.order(0)]
     first = next(path for path in paths if path in lost)
     message = train(*words)

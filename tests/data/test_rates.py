@@ -15,7 +15,7 @@ from videoattn.data.decode import Block, DecodeError, check_decoder, decode, dec
 from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import Config, from_dict
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
@@ -95,7 +95,7 @@ def test_recipe_chooses_the_frames(
     (tmp_path / "train" / "a").mkdir(parents=True)
     make_clip("train/a/a.mp4", 14, size=(32, 64))
     config = recipe(tmp_path, *words)
-    loader = build.make_loader(config, "test", Distributed())
+    loader = build.make_loader(config, "test", Parallel())
     assert loader.dataset.fetch((0, 0)).numbers.tolist() == numbers
 
 
@@ -161,7 +161,7 @@ def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) 
     assert (small.float().mean(dim=(1, 2, 3)) - whole).abs().max() < 3  # the next one: 4
     assert decode(path, [3], short_side=49).shape[2:] == (96, 160)  # less than twice as large
     make_clip("test/a/a.mp4", 14, size=(96, 160))
-    loader = build.make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Distributed())
+    loader = build.make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
     block = Block(2)
     loader.dataset.read(path, np.arange(2), block.put)
     assert block.frames().shape[2:] == (40, 67)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from videoattn.engine.checkpoint import About
-from videoattn.engine.step import Optimisation
-from videoattn.engine.train import Run
+from videoattn.engine.checkpoint import CheckpointMeta
+from videoattn.engine.step import OptimSettings
+from videoattn.engine.train import RunSettings
 from videoattn.types import Batch, Failure
 
 NUM_CLASSES = 4
@@ -104,7 +104,7 @@ class FakeBatches:
         )
 
 
-def about() -> About:
+def about() -> CheckpointMeta:
     return {
         "config": {"model": {"name": "tiny"}},
         "class_names": [f"class {number}" for number in range(NUM_CLASSES)],
@@ -112,8 +112,10 @@ def about() -> About:
     }
 
 
-def run_in(folder: Path, *, log_every_steps: int = 1, save_every_steps: int | None = None) -> Run:
-    return Run(
+def run_in(
+    folder: Path, *, log_every_steps: int = 1, save_every_steps: int | None = None
+) -> RunSettings:
+    return RunSettings(
         folder=folder,
         about=about(),
         describe=lambda index: f"clips/{index}.mp4",
@@ -124,8 +126,8 @@ def run_in(folder: Path, *, log_every_steps: int = 1, save_every_steps: int | No
 
 def optimisation(
     *, num_epochs: int = 3, lr: float = 0.05, accumulate_steps: int = 1
-) -> Optimisation:
-    return Optimisation(
+) -> OptimSettings:
+    return OptimSettings(
         lr_at=lambda step: lr * 0.97**step,
         num_epochs=num_epochs,
         accumulate_steps=accumulate_steps,

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tests.engine.fakes import about, tiny_net
 from videoattn.engine.checkpoint import (
     FORMAT,
+    Checkpoint,
     CheckpointError,
-    Payload,
     load,
     load_weights,
     restore,
@@ -20,7 +20,7 @@ from videoattn.engine.checkpoint import (
 )
 
 
-def payload() -> Payload:
+def payload() -> Checkpoint:
     return {
         "format": FORMAT,
         "version": "0",
@@ -150,7 +150,7 @@ def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
     (tmp_path / f".checkpoint-last.pt.{os.getpid()}.partial").symlink_to("/dev/full")
     large = payload() | {"model": {"weight": torch.zeros(1 << 18)}}
     with pytest.raises(OSError, match=r"no space left to write .*; the previous one is unchanged"):
-        save(path, cast(Payload, large))
+        save(path, cast(Checkpoint, large))
     assert path.read_bytes() == old
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.engine.fakes import tiny_net
 from tests.engine.two_processes import everything
 from videoattn.engine.checkpoint import load
-from videoattn.engine.parallel import Distributed, distributed, resolve_device
+from videoattn.engine.parallel import Parallel, distributed, resolve_device
 
 Results = list[dict[str, object]]
 
@@ -57,7 +57,7 @@ def two(folder: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    return everything(Distributed(), tmp_path_factory.mktemp("one"))
+    return everything(Parallel(), tmp_path_factory.mktemp("one"))
 
 
 def flat(weights: object) -> torch.Tensor:
@@ -162,7 +162,7 @@ def test_values_are_gathered_by_rank(two: Results, one: dict[str, object]) -> No
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with distributed("cpu") as group:
-        assert group == Distributed()
+        assert group == Parallel()
         assert group.is_main
         assert group.sum([1.0, 2]) == [1.0, 2.0]
 

@@ -13,8 +13,8 @@ from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Distributed
-from videoattn.engine.precise import PreciseNorms, batch_norms
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.train import Validation, fit
 
 DIMS = (0, 2, 3, 4)
@@ -32,8 +32,8 @@ class WithNorm(TinyNet):
         self.conv = nn.Sequential(self.conv, nn.BatchNorm3d(8))
 
 
-def renew(model: nn.Module, precise: PreciseNorms) -> None:
-    precise.renew(model, to_video=to_video, precision="float32", distributed=Distributed())
+def recompute(model: nn.Module, precise: PreciseBatchNorm) -> None:
+    precise.recompute(model, to_video=to_video, precision="float32", distributed=Parallel())
 
 
 @pytest.mark.parametrize(("num_clips", "num_batches"), [(1, 1), (8, 1), (9, 2), (99, 3)])
@@ -52,10 +52,10 @@ def test_they_are_the_means_over_batches(num_clips: int, num_batches: int) -> No
             scaled = (x - mean.view(3, 1, 1, 1)) / (spread + norm.eps).sqrt().view(3, 1, 1, 1)
             x = model[1](scaled * norm.weight.view(3, 1, 1, 1) + norm.bias.view(3, 1, 1, 1))
     model.train()
-    precise = PreciseNorms(batches, num_clips)
-    precise.renew(
+    precise = PreciseBatchNorm(batches, num_clips)
+    precise.recompute(
         model, to_video=lambda f: to_video(f).double(), precision="float32",
-        distributed=Distributed(),
+        distributed=Parallel(),
     )  # fmt: skip
     for norm, stacks in zip((model[0], model[2]), wanted, strict=True):
         mean, var = torch.stack(stacks).mean(0).detach()
@@ -67,7 +67,7 @@ def test_they_are_the_means_over_batches(num_clips: int, num_batches: int) -> No
         assert torch.equal(value, before[name])
 
 
-def trained(folder: Path, precise: PreciseNorms | None, **how: object) -> nn.Module:
+def trained(folder: Path, precise: PreciseBatchNorm | None, **how: object) -> nn.Module:
     """Three epochs, validated after the second and the third."""
     model = net()
     resume = folder / "checkpoint-last.pt"
@@ -86,14 +86,14 @@ def trained(folder: Path, precise: PreciseNorms | None, **how: object) -> nn.Mod
 
 
 def test_training_is_what_it_was_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
     plain, renewed = (trained(tmp_path / name, p) for name, p in (("a", None), ("b", precise)))
     for (name, before), after in zip(plain.named_parameters(), renewed.parameters(), strict=True):
         assert torch.equal(before, after), name
     again = net()
     again.load_state_dict(renewed.state_dict())
     again.train()
-    renew(again, precise)
+    recompute(again, precise)
     assert not torch.equal(plain[0].running_mean, renewed[0].running_mean)
     for norm, other in zip(batch_norms(again), batch_norms(renewed), strict=True):
         assert torch.equal(norm.running_mean, other.running_mean)
@@ -107,7 +107,7 @@ def test_training_is_what_it_was_and_goes_on_where_it_stopped(tmp_path: Path) ->
 
 def test_validation_uses_them(tmp_path: Path) -> None:
     """Its scores are those of the network that is left, and that the checkpoint keeps."""
-    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
     model = trained(tmp_path, precise)
     kept = load(tmp_path / "checkpoint-last.pt")["model"]
     assert torch.equal(kept["0.running_mean"], model[0].running_mean)
@@ -121,7 +121,7 @@ def test_validation_uses_them(tmp_path: Path) -> None:
 
 def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> None:
     """Two epochs for the global branch and one for each later part; only the end is validated."""
-    precise = PreciseNorms(FakeBatches(num_samples=12, batch_size=4), 12)
+    precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
     kept = []
     for name, given in (("a", None), ("b", precise)):
         torch.manual_seed(0)
@@ -145,14 +145,14 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
     found = batch_norms(model.global_branch)[0].running_mean.clone()
     model.set_stage(0)
     model.train()
-    renew(model, precise)
+    recompute(model, precise)
     torch.testing.assert_close(batch_norms(model.global_branch)[0].running_mean, found)
 
 
 def test_frozen_norms_keep_theirs() -> None:
     model = net().train()
     FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).hold(model, 0)
-    renew(model, PreciseNorms(FakeBatches(num_samples=4), 4))
+    recompute(model, PreciseBatchNorm(FakeBatches(num_samples=4), 4))
     assert torch.equal(model[0].running_mean, torch.zeros(3))
     assert not torch.equal(model[2].running_mean, torch.zeros(3))
 
@@ -160,4 +160,4 @@ def test_frozen_norms_keep_theirs() -> None:
 def test_no_clip_at_all() -> None:
     batches = replace(FakeBatches(num_samples=2, batch_size=2), failing=(0, 1))
     with pytest.raises(ValueError, match=r"^precise batch norm: a process could decode no train"):
-        renew(net().train(), PreciseNorms(batches, 2))
+        recompute(net().train(), PreciseBatchNorm(batches, 2))

@@ -18,7 +18,7 @@ from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.schedule import cosine
 from videoattn.engine.stages import num_stages, restarting, split_epochs, stage_of
-from videoattn.engine.train import Fitted, Run, Validation, fit
+from videoattn.engine.train import RunSettings, TrainResult, Validation, fit
 
 PARTS = ("global_branch", "local_branch", "fusion")
 VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
@@ -45,7 +45,7 @@ def cropping(seed: int = 0) -> HardCrop:
 
 
 def go(
-    run: Run,
+    run: RunSettings,
     batches: FakeBatches,
     *,
     num_epochs: int = 3,
@@ -53,7 +53,7 @@ def go(
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adamw,
     seed: int = 0,
     resume: bool = False,
-) -> Fitted:
+) -> TrainResult:
     model = cropping(seed)
     return fit(
         model,

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.fakes import FakeBatches, PoisonedNet, optimisation, sgd, tiny_net, to_video
-from videoattn.engine.parallel import Distributed
-from videoattn.engine.step import Moment, NonFiniteError, Optimisation, StepResult, update
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.step import NonFiniteError, OptimSettings, StepContext, StepResult, update
 
 
-def moment(*, step: int = 0, seed: int = 0) -> Moment:
-    return Moment(seed, 0, step, step, lambda index: f"clips/{index}.mp4")
+def moment(*, step: int = 0, seed: int = 0) -> StepContext:
+    return StepContext(seed, 0, step, step, lambda index: f"clips/{index}.mp4")
 
 
 def take_step(
-    model: nn.Module, batches: FakeBatches, recipe: Optimisation, *, at: Moment | None = None
+    model: nn.Module, batches: FakeBatches, recipe: OptimSettings, *, at: StepContext | None = None
 ) -> StepResult:
     return update(
         model,
@@ -25,7 +25,7 @@ def take_step(
         to_video=to_video,
         optimisation=recipe,
         moment=at or moment(),
-        distributed=Distributed(),
+        distributed=Parallel(),
     )
 
 
@@ -47,7 +47,7 @@ def test_accumulation_equals_the_large_batch(num_samples: int) -> None:
             to_video=lambda frames: to_video(frames).double(),
             optimisation=replace(optimisation(lr=1.0), label_smoothing=0.1),
             moment=moment(),
-            distributed=Distributed(),
+            distributed=Parallel(),
         )
         moved.append(weights(model))
     # The loss itself is computed in float32.
@@ -96,7 +96,7 @@ def test_mixed_clips_are_scored_by_their_shares() -> None:
 
 
 def test_dropout_is_a_function_of_seed_and_step() -> None:
-    def loss(at: Moment) -> float:
+    def loss(at: StepContext) -> float:
         torch.rand(3)  # whatever the global generator did before
         return take_step(tiny_net(dropout=0.5), FakeBatches(), optimisation(), at=at).loss
 
@@ -119,7 +119,7 @@ def test_a_group_may_scale_the_rate() -> None:
         to_video=to_video,
         optimisation=optimisation(lr=0.5),
         moment=moment(),
-        distributed=Distributed(),
+        distributed=Parallel(),
     )
     assert torch.equal(model.conv.weight, before)
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.5]

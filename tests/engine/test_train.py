@@ -22,9 +22,9 @@ from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.trackers import read_failures
 from videoattn.engine.train import (
-    Fitted,
-    Run,
+    RunSettings,
     TooManyFailuresError,
+    TrainResult,
     Validation,
     fit,
 )
@@ -35,7 +35,7 @@ TIMES = ("clips_per_second", "wait_share")
 
 def train(
     model: nn.Module,
-    run: Run,
+    run: RunSettings,
     batches: FakeBatches,
     *,
     num_epochs: int = 3,
@@ -43,7 +43,7 @@ def train(
     validation: Validation | None = None,
     resume: bool = False,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
-) -> Fitted:
+) -> TrainResult:
     return fit(
         model,
         make_optimizer(model),
@@ -105,7 +105,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     settings = {"accumulate_steps": accumulate_steps}
     batches = FakeBatches(num_samples=19)
 
-    def go(run: Run, batches: FakeBatches, *, seed: int, resume: bool = False) -> Fitted:
+    def go(
+        run: RunSettings, batches: FakeBatches, *, seed: int, resume: bool = False
+    ) -> TrainResult:
         return train(
             tiny_net(dropout=0.3, seed=seed).to(memory_format=torch.channels_last_3d),
             run,

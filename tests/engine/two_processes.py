@@ -25,15 +25,15 @@ from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Distributed, distributed
-from videoattn.engine.precise import PreciseNorms
+from videoattn.engine.parallel import Parallel, distributed
+from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TooManyFailuresError, Validation, fit
 
 State = dict[str, torch.Tensor]
 
 
-def batches_of(group: Distributed, *, num_samples: int, batch_size: int) -> FakeBatches:
+def batches_of(group: Parallel, *, num_samples: int, batch_size: int) -> FakeBatches:
     """`batch_size` clips in all per step, whatever the number of processes."""
     return FakeBatches(
         num_samples=num_samples,
@@ -44,7 +44,7 @@ def batches_of(group: Distributed, *, num_samples: int, batch_size: int) -> Fake
 
 
 def trained(
-    group: Distributed,
+    group: Parallel,
     folder: Path,
     batches: FakeBatches,
     *,
@@ -73,14 +73,14 @@ def trained(
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def thirteen_clips(group: Distributed) -> Evaluation:
+def thirteen_clips(group: Parallel) -> Evaluation:
     batches = replace(
         batches_of(group, num_samples=13, batch_size=4), num_views=2, failing=(6,), shuffle=False
     )
     return evaluate(tiny_net(), batches, to_video=to_video, precision="float32", distributed=group)
 
 
-def refusal(group: Distributed, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
+def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
     """The message with which a run stops."""
     try:
         fit(
@@ -97,7 +97,7 @@ def refusal(group: Distributed, folder: Path, model: nn.Module, batches: FakeBat
     return ""
 
 
-def staged(group: Distributed, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
+def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
     """Two branches and their fusion, an epoch for each, or only the first of them."""
     torch.manual_seed(group.rank)
     model = HardCrop(tiny_net(seed=group.rank), after="conv")
@@ -118,7 +118,7 @@ def staged(group: Distributed, folder: Path, *, stop: bool = False, resume: bool
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def fine_tuned(group: Distributed, folder: Path) -> State:
+def fine_tuned(group: Parallel, folder: Path) -> State:
     """A frozen convolution and norm, of which the convolution thaws in the second epoch."""
     torch.manual_seed(group.rank)
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net(seed=group.rank))
@@ -137,7 +137,7 @@ def fine_tuned(group: Distributed, folder: Path) -> State:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def averaged_statistics(group: Distributed, folder: Path) -> State:
+def averaged_statistics(group: Parallel, folder: Path) -> State:
     """Each process's batch norm sees its own clips; what is kept is their mean."""
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
     fit(
@@ -152,16 +152,16 @@ def averaged_statistics(group: Distributed, folder: Path) -> State:
     return dict(model.state_dict())
 
 
-def precise_statistics(group: Distributed) -> State:
+def precise_statistics(group: Parallel) -> State:
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net()).train()
     batches = batches_of(group, num_samples=16, batch_size=4)
-    PreciseNorms(batches, num_clips=8).renew(
+    PreciseBatchNorm(batches, num_clips=8).recompute(
         model, to_video=to_video, precision="float32", distributed=group
     )
     return {name: value for name, value in model.state_dict().items() if "running" in name}
 
 
-def everything(group: Distributed, folder: Path) -> dict[str, object]:
+def everything(group: Parallel, folder: Path) -> dict[str, object]:
     uneven = batches_of(group, num_samples=13, batch_size=8)  # the last step has 3 and 2
     idle = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
     poisoned = replace(batches_of(group, num_samples=8, batch_size=8), shuffle=False)

@@ -2,7 +2,7 @@
 
 import torch
 
-from videoattn.attention.record import AttentionMap, FieldMap
+from videoattn.attention.record import GateMap, PairwiseMap
 
 CLIP = (4, 24, 32)
 
@@ -18,18 +18,18 @@ def one_hot_map(
     query: tuple[int, int, int] = (0, 1, 1),
     grid_q: tuple[int, int, int] = (4, 6, 8),
     weight: float = 1.0,
-    normalised: bool = True,
-) -> AttentionMap:
+    normalized: bool = True,
+) -> PairwiseMap:
     """All the attention of one query on one key cell."""
     weights = torch.zeros(1, 1, *grid)
     weights[0, 0, *cell] = weight
-    return AttentionMap(
+    return PairwiseMap(
         kind="pairwise",
         weights=weights,
         queries=torch.tensor([query]),
         grid_q=grid_q,
         grid_k=grid,
-        normalised=normalised,
+        normalized=normalized,
         received=weights[:, 0],
     )
 
@@ -43,9 +43,9 @@ def hot_spot(*shape: int, at: tuple[int, ...], low: float = 0.2, high: float = 0
 
 def one_box(
     box: tuple[float, float, float, float] = (6.0, 8.0, 18.0, 24.0), *, left_out: int | None = None
-) -> FieldMap:
+) -> GateMap:
     """The same box (y0, x0, y1, x1) in each of CLIP's frames, but in one that is left out."""
     boxes = torch.tensor([[box] * CLIP[0]])
     if left_out is not None:
         boxes[0, left_out] = 0
-    return FieldMap("box", boxes)
+    return GateMap("box", boxes)

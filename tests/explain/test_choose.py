@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.explain.maps import CLIP, one_hot_map
-from videoattn.attention.record import AttentionMap
+from videoattn.attention.record import PairwiseMap
 from videoattn.explain import choose_queries
 
 
-def received_map(received: torch.Tensor) -> AttentionMap:
+def received_map(received: torch.Tensor) -> PairwiseMap:
     return dataclasses.replace(
         one_hot_map(grid=tuple(received.shape), cell=(0, 0, 0)), received=received[None]
     )

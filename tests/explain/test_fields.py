@@ -7,12 +7,12 @@ from PIL import Image
 
 from tests.explain.maps import CLIP, grey_frames, hot_spot, one_box
 from videoattn.attention.blocks.cgnl import CompactNonLocal
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain import boxes, draw_field
 from videoattn.explain.boxes import GAP, LINE_COLOUR
 from videoattn.explain.charts import Chart, bar_limits, paint_bars, paint_heat
 from videoattn.explain.geometry import Position, field_of
-from videoattn.explain.heat import HEADING_WITH_BAR, frame_amounts, placed_weights, says
+from videoattn.explain.heat import HEADING_WITH_BAR, describe_map, frame_amounts, placed_weights
 from videoattn.explain.layout import make_layout
 from videoattn.explain.marks import SOFT, Picture
 from videoattn.explain.page import describe, number_text, with_neutral
@@ -40,17 +40,17 @@ def hottest() -> np.ndarray:
 @pytest.mark.parametrize(
     "field_map",
     [
-        FieldMap("spatial", hot_spot(1, *GRID, at=(0, 1, 2, 3)), neutral=1.0),
-        FieldMap("spatial", hot_spot(1, *GRID, at=(0, 1, 2, 3), low=0.0, high=1.0)),
-        FieldMap("mask", hot_spot(1, 5, *GRID, at=(0, slice(None), 1, 2, 3)), neutral=0.0),
-        FieldMap(
-            "pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3), low=0.0, high=1.0), normalised=True
+        GateMap("spatial", hot_spot(1, *GRID, at=(0, 1, 2, 3)), identity_value=1.0),
+        GateMap("spatial", hot_spot(1, *GRID, at=(0, 1, 2, 3), low=0.0, high=1.0)),
+        GateMap("mask", hot_spot(1, 5, *GRID, at=(0, slice(None), 1, 2, 3)), identity_value=0.0),
+        GateMap(
+            "pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3), low=0.0, high=1.0), normalized=True
         ),
-        FieldMap("pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3))),
+        GateMap("pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3))),
     ],
     ids=["gate", "spatial", "mask", "pooling", "responses"],
 )
-def test_the_heat_lies_on_the_cell_and_in_its_frames(field_map: FieldMap) -> None:
+def test_the_heat_lies_on_the_cell_and_in_its_frames(field_map: GateMap) -> None:
     picture = pixels(draw_field(grey_frames(), field_map, title="Juggling, 64 %\nlayer2 of small"))
     for frame in (2, 3):  # what temporal cell 1 of 2 covers
         assert_allclose(at_place(picture, Position(frame, 20.0, 28.0)), hottest(), atol=3)
@@ -61,7 +61,7 @@ def test_the_heat_lies_on_the_cell_and_in_its_frames(field_map: FieldMap) -> Non
 def test_a_gate_on_both_sides_of_neutral_has_two_colours() -> None:
     weights = hot_spot(1, *GRID, at=(0, 1, 2, 3), low=1.0, high=1.6)
     weights[0, 1, 0, 0] = 0.4
-    field_map = FieldMap("spatial", weights, neutral=1.0)
+    field_map = GateMap("spatial", weights, identity_value=1.0)
     picture = pixels(draw_field(grey_frames(), field_map, title="A"))
     red, blue = (at_place(picture, Position(2, *at)) for at in ((20.0, 28.0), (4.0, 4.0)))
     assert red[0] > red[2] + 80
@@ -70,7 +70,7 @@ def test_a_gate_on_both_sides_of_neutral_has_two_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "neutral", "expected"),
+    ("low", "high", "identity_value", "expected"),
     [
         (0.2, 0.8, 1.0, (0.2, 0.8, 0.2, False)),  # one side: its own range
         (0.4, 1.5, 1.0, (0.4, 1.6, 1.0, True)),  # both sides: alike around neutral
@@ -81,10 +81,13 @@ def test_a_gate_on_both_sides_of_neutral_has_two_colours() -> None:
     ],
 )
 def test_scales_of_fields(
-    low: float, high: float, neutral: float | None, expected: tuple[float, float, float, bool]
+    low: float,
+    high: float,
+    identity_value: float | None,
+    expected: tuple[float, float, float, bool],
 ) -> None:
     weights = torch.tensor([low, high])
-    scale = make_field_scale(weights, normalised=False, neutral=neutral)
+    scale = make_field_scale(weights, normalized=False, identity_value=identity_value)
     assert_allclose(scale[1:4], expected[:3], atol=1e-6)
     assert scale.diverging == expected[3]
 
@@ -96,7 +99,7 @@ def test_words_on_the_range() -> None:
     assert describe(torch.tensor([-1e-9, -0.5]), None) == "min \u22120.5, mean \u22120.25, max 0"
     small = torch.tensor([0.6] + 400 * [0.001])
     assert describe(small / small.sum(), None, unit=1 / 401).split(", ")[1] == "mean 1\u00d7"
-    scale = make_field_scale(weights, normalised=False, neutral=1.0)
+    scale = make_field_scale(weights, normalized=False, identity_value=1.0)
     assert with_neutral("gate", scale, 1.0) == "gate  (1 is off this scale)"
     assert with_neutral("gate", scale, 0.5) == with_neutral("gate", scale, None) == "gate"
     texts = [number_text(value) for value in (23_123.0, 999.4, 0.012345, -0.0000123)]
@@ -105,22 +108,26 @@ def test_words_on_the_range() -> None:
 
 def test_a_block_may_say_what_its_weights_are() -> None:
     weights = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(0))
-    assert says(FieldMap("spatial", weights), 0).startswith("Spatial attention: the weight of")
-    assert says(FieldMap("spatial", weights, says="How loud"), 0) == "How loud"
+    assert describe_map(GateMap("spatial", weights), 0).startswith(
+        "Spatial attention: the weight of"
+    )
+    assert describe_map(GateMap("spatial", weights, description="How loud"), 0) == "How loud"
     x = torch.rand(1, 64, *GRID, generator=torch.Generator().manual_seed(0))
     cgnl = CompactNonLocal(64).maps(x)[""]
-    assert says(cgnl, 0) == "How strongly each place of each frame answers to the whole clip"
+    assert (
+        describe_map(cgnl, 0) == "How strongly each place of each frame answers to the whole clip"
+    )
 
 
 def test_masks_and_poolings_are_averaged_and_frames_summed_up() -> None:
     weights = torch.rand(2, 5, *GRID, generator=torch.Generator().manual_seed(0))
-    mask = FieldMap("mask", weights)
+    mask = GateMap("mask", weights)
     torch.testing.assert_close(placed_weights(mask, 1), weights[1].mean(0))
     means, texts = frame_amounts(mask, placed_weights(mask, 1), 4)
     cells = weights[1].mean(dim=(0, 2, 3)).tolist()
     assert_allclose(means, [cells[0], cells[0], cells[1], cells[1]], rtol=1e-5)
     assert texts[0] == f"{cells[0]:.3g}"
-    one = FieldMap("pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3), low=0.0, high=1.0), True)
+    one = GateMap("pooling", hot_spot(1, 1, *GRID, at=(0, 0, 1, 2, 3), low=0.0, high=1.0), True)
     assert frame_amounts(one, placed_weights(one, 0), 4)[1] == ["0 %", "0 %", "50 %", "50 %"]
 
 
@@ -128,7 +135,7 @@ def test_few_weightings_are_drawn_each() -> None:
     weights = torch.zeros(1, 3, *GRID)
     for index in range(3):
         weights[0, index, 1, index, index] = 1
-    field_map = FieldMap("pooling", weights, normalised=True)
+    field_map = GateMap("pooling", weights, normalized=True)
     picture = pixels(draw_field(grey_frames(), field_map, title="A"))
     layout = make_layout(*CLIP, groups=(4, 4, 4), heading=34)
     assert picture.shape == (layout.height, layout.width, 3)
@@ -143,7 +150,7 @@ def test_of_many_weightings_the_mean_and_the_most_peaked_are_drawn() -> None:
     weights = torch.full((1, 6, *GRID), 1 / 24)
     weights[0, 4] = 0
     weights[0, 4, 1, 2, 3] = 1.0
-    field_map = FieldMap("pooling", weights, normalised=True)
+    field_map = GateMap("pooling", weights, normalized=True)
     picture = pixels(draw_field(grey_frames(), field_map, title="A"))
     layout = make_layout(*CLIP, groups=(4, 4), heading=HEADING_WITH_BAR)
     assert picture.shape == (layout.height, layout.width, 3)
@@ -166,7 +173,9 @@ def bar_lengths(picture: np.ndarray, colour: tuple[int, int, int]) -> list[int]:
 
 def test_temporal_bars_are_as_long_as_the_gates_and_neutral_is_marked() -> None:
     gates = torch.tensor([[0.2, 0.8, 1.6, 0.4]])
-    picture = pixels(draw_field(grey_frames(), FieldMap("temporal", gates, neutral=1.0), title="A"))
+    picture = pixels(
+        draw_field(grey_frames(), GateMap("temporal", gates, identity_value=1.0), title="A")
+    )
     layout = make_layout(*CLIP)
     measure = (layout.panel[1] - 60) / 1.6
     lengths = bar_lengths(picture, (0, 180, 216))
@@ -178,7 +187,7 @@ def test_temporal_bars_are_as_long_as_the_gates_and_neutral_is_marked() -> None:
 
 def test_a_gate_below_zero_begins_at_the_zero() -> None:
     gates = torch.tensor([[-0.5, 0.5]])
-    picture = pixels(draw_field(grey_frames(), FieldMap("temporal", gates), title="A"))
+    picture = pixels(draw_field(grey_frames(), GateMap("temporal", gates), title="A"))
     layout = make_layout(*CLIP)
     half = (layout.panel[1] - 60) / 2
     y, x = layout.corners[0]
@@ -204,7 +213,7 @@ def test_channel_bars_are_as_high_as_the_gates(count: int) -> None:
     picture = chart.start(frames)
     limits = bar_limits(gates, 1.0)
     assert_allclose(limits, (0.0, 1.06))
-    scale = make_field_scale(gates, normalised=False, neutral=1.0)
+    scale = make_field_scale(gates, normalized=False, identity_value=1.0)
     paint_bars(picture, chart, gates, limits, scale)
     heights = painted(picture, chart)
     height = chart.bottom - chart.top
@@ -228,7 +237,11 @@ def test_bars_of_both_signs_part_at_zero() -> None:
     picture = chart.start(grey_frames())
     limits = bar_limits(gates, None)
     paint_bars(
-        picture, chart, gates, limits, make_field_scale(gates, normalised=False, neutral=None)
+        picture,
+        chart,
+        gates,
+        limits,
+        make_field_scale(gates, normalized=False, identity_value=None),
     )
     zero, quarter = chart.row(0.0, limits), chart.width // 4
     left, right = (picture[:, chart.left + at] for at in (quarter, 3 * quarter))
@@ -246,7 +259,9 @@ def test_gates_of_channels_and_frames_are_a_heat_map_below_the_frames() -> None:
     gates = torch.zeros(3, 4)
     gates[1, 2] = 1.0
     picture = chart.start(grey_frames())
-    paint_heat(picture, chart, gates, make_field_scale(gates, normalised=False, neutral=None))
+    paint_heat(
+        picture, chart, gates, make_field_scale(gates, normalized=False, identity_value=None)
+    )
     hot = (
         np.abs(picture.astype(int) - 255 * np.array(colormaps[SEQUENTIAL](1.0)[:3])).max(axis=2) < 3
     )
@@ -257,17 +272,17 @@ def test_gates_of_channels_and_frames_are_a_heat_map_below_the_frames() -> None:
     assert_allclose((columns.min(), columns.max() + 1), left, atol=1)
     many = torch.zeros(2000, 4)
     many[:1000] = 1.0
-    paint_heat(picture, chart, many, make_field_scale(many, normalised=False, neutral=None))
+    paint_heat(picture, chart, many, make_field_scale(many, normalized=False, identity_value=None))
     middle = (chart.top + chart.bottom) // 2
     assert picture[middle - 10, chart.left, 0] > 230  # the upper half: averaged, still in order
     assert picture[middle + 10, chart.left, 0] < 30
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (1, 300), (1, 24, 2), (1, 64, 4), (1, 1)])
-@pytest.mark.parametrize("neutral", [1.0, None])
-def test_channel_sheets(shape: tuple[int, ...], neutral: float | None) -> None:
+@pytest.mark.parametrize("identity_value", [1.0, None])
+def test_channel_sheets(shape: tuple[int, ...], identity_value: float | None) -> None:
     weights = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    field_map = FieldMap("channel", weights, neutral=neutral)
+    field_map = GateMap("channel", weights, identity_value=identity_value)
     picture = pixels(draw_field(grey_frames(), field_map, title="Juggling, 64 %\nlayer2"))
     chart = Chart(grey_frames(), spread=len(shape) == 3)
     assert picture.shape == (chart.size[1], chart.size[0], 3)
@@ -309,7 +324,7 @@ def test_boxes_are_in_the_pixels_of_the_networks_input() -> None:
     frames = grey_frames()
     found = boxes.boxes_in_frames(frames, one_box((3.0, 4.0, 9.0, 12.0)), 0, (12, 16))
     assert found == [(6, 8, 18, 24)] * 4
-    half = FieldMap("box", torch.tensor([[[0.0, 0, 24, 32], [6, 8, 18, 24]]]))
+    half = GateMap("box", torch.tensor([[[0.0, 0, 24, 32], [6, 8, 18, 24]]]))
     assert boxes.boxes_in_frames(frames, half, 0, None) == [(0, 0, 24, 32)] * 2 + found[:2]
     assert boxes.area_shares(frames, [*found[:1], None]) == [0.25, 0.0]
     thin = boxes.boxes_in_frames(frames, one_box((0.0, 0.0, 0.1, 32.0)), 0, None)
@@ -325,7 +340,7 @@ def test_a_box_outside_the_input(box: tuple[float, float, float, float]) -> None
 
 
 def test_a_clip_of_which_every_frame_is_left_out() -> None:
-    field_map = FieldMap("box", torch.zeros(1, 4, 4))
+    field_map = GateMap("box", torch.zeros(1, 4, 4))
     assert draw_field(grey_frames(), field_map, title="A").mode == "RGB"
 
 
@@ -340,7 +355,7 @@ def test_a_clip_of_which_every_frame_is_left_out() -> None:
         (
             "spatial",
             (1, 3, 4),
-            r"spatial map: .* need \(N, T, H, W\), none of them 0: see FieldMap",
+            r"spatial map: .* need \(N, T, H, W\), none of them 0: see GateMap",
         ),
         ("temporal", (1, 2, 4), r"temporal map: .* need \(N, T\)"),
         ("mask", (1, 2, 3, 4), r"mask map: .* need \(N, C, T, H, W\)"),
@@ -350,19 +365,19 @@ def test_a_clip_of_which_every_frame_is_left_out() -> None:
 )
 def test_weights_that_are_not_of_the_kind(kind: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw_field(grey_frames(), FieldMap(kind, torch.zeros(shape)), title="A")  # type: ignore[arg-type]
+        draw_field(grey_frames(), GateMap(kind, torch.zeros(shape)), title="A")  # type: ignore[arg-type]
 
 
 def test_what_the_map_does_not_hold() -> None:
-    field_map = FieldMap("temporal", torch.full((2, 4), 0.5))
+    field_map = GateMap("temporal", torch.full((2, 4), 0.5))
     assert field_of(field_map, 1).tolist() == [0.5] * 4
     with pytest.raises(ValueError, match="sample 2 is not in the attention map; it holds 2"):
         draw_field(grey_frames(), field_map, title="A", sample=2)
     with pytest.raises(ValueError, match="weights that are not finite; allowed are finite numbers"):
-        draw_field(grey_frames(), FieldMap("temporal", torch.tensor([[torch.nan]])), title="A")
+        draw_field(grey_frames(), GateMap("temporal", torch.tensor([[torch.nan]])), title="A")
     with pytest.raises(
         ValueError, match="8 temporal cells over 4 frames; at most one cell a frame"
     ):
-        draw_field(grey_frames(), FieldMap("temporal", torch.ones(1, 8)), title="A")
+        draw_field(grey_frames(), GateMap("temporal", torch.ones(1, 8)), title="A")
     with pytest.raises(ValueError, match="3 numbers for 4 frames; give one for each frame"):
         draw_field(grey_frames(), field_map, title="A", frame_numbers=[1, 2, 3])

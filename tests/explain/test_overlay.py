@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from tests.explain.maps import grey_frames, hot_spot, one_box, one_hot_map
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain import write_field_overlay, write_overlay
 from videoattn.explain.overlay import STRIP, even_size
 
@@ -49,7 +49,7 @@ def test_weights_without_a_query_lie_over_the_frames(tmp_path: Path) -> None:
     weights = hot_spot(1, 2, 3, 4, at=(0, 1, 1, 2))
     path = tmp_path / "a.mp4"
     write_field_overlay(
-        path, grey_frames(), FieldMap("spatial", weights, neutral=1.0), hold=2, short_side=240
+        path, grey_frames(), GateMap("spatial", weights, identity_value=1.0), hold=2, short_side=240
     )
     frames = decoded(path)
     assert len(frames) == 8
@@ -95,7 +95,7 @@ def test_a_gate_without_a_place_has_no_overlay(tmp_path: Path) -> None:
         ValueError, match=r"temporal map: has no place in the frame .*; allowed are spatial, mask"
     ):
         write_field_overlay(
-            tmp_path / "a.mp4", grey_frames(), FieldMap("temporal", torch.ones(1, 4))
+            tmp_path / "a.mp4", grey_frames(), GateMap("temporal", torch.ones(1, 4))
         )
     with pytest.raises(ValueError, match=r"hold: 0 file frames .* give 1 or more"):
         write_field_overlay(tmp_path / "a.mp4", grey_frames(), one_box(), hold=0)

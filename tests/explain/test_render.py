@@ -16,27 +16,27 @@ from videoattn.explain.render import (
 
 
 def test_the_unit_is_the_uniform_weight() -> None:
-    scale = make_scale(one_hot_map().weights[0, 0], normalised=True)
+    scale = make_scale(one_hot_map().weights[0, 0], normalized=True)
     assert scale.top == pytest.approx(24.0)
     assert (scale.bottom, scale.diverging) == (0.0, False)
 
 
 def test_the_unit_may_be_the_uniform_weight_of_what_is_visible() -> None:
-    scale = make_scale(one_hot_map().weights[0, 0], normalised=True, visible=6)
+    scale = make_scale(one_hot_map().weights[0, 0], normalized=True, visible=6)
     assert (scale.unit, scale.top) == pytest.approx((1 / 6, 6.0))
 
 
 def test_a_flat_map_does_not_look_peaked() -> None:
-    scale = make_scale(torch.full((2, 3, 4), 1 / 24), normalised=True)
+    scale = make_scale(torch.full((2, 3, 4), 1 / 24), normalized=True)
     assert scale.top == 3.0
     assert strength(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0]), scale).tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_responses_are_shown_as_they_are_around_zero() -> None:
     weights = torch.tensor([[[-0.5, 0.2]]])
-    scale = make_scale(weights, normalised=False)
+    scale = make_scale(weights, normalized=False)
     assert (scale.unit, scale.bottom, scale.top, scale.diverging) == (1.0, -0.5, 0.5, True)
-    assert make_scale(torch.zeros(1, 1, 2), normalised=False).top == 1.0
+    assert make_scale(torch.zeros(1, 1, 2), normalized=False).top == 1.0
 
 
 def test_upsampling_is_right_at_cell_centres_and_invents_nothing() -> None:
@@ -48,14 +48,14 @@ def test_upsampling_is_right_at_cell_centres_and_invents_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "normalised", "place"), [(1.0, True, 1.0), (0.3, False, 1.0), (-0.3, False, 0.0)]
+    ("weight", "normalized", "place"), [(1.0, True, 1.0), (0.3, False, 1.0), (-0.3, False, 0.0)]
 )
-def test_the_colour_of_a_hot_cell(weight: float, normalised: bool, place: float) -> None:
-    attention_map = one_hot_map((1, 1, 2), weight=weight, normalised=normalised)
+def test_the_colour_of_a_hot_cell(weight: float, normalized: bool, place: float) -> None:
+    attention_map = one_hot_map((1, 1, 2), weight=weight, normalized=normalized)
     weights = attention_map.weights[0, 0]
     frames = grey_frames((4, 15, 20))
-    drawn = blend(frames, weights, make_scale(weights, normalised=normalised))
-    hot = torch.tensor(colormaps[SEQUENTIAL if normalised else DIVERGING](place)[:3])
+    drawn = blend(frames, weights, make_scale(weights, normalized=normalized))
+    hot = torch.tensor(colormaps[SEQUENTIAL if normalized else DIVERGING](place)[:3])
     expected = 255 * (STRONGEST_ALPHA * hot + (1 - STRONGEST_ALPHA) * 128 / 255)
     for frame in (2, 3):  # the frames that temporal cell 1 of 2 covers
         torch.testing.assert_close(
@@ -68,7 +68,7 @@ def test_frames_keep_their_brightness_where_nothing_is_looked_at() -> None:
     weights = one_hot_map((0, 0, 0)).weights[0, 0]
     frames = grey_frames(level=60)
     frames[:, 0] = 200
-    drawn = blend(frames, weights, make_scale(weights, normalised=True))[3].float()
+    drawn = blend(frames, weights, make_scale(weights, normalized=True))[3].float()
     luma = torch.tensor([0.299, 0.587, 0.114])
     assert torch.allclose((drawn[:, 0, 0] * luma).sum(), (frames[3, :, 0, 0] * luma).sum(), atol=1)
     assert drawn[0, 0, 0] - drawn[1, 0, 0] < 0.3 * (200 - 60)

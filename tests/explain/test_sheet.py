@@ -128,7 +128,7 @@ def test_the_window_of_a_local_map_is_outlined_and_its_own_unit() -> None:
 
 def test_a_response_is_named_one() -> None:
     for weight in (-0.4, 0.0):
-        attention_map = one_hot_map(weight=weight, normalised=False)
+        attention_map = one_hot_map(weight=weight, normalized=False)
         assert draw_sheet(grey_frames(), attention_map, title="A").mode == "RGB"
 
 

@@ -10,7 +10,7 @@ from videoattn import recipe as build
 from videoattn.attention import NonLocal
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.record import HasMaps
-from videoattn.engine.step import Optimisation
+from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
 from videoattn.models.tsn import TSN
 from videoattn.recipe import config, make_model
@@ -142,7 +142,7 @@ def test_schedules_by_name() -> None:
 
 
 def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path: Path) -> None:
-    def made(name: str | None, weights: dict[str, float]) -> Optimisation:
+    def made(name: str | None, weights: dict[str, float]) -> OptimSettings:
         model = ModelConfig(name="i3d_r18", attention=AttentionConfig(name=name))
         asked = replace(recipe(auxiliary_weights=weights), model=model)
         config.dump(asked, tmp_path / "recipe.yaml")

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.data.conftest import MakeClip, make_clip
 from videoattn.engine.evaluate import evaluate
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import batch_norms
 from videoattn.recipe import (
     make_loader,
@@ -48,7 +48,7 @@ def score(config: Config, model: nn.Module) -> torch.Tensor:
     cpu = torch.device("cpu")
     evaluation = evaluate(
         model,
-        make_loader(config, "test", Distributed()),
+        make_loader(config, "test", Parallel()),
         to_video=make_to_video(config.clip, cpu),
         max_views=config.test.batch_size,
         precision="float32",  # as what it is compared with, whatever the machine has
@@ -62,7 +62,7 @@ def test_whole_frames_of_all_sizes_are_scored_one_by_one(recipe: Path) -> None:
     config = load(recipe, ["test.num_crops=0", "test.num_clips=2", "test.batch_size=16"])
     torch.manual_seed(0)
     model = make_model(config.model, 2).eval()
-    batches = list(make_loader(config, "test", Distributed()).epoch(0))
+    batches = list(make_loader(config, "test", Parallel()).epoch(0))
     sizes = [tuple(batch.frames.shape) for batch in batches]
     assert sizes[0] == (1, 2, 3, 3, 32, 48)
     assert sizes[3] == (1, 2, 3, 3, 32, 48)  # 6.mp4, the last of jump
@@ -89,10 +89,10 @@ def test_ten_crops_are_scored(recipe: Path) -> None:
 
 def test_several_clips_of_each_video_fill_a_batch(recipe: Path) -> None:
     config = load(recipe, ["train.num_clips=2"])
-    loader = make_loader(config, "train", Distributed())
+    loader = make_loader(config, "train", Parallel())
     batches = list(loader.epoch(0))
     assert [batch.frames.shape[:2] for batch in batches] == [(2, 2), (2, 2), (2, 2), (1, 2)]
-    once = make_loader(load(recipe), "train", Distributed())
+    once = make_loader(load(recipe), "train", Parallel())
     assert len(once) == 2
     samples = make_samples(config.data, "train")
     for batch in batches:
@@ -105,16 +105,16 @@ def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
     """Both parts hold the same clips, so their views are the same, in another order."""
     config = load(recipe, ["train.precise_norm_clips=5", "test.num_clips=2", "test.batch_size=4"])
     model, samples = make_model(config.model, 2), make_samples(config.data, "train")
-    precise = make_precise_norms(config, model, Distributed(), samples)
+    precise = make_precise_norms(config, model, Parallel(), samples)
     assert precise is not None
     assert precise.num_clips == 5
     shuffled = list(precise.batches.epoch(0))
-    in_order = list(make_loader(config, "test", Distributed()).epoch(0))
+    in_order = list(make_loader(config, "test", Parallel()).epoch(0))
     views = [torch.cat([batch.frames for batch in batches]) for batches in (shuffled, in_order)]
     order = torch.cat([batch.indices for batch in shuffled])
     assert order.tolist() != sorted(order.tolist())
     assert torch.equal(views[0], views[1][order])
-    assert make_precise_norms(load(recipe), model, Distributed(), samples) is None
+    assert make_precise_norms(load(recipe), model, Parallel(), samples) is None
 
 
 def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> None:
@@ -125,16 +125,14 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
         config = load(recipe, words + more)
         torch.manual_seed(0)
         model = make_model(config.model, 2)
-        precise = make_precise_norms(
-            config, model, Distributed(), make_samples(config.data, "train")
-        )
+        precise = make_precise_norms(config, model, Parallel(), make_samples(config.data, "train"))
         assert precise is not None
         for _ in range(2):
-            precise.renew(
+            precise.recompute(
                 model.train(),
                 to_video=make_to_video(config.clip, torch.device("cpu")),
                 precision="float32",
-                distributed=Distributed(),
+                distributed=Parallel(),
             )
             found.append(batch_norms(model)[0].running_mean.clone())
     assert all(torch.equal(one, found[0]) for one in found)
@@ -157,7 +155,7 @@ def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> 
     model = torch.nn.Linear(1, 1) if "model" in word else make_model(load(recipe).model, 2)
     samples = make_samples(config.data, "train")
     with pytest.raises(ValueError, match=rf"^train\.precise_norm_clips: {message}"):
-        make_precise_norms(config, model, Distributed(), samples)
+        make_precise_norms(config, model, Parallel(), samples)
 
 
 @pytest.mark.parametrize("num_clips", [1, 2, 3])
@@ -196,10 +194,10 @@ def test_a_clip_is_mixed_with_one_of_another_video(num_clips: int) -> None:
 )
 def test_wrong_recipes(recipe: Path, words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_loader(load(recipe, words), "train", Distributed())
+        make_loader(load(recipe, words), "train", Parallel())
 
 
 def test_ten_crops_are_refused_where_a_mirror_swaps_classes(recipe: Path) -> None:
     config = load(recipe, ["test.num_crops=10", "augment.flip_labels={run: jump}"])
     with pytest.raises(ValueError, match=r"^test.num_crops: five of ten crops are mirrored, and"):
-        make_loader(config, "test", Distributed())
+        make_loader(config, "test", Parallel())

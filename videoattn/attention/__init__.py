@@ -2,6 +2,6 @@
 
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention, insertion_places
-from videoattn.attention.record import AttentionMap, record_attention
+from videoattn.attention.record import PairwiseMap, record_attention
 
-__all__ = ["AttentionMap", "NonLocal", "insert_attention", "insertion_places", "record_attention"]
+__all__ = ["NonLocal", "PairwiseMap", "insert_attention", "insertion_places", "record_attention"]

@@ -63,7 +63,7 @@ Weights = Callable[[Tensor, Tensor], Tensor]
 
 
 def pairwise_map(
-    weights: Weights, q: Tensor, k: Tensor, grid_q: Grid, grid_k: Grid, *, normalised: bool = True
+    weights: Weights, q: Tensor, k: Tensor, grid_q: Grid, grid_k: Grid, *, normalized: bool = True
 ) -> PairwiseAttention:
     """The rows that `weights` makes of some of the queries and all keys, in float32 at least."""
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -73,4 +73,4 @@ def pairwise_map(
         with autocast_off(q):
             return weights(q[:, positions], k)
 
-    return PairwiseAttention(grid_q, grid_k, normalised=normalised, rows=rows)
+    return PairwiseAttention(grid_q, grid_k, normalized=normalized, rows=rows)

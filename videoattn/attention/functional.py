@@ -243,7 +243,7 @@ class PairwiseAttention:
     """What a pairwise block would look at: the map's rows, computed when asked for.
 
     grid_q, grid_k: (T, H, W) of the queries and of the keys (pooled keys have a smaller grid).
-    normalised: whether a row is a distribution over the keys.
+    normalized: whether a row is a distribution over the keys.
     kind: "local" where a query sees a window around itself only; its rows are 0 elsewhere.
     rows: from flat query positions (Q,) to their weights (N, Q, P).
     """
@@ -253,14 +253,14 @@ class PairwiseAttention:
         grid_q: Grid,
         grid_k: Grid,
         *,
-        normalised: bool,
+        normalized: bool,
         rows: Callable[[Tensor], Tensor],
         kind: Literal["pairwise", "local"] = "pairwise",
     ) -> None:
         self.kind = kind
         self.grid_q = grid_q
         self.grid_k = grid_k
-        self.normalised = normalised
+        self.normalized = normalized
         self._rows = rows
 
     def rows(self, positions: Tensor) -> Float[Tensor, "N Q T H W"]:

@@ -33,26 +33,26 @@ Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box", "cam"
 
 
 @dataclass(frozen=True)
-class FieldMap:
+class GateMap:
     """An attention that has no query. `weights`, float, by kind:
 
     channel: (N, C), or (N, C, T) for one gate a frame.
     spatial: (N, T, H, W). temporal: (N, T). mask: (N, C, T, H, W).
-    pooling: (N, D, T, H, W), D weightings of all positions, each with a sum of 1 if `normalised`.
+    pooling: (N, D, T, H, W), D weightings of all positions, each with a sum of 1 if `normalized`.
     cam: (N, T, H, W), what each place adds to a class's score (post-hoc, of no block).
     box: (N, T, 4), the box (y0, x0, y1, x1) of each frame of the network's input, in its pixels,
         ends excluded; a frame that is left out has a box of zeros.
-    normalised: whether each weighting is a distribution.
-    neutral: the weight that changes nothing (1 for a gate, 0 for a signed cam); None where there is
-        no such weight.
-    says: what a weight is, for the title of a picture, where the kind does not tell.
+    normalized: whether each weighting is a distribution.
+    identity_value: the weight that changes nothing (1 for a gate, 0 for a signed cam); None if no
+        weight does.
+    description: what a weight is, for the title of a picture, where the kind does not tell.
     """
 
     kind: Kind
     weights: Float[Tensor, "N ..."]
-    normalised: bool = False
-    neutral: float | None = None
-    says: str = ""
+    normalized: bool = False
+    identity_value: float | None = None
+    description: str = ""
 
 
 @runtime_checkable
@@ -60,18 +60,18 @@ class HasMaps(Protocol):
     """A block whose attention can be recorded. The key "" is the block's own name; another key
     ("spatial") is added to it."""
 
-    def maps(self, *inputs: Tensor) -> Mapping[str, PairwiseAttention | FieldMap]: ...
+    def maps(self, *inputs: Tensor) -> Mapping[str, PairwiseAttention | GateMap]: ...
 
 
 @dataclass(frozen=True)
-class AttentionMap:
+class PairwiseMap:
     """The recorded rows of one pairwise block, float32 on the CPU.
 
     kind: pairwise, or local where a query sees a window around itself only (0 elsewhere).
     weights: (N, Q, T', H', W'), what query q gives to each key position.
     queries: (Q, 3), the positions (t, y, x) on grid_q that the rows belong to.
     grid_q, grid_k: (T, H, W) of the block's queries and keys.
-    normalised: whether rows are distributions over the keys (they sum to 1).
+    normalized: whether rows are distributions over the keys (they sum to 1).
     received: (N, T', H', W'), the mean weight that each key position gets from all queries; None
         unless asked for.
     """
@@ -81,7 +81,7 @@ class AttentionMap:
     queries: Int64[Tensor, "Q 3"]
     grid_q: Grid
     grid_k: Grid
-    normalised: bool
+    normalized: bool
     received: Float[Tensor, "N T H W"] | None = None
 
 
@@ -100,7 +100,7 @@ def recordable_blocks(model: nn.Module) -> dict[str, nn.Module]:
 @contextmanager
 def record_attention(
     model: nn.Module, queries: Sequence[Query] | None = None, *, received: bool = False
-) -> Iterator[dict[str, AttentionMap | FieldMap]]:
+) -> Iterator[dict[str, PairwiseMap | GateMap]]:
     """Records the maps of every attention block that runs inside the `with`.
 
     queries: positions in the network's input clip; each block answers for the cell of its own grid
@@ -120,7 +120,7 @@ def record_attention(
             f"{type(model).__name__} has no attention block whose map can be recorded; insert one "
             "with insert_attention, or model.attention in a recipe"
         )
-    maps: dict[str, AttentionMap | FieldMap] = {}
+    maps: dict[str, PairwiseMap | GateMap] = {}
     clip: list[Grid] = []
 
     def remember_clip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -134,7 +134,7 @@ def record_attention(
             with torch.no_grad():
                 for key, found in module.maps(*inputs).items():
                     full = f"{name}.{key}" if key else name
-                    if isinstance(found, FieldMap):
+                    if isinstance(found, GateMap):
                         maps[full] = replace(found, weights=found.weights.detach().float().cpu())
                     else:
                         maps[full] = _record(found, clip[0], queries, received)
@@ -152,7 +152,7 @@ def record_attention(
 
 def _record(
     attention: PairwiseAttention, clip: Grid, queries: Sequence[Query] | None, received: bool
-) -> AttentionMap:
+) -> PairwiseMap:
     frames, height, width = attention.grid_q
     num_queries = frames * height * width
     if queries is None:
@@ -176,13 +176,13 @@ def _record(
     where = torch.stack(
         [positions // (height * width), positions // width % height, positions % width], dim=1
     )
-    return AttentionMap(
+    return PairwiseMap(
         kind=attention.kind,
         weights=attention.rows(positions).float().cpu(),
         queries=where.long(),
         grid_q=attention.grid_q,
         grid_k=attention.grid_k,
-        normalised=attention.normalised,
+        normalized=attention.normalized,
         received=_received(attention, num_queries) if received else None,
     )
 

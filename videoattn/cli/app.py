@@ -167,7 +167,7 @@ def export(
         typer.Option(
             "--format",
             help="safetensors (a folder to share), torch-export (.pt2) or onnx. The latter take "
-            "(N, 3, T, H, W) normalised video, N free, and have a .json beside them.",
+            "(N, 3, T, H, W) normalized video, N free, and have a .json beside them.",
         ),
     ] = "safetensors",
 ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videoattn.data.dataset import Sample
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.explain.contact import Clip, draw_clips
 from videoattn.explain.marks import PNG_LEVEL
@@ -52,7 +52,7 @@ def browse(
     subset = _subset(split)
     config = load(recipe, overrides)
     samples = make_samples(config.data, subset)
-    loader = make_loader(config, subset, Distributed(), samples)
+    loader = make_loader(config, subset, Parallel(), samples)
     views = _training if subset == "train" else _testing
     clips: list[Clip] = []
     drawn = 0
@@ -65,7 +65,7 @@ def browse(
         clips,
         title=f"{config.name}: what {'training' if subset == 'train' else 'testing'} sees",
         details=_input(config, subset, f"{drawn} of {len(samples):,} videos"),
-        says=_augmentation(config) if subset == "train" else _views(config),
+        description=_augmentation(config) if subset == "train" else _views(config),
         legend=_legend(config, subset),
     )
     output = output or Path(f"{config.name}_{split}.png")
@@ -150,7 +150,7 @@ def _rows(
 
 
 def _shown(video: Tensor, config: Config) -> Frames:
-    """The colours that were normalised: (3, T, H, W) -> (T, 3, H, W)."""
+    """The colours that were normalized: (3, T, H, W) -> (T, 3, H, W)."""
     mean, std = (torch.tensor(c).view(3, 1, 1, 1) for c in (config.clip.mean, config.clip.std))
     return ((video * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torchvision
 
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import About
+from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import first_few, lookup
 from videoattn.recipe import make_model
 from videoattn.recipe.config import (
@@ -50,7 +50,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
     model = make_model(config.model, num_classes)
     checkpoint.restore(model, weights, path=file)  # the recipe builds what the weights are of
     values = to_dict(config)
-    about: About = {
+    about: CheckpointMeta = {
         "config": values,
         "class_names": class_names,
         "preprocessing": {**values["clip"], "test": values["test"]},

@@ -33,7 +33,7 @@ def export(run: Path, output: Path, *, kind: str) -> float:
     """Writes the network of a run or a shared folder; returns the difference that it checked.
 
     kind: "safetensors", "torch-export" or "onnx". The input of the latter two is (N, 3, T, H, W),
-    normalised, of any N and of the T, H and W that the run is tested on; OUT.json beside the file
+    normalized, of any N and of the T, H and W that the run is tested on; OUT.json beside the file
     has these, the mean and std, and the class names.
 
     Raises:

@@ -9,7 +9,7 @@ from videoattn.cli.report import write_report
 from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.evaluate import Evaluation, evaluate
-from videoattn.engine.parallel import Distributed, distributed
+from videoattn.engine.parallel import Parallel, distributed
 from videoattn.engine.trackers import Display
 from videoattn.recipe import make_loader, make_precision, make_samples, make_to_video
 from videoattn.recipe.run import LoadedRun, load_run, out
@@ -64,7 +64,7 @@ def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "a
         return evaluation
 
 
-def _score(loaded: LoadedRun, samples: Samples, place: Distributed) -> Evaluation:
+def _score(loaded: LoadedRun, samples: Samples, place: Parallel) -> Evaluation:
     config = loaded.config
     precision, _ = make_precision(config, loaded.model, place.device)
     with Display(enabled=place.is_main) as display:

@@ -11,13 +11,13 @@ from torch import nn
 
 from videoattn.data.lists import Samples
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import LAST, About, Payload
+from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Distributed, distributed
+from videoattn.engine.parallel import Parallel, distributed
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
 from videoattn.engine.trackers import read_failures
-from videoattn.engine.train import SKIPPED, Fitted, Run, Validation, fit
+from videoattn.engine.train import SKIPPED, RunSettings, TrainResult, Validation, fit
 from videoattn.recipe import (
     load_initial_weights,
     make_fine_tuning,
@@ -44,7 +44,7 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     folder: Path | None = None,
-) -> Fitted:
+) -> TrainResult:
     """Trains what the recipe says and writes the run to `folder` (runs/<name> unless given).
 
     Raises:
@@ -98,7 +98,7 @@ def train(
         return fitted
 
 
-def _report_skipped(folder: Path, fitted: Fitted, num_listed: int, num_epochs: int) -> None:
+def _report_skipped(folder: Path, fitted: TrainResult, num_listed: int, num_epochs: int) -> None:
     out.print(
         f"seen {fitted.num_seen:,} + skipped {fitted.num_skipped:,} of {num_listed:,} videos x "
         f"{num_epochs} epochs; {folder / SKIPPED} lists {len(fitted.failed):,} videos:",
@@ -111,7 +111,7 @@ def _report_skipped(folder: Path, fitted: Fitted, num_listed: int, num_epochs: i
 
 
 def _begin(
-    model: nn.Module, config: Config, previous: Payload | None
+    model: nn.Module, config: Config, previous: Checkpoint | None
 ) -> tuple[FineTuning | None, list[str]]:
     """Loads initial weights, where there are some; what is fine-tuned, and what to tell of it."""
     if config.model.weights is None:
@@ -122,14 +122,14 @@ def _begin(
     return make_fine_tuning(config, model, new), notes
 
 
-def _run(config: Config, folder: Path, samples: Samples) -> Run:
+def _run(config: Config, folder: Path, samples: Samples) -> RunSettings:
     values = to_dict(config)
-    about: About = {
+    about: CheckpointMeta = {
         "config": values,
         "class_names": list(samples.class_names),
         "preprocessing": {**values["clip"], "test": values["test"]},
     }
-    return Run(
+    return RunSettings(
         folder,
         about,
         seed=config.seed,
@@ -141,8 +141,8 @@ def _run(config: Config, folder: Path, samples: Samples) -> Run:
 
 
 def _prepare_folder(
-    folder: Path, config: Config, place: Distributed, *, resume: bool, overwrite: bool
-) -> Payload | None:
+    folder: Path, config: Config, place: Parallel, *, resume: bool, overwrite: bool
+) -> Checkpoint | None:
     """The checkpoint to go on from, or None for a fresh run in an empty folder."""
     there = folder / LAST
     if resume:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from videoattn.attention.record import (
-    AttentionMap,
-    FieldMap,
+    GateMap,
+    PairwiseMap,
     Query,
     record_attention,
     recordable_blocks,
@@ -90,7 +90,7 @@ def visualize(
     maps, said = _look(loaded, clip, inputs, received=not asked)
     owners = _owners(maps, list(recordable_blocks(loaded.model)))
     names = _choose_maps(layer, owners)
-    if asked and all(isinstance(maps[name], FieldMap) for name in names):
+    if asked and all(isinstance(maps[name], GateMap) for name in names):
         out.print("these maps have no query: --query has only chosen the clip", markup=False)
     folder = folder or loaded.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def visualize(
         block = owners[name]
         stem = f"{video.stem}_{block}{name.removeprefix(block).replace('.', '_', 1)}"
         title = f"{video.name}: {said}\n{name} of {loaded.config.model.name}"
-        if isinstance(recorded, FieldMap):
+        if isinstance(recorded, GateMap):
             written += _draw_field(folder / stem, clip, recorded, title)
             continue
         chosen: Sequence[Query | None] = pixels
@@ -108,7 +108,7 @@ def visualize(
             size = (len(clip.numbers), height, width)
             found = choose_queries(recorded, size, count=CHOSEN)
             again = _look(loaded, clip, found)[0][name]
-            assert isinstance(again, AttentionMap)
+            assert isinstance(again, PairwiseMap)
             recorded, chosen = again, [None] * len(found)  # the query's cell's centre is marked
         for number, pixel in enumerate(chosen):
             written += _draw(folder / f"{stem}_{number + 1}", clip, recorded, number, pixel, title)
@@ -170,7 +170,7 @@ def visualize_score(
 
 
 def _draw(
-    stem: Path, clip: _Clip, recorded: AttentionMap, query: int, pixel: Query | None, title: str
+    stem: Path, clip: _Clip, recorded: PairwiseMap, query: int, pixel: Query | None, title: str
 ) -> list[Path]:
     sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
     draw_sheet(
@@ -187,7 +187,7 @@ def _draw(
     return [sheet, overlay]
 
 
-def _draw_field(stem: Path, clip: _Clip, recorded: FieldMap, title: str) -> list[Path]:
+def _draw_field(stem: Path, clip: _Clip, recorded: GateMap, title: str) -> list[Path]:
     sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
     seen = (clip.video.shape[3], clip.video.shape[4])
     draw_field(
@@ -206,7 +206,7 @@ def _draw_field(stem: Path, clip: _Clip, recorded: FieldMap, title: str) -> list
 
 def _look(
     loaded: LoadedRun, clip: _Clip, queries: Sequence[Query], *, received: bool = False
-) -> tuple[dict[str, AttentionMap | FieldMap], str]:
+) -> tuple[dict[str, PairwiseMap | GateMap], str]:
     """The maps of every block, and the class that the network names. In float32."""
     with (
         torch.no_grad(),

@@ -29,7 +29,7 @@ WEIGHTS, ABOUT = "model.safetensors", "config.json"
 State = dict[str, Tensor]
 
 
-class About(TypedDict):
+class CheckpointMeta(TypedDict):
     """What a checkpoint must know beside its weights, so that predicting needs nothing else."""
 
     config: dict[str, object]
@@ -39,7 +39,7 @@ class About(TypedDict):
     """Of converted weights: whose they are, their licence."""
 
 
-class Payload(About):
+class Checkpoint(CheckpointMeta):
     """A checkpoint. Everything but the tensors is plain: strings, numbers, lists, dicts."""
 
     format: str
@@ -54,7 +54,7 @@ class CheckpointError(ValueError):
     """A file that is not the checkpoint that was asked for."""
 
 
-def save(path: Path, payload: Payload) -> None:
+def save(path: Path, payload: Checkpoint) -> None:
     """Writes `payload`, whole or not at all.
 
     Raises:
@@ -65,7 +65,7 @@ def save(path: Path, payload: Payload) -> None:
     _write_whole(path, lambda file: torch.save(payload, file))
 
 
-def load(path: Path, *, class_names: Sequence[str] | None = None) -> Payload:
+def load(path: Path, *, class_names: Sequence[str] | None = None) -> Checkpoint:
     """Reads a checkpoint onto the CPU, checked against `class_names` where they are given.
 
     Raises:
@@ -86,10 +86,10 @@ def load(path: Path, *, class_names: Sequence[str] | None = None) -> Payload:
     _check_format(path, payload)
     if class_names is not None:
         check_classes(path, payload["class_names"], class_names)
-    return cast(Payload, payload)
+    return cast(Checkpoint, payload)
 
 
-def save_weights(path: Path, model: State, about: About) -> None:
+def save_weights(path: Path, model: State, about: CheckpointMeta) -> None:
     """Writes weights as safetensors, `about` as JSON in its metadata; whole or not at all."""
     metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in about.items()}
     # Copies: safetensors holds neither channels-last tensors nor two names for one memory.
@@ -101,14 +101,14 @@ def save_weights(path: Path, model: State, about: About) -> None:
     _write_whole(path, lambda file: file.write(data))
 
 
-def save_folder(folder: Path, model: State, about: About) -> None:
+def save_folder(folder: Path, model: State, about: CheckpointMeta) -> None:
     """Writes a folder to share: weights, and a config.json that says what their metadata say."""
     save_weights(folder / WEIGHTS, model, about)
     text = json.dumps({"format": FORMAT, "version": __version__, **about}, indent=2) + "\n"
     _write_whole(folder / ABOUT, lambda file: file.write(text.encode()))
 
 
-def read(path: Path) -> tuple[Path, State, About]:
+def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
     """The file, weights and description in a run's folder (its last checkpoint), in a folder to
     share, or in a .pt or .safetensors file of ours. A shared folder's config.json may have been
     edited: what it says counts.
@@ -137,14 +137,16 @@ def read(path: Path) -> tuple[Path, State, About]:
     return file, payload["model"], _about(payload)
 
 
-def load_weights(path: Path, *, class_names: Sequence[str] | None = None) -> tuple[State, About]:
+def load_weights(
+    path: Path, *, class_names: Sequence[str] | None = None
+) -> tuple[State, CheckpointMeta]:
     """Reads what `save_weights` wrote, checked against `class_names` where they are given.
 
     Raises:
         CheckpointError: for a missing, truncated or foreign file, and for other classes.
     """
     state, metadata = _read_weights(path)
-    missing = sorted(({"format"} | About.__required_keys__) - set(metadata))
+    missing = sorted(({"format"} | CheckpointMeta.__required_keys__) - set(metadata))
     if missing:
         raise CheckpointError(
             f"{path}: its metadata lack {', '.join(missing)}, so it was not written by this "
@@ -211,7 +213,7 @@ def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
         ) from error
 
 
-def _read_about(path: Path) -> About:
+def _read_about(path: Path) -> CheckpointMeta:
     """What a shared folder's config.json says."""
     try:
         about = json.loads(path.read_bytes())
@@ -220,7 +222,7 @@ def _read_about(path: Path) -> About:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         got = about.get("format") if isinstance(about, dict) else None
         raise CheckpointError(f"{path}: is of format {got}, this version reads {FORMAT}")
-    missing = [key for key in sorted(About.__required_keys__) if key not in about]
+    missing = [key for key in sorted(CheckpointMeta.__required_keys__) if key not in about]
     if missing:
         raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
     names = about["class_names"]
@@ -229,8 +231,11 @@ def _read_about(path: Path) -> About:
     return _about(about)
 
 
-def _about(values: Mapping[str, object]) -> About:
-    return cast(About, {key: values[key] for key in About.__annotations__ if key in values})
+def _about(values: Mapping[str, object]) -> CheckpointMeta:
+    return cast(
+        CheckpointMeta,
+        {key: values[key] for key in CheckpointMeta.__annotations__ if key in values},
+    )
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -318,7 +323,7 @@ def _check_format(path: Path, payload: object) -> None:
         raise CheckpointError(
             f"{path}: is of format {payload['format']}, this version reads {FORMAT}"
         )
-    missing = [key for key in sorted(Payload.__required_keys__) if key not in payload]
+    missing = [key for key in sorted(Checkpoint.__required_keys__) if key not in payload]
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from videoattn.engine.batches import Batches, ToVideo
 from videoattn.engine.metrics import in_top_k, share
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.trackers import Clock, Display
 from videoattn.types import Batch, Failure
@@ -106,7 +106,7 @@ def evaluate(
     to_video: ToVideo,
     max_views: int = 16,
     precision: Precision = "auto",
-    distributed: Distributed | None = None,
+    distributed: Parallel | None = None,
     display: Display | None = None,
 ) -> Evaluation:
     """Scores `batches.epoch(0)`, at most `max_views` clips per forward pass.
@@ -120,7 +120,7 @@ def evaluate(
     """
     if max_views < 1:
         raise ValueError(f"max_views: {max_views} is not at least 1")
-    distributed = distributed or Distributed()
+    distributed = distributed or Parallel()
     dtype = resolve_precision(precision, distributed.device)
     display = display or Display(enabled=False)
     clock = Clock(steps_left=len(batches))

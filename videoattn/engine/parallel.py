@@ -23,7 +23,7 @@ _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Distributed:
+class Parallel:
     """This process's place among `world_size`, and the device that it computes on."""
 
     rank: int = 0
@@ -89,9 +89,7 @@ class Distributed:
 
 
 @contextmanager
-def distributed(
-    device: str = "auto", *, timeout_seconds: int | float = 1800
-) -> Iterator[Distributed]:
+def distributed(device: str = "auto", *, timeout_seconds: int | float = 1800) -> Iterator[Parallel]:
     """Joins the group that torchrun's environment describes, and leaves it at the end.
 
     `device` is auto (a GPU where there is one), cpu, cuda or cuda:N.
@@ -102,7 +100,7 @@ def distributed(
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Distributed(device=resolve_device(device))
+        yield Parallel(device=resolve_device(device))
         return
     missing = [name for name in _NEEDED if name not in os.environ]
     if missing:
@@ -124,7 +122,7 @@ def distributed(
             f"{timeout_seconds:g} s: {error}"
         ) from error
     try:
-        yield Distributed(rank, world_size, local_rank, chosen)
+        yield Parallel(rank, world_size, local_rank, chosen)
     finally:
         dist.destroy_process_group()
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 
 
 @dataclass(frozen=True)
-class PreciseNorms:
+class PreciseBatchNorm:
     """What a batch norm knows in testing is a moving average over clips that were augmented and
     mixed, of weights that moved. Here its mean and variance are the averages of those of B batches,
     all of the same weights: μ = Σ μ_b / B, σ² = Σ σ_b² / B (σ_b² without bias), each layer behind
@@ -24,8 +24,8 @@ class PreciseNorms:
     batches: Batches
     num_clips: int
 
-    def renew(
-        self, model: nn.Module, *, to_video: ToVideo, precision: Precision, distributed: Distributed
+    def recompute(
+        self, model: nn.Module, *, to_video: ToVideo, precision: Precision, distributed: Parallel
     ) -> None:
         """Of the norms that are in training mode. The model is left in evaluation mode.
 

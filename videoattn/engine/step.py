@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.metrics import in_top_k
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class OptimSettings:
     """How the weights are changed.
 
     `lr_at` gives the learning rate of a step of the run; a parameter group's own `lr_scale`
@@ -57,7 +57,7 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient that is NaN or infinite; the weights are as they were before it."""
 
 
-class Moment(NamedTuple):
+class StepContext(NamedTuple):
     """Where in a run a step is, and how to name a sample when it goes wrong."""
 
     seed: int
@@ -93,9 +93,9 @@ def update(
     group: Sequence[Batch],
     *,
     to_video: ToVideo,
-    optimisation: Optimisation,
-    moment: Moment,
-    distributed: Distributed,
+    optimisation: OptimSettings,
+    moment: StepContext,
+    distributed: Parallel,
 ) -> StepResult:
     """Changes the weights once by the mean loss over all clips of `group` on all processes.
 
@@ -143,7 +143,7 @@ def _pass(
     batch: Batch,
     *,
     to_video: ToVideo,
-    optimisation: Optimisation,
+    optimisation: OptimSettings,
     device: torch.device,
     share: float,
     synchronise: bool,
@@ -182,7 +182,7 @@ def _pass(
     return _Passed(losses.detach(), sums, correct, indices)
 
 
-def _auxiliary(model: nn.Module, optimisation: Optimisation) -> Mapping[str, Tensor]:
+def _auxiliary(model: nn.Module, optimisation: OptimSettings) -> Mapping[str, Tensor]:
     if optimisation.auxiliary is None:
         return {}
     losses = optimisation.auxiliary(_unwrapped(model))
@@ -211,7 +211,7 @@ def _no_sync(model: DistributedDataParallel) -> Iterator[None]:
         yield
 
 
-def _collect_gradients(model: nn.Module, distributed: Distributed, *, averaged: bool) -> None:
+def _collect_gradients(model: nn.Module, distributed: Parallel, *, averaged: bool) -> None:
     """Gradients become the sum over the processes of what each one's clips gave."""
     if distributed.world_size == 1:
         return
@@ -232,7 +232,7 @@ def _clip(model: nn.Module, clip_norm: float | None) -> Tensor:
 
 
 def _sum(
-    passed: Sequence[_Passed], norm: Tensor, optimisation: Optimisation, distributed: Distributed
+    passed: Sequence[_Passed], norm: Tensor, optimisation: OptimSettings, distributed: Parallel
 ) -> StepResult:
     # A process without a clip has no losses: the weights say which there are, in one order for all.
     weights = optimisation.auxiliary_weights if optimisation.auxiliary is not None else {}
@@ -253,7 +253,7 @@ def _sum(
     return StepResult(loss, auxiliary, correct, int(clips), own_norm, auxiliary_losses)
 
 
-def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: Moment) -> None:
+def _check_finite(result: StepResult, passed: Sequence[_Passed], moment: StepContext) -> None:
     values = {"loss": result.loss}
     values |= {f"{name} loss": value for name, value in result.auxiliary_losses.items()}
     values["gradient"] = result.gradient_norm

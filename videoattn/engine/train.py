@@ -13,14 +13,14 @@ from torch import nn
 from videoattn import __version__
 from videoattn.engine import checkpoint
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.checkpoint import LAST, About, Payload
+from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.metrics import share
-from videoattn.engine.parallel import Distributed
-from videoattn.engine.precise import PreciseNorms
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.progress import Progress, Sums, from_state, line
 from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
-from videoattn.engine.step import Moment, Optimisation, StepResult, update
+from videoattn.engine.step import OptimSettings, StepContext, StepResult, update
 from videoattn.engine.trackers import Clock, Display, Log, append_failures, keep_failures
 from videoattn.types import Batch, Failure
 
@@ -41,7 +41,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """Where a run writes, how often, and what it must know to say and to store.
 
     `describe` names a sample by its index. A run stops when more than `max_failures` samples could
@@ -50,7 +50,7 @@ class Run:
     """
 
     folder: Path
-    about: About
+    about: CheckpointMeta
     seed: int = 0
     describe: Callable[[int], str] = str
     max_failures: int | None = None
@@ -60,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainResult:
     """What came of a run: accuracies are shares of 1, None where there was no validation."""
 
     num_steps: int
@@ -85,11 +85,11 @@ class _Training:
     optimizer: torch.optim.Optimizer
     batches: Batches
     to_video: ToVideo
-    optimisation: Optimisation
-    run: Run
+    optimisation: OptimSettings
+    run: RunSettings
     validation: Validation | None
-    precise_norms: PreciseNorms | None
-    distributed: Distributed
+    precise_norms: PreciseBatchNorm | None
+    distributed: Parallel
     stage_epochs: tuple[int, ...]
     stage: int | None = None  # from 0; None before the first
     frozen: bool = False  # whether the backbone is
@@ -103,7 +103,7 @@ class _Training:
     def renew_norms(self, epoch: int) -> None:
         """Their statistics, where the run says so; what is trained after does not read them."""
         if self.precise_norms is not None:
-            self.precise_norms.renew(
+            self.precise_norms.recompute(
                 self.model,
                 to_video=self.to_video,
                 precision=self.optimisation.precision,
@@ -116,7 +116,7 @@ class _Training:
         self.distributed.average_buffers(self.model)
         if not self.distributed.is_main:
             return
-        payload: Payload = {
+        payload: Checkpoint = {
             "format": checkpoint.FORMAT,
             "version": __version__,
             "model": self.model.state_dict(),
@@ -138,13 +138,13 @@ def fit(
     batches: Batches,
     *,
     to_video: ToVideo,
-    optimisation: Optimisation,
-    run: Run,
+    optimisation: OptimSettings,
+    run: RunSettings,
     validation: Validation | None = None,
-    precise_norms: PreciseNorms | None = None,
-    distributed: Distributed | None = None,
-    resume: Payload | None = None,
-) -> Fitted:
+    precise_norms: PreciseBatchNorm | None = None,
+    distributed: Parallel | None = None,
+    resume: Checkpoint | None = None,
+) -> TrainResult:
     """Trains `model` (already on the device) and leaves it at its last step.
 
     Writes `checkpoint-last.pt` after every epoch (and every `save_every_steps`),
@@ -157,7 +157,7 @@ def fit(
         ValueError: for a checkpoint of another model, or of other batches.
         OSError: when a checkpoint cannot be written; the one before it is intact.
     """
-    distributed = distributed or Distributed()
+    distributed = distributed or Parallel()
     progress = _start(model, optimizer, batches, optimisation=optimisation, run=run, resume=resume)
     stages = split_epochs(optimisation.num_epochs, num_stages(model), optimisation.stage_epochs)
     training = _Training(
@@ -191,7 +191,7 @@ def fit(
                 training.save(progress)
     finally:
         log.close()
-    return Fitted(
+    return TrainResult(
         progress.step_of_run, progress.num_seen, progress.num_skipped, tuple(progress.failed),
         progress.best_accuracy, progress.best_epoch, evaluation,
     )  # fmt: skip
@@ -202,9 +202,9 @@ def _start(
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     *,
-    optimisation: Optimisation,
-    run: Run,
-    resume: Payload | None,
+    optimisation: OptimSettings,
+    run: RunSettings,
+    resume: Checkpoint | None,
 ) -> Progress:
     """The beginning, or where `resume` was written, with its weights and optimizer in place."""
     steps_per_epoch = math.ceil(len(batches) / optimisation.accumulate_steps)
@@ -261,7 +261,7 @@ def _train_epoch(
             group,
             to_video=training.to_video,
             optimisation=training.optimisation,
-            moment=Moment(
+            moment=StepContext(
                 run.seed, progress.epoch, progress.step, progress.step_of_run, run.describe
             ),
             distributed=training.distributed,

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain.geometry import cells_of_frames, field_of
 from videoattn.explain.layout import make_layout
 from videoattn.explain.marks import canvas_axes, to_picture
@@ -30,7 +30,7 @@ GAP = 0.02  # of a frame's width, between it and its crop
 
 
 def boxes_in_frames(
-    frames: Frames, field_map: FieldMap, sample: int, input_size: tuple[int, int] | None
+    frames: Frames, field_map: GateMap, sample: int, input_size: tuple[int, int] | None
 ) -> list[Box | None]:
     """For each frame its box in the pixels of `frames`, or None where the frame is left out.
 
@@ -93,7 +93,7 @@ def area_shares(frames: Frames, boxes: list[Box | None]) -> list[float]:
 
 def draw_box_sheet(
     frames: Frames,
-    field_map: FieldMap,
+    field_map: GateMap,
     *,
     caption: Caption,
     sample: int,
@@ -115,7 +115,7 @@ def draw_box_sheet(
     texts = [
         "left out" if b is None else f"{100 * s:.0f} %" for s, b in zip(shares, boxes, strict=True)
     ]
-    draw_bars(axes, layout, shares, texts, neutral=None)
+    draw_bars(axes, layout, shares, texts, identity_value=None)
     parts = ["left: the frame with its box", "right: the crop, as the local branch sees it"]
     parts.append("bars: the part of the frame that the box covers")
     write_foot(axes, layout.width, layout.height, parts)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain.geometry import cells_of_frames, field_of
 from videoattn.explain.layout import CONTENT_WIDTH, FOOT, HEAD, LABEL, MARGIN, make_layout
 from videoattn.explain.marks import ACCENT, INK, SOFT, Picture, canvas_axes, draw_text, to_picture
@@ -41,7 +41,7 @@ BACKGROUND = 246
 
 
 def draw_temporal_sheet(
-    frames: Frames, field_map: FieldMap, *, caption: Caption, sample: int
+    frames: Frames, field_map: GateMap, *, caption: Caption, sample: int
 ) -> Image.Image:
     """The frames, and below each its gate as a bar with its value."""
     weights = field_of(field_map, sample)
@@ -50,19 +50,27 @@ def draw_temporal_sheet(
     picture = blank(layout.width, layout.height)
     paste_panels(picture, layout, resize(frames, layout.panel))
     axes = canvas_axes(picture)
-    details = describe(weights, field_map.neutral)
-    says = "Temporal attention: the weight of each frame"
+    details = describe(weights, field_map.identity_value)
+    description = "Temporal attention: the weight of each frame"
     parts = ["bars: each frame's weight, from 0"]
-    if field_map.neutral is not None:
-        says = "A temporal gate: by what the features of each frame are multiplied"
-        line = number_text(field_map.neutral)
+    if field_map.identity_value is not None:
+        description = "A temporal gate: by what the features of each frame are multiplied"
+        line = number_text(field_map.identity_value)
         parts = [f"bars: each frame's gate, from 0; the line is at {line}, which changes nothing"]
     if len(weights) < len(frames):
         parts.append(f"one gate covers {len(frames) / len(weights):.3g} frames")
-    write_head(axes, layout.width, caption.title, details, says)
+    write_head(axes, layout.width, caption.title, details, description)
     write_labels(axes, layout, caption.labels)
     texts = [f"{gate:.3f}".replace("-", "\u2212") for gate in gates]
-    draw_bars(axes, layout, gates, texts, neutral=field_map.neutral, thickness=14, colour=ACCENT)
+    draw_bars(
+        axes,
+        layout,
+        gates,
+        texts,
+        identity_value=field_map.identity_value,
+        thickness=14,
+        colour=ACCENT,
+    )
     write_foot(axes, layout.width, layout.height, parts)
     return Image.fromarray(to_picture(axes))
 
@@ -107,7 +115,7 @@ class Chart:
 
 
 def draw_channel_sheet(
-    frames: Frames, field_map: FieldMap, *, caption: Caption, sample: int
+    frames: Frames, field_map: GateMap, *, caption: Caption, sample: int
 ) -> Image.Image:
     """Channels by their gate, strongest first: bars, or, with gates of each frame, a heat map whose
     columns stand below the frames."""
@@ -115,7 +123,9 @@ def draw_channel_sheet(
     per_frame = weights.ndim == 2
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
-    scale = make_field_scale(weights, normalised=field_map.normalised, neutral=field_map.neutral)
+    scale = make_field_scale(
+        weights, normalized=field_map.normalized, identity_value=field_map.identity_value
+    )
     shown = weights[order] / scale.unit
     chart = Chart(frames, spread=per_frame)
     picture = chart.start(frames)
@@ -125,24 +135,28 @@ def draw_channel_sheet(
         columns = cells_of_frames(len(frames), shown.shape[1])
         paint_heat(picture, chart, shown[:, columns], scale)
     else:
-        limits = bar_limits(shown, field_map.neutral)
+        limits = bar_limits(shown, field_map.identity_value)
         paint_bars(picture, chart, shown, limits, scale)
 
     axes = canvas_axes(picture)
-    what = "gate" if field_map.neutral is not None else "weight"
-    details = describe(weights, field_map.neutral, unit=scale.unit)
+    what = "gate" if field_map.identity_value is not None else "weight"
+    details = describe(weights, field_map.identity_value, unit=scale.unit)
     each = " in each frame" if per_frame else ""
-    says = f"A channel {what}: by what each of {len(means)} channels is multiplied{each}, sorted"
-    if field_map.neutral is None:
-        says = f"Channel attention: the weight of each of {len(means)} channels{each}, sorted"
-    write_head(axes, chart.size[0], caption.title, details, says)
-    label, shares = with_neutral(what, scale, field_map.neutral), field_map.normalised
+    description = (
+        f"A channel {what}: by what each of {len(means)} channels is multiplied{each}, sorted"
+    )
+    if field_map.identity_value is None:
+        description = (
+            f"Channel attention: the weight of each of {len(means)} channels{each}, sorted"
+        )
+    write_head(axes, chart.size[0], caption.title, details, description)
+    label, shares = with_neutral(what, scale, field_map.identity_value), field_map.normalized
     label_colour_bar(axes, scale, corner, label, times=shares, ends=not shares)
     chart.label_strip(axes, caption.labels)
     if per_frame:
         _label_rows(axes, chart, order.tolist())
     else:
-        _label_bars(axes, chart, order.tolist(), limits, field_map.neutral)
+        _label_bars(axes, chart, order.tolist(), limits, field_map.identity_value)
     _name_channels(axes, chart, order.tolist(), (means[order] / scale.unit).tolist(), per_frame)
     parts = ["top: the clip's frames", f"bars: channels, the strongest first; height: the {what}"]
     if per_frame:
@@ -151,9 +165,9 @@ def draw_channel_sheet(
     return Image.fromarray(to_picture(axes))
 
 
-def bar_limits(gates: Tensor, neutral: float | None) -> tuple[float, float]:
+def bar_limits(gates: Tensor, identity_value: float | None) -> tuple[float, float]:
     """The least and the greatest value of the chart: bars begin at 0."""
-    values = [0.0, *gates.tolist(), neutral or 0.0]
+    values = [0.0, *gates.tolist(), identity_value or 0.0]
     low, high = min(values), max(values)
     return low, (high + 0.06 * (high - low)) if high > low else low + 1.0
 
@@ -188,7 +202,7 @@ def _label_bars(
     chart: Chart,
     order: list[int],
     limits: tuple[float, float],
-    neutral: float | None,
+    identity_value: float | None,
 ) -> None:
     right = chart.left + chart.width
     ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(*limits))
@@ -196,11 +210,11 @@ def _label_bars(
         y = chart.row(value, limits)
         axes.plot([chart.left, right], [y, y], color="#d2d2d7", lw=1, zorder=0.5)
         draw_text(axes, (chart.left - 10, y + 5), number_text(value), size=13, align="right")
-    if neutral is not None:
-        y = chart.row(neutral, limits)
+    if identity_value is not None:
+        y = chart.row(identity_value, limits)
         axes.plot([chart.left, right], [y, y], color=INK, lw=1.4, ls=(0, (5, 4)))
-        says = f"{number_text(neutral)}: changes nothing"
-        draw_text(axes, (right - 6, y - 8), says, size=13, align="right")
+        description = f"{number_text(identity_value)}: changes nothing"
+        draw_text(axes, (right - 6, y - 8), description, size=13, align="right")
     step = chart.width / len(order)
     if step >= 30:
         for index, channel in enumerate(order):

@@ -2,7 +2,7 @@
 
 import torch
 
-from videoattn.attention.record import AttentionMap, Query
+from videoattn.attention.record import PairwiseMap, Query
 from videoattn.explain.geometry import cell_centre
 
 SPACE_APART = 0.25  # of the shorter side of the frame
@@ -10,7 +10,7 @@ TIME_APART = 0.5  # of the clip
 
 
 def choose_queries(
-    attention_map: AttentionMap,
+    attention_map: PairwiseMap,
     clip: tuple[int, int, int],
     *,
     count: int = 3,

@@ -46,7 +46,7 @@ class Clip(NamedTuple):
 
 
 def draw_clips(
-    clips: Sequence[Clip], *, title: str, details: str, says: str, legend: Sequence[str]
+    clips: Sequence[Clip], *, title: str, details: str, description: str, legend: Sequence[str]
 ) -> Image.Image:
     """A sheet of clips, which may differ in size, as an RGB image.
 
@@ -62,7 +62,7 @@ def draw_clips(
     for clip, layout in zip(clips, layouts, strict=True):
         paste_panels(picture, layout, resize(clip.frames, layout.panel))
     axes = canvas_axes(picture)
-    write_head(axes, width, title, details, says)
+    write_head(axes, width, title, details, description)
     for clip, layout in zip(clips, layouts, strict=True):
         _write_heading(axes, clip, layout, width)
         _write_labels(axes, layout, clip.labels)

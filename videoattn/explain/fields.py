@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain.boxes import draw_box_sheet
 from videoattn.explain.charts import draw_channel_sheet, draw_temporal_sheet
 from videoattn.explain.heat import draw_heat_sheet
@@ -14,7 +14,7 @@ from videoattn.types import Frames
 
 def draw_field(
     frames: Frames,
-    field_map: FieldMap,
+    field_map: GateMap,
     *,
     title: str,
     sample: int = 0,

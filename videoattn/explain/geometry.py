@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videoattn.attention.record import AttentionMap, FieldMap
+from videoattn.attention.record import GateMap, PairwiseMap
 
 
 class Position(NamedTuple):
@@ -70,7 +70,7 @@ def check_query(query: tuple[int, int, int], clip: tuple[int, int, int]) -> None
 
 
 def query_position(
-    attention_map: AttentionMap,
+    attention_map: PairwiseMap,
     query: int,
     clip: tuple[int, int, int],
     pixel: tuple[int, int, int] | None = None,
@@ -99,7 +99,7 @@ def query_position(
     return Position(pixel[0], pixel[1] + 0.5, pixel[2] + 0.5)
 
 
-def weights_of(attention_map: AttentionMap, sample: int, query: int) -> Tensor:
+def weights_of(attention_map: PairwiseMap, sample: int, query: int) -> Tensor:
     """One query's weights (T', H', W') in float32. Raises ValueError where there is none such."""
     _check_held("sample", sample, attention_map.weights.shape[0])
     _check_held("query", query, attention_map.weights.shape[1])
@@ -117,7 +117,7 @@ AXES = {
 AXES["box"] = "T 4"
 
 
-def field_of(field_map: FieldMap, sample: int) -> Tensor:
+def field_of(field_map: GateMap, sample: int) -> Tensor:
     """One sample's weights, of its kind's shape without N; a channel gate may have a T behind C.
 
     Raises ValueError where the shape is not the kind's, or there is no such sample.
@@ -129,7 +129,7 @@ def field_of(field_map: FieldMap, sample: int) -> Tensor:
         allowed = f"(N, {', '.join(axes)})" + (" or (N, C, T)" if axes == ["C"] else "")
         raise ValueError(
             f"{field_map.kind} map: weights of shape {shape}; need {allowed}, none of them 0: "
-            "see FieldMap"
+            "see GateMap"
         )
     _check_held("sample", sample, shape[0])
     return _finite(field_map.weights[sample])

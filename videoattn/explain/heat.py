@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.explain.geometry import cells_of_frames, field_of, frame_shares
 from videoattn.explain.layout import MARGIN, Layout, choose_columns, make_layout
 from videoattn.explain.marks import canvas_axes, draw_text, to_picture
@@ -46,7 +46,7 @@ class _Group(NamedTuple):
     scale: Scale
 
 
-def placed_weights(field_map: FieldMap, sample: int) -> Tensor:
+def placed_weights(field_map: GateMap, sample: int) -> Tensor:
     """One weight for each place, (T', H', W'): a mask's mean over channels, a pooling's over its
     weightings."""
     weights = field_of(field_map, sample)
@@ -54,10 +54,10 @@ def placed_weights(field_map: FieldMap, sample: int) -> Tensor:
 
 
 def frame_amounts(
-    field_map: FieldMap, weights: Tensor, num_frames: int
+    field_map: GateMap, weights: Tensor, num_frames: int
 ) -> tuple[list[float], list[str]]:
     """For each frame its share of weights that sum to 1, else its mean weight; and as text."""
-    if field_map.normalised:
+    if field_map.normalized:
         shares = frame_shares(weights, num_frames)
         return shares, [f"{100 * share:.0f} %" for share in shares]
     means = weights.double().mean(dim=(1, 2))[cells_of_frames(num_frames, len(weights))].tolist()
@@ -65,7 +65,7 @@ def frame_amounts(
 
 
 def draw_heat_sheet(
-    frames: Frames, field_map: FieldMap, *, caption: Caption, sample: int
+    frames: Frames, field_map: GateMap, *, caption: Caption, sample: int
 ) -> Image.Image:
     """The clip's frames with the weights over them: once, or for each weighting of a pooling."""
     num_frames, _, height, width = frames.shape
@@ -89,11 +89,11 @@ def draw_heat_sheet(
 
     axes = canvas_axes(picture)
     weights = (field_of if field_map.kind == "pooling" else placed_weights)(field_map, sample)
-    details = describe(weights, field_map.neutral, unit=groups[0].scale.unit)
-    write_head(axes, layout.width, caption.title, details, says(field_map, sample))
+    details = describe(weights, field_map.identity_value, unit=groups[0].scale.unit)
+    write_head(axes, layout.width, caption.title, details, describe_map(field_map, sample))
     for group, corner in zip(groups, corners, strict=False):
-        label = with_neutral(_bar_label(field_map), group.scale, field_map.neutral)
-        every = field_map.normalised
+        label = with_neutral(_bar_label(field_map), group.scale, field_map.identity_value)
+        every = field_map.normalized
         label_colour_bar(axes, group.scale, corner, label, times=every, ends=not every)
     _write_groups(axes, layout, field_map, groups, num_frames)
     grid = tuple(placed_weights(field_map, sample).shape)
@@ -101,15 +101,15 @@ def draw_heat_sheet(
     return Image.fromarray(to_picture(axes))
 
 
-def _groups(field_map: FieldMap, sample: int, frames: Frames, labels: Labels) -> list[_Group]:
+def _groups(field_map: GateMap, sample: int, frames: Frames, labels: Labels) -> list[_Group]:
     every = list(range(len(frames)))
     together = placed_weights(field_map, sample)
 
     def scale_of(weights: Tensor) -> Scale:
         return make_field_scale(
             weights,
-            normalised=field_map.normalised,
-            neutral=field_map.neutral,
+            normalized=field_map.normalized,
+            identity_value=field_map.identity_value,
             positions=together.numel(),
         )
 
@@ -132,10 +132,10 @@ def _groups(field_map: FieldMap, sample: int, frames: Frames, labels: Labels) ->
         frame = shares.index(max(shares))
         shown.append((weightings[d], frame))
         names.append((f"no. {d}", f"frame {labels[frame][0]}"))
-    says = f"the {count} most peaked, each in the frame that it weights most"
+    description = f"the {count} most peaked, each in the frame that it weights most"
     return [
         whole_clip(f"mean of all {len(weightings)} weightings", together, scale_of(together)),
-        _Group(says, shown, names, scale_of(weightings[strongest])),
+        _Group(description, shown, names, scale_of(weightings[strongest])),
     ]
 
 
@@ -151,7 +151,7 @@ def _panels(frames: Frames, group: _Group) -> Panels:
 
 
 def _write_groups(
-    axes: Axes, layout: Layout, field_map: FieldMap, groups: list[_Group], num_frames: int
+    axes: Axes, layout: Layout, field_map: GateMap, groups: list[_Group], num_frames: int
 ) -> None:
     write_labels(axes, layout, [name for group in groups for name in group.names])
     first = 0
@@ -162,13 +162,13 @@ def _write_groups(
         amounts = [frame_amounts(field_map, weights, num_frames) for weights, _ in group.shown]
         values = [values[f] for (values, _), (_, f) in zip(amounts, group.shown, strict=True)]
         texts = [texts[f] for (_, texts), (_, f) in zip(amounts, group.shown, strict=True)]
-        draw_bars(axes, layout, values, texts, first=first, neutral=field_map.neutral)
+        draw_bars(axes, layout, values, texts, first=first, identity_value=field_map.identity_value)
         first += len(group.shown)
 
 
-def says(field_map: FieldMap, sample: int) -> str:
-    if field_map.says:
-        return field_map.says
+def describe_map(field_map: GateMap, sample: int) -> str:
+    if field_map.description:
+        return field_map.description
     if field_map.kind == "pooling":
         count = field_map.weights.shape[1]
         each = "" if count == 1 else f", by each of {count} weightings"
@@ -180,28 +180,28 @@ def says(field_map: FieldMap, sample: int) -> str:
         return f"A mask over the features, mean of its {channels} channels at each place"
     if field_map.kind == "cam":
         return "What each place of each frame adds to the score of the class"
-    if field_map.neutral is None:
+    if field_map.identity_value is None:
         return "Spatial attention: the weight of each place in each frame"
     return "A spatial gate: by what the features at each place of each frame are multiplied"
 
 
-def _bar_label(field_map: FieldMap) -> str:
-    if field_map.normalised:
+def _bar_label(field_map: GateMap) -> str:
+    if field_map.normalized:
         return "weight, times the uniform weight"
     if field_map.kind == "mask":
         return "mean mask"
     if field_map.kind == "cam":
         return "added to the score"
-    if field_map.neutral is not None:
+    if field_map.identity_value is not None:
         return "gate"
-    return "strength" if field_map.says else "weight"
+    return "strength" if field_map.description else "weight"
 
 
-def _legend(field_map: FieldMap, grid: tuple[int, ...]) -> list[str]:
-    if field_map.normalised:
+def _legend(field_map: GateMap, grid: tuple[int, ...]) -> list[str]:
+    if field_map.normalized:
         bars = "bars: each frame's share of the weight"
     else:
         bars = "bars: each frame's mean"
-    if field_map.neutral is not None:
-        bars += f", with a line at {number_text(field_map.neutral)}"
+    if field_map.identity_value is not None:
+        bars += f", with a line at {number_text(field_map.identity_value)}"
     return [bars, f"the map has {' x '.join(map(str, grid))} positions (T x H x W)"]

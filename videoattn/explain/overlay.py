@@ -8,7 +8,7 @@ import av
 import numpy as np
 from matplotlib.axes import Axes
 
-from videoattn.attention.record import AttentionMap, FieldMap
+from videoattn.attention.record import GateMap, PairwiseMap
 from videoattn.explain.boxes import area_shares, box_pictures, boxes_in_frames
 from videoattn.explain.geometry import frame_shares, query_position, weights_of, window_of
 from videoattn.explain.heat import frame_amounts, placed_weights
@@ -27,7 +27,7 @@ FILE_RATE = 25  # frames a second; players seek badly in files of very few
 def write_overlay(
     path: Path,
     frames: Frames,
-    attention_map: AttentionMap,
+    attention_map: PairwiseMap,
     *,
     sample: int = 0,
     query: int = 0,
@@ -69,7 +69,7 @@ def write_overlay(
 def write_field_overlay(
     path: Path,
     frames: Frames,
-    field_map: FieldMap,
+    field_map: GateMap,
     *,
     sample: int = 0,
     input_size: tuple[int, int] | None = None,
@@ -97,7 +97,9 @@ def write_field_overlay(
         _write(path, box_pictures(frames, boxes, size), area_shares(frames, boxes), hold)
         return
     weights = placed_weights(field_map, sample)
-    scale = make_field_scale(weights, normalised=field_map.normalised, neutral=field_map.neutral)
+    scale = make_field_scale(
+        weights, normalized=field_map.normalized, identity_value=field_map.identity_value
+    )
     amounts, _ = frame_amounts(field_map, weights, len(frames))
     _write(path, blend(resize(frames, size), weights, scale), amounts, hold)
 

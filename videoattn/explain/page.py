@@ -52,7 +52,7 @@ def number_text(value: float | int) -> str:
     return text.replace("-", "\u2212")
 
 
-def describe(weights: Tensor, neutral: float | None, unit: float = 1.0) -> str:
+def describe(weights: Tensor, identity_value: float | None, unit: float = 1.0) -> str:
     """The weights' range and mean (in units), and what the neutral weight is."""
     shown = weights / unit
     found = torch.stack([shown.min(), shown.mean(), shown.max()])
@@ -60,14 +60,18 @@ def describe(weights: Tensor, neutral: float | None, unit: float = 1.0) -> str:
     times = "\u00d7" if unit != 1.0 else ""
     low, mean, high = (number_text(value) + times for value in found.tolist())
     text = f"min {low}, mean {mean}, max {high}"
-    return text if neutral is None else f"{text}  ·  {number_text(neutral)} changes nothing"
+    return (
+        text
+        if identity_value is None
+        else f"{text}  ·  {number_text(identity_value)} changes nothing"
+    )
 
 
-def with_neutral(label: str, scale: Scale, neutral: float | None) -> str:
+def with_neutral(label: str, scale: Scale, identity_value: float | None) -> str:
     """The label of a colour bar, with a word on a neutral weight that it does not reach."""
-    if neutral is None or scale.bottom <= neutral <= scale.top:
+    if identity_value is None or scale.bottom <= identity_value <= scale.top:
         return label
-    return f"{label}  ({number_text(neutral)} is off this scale)"
+    return f"{label}  ({number_text(identity_value)} is off this scale)"
 
 
 def blank(width: int, height: int) -> Picture:
@@ -128,15 +132,15 @@ def label_colour_bar(
         draw_text(axes, at, text, size=13, colour=SOFT, align="center")
 
 
-def write_head(axes: Axes, width: int, title: str, details: str, says: str) -> None:
+def write_head(axes: Axes, width: int, title: str, details: str, description: str) -> None:
     """title: its first line is the heading; a second one stands smaller below, before `details`.
-    says: what the sheet shows, in words."""
+    description: what the sheet shows, in words."""
     heading, _, rest = title.partition("\n")
     room = width - 2 * MARGIN - BAR_WIDTH - 40
     draw_text(axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
     line = "  ·  ".join(filter(None, [rest, details]))
     draw_text(axes, (MARGIN, 90), line, colour=SOFT, room=room)
-    draw_text(axes, (MARGIN, 116), says, room=width - 2 * MARGIN)
+    draw_text(axes, (MARGIN, 116), description, room=width - 2 * MARGIN)
 
 
 def write_foot(axes: Axes, width: int, height: int, parts: Sequence[str]) -> None:
@@ -161,16 +165,16 @@ def draw_bars(
     texts: Sequence[str],
     *,
     first: int = 0,
-    neutral: float | None = None,
+    identity_value: float | None = None,
     thickness: int = 8,
     colour: str = SOFT,
 ) -> None:
     """Below each panel a bar from 0 to its value, all to one measure, and a text beside it.
 
-    first: the corner of the first panel. neutral: a value that is marked by a line at every bar;
-        the texts then stand in a column at the right, clear of it.
+    first: the corner of the first panel. identity_value: a value marked by a line at every bar; the
+        texts then stand in a column at the right, clear of it.
     """
-    low, high = min(0.0, *values), max(0.0, *values, neutral or 0.0)
+    low, high = min(0.0, *values), max(0.0, *values, identity_value or 0.0)
     high = high if high > low else low + 1.0
     height, width = layout.panel
     measure = (width - VALUE_ROOM) / (high - low)
@@ -178,11 +182,11 @@ def draw_bars(
         zero, end, middle = x - low * measure, x + (value - low) * measure, y + height + 14
         edges = (middle - thickness / 2, middle + thickness / 2)
         axes.fill_between(sorted((zero, end)), *edges, color=colour, lw=0)
-        if neutral is None and low == 0:
+        if identity_value is None and low == 0:
             at: Point = (end + 8, middle + 5)
             draw_text(axes, at, text, size=14)
             continue
         draw_text(axes, (x + width, middle + 5), text, size=14, align="right")
-        if neutral is not None:
-            mark = x + (neutral - low) * measure
+        if identity_value is not None:
+            mark = x + (identity_value - low) * measure
             axes.plot([mark, mark], [middle - 11, middle + 11], color=INK, lw=1.6)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.attention.systems import last_stage
 from videoattn.types import Labels, Logits, Video
 
@@ -37,7 +37,7 @@ FILLS = ("mean", "zero", "blur", "freeze")
 OTHER_ACTIVATIONS = ("Silu", "Gelu", "LeakyRelu", "Elu", "Hardswish", "Hardsigmoid", "Softplus")
 
 
-def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None) -> FieldMap:
+def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None) -> GateMap:
     """Class activation map, (N, T', H', W'). Its mean over the positions is y - b.
 
     Raises:
@@ -59,32 +59,32 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
             f"{layer!r}; use grad_cam or hires_cam, which ask for nothing"
         )
     weights = classifier.weight[targets].detach()
-    return FieldMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), neutral=0.0)
+    return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), identity_value=0.0)
 
 
 def grad_cam(
     model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
-) -> FieldMap:
+) -> GateMap:
     """(N, T', H', W'), not negative. See the table."""
     activations, gradients = _gradients(model, video, targets, layer)
     weights = gradients.mean((2, 3, 4))
-    return FieldMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations).relu())
+    return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations).relu())
 
 
 def hires_cam(
     model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
-) -> FieldMap:
+) -> GateMap:
     """(N, T', H', W'), of either sign. See the table."""
     activations, gradients = _gradients(model, video, targets, layer)
-    return FieldMap("cam", (activations * gradients).sum(1), neutral=0.0)
+    return GateMap("cam", (activations * gradients).sum(1), identity_value=0.0)
 
 
-def saliency(model: nn.Module, video: Video, targets: Labels) -> FieldMap:
+def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     """(N, T, H, W), not negative: how fast the score changes with a pixel."""
-    return FieldMap("cam", _input_gradient(model, video, targets).abs().amax(1))
+    return GateMap("cam", _input_gradient(model, video, targets).abs().amax(1))
 
 
-def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> FieldMap:
+def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     """(N, T, H, W), not negative: saliency whose ReLUs let only positive gradients back.
 
     Raises:
@@ -104,7 +104,7 @@ def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> FieldMap
     finally:
         for handle in handles:
             handle.remove()
-    return FieldMap("cam", gradient.abs().amax(1))
+    return GateMap("cam", gradient.abs().amax(1))
 
 
 def occlusion(
@@ -116,7 +116,7 @@ def occlusion(
     stride: tuple[int, int, int] | None = None,
     fill: str = "mean",
     batch_size: int = 16,
-) -> FieldMap:
+) -> GateMap:
     """(N, T, H, W): how much the score falls when a patch around a pixel is hidden, the mean over
     the patches that hold it. As many forward passes as there are patches.
 
@@ -165,10 +165,10 @@ def occlusion(
             for window, score in zip(windows, after.split(len(video)), strict=True):
                 drops[window] += (before - score).view(-1, 1, 1, 1)
                 coverage[window] += 1
-    return FieldMap("cam", drops / coverage, neutral=0.0)
+    return GateMap("cam", drops / coverage, identity_value=0.0)
 
 
-METHODS: dict[str, Callable[..., FieldMap]] = {
+METHODS: dict[str, Callable[..., GateMap]] = {
     "cam": cam,
     "grad_cam": grad_cam,
     "hires_cam": hires_cam,

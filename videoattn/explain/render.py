@@ -35,22 +35,22 @@ class Scale(NamedTuple):
     diverging: bool
 
 
-def make_scale(weights: Tensor, *, normalised: bool, visible: int | None = None) -> Scale:
+def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None) -> Scale:
     """The scale for a map (T', H', W') of one query, from its largest |weight|.
 
     Weights that sum to 1 are shown in multiples of 1 / (T' H' W'), what each position would get
     if the query looked everywhere alike; `visible` is the number of positions that it can see at
     all, where not all. Responses that are no probabilities are shown as they are.
     """
-    unit = 1.0 / (visible or weights.numel()) if normalised else 1.0
+    unit = 1.0 / (visible or weights.numel()) if normalized else 1.0
     top = float(weights.abs().max()) / unit
-    if normalised:
+    if normalized:
         return Scale(unit, 0.0, max(top, LEAST_RANGE), 1.0, False)
     return Scale(unit, -(top or 1.0), top or 1.0, 0.0, True)
 
 
 def make_field_scale(
-    weights: Tensor, *, normalised: bool, neutral: float | None, positions: int | None = None
+    weights: Tensor, *, normalized: bool, identity_value: float | None, positions: int | None = None
 ) -> Scale:
     """The scale for weights that belong to no query, of any shape, from their range.
 
@@ -60,10 +60,10 @@ def make_field_scale(
     all are on one side it runs over their own range: half-open gates differ by little beside their
     distance from 1, and a scale from 1 would show that distance only.
     """
-    if normalised:
-        return make_scale(weights, normalised=True, visible=positions)
+    if normalized:
+        return make_scale(weights, normalized=True, visible=positions)
     low, high = float(weights.min()), float(weights.max())
-    middle = 0.0 if neutral is None else neutral
+    middle = 0.0 if identity_value is None else identity_value
     least_span = LEAST_SPAN * max(abs(low), abs(high), abs(middle)) or 1.0
     if low < middle < high or low == middle == high:
         reach = max(high - middle, middle - low, least_span)

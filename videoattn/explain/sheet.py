@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import AttentionMap
+from videoattn.attention.record import PairwiseMap
 from videoattn.explain.geometry import (
     Key,
     Position,
@@ -49,7 +49,7 @@ from videoattn.types import Frames
 
 def draw_sheet(
     frames: Frames,
-    attention_map: AttentionMap,
+    attention_map: PairwiseMap,
     *,
     title: str,
     sample: int = 0,
@@ -103,10 +103,10 @@ def draw_sheet(
     return Image.fromarray(to_picture(axes))
 
 
-def query_scale(attention_map: AttentionMap, weights: Tensor) -> Scale:
+def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     """The scale of one query's weights. In a local map uniform means uniform in its window."""
     visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
-    return make_scale(weights, normalised=attention_map.normalised, visible=visible)
+    return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
 def _query_line(position: Position, labels: Labels, origin: tuple[int, int], scale: Scale) -> str:

@@ -36,15 +36,15 @@ from videoattn.data.shards.streaming import ShardDataset
 from videoattn.data.transforms import TestTransform, to_video
 from videoattn.data.transforms.augment import (
     AreaCrop,
+    ColorAugment,
     CropBox,
-    Looks,
     MultiScaleCrop,
     ShortSideCrop,
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.parallel import Distributed
+from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig
 
 Subset = Literal["train", "test"]
@@ -125,7 +125,7 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
 
 
 def make_loader(
-    config: Config, subset: Subset, distributed: Distributed, samples: Samples | None = None,
+    config: Config, subset: Subset, distributed: Parallel, samples: Samples | None = None,
     *, as_tested: bool = False,
 ) -> ClipLoader:  # fmt: skip
     """Batches of the training part (shuffled, augmented) or the test part (all views, in order).
@@ -250,7 +250,7 @@ def _train_transform(config: Config) -> TrainTransform:
         "short_side": lambda: ShortSideCrop(crop, augment.short_side),
         "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
     }
-    looks = Looks(
+    looks = ColorAugment(
         color_jitter=augment.color_jitter,
         grayscale=augment.grayscale,
         rand_augment=augment.rand_augment,

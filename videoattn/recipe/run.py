@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import About
+from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe import make_model
 from videoattn.recipe.config import Config, from_dict
 
@@ -27,7 +27,7 @@ class LoadedRun:
     config: Config
     class_names: tuple[str, ...]
     model: nn.Module
-    about: About
+    about: CheckpointMeta
     """As it was stored, without overrides."""
 
 
@@ -54,7 +54,7 @@ def load(path: str | Path, device: str = "cpu") -> nn.Module:
 
     Two attributes say how to use it. `class_names` has the K names. `config` is the recipe:
     `config.clip` has T (num_frames), H and W (height, width), and the mean and std by which RGB in
-    0 - 1 is normalised.
+    0 - 1 is normalized.
 
     Raises:
         ValueError: as `load_run`.

@@ -10,14 +10,14 @@ from torch import nn
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
-from videoattn.engine.checkpoint import Payload
+from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Distributed
-from videoattn.engine.precise import PreciseNorms, batch_norms
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.stages import restarting, split_epochs
-from videoattn.engine.step import Optimisation
+from videoattn.engine.step import OptimSettings
 from videoattn.layers import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import Mix, make_loader
@@ -90,8 +90,8 @@ def make_fine_tuning(
 
 
 def make_precise_norms(
-    config: Config, model: nn.Module, distributed: Distributed, samples: Samples
-) -> PreciseNorms | None:
+    config: Config, model: nn.Module, distributed: Parallel, samples: Samples
+) -> PreciseBatchNorm | None:
     """None where the recipe leaves batch norm's statistics as training does.
 
     Raises:
@@ -110,10 +110,10 @@ def make_precise_norms(
     if problem is not None:
         raise ValueError(f"train.precise_norm_clips: {problem}")
     batches = make_loader(config, "train", distributed, samples, as_tested=True)
-    return PreciseNorms(batches, num_clips)
+    return PreciseBatchNorm(batches, num_clips)
 
 
-def new_parameters(previous: Payload) -> list[str]:
+def new_parameters(previous: Checkpoint) -> list[str]:
     """Of a checkpoint: which parameters the weights that its run began with did not reach."""
     groups: Any = previous["optimizer"]["param_groups"]
     return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
@@ -122,7 +122,7 @@ def new_parameters(previous: Payload) -> list[str]:
 def make_optimisation(
     config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
     num_stages: int = 1, fine_tuning: FineTuning | None = None,
-) -> Optimisation:  # fmt: skip
+) -> OptimSettings:  # fmt: skip
     """steps_per_epoch: updates, after accumulation. num_stages: the model's.
 
     Raises:
@@ -132,7 +132,7 @@ def make_optimisation(
     train = config.train
     auxiliary_weights = _auxiliary_weights(config)
     stage_epochs = split_epochs(train.num_epochs, num_stages, train.stage_epochs)
-    return Optimisation(
+    return OptimSettings(
         lr_at=restarting(
             partial(_schedule, train, steps_per_epoch),
             [epochs * steps_per_epoch for epochs in stage_epochs],

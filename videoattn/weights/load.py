@@ -44,7 +44,7 @@ def load_public(name: str, path: Path | str) -> nn.Module:
 def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The public model `name` with these weights, in eval mode; its forward answers logits.
 
-    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalised as the table
+    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalized as the table
     says. The number of classes is that of the weights, so fine-tuned files load too.
 
     Raises:

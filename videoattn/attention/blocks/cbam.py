@@ -33,7 +33,7 @@ from videoattn.attention.blocks.gates import (
     zero,
 )
 from videoattn.attention.common import check_choice
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.layers import Conv3d
 from videoattn.types import Video
 
@@ -108,7 +108,7 @@ class CBAM(nn.Module):
             x = gate(x)
         return x
 
-    def maps(self, x: Video) -> dict[str, FieldMap]:
+    def maps(self, x: Video) -> dict[str, GateMap]:
         found = {}
         with statistics_kept(self):
             for name, gate in self.gates.items():
@@ -135,7 +135,7 @@ class _Gate(nn.Module):
     def logits(self, x: Video) -> Tensor:
         raise NotImplementedError
 
-    def field(self, weights: Tensor) -> FieldMap:
+    def field(self, weights: Tensor) -> GateMap:
         raise NotImplementedError
 
 
@@ -157,7 +157,7 @@ class ChannelGate(_Gate):
     def logits(self, x: Video) -> Tensor:
         return _total([self.mlp(POOLS[pool](x, SCOPES[self.scope])) for pool in self.pools])
 
-    def field(self, weights: Tensor) -> FieldMap:
+    def field(self, weights: Tensor) -> GateMap:
         return channel_field(weights, self.scope)
 
 
@@ -178,8 +178,8 @@ class SpatialGate(_Gate):
         logits: Tensor = self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
         return logits
 
-    def field(self, weights: Tensor) -> FieldMap:
-        return FieldMap("spatial", weights.squeeze(1), neutral=1.0)
+    def field(self, weights: Tensor) -> GateMap:
+        return GateMap("spatial", weights.squeeze(1), identity_value=1.0)
 
 
 class TemporalGate(_Gate):
@@ -202,10 +202,10 @@ class TemporalGate(_Gate):
         logits: Tensor = self.bn(self.conv(pooled))
         return logits
 
-    def field(self, weights: Tensor) -> FieldMap:
+    def field(self, weights: Tensor) -> GateMap:
         if self.axes == (3, 4):
             return channel_field(weights, "frame")
-        return FieldMap("temporal", weights[:, 0, :, 0, 0], neutral=1.0)
+        return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
 
 
 class FrameMLPGate(_Gate):
@@ -230,8 +230,8 @@ class FrameMLPGate(_Gate):
         by_pool = [self.mlp(pool(x, axes).transpose(1, 2)) for pool in (mean, maximum)]
         return _total(by_pool).transpose(1, 2)
 
-    def field(self, weights: Tensor) -> FieldMap:
-        return FieldMap("temporal", weights[:, 0, :, 0, 0], neutral=1.0)
+    def field(self, weights: Tensor) -> GateMap:
+        return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

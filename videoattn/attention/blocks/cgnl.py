@@ -13,7 +13,7 @@ authors' code replaces the first factor by the constant b = exp(-2γ); `exact_be
 
 With the dot kernel and norm="gn", the published block, the size of <φ, g> has no effect: it scales
 a whole group, W_z has no bias and the same groups, and the group norm divides by that very scale.
-Up to its eps the block is x + weight · sign(<φ, g>) · normalised(W_z θ) + bias. norm="bn" is ours:
+Up to its eps the block is x + weight · sign(<φ, g>) · normalized(W_z θ) + bias. norm="bn" is ours:
 its statistics are the batch's (the running ones in evaluation), so that one clip can have more of
 y than another. CGNLx has several powers in one group and keeps their proportions in both.
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import check_choice, small_weights, zero_norm
 from videoattn.attention.functional import autocast_off
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
 Entries = Float[Tensor, "N G *E"]
@@ -128,14 +128,14 @@ class CompactNonLocal(nn.Module):
             y = self.norm(self.out(y))
         return x + y.to(x.dtype)
 
-    def maps(self, x: Video) -> dict[str, FieldMap]:
+    def maps(self, x: Video) -> dict[str, GateMap]:
         """How much each position answers: |y| summed over channels, |θ_i| |<φ, g>| for the dot
         kernel. CGNLx's order 0 is left out, which says nothing of the position."""
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off(x):
             _, y = self._respond(theta, phi, g)
-        says = "How strongly each place of each frame answers to the whole clip"
-        return {"": FieldMap("spatial", y.abs().sum((1, 2)), says=says)}
+        description = "How strongly each place of each frame answers to the whole clip"
+        return {"": GateMap("spatial", y.abs().sum((1, 2)), description=description)}
 
     def _respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
         """CGNLx's term of order 0 (of the dot kernel, 0) and the rest, (N, G, C_i/G, T, H, W)."""

@@ -109,7 +109,7 @@ class CrossLayerNonLocal(nn.Module):
             part = slice(start, end) if joint else slice(None)
             found[f"source{index}"] = pairwise_map(
                 self._part(part), q, all_keys if joint else keys[index],
-                grid_of(x), grid_of(source), normalised=not joint or len(sources) == 1,
+                grid_of(x), grid_of(source), normalized=not joint or len(sources) == 1,
             )  # fmt: skip
         return found
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.attention.common import check_choice
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 
 STARTS = ("half", "identity")
 SCOPES: dict[str, tuple[int, ...]] = {"clip": (2, 3, 4), "frame": (3, 4)}
@@ -29,10 +29,10 @@ def gate_weights(x: Tensor, logits: Tensor, start: str) -> Tensor:
     return (2 * weights if start == "identity" else weights).to(x.dtype)
 
 
-def channel_field(weights: Tensor, scope: str) -> FieldMap:
+def channel_field(weights: Tensor, scope: str) -> GateMap:
     """The map of (N, C, 1, 1, 1) or (N, C, T, 1, 1) gates: (N, C), or (N, C, T) by frames."""
     weights = weights[..., 0, 0] if scope == "frame" else weights.flatten(1)
-    return FieldMap("channel", weights, neutral=1.0)
+    return GateMap("channel", weights, identity_value=1.0)
 
 
 def mean(x: Tensor, axes: Sequence[int]) -> Tensor:

@@ -35,7 +35,7 @@ from videoattn.attention.blocks.regions import (
 )
 from videoattn.attention.common import check_choice, evaluating
 from videoattn.attention.insert import check_places, output_shapes
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Logits, Video
 
 REGIONS = ("tube", "volume", "frame")
@@ -156,7 +156,7 @@ class HardCrop(nn.Module):
         is 1, or T' where frames have boxes of their own; the time of these is the clip's."""
         return self._boxes(self._global(x)[1], x)
 
-    def maps(self, x: Video) -> Mapping[str, FieldMap]:
+    def maps(self, x: Video) -> Mapping[str, GateMap]:
         """The box in each frame, and the scaled H that it was found on ("heat")."""
         with evaluating(self):
             features = self._global(x)[1]
@@ -167,8 +167,8 @@ class HardCrop(nn.Module):
         inside = (times[:, :1, 0] <= frame) & (frame < times[:, :1, 1])
         heat = self._heat(features)
         return {
-            "": FieldMap("box", (corners * inside[..., None]).to(heat.dtype)),
-            "heat": FieldMap("spatial", heat, says=_HEAT),
+            "": GateMap("box", (corners * inside[..., None]).to(heat.dtype)),
+            "heat": GateMap("spatial", heat, description=_HEAT),
         }
 
     def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:

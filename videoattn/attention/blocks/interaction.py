@@ -11,7 +11,7 @@ which there are two losses (see interaction_loss.py); training-mode passes leave
 
 The paper's text was not available in full, and no public code is known. These are our readings: the
 softmax is over positions; levels are max-pooled down and their scores added; the weights of the
-losses (1e-2 each, on the normalised forms) and the init N(0, 0.01²). `pool_with="simplex"` (M = a
+losses (1e-2 each, on the normalized forms) and the init N(0, 0.01²). `pool_with="simplex"` (M = a
 X), `residual` and the centring are ours. Know that
 
 - a bias per row cancels in the softmax: with every fusion but "max" it does nothing at all, and its
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.pyramid import Level, PyramidPooling
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 
 
 class InteractionPyramid(nn.Module):
@@ -63,7 +63,7 @@ class InteractionPyramid(nn.Module):
         logits: Tensor = self.linear(feature)
         return logits.unsqueeze(1) if pooled.ndim == 3 else logits
 
-    def maps(self, pooled: Tensor, *levels: Level) -> dict[str, FieldMap]:
+    def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
         """ "": the D fused rows; "0", "1", ...: what each level alone would give. They sum to 1;
         with "l2" the weights used are these times a factor for each row."""
         return _maps(self.pyramid, levels)
@@ -80,7 +80,7 @@ def interaction_pyramid(
     bias: str = "none",
     center: str = "none",
     pool_with: str = "l2",
-    loss: str = "normalised",
+    loss: str = "normalized",
     residual: bool = False,
 ) -> InteractionPyramid:
     """The head by its recipe's options: those of `PyramidPooling`, and `residual`."""
@@ -91,7 +91,7 @@ def interaction_pyramid(
     return InteractionPyramid(pyramid, width, num_classes, residual=residual)
 
 
-def _maps(pyramid: PyramidPooling, levels: Sequence[Level]) -> dict[str, FieldMap]:
+def _maps(pyramid: PyramidPooling, levels: Sequence[Level]) -> dict[str, GateMap]:
     fused, every = pyramid.weightings(*levels)
     named = {"": fused, **{str(index): own for index, own in enumerate(every)}}
-    return {key: FieldMap("pooling", weights, normalised=True) for key, weights in named.items()}
+    return {key: GateMap("pooling", weights, normalized=True) for key, weights in named.items()}

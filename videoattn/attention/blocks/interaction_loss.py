@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FORMS = ("normalised", "scaled", "literal")
-"""normalised: X / ||X||, without a gradient for X. scaled: with one. literal: the paper's."""
+FORMS = ("normalized", "scaled", "literal")
+"""normalized: X / ||X||, without a gradient for X. scaled: with one. literal: the paper's."""
 
 Rows = Float[Tensor, "N D P"]
 
@@ -37,10 +37,10 @@ def unit_rows(scores: Rows) -> Rows:
 
 
 def interaction_loss(
-    rows: Rows, x: Float[Tensor, "N P C"], form: str = "normalised"
+    rows: Rows, x: Float[Tensor, "N P C"], form: str = "normalized"
 ) -> Float[Tensor, " N"]:
     """One value a clip, for rows of length 1: within [-D l_1, D(D - 1)]. X Xᵀ is never formed."""
-    if form == "normalised":
+    if form == "normalized":
         x = x.detach()
     if form != "literal":
         norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
@@ -51,7 +51,7 @@ def interaction_loss(
 
 
 def diversity_loss(
-    fused: Rows, levels: Sequence[Rows], form: str = "normalised"
+    fused: Rows, levels: Sequence[Rows], form: str = "normalized"
 ) -> Float[Tensor, " N"]:
     """One value a clip, of softmax rows. The literal form lies within
     [sqrt(J D (P - 2)), sqrt(J D P)] for J levels; the others are divided by the upper bound."""

@@ -168,8 +168,8 @@ class NonLocal(nn.Module):
             key_grid = (key_frames, *x.shape[3:])
         else:
             key_grid = (key_frames * num_groups, key_height, key_width)
-        normalised = self.normaliser == "softmax"
-        return {"": PairwiseAttention(grid_of(x), key_grid, normalised=normalised, rows=rows)}
+        normalized = self.normaliser == "softmax"
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized=normalized, rows=rows)}
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         with autocast_off(q):

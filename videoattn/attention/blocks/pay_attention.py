@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.pyramid import Level
 from videoattn.attention.common import check_choice, grid_of
 from videoattn.attention.functional import attend, autocast_off, to_tokens
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
 COMPATIBILITIES = ("pc", "dp", "pc_mlp")
@@ -195,15 +195,15 @@ class LearnToPay(nn.Module):
             logits = scores.logsumexp(0) - math.log(len(attended))
         return logits.unsqueeze(1) if pooled.ndim == 3 else logits
 
-    def maps(self, pooled: Tensor, *levels: Level) -> dict[str, FieldMap]:
+    def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
         """ "0", "1", ...: what each position of the level weighs, (N, 1, T, H, W)."""
         g = _mean_of_segments(pooled)
         found = {}
         for index, (level, x) in enumerate(zip(self.levels, levels, strict=True)):
             assert isinstance(level, LevelAttention)
             weights = level.weights(x, g).unsqueeze(1)
-            normalised = level.normaliser == "softmax"
-            found[str(index)] = FieldMap("pooling", weights, normalised=normalised)
+            normalized = level.normaliser == "softmax"
+            found[str(index)] = GateMap("pooling", weights, normalized=normalized)
         return found
 
 

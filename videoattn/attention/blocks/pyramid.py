@@ -43,7 +43,7 @@ class PyramidPooling(nn.Module):
         reference's grid in `rows` ([height, width]: the same in every frame).
     center: "channel_mean" subtracts from each position of X its mean over the channels.
     pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
-    loss: "normalised" (see interaction_loss.py), "scaled" or "literal".
+    loss: "normalized" (see interaction_loss.py), "scaled" or "literal".
 
     Raises:
         ValueError: an unknown choice; rows that are no number or grid; a position bias without a
@@ -60,7 +60,7 @@ class PyramidPooling(nn.Module):
         bias: str = "none",
         center: str = "none",
         pool_with: str = "l2",
-        loss: str = "normalised",
+        loss: str = "normalized",
     ) -> None:
         super().__init__()
         check_choice("fusion", fusion, FUSIONS)

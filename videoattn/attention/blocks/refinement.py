@@ -24,7 +24,7 @@ from videoattn.attention.blocks.gates import (
     zero,
 )
 from videoattn.attention.common import check_choice
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
 NORMS = ("bn", "ln", "none")
@@ -91,7 +91,7 @@ class AttentionRefinement(nn.Module):
         features = self._features(x)
         return (features * self._weights(features)).to(x.dtype)
 
-    def maps(self, x: Video) -> dict[str, FieldMap]:
+    def maps(self, x: Video) -> dict[str, GateMap]:
         with statistics_kept(self):
             weights = self._weights(self._features(x))
         return {"": channel_field(weights, self.scope)}

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.attention.common import check_choice
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.layers import Conv3d
 from videoattn.types import Video
 
@@ -121,8 +121,8 @@ class ResidualMask(nn.Module):
         mask = self._activate(self.out(_resize(x, trunk)))
         return mask if self.scale is None else self.scale * mask
 
-    def maps(self, u: Video, trunk: Video) -> dict[str, FieldMap]:
-        return {"": FieldMap("mask", self.mask(u, trunk), neutral=0.0)}
+    def maps(self, u: Video, trunk: Video) -> dict[str, GateMap]:
+        return {"": GateMap("mask", self.mask(u, trunk), identity_value=0.0)}
 
     def _pool(self, x: Tensor) -> Tensor:
         _, _, _, height, width = x.shape

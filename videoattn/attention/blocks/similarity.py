@@ -53,7 +53,7 @@ from videoattn.attention.functional import (
     separable_weights,
     to_tokens,
 )
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
 SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
@@ -119,8 +119,8 @@ class SimilarityAttention(nn.Module):
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """The weights that `forward` uses on x, by rows."""
         q, k, _, key_grid = self.project(x)
-        normalised = self.normaliser == "softmax"
-        return {"": pairwise_map(self._weights, q, k, grid_of(x), key_grid, normalised=normalised)}
+        normalized = self.normaliser == "softmax"
+        return {"": pairwise_map(self._weights, q, k, grid_of(x), key_grid, normalized=normalized)}
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.similarity == "additive":
@@ -180,12 +180,12 @@ class ChannelAttention(nn.Module):
             y = attend(q, k, v.to(q.dtype), scale=q.shape[2] ** -0.5, path="explicit")
         return x + self.bn(y.to(v.dtype).view(x.shape))
 
-    def maps(self, x: Video) -> dict[str, FieldMap]:
+    def maps(self, x: Video) -> dict[str, GateMap]:
         """The mean weight that each channel gets from all: (N, C), with a sum of 1."""
         q, k = self._tokens(x)
         with autocast_off(x):
             weights = attention_weights(q, k, "softmax", q.shape[2] ** -0.5)
-        return {"": FieldMap("channel", weights.mean(dim=1), normalised=True)}
+        return {"": GateMap("channel", weights.mean(dim=1), normalized=True)}
 
     def _tokens(self, x: Video) -> tuple[Tensor, Tensor]:
         """Queries and keys, (N, C, T·H·W), in float32 at least."""

@@ -24,7 +24,7 @@ from videoattn.attention.blocks.gates import (
     zero,
 )
 from videoattn.attention.common import check_choice
-from videoattn.attention.record import FieldMap
+from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
 
@@ -87,7 +87,7 @@ class SqueezeExcite(nn.Module):
         logits: Tensor = self.excite(pooled)
         return logits
 
-    def maps(self, x: Video) -> dict[str, FieldMap]:
+    def maps(self, x: Video) -> dict[str, GateMap]:
         return {"": channel_field(self._weights(x), self.scope)}
 
     def _weights(self, x: Video) -> Tensor:

@@ -150,8 +150,8 @@ class StandAloneAttention(nn.Module):
             return mean.flatten(2)
 
         grid = grid_of(x)
-        normalised = self.border == "mask"
-        return {"": PairwiseAttention(grid, grid, normalised=normalised, rows=rows, kind="local")}
+        normalized = self.border == "mask"
+        return {"": PairwiseAttention(grid, grid, normalized=normalized, rows=rows, kind="local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, heads, T, H, W, D); keys and values alike, with the zero border if any."""

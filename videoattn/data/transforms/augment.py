@@ -123,7 +123,7 @@ class MultiScaleCrop:
 
 
 @dataclass(frozen=True)
-class Looks:
+class ColorAugment:
     """What changes the pixels of a crop, in the order of these fields.
 
     `color_jitter`: brightness, contrast and saturation are multiplied by up to 1 ± this, the hue
@@ -170,9 +170,9 @@ class TrainTransform:
     random = True
     mirrors = False
 
-    def __init__(self, box: CropBox, looks: Looks | None = None) -> None:
+    def __init__(self, box: CropBox, looks: ColorAugment | None = None) -> None:
         self.box = box
-        self.looks = looks or Looks()
+        self.looks = looks or ColorAugment()
 
     def boxes(self, height: int, width: int, generator: torch.Generator) -> list[Box]:
         return [self.box(height, width, generator)]
