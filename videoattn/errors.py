@@ -1,36 +1,45 @@
-"""Looking names and options up, with errors that say what exists."""
+"""Error messages that state what was given, what is allowed, and what to do."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """ " (did you mean layer2.1?)" of the nearest name; "" where none is near."""
+    """Returns " (did you mean layer2.1?)" for the closest name, or "" if none is close."""
     near = get_close_matches(name, list(names), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def first_few(names: Iterable[str], count: int = 5) -> str:
-    """ "a, b, c, d, e and 3 more"; "none" of none."""
+    """Joins the first names, as in "a, b, c, d, e and 3 more"; returns "none" for an empty list."""
     names = list(names)
     more = f" and {len(names) - count:,} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more or "none"
 
 
-def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
-    if name not in table:
-        hint = did_you_mean(name, table)
-        raise ValueError(f"{key}: {name!r} does not exist{hint}; choose from {', '.join(table)}")
-    return table[name]
+def one_of(argument: str, name: str, choices: Collection[str]) -> str:
+    """Returns `name` if it is one of the choices.
+
+    Raises:
+        ValueError: If it is not; the message lists the choices and suggests the closest one.
+    """
+    if name not in choices:
+        hint = did_you_mean(name, choices)
+        listed = ", ".join(choices) or "none"
+        raise ValueError(f"{argument}: {name!r} does not exist{hint}; choose from {listed}")
+    return name
 
 
-def check_options(key: str, make: Callable[..., object], options: Mapping[str, Any]) -> None:
-    """Raises: ValueError for options that the constructor does not have."""
+def check_options(argument: str, make: Callable[..., object], options: Mapping[str, Any]) -> None:
+    """Checks that a constructor accepts every option.
+
+    Raises:
+        ValueError: If an option is not an optional argument of `make`.
+    """
     bound = make.keywords if isinstance(make, partial) else {}
     parameters = inspect.signature(make).parameters.values()
     known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
@@ -38,5 +47,21 @@ def check_options(key: str, make: Callable[..., object], options: Mapping[str, A
     if unknown:
         hint = did_you_mean(unknown[0], known)
         raise ValueError(
-            f"{key}: unknown {unknown[0]!r}{hint}; it may be one of {', '.join(known) or 'none'}"
+            f"{argument}: unknown {unknown[0]!r}{hint}; it may be one of "
+            f"{', '.join(known) or 'none'}"
         )
+
+
+@contextmanager
+def section(name: str) -> Iterator[None]:
+    """Prefixes the message of a ValueError with the recipe section that the value came from.
+
+    A constructor names its argument ("num_clips: got 3; ..."), and the user reads
+    "train.num_clips: got 3; ...".
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:  # a decode or checkpoint error names its file
+            raise
+        raise ValueError(f"{name}.{error}") from error

@@ -8,7 +8,7 @@ import torchvision
 
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
-from videoattn.errors import first_few, lookup
+from videoattn.errors import first_few, one_of
 from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
@@ -39,7 +39,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
         ValueError: an unknown name, weights of another model, names for another number of classes,
             an output that exists.
     """
-    row = lookup("--as", name, PUBLIC)
+    row = PUBLIC[one_of("--as", name, PUBLIC)]
     check_free(output)
     state = read_state_dict(file)
     explanation = explain(name, state)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from videoattn.engine import checkpoint
-from videoattn.errors import lookup
+from videoattn.errors import one_of
 from videoattn.recipe.config import Config
 from videoattn.recipe.run import LoadedRun, check_free, load, load_run, out
 
@@ -41,7 +41,7 @@ def export(run: Path, output: Path, *, kind: str) -> float:
             differ in it.
         ImportError: onnx without its packages.
     """
-    write, ending = lookup("--format", kind, FORMATS)
+    write, ending = FORMATS[one_of("--format", kind, FORMATS)]
     if ending and output.suffix != ending:
         raise ValueError(f"{output}: {kind} is written to a file that ends in {ending}")
     check_free(output)

@@ -19,7 +19,7 @@ from types import ModuleType
 import torchvision
 from torch import Tensor, nn
 
-from videoattn.errors import lookup
+from videoattn.errors import one_of
 from videoattn.models.tsn import TSN
 
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
@@ -65,7 +65,7 @@ def _tsn_timm(
     """backbone: one of timm's ResNets (`timm.list_models(module="resnet")`), such as resnet26d."""
     timm = _optional("timm", "timm")
     known = dict.fromkeys(timm.list_models(module="resnet"))
-    lookup("model.options.backbone", backbone, known)
+    one_of("model.options.backbone", backbone, known)
     network = timm.create_model(backbone, pretrained=False)
     # What torchvision calls these; neither has parameters.
     network.relu, network.avgpool = network.act1, network.global_pool

@@ -7,7 +7,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from videoattn.errors import check_options, lookup
+from videoattn.errors import check_options, one_of
 from videoattn.models.foreign import FOREIGN
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
@@ -43,7 +43,7 @@ def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> 
     Raises:
         ValueError: an unknown network or option; the message lists what exists.
     """
-    make = lookup("model.name", name, MODELS)
+    make = MODELS[one_of("model.name", name, MODELS)]
     options = dict(options)
     check_options("model.options", make, options)
     if isinstance(options.get("stem"), Mapping):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.errors import check_options, lookup
+from videoattn.errors import check_options, one_of
 from videoattn.models.table import make_network
 from videoattn.recipe.config import ModelConfig
 
@@ -20,7 +20,7 @@ def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
     model = make_network(config.name, config.options, num_classes=num_classes)
     attention = config.attention
     if attention.name is not None:
-        system = lookup("model.attention.name", attention.name, SYSTEMS)
+        system = SYSTEMS[one_of("model.attention.name", attention.name, SYSTEMS)]
         check_options("model.attention.options", system.make, attention.options)
         block = partial(system.make, **attention.options)
         model = system.attach(model, block, attention.after, attention.name)
