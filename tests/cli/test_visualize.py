@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from videoattn.cli.app import main
-from videoattn.cli.visualize import _choose_maps, _owners, visualize, visualize_score
+from videoattn.cli.visualize import choose_maps, map_owners, visualize, visualize_score
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
@@ -92,15 +92,15 @@ def test_many_blocks_do_not_flood_the_folder(
     assert {path.parent for path in written} == {tmp_path / "pictures"}
     said = capsys.readouterr().out
     assert (
-        "4 of 8 attention blocks are drawn, the last of each stage; for others give --layer a "
-        "name, or the beginning of some (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
+        "drawing 4 of 8 attention blocks, the last of each stage; for others pass --layer with a "
+        "name or a prefix (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
     ) in said
-    assert "these maps have no query: --query has only chosen the clip" in said
+    assert "these maps have no query; --query only selected the clip" in said
 
 
 def choose(layer: str | None, *blocks: str, keys: tuple[str, ...] = ("",)) -> list[str]:
     names = {f"{block}.{key}".rstrip(".") for block in blocks for key in keys}
-    return _choose_maps(layer, _owners(dict.fromkeys(sorted(names), 0), blocks))
+    return choose_maps(layer, map_owners(dict.fromkeys(sorted(names), 0), blocks))
 
 
 def test_a_layer_is_a_beginning_that_cuts_no_number_in_two() -> None:
@@ -126,7 +126,7 @@ def test_without_a_layer_few_blocks_are_all_drawn_and_of_many_the_last_of_each_s
 
 def test_a_map_belongs_to_the_longest_block_that_it_begins_with() -> None:
     maps = dict.fromkeys(("cbam", "cbam.spatial", "cbam.gates.0", "cbam.gates.0.x", "cbam2"), 0)
-    owners = _owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
+    owners = map_owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
     assert list(owners.values()) == ["cbam", "cbam", "cbam.gates.0", "cbam.gates.0", "cbam2"]
 
 
@@ -149,12 +149,15 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
             main(["visualize", str(run), str(video), *words])
         return str(stop.value.code)
 
-    assert "method: 'gradcam' is not one of cam, grad_cam," in refused("--method", "gradcam")
-    assert "layer: saliency looks at the input; --layer is for cam, grad_cam, hires_cam" in refused(
+    assert (
+        "method: 'gradcam' does not exist (did you mean grad_cam?); choose from cam, grad_cam,"
+        in refused("--method", "gradcam")
+    )
+    assert "layer: saliency explains the input; --layer is for cam, grad_cam, hires_cam" in refused(
         "--method", "saliency", "--layer", "layer4"
     )
-    assert "target: 'rigth' is no class of" in refused("--method", "cam", "--target", "rigth")
-    assert "did you mean right?" in refused("--method", "cam", "--target", "rigth")
+    misspelled = refused("--method", "cam", "--target", "rigth")
+    assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
     assert "cam has no query: leave --query" in refused("--method", "cam", "--query", "0,1,1")
     assert "--target is the class of a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")

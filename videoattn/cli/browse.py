@@ -14,9 +14,8 @@ from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
+from videoattn.explain import PNG_LEVEL, label_frames
 from videoattn.explain.contact import Clip, draw_clips
-from videoattn.explain.marks import PNG_LEVEL
-from videoattn.explain.page import label_frames
 from videoattn.recipe import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.config import Config, load
 from videoattn.recipe.data import Subset
@@ -145,7 +144,7 @@ def _rows(
             _shown(videos[view], config),
             _label(targets[view], sample.label, samples.class_names),
             "  ·  ".join(filter(None, details)),
-            label_frames(videos.shape[2], sample.numbers[clip].tolist(), sample.fps),
+            label_frames(sample.numbers[clip].tolist(), sample.fps),
         )
 
 
