@@ -20,7 +20,8 @@ from videoattn.attention.insert import branch_ends, insertion_places
 from videoattn.attention.systems import blocks_by_stage, last_stage
 from videoattn.models.foreign import PYTORCHVIDEO, FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
-from videoattn.recipe import config, make_model
+from videoattn.recipe import load as config
+from videoattn.recipe import make_model
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig
 
 # pytorchvideo's swish

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.models.test_backbones import clip
 from tests.reference import inception
-from tests.test_conv import poison
+from tests.test_layers import poison
 from videoattn.models.i3d import TABLE, InceptionI3d, MaxPool, SameConv3d, WindowAverage
 from videoattn.models.table import make_network
 from videoattn.weights.keys_inception import hassony2, piergiaj

@@ -19,8 +19,8 @@ from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.checkpoint import load, save_folder
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.train import fit
+from videoattn.recipe import load as config
 from videoattn.recipe import (
-    config,
     load_initial_weights,
     make_fine_tuning,
     make_model,

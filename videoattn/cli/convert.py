@@ -17,8 +17,8 @@ from videoattn.recipe.config import (
     DataConfig,
     ModelConfig,
     TestConfig,
-    to_dict,
 )
+from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.run import check_free, out
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.row import PublicModel
@@ -51,7 +51,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
     checkpoint.restore(model, weights, path=file)  # the recipe builds what the weights are of
     values = to_dict(config)
     about: CheckpointMeta = {
-        "config": values,
+        "config": shareable(values),
         "class_names": class_names,
         "preprocessing": {**values["clip"], "test": values["test"]},
         "provenance": _provenance(name, row, file),

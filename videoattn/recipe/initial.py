@@ -1,5 +1,6 @@
 """From a recipe's `model.weights` to the weights that a network starts from."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from videoattn.engine import checkpoint
 from videoattn.errors import first_few
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
-from videoattn.weights import PUBLIC, load_public
+from videoattn.weights import PUBLIC, load_public, read_state_dict
 
 
 class Initial(NamedTuple):
@@ -74,19 +75,39 @@ def _read(source: str) -> dict[str, Tensor]:
     if name in PUBLIC and file:
         return load_public(name, file).state_dict()
     if name in PUBLIC and name.startswith("torchvision/"):
-        weights = torchvision.models.get_model_weights(name.removeprefix("torchvision/"))
-        try:
-            state: dict[str, Tensor] = weights.DEFAULT.get_state_dict(progress=False)
-        except URLError as error:
-            raise ValueError(
-                f"model.weights: {name} could not be downloaded ({error.reason}); where you have "
-                f"the file, {name}:FILE"
-            ) from error
-        return state
+        return read_state_dict(_download(name))
     raise ValueError(
         f"model.weights: {source!r} is no run, no shared folder, no checkpoint, and no NAME:FILE "
         f"of a public model; names are {', '.join(PUBLIC)}"
     )
+
+
+def _download(name: str) -> Path:
+    """Returns torchvision's weights file, from torch.hub's cache or its address.
+
+    The name of the file ends in the beginning of its SHA-256, which is checked each time: the
+    cache may be shared. The file is read without running anything in it.
+    """
+    url: str = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.url
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    prefix = file.stem.rpartition("-")[2]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=False)
+        except URLError as error:
+            raise ValueError(
+                f"model.weights: {name} could not be downloaded ({error.reason}); if you have the "
+                f"file, use {name}:FILE"
+            ) from error
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if not digest.startswith(prefix):
+        raise ValueError(
+            f"model.weights: {file} is not the file that was published: its SHA-256 starts with "
+            f"{digest[: len(prefix)]}, not {prefix}; delete it, and it is downloaded again"
+        )
+    return file
 
 
 def _classifier(model: nn.Module) -> str:
