@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from videoattn import __version__
+from videoattn._version import __version__
 from videoattn.engine import checkpoint
 from videoattn.engine.batches import Batches, ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
