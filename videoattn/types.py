@@ -20,6 +20,8 @@ Views = UInt8[Tensor, "N V T C H W"]
 Video = Float[Tensor, "N C T H W"]
 Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
+Target = Int64[Tensor, " N"] | Float[Tensor, "N K"]
+"""What a loss compares with logits: class indices, or a share for each class."""
 
 
 @dataclass(frozen=True)

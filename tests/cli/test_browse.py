@@ -70,11 +70,11 @@ def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[
             torch.optim.SGD(recorder.parameters(), lr=0.0),
             [next(batches) for _ in range(train.accumulate_steps)],
             to_video=make_to_video(config.clip, torch.device("cpu")),
-            optimisation=make_optimisation(
+            settings=make_optimisation(
                 config, 9, "float32", make_mix(config.augment, 8, train.num_clips)
             ),
-            moment=StepContext(config.seed, 0, step, step, str),
-            distributed=Parallel(),
+            context=StepContext(config.seed, 0, step, step, str),
+            parallel=Parallel(),
         )
     return recorder.seen
 

@@ -16,6 +16,7 @@ from PIL import Image
 from videoattn.cli.app import main
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine import train as engine
+from videoattn.engine.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -208,16 +209,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run: Path, recipe: Path, c
 def test_resuming_equals_the_uninterrupted_run(
     run: Path, recipe: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = engine._train_epoch
+    original = engine.train_one_epoch
 
-    def stop_in_second_epoch(training: object, progress: object, **given: object) -> None:
-        if progress.epoch == 1:
+    def stop_in_second_epoch(*args: object) -> None:
+        (state,) = [arg for arg in args if isinstance(arg, TrainState)]
+        if state.epoch == 1:
             raise InterruptedError("pulled the plug")
-        original(training, progress, **given)
+        original(*args)
 
     words = ("train", recipe, f"data.root={clips}")
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_train_epoch", stop_in_second_epoch)
+        patched.setattr(engine, "train_one_epoch", stop_in_second_epoch)
         assert "pulled the plug" in refused(*words)
     recipe.write_text(RECIPE)
     assert command(*words, "--resume") == 0
@@ -278,9 +280,7 @@ def test_errors_are_one_line(
         "train", recipe, f"data.root={clips}", "clip.sampling=dense", "clip.num_frames=64",
         "clip.short_video=error",
     )  # fmt: skip
-    assert refused("test", tmp_path / "nothing").endswith(
-        "videoattn train writes one to runs/<name>"
-    )
+    assert refused("test", tmp_path / "nothing").endswith("nor a checkpoint")
     two = tmp_path / "two"
     for split in ("train", "test"):
         for name in ("grows", "shrinks"):

@@ -10,12 +10,14 @@ from torch import nn
 
 from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
+from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import distributed
+from videoattn.engine.parallel import init_parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
-from videoattn.engine.trackers import read_failures
-from videoattn.engine.train import SKIPPED, RunSettings, TrainResult, Validation, fit
+from videoattn.engine.state import RunSettings
+from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.recipe import (
     load_initial_weights,
     make_fine_tuning,
@@ -52,7 +54,7 @@ def train(
     """
     config = load(recipe, overrides)
     folder = folder or RUNS / config.name
-    with distributed(device) as place, ExitStack() as stack:
+    with init_parallel(device) as place, ExitStack() as stack:
         samples = make_samples(config.data, "train")
         tested = make_samples(config.data, "test")
         previous = stack.enter_context(
@@ -67,9 +69,7 @@ def train(
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
         mix = make_mix(config.augment, len(samples.class_names), config.train.num_clips)
         stages = num_stages(model)
-        optimisation = make_optimisation(
-            config, steps_per_epoch, precision, mix, stages, fine_tuning
-        )
+        settings = make_optimisation(config, steps_per_epoch, precision, mix, stages)
         if place.is_main:
             dtype = resolve_precision(precision, place.device)
             _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
@@ -82,17 +82,22 @@ def train(
                 every_epochs=config.train.validate_every,
                 max_views=config.test.batch_size,
             )
-        precise = make_precise_norms(config, model, place, samples)
+        plan = EpochPlan(
+            config.train.num_epochs,
+            config.train.stage_epochs,
+            fine_tuning,
+            make_precise_norms(config, model, place, samples),
+        )
         fitted = fit(
             model,
             make_optimizer(model, config, fine_tuning),
             batches,
             to_video=make_to_video(config.clip, place.device),
-            optimisation=optimisation,
+            settings=settings,
+            plan=plan,
             run=_run(config, folder, samples),
             validation=validation,
-            precise_norms=precise,
-            distributed=place,
+            parallel=place,
             resume=previous,
         )
         if place.is_main and fitted.num_skipped:
