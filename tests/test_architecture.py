@@ -21,7 +21,7 @@ LAYERS = {
     "weights": {"types", "attention", "models", "errors"},
     "data": {"types", "errors"},
     "engine": {"types"},
-    "explain": {"types", "attention"},
+    "explain": {"types", "attention", "models"},
     "recipe": LOWER,
     "cli": {
         "types",
