@@ -28,10 +28,13 @@ from videoattn.recipe import (
     make_optimizer,
 )
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.types import ModelInfo
 
 
 class Net(nn.Module):
     """A block, a new one behind it, another block and a new classifier."""
+
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()

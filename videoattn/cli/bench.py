@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.attention.systems import five_places
+from videoattn.attention.positions import published_positions
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.precision import autocast, resolve_precision
 from videoattn.models.resnet3d import ResNet3d
@@ -60,7 +60,7 @@ def bench_train_step(
 
 def _ours() -> nn.Module:
     model = ResNet3d("i3d", depth=50, num_classes=400)
-    insert_attention(model, NonLocal, five_places(model), name="non_local")
+    insert_attention(model, NonLocal, published_positions(model, model.info), name="non_local")
     return model
 
 
@@ -81,7 +81,7 @@ def _pytorchvideo() -> nn.Module:
         )
         return made
 
-    # The same places: `five_places` of our I3D-R50, in pytorchvideo's names.
+    # The same places: `published_positions` of our I3D-R50, in pytorchvideo's names.
     after = [f"blocks.{a}.res_blocks.{b}" for a, b in ((3, 1), (3, 3), (4, 1), (4, 3), (4, 5))]
     insert_attention(model, block, after)
     return model

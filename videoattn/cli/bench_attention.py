@@ -22,9 +22,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from videoattn.attention import systems
 from videoattn.attention.functional import explicit_paths
-from videoattn.attention.systems import SYSTEMS, System
+from videoattn.attention.systems import SYSTEMS, AttentionSystem
 from videoattn.engine.parallel import resolve_device
 from videoattn.recipe.run import out
 
@@ -140,7 +139,7 @@ def at_site(
     name: str, channels: int, grid: tuple[int, int, int], batch_size: int, device: str
 ) -> tuple[nn.Module, list[Tensor]]:
     """The system's module for features of so many channels, and inputs for its forward."""
-    attach, make = SYSTEMS[name].attach, SYSTEMS[name].make
+    kind, make = SYSTEMS[name].kind, SYSTEMS[name].make
     if math.prod(grid) >= WHOLE_KEYS and "key_pool" in inspect.signature(make).parameters:
         make = partial(make, key_pool=None)
     layout = torch.channels_last_3d
@@ -148,13 +147,13 @@ def at_site(
         torch.randn(batch_size, channels, *grid, device=device).to(memory_format=layout)
         for _ in range(2)
     )
-    if attach is systems.across_layers:
+    if kind == "layers":
         module, inputs = make(channels, [channels]), [x, y]
-    elif attach is systems.as_head:
+    elif kind == "head":
         module, inputs = make(channels, [channels], 400), [x.mean((2, 3, 4)), y]
-    elif attach is systems.around_stages:
+    elif kind == "mask":
         module, inputs = make(channels), [x, y]
-    elif attach is systems.in_place_of_3x3:
+    elif kind == "convolution":
         module, inputs = make(channels, channels, 1), [x]
     else:
         module, inputs = make(channels), [x]
@@ -180,11 +179,8 @@ def uses_attend(name: str, channels: int) -> bool:
     return bool(used)
 
 
-def _is_block(system: System) -> bool:
-    return system.attach in (
-        systems.behind_blocks, systems.on_branches, systems.in_place_of_3x3,
-        systems.around_stages, systems.behind_stages, systems.as_head, systems.across_layers,
-    )  # fmt: skip
+def _is_block(system: AttentionSystem) -> bool:
+    return system.kind != "network"
 
 
 def _reset_peak(device: str) -> int:

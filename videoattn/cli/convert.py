@@ -21,6 +21,7 @@ from videoattn.recipe.config import (
 from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.run import check_free, out
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
+from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
 
 SEGMENTS = 8
@@ -44,7 +45,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
-    num_classes = len(weights[f"{row.classifier}.bias"])
+    num_classes = len(weights[f"{classifier_of(name)}.bias"])
     class_names, whose = _class_names(row, num_classes, classes)
     config = _recipe(name, row)
     model = make_model(config.model, num_classes)

@@ -1,6 +1,6 @@
 """`videoattn list attention`: every system, what its map means, and what it adds to a network."""
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,8 @@ def rows() -> list[Row]:
     found = []
     for name, system in SYSTEMS.items():
         with torch.device("meta"):
-            model = system.attach(_backbone(), partial(system.make), (), name)
+            backbone = _backbone()
+            model = system.attach(backbone, backbone.info, system.make, (), name)
         parameters, macs = _count(model)
         found.append(
             Row(
@@ -82,7 +83,7 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _backbone() -> nn.Module:
+def _backbone() -> ResNet3d:
     with torch.device("meta"):
         return ResNet3d("i3d", depth=50, num_classes=400)
 

@@ -11,8 +11,10 @@ import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.hard_crop import HardCrop
+from videoattn.attention.capture import capture
 from videoattn.engine import checkpoint
 from videoattn.errors import first_few
+from videoattn.models import info
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
 from videoattn.weights import PUBLIC, load_public, read_state_dict
@@ -48,7 +50,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     notes: list[str] = []
     reached: set[str] = set()
     for prefix, network in networks.items():
-        head = _classifier(network)
+        head = info(network).classifier
         missing = load_inflated(network, state, method=config.model.inflate, head=f"{head}.")
         reached |= {prefix + name for name in network.state_dict() if name not in missing}
         for name in _outermost(network, missing):
@@ -110,11 +112,6 @@ def _download(name: str) -> Path:
     return file
 
 
-def _classifier(model: nn.Module) -> str:
-    """Our networks call it `fc`; in those of other libraries it is what they end with."""
-    return "fc" if hasattr(model, "fc") else list(model.state_dict())[-1].rpartition(".")[0]
-
-
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
     """The largest modules of which all is missing, and parameters outside such. A batch norm's
     counter alone decides nothing."""
@@ -133,28 +130,22 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
     """Which of the modules give back what they are given, tried on a random clip."""
-    same: list[str] = []
     modules = dict(model.named_modules())
-
-    def compare(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if name not in same and torch.equal(output, inputs[0]):
-            same.append(name)
-
-    handles = [
-        modules[name].register_forward_hook(
-            lambda module, inputs, output, name=name: compare(name, inputs, output)
-        )
-        for name in names
-        if name in modules
-    ]
+    names = [name for name in names if name in modules]
     generator = torch.Generator().manual_seed(0)  # the run's own numbers stay what they are
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training
     try:
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            capture(model, names, inputs=True, copy=True) as inputs,
+            capture(model, names, copy=True) as outputs,
+        ):
             model.eval()(video.to(next(model.parameters()).device))
     finally:
         model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return same
+    return [
+        name
+        for name in names
+        if name in inputs and name in outputs and torch.equal(inputs[name], outputs[name])
+    ]
