@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import RECIPE, command, refused
+from tests.cli.test_commands import RECIPE, command, refused
 from videoattn.attention.functional import attend
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli import bench_attention
@@ -65,7 +65,7 @@ def test_a_comparison_goes_on_where_it_stopped(
     )
 
 
-@pytest.mark.parametrize("name", [n for n, s in SYSTEMS.items() if bench_attention._is_block(s)])
+@pytest.mark.parametrize("name", [n for n, s in SYSTEMS.items() if s.kind != "network"])
 def test_every_block_can_be_measured_alone(name: str) -> None:
     module, inputs = at_site(name, 16, (2, 8, 8), 2, "cpu")
     module(*inputs).sum().backward()
@@ -89,9 +89,10 @@ def test_explicit_paths_are_asked_for_where_attend_is_used(
 
     monkeypatch.setattr("videoattn.attention.blocks.non_local.attend", spy)
     module, inputs = at_site("non_local", 8, (2, 4, 4), 1, "cpu")
-    with bench_attention.explicit_paths() as used:
-        slow = module(*inputs)
-    assert used == ["attend"]
+    module.path = "explicit"
+    slow = module(*inputs)
+    assert maps == ["explicit"]
+    module.path = "auto"
     torch.testing.assert_close(module(*inputs), slow)
 
 

@@ -7,6 +7,7 @@ constructor with its options) at the places `after`, or at the paper's when that
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
@@ -40,6 +41,10 @@ from videoattn.attention.insert import (
 
 Make = Callable[..., nn.Module]
 Attach = Callable[[nn.Module, Make, Sequence[str], str], nn.Module]
+Kind = Literal["block", "join", "replace", "mask", "head", "network"]
+"""What a system is, and so what its constructor takes: "block" (channels), "join" (channels,
+source_channels), "replace" (in_channels, out_channels, stride), "mask" (channels), "head"
+(channels, level_channels, num_classes), "network" (a whole model)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class System:
     attach: Attach
     map_of: str
     map_shape: str
+    kind: Kind = "block"
     losses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -213,6 +219,7 @@ SYSTEMS: dict[str, System] = {
         paper="Ye et al., ICIP 2020",
         make=CrossLayerNonLocal,
         attach=across_layers,
+        kind="join",
         map_of="where a position looks in each of the earlier layers",
         map_shape="(N, Q, T, H, W)",
     ),
@@ -245,6 +252,7 @@ SYSTEMS: dict[str, System] = {
         paper="Ramachandran et al., NeurIPS 2019",
         make=StandAloneAttention,
         attach=in_place_of_3x3,
+        kind="replace",
         map_of="where a position looks within its window, mean over heads",
         map_shape="(N, Q, T, H, W)",
     ),
@@ -253,6 +261,7 @@ SYSTEMS: dict[str, System] = {
         paper="Wang et al., CVPR 2017",
         make=ResidualMask,
         attach=around_stages,
+        kind="mask",
         map_of="how much of each feature the mask adds to itself",
         map_shape="(N, C, T, H, W)",
     ),
@@ -261,6 +270,7 @@ SYSTEMS: dict[str, System] = {
         paper="Guan et al., arXiv 1801.09927",
         make=HardCrop,
         attach=as_two_branches,
+        kind="network",
         map_of="the box that the local branch sees; its heat: how active places are",
         map_shape="(N, T, 4); (N, T', H', W')",
     ),
@@ -303,6 +313,7 @@ SYSTEMS: dict[str, System] = {
         paper="Du et al., ECCV 2018",
         make=interaction_pyramid,
         attach=as_head,
+        kind="head",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
         losses={"interaction": 0.01, "diversity": 0.01},
@@ -312,6 +323,7 @@ SYSTEMS: dict[str, System] = {
         paper="Jetley et al., ICLR 2018",
         make=LearnToPay,
         attach=as_head,
+        kind="head",
         map_of="where each level's vector is pooled from",
         map_shape="(N, 1, T, H, W)",
     ),

@@ -22,9 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from videoattn.attention import systems
-from videoattn.attention.functional import explicit_paths
-from videoattn.attention.systems import SYSTEMS, System
+from videoattn.attention.systems import SYSTEMS
 from videoattn.engine.parallel import resolve_device
 from videoattn.recipe.run import out
 
@@ -54,7 +52,7 @@ def bench_attention(
     Raises:
         ValueError: a name that is no system, or that is a whole network (hard_crop).
     """
-    blocks = [name for name in SYSTEMS if _is_block(SYSTEMS[name])]
+    blocks = [name for name, system in SYSTEMS.items() if system.kind != "network"]
     for name in names:
         if name not in blocks:
             raise ValueError(f"{name!r} cannot be timed alone; choose from {', '.join(blocks)}")
@@ -117,17 +115,19 @@ def _measure_here(
 ) -> Cost:  # fmt: skip
     torch.manual_seed(0)
     small, inputs = at_site(name, channels, (1, 7, 7), 1, device)
-    _pass(small, inputs, explicit)  # libraries load their code and tune themselves
+    _pass(small, inputs)  # libraries load their code and tune themselves
     module, inputs = at_site(name, channels, grid, batch_size, device)
+    for part in module.modules():
+        if explicit and hasattr(part, "path"):
+            part.path = "explicit"  # type: ignore[assignment]
     before = _reset_peak(device)
-    times = [_pass(module, inputs, explicit) for _ in range(num_rounds)]
+    times = [_pass(module, inputs) for _ in range(num_rounds)]
     return Cost(statistics.median(times), _peak(device) - before)
 
 
-def _pass(module: nn.Module, inputs: list[Tensor], explicit: bool) -> float:
+def _pass(module: nn.Module, inputs: list[Tensor]) -> float:
     started = time.perf_counter()
-    with explicit_paths(explicit):
-        module(*inputs).sum().backward()
+    module(*inputs).sum().backward()
     if inputs[0].is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
@@ -140,7 +140,7 @@ def at_site(
     name: str, channels: int, grid: tuple[int, int, int], batch_size: int, device: str
 ) -> tuple[nn.Module, list[Tensor]]:
     """The system's module for features of so many channels, and inputs for its forward."""
-    attach, make = SYSTEMS[name].attach, SYSTEMS[name].make
+    kind, make = SYSTEMS[name].kind, SYSTEMS[name].make
     if math.prod(grid) >= WHOLE_KEYS and "key_pool" in inspect.signature(make).parameters:
         make = partial(make, key_pool=None)
     layout = torch.channels_last_3d
@@ -148,13 +148,13 @@ def at_site(
         torch.randn(batch_size, channels, *grid, device=device).to(memory_format=layout)
         for _ in range(2)
     )
-    if attach is systems.across_layers:
+    if kind == "join":
         module, inputs = make(channels, [channels]), [x, y]
-    elif attach is systems.as_head:
+    elif kind == "head":
         module, inputs = make(channels, [channels], 400), [x.mean((2, 3, 4)), y]
-    elif attach is systems.around_stages:
+    elif kind == "mask":
         module, inputs = make(channels), [x, y]
-    elif attach is systems.in_place_of_3x3:
+    elif kind == "replace":
         module, inputs = make(channels, channels, 1), [x]
     else:
         module, inputs = make(channels), [x]
@@ -174,17 +174,8 @@ def count(name: str, channels: int, grid: tuple[int, int, int]) -> tuple[int, in
 
 def uses_attend(name: str, channels: int) -> bool:
     """Whether the system's mathematics goes through `attend`, which has an explicit path too."""
-    module, inputs = at_site(name, channels, (2, 2, 2), 1, "meta")
-    with explicit_paths(True) as used, torch.no_grad():
-        module.to("meta")(*(x.to("meta") for x in inputs))
-    return bool(used)
-
-
-def _is_block(system: System) -> bool:
-    return system.attach in (
-        systems.behind_blocks, systems.on_branches, systems.in_place_of_3x3,
-        systems.around_stages, systems.behind_stages, systems.as_head, systems.across_layers,
-    )  # fmt: skip
+    module, _ = at_site(name, channels, (2, 2, 2), 1, "meta")
+    return any(hasattr(part, "path") for part in module.modules())
 
 
 def _reset_peak(device: str) -> int:
