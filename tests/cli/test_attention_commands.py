@@ -41,7 +41,7 @@ def test_counts_are_those_of_the_papers() -> None:
     assert found["non_local"].macs == 2 * res3 + 3 * res4
 
 
-def test_a_comparison_goes_on_where_it_stopped(
+def test_a_comparison_continues_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ def chosen_decoders(name: str) -> tuple[Decoder, ...]:
     """Returns the decoder with this name, or all decoders for "all".
 
     Raises:
-        ValueError: If there is no such decoder.
+        ValueError: If no decoder has this name.
     """
     name = one_of("decoder", name, ("all", *DECODERS))
     return tuple(decoder for decoder in DECODERS if name in ("all", decoder))

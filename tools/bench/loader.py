@@ -3,9 +3,10 @@
 The sides take turns on the same files, so that a change in the machine's load affects all of them.
 All but FFmpeg return clips of 224 x 224 pixels, cropped at two scales (pytorchvideo: at one scale,
 from frames whose short side is 256); half of them are mirrored. Our loader decodes with two threads
-per process, and decord with a second thread; on a machine whose loaders keep every core busy there
-is no core for either. The first and the last table therefore also measure on one core. Our side
-knows the length of each video, as after `videoattn prepare index` or one epoch.
+per process, and decord with a second thread. On a machine whose loaders keep every core busy, no
+core is free for second threads, so the first table also has rates on one core, and the last table
+has only those. Our side knows the length of each video, as after `videoattn prepare index` or one
+epoch.
 """
 
 import gc
@@ -58,7 +59,7 @@ def bench_loader(
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
     ],
     workers: Annotated[int, typer.Option(min=0, help="Largest number of loader processes.")] = 4,
-    seconds: Annotated[float, typer.Option(min=0, help="How long each side is timed.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each side is timed.")] = 20.0,
 ) -> None:
     """Measure clips per second of our loader with each decoder, and of other loaders."""
     samples = find_videos(folder)
