@@ -21,6 +21,6 @@ def test_costs(capsys: pytest.CaptureFixture[str]) -> None:
     for cost in costs:
         assert 0 < cost.worker_uss <= cost.worker_pss
         assert cost.arrays == pytest.approx(
-            900 * (len("train/class number 123/") + 29 + 5 * 8) / 1e6
+            900 * (len("train/class number 123/") + 29 + 4 * 8) / 1e6
         )
     assert "900 videos, 2 workers; MB" in capsys.readouterr().out

@@ -18,8 +18,8 @@ import numpy as np
 from rich.table import Table
 
 from videoattn.data.lists import Samples, read_kinetics, read_list
-from videoattn.data.lists.spans import Spans
 from videoattn.data.prepare.index import VideoIndex, write_index
+from videoattn.data.strings import PackedStrings
 from videoattn.recipe.run import out
 
 NUM_CLASSES = 700
@@ -83,7 +83,7 @@ def write_lists(root: Path, num_videos: int) -> tuple[str, ...]:
     (root / "train").mkdir()
     some = np.full(num_videos, 300)
     size = np.full(num_videos, 256, np.int32)
-    write_index(root, VideoIndex(Spans.of(paths), some, some / 10, size, size, some // 12))
+    write_index(root, VideoIndex(PackedStrings.of(paths), some, some / 10, size, size, some // 12))
     return names
 
 
@@ -95,7 +95,7 @@ def _measure(name: str, read: Callable[[], Samples], num_workers: int) -> Cost:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     added = _memory()["Private"] - before
     workers = _in_workers(samples, num_workers)
-    tables = (samples.paths.data, samples.paths.starts, samples.paths.ends, samples.labels)
+    tables = (samples.paths.data, samples.paths.ends, samples.labels)
     extra = [a for a in (samples.num_frames, samples.fps) if a is not None]
     arrays = sum(array.nbytes for array in (*tables, *extra)) / 1e6
     worst = [max(values) for values in zip(*workers, strict=True)]
