@@ -270,8 +270,8 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
 def test_errors_are_one_line(
     run: Path, recipe: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refused("train", recipe, "data.root=nowhere") == (
-        "error: data root nowhere does not exist; set data.root to the folder of videos"
+    assert refused("train", recipe, "data.root=nowhere").endswith(
+        "root: nowhere does not exist; need the folder of the videos"
     )
     assert refused("train", recipe, "data.rot=x").startswith(
         "error: data.rot=x: unknown key 'data.rot' (did you mean root?); it may be one of root,"
