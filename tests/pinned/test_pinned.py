@@ -61,11 +61,13 @@ def assert_close(got: Any, pinned: Any, tolerance: float = TOLERANCE) -> None:
         assert got == pinned
 
 
-def without_accuracies(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A loss changes a little with the machine, an accuracy by a whole clip or not at all."""
-    if COMPARED == "bit-for-bit":
-        return curve
-    return [{k: v for k, v in line.items() if "accuracy" not in k} for line in curve]
+def assert_same_curve(run: Path, pinned: list[dict[str, Any]]) -> None:
+    """Same losses. On another machine an accuracy may differ by a clip, a gradient's norm more."""
+    curve = write.curve(run)
+    if COMPARED != "bit-for-bit":
+        keys = ("accuracy", "video_accuracy", "clip_accuracy", "gradient_norm")
+        pinned = [{k: v for k, v in line.items() if k not in keys} for line in pinned]
+    assert_close(curve, pinned)
 
 
 def test_commands_keep_their_arguments_and_flags() -> None:
@@ -112,7 +114,7 @@ def test_batches_are_the_same(folder: Path, name: str, compared: str) -> None:
 def test_training_gives_the_same_losses_and_weights(folder: Path, name: str, compared: str) -> None:
     run = write.train({**write.TRAINED, "tiny": write.RUN}[name])
     pinned = PINNED["runs"][name]
-    assert_close(without_accuracies(write.curve(run)), without_accuracies(pinned["curve"]))
+    assert_same_curve(run, pinned["curve"])
     assert_close(write.weights_norms(run), pinned["norms"], max(TOLERANCE, 1e-6))
     assert write.weights_hash(run) == pinned["weights"] or compared != "bit-for-bit"
 
@@ -156,11 +158,12 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_one(folder: Path, compa
     Path("runs").mkdir()
     shutil.move("interrupted", "runs/tiny")
     run = write.train(write.RUN, "--resume")
-    assert_close(without_accuracies(write.curve(run)), without_accuracies(write.curve(Path("run"))))
+    assert_same_curve(run, write.curve(Path("run")))
     weights, expected = write.final_weights(run), write.final_weights(Path("run"))
     assert weights.keys() == expected.keys()
     for name, value in weights.items():
         if compared == "bit-for-bit":
             assert torch.equal(value, expected[name]), name
         else:
-            torch.testing.assert_close(value, expected[name], rtol=TOLERANCE, atol=TOLERANCE)
+            tolerance = max(TOLERANCE / 10, 1e-6)
+            torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)

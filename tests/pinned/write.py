@@ -63,7 +63,7 @@ clip: {num_frames: 4, frame_stride: 4, height: 32, width: 32}
 augment: {area: [0.5, 1.0], color_jitter: 0.2}
 test: {num_clips: 2, short_side: 36, batch_size: 8}
 model: {name: i3d_r18, options: {width: 1}, attention: {name: non_local}}
-train: {num_epochs: 2, batch_size: 2, lr: 0.05, precise_norm_clips: 9, precision: float32}
+train: {num_epochs: 2, batch_size: 3, lr: 0.02, precise_norm_clips: 9, precision: float32}
 """
 """The recipe of the run folder, the shared folder and the interrupted run."""
 
@@ -267,7 +267,7 @@ def attention_list() -> dict[str, list[str]]:
 
 
 def weights_list() -> dict[str, list[str]]:
-    """Returns each public model's network, frames x stride, accuracy and the address of its file."""
+    """Returns each public model's network, frames x stride, accuracy and download address."""
     found = {}
     for row in _table(command("list", "weights", "--markdown")):
         accuracy = re.search(r"([\d.]+) %", row[4])
@@ -445,7 +445,7 @@ def _write_runs() -> None:
         replace(source, target)
         if Path(target).name == "checkpoint-last.pt":
             progress = torch.load(target, weights_only=True)["progress"]
-            if (progress["epoch"], progress["step"]) == (1, 2):
+            if (progress["epoch"], progress["step"]) == (1, 1):
                 raise _Interrupted
 
     os.replace = replace_and_stop
