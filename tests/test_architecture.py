@@ -10,18 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LOWER = {"types", "errors", "layers", "attention", "models", "weights", "data", "engine"}
+LOWER = {"types", "errors", "files", "layers", "attention", "models", "weights", "data", "engine"}
 LAYERS = {
     "types": set(),
     "_compat": set(),
     "layers": set(),
     "errors": set(),
-    "attention": {"types", "layers", "errors"},
+    "files": set(),
+    "attention": {"types", "layers", "errors", "files"},
     "models": {"types", "attention", "layers", "errors"},
     "weights": {"types", "attention", "models", "errors"},
-    "data": {"types", "errors"},
-    "engine": {"types"},
-    "explain": {"types", "attention"},
+    "data": {"types", "errors", "files"},
+    "engine": {"types", "files"},
+    "explain": {"types", "attention", "files"},
     "recipe": LOWER,
     "cli": {
         "types",

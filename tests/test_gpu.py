@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.attention.test_hygiene import EVERY, build, clip, leave_the_start
-from tests.test_commands import RECIPE, command
+from tests.cli.test_commands import RECIPE, command
 from videoattn.attention import record_attention
 from videoattn.attention.functional import explicit_paths
 from videoattn.data.synthetic import write_demo_clips

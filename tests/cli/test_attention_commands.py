@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import RECIPE, command, refused
+from tests.cli.test_commands import RECIPE, command, refused
 from videoattn.attention.functional import attend
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli import bench_attention

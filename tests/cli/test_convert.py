@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import videoattn
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.cli.test import predict

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import videoattn
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import train as engine
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.cli import prepare_copies
 from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders

@@ -4,7 +4,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from tests.test_commands import command
+from tests.cli.test_commands import command
 from videoattn.weights import PUBLIC
 from videoattn.weights.row import PublicModel
 
