@@ -17,6 +17,7 @@ from videoattn.explain.post_hoc import (
 )
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
+from videoattn.types import ModelInfo
 
 TARGETS = torch.tensor([1, 2])
 
@@ -27,6 +28,8 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 class Pooled(nn.Module):
     """Convolution, in-place ReLU, global average, one linear layer."""
+
+    info = ModelInfo("fc")
 
     def __init__(self, *, in_place: bool = False) -> None:
         super().__init__()
@@ -40,6 +43,8 @@ class Pooled(nn.Module):
 
 class Flat(nn.Module):
     """The linear layer sees every position; with `bias_free` the head is positively homogeneous."""
+
+    info = ModelInfo("fc")
 
     def __init__(self, *, deep: bool = False) -> None:
         super().__init__()
@@ -227,29 +232,38 @@ def test_without_a_layer_the_last_stage() -> None:
     for method in (cam, grad_cam, hires_cam):
         there = method(model, x, TARGETS, layer="layer4").weights
         assert torch.equal(method(model, x, TARGETS).weights, there)
-    with pytest.raises(ValueError, match=r"^Flat has no stage of blocks; name a layer$"):
-        grad_cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS)
+    with pytest.raises(ValueError, match="the structure of Linear is unknown; name a layer"):
+        grad_cam(made(Linear), clip(2, 3, 2, 4, 4), TARGETS)
 
 
 def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
-    with pytest.raises(ValueError, match=r"in training mode, where clips mix; call model\.eval"):
+    with pytest.raises(ValueError, match=r"in training mode, in which clips mix; call model\.eval"):
         saliency(made(Pooled).train(), x, TARGETS)
-    with pytest.raises(ValueError, match="layer 'layer9' does not exist; it may be one of body,"):
+    with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose one of body,"):
         grad_cam(model, x, TARGETS, layer="layer9")
-    with pytest.raises(ValueError, match="'fc' does not put out one feature map"):
+    with pytest.raises(ValueError, match="'fc' does not return one feature map"):
         grad_cam(model, x, TARGETS, layer="fc")
-    with pytest.raises(ValueError, match="Flat's scores are not one linear layer `fc` of the mean"):
+    with pytest.raises(
+        ValueError, match="the scores of Flat are not one linear layer `fc` of the mean"
+    ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
     with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):
         cam(model, x, TARGETS, layer="body")  # a ReLU lies between
-    with pytest.raises(ValueError, match="fill 'grey' is not one of mean, zero, blur, freeze"):
+    with pytest.raises(
+        ValueError, match="fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"
+    ):
         occlusion(model, x, TARGETS, fill="grey")
-    with pytest.raises(ValueError, match=r"height 6, patch 7, stride 1; need 1 <= stride <= patch"):
+    with pytest.raises(
+        ValueError,
+        match=r"height: got patch 7 and stride 1 in a clip of 6; need 1 <= stride <= patch",
+    ):
         occlusion(model, x, TARGETS, patch=(1, 7, 1), stride=(1, 1, 1))
     swish = made(Pooled)
     swish.relu = nn.SiLU()
-    with pytest.raises(ValueError, match=r"for nn\.ReLU modules, and this network has Silu"):
+    with pytest.raises(
+        ValueError, match=r"needs a network of nn\.ReLU modules, and this one has Silu"
+    ):
         guided_backprop(swish, x, TARGETS)
 
     class Functional(Pooled):

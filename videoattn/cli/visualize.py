@@ -18,13 +18,13 @@ from videoattn.attention.record import (
     record_attention,
     recordable_blocks,
 )
-from videoattn.attention.systems import last_stage
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.transforms import Box, resize
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.models import info
 from videoattn.recipe import clock_of, make_to_video, test_frames, test_transform
 from videoattn.recipe.run import LoadedRun, load_run, out
 
@@ -154,7 +154,9 @@ def visualize_score(
     with torch.no_grad():
         logits = loaded.model(clip.video)
     label = loaded.class_names.index(target) if target else int(logits.argmax())
-    options = {"layer": layer or last_stage(loaded.model)} if method in explain.OF_A_LAYER else {}
+    options = (
+        {"layer": layer or info(loaded.model).features} if method in explain.OF_A_LAYER else {}
+    )
     labels = torch.tensor([label], device=logits.device)
     found = explain.METHODS[method](loaded.model, clip.video, labels, **options)
     found = replace(found, weights=found.weights.float().cpu())
