@@ -123,11 +123,7 @@ def test_the_text_of_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
         texts
     )
     assert "gate  (1 is outside this range)" in texts
-    assert [text for text in texts if text in ("0.25", "0.5", "0.75")][:3] == [
-        "0.25",
-        "0.5",
-        "0.75",
-    ]
+    assert {"0.25", "0.5", "0.75"} <= set(texts)  # of the color bar
     assert "bars: each frame's mean gate  ·  line: 1, no change  ·  map: 2 x 3 x 4 (T x H x W)" in (
         texts
     )
@@ -176,21 +172,21 @@ def test_each_of_a_few_weightings_is_drawn() -> None:
             assert_allclose(spot, hottest() if number == index else 128, atol=4)
 
 
-def test_of_many_weightings_the_mean_and_the_most_peaked_are_drawn() -> None:
+def test_of_many_weightings_the_most_peaked_are_drawn() -> None:
     weights = torch.full((1, 6, *GRID), 1 / 24)
-    weights[0, 4] = 0
-    weights[0, 4, 1, 2, 3] = 1.0
+    for index, cell in ((1, (1, 0, 0)), (4, (1, 2, 3))):
+        weights[0, index] = 0
+        weights[0, index, *cell] = 1.0
     gate_map = GateMap("pooling", weights, normalized=True)
     picture = pixels(draw_gate(gray_frames(), gate_map, title="A"))
     grids = stack_grids([4] * 4, CLIP[1:], heading=HEADING)
-    spots = [
-        [at_position(picture, Position(frame, 20.0, 28.0), grid) for frame in range(4)]
-        for grid in grids
-    ]
-    assert spots[0][2][0] > 150  # the mean: (5 / 24 + 1) / 6 is 4.8 times uniform
-    assert_allclose(spots[0][:2], 128, atol=1)
-    assert_allclose(spots[1][2:], [hottest()] * 2, atol=4)  # weighting 4 comes first
-    assert_allclose(spots[2] + spots[3], 128, atol=1)  # the others are flat
+    hot = Position(2, 20.0, 28.0)
+    spots = [at_position(picture, hot, grid) for grid in grids]
+    assert_allclose(spots[3], hottest(), atol=4)  # weightings 0 and 2 are flat and come between
+    assert_allclose(spots[:3], 128, atol=1)
+    spots = [at_position(picture, Position(2, 4.0, 4.0), grid) for grid in grids]
+    assert_allclose(spots[1], hottest(), atol=4)
+    assert_allclose(spots[2:], 128, atol=1)
 
 
 def test_temporal_bars_have_the_lengths_of_the_gates() -> None:
@@ -200,8 +196,8 @@ def test_temporal_bars_have_the_lengths_of_the_gates() -> None:
     grid = grid_of()
     per_unit = (grid.panel[1] - 60) / 1.6
     for gate, (y, x) in zip(gates[0].tolist(), grid.corners, strict=True):
-        row = picture[y + grid.panel[0] + 16, x : x + grid.panel[1]]
-        length = (np.abs(row - (0, 180, 216)).max(axis=1) < 12).sum()
+        row = picture[y + grid.panel[0] + 16, x : x + grid.panel[1] - 58]
+        length = (np.abs(row - (110, 110, 115)).max(axis=1) < 12).sum()
         assert_allclose(length, gate * per_unit, atol=4)  # the line hides a little of the third
         above = picture[
             y + grid.panel[0] + 5, x : x + grid.panel[1] - 60
@@ -217,7 +213,7 @@ def test_a_bar_of_a_negative_gate_ends_at_zero() -> None:
     for frame, dark, light in ((0, 0.5, 1.5), (2, 1.5, 0.5)):  # cell 1 of 2 covers frames 2 and 3
         y, x = grid.corners[frame]
         row = picture[y + grid.panel[0] + 14]
-        assert row[x + int(dark * half), 0] < 20
+        assert row[x + int(dark * half), 0] < 120
         assert row[x + int(light * half), 0] > 230
 
 
@@ -265,7 +261,7 @@ def test_channel_gates_of_each_frame_are_a_heat_map() -> None:
     chart = chart_of(gates)
     rows, columns = np.nonzero(np.abs(chart - hottest).max(axis=2) < 3)
     assert_allclose((rows.min(), rows.max() + 1), np.array([0, 1]) * 440 / 3, atol=2)
-    assert_allclose((columns.min(), columns.max() + 1), np.array([2, 3]) * 389, atol=2)
+    assert_allclose((columns.min(), columns.max() + 1), np.array([2, 3]) * 410, atol=2)
     many = torch.zeros(2000, 4)
     many[:1000] = 1.0
     chart = chart_of(many)
@@ -279,9 +275,9 @@ def test_channel_sheets(shape: tuple[int, ...], identity_value: float | None) ->
     weights = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     gate_map = GateMap("channel", weights, identity_value=identity_value)
     picture = pixels(draw_gate(gray_frames(), gate_map, title="Juggling, 64 %\nlayer2"))
-    assert (picture[:, :40] == 255).all()  # the margins are empty
+    assert (picture[:, :5] == 255).all()  # the tick labels fit into the margin
     assert (picture[:, -30:] == 255).all()
-    assert np.ptp(picture[753, 160]) > 60 or shape == (1, 1)  # the color of the strongest channel
+    assert np.ptp(picture[753, 70]) > 60 or shape == (1, 1)  # the color of the strongest channel
 
 
 def test_the_box_and_its_contents() -> None:

@@ -251,7 +251,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):
         cam(model, x, TARGETS, layer="body")  # a ReLU lies between
     with pytest.raises(
-        ValueError, match="fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"
+        ValueError, match=r"fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"
     ):
         occlusion(model, x, TARGETS, fill="grey")
     with pytest.raises(

@@ -53,7 +53,7 @@ def test_panels_are_on_the_sheet_and_do_not_overlap(
     clip: tuple[int, int, int], groups: int
 ) -> None:
     grids = stack_grids([clip[0]] * groups, clip[1:], heading=68)
-    sheet = Sheet.around(grids)
+    sheet = Sheet(grids)
     taken = np.zeros((sheet.height, sheet.width), int)
     for grid in grids:
         height, width = grid.panel
@@ -119,7 +119,7 @@ def test_text_stays_in_its_room(align: str, length: int) -> None:
 
 def ticks(scale: Scale) -> dict[str, float]:
     """Returns the numbers below a color bar, and where they are, from 0 (left) to 1 (right)."""
-    sheet = Sheet.around([grid_of()])
+    sheet = Sheet([grid_of()])
     sheet.draw_color_bar(scale, "label")
     left = sheet.width - 56 - COLOR_BAR[0]
     texts = [text.get_text() for text in sheet.axes.texts[1:]]

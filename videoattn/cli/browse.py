@@ -15,7 +15,7 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.explain import PNG_LEVEL, label_frames
-from videoattn.explain.contact import Clip, draw_clips
+from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.recipe import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import Subset

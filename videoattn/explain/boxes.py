@@ -87,23 +87,14 @@ def draw_boxes(
     num_frames, _, height, width = frames.shape
     (grid,) = stack_grids([num_frames], (100 * height, round((200 + 100 * GAP) * width)))
     panels = box_panels(frames, boxes, (grid.panel[0], round(grid.panel[1] / (2 + GAP))))
-    sheet = Sheet.around([grid])
+    sheet = Sheet([grid])
     sheet.draw_panels(grid, resize(panels, grid.panel), labels)
     shares = area_shares(frames, boxes)
     texts = [f"{100 * s:.0f} %" if b else "left out" for s, b in zip(shares, boxes, strict=True)]
-    sheet.draw_bars(grid, shares, texts)
-    kept = [box for box in boxes if box is not None]
-    details = f"{len(kept)} of {num_frames} frames kept"
-    if len(set(kept)) == 1:
-        y0, x0, y1, x1 = kept[0]
-        details += f", one box of {y1 - y0} x {x1 - x0} of {height} x {width} pixels"
+    sheet.draw_bars(grid, shares, texts, None)
+    details = f"{num_frames - boxes.count(None)} of {num_frames} frames kept"
     description = "Hard attention: the box that is cut out of each frame, and its contents enlarged"
     sheet.write_head(title, details, description)
-    sheet.write_foot(
-        [
-            "left: the frame with its box",
-            "right: the crop that the local branch sees",
-            "bars: the share of the frame that the box covers",
-        ]
-    )
+    parts = ["left: the frame with its box", "right: the crop that the local branch sees"]
+    sheet.write_foot([*parts, "bars: the share of the frame that the box covers"])
     return sheet.image()

@@ -1,7 +1,5 @@
 """Contact sheets of maps without a query: gates, masks, poolings and class activation maps."""
 
-from typing import NamedTuple
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -9,10 +7,9 @@ from torch import Tensor
 from videoattn.attention.record import GateMap
 from videoattn.explain.boxes import draw_boxes
 from videoattn.explain.geometry import cells_of_frames, frame_shares, gate_weights
-from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, draw_text
+from videoattn.explain.marks import INK, LINE, SOFT, draw_text
 from videoattn.explain.render import Scale, blend, colors_of, make_gate_scale, number_text, resize
 from videoattn.explain.sheet import (
-    COLOR_BAR,
     CONTENT_WIDTH,
     MARGIN,
     Labels,
@@ -23,18 +20,10 @@ from videoattn.explain.sheet import (
 )
 from videoattn.types import Frames
 
-MOST_WEIGHTINGS = 4  # of a pooling; with more, the mean and the most peaked ones are drawn
-HEADING = 68
-AXIS, CHART_HEIGHT = 84, 440
+MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
+HEADING = 34
+CHART_HEIGHT = 440
 NAMED = 6  # channels, at each end
-
-
-class Group(NamedTuple):
-    """A map (T', H', W') to draw over the frames, with its heading and scale."""
-
-    heading: str
-    weights: Tensor
-    scale: Scale
 
 
 def draw_gate(
@@ -87,63 +76,46 @@ def _draw_frames(
     frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
 ) -> Image.Image:
     """Draws frames under their heat, once or for each weighting, or unchanged above their gates."""
-    temporal = gate_map.kind == "temporal"
-    groups, size = _groups(gate_map, weights), (frames.shape[2], frames.shape[3])
-    heading = HEADING if len(groups) > 1 else 0
-    grids = stack_grids([len(frames)] * len(groups), size, heading=heading)
-    sheet = Sheet.around(grids)
+    temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
+    maps = _maps(gate_map, weights)
+    shown = torch.stack(list(maps.values()))
+    scale = make_gate_scale(
+        shown,
+        normalized=gate_map.normalized,
+        identity_value=identity,
+        positions=shown[0].numel(),
+    )
+    size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
+    grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
+    sheet = Sheet(grids)
     panels = resize(frames, grids[0].panel)
-    for group, grid in zip(groups, grids, strict=True):
-        if not temporal:
-            heat = blend(panels, group.weights, group.scale)
-            top = grid.top + 24 if heading else None
-            sheet.draw_color_bar(group.scale, _bar_label(gate_map, group.scale), top=top)
-        sheet.draw_panels(grid, panels if temporal else heat, labels)
-        room = CONTENT_WIDTH - COLOR_BAR[0]
-        at = (MARGIN, grid.top + 30)
-        draw_text(sheet.axes, at, group.heading, size=17, bold=True, room=room)
-        values, texts = frame_amounts(gate_map, group.weights, len(frames))
-        color, thickness = (ACCENT, 14) if temporal else (SOFT, 8)
-        sheet.draw_bars(
-            grid, values, texts,
-            identity_value=gate_map.identity_value, color=color, thickness=thickness,
-        )  # fmt: skip
-    sheet.write_head(title, _range(weights, gate_map, groups[0].scale), _description(gate_map))
+    for (heading, weights), grid in zip(maps.items(), grids, strict=True):
+        sheet.draw_panels(grid, panels if temporal else blend(panels, weights, scale), labels)
+        draw_text(sheet.axes, (MARGIN, grid.top + 22), heading, size=17, bold=True)
+        sheet.draw_bars(grid, *frame_amounts(gate_map, weights, len(frames)), identity)
+    if not temporal:
+        sheet.draw_color_bar(scale, _bar_label(gate_map, scale))
+    sheet.write_head(title, _range(shown, gate_map, scale), _description(gate_map))
     bars = (
         "share of the weight"
         if gate_map.normalized
         else f"{'' if temporal else 'mean '}{_noun(gate_map)}"
     )
     parts = [f"bars: each frame's {bars}"]
-    if gate_map.identity_value is not None:
-        parts.append(f"line: {number_text(gate_map.identity_value)}, no change")
-    shape = " x ".join(map(str, groups[0].weights.shape))
+    if identity is not None:
+        parts.append(f"line: {number_text(identity)}, no change")
+    shape = " x ".join(map(str, shown.shape[1:]))
     sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
     return sheet.image()
 
 
-def _groups(gate_map: GateMap, weights: Tensor) -> list[Group]:
-    mean = spatial_weights(gate_map, weights)
-
-    def scale_of(shown: Tensor) -> Scale:
-        normalized, identity = gate_map.normalized, gate_map.identity_value
-        positions = mean.numel()
-        return make_gate_scale(
-            shown, normalized=normalized, identity_value=identity, positions=positions
-        )
-
+def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
+    """Returns the maps (T', H', W') to draw, by their headings."""
     if gate_map.kind != "pooling" or len(weights) == 1:
-        return [Group("", mean, scale_of(mean))]
-    if len(weights) <= MOST_WEIGHTINGS:
-        scale = scale_of(weights)
-        return [Group(f"weighting {d}", w, scale) for d, w in enumerate(weights)]
-    peaks = weights.flatten(1).amax(1)
-    peaked = torch.argsort(peaks, descending=True, stable=True)[: MOST_WEIGHTINGS - 1].tolist()
-    scale = scale_of(weights[peaked])
-    groups = [Group(f"mean of all {len(weights)} weightings", mean, scale_of(mean))]
-    for d in peaked:
-        groups.append(Group(f"weighting {d}, one of the most peaked", weights[d], scale))
-    return groups
+        return {"": spatial_weights(gate_map, weights)}
+    peaked = torch.argsort(weights.flatten(1).amax(1), descending=True, stable=True)
+    chosen = sorted(peaked[:MOST_WEIGHTINGS].tolist())
+    return {f"weighting {d}": weights[d] for d in chosen}
 
 
 def _draw_channels(
@@ -158,26 +130,23 @@ def _draw_channels(
     shown = weights[order] / scale.unit
     if per_frame:
         shown = shown[:, cells_of_frames(num_frames, shown.shape[1])]
-    left, width, size = MARGIN + AXIS, CONTENT_WIDTH - AXIS, (frames.shape[2], frames.shape[3])
-    column = width / num_frames
-    strip = make_grid(
-        num_frames, size, num_frames, tallest=120, gap=10 + AXIS // num_frames, below=28
-    )
-    x = [round(left + (i + 0.5) * column - strip.panel[1] / 2) for i in range(num_frames)]
-    strip = strip._replace(corners=[(y, at) for (y, _), at in zip(strip.corners, x, strict=True)])
-    top, bottom = strip.bottom, strip.bottom + CHART_HEIGHT
-    sheet = Sheet(bottom + 90, left + width)
+    size, column = (frames.shape[2], frames.shape[3]), CONTENT_WIDTH / num_frames
+    strip = make_grid(num_frames, size, num_frames, tallest=120, gap=6, below=28)
+    shift = MARGIN + column / 2 - strip.panel[1] / 2  # panels are centered above columns
+    corners = [(y, round(shift + i * column)) for i, (y, _) in enumerate(strip.corners)]
+    strip = strip._replace(corners=corners, right=MARGIN + CONTENT_WIDTH)
+    sheet = Sheet([strip], below=CHART_HEIGHT + 90)
     sheet.draw_panels(strip, resize(frames, strip.panel), labels)
-    _draw_chart(sheet, (left, top, width, CHART_HEIGHT), shown, scale, order.tolist(), identity)
+    _draw_chart(sheet, strip.bottom, shown, scale, order.tolist(), identity)
 
     named = [f"{c} ({number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
     count = min(NAMED, max(len(named) // 2, 1))
     mean = ", mean over frames" if per_frame else ""
-    text = f"strongest channels{mean}: {', '.join(named[:count])}"
-    draw_text(sheet.axes, (left, bottom + 48), text, size=14, room=width)
-    if len(named) > 1:
-        text = f"weakest channels{mean}: {', '.join(reversed(named[-count:]))}"
-        draw_text(sheet.axes, (left, bottom + 72), text, size=14, room=width)
+    ends = {"strongest": named[:count], "weakest": named[::-1][:count]}
+    for row, (end, names) in enumerate(ends.items()):
+        at = (MARGIN, strip.bottom + CHART_HEIGHT + 48 + 24 * row)
+        text = f"{end} channels{mean}: {', '.join(names)}"
+        draw_text(sheet.axes, at, text, size=14, room=CONTENT_WIDTH)
     sheet.write_head(title, _range(weights, gate_map, scale), _description(gate_map))
     sheet.draw_color_bar(scale, _bar_label(gate_map, scale), solid=True)
     marks = "rows: channels, strongest first; columns" if per_frame else "bars: channels; height"
@@ -186,41 +155,34 @@ def _draw_channels(
 
 
 def _draw_chart(
-    sheet: Sheet, box: tuple[int, int, int, int], shown: Tensor, scale: Scale, order: list[int],
-    identity_value: float | None,
-) -> None:  # fmt: skip
-    """Draws gates in order: (C) as bars, or (C, T) as rows of a heat map.
-
-    Args:
-        box: Left, top, width and height on the sheet.
-    """
-    left, top, width, height = box
-    corner = (left / sheet.width, 1 - (top + height) / sheet.height)
-    axes = sheet.axes.figure.add_axes((*corner, width / sheet.width, height / sheet.height))
+    sheet: Sheet, top: int, shown: Tensor, scale: Scale, order: list[int], identity: float | None
+) -> None:
+    """Draws gates in order: (C) as bars, or (C, T) as rows of a heat map."""
+    corner = (MARGIN / sheet.width, 1 - (top + CHART_HEIGHT) / sheet.height)
+    size = (CONTENT_WIDTH / sheet.width, CHART_HEIGHT / sheet.height)
+    axes = sheet.axes.figure.add_axes((*corner, *size))
     axes.set_facecolor("#f6f6f6")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=8)
     count, colors = len(order), colors_of(shown, scale)[0].tolist()
-    names = [str(channel) for channel in order]
+    named = range(count) if count <= 30 else [0, count - 1]
+    names = [str(order[index]) for index in named]
     if shown.ndim == 2:
         axes.imshow(colors, aspect="auto")
         axes.set_xticks([])
-        if count > 30:
-            axes.set_yticks([0, count - 1], ["strongest", "weakest"])
-        else:
-            axes.set_yticks(range(count), names)
+        axes.set_yticks(named, names)
         return
-    gap = 0.15 * width / count if count <= width / 4 else -1  # overlap hides seams
-    bars = axes.vlines(range(count), 0, shown, colors=colors, lw=width / count - gap)
+    gap = 0.15 * CONTENT_WIDTH / count if count <= CONTENT_WIDTH / 4 else -1  # overlap hides seams
+    bars = axes.vlines(range(count), 0, shown, colors=colors, lw=CONTENT_WIDTH / count - gap)
     bars.set_antialiased(False)
-    values = [0.0, *shown.tolist(), identity_value or 0.0]
+    values = [0.0, *shown.tolist(), identity or 0.0]
     low, high = min(values), max(values)
     axes.set(xlim=(-0.5, count - 0.5), ylim=(low, high + 0.06 * (high - low or 1.0)))
     axes.grid(axis="y", color=LINE)
     axes.set_axisbelow(True)
-    axes.set_xticks(range(count) if count <= 50 else [], names if count <= 50 else [])
-    if identity_value is not None:
-        axes.axhline(identity_value, color=INK, lw=1.4, ls=(0, (5, 4)))
+    axes.set_xticks(named, names)
+    if identity is not None:
+        axes.axhline(identity, color=INK, lw=1.4, ls=(0, (5, 4)))
 
 
 def _noun(gate_map: GateMap) -> str:
@@ -254,7 +216,9 @@ def _description(gate_map: GateMap) -> str:
     if gate_map.description:
         return gate_map.description
     if kind == "pooling":
-        each = "" if channels == 1 else f", for {channels} weightings"
+        each = "" if channels == 1 else f", in {channels} weightings"
+        if channels > MOST_WEIGHTINGS:
+            each += f", of which the {MOST_WEIGHTINGS} most peaked are drawn"
         return f"Attention pooling: the weight of each position in the pooled feature{each}"
     if kind == "mask":
         return f"A mask over the features: the mean over {channels} channels at each position"

@@ -21,13 +21,6 @@ class Position(NamedTuple):
     x: float
 
 
-class Key(NamedTuple):
-    """The position of a key cell, and the weight that a query gives it."""
-
-    position: Position
-    weight: float
-
-
 class Window(NamedTuple):
     """The region of a clip that a query sees: frames, and pixels with exclusive ends."""
 
@@ -52,21 +45,16 @@ def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
     return [frame * num_cells // num_frames for frame in range(num_frames)]
 
 
-def frame_of_cell(cell: int, num_frames: int, num_cells: int) -> int:
-    """Returns the middle one of the frames that a temporal cell covers, the first of two."""
-    covered = [f for f, c in enumerate(cells_of_frames(num_frames, num_cells)) if c == cell]
-    return covered[(len(covered) - 1) // 2]
-
-
 def cell_center(
     cell: tuple[int, int, int], grid: tuple[int, int, int], clip: tuple[int, int, int]
 ) -> Position:
-    """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W)."""
-    return Position(
-        frame_of_cell(cell[0], clip[0], grid[0]),
-        (cell[1] + 0.5) * clip[1] / grid[1],
-        (cell[2] + 0.5) * clip[2] / grid[2],
-    )
+    """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W).
+
+    Its frame is the middle one of those that the cell covers, the first of two.
+    """
+    covered = [f for f, c in enumerate(cells_of_frames(clip[0], grid[0])) if c == cell[0]]
+    y, x = ((cell[axis] + 0.5) * clip[axis] / grid[axis] for axis in (1, 2))
+    return Position(covered[(len(covered) - 1) // 2], y, x)
 
 
 def query_position(
@@ -154,7 +142,9 @@ def window_of(weights: Tensor, clip: tuple[int, int, int]) -> Window:
     return Window(frames, i0 * y, j0 * x, i1 * y, j1 * x)
 
 
-def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> list[Key]:
+def strongest_keys(
+    weights: Tensor, count: int, clip: tuple[int, int, int]
+) -> list[tuple[Position, float]]:
     """Returns the cells of a map (T', H', W') with the largest absolute weights, largest first.
 
     At most `count` cells, none of them below the mean, so that a map with one peak does not point
@@ -166,10 +156,8 @@ def strongest_keys(weights: Tensor, count: int, clip: tuple[int, int, int]) -> l
     least = flat.abs().double().mean() * (1 - 1e-5)  # rounding: a flat map equals its mean
     strongest = order[flat.abs()[order] >= least].tolist()
     cells = [(i // (grid[1] * grid[2]), i // grid[2] % grid[1], i % grid[2]) for i in strongest]
-    return [
-        Key(cell_center(cell, grid, clip), float(flat[i]))
-        for i, cell in zip(strongest, cells, strict=True)
-    ]
+    positions = [cell_center(cell, grid, clip) for cell in cells]
+    return list(zip(positions, flat[strongest].tolist(), strict=True))
 
 
 def frame_shares(weights: Tensor, num_frames: int) -> list[float]:

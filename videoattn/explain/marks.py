@@ -70,10 +70,8 @@ def draw_text(
         width = _width(text, font)
     left = at[0] - width * {"left": 0, "center": 0.5, "right": 1}[align]
     outline = [withStroke(linewidth=4, foreground="white")]
-    axes.text(
-        left, at[1], text, fontproperties=font, color=color, ha="left", va="baseline",
-        parse_math=False, path_effects=outline, zorder=6,
-    )  # fmt: skip
+    drawn = axes.text(left, at[1], text, fontproperties=font, color=color, parse_math=False)
+    drawn.set(path_effects=outline, zorder=6)
     return left + width
 
 
@@ -111,21 +109,16 @@ def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None
     if distance <= RING_RADIUS + 6:
         return
     line_width = 1.0 + 2.0 * strength
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>,head_length=0.5,head_width=0.24",
-            connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
-            mutation_scale=10 + 6 * strength,
-            shrinkA=RING_RADIUS + 2,
-            shrinkB=0,
-            lw=line_width,
-            color="white",
-            alpha=0.45 + 0.55 * strength,
-            capstyle="round",
-            joinstyle="miter",
-            path_effects=[withStroke(linewidth=line_width + 2.4, foreground="#000000")],
-            zorder=3 + strength,
-        )
+    arrow = FancyArrowPatch(
+        start,
+        end,
+        arrowstyle="-|>,head_length=0.5,head_width=0.24",
+        connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
+        mutation_scale=10 + 6 * strength,
+        shrinkA=RING_RADIUS + 2,
+        shrinkB=0,
     )
+    arrow.set(color="white", linewidth=line_width, alpha=0.45 + 0.55 * strength)
+    arrow.set(capstyle="round", joinstyle="miter", zorder=3 + strength)
+    arrow.set_path_effects([withStroke(linewidth=line_width + 2.4, foreground="#000000")])
+    axes.add_patch(arrow)

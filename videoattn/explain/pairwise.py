@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videoattn.attention.record import PairwiseMap, Query
 from videoattn.explain import geometry
-from videoattn.explain.geometry import Key, Position
+from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
@@ -50,11 +50,11 @@ def draw_sheet(
     labels = labels or label_frames(range(clip[0]))
     scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
     (grid,) = stack_grids([clip[0]], clip[1:])
-    sheet = Sheet.around([grid])
+    sheet = Sheet([grid])
     panels = blend(resize(frames, grid.panel), weights, scale)
     sheet.draw_panels(grid, panels, labels, marked=position.frame)
     shares = geometry.frame_shares(weights, clip[0])
-    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares])
+    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares], None)
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
@@ -72,12 +72,12 @@ def draw_sheet(
 
 
 def _draw_marks(
-    sheet: Sheet, grid: Grid, position: Position, keys: list[Key], scale: Scale
+    sheet: Sheet, grid: Grid, position: Position, keys: list[tuple[Position, float]], scale: Scale
 ) -> None:
     start = grid.point(position)
-    strengths = strength(torch.tensor([key.weight for key in keys]) / scale.unit, scale).tolist()
-    for key, worth in zip(reversed(keys), reversed(strengths), strict=True):  # strongest on top
-        draw_arrow(sheet.axes, start, grid.point(key.position), strength=worth)
+    for key, weight in reversed(keys):  # strongest on top
+        worth = float(strength(torch.tensor(weight / scale.unit), scale))
+        draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
     draw_ring(sheet.axes, start)
 
 

@@ -19,7 +19,6 @@ the segments of a TSN are its T'. The default layer is the one whose output the 
 from collections.abc import Callable
 from itertools import product
 from types import EllipsisType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +82,7 @@ def hires_cam(
 
 def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     """Returns a nonnegative map (N, T, H, W): how fast the score changes with each pixel."""
-    return GateMap("cam", _input_gradient(model, video, targets).abs().amax(1))
+    return GateMap("cam", _input_gradient(model, video, targets)[0].abs().amax(1))
 
 
 def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
@@ -92,20 +91,19 @@ def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     Raises:
         ValueError: If the network has an activation that is not an nn.ReLU module.
     """
-    calls = 0
+    calls: list[nn.Module] = []
 
-    def guide(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        guided: Tensor = _PositiveGradient.apply(output)
-        return guided
+    def guide(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(module)
+        output.register_hook(lambda gradient: gradient.clamp_min(0))
 
     handles = [m.register_forward_hook(guide) for m in model.modules() if isinstance(m, nn.ReLU)]
     try:
-        gradient = _input_gradient(model, video, targets, check=lambda y: _check_relus(y, calls))
+        gradient, score = _input_gradient(model, video, targets)
     finally:
         for handle in handles:
             handle.remove()
+    _check_relus(score, len(calls))
     return GateMap("cam", gradient.abs().amax(1))
 
 
@@ -198,31 +196,13 @@ def _gradients(
     return as_video(activations.detach(), structure, video), as_video(gradient, structure, video)
 
 
-def _input_gradient(
-    model: nn.Module,
-    video: Video,
-    targets: Labels,
-    *,
-    check: Callable[[Tensor], None] | None = None,
-) -> Video:
+def _input_gradient(model: nn.Module, video: Video, targets: Labels) -> tuple[Video, Tensor]:
+    """Returns the gradient of the summed scores, and their sum."""
     _check_eval(model)
     with torch.enable_grad():
         x = video.detach().clone().requires_grad_()
         score = _score(model(x), targets).sum()
-        if check is not None:
-            check(score)
-        (gradient,) = torch.autograd.grad(score, x)
-    return gradient
-
-
-class _PositiveGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.clamp_min(0)
+        return torch.autograd.grad(score, x)[0], score
 
 
 def _check_relus(score: Tensor, calls: int) -> None:

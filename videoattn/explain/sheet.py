@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.explain.geometry import Position
-from videoattn.explain.marks import ACCENT, INK, SOFT, canvas_axes, draw_over, draw_text
-from videoattn.explain.render import Scale, colors_of
+from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
+from videoattn.explain.render import Scale, colors_of, resize
+from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20
 HEAD, FOOT = 146, 84
@@ -20,6 +21,7 @@ LABEL, BAR = 30, 50  # above and below a panel
 CONTENT_WIDTH, LEAST_CONTENT = 1640, 880  # the header needs some room
 TALLEST_PANEL, TALLEST_CONTENT = 460, 1500
 PLEASANT_ASPECT = 1.8  # of all panels together
+MOST_COLUMNS, TALLEST, HEADING, BETWEEN = 16, 200, 40, 18  # of rows of clips
 COLOR_BAR = (300, 14)  # width, height
 
 Panels = UInt8[Tensor, "P 3 H2 W2"]
@@ -28,14 +30,15 @@ Labels = list[tuple[str, str]]
 
 
 class Grid(NamedTuple):
-    """Panels in rows, of `panel` (height, width) pixels with (y, x) corners, showing `frame`
-    (height, width) pixels of a video. `top` and `bottom` include headings and bars."""
+    """Panels in rows. `corners` are (y, x); `panel` and `frame` are the (height, width) of a panel
+    and of the video that it shows; `top` and `bottom` include the heading and the bars."""
 
     corners: list[tuple[int, int]]
     panel: tuple[int, int]
     frame: tuple[int, int]
     top: int
     bottom: int
+    right: int
 
     def point(self, position: Position) -> tuple[float, float]:
         """Returns the (x, y) on the sheet of a position in the clip."""
@@ -47,23 +50,26 @@ class Grid(NamedTuple):
 
 
 def make_grid(
-    count: int, frame: tuple[int, int], columns: int, *, tallest: int, top: int = HEAD,
-    heading: int = 0, gap: int = GAP, below: int = BAR,
-) -> Grid:  # fmt: skip
+    count: int,
+    frame: tuple[int, int],
+    columns: int,
+    *,
+    tallest: int,
+    top: int = HEAD,
+    heading: int = 0,
+    gap: int = GAP,
+    below: int = BAR,
+) -> Grid:
     """Lays out panels of one aspect ratio, as large as the sheet's width and `tallest` allow."""
     width = (CONTENT_WIDTH - (columns - 1) * gap) // columns
     width = max(min(width, tallest * frame[1] // frame[0]), 1)
     height = max(round(width * frame[0] / frame[1]), 1)
     row = LABEL + height + below
-    corners = [
-        (
-            top + heading + LABEL + (i // columns) * row,
-            MARGIN + (i % columns) * (width + gap),
-        )
-        for i in range(count)
-    ]
-    bottom = top + heading + ceil(count / columns) * row
-    return Grid(corners, (height, width), frame, top, bottom)
+    y, bottom = top + heading + LABEL, top + heading + ceil(count / columns) * row
+    cells = [divmod(index, columns) for index in range(count)]
+    corners = [(y + i * row, MARGIN + j * (width + gap)) for i, j in cells]
+    right = MARGIN + columns * (width + gap) - gap
+    return Grid(corners, (height, width), frame, top, bottom, right)
 
 
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
@@ -104,17 +110,12 @@ class Sheet:
     Pixels are painted into `picture`; text and marks are drawn on `axes`.
     """
 
-    def __init__(self, bottom: int, right: int) -> None:
-        """Creates a sheet around content that ends at `bottom` and `right`."""
-        self.width = max(right, MARGIN + LEAST_CONTENT) + MARGIN
-        self.height = bottom + FOOT
+    def __init__(self, grids: Sequence[Grid], *, below: int = 0) -> None:
+        """Creates a sheet around grids; `below` pixels stay free below them."""
+        self.width = max(MARGIN + LEAST_CONTENT, *(grid.right for grid in grids)) + MARGIN
+        self.height = grids[-1].bottom + below + FOOT
         self.picture = Image.new("RGB", (self.width, self.height), "white")
         self.axes = canvas_axes(self.picture.size)
-
-    @classmethod
-    def around(cls, grids: Sequence[Grid]) -> "Sheet":
-        right = max(x + grid.panel[1] for grid in grids for _, x in grid.corners)
-        return cls(grids[-1].bottom, right)
 
     def image(self) -> Image.Image:
         return draw_over(self.picture, self.axes)
@@ -132,15 +133,12 @@ class Sheet:
         text, room = "  ·  ".join(parts), self.width - 2 * MARGIN
         draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
 
-    def draw_color_bar(
-        self, scale: Scale, label: str, *, top: int | None = None, solid: bool = False
-    ) -> None:
+    def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
         """Draws the colors as they look over a gray frame, or solid if no frame is below them.
 
         The numbers are multiples if the unit is the uniform weight.
         """
-        (width, height), left = COLOR_BAR, self.width - MARGIN - COLOR_BAR[0]
-        top = 58 if top is None else top  # in the header
+        (width, height), left, top = COLOR_BAR, self.width - MARGIN - COLOR_BAR[0], 58
         row, alpha = colors_of(torch.linspace(scale.bottom, scale.top, width), scale)
         if not solid:
             row = row * alpha[:, None] + 0.5 * (1 - alpha[:, None])
@@ -171,25 +169,72 @@ class Sheet:
                 self.axes.add_patch(frame)
 
     def draw_bars(
-        self, grid: Grid, values: Sequence[float], texts: Sequence[str], *,
-        identity_value: float | None = None, thickness: int = 8, color: str = SOFT,
-    ) -> None:  # fmt: skip
+        self, grid: Grid, values: Sequence[float], texts: Sequence[str], identity: float | None
+    ) -> None:
         """Draws a bar from 0 to each panel's value below it, all to one scale, with a text.
 
         A line marks the identity value at every bar; texts are then aligned at the right.
         """
-        low, high = min(0.0, *values), max(0.0, *values, identity_value or 0.0)
+        low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
         high = high if high > low else low + 1.0
         height, width = grid.panel
         per_unit = (width - 60) / (high - low)  # 60 pixels for the text
         for value, text, (y, x) in zip(values, texts, grid.corners, strict=True):
             zero, end, middle = x - low * per_unit, x + (value - low) * per_unit, y + height + 14
-            edges = (middle - thickness / 2, middle + thickness / 2)
-            self.axes.fill_between(sorted((zero, end)), *edges, color=color, lw=0)
-            if identity_value is None and low == 0:
+            span = sorted((zero, end))
+            self.axes.fill_between(span, middle - 5, middle + 5, color=SOFT, lw=0)
+            if identity is None and low == 0:
                 draw_text(self.axes, (end + 8, middle + 5), text, size=14)
                 continue
             draw_text(self.axes, (x + width, middle + 5), text, size=14, align="right")
-            if identity_value is not None:
-                mark = x + (identity_value - low) * per_unit
+            if identity is not None:
+                mark = x + (identity - low) * per_unit
                 self.axes.plot([mark, mark], [middle - 11, middle + 11], color=INK, lw=1.6)
+
+
+class Clip(NamedTuple):
+    """A clip, its heading (left, bold) and details (right), and a label for each frame."""
+
+    frames: Frames
+    heading: str
+    details: str
+    labels: Labels
+
+
+def draw_clips(
+    clips: Sequence[Clip], *, title: str, details: str, description: str, legend: Sequence[str]
+) -> Image.Image:
+    """Draws clips, which may differ in size, one below the other.
+
+    Args:
+        title: The heading of the sheet; a second line is drawn smaller, before the details.
+        description: What the sheet shows.
+        legend: What the marks mean.
+    """
+    grids: list[Grid] = []
+    for clip in clips:
+        num_frames, _, height, width = clip.frames.shape
+        grid = make_grid(
+            num_frames,
+            (height, width),
+            ceil(num_frames / ceil(num_frames / MOST_COLUMNS)),  # full rows
+            tallest=TALLEST,
+            top=grids[-1].bottom + BETWEEN if grids else HEAD,
+            heading=HEADING,
+            gap=10,
+            below=8,
+        )
+        grids.append(grid)
+    sheet = Sheet(grids)
+    sheet.write_head(title, details, description)
+    left, right = MARGIN, sheet.width - MARGIN
+    room = 0.48 * (right - left)
+    for clip, grid in zip(clips, grids, strict=True):
+        y = grid.top + 30
+        sheet.axes.plot([left, right], [y - 26, y - 26], color=LINE, lw=1)
+        draw_text(sheet.axes, (left, y), clip.heading, size=17, bold=True, room=room)
+        at = (right, y)
+        draw_text(sheet.axes, at, clip.details, size=14, color=SOFT, align="right", room=room)
+        sheet.draw_panels(grid, resize(clip.frames, grid.panel), clip.labels)
+    sheet.write_foot(legend)
+    return sheet.image()
