@@ -87,7 +87,7 @@ def test_explicit_paths_are_asked_for_where_attend_is_used(
         maps.append(path)
         return attend(*args, path=path, **options)
 
-    monkeypatch.setattr("videoattn.attention.blocks.non_local.attend", spy)
+    monkeypatch.setattr("videoattn.attention.blocks.pairwise.attend", spy)
     module, inputs = at_site("non_local", 8, (2, 4, 4), 1, "cpu")
     with bench_attention.explicit_paths() as used:
         slow = module(*inputs)
