@@ -305,12 +305,18 @@ def test_parameters_are_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": "product"}, "fusion: 'product' is not one of sum, mean, max, learned"),
-        ({"down_sampling": "min"}, "down_sampling: 'min' is not one of max, avg"),
-        ({"bias": "column"}, "bias: 'column' is not one of none, row, position"),
-        ({"center": "mean"}, "center: 'mean' is not one of none, channel_mean"),
-        ({"pool_with": "l1"}, "pool_with: 'l1' is not one of l2, simplex"),
-        ({"loss": "plain"}, "loss: 'plain' is not one of normalized, scaled, literal"),
+        (
+            {"fusion": "product"},
+            "fusion: 'product' does not exist; choose from sum, mean, max, learned",
+        ),
+        ({"down_sampling": "min"}, "down_sampling: 'min' does not exist; choose from max, avg"),
+        ({"bias": "column"}, "bias: 'column' does not exist; choose from none, row, position"),
+        ({"center": "mean"}, "center: 'mean' does not exist; choose from none, channel_mean"),
+        ({"pool_with": "l1"}, "pool_with: 'l1' does not exist; choose from l2, simplex"),
+        (
+            {"loss": "plain"},
+            "loss: 'plain' does not exist; choose from normalized, scaled, literal",
+        ),
         ({"rows": 0}, r"rows: got 0; need a number of 1 or more, or a grid \[height, width\] or"),
         ({"rows": [7]}, r"rows: got \[7\]; need a number of 1"),
         ({"rows": [7, 0]}, r"rows: got \[7, 0\]; need a number of 1"),

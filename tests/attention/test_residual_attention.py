@@ -244,9 +244,13 @@ def test_clips_too_short_for_a_temporal_mask() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="activation: 'tanh' is not one of mixed, channel, spatia"):
+    with pytest.raises(
+        ValueError, match="activation: 'tanh' does not exist; choose from mixed, channel, spatia"
+    ):
         ResidualMask(4, activation="tanh")
-    with pytest.raises(ValueError, match="gate_start: 'zero' is not one of half, identity"):
+    with pytest.raises(
+        ValueError, match="gate_start: 'zero' does not exist; choose from half, identity"
+    ):
         ResidualMask(4, gate_start="zero")
     with pytest.raises(ValueError, match="depth and units must be at least 1, got 0 and 1"):
         ResidualMask(4, depth=0)

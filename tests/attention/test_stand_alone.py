@@ -377,7 +377,9 @@ def test_bad_options() -> None:
     for window in ((3, 6, 7), (0, 7, 7), (-1, 7, 7), (7, 7)):
         with pytest.raises(ValueError, match=r"window: got \[.*need three odd numbers"):
             StandAloneAttention(8, 16, window=window)
-    with pytest.raises(ValueError, match="border: 'reflect' is not one of mask, zero"):
+    with pytest.raises(
+        ValueError, match="border: 'reflect' does not exist; choose from mask, zero"
+    ):
         StandAloneAttention(8, 16, border="reflect")
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         StandAloneAttention(8, 16, 0)

@@ -26,9 +26,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import check_choice, small_weights, zero_norm
+from videoattn.attention.common import small_weights, zero_norm
 from videoattn.attention.functional import autocast_off
 from videoattn.attention.record import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 Entries = Float[Tensor, "N G *E"]
@@ -94,9 +95,9 @@ class CompactNonLocal(nn.Module):
     ) -> None:
         super().__init__()
         inner = inner_channels or max(channels // 2, 1)
-        check_choice("kernel", kernel, ("dot", "gaussian"))
-        check_choice("scale", scale, ("none", "root", "count"))
-        check_choice("norm", norm, ("gn", "bn"))
+        one_of("kernel", kernel, ("dot", "gaussian"))
+        one_of("scale", scale, ("none", "root", "count"))
+        one_of("norm", norm, ("gn", "bn"))
         if groups < 1 or channels % groups or inner % groups:
             raise ValueError(
                 f"groups={groups} does not divide both {channels} channels and {inner} inner "

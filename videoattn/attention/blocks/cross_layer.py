@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import (
     Weights,
-    check_choice,
     grid_of,
     pairwise_map,
     small_weights,
@@ -36,6 +35,7 @@ from videoattn.attention.functional import (
     from_tokens,
     to_tokens,
 )
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 Source = Float[Tensor, "N _ _ _ _"]
@@ -63,7 +63,7 @@ class CrossLayerNonLocal(nn.Module):
         scale: bool = True,
     ) -> None:
         super().__init__()
-        check_choice("mode", mode, ("per_layer", "joint"))
+        one_of("mode", mode, ("per_layer", "joint"))
         if not source_channels:
             raise ValueError("source_channels is empty: name one or more layers to look at")
         inner = inner_channels or max(channels // 8, 1)

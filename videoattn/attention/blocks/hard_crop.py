@@ -33,9 +33,10 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.common import check_choice, evaluating
+from videoattn.attention.common import evaluating
 from videoattn.attention.insert import check_places, output_shapes
 from videoattn.attention.record import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Logits, Video
 
 REGIONS = ("tube", "volume", "frame")
@@ -83,9 +84,9 @@ class HardCrop(nn.Module):
         min_size: float = 0.25,
     ) -> None:
         super().__init__()
-        check_choice("region", region, REGIONS)
-        check_choice("statistic", statistic, STATISTICS)
-        check_choice("scale", scale, SCALES)
+        one_of("region", region, REGIONS)
+        one_of("statistic", statistic, STATISTICS)
+        one_of("scale", scale, SCALES)
         if not 0 <= threshold < 1:
             raise ValueError(
                 f"threshold: {threshold} is not in [0, 1): H goes from 0 to 1; the paper's is 0.7"

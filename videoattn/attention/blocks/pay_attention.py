@@ -31,9 +31,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.pyramid import Level
-from videoattn.attention.common import check_choice, grid_of
+from videoattn.attention.common import grid_of
 from videoattn.attention.functional import attend, autocast_off, to_tokens
 from videoattn.attention.record import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 COMPATIBILITIES = ("pc", "dp", "pc_mlp")
@@ -64,10 +65,10 @@ class LevelAttention(nn.Module):
         project: str = "global",
     ) -> None:
         super().__init__()
-        check_choice("compatibility", compatibility, COMPATIBILITIES)
-        check_choice("normaliser", normaliser, NORMALISERS)
-        check_choice("scope", scope, SCOPES)
-        check_choice("project", project, PROJECTIONS)
+        one_of("compatibility", compatibility, COMPATIBILITIES)
+        one_of("normaliser", normaliser, NORMALISERS)
+        one_of("scope", scope, SCOPES)
+        one_of("project", project, PROJECTIONS)
         self.form, self.normaliser, self.scope = compatibility, normaliser, scope
         self.out_channels = global_channels if project == "local" else channels
         self.project_local: nn.Linear | None = None
@@ -166,7 +167,7 @@ class LearnToPay(nn.Module):
         project: str = "global",
     ) -> None:
         super().__init__()
-        check_choice("classifier", classifier, CLASSIFIERS)
+        one_of("classifier", classifier, CLASSIFIERS)
         levels = [
             LevelAttention(
                 channels, width, compatibility=compatibility, normaliser=normaliser, scope=scope,

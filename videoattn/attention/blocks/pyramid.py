@@ -17,9 +17,10 @@ from videoattn.attention.blocks.interaction_loss import (
     interaction_loss,
     unit_rows,
 )
-from videoattn.attention.common import check_choice, grid_of
+from videoattn.attention.common import grid_of
 from videoattn.attention.functional import Grid, attend, autocast_off, from_tokens, to_tokens
 from videoattn.attention.losses import HeldLosses
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 FUSIONS = ("sum", "mean", "max", "learned")
@@ -63,12 +64,12 @@ class PyramidPooling(nn.Module):
         loss: str = "normalized",
     ) -> None:
         super().__init__()
-        check_choice("fusion", fusion, FUSIONS)
-        check_choice("down_sampling", down_sampling, DOWN_SAMPLINGS)
-        check_choice("bias", bias, BIASES)
-        check_choice("center", center, CENTERS)
-        check_choice("pool_with", pool_with, POOLS)
-        check_choice("loss", loss, FORMS)
+        one_of("fusion", fusion, FUSIONS)
+        one_of("down_sampling", down_sampling, DOWN_SAMPLINGS)
+        one_of("bias", bias, BIASES)
+        one_of("center", center, CENTERS)
+        one_of("pool_with", pool_with, POOLS)
+        one_of("loss", loss, FORMS)
         self.grid = _grid_of_rows(rows)
         if bias == "position" and self.grid is None:
             raise ValueError(

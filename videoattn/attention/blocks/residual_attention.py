@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.common import check_choice
 from videoattn.attention.record import GateMap
+from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Video
 
@@ -68,8 +68,8 @@ class ResidualMask(nn.Module):
         gate_start: str = "half",
     ) -> None:
         super().__init__()
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("gate_start", gate_start, STARTS)
+        one_of("activation", activation, ACTIVATIONS)
+        one_of("gate_start", gate_start, STARTS)
         if depth is None:
             depth = depth_for(grid)
         if depth < 1 or units < 1:

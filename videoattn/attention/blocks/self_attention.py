@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
-from videoattn.attention.common import check_choice, evaluating, grid_of, pairwise_map, pool_keys
+from videoattn.attention.common import evaluating, grid_of, pairwise_map, pool_keys
 from videoattn.attention.functional import (
     Grid,
     PairwiseAttention,
@@ -28,6 +28,7 @@ from videoattn.attention.functional import (
     from_tokens,
     to_tokens,
 )
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 
@@ -45,7 +46,7 @@ class SelfAttention(nn.Module):
         self, channels: int, *, variant: str = "authors", spectral_norm: bool = False
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, ("authors", "plain"))
+        one_of("variant", variant, ("authors", "plain"))
         authors = variant == "authors"
         inner, width = max(channels // 8, 1), max(channels // 2, 1) if authors else channels
         self.key_pool = (1, 2, 2) if authors else None

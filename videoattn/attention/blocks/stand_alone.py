@@ -25,13 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.attention.common import check_choice, grid_of
+from videoattn.attention.common import grid_of
 from videoattn.attention.functional import (
     PairwiseAttention,
     attend,
     attention_weights,
     autocast_off,
 )
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 BORDERS = ("mask", "zero")
@@ -283,7 +284,7 @@ def _shares(width: int, window: Sequence[int]) -> list[int]:
 
 
 def _check(out_channels: int, stride: int, window: Sequence[int], heads: int, border: str) -> None:
-    check_choice("border", border, BORDERS)
+    one_of("border", border, BORDERS)
     if heads < 1 or out_channels % heads:
         divisors = [n for n in range(1, min(out_channels, 64) + 1) if out_channels % n == 0]
         raise ValueError(
