@@ -10,10 +10,17 @@ from torch import Tensor, nn
 from videoattn.attention.functional import Grid, PairwiseAttention, autocast_off
 
 
-def check_choice(name: str, got: str, allowed: Sequence[str]) -> None:
-    """Raises: ValueError for a value that is not among the allowed ones."""
-    if got not in allowed:
-        raise ValueError(f"{name}: {got!r} is not one of {', '.join(allowed)}")
+def check_odd(name: str, sizes: Sequence[int]) -> None:
+    """Checks the size of a kernel or window.
+
+    Raises:
+        ValueError: If the sizes are not three odd numbers.
+    """
+    if len(sizes) != 3 or any(size < 1 or size % 2 == 0 for size in sizes):
+        raise ValueError(
+            f"{name}: got {list(sizes)}; need three odd sizes (frames, height, width), such as "
+            "[3, 7, 7]"
+        )
 
 
 def grid_of(x: Tensor) -> Grid:

@@ -33,6 +33,7 @@ from videoattn.attention.blocks.gates import (
     mean,
     zero_parameters,
 )
+from videoattn.attention.common import check_odd
 from videoattn.attention.record import GateMap
 from videoattn.errors import one_of
 from videoattn.layers import Conv3d
@@ -146,11 +147,7 @@ class SpatialGate(Gate):
 
     def __init__(self, *, kernel: Sequence[int], gate_start: str) -> None:
         super().__init__(gate_start)
-        if len(kernel) != 3 or any(size < 1 or size % 2 == 0 for size in kernel):
-            raise ValueError(
-                f"kernel: got {list(kernel)}; need three odd sizes (frames, height, width), such "
-                "as [1, 7, 7] or [3, 7, 7]"
-            )
+        check_odd("kernel", kernel)
         self.conv = _convolution(2, 1, kernel)
         self.bn = _zero_norm(1)
 
