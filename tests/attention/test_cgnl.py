@@ -56,7 +56,7 @@ def test_groups_are_blocks_on_slices_of_the_channels(options: dict) -> None:
         own, inner = slice(4 * index, 4 * index + 4), slice(2 * index, 2 * index + 2)
         for name in ("theta", "phi", "g"):
             getattr(one, name).weight.data = getattr(whole, name).weight.data[inner]
-        first, higher = one._respond(one.theta(x), one.phi(x), one.g(x))
+        first, higher = one.respond(one.theta(x), one.phi(x), one.g(x))
         y = torch.nn.functional.conv3d((first + higher).flatten(1, 2), whole.out.weight[own])
         y = torch.nn.functional.group_norm(y, 1, whole.norm.weight[own], whole.norm.bias[own])
         torch.testing.assert_close(whole(x)[:, own], x[:, own] + y)
