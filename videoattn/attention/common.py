@@ -29,6 +29,16 @@ def grid_of(x: Tensor) -> Grid:
     return frames, height, width
 
 
+def widen(x: Tensor) -> Tensor:
+    """Casts to float32, or keeps a wider type. Sums, norms and exponentials need this."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_of_segments(pooled: Tensor) -> Tensor:
+    """Averages the features (N, S, C) of S segments; returns features (N, C) unchanged."""
+    return pooled.mean(1) if pooled.ndim == 3 else pooled
+
+
 def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:
     """Max-pooling of (frames, height, width), or none. An axis shorter than its pool is pooled
     whole."""

@@ -21,7 +21,7 @@ from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
@@ -302,7 +302,7 @@ SYSTEMS: dict[str, System] = {
     "interaction": System(
         title="Interaction-aware pyramid",
         paper="Du et al., ECCV 2018",
-        make=interaction_pyramid,
+        make=InteractionPyramid,
         attach=as_head,
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",

@@ -50,7 +50,6 @@ class CBAM(nn.Module):
     (N, T, H, W); "temporal" (N, T), or (N, C, T) of kind channel with temporal="channel".
 
     Args:
-        channels: C.
         gates: The gates to apply, in this order.
         reduction: r; the MLP of the channel gate is C/r wide, and r must divide C.
         pools: Poolings of the channel gate: avg, max, lp, lse. The MLP's outputs are summed.

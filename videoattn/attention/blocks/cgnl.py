@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import small_weights, zero_norm
+from videoattn.attention.common import small_weights, widen, zero_norm
 from videoattn.attention.functional import autocast_off
 from videoattn.attention.record import GateMap
 from videoattn.errors import one_of
@@ -72,7 +72,6 @@ class CompactNonLocal(nn.Module):
     The norm starts at zero, so the block starts as the identity.
 
     Args:
-        channels: C.
         inner_channels: Width C_i of θ, φ and g. Default: C / 2.
         groups: Number G of channel groups; channels attend within their group. It must divide C
             and C_i.
@@ -152,9 +151,8 @@ class CompactNonLocal(nn.Module):
         return {"": GateMap("spatial", y.abs().sum((1, 2)), description=description)}
 
     def respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
-        """Returns the term of order 0 (0 for the dot kernel) and the rest, (N, G, C_i/G, T, H, W)."""
-        wide = torch.promote_types(theta.dtype, torch.float32)
-        theta, phi, g = (y.to(wide).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
+        """Returns the term of order 0 (0 for "dot") and the other terms, (N, G, C_i/G, T, H, W)."""
+        theta, phi, g = (widen(y).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
         if self.scale != "none":
             g = g / theta[0, 0].numel() ** (0.5 if self.scale == "root" else 1.0)
         if self.kernel == "dot":

@@ -7,10 +7,9 @@ Where we differ: the paper subtracts the logits from their maximum and learns a 
 the logits are scaled by 1/sqrt(P), and a batch norm starts at zero.
 """
 
-import torch
 from torch import Tensor, nn
 
-from videoattn.attention.common import small_weights, zero_norm
+from videoattn.attention.common import small_weights, widen, zero_norm
 from videoattn.attention.functional import attend, attention_weights, autocast_off
 from videoattn.attention.record import GateMap
 from videoattn.types import Video
@@ -23,7 +22,6 @@ class ChannelAttention(nn.Module):
     zero, so the block starts as the identity.
 
     Args:
-        channels: C.
         project: Compute queries, keys and values by 1x1x1 convolutions (C to C channels). By
             default all three are x itself.
     """
@@ -53,5 +51,4 @@ class ChannelAttention(nn.Module):
 
     def _tokens(self, x: Video) -> tuple[Tensor, Tensor]:
         """Returns queries and keys (N, C, T·H·W), in float32 or wider."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return self.theta(x).flatten(2).to(wide), self.phi(x).flatten(2).to(wide)
+        return widen(self.theta(x).flatten(2)), widen(self.phi(x).flatten(2))

@@ -50,7 +50,6 @@ class CrossLayerNonLocal(nn.Module):
     zero, so the block starts as the identity.
 
     Args:
-        channels: C.
         source_channels: C_r of each source.
         mode: "per_layer" or "joint".
         inner_channels: Width of queries, keys and values. Default: C / 8.
@@ -61,8 +60,7 @@ class CrossLayerNonLocal(nn.Module):
             is wrong.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videoattn.attention.common import widen
 from videoattn.attention.record import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -62,8 +63,7 @@ def channel_map(weights: Tensor, scope: str) -> GateMap:
 
 def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Sums in float32 or wider, because a float16 sum over a clip overflows."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return x.mean(tuple(axes), keepdim=True, dtype=wide).to(x.dtype)
+    return widen(x).mean(tuple(axes), keepdim=True).to(x.dtype)
 
 
 def maximum(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -71,13 +71,11 @@ def maximum(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _norm(x: Tensor, axes: Sequence[int]) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=tuple(axes), keepdim=True, dtype=wide).to(x.dtype)
+    return torch.linalg.vector_norm(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
 
 
 def _log_sum_exp(x: Tensor, axes: Sequence[int]) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.logsumexp(x.to(wide), dim=tuple(axes), keepdim=True).to(x.dtype)
+    return torch.logsumexp(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
 
 
 POOLS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {

@@ -19,11 +19,10 @@ bias in W_z. These are different functions: see `pool_order`, `scale` and `out_b
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.pairwise import PairwiseBlock
-from videoattn.attention.common import grid_of, pool_keys, small_weights, zero_norm
+from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
 from videoattn.attention.functional import (
     Grid,
     Normaliser,
@@ -51,7 +50,6 @@ class NonLocal(PairwiseBlock):
     left zero. So the first step moves only the norm, as intended.
 
     Args:
-        channels: C.
         form: A form from the table above.
         inner_channels: Width of theta, phi and g. Default: C / 2.
         key_pool: Max-pooling (frames, height, width) of keys and values, or None. An axis shorter
@@ -123,8 +121,7 @@ class NonLocal(PairwiseBlock):
         Keys outside the query's scope have weight 0.
         """
         q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = (tokens.to(wide).unflatten(0, (len(x), -1)) for tokens in (q, k))
+        q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
         num_groups, group_size = q.shape[1:3]
 
         def rows(positions: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from videoattn.attention.common import (
     pairwise_map,
     pool_keys,
     small_weights,
+    widen,
     zero_norm,
 )
 from videoattn.attention.functional import (
@@ -76,8 +77,7 @@ class PairwiseBlock(nn.Module):
     pair: nn.Linear
     out: nn.Conv3d
     bn: nn.Module
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -136,8 +136,7 @@ class PairwiseBlock(nn.Module):
         if self.similarity == "rbf":
             return rbf_tokens(q, k, self.normaliser)
         if self.similarity == "raw":
-            wide = torch.promote_types(q.dtype, torch.float32)
-            return q.to(wide), k.to(wide)
+            return widen(q), widen(k)
         return q, k
 
     def _pair(self, like: Tensor) -> Tensor:
@@ -155,7 +154,6 @@ class SimilarityAttention(PairwiseBlock):
     The norm starts at zero, so the block starts as the identity.
 
     Args:
-        channels: C.
         similarity: A name from the table above, except "raw".
         normaliser: "softmax", "sigmoid" or "count".
         inner_channels: Width D of q, k and v. Default: C / 2.
@@ -210,8 +208,7 @@ class SimilarityAttention(PairwiseBlock):
 
 def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
     """Scales tokens to length 1, so that their dot products are cosines. Zero tokens stay zero."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return F.normalize(x.to(wide), dim=-1, eps=1e-6)
+    return F.normalize(widen(x), dim=-1, eps=1e-6)
 
 
 def rbf_tokens(
@@ -223,8 +220,7 @@ def rbf_tokens(
     `-|q|²/2` is the same for all keys. A softmax cancels it; for other normalizers a second extra
     channel adds it.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q, k = q.to(wide), k.to(wide)
+    q, k = widen(q), widen(k)
     q_length = -q.square().sum(-1, keepdim=True) / 2
     k_length = -k.square().sum(-1, keepdim=True) / 2
     q_one, k_one = torch.ones_like(q_length), torch.ones_like(k_length)

@@ -36,7 +36,6 @@ class AttentionRefinement(Gate):
     The map is the gate that multiplies f: (N, C), or (N, C, T) with scope="frame".
 
     Args:
-        channels: C.
         pre_conv: Apply a 3x3 convolution, norm and ReLU before the gate (the authors' code).
         out_channels: Width after that convolution. Default: C; without `pre_conv` it must be C.
         scope: "clip" for one gate per channel and clip, or "frame" for one per channel and frame.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from videoattn.attention.common import widen
 from videoattn.attention.functional import autocast_off
 from videoattn.types import Video
 
@@ -29,7 +30,7 @@ def activity(features: Video, statistic: str) -> Float[Tensor, "N T H W"]:
         statistic: Over channels, the maximum of |f| ("max"), its mean ("l1") or its root mean
             square ("l2").
     """
-    size = features.to(torch.promote_types(features.dtype, torch.float32)).abs()
+    size = widen(features).abs()
     if statistic == "max":
         return size.amax(1)
     return size.mean(1) if statistic == "l1" else size.square().mean(1).sqrt()
@@ -104,9 +105,9 @@ def crop(video: Video, boxes: Int64[Tensor, "N R 3 2"]) -> Video:
     per row, because every clip has another box. Gradients reach the video, not the boxes.
     """
     num_frames, height, width = video.shape[2:]
-    wide = torch.promote_types(video.dtype, torch.float32)
     with autocast_off(video):
-        frames = video.to(wide).transpose(1, 2)  # (N, T, C, H, W)
+        frames = widen(video).transpose(1, 2)  # (N, T, C, H, W)
+        wide = frames.dtype
         if boxes.shape[1] == 1:
             in_time = _resampling(boxes[:, 0, 0], num_frames, wide)  # (N, T, T)
             frames = (in_time @ frames.flatten(2)).view_as(frames)

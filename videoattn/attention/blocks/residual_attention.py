@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import STARTS
+from videoattn.attention.common import widen
 from videoattn.attention.record import GateMap
 from videoattn.errors import one_of
 from videoattn.layers import Conv3d
@@ -45,7 +46,6 @@ class ResidualMask(nn.Module):
     """The mask branch of a stage: forward(u, trunk) returns out, all (N, C, T, H, W).
 
     Args:
-        channels: C.
         depth: D, the number of times the mask halves the grid. Default: `depth_for(grid)`. A level
             does not halve a height or width of 2 or less.
         grid: Height and width of the stage's features for an input of 224 x 224.
@@ -143,7 +143,7 @@ class ResidualMask(nn.Module):
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "mixed":
             return x.sigmoid()
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares follow
+        wide = widen(x)
         if self.activation == "channel":
             return wide * (wide.square().sum(1, keepdim=True) + _EPS**2).rsqrt()
         axes = (2, 3, 4) if self.temporal_mask else (3, 4)

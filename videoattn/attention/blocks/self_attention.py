@@ -40,7 +40,6 @@ class SelfAttention(nn.Module):
     γ starts at 0, so the block starts as the identity, and the first step moves only γ.
 
     Args:
-        channels: C.
         variant: "authors" or "plain"; see the table above.
         spectral_norm: Divide the weight of each convolution by its largest singular value. The
             authors do so to stabilize a GAN; a classifier does not need it.
@@ -49,8 +48,7 @@ class SelfAttention(nn.Module):
         ValueError: If `variant` is unknown.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self, channels: int, *, variant: str = "authors", spectral_norm: bool = False

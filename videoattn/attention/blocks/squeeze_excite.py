@@ -33,7 +33,6 @@ class SqueezeExcite(Gate):
     The map is the gate that multiplies x: (N, C), or (N, C, T) with scope="frame".
 
     Args:
-        channels: C.
         reduction: r. None selects S3D-G's self-gating, a single C x C layer.
         scope: "clip" for one gate per channel and clip, or "frame" for one per channel and frame.
             The latter is T independent 2-D blocks, which suits the segments of a TSN.

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.attention.common import check_odd, grid_of
+from videoattn.attention.common import check_odd, grid_of, widen
 from videoattn.attention.functional import (
     PairwiseAttention,
     Path,
@@ -51,8 +51,6 @@ class StandAloneAttention(nn.Module):
     if `scaled_dot_product_attention` has a fused kernel.
 
     Args:
-        in_channels: C.
-        out_channels: C'.
         stride: Stride over H and W of an average pool after the attention.
         window: Odd sizes (k_t, k_h, k_w); (1, 7, 7) is the paper's layer on each frame. It may
             exceed the grid, so one setting works for any clip length. An axis of size 1 has no
@@ -65,8 +63,7 @@ class StandAloneAttention(nn.Module):
             below 1, or `border` is unknown.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -133,8 +130,7 @@ class StandAloneAttention(nn.Module):
         With border="zero", rows omit the weight of the padding.
         """
         q, k, _ = self._project(x)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = q.to(wide).flatten(2, 4), k.to(wide)
+        q, k = widen(q).flatten(2, 4), widen(k)
         pads = self._pads()
         sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], pads, strict=True)]
         keys = _with_one_hots(k).flatten(2, 4)
