@@ -46,7 +46,6 @@ from videoattn.attention.functional import (
     autocast_off,
     by_queries,
     check_path,
-    chosen,
     from_tokens,
     normalise,
     separable_weights,
@@ -256,7 +255,6 @@ def attend_additive(
     Raises:
         ValueError: If `path` is not "auto", "explicit" or "chunked".
     """
-    path = chosen(path, "attend_additive")
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):
         wide = torch.promote_types(q.dtype, torch.float32)
