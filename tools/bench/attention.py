@@ -151,13 +151,13 @@ def make_block(
         torch.randn(site.batch_size, channels, *site.grid, device=device).to(memory_format=layout)
         for _ in range(2)
     )
-    if kind == "join":
+    if kind == "layers":
         module, inputs = make(channels, [channels]), [x, y]
     elif kind == "head":
         module, inputs = make(channels, [channels], 400), [x.mean((2, 3, 4)), y]
     elif kind == "mask":
         module, inputs = make(channels), [x, y]
-    elif kind == "replace":
+    elif kind == "convolution":
         module, inputs = make(channels, channels, 1), [x]
     else:
         module, inputs = make(channels), [x]

@@ -22,10 +22,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from videoattn.types import Grid as Grid
 from videoattn.types import Video
 
 Tokens = Float[Tensor, "N P C"]
-Grid = tuple[int, int, int]
 Normaliser = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 

@@ -256,8 +256,8 @@ def main(words: list[str] | None = None) -> None:
 def _errors_for_users() -> tuple[type[Exception], ...]:
     """What the package raises on purpose: what was got, what is allowed, what to do."""
     from videoattn.data.decode import DecodeError
+    from videoattn.engine.failures import TooManyFailuresError
     from videoattn.engine.step import NonFiniteError
-    from videoattn.engine.train import TooManyFailuresError
 
     return ValueError, OSError, ImportError, DecodeError, NonFiniteError, TooManyFailuresError
 

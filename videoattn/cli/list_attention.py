@@ -55,7 +55,8 @@ def rows() -> list[Row]:
     found = []
     for name, system in SYSTEMS.items():
         with torch.device("meta"):
-            model = system.attach(_backbone(), partial(system.make), (), name)
+            network = _backbone()
+            model = system.attach(network, network.info, partial(system.make), (), name)
         parameters, macs = _count(model)
         title = f"{system.title} ({system.paper})"
         added = (parameters - base_parameters, macs - base_macs)
@@ -63,7 +64,7 @@ def rows() -> list[Row]:
     return found
 
 
-def _backbone() -> nn.Module:
+def _backbone() -> ResNet3d:
     with torch.device("meta"):
         return ResNet3d("i3d", depth=50, num_classes=400)
 
