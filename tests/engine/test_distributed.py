@@ -194,7 +194,9 @@ def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(ValueError, match=r"device: 'gpu' is not one of auto, cpu, cuda, cuda:N"):
         resolve_device("gpu")
-    with pytest.raises(ValueError, match=r"^device: GPU 1 asked for, but torch \S+ sees none; use"):
+    with pytest.raises(
+        ValueError, match=r"^device: GPU 1 asked for, 0 visible to torch \S+; use cpu"
+    ):
         resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

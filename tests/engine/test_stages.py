@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from tests.engine.fakes import NUM_CLASSES, FakeBatches, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.cli.report import summarise
+from videoattn.cli.report import summarize
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import (
+    EpochPlan,
+    num_stages,
+    restart_schedule,
+    split_epochs,
+    stage_of,
+)
 from videoattn.engine.schedule import cosine
-from videoattn.engine.stages import num_stages, restart_schedule, split_epochs, stage_of
 from videoattn.engine.state import RunSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 
@@ -95,8 +100,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[i
     with pytest.raises(KeyboardInterrupt):
         go(halved, replace(batches, stop_at=stop_at), **settings)
     resumed = go(halved, batches, seed=1, resume=True, **settings)
-    assert resumed.num_steps == expected.num_steps == 25
-    assert resumed.best_accuracy == expected.best_accuracy
+    assert resumed.state.step_of_run == expected.state.step_of_run == 25
+    assert resumed.state.best_accuracy == expected.state.best_accuracy
     assert curve(whole.folder) == curve(halved.folder)
     assert_same(*(load(run.folder / "checkpoint-last.pt") for run in (halved, whole)))
     assert_same(*(load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)))
@@ -112,7 +117,7 @@ def test_what_is_logged_and_which_epoch_is_the_best(
     for line in validated:
         assert line["video_accuracy_fused"] == line["video_accuracy"]
         assert {"video_accuracy_global", "video_accuracy_local"} <= set(line)
-    assert fitted.best_epoch == 4  # before, the fusion has not been trained
+    assert fitted.state.best_epoch == 4  # before, the fusion has not been trained
     assert fitted.evaluation is not None
     assert list(fitted.evaluation.parts) == ["global", "local", "fused"]
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
@@ -137,9 +142,9 @@ def test_three_accuracies_are_those_of_the_three_networks() -> None:
         expected = evaluate(alone, batches, to_video=to_video, precision="float32")
         torch.testing.assert_close(part.probabilities, expected.probabilities, rtol=0, atol=1e-6)
         assert part.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert summarise(replace(part, loss=0.0)) == summarise(replace(expected, loss=0.0))
+        assert summarize(replace(part, loss=0.0)) == summarize(replace(expected, loss=0.0))
     assert torch.equal(ours.parts["fused"].probabilities, ours.probabilities)
-    report = summarise(ours)
+    report = summarize(ours)
     assert json.loads(json.dumps(report)) == report
     assert isinstance(report["parts"], dict)
     for name, part in ours.parts.items():
@@ -147,7 +152,7 @@ def test_three_accuracies_are_those_of_the_three_networks() -> None:
         assert f"{name} {100 * part.video_accuracy:.2f} %" in ours.describe()
     plain = evaluate(Net(), batches, to_video=to_video)
     assert not plain.parts
-    assert "parts" not in summarise(plain)
+    assert "parts" not in summarize(plain)
     assert "(" not in plain.describe()
 
 

@@ -68,8 +68,8 @@ def test_eight_clips_are_learnt_by_heart(tmp_path: Path) -> None:
     batches = FakeBatches(num_samples=8)
     validation = Validation(FakeBatches(num_samples=8, shuffle=False), every_epochs=25)
     fitted = train(model, run_in(tmp_path), batches, num_epochs=50, validation=validation)
-    assert fitted.num_steps == 100
-    assert fitted.best_accuracy == 1.0
+    assert fitted.state.step_of_run == 100
+    assert fitted.state.best_accuracy == 1.0
     assert fitted.evaluation is not None
     assert fitted.evaluation.clip_accuracy == 1.0
     last = [line for line in curve(tmp_path) if line["kind"] == "train"][-1]
@@ -119,8 +119,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         go(halved, replace(batches, stop_at=stop_at), seed=0)
     resumed = go(halved, batches, seed=1, resume=True)
-    assert resumed.num_steps == expected.num_steps
-    assert resumed.best_accuracy == expected.best_accuracy
+    assert resumed.state.step_of_run == expected.state.step_of_run
+    assert resumed.state.best_accuracy == expected.state.best_accuracy
     assert curve(whole.folder) == curve(halved.folder)
     ours, theirs = (load(run.folder / "checkpoint-last.pt") for run in (halved, whole))
     assert_same(ours, theirs)
@@ -187,8 +187,8 @@ def assert_same(ours: object, theirs: object) -> None:
 def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
     run = replace(run_in(tmp_path), keep_epochs=2)
     train(tiny_net(), run, FakeBatches(), num_epochs=1)
-    assert train(tiny_net(), run, FakeBatches(), num_epochs=1, resume=True).num_steps == 2
-    assert train(tiny_net(), run, FakeBatches(), num_epochs=3, resume=True).num_steps == 6
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=1, resume=True).state.step_of_run == 2
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=3, resume=True).state.step_of_run == 6
     assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "checkpoint-epoch-0002.pt").exists()
     assert not (tmp_path / "checkpoint-epoch-0003.pt").exists()
@@ -250,8 +250,8 @@ def test_what_was_skipped_after_the_last_checkpoint_is_listed_once(tmp_path: Pat
     assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
     fitted = train(tiny_net(), run, batches, num_epochs=1, resume=True)
     assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
-    assert (fitted.num_seen, fitted.num_skipped) == (14, 2)
-    assert fitted.failed == tuple(sorted(failing))
+    assert (fitted.state.num_seen, fitted.state.num_skipped) == (14, 2)
+    assert fitted.state.failed == sorted(failing)
 
 
 def test_a_run_that_loses_too_many_stops(tmp_path: Path) -> None:

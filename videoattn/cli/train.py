@@ -15,10 +15,9 @@ from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, num_stages
 from videoattn.engine.precision import resolve_precision
-from videoattn.engine.stages import num_stages
-from videoattn.engine.state import RunSettings
+from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.recipe import (
     load_initial_weights,
@@ -83,7 +82,7 @@ def train(
         plan = EpochPlan(
             config.train.num_epochs,
             config.train.stage_epochs,
-            fine_tuning,
+            fine_tuning or FineTuning(),
             make_precise_norms(config, model, place, samples),
         )
         fitted = fit(
@@ -98,21 +97,21 @@ def train(
             parallel=place,
             resume=previous,
         )
-        if place.is_main and fitted.num_skipped:
-            _report_skipped(folder, fitted, len(samples), config.train.num_epochs)
+        if place.is_main and fitted.state.num_skipped:
+            _report_skipped(folder, fitted.state, len(samples), config.train.num_epochs)
         return fitted
 
 
-def _report_skipped(folder: Path, fitted: TrainResult, num_listed: int, num_epochs: int) -> None:
+def _report_skipped(folder: Path, state: TrainState, num_listed: int, num_epochs: int) -> None:
     out.print(
-        f"seen {fitted.num_seen:,} + skipped {fitted.num_skipped:,} of {num_listed:,} videos x "
-        f"{num_epochs} epochs; {folder / SKIPPED} lists {len(fitted.failed):,} videos:",
+        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of {num_listed:,} videos x "
+        f"{num_epochs} epochs; {folder / SKIPPED} lists {len(state.failed):,} videos:",
         markup=False,
     )
     for failure in read_failures(folder / SKIPPED)[:20]:
         out.print(f"  {failure.path}: {failure.reason}", markup=False)
-    if len(fitted.failed) > 20:
-        out.print(f"  and {len(fitted.failed) - 20:,} more", markup=False)
+    if len(state.failed) > 20:
+        out.print(f"  and {len(state.failed) - 20:,} more", markup=False)
 
 
 def _begin(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from videoattn.engine.parallel import Parallel
@@ -57,7 +58,7 @@ def read_failures(path: Path) -> list[Failure]:
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Appends each failure to a file as one line of JSON."""
     with open(path, "a") as file:
-        file.writelines(json.dumps(as_record(failure)) + "\n" for failure in failures)
+        file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
@@ -67,8 +68,3 @@ def keep_failures(path: Path, indices: Collection[int]) -> None:
     path.unlink(missing_ok=True)
     if kept:
         append_failures(path, kept)
-
-
-def as_record(failure: Failure) -> dict[str, str | int]:
-    """Returns a failure as plain values."""
-    return {"index": failure.index, "path": failure.path, "reason": failure.reason}

@@ -1,8 +1,6 @@
-"""Runs the same code in one process or in several that torchrun starts.
+"""Runs the same code in one process, or in several that torchrun starts.
 
-    torchrun --nproc-per-node 2 train.py ...
-
-Everything that depends on the number of processes is here: the training loop only calls `Parallel`.
+The training loop calls `Parallel` for everything that depends on the number of processes.
 """
 
 import os
@@ -28,7 +26,6 @@ class Parallel:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -79,7 +76,7 @@ class Parallel:
         """Returns a context for one of several passes; only the last one exchanges gradients."""
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
-        return _no_sync(model)
+        return model.no_sync()
 
     def sum_gradients(self, model: nn.Module, *, averaged: bool) -> None:
         """Replaces the gradients by their sum over the ranks.
@@ -116,12 +113,6 @@ class Parallel:
                 if module.training and buffer.is_floating_point():
                     dist.all_reduce(buffer)
                     buffer.div_(self.world_size)
-
-
-@contextmanager
-def _no_sync(model: DistributedDataParallel) -> Iterator[None]:
-    with model.no_sync():
-        yield
 
 
 @contextmanager
@@ -162,7 +153,7 @@ def init_parallel(
             f"{timeout_seconds:g} s: {error}"
         ) from error
     try:
-        yield Parallel(rank, world_size, local_rank, chosen)
+        yield Parallel(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
 
@@ -185,13 +176,9 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N")
     index = local_rank if name == "cuda" else int(name[5:])
-    if not num_gpus:
-        raise ValueError(
-            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; use cpu"
-        )
     if index >= num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, {num_gpus} visible; use cpu, or start at most as many "
-            "processes as there are GPUs"
+            f"device: GPU {index} asked for, {num_gpus} visible to torch {torch.__version__}; use "
+            "cpu, or start at most as many processes as there are GPUs"
         )
     return torch.device("cuda", index)

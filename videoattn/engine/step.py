@@ -116,14 +116,7 @@ def update(
         _check_labels(batch, context)
         with parallel.accumulate(network, last=batch is batches[-1]):
             passes.append(
-                _forward_backward(
-                    network,
-                    batch,
-                    to_video=to_video,
-                    settings=settings,
-                    parallel=parallel,
-                    scale=1.0 / total,
-                )
+                _forward_backward(network, batch, to_video, settings, parallel, scale=1.0 / total)
             )
     parallel.sum_gradients(model, averaged=not num_idle)
     norm = parallel.clip_grad_norm(model, settings.clip_norm)
@@ -136,7 +129,6 @@ def update(
 def _forward_backward(
     model: nn.Module,
     batch: Batch,
-    *,
     to_video: ToVideo,
     settings: OptimSettings,
     parallel: Parallel,
