@@ -1,4 +1,4 @@
-"""Networks that are trained in stages: each moves its part, and a resumed run is the whole one."""
+"""Networks that are trained in stages: each stage changes its own part only."""
 
 import json
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def go(
 
 
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_each_stage_moves_its_part_to_the_bit(
+def test_each_stage_changes_only_its_part(
     tmp_path: Path, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     run = replace(run_in(tmp_path), keep_epochs=1)
@@ -91,8 +91,10 @@ def test_each_stage_moves_its_part_to_the_bit(
 
 
 @pytest.mark.parametrize("stop_at", [(1, 0), (2, 0), (2, 3), (4, 1)])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[int, int]) -> None:
-    """Inside the first stage and at its end, inside the second and the last, bit for bit."""
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, stop_at: tuple[int, int]
+) -> None:
+    """Bit for bit, whether it stops inside a stage or between two."""
     whole, halved = (run_in(tmp_path / name, save_every_steps=2) for name in ("a", "b"))
     batches = FakeBatches(num_samples=19)
     settings = {"num_epochs": 5, "stage_epochs": (2, 2, 1)}
@@ -107,7 +109,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[i
     assert_same(*(load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)))
 
 
-def test_what_is_logged_and_which_epoch_is_the_best(
+def test_logs_name_the_stage_and_only_the_last_one_has_a_best_epoch(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fitted = go(run_in(tmp_path), FakeBatches(), num_epochs=4, stage_epochs=(1, 2, 1))
@@ -117,16 +119,16 @@ def test_what_is_logged_and_which_epoch_is_the_best(
     for line in validated:
         assert line["video_accuracy_fused"] == line["video_accuracy"]
         assert {"video_accuracy_global", "video_accuracy_local"} <= set(line)
-    assert fitted.state.best_epoch == 4  # before, the fusion has not been trained
+    assert fitted.state.best_epoch == 4  # the fusion is untrained in the stages before
     assert fitted.evaluation is not None
     assert list(fitted.evaluation.parts) == ["global", "local", "fused"]
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
-    assert said == [
+    printed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
+    assert printed == [
         "stage 1/3: epochs 1 to 1", "stage 2/3: epochs 2 to 3", "stage 3/3: epochs 4 to 4",
     ]  # fmt: skip
 
 
-def test_three_accuracies_are_those_of_the_three_networks() -> None:
+def test_each_part_is_scored_as_a_network_of_its_own() -> None:
     model = cropping().eval()
     nn.init.normal_(model.fusion.weight)
     batches = FakeBatches(num_samples=13, num_views=3, failing=(4,), unlabelled=(7,), shuffle=False)
@@ -156,7 +158,7 @@ def test_three_accuracies_are_those_of_the_three_networks() -> None:
     assert "(" not in plain.describe()
 
 
-def test_epochs_are_shared_out() -> None:
+def test_epochs_are_split_among_stages() -> None:
     assert split_epochs(9, 3) == (3, 3, 3)
     assert split_epochs(11, 3) == (4, 4, 3)
     assert split_epochs(7, 1) == (7,)
@@ -165,7 +167,7 @@ def test_epochs_are_shared_out() -> None:
     assert (num_stages(cropping()), num_stages(Net())) == (3, 1)
 
 
-def test_the_learning_rate_starts_anew() -> None:
+def test_the_learning_rate_restarts() -> None:
     rate = partial(cosine, base=1.0, warmup_steps=1)
     lr_at = restart_schedule(lambda num_steps: partial(rate, num_steps=num_steps), (4, 6))
     expected = [rate(step, num_steps=4) for step in range(4)]
@@ -175,7 +177,7 @@ def test_the_learning_rate_starts_anew() -> None:
     assert [one(step) for step in range(10)] == [rate(step, num_steps=10) for step in range(10)]
 
 
-def test_epochs_that_cannot_be_shared_out(tmp_path: Path) -> None:
+def test_epochs_that_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"num_epochs: 2 are too few for a network .* in 3 stages"):
         go(run_in(tmp_path), FakeBatches(), num_epochs=2)
     for given in ((1, 2), (2, 2, 0), (2, 2, 2)):

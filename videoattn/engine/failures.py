@@ -51,7 +51,7 @@ def count_samples(
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Returns the failures in a file of `append_failures`; none if there is no file."""
+    """Returns the failures in a file of `append_failures`; none if it does not exist."""
     return [Failure(**json.loads(line)) for line in complete_lines(path)]
 
 
@@ -62,8 +62,8 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Keeps only these samples in the file: an interrupted run may have listed more after its last
-    checkpoint, and a resumed run meets them again."""
+    """Keeps only these samples in the file. An interrupted run may have listed more after its last
+    checkpoint; a resumed run will list them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:

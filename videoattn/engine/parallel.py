@@ -122,7 +122,7 @@ def init_parallel(
     """Joins the process group that torchrun's environment describes, and leaves it at the end.
 
     Args:
-        device: auto (a GPU if there is one), cpu, cuda, or cuda:N.
+        device: auto (a GPU, if available), cpu, cuda, or cuda:N.
         timeout_seconds: How long to wait for the other processes, here and in each exchange.
 
     Raises:
@@ -158,15 +158,11 @@ def init_parallel(
         dist.destroy_process_group()
 
 
-distributed = init_parallel
-"""The former name."""
-
-
 def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     """Returns the device of this process for a name: auto, cpu, cuda, or cuda:N.
 
     Raises:
-        ValueError: If the name is unknown, or there is no such GPU.
+        ValueError: If the name is unknown, or the GPU does not exist.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

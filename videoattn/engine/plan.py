@@ -37,8 +37,6 @@ def num_stages(model: nn.Module) -> int:
 def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tuple[int, ...]:
     """Returns the number of epochs of each stage: those given, or equal shares.
 
-    The first stages get one epoch more if the shares cannot be equal.
-
     Raises:
         ValueError: If there are fewer epochs than stages, or the given numbers do not fit.
     """
@@ -70,12 +68,8 @@ def stage_of(step: int, lengths: Sequence[int]) -> int:
 def restart_schedule(
     schedule: Callable[[int], Callable[[int], float]], lengths: Sequence[int]
 ) -> Callable[[int], float]:
-    """Returns a learning-rate function that restarts in each stage.
-
-    Args:
-        schedule: Returns the learning-rate function of a stage with this many steps.
-        lengths: The number of steps of each stage.
-    """
+    """Returns a learning rate by step that restarts in each stage. `schedule(n)` is the learning
+    rate by step of a stage of n steps; `lengths` has the number of steps of each stage."""
     schedules = [schedule(length) for length in lengths]
 
     def lr_at(step: int) -> float:

@@ -149,7 +149,7 @@ def save_checkpoint(
     run: RunSettings,
     parallel: Parallel,
 ) -> None:
-    """Writes the last checkpoint, and keeps a copy if `run.keep_epochs` says so.
+    """Writes the last checkpoint, and a copy after every `run.keep_epochs`.
 
     Collective: every rank must call it; the main process writes.
 
