@@ -8,12 +8,7 @@ from collections.abc import Sequence
 
 
 def cosine(
-    step: int,
-    *,
-    num_steps: int,
-    base: float,
-    warmup_steps: int = 0,
-    final: float = 0.0,
+    step: int, *, num_steps: int, base: float, warmup_steps: int = 0, final: float = 0.0
 ) -> float:
     """Returns the rate at `step`: linear warm-up to `base`, then half a cosine down to `final`."""
     _check(step, num_steps=num_steps, warmup_steps=warmup_steps)
@@ -23,13 +18,7 @@ def cosine(
     return final + (base - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def one_cycle(
-    step: int,
-    *,
-    num_steps: int,
-    peak: float,
-    warmup_share: float = 0.3,
-) -> float:
+def one_cycle(step: int, *, num_steps: int, peak: float, warmup_share: float = 0.3) -> float:
     """Returns the rate at `step`: half a cosine up to `peak`, then half a cosine down.
 
     Equals `torch.optim.lr_scheduler.OneCycleLR` with its defaults: from peak / 25, to peak after
@@ -47,12 +36,7 @@ def one_cycle(
 
 
 def multistep(
-    step: int,
-    *,
-    milestones: Sequence[int],
-    base: float,
-    gamma: float = 0.1,
-    warmup_steps: int = 0,
+    step: int, *, milestones: Sequence[int], base: float, gamma: float = 0.1, warmup_steps: int = 0
 ) -> float:
     """Returns the rate at `step`: linear warm-up to `base`, times `gamma` after each milestone."""
     _check(step, warmup_steps=warmup_steps)

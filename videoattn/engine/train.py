@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from videoattn._version import __version__
 from videoattn.engine import checkpoint
@@ -53,7 +53,7 @@ class TrainResult(NamedTuple):
 
 def fit(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     *,
     to_video: ToVideo,
@@ -105,7 +105,7 @@ def fit(
 
 def train_one_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     to_video: ToVideo,
     settings: OptimSettings,
@@ -143,11 +143,7 @@ def train_one_epoch(
 
 
 def save_checkpoint(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    run: RunSettings,
-    parallel: Parallel,
+    model: nn.Module, optimizer: Optimizer, state: TrainState, run: RunSettings, parallel: Parallel
 ) -> None:
     """Writes the last checkpoint, and a copy after every `run.keep_epochs`.
 
@@ -176,7 +172,7 @@ def save_checkpoint(
 
 def _start(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     settings: OptimSettings,
     run: RunSettings,
