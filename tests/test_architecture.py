@@ -23,7 +23,7 @@ LAYERS = {
     "weights": {"types", "attention", "models", "errors"},
     "data": {"types", "errors", "files"},
     "engine": {"types", "files", "errors", "_version"},
-    "explain": {"types", "attention", "files"},
+    "explain": {"types", "attention", "models", "files"},
     "recipe": LOWER,
     "cli": {
         "types",

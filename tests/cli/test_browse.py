@@ -14,7 +14,8 @@ from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
 from videoattn.explain.contact import Clip, draw_clips
 from videoattn.recipe import make_loader, make_mix, make_optimisation, make_samples, make_to_video
-from videoattn.recipe.config import Config, load
+from videoattn.recipe.config import Config
+from videoattn.recipe.load import load
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe import make_loader
-from videoattn.recipe.config import load
+from videoattn.recipe.load import load
 
 RECIPE = """\
 name: tiny

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
-from videoattn.types import Batch, Failure
+from videoattn.types import Batch, Failure, ModelInfo
 
 NUM_CLASSES = 4
 
 
 class TinyNet(nn.Module):
     """One convolution, dropout, and a classifier: (N, 3, T, H, W) -> (N, K)."""
+
+    info = ModelInfo("fc")
 
     def __init__(self, *, dropout: float = 0.0, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ from videoattn.engine.plan import (
 from videoattn.engine.schedule import cosine
 from videoattn.engine.state import RunSettings
 from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.types import ModelInfo
 
 PARTS = ("global_branch", "local_branch", "fusion")
 VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
@@ -34,7 +35,7 @@ VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
 class Net(nn.Module):
     """A convolution with a norm, dropout, and a classifier: (N, 3, T, H, W) -> (N, K)."""
 
-    takes_video = True
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()

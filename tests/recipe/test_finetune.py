@@ -20,18 +20,21 @@ from videoattn.engine.checkpoint import load, save_folder
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.plan import EpochPlan
 from videoattn.engine.train import fit
+from videoattn.recipe import load as config
 from videoattn.recipe import (
-    config,
     load_initial_weights,
     make_fine_tuning,
     make_model,
     make_optimizer,
 )
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.types import ModelInfo
 
 
 class Net(nn.Module):
     """A block, a new one behind it, another block and a new classifier."""
+
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()

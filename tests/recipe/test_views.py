@@ -18,7 +18,8 @@ from videoattn.recipe import (
     make_samples,
     make_to_video,
 )
-from videoattn.recipe.config import AugmentConfig, Config, load
+from videoattn.recipe.config import AugmentConfig, Config
+from videoattn.recipe.load import load
 
 __all__ = ["make_clip"]  # a fixture
 

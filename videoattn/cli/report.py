@@ -1,6 +1,7 @@
 """Writes the report of an evaluation: tables, JSON, and a confusion matrix."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from videoattn.engine.evaluate import Evaluation
+from videoattn.files import output_folder, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -38,7 +40,7 @@ def write_report(
         The content of report.json.
 
     Raises:
-        ValueError: If the number of names is not the number of classes.
+        ValueError: If the number of names is not the number of classes, or `folder` is a link.
     """
     num_classes = evaluation.probabilities.shape[1]
     if len(class_names) != num_classes:
@@ -46,9 +48,9 @@ def write_report(
             f"class_names: {len(class_names)} given, the network scores {num_classes}; "
             "use the data that it was trained on"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     report = summarize(evaluation)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
     if evaluation.num_labelled:
         counts = confusion(evaluation)
@@ -111,7 +113,7 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
             color = "white" if shares[row, column] > 0.5 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _labelled(
@@ -162,7 +164,8 @@ def _write_predictions(
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

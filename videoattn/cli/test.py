@@ -12,6 +12,7 @@ from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.progress import Display
 from videoattn.recipe import make_loader, make_precision, make_samples, make_to_video
+from videoattn.recipe.folder import remembered_data
 from videoattn.recipe.run import LoadedRun, load_run, out
 
 
@@ -24,7 +25,14 @@ def evaluate_run(
         ValueError: no run, no data, or data of other classes than the run's.
     """
     with init_parallel(device) as place:
-        loaded = load_run(run, place.device, overrides)
+        data = remembered_data(run if run.is_dir() else run.parent)
+        loaded = load_run(run, place.device, overrides, data=data)
+        if not loaded.config.data.root:
+            raise ValueError(
+                f"{run}: give its test videos, as in data.root=FOLDER (and data.layout=..., "
+                "data.test_split=... if they are not class folders under test). Only a run that "
+                "you trained in this folder finds its data again; a shared config is not trusted"
+            )
         samples = make_samples(loaded.config.data, "test")
         check_classes(loaded.checkpoint, loaded.class_names, samples.class_names)
         evaluation = _score(loaded, samples, place)

@@ -1,20 +1,18 @@
 """`videoattn train`: a recipe in, a run's folder out."""
 
 import math
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from videoattn.data.lists import Samples
-from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
+from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Parallel, init_parallel
+from videoattn.engine.parallel import init_parallel
 from videoattn.engine.plan import EpochPlan, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.state import RunSettings, TrainState
@@ -33,8 +31,10 @@ from videoattn.recipe import (
     make_to_video,
     new_parameters,
 )
-from videoattn.recipe.config import Config, dump, from_dict, load, to_dict
-from videoattn.recipe.run import RUNS, out
+from videoattn.recipe.config import Config
+from videoattn.recipe.folder import RUNS, claim
+from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.run import out
 
 
 def train(
@@ -53,10 +53,12 @@ def train(
     """
     config = load(recipe, overrides)
     folder = folder or RUNS / config.name
-    with init_parallel(device) as place:
+    with init_parallel(device) as place, ExitStack() as stack:
         samples = make_samples(config.data, "train")
         tested = make_samples(config.data, "test")
-        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
+        previous = stack.enter_context(
+            claim(folder, config, place, resume=resume, overwrite=overwrite)
+        )
         torch.manual_seed(config.seed)
         model = make_model(config.model, len(samples.class_names)).to(place.device)
         fine_tuning, notes = _begin(model, config, previous)
@@ -142,68 +144,6 @@ def _run(config: Config, folder: Path, samples: Samples) -> RunSettings:
         save_every_steps=config.train.save_every_steps,
         keep_epochs=config.train.keep_epochs,
     )
-
-
-def _prepare_folder(
-    folder: Path, config: Config, place: Parallel, *, resume: bool, overwrite: bool
-) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a fresh run in an empty folder."""
-    there = folder / LAST
-    if resume:
-        if not there.exists():
-            raise ValueError(f"nothing to resume: {there} does not exist; leave out --resume")
-        payload = checkpoint.load(there)
-        # Read anew, it has the defaults of fields that are younger than it.
-        _check_same(to_dict(from_dict(payload["config"])), to_dict(config), there)
-        return payload
-    if there.exists() and not overwrite:
-        raise ValueError(
-            f"{folder} holds a run: go on with --resume, start anew with --overwrite, "
-            "or choose another name=..."
-        )
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds files that are no run; choose another name=...")
-    place.barrier()  # every process has looked before one writes
-    if place.is_main:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        dump(config, folder / "config.yaml")
-    return None
-
-
-# What may change between the parts of a run without changing its numbers.
-_FREE = (
-    "data.root",
-    "data.num_workers",
-    "data.max_failures",
-    "data.decode_timeout_seconds",
-    "train.save_every_steps",
-    "train.keep_epochs",
-)
-
-
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    before, now = _flat(theirs), _flat(ours)
-    changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key) and key not in _FREE
-    ]
-    if changed:
-        raise ValueError(
-            f"{path} was trained with another config: {'; '.join(changed[:5])}. Resume with "
-            f"{path.with_name('config.yaml')}, or train anew under another name=..."
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _introduce(

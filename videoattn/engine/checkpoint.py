@@ -168,6 +168,16 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
     Raises:
         CheckpointError: If they differ; names the first tensors. The model is unchanged.
     """
+    check_fit(model, state, path=path)
+    model.load_state_dict(dict(state))
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
+    """Checks that weights have exactly the model's names and shapes.
+
+    Raises:
+        CheckpointError: If they differ; the message names the first tensors that do.
+    """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in state]
     problems += [f"has {name}, which the model has not" for name in state if name not in own]
@@ -182,7 +192,6 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
             f"{path}: is of another model: {'; '.join(problems[:5])}{rest}; "
             "build the model from the checkpoint's own config"
         )
-    model.load_state_dict(dict(state))
 
 
 def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:

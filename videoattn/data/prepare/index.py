@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from videoattn.data.lists.spans import Spans
+from videoattn.data.strings import PackedStrings
 
 INDEX_NAME = "videoattn_index.npz"
 
@@ -32,7 +32,7 @@ _COLUMNS = {
 class VideoIndex(NamedTuple):
     """One row per video of a data root."""
 
-    paths: Spans
+    paths: PackedStrings
     num_frames: Int64[np.ndarray, " N"]
     fps: Float64[np.ndarray, " N"]
     height: Int32[np.ndarray, " N"]
@@ -65,13 +65,13 @@ def read_index(root: Path) -> VideoIndex | None:
         raise ValueError(
             f"{path} is damaged: its arrays disagree; write it anew with `videoattn prepare index`"
         )
-    return VideoIndex(Spans(data, np.append(np.zeros(1, np.int64), ends)[:-1], ends), *rest)
+    return VideoIndex(PackedStrings(data, ends), *rest)
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
     """Written whole or not at all; the rows are put in the order of their paths."""
     order = np.array(sorted(range(len(index.paths)), key=list(index.paths).__getitem__), np.int64)
-    paths = index.paths.take(order).compact()
+    paths = index.paths.take(order)
     columns = {name: getattr(index, name)[order] for name in VideoIndex._fields[1:]}
     path = root / INDEX_NAME
     unfinished = path.with_suffix(".unfinished.npz")

@@ -18,10 +18,10 @@ from av.error import FFmpegError
 from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.pyav import list_packets, no_frame, quarter_turns
 from videoattn.data.decode.video import DecodeError, Image, Video, reason
-from videoattn.data.lists.files import is_video
-from videoattn.data.lists.spans import Spans
+from videoattn.data.lists.files import is_video, walk
 from videoattn.data.prepare.index import VideoIndex
 from videoattn.data.processes import Crash, Task, in_processes
+from videoattn.data.strings import PackedStrings
 
 Record = dict[str, Any]
 """Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
@@ -111,14 +111,7 @@ def examine(
 
 def files_in(root: Path) -> list[str]:
     """Every file in a folder and below, but hidden ones; relative to it, sorted."""
-    paths = []
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(parent, root)
-        paths += [
-            os.path.normpath(f"{inside}/{name}") for name in files if not name.startswith(".")
-        ]
-    return sorted(paths)
+    return sorted(walk(root))
 
 
 def videos_in(root: Path) -> list[str]:
@@ -178,7 +171,7 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
     rows = [[record.get(name, 0) for name in Facts._fields] for record in records]
     counts, fps, height, width, keys = np.array(rows, np.float64).T
     return VideoIndex(
-        Spans.of(record["path"] for record in records),
+        PackedStrings.of(record["path"] for record in records),
         num_frames=counts.astype(np.int64),
         fps=fps,
         height=height.astype(np.int32),
