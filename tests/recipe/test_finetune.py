@@ -80,7 +80,7 @@ def tune(
         batches or FakeBatches(),
         to_video=to_video,
         settings=optim_settings(),
-        plan=EpochPlan(num_epochs, fine_tuning=tuning),
+        plan=EpochPlan(num_epochs, fine_tuning=tuning or FineTuning()),
         run=run,
         validation=VALIDATION,
         resume=load(folder / "checkpoint-last.pt") if resume else None,
@@ -344,4 +344,4 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
             assert torch.equal(value, before["model"][name]), name
     assert new_parameters(after) == ["fc.weight", "fc.bias"]
     shutil.rmtree(source)
-    assert train(tmp_path / "three.yaml", words, folder=folder, resume=True).num_steps == 1
+    assert train(tmp_path / "three.yaml", words, folder=folder, resume=True).state.step_of_run == 1

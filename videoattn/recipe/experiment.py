@@ -14,11 +14,11 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, num_stages
 from videoattn.engine.precision import resolve_precision
-from videoattn.engine.stages import num_stages
-from videoattn.engine.state import RunSettings
+from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
@@ -146,8 +146,8 @@ def train(
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         result = experiment.fit(folder, parallel, previous)
-        if parallel.is_main and result.num_skipped:
-            _show_skipped(folder, result, experiment)
+        if parallel.is_main and result.state.num_skipped:
+            _show_skipped(folder, result.state, experiment)
         return result
 
 
@@ -195,7 +195,7 @@ def assemble(
         EpochPlan(
             config.train.num_epochs,
             config.train.stage_epochs,
-            fine_tuning,
+            fine_tuning or FineTuning(),
             make_precise_bn(config, model, parallel, samples["train"]),
         ),
         samples,
@@ -238,10 +238,10 @@ def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
     return notes
 
 
-def _show_skipped(folder: Path, result: TrainResult, experiment: Experiment) -> None:
-    num_failed = len(result.failed)
+def _show_skipped(folder: Path, state: TrainState, experiment: Experiment) -> None:
+    num_failed = len(state.failed)
     show(
-        f"seen {result.num_seen:,} + skipped {result.num_skipped:,} of "
+        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
         f"{len(experiment.samples['train']):,} videos x {experiment.config.train.num_epochs} "
         f"epochs; {folder / SKIPPED} lists {num_failed:,} videos:"
     )

@@ -14,10 +14,10 @@ from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
+from videoattn.engine.plan import restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
-from videoattn.engine.stages import restart_schedule, split_epochs
 from videoattn.engine.step import OptimSettings
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
