@@ -15,13 +15,13 @@ def list_weights(*, markdown: bool = False) -> None:
         out.print("\n".join(lines), markup=False)
         return
     for name, row in PUBLIC.items():
-        about = (row.network, _frames(row), _attention(row), _accuracy(row), row.licence)
+        about = (row.network, _frames(row), _attention(row), _accuracy(row), row.license)
         # Addresses are long: a line each, to be copied.
         out.print(name, markup=False)
         out.print(f"  {', '.join(part for part in about if part)}", markup=False)
         out.print(f"  file: {row.url or 'not published'}", markup=False)
-        if row.source:
-            out.print(f"  accuracy: {row.source}", markup=False)
+        if row.accuracy:
+            out.print(f"  accuracy: {row.accuracy.source}", markup=False)
     out.print(
         "\nAccuracies are what those pages say, on the validation set of Kinetics-400 where no "
         "other is named. Fetch a file, then: videoattn convert FILE --as NAME OUT",
@@ -30,10 +30,10 @@ def list_weights(*, markdown: bool = False) -> None:
 
 
 def _cells(name: str, row: PublicModel) -> tuple[str, ...]:
-    accuracy, source = _accuracy(row), row.source
-    linked = f"[{accuracy}]({source})" if source and source.startswith("http") else accuracy
+    accuracy, source = _accuracy(row), row.accuracy.source if row.accuracy else ""
+    linked = f"[{accuracy}]({source})" if source.startswith("http") else accuracy
     file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
-    return f"`{name}`", row.network, _frames(row), _attention(row), linked, row.licence, file
+    return f"`{name}`", row.network, _frames(row), _attention(row), linked, row.license, file
 
 
 def _frames(row: PublicModel) -> str:
@@ -51,10 +51,10 @@ def _attention(row: PublicModel) -> str:
 
 
 def _accuracy(row: PublicModel) -> str:
-    if row.top1 is None:
+    if row.accuracy is None:
         return ""
     dataset = "" if row.dataset == "Kinetics-400" else f"{row.dataset}, "
-    return f"{row.top1:g} % ({dataset}{row.preprocessing.views})"
+    return f"{row.accuracy.top1:g} % ({dataset}{row.preprocessing.views})"
 
 
 def _line(cells: tuple[str, ...]) -> str:
