@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING
 
 from videoattn import _compat as _compat  # before anything imports torchvision
+from videoattn._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from videoattn.recipe.run import load as load
     from videoattn.weights import load_public as load_public
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import videoattn
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.cli.test import predict
@@ -195,7 +195,7 @@ def test_a_shared_network_in_python(folder: Path) -> None:
         (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged, not JSON "),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: is of format None, this"),
         (lambda f: without(f, "class_names"), "config.json: is damaged, it lacks class_names; "),
-        (lambda f: set_value(f, "class_names", 8), "its class_names are no list of names, one a"),
+        (lambda f: set_value(f, "class_names", 8), "class_names must be a list of strings, one"),
         (lambda f: set_value(f, "format", "videoattn/9"), "is of format videoattn/9, this version"),
         (lambda f: set_value(f, "class_names", ["a"]), r"is of another model: fc.weight is \(8, "),
         (lambda f: edit(f, model={"name": "tsn_r34"}), "is of another model: lacks layer1.2.conv1"),

@@ -12,19 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import videoattn
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe import make_model
-from videoattn.recipe.config import (
-    AttentionConfig,
-    ClipConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    to_dict,
-)
+from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.load import to_dict
 from videoattn.recipe.run import LoadedRun
 
 CLASSES = ["one", "two", "three", "four", "five"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.cli import prepare_copies
 from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders
@@ -15,7 +15,8 @@ from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine
 from videoattn.recipe import make_samples
-from videoattn.recipe.config import DataConfig, load
+from videoattn.recipe.config import DataConfig
+from videoattn.recipe.load import load
 
 RECIPE = """\
 name: tiny

@@ -16,7 +16,8 @@ from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.config import Config, from_dict
+from videoattn.recipe.config import Config
+from videoattn.recipe.load import load
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
 TIMES = [*range(25), *range(45, 75)]
@@ -64,7 +65,7 @@ def recipe(root: Path, *words: str) -> Config:
     values = {"name": "x", "data": {"root": str(root), "num_workers": 0}}
     values["clip"] = {"num_frames": 4, "frame_stride": 2, "height": 32, "width": 32}
     values["test"] = {"short_side": 32}
-    return from_dict(values, words)
+    return load(values, words)
 
 
 @pytest.mark.parametrize(

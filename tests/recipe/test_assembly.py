@@ -13,7 +13,8 @@ from videoattn.attention.record import HasMaps
 from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
 from videoattn.models.tsn import TSN
-from videoattn.recipe import config, make_model
+from videoattn.recipe import load as config
+from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
     AugmentConfig,
@@ -145,7 +146,7 @@ def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path
     def made(name: str | None, weights: dict[str, float]) -> OptimSettings:
         model = ModelConfig(name="i3d_r18", attention=AttentionConfig(name=name))
         asked = replace(recipe(auxiliary_weights=weights), model=model)
-        config.dump(asked, tmp_path / "recipe.yaml")
+        (tmp_path / "recipe.yaml").write_text(config.to_yaml(asked))
         assert config.load(tmp_path / "recipe.yaml") == asked
         return build.make_optimisation(asked, 10, "auto")
 

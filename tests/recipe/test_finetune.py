@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.fakes import FakeBatches, about, optimisation, run_in, sgd, to_video
+from tests.engine.fakes import FakeBatches, about, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import VALIDATION, adamw, assert_same, curve
 from videoattn import recipe as build
 from videoattn.attention.blocks.hard_crop import HardCrop
@@ -18,19 +18,23 @@ from videoattn.cli.train import train
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.checkpoint import load, save_folder
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.train import fit
+from videoattn.recipe import load as config
 from videoattn.recipe import (
-    config,
     load_initial_weights,
     make_fine_tuning,
     make_model,
     make_optimizer,
 )
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.types import ModelInfo
 
 
 class Net(nn.Module):
     """A block, a new one behind it, another block and a new classifier."""
+
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +76,8 @@ def tune(
         make_optimizer(model),
         batches or FakeBatches(),
         to_video=to_video,
-        optimisation=replace(optimisation(num_epochs=num_epochs), fine_tuning=tuning),
+        settings=optim_settings(),
+        plan=EpochPlan(num_epochs, fine_tuning=tuning),
         run=run,
         validation=VALIDATION,
         resume=load(folder / "checkpoint-last.pt") if resume else None,

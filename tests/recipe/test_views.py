@@ -18,7 +18,8 @@ from videoattn.recipe import (
     make_samples,
     make_to_video,
 )
-from videoattn.recipe.config import AugmentConfig, Config, load
+from videoattn.recipe.config import AugmentConfig, Config
+from videoattn.recipe.load import load
 
 __all__ = ["make_clip"]  # a fixture
 
@@ -132,7 +133,7 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
                 model.train(),
                 to_video=make_to_video(config.clip, torch.device("cpu")),
                 precision="float32",
-                distributed=Parallel(),
+                parallel=Parallel(),
             )
             found.append(batch_norms(model)[0].running_mean.clone())
     assert all(torch.equal(one, found[0]) for one in found)

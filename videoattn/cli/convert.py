@@ -17,10 +17,11 @@ from videoattn.recipe.config import (
     DataConfig,
     ModelConfig,
     TestConfig,
-    to_dict,
 )
+from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.run import check_free, out
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
+from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
 
 SEGMENTS = 8
@@ -44,14 +45,14 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
-    num_classes = len(weights[f"{row.classifier}.bias"])
+    num_classes = len(weights[f"{classifier_of(name)}.bias"])
     class_names, whose = _class_names(row, num_classes, classes)
     config = _recipe(name, row)
     model = make_model(config.model, num_classes)
     checkpoint.restore(model, weights, path=file)  # the recipe builds what the weights are of
     values = to_dict(config)
     about: CheckpointMeta = {
-        "config": values,
+        "config": shareable(values),
         "class_names": class_names,
         "preprocessing": {**values["clip"], "test": values["test"]},
         "provenance": _provenance(name, row, file),

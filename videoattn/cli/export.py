@@ -12,14 +12,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
 from videoattn.recipe.config import Config
+from videoattn.recipe.load import shareable
 from videoattn.recipe.run import LoadedRun, check_free, load, load_run, out
 
 Network = Callable[[Tensor], Tensor]
@@ -65,7 +68,8 @@ def export(run: Path, output: Path, *, kind: str) -> float:
 
 
 def _folder(loaded: LoadedRun, clips: Tensor, output: Path) -> Network:
-    checkpoint.save_folder(output, loaded.model.state_dict(), loaded.about)
+    about = {**loaded.about, "config": shareable(loaded.about["config"])}
+    checkpoint.save_folder(output, loaded.model.state_dict(), cast(CheckpointMeta, about))
     return load(output)
 
 

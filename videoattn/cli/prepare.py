@@ -18,10 +18,11 @@ from videoattn.data.prepare.verify import (
     videos_in,
 )
 from videoattn.data.processes import Task
-from videoattn.engine.trackers import Display
+from videoattn.engine.progress import Display
 from videoattn.recipe import make_samples
-from videoattn.recipe.config import load
-from videoattn.recipe.run import RUNS, out
+from videoattn.recipe.folder import RUNS
+from videoattn.recipe.load import load
+from videoattn.recipe.run import out
 
 
 def run_verify(

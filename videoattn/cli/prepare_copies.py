@@ -16,8 +16,8 @@ from videoattn.data.prepare.verify import Record, describe, files_in, videos_in
 from videoattn.data.processes import Crash, in_processes
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
-from videoattn.engine.trackers import Display
-from videoattn.recipe.config import load
+from videoattn.engine.progress import Display
+from videoattn.recipe.load import load
 from videoattn.recipe.run import check_free, out
 
 _LISTS = (".csv", ".json", ".txt")

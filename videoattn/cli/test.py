@@ -9,9 +9,10 @@ from videoattn.cli.report import write_report
 from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.evaluate import Evaluation, evaluate
-from videoattn.engine.parallel import Parallel, distributed
-from videoattn.engine.trackers import Display
+from videoattn.engine.parallel import Parallel, init_parallel
+from videoattn.engine.progress import Display
 from videoattn.recipe import make_loader, make_precision, make_samples, make_to_video
+from videoattn.recipe.folder import remembered_data
 from videoattn.recipe.run import LoadedRun, load_run, out
 
 
@@ -23,8 +24,15 @@ def evaluate_run(
     Raises:
         ValueError: no run, no data, or data of other classes than the run's.
     """
-    with distributed(device) as place:
-        loaded = load_run(run, place.device, overrides)
+    with init_parallel(device) as place:
+        data = remembered_data(run if run.is_dir() else run.parent)
+        loaded = load_run(run, place.device, overrides, data=data)
+        if not loaded.config.data.root:
+            raise ValueError(
+                f"{run}: give its test videos, as in data.root=FOLDER (and data.layout=..., "
+                "data.test_split=... if they are not class folders under test). Only a run that "
+                "you trained in this folder finds its data again; a shared config is not trusted"
+            )
         samples = make_samples(loaded.config.data, "test")
         check_classes(loaded.checkpoint, loaded.class_names, samples.class_names)
         evaluation = _score(loaded, samples, place)
@@ -45,7 +53,7 @@ def evaluate_run(
 
 def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "auto") -> Evaluation:
     """Names the action in each video, with the checkpoint's own sampling and views."""
-    with distributed(device) as place:
+    with init_parallel(device) as place:
         loaded = load_run(run, place.device)
         top = min(top, len(loaded.class_names))
         samples = Samples(
@@ -74,7 +82,7 @@ def _score(loaded: LoadedRun, samples: Samples, place: Parallel) -> Evaluation:
             to_video=make_to_video(config.clip, place.device),
             max_views=config.test.batch_size,
             precision=precision,
-            distributed=place,
+            parallel=place,
             display=display,
         )
 
@@ -90,8 +98,8 @@ def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
     over_videos = f"{n} videos, mean of {views} views (clips x crops)"
     for part, of in (evaluation.parts or {"": evaluation}).items():
         for kind, top1, top5, over in (
-            ("clip accuracy", of.clip_accuracy, of.clip_top5, over_views),
-            ("video accuracy", of.video_accuracy, of.video_top5, over_videos),
+            ("clip accuracy", of.clip_accuracy, of.clip_metrics["top5"], over_views),
+            ("video accuracy", of.video_accuracy, of.video_metrics["top5"], over_videos),
         ):
             name = f"{part} {kind}".strip()
             table.add_row(name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %", over)

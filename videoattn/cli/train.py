@@ -1,23 +1,23 @@
 """`videoattn train`: a recipe in, a run's folder out."""
 
 import math
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from videoattn.data.lists import Samples
-from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
+from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
+from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Parallel, distributed
+from videoattn.engine.parallel import init_parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.stages import num_stages
-from videoattn.engine.trackers import read_failures
-from videoattn.engine.train import SKIPPED, RunSettings, TrainResult, Validation, fit
+from videoattn.engine.state import RunSettings
+from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.recipe import (
     load_initial_weights,
     make_fine_tuning,
@@ -32,8 +32,10 @@ from videoattn.recipe import (
     make_to_video,
     new_parameters,
 )
-from videoattn.recipe.config import Config, dump, from_dict, load, to_dict
-from videoattn.recipe.run import RUNS, out
+from videoattn.recipe.config import Config
+from videoattn.recipe.folder import RUNS, claim
+from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.run import out
 
 
 def train(
@@ -52,10 +54,12 @@ def train(
     """
     config = load(recipe, overrides)
     folder = folder or RUNS / config.name
-    with distributed(device) as place:
+    with init_parallel(device) as place, ExitStack() as stack:
         samples = make_samples(config.data, "train")
         tested = make_samples(config.data, "test")
-        previous = _prepare_folder(folder, config, place, resume=resume, overwrite=overwrite)
+        previous = stack.enter_context(
+            claim(folder, config, place, resume=resume, overwrite=overwrite)
+        )
         torch.manual_seed(config.seed)
         model = make_model(config.model, len(samples.class_names)).to(place.device)
         fine_tuning, notes = _begin(model, config, previous)
@@ -65,9 +69,7 @@ def train(
         steps_per_epoch = math.ceil(len(batches) / config.train.accumulate_steps)
         mix = make_mix(config.augment, len(samples.class_names), config.train.num_clips)
         stages = num_stages(model)
-        optimisation = make_optimisation(
-            config, steps_per_epoch, precision, mix, stages, fine_tuning
-        )
+        settings = make_optimisation(config, steps_per_epoch, precision, mix, stages)
         if place.is_main:
             dtype = resolve_precision(precision, place.device)
             _introduce(config, folder, model, (samples, tested), f"{dtype} on {place.device}")
@@ -80,17 +82,22 @@ def train(
                 every_epochs=config.train.validate_every,
                 max_views=config.test.batch_size,
             )
-        precise = make_precise_norms(config, model, place, samples)
+        plan = EpochPlan(
+            config.train.num_epochs,
+            config.train.stage_epochs,
+            fine_tuning,
+            make_precise_norms(config, model, place, samples),
+        )
         fitted = fit(
             model,
             make_optimizer(model, config, fine_tuning),
             batches,
             to_video=make_to_video(config.clip, place.device),
-            optimisation=optimisation,
+            settings=settings,
+            plan=plan,
             run=_run(config, folder, samples),
             validation=validation,
-            precise_norms=precise,
-            distributed=place,
+            parallel=place,
             resume=previous,
         )
         if place.is_main and fitted.num_skipped:
@@ -138,68 +145,6 @@ def _run(config: Config, folder: Path, samples: Samples) -> RunSettings:
         save_every_steps=config.train.save_every_steps,
         keep_epochs=config.train.keep_epochs,
     )
-
-
-def _prepare_folder(
-    folder: Path, config: Config, place: Parallel, *, resume: bool, overwrite: bool
-) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a fresh run in an empty folder."""
-    there = folder / LAST
-    if resume:
-        if not there.exists():
-            raise ValueError(f"nothing to resume: {there} does not exist; leave out --resume")
-        payload = checkpoint.load(there)
-        # Read anew, it has the defaults of fields that are younger than it.
-        _check_same(to_dict(from_dict(payload["config"])), to_dict(config), there)
-        return payload
-    if there.exists() and not overwrite:
-        raise ValueError(
-            f"{folder} holds a run: go on with --resume, start anew with --overwrite, "
-            "or choose another name=..."
-        )
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds files that are no run; choose another name=...")
-    place.barrier()  # every process has looked before one writes
-    if place.is_main:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        dump(config, folder / "config.yaml")
-    return None
-
-
-# What may change between the parts of a run without changing its numbers.
-_FREE = (
-    "data.root",
-    "data.num_workers",
-    "data.max_failures",
-    "data.decode_timeout_seconds",
-    "train.save_every_steps",
-    "train.keep_epochs",
-)
-
-
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    before, now = _flat(theirs), _flat(ours)
-    changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key) and key not in _FREE
-    ]
-    if changed:
-        raise ValueError(
-            f"{path} was trained with another config: {'; '.join(changed[:5])}. Resume with "
-            f"{path.with_name('config.yaml')}, or train anew under another name=..."
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _introduce(

@@ -16,7 +16,6 @@ from videoattn.attention.record import (
     record_attention,
     recordable_blocks,
 )
-from videoattn.attention.systems import last_stage
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, resize
@@ -33,6 +32,7 @@ from videoattn.explain import (
     write_overlay,
 )
 from videoattn.explain.marks import PNG_LEVEL
+from videoattn.models import info as info_of
 from videoattn.recipe import clock_of, make_to_video, test_frames, test_transform
 from videoattn.recipe.run import LoadedRun, load_run, out
 
@@ -153,7 +153,7 @@ def visualize_score(
     with torch.no_grad():
         logits = loaded.model(clip.video)
     label = loaded.class_names.index(target) if target else int(logits.argmax())
-    options = {"layer": layer or last_stage(loaded.model)} if method in OF_A_LAYER else {}
+    options = {"layer": layer or info_of(loaded.model).features} if method in OF_A_LAYER else {}
     labels = torch.tensor([label], device=logits.device)
     found = METHODS[method](loaded.model, clip.video, labels, **options)
     found = replace(found, weights=found.weights.float().cpu())

@@ -1,5 +1,6 @@
 """From a recipe's `model.weights` to the weights that a network starts from."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,13 @@ import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.hard_crop import HardCrop
+from videoattn.attention.capture import capture
 from videoattn.engine import checkpoint
 from videoattn.errors import first_few
+from videoattn.models import info
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
-from videoattn.weights import PUBLIC, load_public
+from videoattn.weights import PUBLIC, load_public, read_state_dict
 
 
 class Initial(NamedTuple):
@@ -47,7 +50,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     notes: list[str] = []
     reached: set[str] = set()
     for prefix, network in networks.items():
-        head = _classifier(network)
+        head = info(network).classifier
         missing = load_inflated(network, state, method=config.model.inflate, head=f"{head}.")
         reached |= {prefix + name for name in network.state_dict() if name not in missing}
         for name in _outermost(network, missing):
@@ -74,24 +77,39 @@ def _read(source: str) -> dict[str, Tensor]:
     if name in PUBLIC and file:
         return load_public(name, file).state_dict()
     if name in PUBLIC and name.startswith("torchvision/"):
-        weights = torchvision.models.get_model_weights(name.removeprefix("torchvision/"))
-        try:
-            state: dict[str, Tensor] = weights.DEFAULT.get_state_dict(progress=False)
-        except URLError as error:
-            raise ValueError(
-                f"model.weights: {name} could not be downloaded ({error.reason}); where you have "
-                f"the file, {name}:FILE"
-            ) from error
-        return state
+        return read_state_dict(_download(name))
     raise ValueError(
         f"model.weights: {source!r} is no run, no shared folder, no checkpoint, and no NAME:FILE "
         f"of a public model; names are {', '.join(PUBLIC)}"
     )
 
 
-def _classifier(model: nn.Module) -> str:
-    """Our networks call it `fc`; in those of other libraries it is what they end with."""
-    return "fc" if hasattr(model, "fc") else list(model.state_dict())[-1].rpartition(".")[0]
+def _download(name: str) -> Path:
+    """Returns torchvision's weights file, from torch.hub's cache or its address.
+
+    The name of the file ends in the beginning of its SHA-256, which is checked each time: the
+    cache may be shared. The file is read without running anything in it.
+    """
+    url: str = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.url
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    prefix = file.stem.rpartition("-")[2]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=False)
+        except URLError as error:
+            raise ValueError(
+                f"model.weights: {name} could not be downloaded ({error.reason}); if you have the "
+                f"file, use {name}:FILE"
+            ) from error
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if not digest.startswith(prefix):
+        raise ValueError(
+            f"model.weights: {file} is not the file that was published: its SHA-256 starts with "
+            f"{digest[: len(prefix)]}, not {prefix}; delete it, and it is downloaded again"
+        )
+    return file
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
@@ -112,28 +130,22 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
     """Which of the modules give back what they are given, tried on a random clip."""
-    same: list[str] = []
     modules = dict(model.named_modules())
-
-    def compare(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if name not in same and torch.equal(output, inputs[0]):
-            same.append(name)
-
-    handles = [
-        modules[name].register_forward_hook(
-            lambda module, inputs, output, name=name: compare(name, inputs, output)
-        )
-        for name in names
-        if name in modules
-    ]
+    names = [name for name in names if name in modules]
     generator = torch.Generator().manual_seed(0)  # the run's own numbers stay what they are
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training
     try:
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            capture(model, names, inputs=True, copy=True) as inputs,
+            capture(model, names, copy=True) as outputs,
+        ):
             model.eval()(video.to(next(model.parameters()).device))
     finally:
         model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return same
+    return [
+        name
+        for name in names
+        if name in inputs and name in outputs and torch.equal(inputs[name], outputs[name])
+    ]

@@ -1,8 +1,9 @@
 """A run's folder: what training writes, and what every other command starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,9 +12,9 @@ from torch import nn
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe import make_model
-from videoattn.recipe.config import Config, from_dict
+from videoattn.recipe.config import Config
+from videoattn.recipe.load import from_stored
 
-RUNS = Path("runs")
 out = Console(highlight=False, soft_wrap=True)
 """Where commands say what came of them."""
 
@@ -31,18 +32,32 @@ class LoadedRun:
     """As it was stored, without overrides."""
 
 
-def load_run(path: str | Path, device: torch.device, overrides: Sequence[str] = ()) -> LoadedRun:
-    """From a run's folder (its last checkpoint), a shared one (model.safetensors and config.json),
-    or a .pt or .safetensors file in one. None of them can run code.
+def load_run(
+    path: str | Path,
+    device: torch.device,
+    overrides: Sequence[str] = (),
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> LoadedRun:
+    """Loads the network of a run's folder (its last checkpoint), of a shared folder
+    (model.safetensors and config.json), or of a .pt or .safetensors file in one.
 
-    overrides: `key=value` words that change the checkpoint's config, such as data.root=...
+    Nothing in the folder can run code, read other files or reach the network: its config's data
+    section is not used.
+
+    Args:
+        overrides: `key=value` words that the user typed, such as data.root=...
+        data: A data section from a source that the user controls.
 
     Raises:
-        ValueError: no such run, a file that is not a checkpoint of ours, weights of another model.
+        ValueError: If there is no such run, a file is not a checkpoint of ours, or its weights
+            belong to another network.
     """
     file, state, about = checkpoint.read(Path(path))
-    config = from_dict(about["config"], overrides)
+    config = from_stored(about["config"], data, overrides)
     class_names = tuple(about["class_names"])
+    with torch.device("meta"):  # before memory for the network is allocated
+        checkpoint.check_fit(make_model(config.model, len(class_names)), state, path=file)
     model = make_model(config.model, len(class_names))
     checkpoint.restore(model, state, path=file)
     return LoadedRun(file.parent, file, config, class_names, model.to(device).eval(), about)

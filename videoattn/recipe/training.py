@@ -12,13 +12,14 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.finetune import FineTuning
+from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
-from videoattn.engine.stages import restarting, split_epochs
+from videoattn.engine.stages import restart_schedule, split_epochs
 from videoattn.engine.step import OptimSettings
-from videoattn.layers import unsafe_convolutions
+from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import Mix, make_loader
 
@@ -121,7 +122,7 @@ def new_parameters(previous: Checkpoint) -> list[str]:
 
 def make_optimisation(
     config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
-    num_stages: int = 1, fine_tuning: FineTuning | None = None,
+    num_stages: int = 1,
 ) -> OptimSettings:  # fmt: skip
     """steps_per_epoch: updates, after accumulation. num_stages: the model's.
 
@@ -133,20 +134,17 @@ def make_optimisation(
     auxiliary_weights = _auxiliary_weights(config)
     stage_epochs = split_epochs(train.num_epochs, num_stages, train.stage_epochs)
     return OptimSettings(
-        lr_at=restarting(
+        lr_at=restart_schedule(
             partial(_schedule, train, steps_per_epoch),
             [epochs * steps_per_epoch for epochs in stage_epochs],
         ),
-        num_epochs=train.num_epochs,
         accumulate_steps=train.accumulate_steps,
         clip_norm=train.clip_norm,
-        label_smoothing=train.label_smoothing,
+        objective=CrossEntropy(label_smoothing=train.label_smoothing),
         precision=precision,
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
         mix=mix,
-        stage_epochs=stage_epochs,
-        fine_tuning=fine_tuning,
     )
 
 

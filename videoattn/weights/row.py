@@ -81,5 +81,3 @@ class PublicModel:
     dataset: str = "Kinetics-400"
     accuracy: Accuracy | None = None
     url: str | None = None
-
-    classifier = "fc"  # in every network of the table
