@@ -248,7 +248,7 @@ def test_what_it_refuses(images: Path, folder: Path, tmp_path: Path) -> None:
     assert refused("convert", images, "--as", "torchvision/resnet19", tmp_path / "new").startswith(
         "error: --as: 'torchvision/resnet19' does not exist (did you mean torchvision/resnet18?); "
     )
-    assert "weights are of another model" in refused(
+    assert "weights belong to another model" in refused(
         "convert", images, "--as", "mmaction2/tsn_r50", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()
