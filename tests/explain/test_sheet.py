@@ -175,7 +175,7 @@ def test_the_ring_is_at_the_pixel_of_the_query() -> None:
 
 def test_the_window_of_a_local_map_is_outlined_and_sets_the_unit() -> None:
     attention_map = one_hot_map(weight=0.5)
-    attention_map.weights[0, 0, 1, 1, 3] = 0.5  # uniform over a window of two cells
+    attention_map.rows[0, 0, 0, 1, 1, 3] = 0.5  # uniform over a window of two cells
     local = dataclasses.replace(attention_map, kind="local")
     picture = np.asarray(draw_sheet(gray_frames(), local, title="A", num_arrows=0)).astype(int)
     grid = grid_of()

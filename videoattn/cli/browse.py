@@ -16,11 +16,10 @@ from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.explain import PNG_LEVEL, label_frames
 from videoattn.explain.sheet import Clip, draw_clips
-from videoattn.recipe import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.config import Config
-from videoattn.recipe.data import Subset
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
-from videoattn.recipe.run import out
 from videoattn.types import Frames
 
 MIXED_STEPS = 4

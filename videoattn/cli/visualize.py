@@ -25,13 +25,12 @@ from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
-from videoattn.recipe import clock_of, make_to_video, test_frames, test_transform
-from videoattn.recipe.run import LoadedRun, load_run, out
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
+from videoattn.recipe.run import Predictor, load
 
-NUM_QUERIES = 2
-"""Queries per block if the user names none."""
-MOST_BLOCKS = 4
-"""If a network has more and the user names none, the last block of each stage is drawn."""
+NUM_QUERIES = 2  # per block, if the user names none
+MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,6 @@ class Clip:
     numbers: list[int]
     fps: float
 
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The (T, h, w) of the network's input."""
-        _, _, frames, height, width = self.video.shape
-        return frames, height, width
-
-    def to_input(self, pixel: Query) -> Query:
-        """Converts a (frame, y, x) of `shown` to one of `video`."""
-        (height, width), (_, h, w) = self.shown.shape[2:], self.grid
-        return pixel[0], int(pixel[1] * (h / height)), int(pixel[2] * (w / width))
-
 
 def visualize(
     run: Path,
@@ -75,24 +63,21 @@ def visualize(
 ) -> list[Path]:
     """Draws the maps of attention blocks and returns the files that were written.
 
-    Each map gets a contact sheet (PNG), and an overlay (MP4) if it has positions in the frame.
-    Pairwise and local maps get both for every query.
+    A map gets a contact sheet (PNG), and an overlay (MP4) if it has positions in the frame;
+    pairwise and local maps get both for every query.
 
     Args:
         queries: "FRAME,X,Y", a frame number and a pixel of the video; by default the positions
             that receive the most attention in each block.
         layer: A block, one of its maps, or a prefix of such names ("layer3"); by default every
             block, or the last block of each stage if there are many.
-
-    Raises:
-        ValueError: If a query is malformed or outside the network's view, or the layer is unknown.
-        DecodeError: If the video cannot be decoded.
     """
-    loaded = load_run(run, resolve_device(device))
+    loaded = load(run, resolve_device(device))
     positions = [_parse(query) for query in queries]
     clip = _read_clip(loaded, video, positions[0][0] if positions else None)
     pixels = [_pixel(position, clip) for position in positions]
-    inputs = [clip.to_input(pixel) for pixel in pixels]
+    (height, width), (h, w) = clip.shown.shape[2:], clip.video.shape[3:]
+    inputs = [(t, int(y * (h / height)), int(x * (w / width))) for t, y, x in pixels]
     maps, answer = _record(loaded, clip, inputs, received=not pixels)
     owners = map_owners(maps, list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
@@ -103,20 +88,19 @@ def visualize(
     for name in names:
         recorded, block = maps[name], owners[name]
         short = safe_file_name(block + name.removeprefix(block).replace(".", "_", 1))
-        stem = folder / f"{safe_file_name(video.stem)}_{short}"
+        stem = f"{folder / safe_file_name(video.stem)}_{short}"
         title = f"{video.name}: {answer}\n{name} of {loaded.config.model.name}"
         if isinstance(recorded, GateMap):
             written += _save(stem, clip, recorded, title)
             continue
         chosen: Sequence[Query | None] = pixels
         if not pixels:
-            found = explain.choose_queries(recorded, clip.grid, count=NUM_QUERIES)
+            found = explain.choose_queries(recorded, (len(clip.numbers), h, w), count=NUM_QUERIES)
             recorded = _record(loaded, clip, found)[0][name]
             chosen = [None] * len(found)  # the center of the query's cell is marked
         for index, pixel in enumerate(chosen):
-            numbered = stem.with_name(f"{stem.name}_{index + 1}")
-            written += _save(numbered, clip, recorded, title, query=index, pixel=pixel)
-    return _print(written)
+            written += _save(f"{stem}_{index + 1}", clip, recorded, title, index, pixel)
+    return written
 
 
 def visualize_score(
@@ -140,14 +124,13 @@ def visualize_score(
 
     Raises:
         ValueError: If a name is unknown, or the method does not apply to the network.
-        DecodeError: If the video cannot be decoded.
     """
     one_of("method", method, explain.METHODS)
     if layer is not None and method not in explain.OF_A_LAYER:
         raise ValueError(
             f"layer: {method} explains the input; --layer is for {', '.join(explain.OF_A_LAYER)}"
         )
-    loaded = load_run(run, resolve_device(device))
+    loaded = load(run, resolve_device(device))
     if target is not None:
         one_of("target", target, loaded.class_names)
     clip = _read_clip(loaded, video, None)
@@ -165,51 +148,50 @@ def visualize_score(
     where = "".join(f" at {layer}" for layer in options.values())
     title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
     folder = output_folder(folder or loaded.folder / "pictures")
-    stem = folder / f"{safe_file_name(video.stem)}_{method}_{safe_file_name(name)}"
-    return _print(_save(stem, clip, found, title))
+    stem = f"{folder / safe_file_name(video.stem)}_{method}_{safe_file_name(name)}"
+    return _save(stem, clip, found, title)
 
 
 def _save(
-    stem: Path,
+    stem: str,
     clip: Clip,
     recorded: PairwiseMap | GateMap,
     title: str,
-    *,
     query: int = 0,
     pixel: Query | None = None,
 ) -> list[Path]:
+    """Writes and prints the sheet of a map, and its overlay if it has one."""
     labels = explain.label_frames(clip.numbers, clip.fps)
-    input_size = clip.grid[1:]
-    sheet, overlay = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.mp4")
+    size = (clip.video.shape[3], clip.video.shape[4])
     if isinstance(recorded, GateMap):
-        image = explain.draw_gate(
-            clip.shown, recorded, title=title, labels=labels, input_size=input_size
-        )
+        image = explain.draw_gate(clip.shown, recorded, title=title, labels=labels, input_size=size)
     else:
         image = explain.draw_sheet(
-            clip.shown, recorded, title=title, labels=labels, query=query, pixel=pixel,
+            clip.shown,
+            recorded,
+            title=title,
+            labels=labels,
+            query=query,
+            pixel=pixel,
             origin=(clip.box.y0, clip.box.x0),
-        )  # fmt: skip
-    write_whole(sheet, lambda file: image.save(file, "PNG", compress_level=explain.PNG_LEVEL))
-    if isinstance(recorded, GateMap) and recorded.kind not in explain.SPATIAL:
-        return [sheet]
-    with TemporaryDirectory() as temporary:
-        path = Path(temporary) / "overlay.mp4"
-        explain.write_overlay(
-            path, clip.shown, recorded, query=query, pixel=pixel, input_size=input_size
         )
-        write_whole(overlay, lambda file: file.write(path.read_bytes()))
-    return [sheet, overlay]
-
-
-def _print(written: list[Path]) -> list[Path]:
+    written = [Path(f"{stem}.png")]
+    write_whole(written[0], lambda file: image.save(file, "PNG", compress_level=explain.PNG_LEVEL))
+    if isinstance(recorded, PairwiseMap) or recorded.kind in explain.SPATIAL:
+        written.append(Path(f"{stem}.mp4"))
+        with TemporaryDirectory() as temporary:
+            path = Path(temporary) / "overlay.mp4"
+            explain.write_overlay(
+                path, clip.shown, recorded, query=query, pixel=pixel, input_size=size
+            )
+            write_whole(written[1], lambda file: file.write(path.read_bytes()))
     for path in written:
         out.print(str(path), markup=False)
     return written
 
 
 def _record(
-    loaded: LoadedRun, clip: Clip, queries: Sequence[Query], *, received: bool = False
+    loaded: Predictor, clip: Clip, queries: Sequence[Query], *, received: bool = False
 ) -> tuple[dict[str, PairwiseMap | GateMap], str]:
     """Returns the maps of every block, and the predicted class with its probability."""
     with (
@@ -222,12 +204,11 @@ def _record(
 
 
 def _read_clip(
-    loaded: LoadedRun, path: Path, frame: int | None, timing: tuple[int, float] | None = None
+    loaded: Predictor, path: Path, frame: int | None, timing: tuple[int, float] | None = None
 ) -> Clip:
     """Reads the clip in the middle of a video, or around a frame.
 
-    Args:
-        timing: The number of frames and the frame rate; taken from the file unless given.
+    `timing` is the number of frames and the frame rate, taken from the file unless given.
     """
     config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
     num_frames, fps = timing or count_frames(path)
@@ -239,7 +220,8 @@ def _read_clip(
     sampler, clock = test_frames(config), clock_of(config)
     numbers = sample_numbers(sampler, path, num_frames, fps, generator, clock)[0]
     if frame is not None and config.clip.sampling == "dense":
-        numbers = _centered(numbers, frame, num_frames)
+        shift = frame - numbers[len(numbers) // 2]  # the frame becomes the middle of the clip
+        numbers = numbers + min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
     try:
         frames = decode(path, numbers)
     except DecodeError as error:
@@ -252,13 +234,6 @@ def _read_clip(
     device = next(loaded.model.parameters()).device
     video = make_to_video(config.clip, device)(resize(shown, transform.crop)[None])
     return Clip(shown, video, box, numbers.tolist(), fps)
-
-
-def _centered(numbers: np.ndarray, frame: int, num_frames: int) -> np.ndarray:
-    """Moves a clip so that `frame` is its middle, as far as the ends of the video allow."""
-    shift = frame - numbers[len(numbers) // 2]
-    shift = min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
-    return numbers + shift
 
 
 def _parse(query: str) -> tuple[int, int, int]:
@@ -307,20 +282,18 @@ def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
         prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
         chosen = [name for name in owners if prefix.match(name)]
         if not chosen:
-            raise ValueError(
-                f"layer {layer!r} has no attention map; choose from {', '.join(blocks)}"
-            )
+            names = ", ".join(blocks)
+            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
         return chosen
     drawn = blocks
     if len(blocks) > MOST_BLOCKS:
         last = {_stage(block): block for block in blocks}
         drawn = list(last.values())[-MOST_BLOCKS:]
-        out.print(
-            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; "
-            "for others pass --layer with a name or a prefix (--layer "
-            f"{_stage(blocks[0])}): {', '.join(blocks)}",
-            markup=False,
+        note = (
+            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
+            f"others pass --layer with a name or a prefix (--layer {_stage(blocks[0])}): "
         )
+        out.print(note + ", ".join(blocks), markup=False)
     return [name for name, block in owners.items() if block in drawn]
 
 

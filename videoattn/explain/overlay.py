@@ -47,8 +47,7 @@ def write_overlay(
         input_size: As in `draw_gate`.
 
     Raises:
-        ValueError: If the map cannot be drawn over frames, `hold` is below 1, or for the reasons
-            of `draw_sheet` and `draw_gate`.
+        ValueError: As `draw_sheet` and `draw_gate`; if the map cannot be drawn over frames.
     """
     if hold < 1:
         raise ValueError(f"hold: got {hold} file frames per frame of the clip; need 1 or more")
@@ -64,22 +63,33 @@ def write_overlay(
         amounts = geometry.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    scale_y, scale_x = size[0] / clip[1], size[1] / clip[2]
+    factors = (size[0] / clip[1], size[1] / clip[2])
     pictures = []
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
         height, width = panel.shape[:2]
         picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
         picture.paste(Image.fromarray(panel), (0, 0))
         axes = canvas_axes(picture.size)
-        if window is not None and frame in window.frames:
-            corner = (window.left * scale_x, window.top * scale_y)
-            draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
         if position is not None:
-            alpha = 1.0 if frame == position.frame else 0.35
-            draw_ring(axes, (position.x * scale_x, position.y * scale_y), alpha=alpha)
+            _draw_marks(axes, frame, position, window, factors)
         _draw_strip(axes, (height, width), frame, amounts)
         pictures += [draw_over(picture, axes)] * hold
     _encode(path, pictures)
+
+
+def _draw_marks(
+    axes: Axes,
+    frame: int,
+    position: geometry.Position,
+    window: geometry.Window | None,
+    factors: tuple[float, float],
+) -> None:
+    scale_y, scale_x = factors
+    if window is not None and frame in window.frames:
+        corner = (window.left * scale_x, window.top * scale_y)
+        draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
+    alpha = 1.0 if frame == position.frame else 0.35
+    draw_ring(axes, (position.x * scale_x, position.y * scale_y), alpha=alpha)
 
 
 def _draw_gate(
