@@ -50,11 +50,11 @@ def decoders(
 
 
 def _weights_row(name: str, row: PublicModel) -> tuple[str, ...]:
-    accuracy, source = list_weights.accuracy(row), row.source or ""
+    accuracy, source = list_weights.accuracy(row), row.accuracy.source if row.accuracy else ""
     linked = f"[{accuracy}]({source})" if source.startswith("http") else accuracy
     file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
     frames, attention = list_weights.frames(row), list_weights.attention(row)
-    return f"`{name}`", row.network, frames, attention, linked, row.licence, file
+    return f"`{name}`", row.network, frames, attention, linked, row.license, file
 
 
 if __name__ == "__main__":

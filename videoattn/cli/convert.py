@@ -9,7 +9,6 @@ import torchvision
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import first_few, one_of
-from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
     ClipConfig,
@@ -18,8 +17,10 @@ from videoattn.recipe.config import (
     ModelConfig,
     TestConfig,
 )
+from videoattn.recipe.console import console as out
 from videoattn.recipe.load import shareable, to_dict
-from videoattn.recipe.run import check_free, out
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
@@ -41,7 +42,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
             an output that exists.
     """
     row = PUBLIC[one_of("--as", name, PUBLIC)]
-    check_free(output)
+    require_empty(output)
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
@@ -66,7 +67,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
         f"{name}: {len(state)} keys in {file}, {len(explanation.used)} used",
         *_by_reason("ignored", explanation.ignored),
         *_by_reason("not in the file, set to", explanation.filled),
-        f"{config.model.name}, {size:,} parameters; licence of the weights: {row.licence}",
+        f"{config.model.name}, {size:,} parameters; licence of the weights: {row.license}",
         f"{num_classes} classes: {whose}",
         _views(row, config),
         f"written: {output}; videoattn predict {output} VIDEO",
@@ -134,13 +135,13 @@ def _lines(file: Path) -> list[str]:
 def _provenance(name: str, row: PublicModel, file: Path) -> dict[str, Any]:
     return {
         "public_name": name,
-        "licence": row.licence,
+        "licence": row.license,
         "dataset": row.dataset,
         "file": file.name,
         "url": row.url,
-        "published_top1": row.top1,
+        "published_top1": row.accuracy.top1 if row.accuracy else None,
         "published_views": row.preprocessing.views,
-        "source": row.source,
+        "source": row.accuracy.source if row.accuracy else None,
     }
 
 
@@ -154,9 +155,9 @@ def _by_reason(what: str, keys: Mapping[str, str]) -> list[str]:
 def _views(row: PublicModel, config: Config) -> str:
     test, clip = config.test, config.clip
     here = f"{test.num_clips} x {test.num_crops} views of {clip.num_frames} frames"
-    if row.top1 is None:
+    if row.accuracy is None:
         return f"tested on {here} (clips x crops)"
     return (
-        f"tested on {here} (clips x crops); published: {row.top1:g} % on {row.dataset}, "
+        f"tested on {here} (clips x crops); published: {row.accuracy.top1:g} % on {row.dataset}, "
         f"{row.preprocessing.views}"
     )

@@ -1,6 +1,6 @@
 """`videoattn list weights`: every public model, its published accuracy, and its file."""
 
-from videoattn.recipe.run import out
+from videoattn.recipe.console import console as out
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -8,13 +8,13 @@ from videoattn.weights.row import PublicModel
 def list_weights() -> None:
     """Prints the public models. No network is built, and nothing is downloaded."""
     for name, row in PUBLIC.items():
-        details = (row.network, frames(row), attention(row), accuracy(row), row.licence)
+        details = (row.network, frames(row), attention(row), accuracy(row), row.license)
         out.print(name, markup=False)
         out.print(f"  {', '.join(detail for detail in details if detail)}", markup=False)
         # Addresses are long. Each has its own line so that it can be copied.
         out.print(f"  file: {row.url or 'not published'}", markup=False)
-        if row.source:
-            out.print(f"  accuracy: {row.source}", markup=False)
+        if row.accuracy:
+            out.print(f"  accuracy: {row.accuracy.source}", markup=False)
     out.print(
         "\nThese pages report the accuracies, on the validation set of Kinetics-400 unless another "
         "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT",
@@ -40,7 +40,7 @@ def attention(row: PublicModel) -> str:
 
 def accuracy(row: PublicModel) -> str:
     """Returns the published accuracy with its views, or "" if none was published."""
-    if row.top1 is None:
+    if row.accuracy is None:
         return ""
     dataset = "" if row.dataset == "Kinetics-400" else f"{row.dataset}, "
-    return f"{row.top1:g} % ({dataset}{row.preprocessing.views})"
+    return f"{row.accuracy.top1:g} % ({dataset}{row.preprocessing.views})"

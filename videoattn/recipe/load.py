@@ -100,11 +100,11 @@ def from_stored(
     source = "the checkpoint's config"
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is damaged: it is not a mapping of keys to values")
-    for key, text in _texts({**values, "data": None}):
+    kept = shareable(values)
+    for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
-    section = {"root": "", **(data or {})}
-    return _merge({**shareable(values), "data": section}, overrides, source, [])
+    return _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
 
 
 def comparable(values: Values) -> dict[str, Any]:
