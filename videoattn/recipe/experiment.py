@@ -180,31 +180,30 @@ def assemble(
             new, notes = load_initial_weights(model, config)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
+    notes += [note] if note else []
     batches = make_loader(config, "train", parallel, samples["train"])
+    steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
+    mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    test_batches = None
+    if config.train.validate_every:
+        test_batches = make_loader(config, "test", parallel, samples["test"])
     return Experiment(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(
-            config,
-            ceil(len(batches) / config.train.accumulate_steps),
-            precision,
-            make_mix(config.augment, num_classes, config.train.num_clips),
-            num_stages(model),
-        ),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
         EpochPlan(
             config.train.num_epochs,
             config.train.stage_epochs,
             fine_tuning or FineTuning(),
-            make_precise_bn(config, model, parallel, samples["train"]),
+            precise_bn,
         ),
         samples,
         batches,
-        make_loader(config, "test", parallel, samples["test"])
-        if config.train.validate_every
-        else None,
+        test_batches,
         make_to_video(config.clip, parallel.device),
-        [*notes, *([note] if note else [])],
+        notes,
     )
 
 
