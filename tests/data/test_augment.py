@@ -124,7 +124,10 @@ def test_multi_scale_boxes_have_the_crop_s_shape() -> None:
         (lambda: MultiScaleCrop((8, 8), (1.0, 1.5)), r"^scales: got \(1.0, 1.5\); need one or"),
         (lambda: ColorAugment(erase=-1.0), r"^erase: got -1.0; need a probability, 0 to 1$"),
         (lambda: ColorAugment(grayscale=2.0), r"^grayscale: got 2.0; need a probability, 0 to 1$"),
-        (lambda: ColorAugment(color_jitter=2.0), r"^color_jitter: got 2.0; need a share, 0 to 1$"),
+        (
+            lambda: ColorAugment(color_jitter=2.0),
+            r"^color_jitter: got 2.0; need a fraction, 0 to 1$",
+        ),
         (
             lambda: ColorAugment(rand_augment=-1),
             r"^rand_augment: got -1; need 0 operations or more$",

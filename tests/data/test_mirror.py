@@ -88,8 +88,8 @@ def test_labels_of_mirrored_samples() -> None:
         ),
         (
             0.5, {"move_left": "moves_right"},
-            r"^flip_labels: 'move_left' is no class \(did you mean moves_left\?\); the 8 classes "
-            "begin with grows, moves_down, moves_left$",
+            r"^flip_labels: 'move_left' is not a class \(did you mean moves_left\?\); the 8 "
+            "classes begin with grows, moves_down, moves_left$",
         ),
         (
             0.5, {"moves_left": "moves_right", "moves_right": "moves_left"},

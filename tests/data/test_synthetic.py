@@ -72,7 +72,7 @@ def test_files_hold_their_clips(written: Path) -> None:
     assert codec == "h264"
     assert rate == clip.frame_rate
     assert frames.shape == clip.frames.shape
-    # Chroma is stored at half the resolution, so colours bleed at edges; on average all is close.
+    # Chroma is stored at half the resolution, so that colors bleed at edges; averages are close.
     error = frames.float() - clip.frames.float()
     assert error.mean(dim=(0, 2, 3)).abs().max() < 2  # grey levels, per channel
     assert error.abs().mean() < 5
@@ -158,10 +158,12 @@ def test_progress_is_reported_in_order(tmp_path: Path) -> None:
 
 
 def test_unknown_motion_lists_the_motions() -> None:
-    with pytest.raises(ValueError, match=r"motion: got 'jumps'; choose from grows, moves_down"):
+    with pytest.raises(
+        ValueError, match=r"motion: 'jumps' does not exist; choose from grows, moves_down"
+    ):
         demo_clip("jumps", seed=0, split="train", number=0)
 
 
 def test_no_clips_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"num_test_per_class: got 0; allowed: 1 and more"):
+    with pytest.raises(ValueError, match=r"num_test_per_class: got 0; need at least 1"):
         write_demo_clips(tmp_path, seed=0, num_train_per_class=1, num_test_per_class=0)
