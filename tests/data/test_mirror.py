@@ -51,7 +51,7 @@ def test_direction_pairs(names: list[str], pairs: list[tuple[str, str]]) -> None
     assert sorted(map(sorted, direction_pairs(names))) == sorted(map(sorted, pairs))
 
 
-def test_published_class_lists_tell_no_direction(real_data: Path) -> None:
+def test_published_class_lists_have_no_direction_pairs(real_data: Path) -> None:
     folder = real_data / "annotations"
     kinetics = (folder / "label_map_k400.txt").read_text().splitlines()
     ucf101 = (folder / "ucf101_splits" / "classInd.txt").read_text().split()[1::2]
