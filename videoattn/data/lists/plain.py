@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn
 
-from videoattn.data.lists.files import (
-    Listed,
-    Missing,
-    existing_root,
-    find_folders,
-    find_videos,
-    is_video,
-)
+from videoattn.data.lists.files import Listed, Missing, existing_root, find_videos, is_video
 from videoattn.data.lists.lines import Lines, ListError, split_last, to_integer
 from videoattn.data.lists.samples import Samples
 
@@ -78,7 +71,9 @@ def read_frames(
     listed = parse_list(
         list_file, class_names, columns="path frames label", separator=separator, root=root
     )
-    return find_folders(root, "", listed, frame_template=frame_template, missing=missing)
+    return find_videos(
+        root, "", listed, match="path", missing=missing, frame_template=frame_template
+    )
 
 
 def check_template(template: str) -> None:
