@@ -21,8 +21,8 @@ from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
 from videoattn.engine.parallel import Parallel
 from videoattn.models.table import make_network
-from videoattn.recipe import make_loader
-from videoattn.recipe.run import load_run
+from videoattn.recipe.data import make_loader
+from videoattn.recipe.run import load
 from videoattn.weights import PUBLIC, from_state_dict, to_public
 
 
@@ -69,7 +69,7 @@ def edit(folder: Path, **changes: dict[str, object]) -> None:
 
 def views(folder: Path, video: Path) -> Tensor:
     """RGB in 0 - 1 of the frames that the network is shown, (V, T, 3, H, W)."""
-    config = load_run(folder, torch.device("cpu")).config
+    config = load(folder, torch.device("cpu")).config
     samples = Samples(Path(), paths=[str(video)], labels=[-1], class_names=["x"])
     (batch,) = make_loader(config, "test", Parallel(), samples).epoch(0)
     return batch.frames[0].float() / 255
@@ -98,9 +98,9 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
     torch.save({"meta": {}, "state_dict": state}, tmp_path / "tsm.pth")
     out = tmp_path / "tsm"
     assert command("convert", tmp_path / "tsm.pth", "--as", name, out) == 0
-    loaded = load_run(out, torch.device("cpu"))
+    loaded = load(out, torch.device("cpu"))
     assert loaded.class_names == tuple("0123456")
-    assert loaded.about["provenance"]["licence"] == row.license
+    assert loaded.meta["provenance"]["licence"] == row.license
     assert loaded.config.clip.mean == row.preprocessing.mean
     assert (loaded.config.clip.sampling, loaded.config.clip.num_frames) == ("segments", 8)
     edit(out, train={"precision": "float32"}, clip={"num_frames": 4})

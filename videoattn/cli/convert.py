@@ -9,7 +9,6 @@ import torchvision
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import first_few, one_of
-from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
     ClipConfig,
@@ -18,8 +17,10 @@ from videoattn.recipe.config import (
     ModelConfig,
     TestConfig,
 )
+from videoattn.recipe.console import console as out
 from videoattn.recipe.load import shareable, to_dict
-from videoattn.recipe.run import check_free, out
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
@@ -41,7 +42,7 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
             an output that exists.
     """
     row = PUBLIC[one_of("--as", name, PUBLIC)]
-    check_free(output)
+    require_empty(output)
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
-from videoattn.recipe.run import out
+from videoattn.recipe.console import console as out
 
 COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
 CLIP = (1, 3, 8, 224, 224)

@@ -1,6 +1,6 @@
 """`videoattn list weights`: every public model, its published accuracy, and its file."""
 
-from videoattn.recipe.run import out
+from videoattn.recipe.console import console as out
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 

@@ -19,10 +19,10 @@ from videoattn.data.prepare.verify import (
 )
 from videoattn.data.processes import Task
 from videoattn.engine.progress import Display
-from videoattn.recipe import make_samples
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
-from videoattn.recipe.run import out
 
 
 def run_verify(
