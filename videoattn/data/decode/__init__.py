@@ -138,8 +138,7 @@ def probe(path: Source) -> VideoInfo:
 def count_frames(path: Source) -> tuple[int, float]:
     """(frame count, frame rate) at the cost of listing packets where the container allows.
 
-    That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 (not all of it); other files
-    are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` raises
+    That is MP4 and Matroska whose packets are whole; other files are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` raises
     DecodeError with the true count where it meets it.
 
     Raises: DecodeError when the file cannot be read or holds no frame.
@@ -174,8 +173,6 @@ def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | Non
             if listed is None:
                 return None
             ticks = np.sort(listed[1].times)
-            if not video.timed:
-                return (ticks / video.fps, video.fps) if video.fps > 0 else None
             return (ticks - ticks[0]) * float(video.stream.time_base or 0), video.fps
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error

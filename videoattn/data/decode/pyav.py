@@ -1,7 +1,7 @@
 """Frames by PyAV: exact in every file that decodes at all.
 
 A frame's index is counted in the decoder's output; where the container stores presentation times
-(MP4, Matroska), or the pictures' headers tell their order (`index_avi`), the packets are listed
+(MP4, Matroska), the packets are listed
 first, without decoding: groups of pictures that hold no asked frame are passed over, and so are
 pictures that no other one refers to. Anything unexpected on the way (a damaged packet or picture,
 times that are missing or out of order) falls back to decoding from the first packet on. Damage
@@ -12,7 +12,6 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videoattn.data.decode.avi import index_avi, may_index
 from videoattn.data.decode.video import (
     DecodeError,
     Image,
@@ -33,7 +32,7 @@ def read_pyav(path: Source, wanted: Wanted, put: Put, short_side: int | None = N
     """Puts the wanted frames; of videos of twice that short side or more, made so small."""
     to_rgb = ToRGB(short_side)
     with Video(path) as video:
-        if not _may_list(video):
+        if not video.timed:
             return _read_on(video, wanted, put, to_rgb)
         if _read_listed(video, wanted, put, to_rgb):
             return None
@@ -91,19 +90,13 @@ class ToRGB:
         return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
 
-def _may_list(video: Video) -> bool:
-    return video.timed or may_index(video)
-
-
 def list_packets(
     video: Video, last: int | None = None
 ) -> tuple[list[av.Packet], PacketIndex] | None:
     """The packets that give frames, and which; None where only decoding tells. Up to the frame
     `last`, if given: what follows it may be missing."""
-    if not _may_list(video):
-        return None
     if not video.timed:
-        return index_avi(video, video.packets(), last)
+        return None
     packets = list(video.packets() if last is None else video.packets_up_to(last))
     index = PacketIndex.of(video, packets)
     return None if index is None else (packets, index)
