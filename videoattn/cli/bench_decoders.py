@@ -10,8 +10,15 @@ import numpy as np
 from rich.table import Table
 
 from videoattn.cli.bench_decode import DECODERS, videos_under
-from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode, probe
-from videoattn.data.decode.video import Video
+from videoattn.data.decode import (
+    DecodeError,
+    Decoder,
+    Video,
+    check_decoder,
+    count_frames,
+    decode,
+    probe,
+)
 from videoattn.recipe.run import out
 
 RIGHT = "right"

@@ -38,7 +38,6 @@ from videoattn.data.decode import (
     check_decoder,
     count_frames,
     decode,
-    decode_each,
     probe,
 )
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
@@ -127,7 +126,7 @@ def ours(
         transform=TrainTransform(CROP),
         mirror=Mirror(0.5, ["any"]),
         on_error="skip",
-        read=partial(decode_each, decoder=decoder),
+        decode=partial(decode, decoder=decoder),
     )
     loader = ClipLoader(
         dataset, batch_size=BATCH_SIZE // num_clips, shuffle=True, num_workers=num_workers

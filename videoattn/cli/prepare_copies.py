@@ -49,7 +49,7 @@ def run_reencode(
     journal = folder / "reencoded.jsonl"
     records = examined(
         "re-encoded", reencode, source, items, journal, about, num_workers, seconds,
-        is_there=lambda path: (folder / outs[path]).is_file(),
+        is_complete=lambda record: (folder / outs[record["path"]]).is_file(),
     )  # fmt: skip
     broken = {path: record for path, record in records.items() if "error" in record}
     for path in broken:

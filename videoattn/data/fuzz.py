@@ -5,15 +5,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from videoattn.data.decode import Block, DecodeError, Decoder, check_decoder, count_frames, decode
-from videoattn.data.decode.pyav import read_from_start
-from videoattn.data.decode.video import Video
+from videoattn.data.decode import (
+    DecodeError,
+    Decoder,
+    Video,
+    check_decoder,
+    count_frames,
+    decode,
+)
+from videoattn.data.decode.pyav import ToRGB
 from videoattn.data.processes import Crash, in_processes
 from videoattn.types import Frames
 
@@ -125,10 +132,14 @@ def _reference(path: Path, asked: np.ndarray, decoder: Decoder) -> Frames | None
     if decoder not in ("auto", "pyav"):
         return decode(path, asked)
     try:
-        block = Block(len(asked))
-        read_from_start(path, asked, block.put)
-        return block.frames()
-    except DecodeError:
+        with Video(path) as video:
+            to_rgb, images = ToRGB(), {}
+            for number, frame in enumerate(islice(video.frames(), int(asked[-1]) + 1)):
+                if number in asked:
+                    images[number] = to_rgb(frame).copy()
+        images_in_order = np.stack([images[number] for number in asked.tolist()])
+        return torch.from_numpy(images_in_order).permute(0, 3, 1, 2)
+    except (DecodeError, KeyError):
         with Video(path) as video:
             # Without times, frames that a reading of all does not have were counted wrongly.
             return None if video.timed else torch.zeros(0, 3, 0, 0, dtype=torch.uint8)
