@@ -9,7 +9,7 @@ from videoattn.cli import bench_decode
 from videoattn.cli.bench_decode import bench_fuzz, bench_memory, resident, videos_under
 from videoattn.cli.bench_decoders import RIGHT, bench_decoders
 from videoattn.data import fuzz
-from videoattn.data.processes import in_processes
+from videoattn.data.workers import in_processes
 
 
 @pytest.fixture

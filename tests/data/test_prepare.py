@@ -27,7 +27,7 @@ from videoattn.data.prepare.verify import (
     verify_folder,
     videos_in,
 )
-from videoattn.data.processes import Crash, in_processes
+from videoattn.data.workers import Crash, in_processes
 
 
 def at(item: int) -> int:

@@ -237,7 +237,7 @@ def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
     with pytest.raises(
         DecodeError,
         match=rf"^{re.escape(path)}: the shard gives (\d) of its {count} samples \(.+\); "
-        rf"the last good one: 000001\.tar/\d{{8}} \(.+\); data.on_error=skip goes on without it$",
+        rf"the last good one: 000001\.tar/\d{{8}} \(.+\); on_error=skip continues without it$",
     ):
         list(loader(folder, shuffle=False, num_workers=num_workers).epoch(0))
     batches = list(loader(folder, shuffle=False, on_error="skip", num_workers=num_workers).epoch(0))

@@ -17,7 +17,7 @@ from videoattn.data.prepare.verify import (
     verify_folder,
     videos_in,
 )
-from videoattn.data.processes import Task
+from videoattn.data.workers import Task
 from videoattn.engine.trackers import Display
 from videoattn.recipe import make_samples
 from videoattn.recipe.config import load

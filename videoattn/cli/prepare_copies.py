@@ -13,9 +13,9 @@ from videoattn.data.lists import Samples, existing_root, read_folders
 from videoattn.data.prepare.reencode import Reencode, check_settings, reencode, unfinished_name
 from videoattn.data.prepare.shards import write_shards
 from videoattn.data.prepare.verify import Record, describe, files_in, videos_in
-from videoattn.data.processes import Crash, in_processes
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.workers import Crash, in_processes
 from videoattn.engine.trackers import Display
 from videoattn.recipe.config import load
 from videoattn.recipe.run import check_free, out

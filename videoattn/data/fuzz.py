@@ -21,7 +21,7 @@ from videoattn.data.decode import (
     decode,
 )
 from videoattn.data.decode.pyav import ToRGB
-from videoattn.data.processes import Crash, in_processes
+from videoattn.data.workers import Crash, in_processes
 from videoattn.types import Frames
 
 # Names that stand before (AVI) or behind (MP4) the four bytes of a part's length.

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.workers import Watch, WorkerDiedError
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor
 from videoattn.types import Batch, Failure
 
 AnyDataset = ClipDataset | ShardDataset
 
-_SKIP = "; data.on_error=skip goes on without it"
+_SKIP = "; on_error=skip continues without it"
 
 _THREADS = 2  # decode in the main process; on two cores 1.2 - 1.3 times as fast as one thread
 
@@ -77,7 +77,7 @@ class ClipLoader:
         self.world_size = world_size
         self.num_workers = num_workers
         self._batch_keys = _BatchKeys()
-        self._watch = Watch(num_workers, timeout_seconds=timeout_seconds)
+        self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
         num_threads = 1 if num_workers else min(_THREADS, _num_cores())
@@ -107,12 +107,12 @@ class ClipLoader:
                     done += 1
                 return
             except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
-                deaths = self._watch.deaths(self.dataset.samples.path)
+                deaths = self._monitor.crashed(self.dataset.samples.path)
                 if not deaths:
                     raise
             # The workers' queues may be broken: end all workers, and start new ones.
             self._loader = None
-            self._watch.forget()
+            self._monitor.reset()
             for death in deaths:
                 if death.index is None:
                     raise death
@@ -140,7 +140,7 @@ class ClipLoader:
         if self._loader is not None:
             return iter(self._loader)
         loader: DataLoader[Any] = DataLoader(
-            _SampleFetcher(self.dataset, self._watch, self._lost, self._run_all),
+            _SampleFetcher(self.dataset, self._monitor, self._lost, self._run_all),
             batch_sampler=self._batch_keys,
             num_workers=self.num_workers,
             collate_fn=partial(_collate, self.dataset),
@@ -150,7 +150,7 @@ class ClipLoader:
             generator=torch.Generator(),
         )
         self._loader = loader
-        with self._watch.starting():
+        with self._monitor.starting():
             return iter(loader)
 
 
@@ -174,12 +174,12 @@ class _SampleFetcher(Dataset[Sample | Failure]):
     def __init__(
         self,
         dataset: AnyDataset,
-        watch: Watch,
+        monitor: WorkerMonitor,
         lost: Mapping[int, str],
         run_all: Callable[[list[_Task]], list[Sample | Failure]],
     ) -> None:
         self._dataset = dataset
-        self._watch = watch
+        self._monitor = monitor
         self._lost = lost
         self._run_all = run_all
 
@@ -190,7 +190,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         index = key[1]
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
-        with self._watch.reading(index):
+        with self._monitor.decoding(index):
             return self._dataset.fetch(key)
 
 

@@ -23,7 +23,7 @@ from videoattn.data.lists.files import is_video
 from videoattn.data.lists.spans import Spans
 from videoattn.data.prepare.groups import find_group_starts
 from videoattn.data.prepare.index import VideoIndex
-from videoattn.data.processes import Crash, Task, in_processes
+from videoattn.data.workers import Crash, Task, in_processes
 
 Record = dict[str, Any]
 """Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
