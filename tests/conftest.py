@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch starts its threads, and for the processes that tests start: several pools of
@@ -8,6 +9,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 import videoattn as videoattn  # before any test module's `import torchvision`: see _compat.py
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs are recorded in a temporary folder, not in the user's home."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("VIDEOATTN_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from tests.attention.test_hygiene import EVERY, build, clip, leave_the_start
-from tests.test_commands import RECIPE, command
-from videoattn.attention import record_attention
-from videoattn.attention.functional import explicit_paths
+from tests.cli.test_commands import RECIPE, command
+from videoattn.attention import NonLocal, record_attention
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.precision import autocast, resolve_precision
 
@@ -72,10 +71,13 @@ def test_no_map_is_built_where_none_is_asked_for() -> None:
     x = clip(1, 16, 224, 224).to("cuda")
     block.to("cuda").eval()
     peaks = []
-    for explicit in (False, True):
+    for path in ("auto", "explicit"):
+        for module in block.modules():
+            if isinstance(module, NonLocal):
+                module.path = path
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with torch.no_grad(), explicit_paths(explicit):
+        with torch.no_grad():
             block(x)
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[0] < peaks[1]

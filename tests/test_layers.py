@@ -6,8 +6,9 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.layers import Conv3d, unsafe_convolutions
+from videoattn.layers import Conv3d
 from videoattn.models.resnet3d import KERNELS, ResNet3d
+from videoattn.models.structure import unsafe_convolutions
 from videoattn.models.tsn import TSN
 
 

@@ -1,30 +1,35 @@
-"""The alphabet of axes, and the tensor aliases that every signature uses.
+"""The axis letters and tensor aliases that every signature uses, and records that packages share.
 
 N clips, V views, S segments, C channels, T frames, H height, W width, K classes.
-Decoded frames are (T, C, H, W) uint8; everything that a network sees is (N, C, T, H, W) float,
-`channels_last_3d` in memory. A TSN's segments are its T.
+Decoded frames are (T, C, H, W) uint8. Networks take (N, C, T, H, W) float, `channels_last_3d` in
+memory. A TSN's segments are its T.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 Frames = UInt8[Tensor, "T C H W"]
-"""What a decoder returns: RGB, 0 - 255, a view of channels-last memory."""
+"""Decoded RGB frames, 0 - 255, a view of channels-last memory."""
 
 Views = UInt8[Tensor, "N V T C H W"]
-"""What a loader returns: V views (clips x crops) of each of N videos."""
+"""V views (clips x crops) of each of N videos, from a loader."""
 
 Video = Float[Tensor, "N C T H W"]
 Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
+Target = Int64[Tensor, " N"] | Float[Tensor, "N K"]
+"""What a loss compares with logits: class indices, or a share for each class."""
+Grid = tuple[int, int, int]
+"""(T, H, W): frames, height and width of a clip or of features."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be used: its place in the data set, its path, and why."""
+    """A video that could not be used: its index in the dataset, its path, and the reason."""
 
     index: int
     path: str
@@ -32,9 +37,47 @@ class Failure:
 
 
 class Batch(NamedTuple):
-    """What a loader yields. Samples that failed are in `failures` and in nothing else."""
+    """A batch from a loader. Samples that failed are listed in `failures` only."""
 
     frames: Views
-    labels: Labels  # -1 where the list names no class
-    indices: Labels  # each sample's place in the data set
+    labels: Labels  # -1 if the list has no class for the video
+    indices: Labels  # index of each sample in the dataset
     failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The structure of a network, as far as other packages use it. All names are dotted names.
+
+    Args:
+        classifier: The layer that returns the logits.
+        stages: For each stage, its blocks in order: {"layer2": ("layer2.0", "layer2.1"), ...}.
+        features: The module whose output the head reads ("layer4").
+        axes: Layout of the input; "NCHW" is a network of single images.
+        branch_ends: For each block with a residual branch, the branch's last norm
+            ("layer2.1.bn2").
+        token_grid: For a network of tokens, the function from a clip's (T, H, W) to the (T, H, W)
+            of its tokens; None for other networks.
+        special_tokens: Tokens without a position, in order, before the grid's ("class").
+        map_name: Name of the attention maps that the network itself has, not one of its blocks.
+    """
+
+    classifier: str
+    stages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    features: str = ""
+    axes: Literal["NCTHW", "NTCHW", "NCHW"] = "NCTHW"
+    branch_ends: Mapping[str, str] = field(default_factory=dict)
+    token_grid: Callable[[Grid], Grid] | None = None
+    special_tokens: tuple[str, ...] = ()
+    map_name: str = ""
+
+    @property
+    def blocks(self) -> list[str]:
+        """Returns the blocks of all stages, in order."""
+        return [block for blocks in self.stages.values() for block in blocks]
+
+
+def own_info(model: object) -> ModelInfo | None:
+    """Returns the `info` attribute of a network that has one, as all of ours do, or None."""
+    info = getattr(model, "info", None)
+    return info if isinstance(info, ModelInfo) else None

@@ -237,7 +237,7 @@ def test_parameter_counts() -> None:
     model = ResNet3d("i3d", depth=50, num_classes=3)
     before = count(model)
     with torch.device("meta"):
-        SYSTEMS["cbam"].attach(model, SYSTEMS["cbam"].make, (), "cbam")
+        SYSTEMS["cbam"].attach(model, model.info, SYSTEMS["cbam"].make, (), "cbam")
     assert count(model) - before == 2_530_992 + 16 * (98 + 2 + 14 + 2)
 
 
@@ -320,7 +320,9 @@ def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> Non
     model = TSN(torchvision.models.resnet18(), num_classes=3).eval()
     system = SYSTEMS["cbam"]
     options = {"temporal": temporal, "num_frames": 5 if temporal == "mlp" else None}
-    system.attach(model, partial(system.make, scope="frame", **options), ["layer3.1"], "cbam")
+    system.attach(
+        model, model.info, partial(system.make, scope="frame", **options), ["layer3.1"], "cbam"
+    )
     with torch.no_grad(), record_attention(model) as maps:
         model(clip(2, 3, 5, 64, 64).float())
     place = "layer3.1.bn2.cbam"

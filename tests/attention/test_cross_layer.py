@@ -7,7 +7,8 @@ from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.record import record_attention
-from videoattn.attention.systems import across_layers
+from videoattn.attention.systems import SYSTEMS
+from videoattn.models import info
 from videoattn.models.resnet3d import ResNet3d
 
 every_mode = pytest.mark.parametrize("mode", ["per_layer", "joint"])
@@ -139,7 +140,8 @@ def test_maps_are_what_forward_uses() -> None:
 
 
 def test_recorded_by_source() -> None:
-    model = across_layers(backbone("i3d").eval(), CrossLayerNonLocal, (), "cross_layer")
+    model = backbone("i3d").eval()
+    SYSTEMS["cross_layer"].attach(model, info(model), CrossLayerNonLocal, (), "cross_layer")
     with torch.no_grad(), record_attention(model, queries=[(1, 8, 8)]) as maps:
         model(torch.randn(1, 3, 4, 32, 32))
     name = "layer4.0_cross_layer"
@@ -153,7 +155,7 @@ def test_parameter_count_of_the_published_network(depth: int) -> None:
     with torch.device("meta"):
         model = ResNet3d("i3d", depth=depth, num_classes=2)
         before = sum(p.numel() for p in model.parameters())
-        across_layers(model, CrossLayerNonLocal, (), "cross_layer")
+        SYSTEMS["cross_layer"].attach(model, model.info, CrossLayerNonLocal, (), "cross_layer")
     block = dict(model.named_modules())["layer4.1_cross_layer"].block
     convolutions = 2 * 2048 * 256 + 2 * 2 * 512 * 256 + 2 * 3 * 1024 * 256
     assert convolutions == 3_145_728

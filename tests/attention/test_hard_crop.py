@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from videoattn.attention import record_attention
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.systems import SYSTEMS
+from videoattn.models import info
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
+from videoattn.types import ModelInfo
 
 STRIDE = 4
 every_region = pytest.mark.parametrize("region", ["tube", "volume", "frame"])
@@ -23,7 +25,7 @@ every_region = pytest.mark.parametrize("region", ["tube", "volume", "frame"])
 class Pooled(nn.Module):
     """f is the clip itself, averaged over STRIDE x STRIDE pixels and two frames; then a norm."""
 
-    takes_video = True
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()
@@ -283,13 +285,15 @@ def test_recording_in_training_moves_no_statistics() -> None:
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
 def test_the_default_place_is_the_last_stage(kind: str) -> None:
     system = SYSTEMS["hard_crop"]
-    model = system.attach(backbone(kind), system.make, (), "hard_crop").eval()
+    network = backbone(kind)
+    model = system.attach(network, info(network), system.make, (), "hard_crop").eval()
     heat = model.maps(noise(1, 3, 4, 64, 64).float())["heat"].weights
     assert heat.shape == (1, 2 if kind == "i3d" else 4, 2, 2)
-    other = system.attach(backbone(kind), system.make, ["layer3"], "hard_crop").eval()
+    network = backbone(kind)
+    other = system.attach(network, info(network), system.make, ["layer3"], "hard_crop").eval()
     assert other.maps(noise(1, 3, 4, 64, 64).float())["heat"].weights.shape[2:] == (4, 4)
     with pytest.raises(ValueError, match=r"after: got \['layer3', 'layer4'\]; hard_crop finds its"):
-        system.attach(backbone(kind), system.make, ["layer3", "layer4"], "hard_crop")
+        system.attach(network, info(network), system.make, ["layer3", "layer4"], "hard_crop")
 
 
 def test_what_it_does_not_take() -> None:
@@ -308,7 +312,9 @@ def test_what_it_does_not_take() -> None:
         HardCrop(Pooled(), after="layer9")
     headless = Pooled()
     headless.fc = nn.Identity()
-    with pytest.raises(ValueError, match=r"Pooled has no linear classifier `fc`: the fusion needs"):
+    with pytest.raises(
+        ValueError, match=r"Pooled has no linear classifier of one vector for each clip"
+    ):
         HardCrop(headless, after="grid")
     with pytest.raises(ValueError, match=r"stage: 3 is not 0 \(global\), 1 \(local\) or 2 \(fus"):
         HardCrop(Pooled(), after="grid").set_stage(3)

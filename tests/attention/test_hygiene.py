@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from videoattn.attention import record_attention
 from videoattn.attention.systems import SYSTEMS
+from videoattn.models import info
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 
@@ -28,7 +29,8 @@ def backbone(kind: str) -> nn.Module:
 
 def build(name: str, kind: str, **options: object) -> nn.Module:
     system = SYSTEMS[name]
-    return system.attach(backbone(kind), partial(system.make, **options), (), name)
+    model = backbone(kind)
+    return system.attach(model, info(model), partial(system.make, **options), (), name)
 
 
 def leave_the_start(model: nn.Module) -> nn.Module:

@@ -53,7 +53,8 @@ def plain() -> InceptionI3d:
 
 def build(name: str, **options: object) -> nn.Module:
     system = SYSTEMS[name]
-    return system.attach(plain(), partial(system.make, **options), (), name)
+    model = plain()
+    return system.attach(model, model.info, partial(system.make, **options), (), name)
 
 
 def test_every_system_is_here() -> None:
@@ -111,15 +112,16 @@ def test_the_places_are_the_mixed_blocks() -> None:
 
 @pytest.mark.parametrize("after", [(), ("Mixed_4c",)])
 def test_a_mask_has_no_stage_to_go_around(after: tuple[str, ...]) -> None:
-    system = SYSTEMS["residual_attention"]
+    system, model = SYSTEMS["residual_attention"], plain()
     with pytest.raises(ValueError, match=r"residual_attention goes around a stage .*InceptionI3d"):
-        system.attach(plain(), system.make, after, "residual_attention")
+        system.attach(model, model.info, system.make, after, "residual_attention")
 
 
 def test_gates_as_in_s3d_g_behind_the_temporal_convolutions() -> None:
     system = SYSTEMS["self_gating"]
     places = ["Mixed_4b.b1b", "Mixed_4b.b2b"]
-    model = system.attach(plain(), system.make, places, "self_gating").eval()
+    model = plain()
+    model = system.attach(model, model.info, system.make, places, "self_gating").eval()
     x = clip(1, 8, 32, 32)
     with torch.no_grad(), record_attention(model) as maps:
         assert not torch.equal(model(x), plain().eval()(x))
@@ -129,6 +131,7 @@ def test_gates_as_in_s3d_g_behind_the_temporal_convolutions() -> None:
 
 def test_attention_in_place_of_every_kernel_of_a_block() -> None:
     system = SYSTEMS["stand_alone"]
-    model = system.attach(plain(), system.make, ["Mixed_5b"], "stand_alone")
+    model = plain()
+    model = system.attach(model, model.info, system.make, ["Mixed_5b"], "stand_alone")
     replaced = [name for name, m in model.named_modules() if type(m) is system.make]
     assert replaced == ["Mixed_5b.b1b.conv3d", "Mixed_5b.b2b.conv3d"]

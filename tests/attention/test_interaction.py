@@ -285,7 +285,7 @@ def test_maps_are_distributions_for_every_level(kind: str) -> None:
     if kind == "tsn":
         model = TSN(torchvision.models.resnet18(), num_classes=3)
     system = SYSTEMS["interaction"]
-    model = system.attach(model, partial(system.make, rows=5), (), "interaction").eval()
+    model = system.attach(model, model.info, partial(system.make, rows=5), (), "interaction").eval()
     frames = 2 if kind == "i3d" else 4  # I3D pools frames by two
     with torch.no_grad(), record_attention(model) as maps:
         assert model(torch.randn(2, 3, 4, 64, 96)).shape == (2, 3)
@@ -331,8 +331,8 @@ def test_levels_must_exist() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["interaction"]
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'.*; the places are layer1"):
-        system.attach(model, system.make, ("layer2", "layer9"), "interaction")
-    system.attach(model, system.make, ("layer3", "layer4"), "interaction")
+        system.attach(model, model.info, system.make, ("layer2", "layer9"), "interaction")
+    system.attach(model, model.info, system.make, ("layer3", "layer4"), "interaction")
     scores = model.fc.block.pyramid.scores
     assert [linear.in_features for linear in scores] == [
         output_shapes(model, [name])[name][1] for name in ("layer3", "layer4")

@@ -11,8 +11,8 @@ from videoattn.attention.blocks.interaction_loss import unit_rows
 from videoattn.cli.train import train
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
-from videoattn.recipe import make_model
-from videoattn.recipe.config import from_dict
+from videoattn.recipe.load import from_stored
+from videoattn.recipe.model import make_model
 
 RECIPE = Path(__file__).parents[2] / "configs/demo.yaml"
 SMALL = (
@@ -39,7 +39,7 @@ def trained(clips: Path, folder: Path, *overrides: str) -> list[dict[str, float]
 def overlap(folder: Path) -> float:
     """The mean cosine of two rows of the fused map, over noise and moving bars."""
     payload = load(folder / "checkpoint-last.pt")
-    model = make_model(from_dict(payload["config"]).model, 8)
+    model = make_model(from_stored(payload["config"]).model, 8)
     model.load_state_dict(payload["model"])
     seen: list[Tensor] = []
     pyramid = model.fc.block.pyramid

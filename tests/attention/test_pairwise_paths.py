@@ -14,7 +14,7 @@ from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
 from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
-from videoattn.attention.functional import NORMALISERS, explicit_paths
+from videoattn.attention.functional import NORMALISERS
 
 BLOCKS = [
     *(NonLocal(4, form=form, scope=s) for form in FORMS for s in ("space_time", "space", "time")),
@@ -39,13 +39,22 @@ def test_fast_equals_explicit(block: nn.Module, monkeypatch: pytest.MonkeyPatch)
     width = 8 if isinstance(block, SelfAttention) else 4
     x = clip(2, width, 3, 4, 4).requires_grad_()
     fast = block(x)
-    with explicit_paths() as used:
-        explicit = block(x)
-    assert used
+    monkeypatch.setattr(block, "path", "explicit")
+    explicit = block(x)
     for a, b in zip(
         [fast, *gradients(block, fast, x)], [explicit, *gradients(block, explicit, x)], strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block).__name__)
+def test_the_path_of_a_block_reaches_its_attention(
+    block: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax = getattr(block, "normaliser", "softmax") == "softmax"
+    monkeypatch.setattr(block, "path", "linear" if softmax else "fused")
+    with pytest.raises(ValueError, match=r"path '(linear|fused)' does not exist"):
+        trained(block)(clip(1, 8 if isinstance(block, SelfAttention) else 4, 2, 4, 4))
 
 
 @pytest.mark.parametrize("mode", ["per_layer", "joint"])
@@ -54,9 +63,8 @@ def test_cross_layer_fast_equals_explicit(mode: str) -> None:
     x = clip(2, 4, 2, 3, 2).requires_grad_()
     sources = [clip(2, 3, 4, 3, 2).requires_grad_(), clip(2, 5, 1, 4, 4).requires_grad_()]
     fast = block(x, *sources)
-    with explicit_paths() as used:
-        explicit = block(x, *sources)
-    assert len(used) == (1 if mode == "joint" else 2)
+    block.path = "explicit"
+    explicit = block(x, *sources)
     for a, b in zip(
         [fast, *gradients(block, fast, x, *sources)],
         [explicit, *gradients(block, explicit, x, *sources)],

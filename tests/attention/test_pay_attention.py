@@ -217,7 +217,7 @@ def test_maps_of_every_level(kind: str, normaliser: str) -> None:
         model = TSN(torchvision.models.resnet18(), num_classes=3)
     system = SYSTEMS["pay_attention"]
     make = partial(system.make, normaliser=normaliser, compatibility="dp")
-    model = system.attach(model, make, (), "pay_attention").eval()
+    model = system.attach(model, model.info, make, (), "pay_attention").eval()
     with torch.no_grad(), record_attention(model) as maps:
         assert model(torch.randn(2, 3, 4, 64, 96)).shape == (2, 3)
     assert list(maps) == ["fc.0", "fc.1", "fc.2"]
@@ -251,7 +251,7 @@ def test_levels_must_exist() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["pay_attention"]
     with pytest.raises(ValueError, match=r"cannot insert after 'layer5'.*; the places are layer1"):
-        system.attach(model, system.make, ("layer5",), "pay_attention")
+        system.attach(model, model.info, system.make, ("layer5",), "pay_attention")
 
 
 # --- the public code's answers ------------------------------------------------------------------

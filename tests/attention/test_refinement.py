@@ -13,6 +13,7 @@ from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
+from videoattn.types import ModelInfo
 
 every_norm = pytest.mark.parametrize("norm", ["bn", "ln", "none"])
 every_scope = pytest.mark.parametrize("scope", ["clip", "frame"])
@@ -179,7 +180,7 @@ def test_default_places_are_behind_the_last_two_stages(kind: str) -> None:
     if kind == "tsn":
         model = TSN(torchvision.models.resnet18(), num_classes=3)
     system = SYSTEMS["refinement"]
-    system.attach(model, partial(system.make, scope="frame"), (), "refinement")
+    system.attach(model, model.info, partial(system.make, scope="frame"), (), "refinement")
     model.eval()
     with torch.no_grad(), record_attention(model) as maps:
         model(clip(2, 3, 4, 64, 64).float())
@@ -193,7 +194,9 @@ def test_default_places_are_behind_the_last_two_stages(kind: str) -> None:
 def test_named_places_instead() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=16)
     system = SYSTEMS["refinement"]
-    system.attach(model, partial(system.make, pre_conv=True), ["layer2.0"], "refinement")
+    system.attach(
+        model, model.info, partial(system.make, pre_conv=True), ["layer2.0"], "refinement"
+    )
     assert isinstance(model.get_submodule("layer2.0_refinement"), AttentionRefinement)
     assert not isinstance(model.layer4[-1], AttentionRefinement)
 
@@ -215,4 +218,4 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 def test_a_model_without_four_stages_has_no_default_places() -> None:
     model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv3d(3, 4, 1))))
     with pytest.raises(ValueError, match="does not have the four stages of a ResNet"):
-        SYSTEMS["refinement"].attach(model, AttentionRefinement, (), "refinement")
+        SYSTEMS["refinement"].attach(model, ModelInfo(""), AttentionRefinement, (), "refinement")

@@ -184,7 +184,7 @@ def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
         before = model(x)
     keys = list(model.state_dict())
     make = partial(system.make, gate_start="identity")
-    system.attach(model, make, (), "residual_attention")
+    system.attach(model, model.info, make, (), "residual_attention")
     masks = {key: m.depth for key, m in model.named_modules() if isinstance(m, ResidualMask)}
     block = ".block" if kind == "tsn" else ""
     assert masks == {
@@ -203,7 +203,7 @@ def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
 def test_around_the_first_stage_it_is_deeper() -> None:
     system = SYSTEMS["residual_attention"]
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
-    system.attach(model, system.make, ["layer1", "layer4"], "residual_attention")
+    system.attach(model, model.info, system.make, ["layer1", "layer4"], "residual_attention")
     depths = [m.depth for m in model.modules() if isinstance(m, ResidualMask)]
     assert depths == [3, 1]
 

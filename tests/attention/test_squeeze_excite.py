@@ -131,7 +131,7 @@ def test_squeeze_excite_adds_251_million_weights_to_r50() -> None:
     system = SYSTEMS["squeeze_excite"]
     before = {key for key, _ in model.named_parameters()}
     with torch.device("meta"):
-        system.attach(model, system.make, (), "squeeze_excite")
+        system.attach(model, model.info, system.make, (), "squeeze_excite")
     added = {key: p for key, p in model.named_parameters() if key not in before}
     blocks = {256: 3, 512: 4, 1024: 6, 2048: 3}  # channels: blocks
     weights = sum(p.numel() for key, p in added.items() if key.endswith("weight"))
@@ -173,7 +173,9 @@ def test_gradients_by_finite_differences(kind: str) -> None:
 def test_recorded_maps_are_gates_whose_neutral_value_is_1(scope: str) -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=16).eval()
     system = SYSTEMS["squeeze_excite"]
-    system.attach(model, partial(system.make, scope=scope), ["layer2.0"], "squeeze_excite")
+    system.attach(
+        model, model.info, partial(system.make, scope=scope), ["layer2.0"], "squeeze_excite"
+    )
     with torch.no_grad(), record_attention(model) as maps:
         model(clip(2, 3, 4, 32, 32).float())  # layer2 has half the frames
     assert list(maps) == ["layer2.0.bn2.squeeze_excite"]

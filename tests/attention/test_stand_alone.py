@@ -227,9 +227,8 @@ def test_rows_are_the_mean_over_heads_within_the_window(border: str) -> None:
 
 
 def test_recording_through_a_model_with_strides() -> None:
-    model = SYSTEMS["stand_alone"].attach(
-        ResNet3d("i3d", depth=18, num_classes=3, width=16).eval(), StandAloneAttention, (), "x"
-    )
+    model = ResNet3d("i3d", depth=18, num_classes=3, width=16).eval()
+    SYSTEMS["stand_alone"].attach(model, model.info, StandAloneAttention, (), "x")
     with torch.no_grad(), record_attention(model, queries=[(1, 16, 16)], received=True) as maps:
         model(torch.randn(1, 3, 4, 64, 64))
     assert [name for name, found in maps.items() if found.kind == "local"] == [
@@ -262,14 +261,15 @@ def test_parameter_counts_of_the_paper(blocks: list[int], millions: float) -> No
 
 def test_it_takes_the_place_of_the_convolutions_of_the_last_two_stages() -> None:
     system = SYSTEMS["stand_alone"]
-    model = system.attach(resnet([1, 1, 1, 1]), system.make, (), "stand_alone")
+    model, chosen = resnet([1, 1, 1, 1]), resnet([1, 1, 1, 1])
+    system.attach(model, model.info, system.make, (), "stand_alone")
     left = [key for key, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
     assert {"conv1", "layer1.0.conv2", "layer2.0.conv2"} <= set(left)
     for place in ("layer3.0.conv2", "layer4.0.conv2"):
         view = model.get_submodule(place)
         assert isinstance(view, VideoView)
         assert view.block.stride == 2
-    chosen = system.attach(resnet([1, 1, 1, 1]), system.make, ["layer4"], "stand_alone")
+    system.attach(chosen, chosen.info, system.make, ["layer4"], "stand_alone")
     assert isinstance(chosen.layer3[0].conv2, nn.Conv2d)
 
 
@@ -386,5 +386,6 @@ def test_bad_options() -> None:
 def test_a_backbone_too_narrow_for_the_heads_says_so() -> None:
     system = SYSTEMS["stand_alone"]
     make = partial(system.make, heads=7)
+    model = TSN(torchvision.models.resnet18(), num_classes=3)
     with pytest.raises(ValueError, match="heads=7 does not divide the 256 channels"):
-        system.attach(TSN(torchvision.models.resnet18(), num_classes=3), make, (), "stand_alone")
+        system.attach(model, model.info, make, (), "stand_alone")

@@ -1,30 +1,34 @@
-"""`list attention`, `compare` and `bench attention`."""
+"""`list attention`, `bench` and `compare`."""
 
 import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.test_commands import RECIPE, command, refused
-from videoattn.attention.functional import attend
+from tests.cli.test_commands import RECIPE, command, refused
 from videoattn.attention.systems import SYSTEMS
-from videoattn.cli import bench_attention
-from videoattn.cli.bench_attention import SITES, at_site, count, uses_attend
+from videoattn.cli.app import main
 from videoattn.cli.list_attention import rows
 from videoattn.data.synthetic import write_demo_clips
 
 
-def test_the_list_has_every_system_and_the_readme_has_the_list(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert command("list", "attention", "--markdown") == 0
-    table = capsys.readouterr().out.strip()
-    assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(SYSTEMS)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert table in readme, "make it anew: videoattn list attention --markdown"
+def test_the_list_has_every_system(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("list", "attention") == 0
-    assert "at the default places" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "at the default positions" in text
+    assert all(name in text for name in SYSTEMS)
+
+
+@pytest.mark.parametrize("words", [(), ("decoders", "folder"), ("attention", "--help")])
+def test_bench_names_the_scripts(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *words])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "run benchmarks in a clone of the repository: python tools/bench/NAME.py\n"
+    )
 
 
 def test_counts_are_those_of_the_papers() -> None:
@@ -37,7 +41,7 @@ def test_counts_are_those_of_the_papers() -> None:
     assert found["non_local"].macs == 2 * res3 + 3 * res4
 
 
-def test_a_comparison_goes_on_where_it_stopped(
+def test_a_comparison_continues_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,53 +67,3 @@ def test_a_comparison_goes_on_where_it_stopped(
     assert refused(*words, "--system", "nonlocal").startswith(
         "error: 'nonlocal' is no system; choose from none, non_local"
     )
-
-
-@pytest.mark.parametrize("name", [n for n, s in SYSTEMS.items() if bench_attention._is_block(s)])
-def test_every_block_can_be_measured_alone(name: str) -> None:
-    module, inputs = at_site(name, 16, (2, 8, 8), 2, "cpu")
-    module(*inputs).sum().backward()
-    assert inputs[-1].grad is not None
-    for channels, grid in SITES.values():
-        parameters, macs = count(name, channels, grid)
-        assert parameters > 0
-        assert macs > 0
-
-
-def test_explicit_paths_are_asked_for_where_attend_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert uses_attend("non_local", 8)
-    assert not uses_attend("squeeze_excite", 32)
-    maps = []
-
-    def spy(*args: torch.Tensor, path: str = "auto", **options: object) -> torch.Tensor:
-        maps.append(path)
-        return attend(*args, path=path, **options)
-
-    monkeypatch.setattr("videoattn.attention.blocks.non_local.attend", spy)
-    module, inputs = at_site("non_local", 8, (2, 4, 4), 1, "cpu")
-    with bench_attention.explicit_paths() as used:
-        slow = module(*inputs)
-    assert used == ["attend"]
-    torch.testing.assert_close(module(*inputs), slow)
-
-
-def test_bench_attention_prints_every_site(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench_attention, "SITES", {"small": (16, (2, 8, 8))})
-    monkeypatch.setattr(bench_attention, "GROWTH", (1, 2, 4))
-
-    def here(name: str, channels: int, grid: tuple[int, int, int], *rest: object, **options: bool):
-        batch_size, num_rounds, device = rest
-        return bench_attention._measure_here(
-            name, channels, grid, batch_size, num_rounds, str(device), bool(options)
-        )
-
-    monkeypatch.setattr(bench_attention, "measure", here)  # no process of its own
-    assert command("bench", "attention", "non_local", "--rounds", 1) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "small: 16 channels, 2x8x8 positions" in text
-    assert "linear growth is 4.0, quadratic 16.0" in text
-    assert refused("bench", "attention", "hard_crop").startswith("error: 'hard_crop' cannot be")

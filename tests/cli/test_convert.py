@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import videoattn
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.cli.test import predict
@@ -21,8 +21,8 @@ from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
 from videoattn.engine.parallel import Parallel
 from videoattn.models.table import make_network
-from videoattn.recipe import make_loader
-from videoattn.recipe.run import load_run
+from videoattn.recipe.data import make_loader
+from videoattn.recipe.run import load
 from videoattn.weights import PUBLIC, from_state_dict, to_public
 
 
@@ -69,7 +69,7 @@ def edit(folder: Path, **changes: dict[str, object]) -> None:
 
 def views(folder: Path, video: Path) -> Tensor:
     """RGB in 0 - 1 of the frames that the network is shown, (V, T, 3, H, W)."""
-    config = load_run(folder, torch.device("cpu")).config
+    config = load(folder, torch.device("cpu")).config
     samples = Samples(Path(), paths=[str(video)], labels=[-1], class_names=["x"])
     (batch,) = make_loader(config, "test", Parallel(), samples).epoch(0)
     return batch.frames[0].float() / 255
@@ -98,9 +98,9 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
     torch.save({"meta": {}, "state_dict": state}, tmp_path / "tsm.pth")
     out = tmp_path / "tsm"
     assert command("convert", tmp_path / "tsm.pth", "--as", name, out) == 0
-    loaded = load_run(out, torch.device("cpu"))
+    loaded = load(out, torch.device("cpu"))
     assert loaded.class_names == tuple("0123456")
-    assert loaded.about["provenance"]["licence"] == row.licence
+    assert loaded.meta["provenance"]["licence"] == row.licence
     assert loaded.config.clip.mean == row.preprocessing.mean
     assert (loaded.config.clip.sampling, loaded.config.clip.num_frames) == ("segments", 8)
     edit(out, train={"precision": "float32"}, clip={"num_frames": 4})
@@ -195,7 +195,7 @@ def test_a_shared_network_in_python(folder: Path) -> None:
         (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged, not JSON "),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: is of format None, this"),
         (lambda f: without(f, "class_names"), "config.json: is damaged, it lacks class_names; "),
-        (lambda f: set_value(f, "class_names", 8), "its class_names are no list of names, one a"),
+        (lambda f: set_value(f, "class_names", 8), "class_names must be a list of strings, one"),
         (lambda f: set_value(f, "format", "videoattn/9"), "is of format videoattn/9, this version"),
         (lambda f: set_value(f, "class_names", ["a"]), r"is of another model: fc.weight is \(8, "),
         (lambda f: edit(f, model={"name": "tsn_r34"}), "is of another model: lacks layer1.2.conv1"),

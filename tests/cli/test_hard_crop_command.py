@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import train as engine
+from videoattn.engine.state import TrainState
 
 RECIPE = """\
 name: plain
@@ -46,17 +47,18 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_the_recipe_to_the_accuracies_and_pictures(
     recipe: Path, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = engine._train_epoch
+    original = engine.train_one_epoch
 
-    def stop_in_second_epoch(training: object, progress: object, **given: object) -> None:
-        if progress.epoch == 1:
+    def stop_in_second_epoch(*args: object) -> None:
+        (state,) = [arg for arg in args if isinstance(arg, TrainState)]
+        if state.epoch == 1:
             raise InterruptedError("pulled the plug")
-        original(training, progress, **given)
+        original(*args)
 
     words = ("train", recipe, f"data.root={clips}", *HARD_CROP)
     assert command(*words, "name=whole") == 0
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_train_epoch", stop_in_second_epoch)
+        patched.setattr(engine, "train_one_epoch", stop_in_second_epoch)
         assert "pulled the plug" in refused(*words)
     assert command(*words, "--resume") == 0
     resumed = weights("runs/plain")

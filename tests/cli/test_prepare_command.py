@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_commands import command, refused
+from tests.cli.test_commands import command, refused
 from videoattn.cli import prepare_copies
 from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine
-from videoattn.recipe import make_samples
-from videoattn.recipe.config import DataConfig, load
+from videoattn.recipe.config import DataConfig
+from videoattn.recipe.data import make_samples
+from videoattn.recipe.load import load
 
 RECIPE = """\
 name: tiny
@@ -121,7 +122,7 @@ def test_index(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = read_folders(clips, "train")
     assert again.num_frames is not None
     assert again.num_frames.tolist() == [0, *counts[2:]]
-    assert "data root none does not exist" in refused("prepare", "index", "none")
+    assert "root: none does not exist" in refused("prepare", "index", "none")
 
 
 def test_reencode(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,8 @@ EVALUATION = Evaluation(
     indices=torch.tensor([0, 1, 3, 4, 5]),
     failures=(Failure(2, "c.mp4", "no stream"),),
     num_views=2,
-    clip_accuracy=0.625,
-    clip_top5=1.0,
+    video_metrics={"accuracy": 0.75, "top5": 1.0},
+    clip_metrics={"accuracy": 0.625, "top5": 1.0},
     loss=0.5,
 )
 
@@ -84,7 +84,13 @@ def test_the_picture_is_drawn(tmp_path: Path, num_classes: int) -> None:
 
 def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
     nan = float("nan")
-    unlabelled = replace(EVALUATION, labels=torch.full((5,), -1), clip_accuracy=nan)
+    metrics = {"accuracy": nan, "top5": nan}
+    unlabelled = replace(
+        EVALUATION,
+        labels=torch.full((5,), -1),
+        video_metrics=metrics,
+        clip_metrics=metrics,
+    )
     written = write_report(unlabelled, tmp_path, class_names=NAMES)
     assert written["video_accuracy"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "report.json"]

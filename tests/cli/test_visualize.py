@@ -11,8 +11,8 @@ from videoattn.cli.visualize import _choose_maps, _owners, visualize, visualize_
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
-from videoattn.recipe import make_model
-from videoattn.recipe.config import from_dict
+from videoattn.recipe.load import load
+from videoattn.recipe.model import make_model
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
 
@@ -38,7 +38,7 @@ def untrained(folder: Path, system: str, model: str = "i3d_r18", **options: obje
         },
     }
     torch.manual_seed(0)
-    network = make_model(from_dict(values, []).model, 2)
+    network = make_model(load(values, []).model, 2)
     path = folder / "best.safetensors"
     about = {"config": values, "class_names": ["left", "right"], "preprocessing": {}}
     save_weights(path, network.state_dict(), about)  # type: ignore[arg-type]

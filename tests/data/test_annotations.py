@@ -52,8 +52,7 @@ def test_folder_errors(tmp_path: Path) -> None:
     for read in (read_folders, read_ucf101, lambda r: read_list("l.txt", r)):
         with pytest.raises(
             ValueError,
-            match=f"^data root {re.escape(str(gone))} does not exist; "
-            "set data.root to the folder of videos$",
+            match=f"^root: {re.escape(str(gone))} does not exist; need the folder of the videos$",
         ):
             read(gone)
     with pytest.raises(ValueError, match=r" has no split 'test'; it has train, val$"):
@@ -115,8 +114,8 @@ def test_ucf101_other_folder_names(tmp_path: Path) -> None:
         (
             "".join(f"Bow/v_Bow_g{i:02d}.avi 1\n" for i in range(1, 9)),
             r"^6 of 8 listed videos do not exist under .*videos: Bow/v_Bow_g03.avi, .*g07.avi and "
-            r"1 more; take them out of the list, set data.root, or go on without them by "
-            "data.on_error=skip$",
+            r"1 more; remove them from the list, correct the root, or leave them out "
+            r"\(on_error=skip\)$",
         ),
     ],
 )
@@ -165,7 +164,7 @@ def test_list(tmp_path: Path) -> None:
         (
             "f.mp4 0\ne.mp4 1 0\n",
             r"list.txt line 2: got 'e.mp4 1 0', with '1 0' after the path; a network here learns "
-            r"one label a video: data.columns='path label ...' takes the first label, "
+            r"one label a video: columns='path label ...' takes the first label, "
             r"'path frames label' is for lists with frame counts$",
         ),
         ("e.mp4 0,1\n", r"list.txt line 1: got 'e.mp4 0,1', with '0,1' after the path; a network"),
@@ -176,7 +175,7 @@ def test_list(tmp_path: Path) -> None:
         ("e.mp4 x\n", r"list.txt line 1: got 'e.mp4 x'; expected 'path label'"),
         ("e.mp4 2\n", r"list.txt line 1: label 2 is out of range; allowed: 0 - 1$"),
         ("e.mp4 -1\n", r"list.txt line 1: label -1 is out of range; allowed: 0 - 1$"),
-        ("e.mp4 0\nf.mp4 1\n", r"^1 of 2 listed videos do not exist under .*: f.mp4; take them"),
+        ("e.mp4 0\nf.mp4 1\n", r"^1 of 2 listed videos do not exist under .*: f.mp4; remove them"),
     ],
 )
 def test_list_errors(text: str, message: str, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def test_kinetics_columns(tmp_path: Path) -> None:
         (
             "34870;Drumming Fingers\n",
             r"train.csv line 1: got '34870;Drumming Fingers'; a csv of Kinetics has the columns "
-            "label,youtube_id,time_start,time_end,split: choose data.layout for the data set that "
-            "this list is of$",
+            "label,youtube_id,time_start,time_end,split: choose the layout of this list's "
+            "dataset$",
         ),
         (
             "youtube_id,time_start,time_end,split\na,1,2,test\n",
@@ -163,8 +163,8 @@ def test_kinetics_missing(tmp_path: Path) -> None:
     write(tmp_path, train__csv=HEADER + "run,abc,1,11,train\nwalk,abd,1,11,train\n")
     with pytest.raises(
         ValueError,
-        match=r"^1 of 2 listed videos do not exist under .*/train: abd_000001_000011; take them "
-        "out of the list, set data.root, or go on without them by data.on_error=skip$",
+        match=r"^1 of 2 listed videos do not exist under .*/train: abd_000001_000011; remove them "
+        r"from the list, correct the root, or leave them out \(on_error=skip\)$",
     ):
         read_kinetics(tmp_path)
     left = read_kinetics(tmp_path, missing="drop")
@@ -172,9 +172,7 @@ def test_kinetics_missing(tmp_path: Path) -> None:
     assert left.class_names == ("run", "walk")
     assert left.missing == ("abd_000001_000011",)
     (tmp_path / "train/abc_000001_000011.mp4").unlink()
-    with pytest.raises(
-        ValueError, match=r"^2 of 2 listed .*; set data.root to the folder that the"
-    ):
+    with pytest.raises(ValueError, match=r"^2 of 2 listed .*; set root to the folder that the"):
         read_kinetics(tmp_path, missing="drop")
     with pytest.raises(
         ValueError,
@@ -251,7 +249,7 @@ def test_something(tmp_path: Path) -> None:
         ("[{", r"train.json is not valid JSON: "),
         (
             [],
-            r"train.json: expected a list of entries with 'id' and 'template'; choose data.layout",
+            r"train.json: expected a list of entries with 'id' and 'template'; choose the layout",
         ),
         ({"database": {}}, r"train.json: expected a list of entries with 'id' and 'template'"),
         (
@@ -298,7 +296,7 @@ def test_something_labels(tmp_path: Path) -> None:
         (HEADER + "run,abc,1,11,train\n", r"train.csv line 1: got 'label,youtube_id,time_start,"),
         ("1;Stop\n", r"line 1: class 'Stop' is not in the class list \(1 names\)"),
         ("1;Stop Sign\n1;Stop Sign\n", r"line 2: '1' was listed before, in line 1; list each"),
-        ("1;Stop Sign\n3;Stop Sign\n", r"^1 of 2 listed videos do not exist under .*: 3; take"),
+        ("1;Stop Sign\n3;Stop Sign\n", r"^1 of 2 listed videos do not exist under .*: 3; remove"),
     ],
 )
 def test_jester_errors(text: str, message: str, tmp_path: Path) -> None:

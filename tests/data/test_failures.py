@@ -16,8 +16,8 @@ from videoattn.cli.app import main
 from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe import make_loader
-from videoattn.recipe.config import load
+from videoattn.recipe.data import make_loader
+from videoattn.recipe.load import load
 
 RECIPE = """\
 name: tiny
@@ -186,13 +186,13 @@ def test_resumed_inside_an_epoch_the_batches_left_are_the_same_bits(
     seen: list[tuple[int, int, str]] = []
     update, stop_at = engine.update, [0]
 
-    def spy(model, optimizer, group, *, moment, **kwargs):
-        if stop_at[0] and moment.step_of_run == stop_at[0]:
+    def spy(model, optimizer, group, *, context, **kwargs):
+        if stop_at[0] and context.step_of_run == stop_at[0]:
             raise OSError("the lights went out")
         frames = b"".join(batch.frames.contiguous().numpy().tobytes() for batch in group)
         digest = hashlib.sha256(frames).hexdigest()
-        seen.append((moment.epoch, moment.step, digest))
-        return update(model, optimizer, group, moment=moment, **kwargs)
+        seen.append((context.epoch, context.step, digest))
+        return update(model, optimizer, group, context=context, **kwargs)
 
     monkeypatch.setattr(engine, "update", spy)
     assert train(*words, "data.num_workers=0") == 0

@@ -78,7 +78,7 @@ def test_clips_from_folders_with_known_counts(tmp_path: Path) -> None:
     assert np.diff(found).tolist() == [2, 2, 2]
     assert dataset[0, 1].label == 0
     (tmp_path / "list.txt").write_text("b 12 0\nc 12 1\n")
-    with pytest.raises(ValueError, match=r"^1 of 2 listed videos do not exist under .*: c; take"):
+    with pytest.raises(ValueError, match=r"^1 of 2 listed videos do not exist under .*: c; remove"):
         read_frames(tmp_path / "list.txt", tmp_path)
     kept = read_frames(tmp_path / "list.txt", tmp_path, missing="keep")
     with pytest.raises(DecodeError, match=r"c: img_0000\d.jpg is missing$"):

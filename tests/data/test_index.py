@@ -8,15 +8,17 @@ from tests.data.conftest import MakeClip
 from tests.data.test_annotations import listing
 from tests.data.test_dataset import train_set
 from videoattn.data.lists import read_folders, read_list
-from videoattn.data.lists.spans import Spans
 from videoattn.data.prepare.index import INDEX_NAME, VideoIndex, read_index, write_index
+from videoattn.data.strings import PackedStrings
 
 
 def indexed(root: Path, num_frames: dict[str, int]) -> Path:
     n = len(num_frames)
     size = np.full(n, 32, np.int32)
     counts = np.array(list(num_frames.values()), np.int64)
-    write_index(root, VideoIndex(Spans.of(num_frames), counts, counts / 2, size, size, counts))
+    write_index(
+        root, VideoIndex(PackedStrings.of(num_frames), counts, counts / 2, size, size, counts)
+    )
     return root
 
 
@@ -41,8 +43,8 @@ def test_a_list_is_checked_without_a_look_at_the_files(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=rf"^1 of 2 listed videos are not in {re.escape(str(root))}/videoattn_index.npz: "
-        "c.mp4; take them out of the list, set data.root, or go on without them by "
-        "data.on_error=skip; `videoattn prepare index` makes it anew, if files were added since$",
+        "c.mp4; remove them from the list, correct the root, or leave them out "
+        r"\(on_error=skip\); if files were added since it was made, delete it or make a new one$",
     ):
         read_list(root / "list.txt", root)
     kept = read_list(root / "list.txt", root, missing="keep")

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.engine.checkpoint import CheckpointMeta
+from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
-from videoattn.engine.train import RunSettings
-from videoattn.types import Batch, Failure
+from videoattn.types import Batch, Failure, ModelInfo
 
 NUM_CLASSES = 4
 
 
 class TinyNet(nn.Module):
     """One convolution, dropout, and a classifier: (N, 3, T, H, W) -> (N, K)."""
+
+    info = ModelInfo("fc")
 
     def __init__(self, *, dropout: float = 0.0, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()
@@ -117,19 +119,16 @@ def run_in(
 ) -> RunSettings:
     return RunSettings(
         folder=folder,
-        about=about(),
+        meta=about(),
         describe=lambda index: f"clips/{index}.mp4",
         log_every_steps=log_every_steps,
         save_every_steps=save_every_steps,
     )
 
 
-def optimisation(
-    *, num_epochs: int = 3, lr: float = 0.05, accumulate_steps: int = 1
-) -> OptimSettings:
+def optim_settings(*, lr: float = 0.05, accumulate_steps: int = 1) -> OptimSettings:
     return OptimSettings(
         lr_at=lambda step: lr * 0.97**step,
-        num_epochs=num_epochs,
         accumulate_steps=accumulate_steps,
         clip_norm=5.0,
         precision="float32",

@@ -1,7 +1,7 @@
 import errno
 import os
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def payload() -> Checkpoint:
     }
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new" / "checkpoint-last.pt"
     save(path, payload())
     loaded = load(path, class_names=about()["class_names"])
@@ -127,7 +127,9 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
 
     path = tmp_path / "checkpoint-last.pt"
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match=r"no space left to write .*last.pt; nothing was written. Fr"):
+    with pytest.raises(
+        OSError, match=r"no space left to write .*last.pt; nothing was written; fre"
+    ):
         save(path, payload())
     monkeypatch.undo()
     save(path, payload())
@@ -142,32 +144,20 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path) == ["checkpoint-last.pt"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint-last.pt"
-    save(path, payload())
-    old = path.read_bytes()
-    (tmp_path / f".checkpoint-last.pt.{os.getpid()}.partial").symlink_to("/dev/full")
-    large = payload() | {"model": {"weight": torch.zeros(1 << 18)}}
-    with pytest.raises(OSError, match=r"no space left to write .*; the previous one is unchanged"):
-        save(path, cast(Checkpoint, large))
-    assert path.read_bytes() == old
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_reported(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-last.pt").mkdir()
     with pytest.raises(OSError, match=r"cannot write .*checkpoint-last.pt: .*directory"):
         save(tmp_path / "checkpoint-last.pt", payload())
 
 
-def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+def test_values_that_could_not_be_loaded_are_not_saved(tmp_path: Path) -> None:
     bad = payload()
     bad["config"] = {"data": {"roots": ["a", Path("b")]}}
     with pytest.raises(ValueError, match=r"payload.config.data.roots\[1\] is a PosixPath; a check"):
         save(tmp_path / "checkpoint-last.pt", bad)
 
 
-def test_safetensors_carry_all_that_prediction_needs(tmp_path: Path) -> None:
+def test_safetensors_hold_all_that_prediction_needs(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     model = tiny_net().to(memory_format=torch.channels_last_3d)
     save_weights(path, model.state_dict(), about())

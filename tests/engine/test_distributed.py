@@ -12,7 +12,7 @@ import torch
 from tests.engine.fakes import tiny_net
 from tests.engine.two_processes import everything
 from videoattn.engine.checkpoint import load
-from videoattn.engine.parallel import Parallel, distributed, resolve_device
+from videoattn.engine.parallel import Parallel, init_parallel, resolve_device
 
 Results = list[dict[str, object]]
 
@@ -161,7 +161,7 @@ def test_values_are_gathered_by_rank(two: Results, one: dict[str, object]) -> No
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with distributed("cpu") as group:
+    with init_parallel("cpu") as group:
         assert group == Parallel()
         assert group.is_main
         assert group.sum([1.0, 2]) == [1.0, 2.0]
@@ -173,7 +173,7 @@ def test_a_world_that_cannot_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
         pytest.raises(ValueError, match=r"WORLD_SIZE is 2 but RANK, LOCAL_RANK, MASTER_ADDR, MAST"),
-        distributed("cpu"),
+        init_parallel("cpu"),
     ):
         pass
     with socket.socket() as probe:
@@ -184,7 +184,7 @@ def test_a_world_that_cannot_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("LOCAL_RANK", "1")
         with (
             pytest.raises(RuntimeError, match=r"rank 1 of 2 could not join its group at 127.0.0.1"),
-            distributed("cpu", timeout_seconds=1),
+            init_parallel("cpu", timeout_seconds=1),
         ):
             pass
 

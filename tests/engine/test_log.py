@@ -4,7 +4,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from videoattn.engine.trackers import Clock, Display, Log, append_failures
+from videoattn.engine.failures import append_failures
+from videoattn.engine.progress import Clock, Display
+from videoattn.engine.trackers import JsonLines, TensorBoard, Tracker
 from videoattn.types import Failure
 
 
@@ -47,44 +49,38 @@ def test_the_clock_counts() -> None:
 
 
 def test_metrics_go_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    log.write("train", step=1, record={"loss": 0.5, "accuracy": float("nan")})
-    log.close()
+    for tracker in (JsonLines(tmp_path / "metrics.jsonl"), TensorBoard(tmp_path / "tensorboard")):
+        assert isinstance(tracker, Tracker)
+        tracker.write("train", 1, {"loss": 0.5, "accuracy": None})
+        tracker.close()
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line == {"kind": "train", "step": 1, "loss": 0.5, "accuracy": None}
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in events.read_bytes()
+    assert b"train/accuracy" not in events.read_bytes()
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
-    log = Log(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    log = JsonLines(path)
     for step in (1, 2, 3):
-        log.write("train", step=step, record={"loss": 1.0})
-    log.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
+        log.write("train", step, {"loss": 1.0})
+    with open(path, "a") as file:
         file.write('{"kind": "train", "st')  # the process was killed here
-    log = Log(tmp_path, resumed_at=2)
-    log.write("train", step=3, record={"loss": 2.0})
-    log.close()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    log = JsonLines(path, resumed_at=2)
+    log.write("train", 3, {"loss": 2.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
 def test_a_step_that_will_be_validated_again_loses_its_validation(tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    log.write("train", step=2, record={})
-    log.write("validation", step=2, record={})
-    log.close()
+    path = tmp_path / "metrics.jsonl"
+    log = JsonLines(path)
+    log.write("train", 2, {})
+    log.write("validation", 2, {})
     for validated, count in ((True, 2), (False, 1)):
-        Log(tmp_path, resumed_at=2, validated=validated).close()
-        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == count
-
-
-def test_a_log_that_is_off_writes_nothing(tmp_path: Path) -> None:
-    log = Log(tmp_path / "run", enabled=False)
-    log.write("train", step=1, record={"loss": 0.5})
-    log.close()
-    assert not (tmp_path / "run").exists()
+        JsonLines(path, resumed_at=2, validated=validated)
+        assert len(path.read_text().splitlines()) == count
 
 
 def test_failures_are_appended(tmp_path: Path) -> None:

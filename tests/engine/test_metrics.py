@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from videoattn.engine.metrics import in_top_k, share
+from videoattn.engine.metrics import fraction, in_top_k
 
 
 def test_in_top_k_by_hand() -> None:
@@ -16,6 +16,6 @@ def test_in_top_k_by_hand() -> None:
         in_top_k(scores, labels, 0)
 
 
-def test_a_share_of_nothing_is_not_a_number() -> None:
-    assert share(1, 4) == 0.25
-    assert math.isnan(share(0, 0))
+def test_a_fraction_of_nothing_is_not_a_number() -> None:
+    assert fraction(1, 4) == 0.25
+    assert math.isnan(fraction(0, 0))

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.fakes import FakeBatches, TinyNet, optimisation, run_in, sgd, tiny_net, to_video
+from tests.engine.fakes import FakeBatches, TinyNet, optim_settings, run_in, sgd, tiny_net, to_video
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.train import Validation, fit
 
@@ -33,7 +34,7 @@ class WithNorm(TinyNet):
 
 
 def recompute(model: nn.Module, precise: PreciseBatchNorm) -> None:
-    precise.recompute(model, to_video=to_video, precision="float32", distributed=Parallel())
+    precise.recompute(model, to_video=to_video, precision="float32", parallel=Parallel())
 
 
 @pytest.mark.parametrize(("num_clips", "num_batches"), [(1, 1), (8, 1), (9, 2), (99, 3)])
@@ -55,7 +56,7 @@ def test_they_are_the_means_over_batches(num_clips: int, num_batches: int) -> No
     precise = PreciseBatchNorm(batches, num_clips)
     precise.recompute(
         model, to_video=lambda f: to_video(f).double(), precision="float32",
-        distributed=Parallel(),
+        parallel=Parallel(),
     )  # fmt: skip
     for norm, stacks in zip((model[0], model[2]), wanted, strict=True):
         mean, var = torch.stack(stacks).mean(0).detach()
@@ -76,10 +77,10 @@ def trained(folder: Path, precise: PreciseBatchNorm | None, **how: object) -> nn
         sgd(model),
         FakeBatches(num_samples=9, **how),
         to_video=to_video,
-        optimisation=optimisation(num_epochs=3),
+        settings=optim_settings(),
         run=run_in(folder, save_every_steps=1),
         validation=Validation(FakeBatches(num_samples=5, shuffle=False), every_epochs=2),
-        precise_norms=precise,
+        plan=EpochPlan(3, precise_bn=precise),
         resume=load(resume) if resume.exists() else None,
     )
     return model
@@ -131,10 +132,10 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
             sgd(model),
             FakeBatches(num_samples=9),
             to_video=to_video,
-            optimisation=optimisation(num_epochs=4),
+            settings=optim_settings(),
             run=run_in(tmp_path / name),
             validation=Validation(FakeBatches(num_samples=5, shuffle=False), every_epochs=4),
-            precise_norms=given,
+            plan=EpochPlan(4, precise_bn=given),
         )
         kept.append(model)
     assert torch.equal(kept[0].global_branch.conv[0].weight, kept[1].global_branch.conv[0].weight)
@@ -151,7 +152,7 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
 
 def test_frozen_norms_keep_theirs() -> None:
     model = net().train()
-    FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).hold(model, 0)
+    FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).set_train_mode(model, 0)
     recompute(model, PreciseBatchNorm(FakeBatches(num_samples=4), 4))
     assert torch.equal(model[0].running_mean, torch.zeros(3))
     assert not torch.equal(model[2].running_mean, torch.zeros(3))

@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.fakes import NUM_CLASSES, FakeBatches, optimisation, run_in, sgd, to_video
+from tests.engine.fakes import NUM_CLASSES, FakeBatches, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.cli.report import summarise
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.schedule import cosine
-from videoattn.engine.stages import num_stages, restarting, split_epochs, stage_of
-from videoattn.engine.train import RunSettings, TrainResult, Validation, fit
+from videoattn.engine.stages import num_stages, restart_schedule, split_epochs, stage_of
+from videoattn.engine.state import RunSettings
+from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.types import ModelInfo
 
 PARTS = ("global_branch", "local_branch", "fusion")
 VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
@@ -27,7 +30,7 @@ VALIDATION = Validation(FakeBatches(num_samples=5, num_views=2, shuffle=False))
 class Net(nn.Module):
     """A convolution with a norm, dropout, and a classifier: (N, 3, T, H, W) -> (N, K)."""
 
-    takes_video = True
+    info = ModelInfo("fc")
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +63,8 @@ def go(
         make_optimizer(model),
         batches,
         to_video=to_video,
-        optimisation=replace(optimisation(num_epochs=num_epochs), stage_epochs=stage_epochs),
+        settings=optim_settings(),
+        plan=EpochPlan(num_epochs, stage_epochs),
         run=run,
         validation=VALIDATION,
         resume=load(run.folder / "checkpoint-last.pt") if resume else None,
@@ -159,11 +163,11 @@ def test_epochs_are_shared_out() -> None:
 
 def test_the_learning_rate_starts_anew() -> None:
     rate = partial(cosine, base=1.0, warmup_steps=1)
-    lr_at = restarting(lambda num_steps: partial(rate, num_steps=num_steps), (4, 6))
+    lr_at = restart_schedule(lambda num_steps: partial(rate, num_steps=num_steps), (4, 6))
     expected = [rate(step, num_steps=4) for step in range(4)]
     expected += [rate(step, num_steps=6) for step in range(6)]
     assert [lr_at(step) for step in range(10)] == expected
-    one = restarting(lambda num_steps: partial(rate, num_steps=num_steps), (10,))
+    one = restart_schedule(lambda num_steps: partial(rate, num_steps=num_steps), (10,))
     assert [one(step) for step in range(10)] == [rate(step, num_steps=10) for step in range(10)]
 
 
@@ -173,5 +177,7 @@ def test_epochs_that_cannot_be_shared_out(tmp_path: Path) -> None:
     for given in ((1, 2), (2, 2, 0), (2, 2, 2)):
         with pytest.raises(ValueError, match=r"stage_epochs: .* must be 3 numbers, 1 or more, for"):
             split_epochs(4, 3, given)
-    with pytest.raises(ValueError, match=r"stage_epochs: \[2, 2\] is for networks .* this is none"):
+    with pytest.raises(
+        ValueError, match=r"stage_epochs: \[2, 2\] is only for networks .* is not, so"
+    ):
         split_epochs(4, 1, (2, 2))

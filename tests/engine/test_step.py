@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.fakes import FakeBatches, PoisonedNet, optimisation, sgd, tiny_net, to_video
+from tests.engine.fakes import FakeBatches, PoisonedNet, optim_settings, sgd, tiny_net, to_video
+from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.step import NonFiniteError, OptimSettings, StepContext, StepResult, update
 
 
-def moment(*, step: int = 0, seed: int = 0) -> StepContext:
+def context(*, step: int = 0, seed: int = 0) -> StepContext:
     return StepContext(seed, 0, step, step, lambda index: f"clips/{index}.mp4")
 
 
@@ -23,9 +25,9 @@ def take_step(
         sgd(model),
         list(batches.epoch(0)),
         to_video=to_video,
-        optimisation=recipe,
-        moment=at or moment(),
-        distributed=Parallel(),
+        settings=recipe,
+        context=at or context(),
+        parallel=Parallel(),
     )
 
 
@@ -45,9 +47,9 @@ def test_accumulation_equals_the_large_batch(num_samples: int) -> None:
             sgd(model),
             list(batches.epoch(0)),
             to_video=lambda frames: to_video(frames).double(),
-            optimisation=replace(optimisation(lr=1.0), label_smoothing=0.1),
-            moment=moment(),
-            distributed=Parallel(),
+            settings=replace(optim_settings(lr=1.0), objective=CrossEntropy(0.1)),
+            context=context(),
+            parallel=Parallel(),
         )
         moved.append(weights(model))
     # The loss itself is computed in float32.
@@ -59,7 +61,7 @@ def test_a_step_is_the_plain_one() -> None:
     """Against a loop written out, in one batch with two views per sample."""
     ours, plain = tiny_net(), tiny_net()
     batches = FakeBatches(num_samples=4, num_views=2)
-    result = take_step(ours, batches, replace(optimisation(lr=0.5), clip_norm=0.01))
+    result = take_step(ours, batches, replace(optim_settings(lr=0.5), clip_norm=0.01))
     (batch,) = batches.epoch(0)
     logits = plain(to_video(batch.frames.flatten(0, 1)))
     labels = batch.labels.repeat_interleave(2)
@@ -83,7 +85,9 @@ def test_mixed_clips_are_scored_by_their_shares() -> None:
 
     ours, plain = tiny_net(), tiny_net()
     batches = FakeBatches(num_samples=4)
-    result = take_step(ours, batches, replace(optimisation(lr=0.5), mix=mix, label_smoothing=0.1))
+    result = take_step(
+        ours, batches, replace(optim_settings(lr=0.5), mix=mix, objective=CrossEntropy(0.1))
+    )
     (batch,) = batches.epoch(0)
     video, target = mix(to_video(batch.frames.flatten(0, 1)), batch.labels)
     logits = plain(video)
@@ -98,11 +102,11 @@ def test_mixed_clips_are_scored_by_their_shares() -> None:
 def test_dropout_is_a_function_of_seed_and_step() -> None:
     def loss(at: StepContext) -> float:
         torch.rand(3)  # whatever the global generator did before
-        return take_step(tiny_net(dropout=0.5), FakeBatches(), optimisation(), at=at).loss
+        return take_step(tiny_net(dropout=0.5), FakeBatches(), optim_settings(), at=at).loss
 
-    assert loss(moment(step=3)) == loss(moment(step=3))
-    assert loss(moment(step=3)) != loss(moment(step=4))
-    assert loss(moment(step=3)) != loss(moment(step=3, seed=1))
+    assert loss(context(step=3)) == loss(context(step=3))
+    assert loss(context(step=3)) != loss(context(step=4))
+    assert loss(context(step=3)) != loss(context(step=3, seed=1))
 
 
 def test_a_group_may_scale_the_rate() -> None:
@@ -117,9 +121,9 @@ def test_a_group_may_scale_the_rate() -> None:
         optimizer,
         list(FakeBatches().epoch(0)),
         to_video=to_video,
-        optimisation=optimisation(lr=0.5),
-        moment=moment(),
-        distributed=Parallel(),
+        settings=optim_settings(lr=0.5),
+        context=context(),
+        parallel=Parallel(),
     )
     assert torch.equal(model.conv.weight, before)
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.5]
@@ -127,10 +131,10 @@ def test_a_group_may_scale_the_rate() -> None:
 
 def test_failed_samples_leave_the_rest() -> None:
     some = FakeBatches(num_samples=4, batch_size=2, failing=(0, 1), shuffle=False)
-    assert take_step(tiny_net(), some, optimisation()).num_clips == 2
+    assert take_step(tiny_net(), some, optim_settings()).num_clips == 2
     model = tiny_net()
     none = FakeBatches(num_samples=2, failing=(0, 1))
-    assert take_step(model, none, optimisation()).num_clips == 0
+    assert take_step(model, none, optim_settings()).num_clips == 0
     assert torch.equal(weights(model), weights(tiny_net()))
 
 
@@ -144,7 +148,7 @@ def test_auxiliary_losses_are_weighted_and_added() -> None:
     for batch_size in (8, 4):
         model = tiny_net()
         recipe = replace(
-            optimisation(lr=0.1), auxiliary=norm_of_classifier, auxiliary_weights={"norm": 0.5}
+            optim_settings(lr=0.1), auxiliary=norm_of_classifier, auxiliary_weights={"norm": 0.5}
         )
         expected = 0.5 * model.fc.weight.detach().square().sum().item()
         result = take_step(model, FakeBatches(batch_size=batch_size), recipe)
@@ -153,23 +157,27 @@ def test_auxiliary_losses_are_weighted_and_added() -> None:
         moved.append(weights(model))
     torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-6)
     without = tiny_net()
-    take_step(without, FakeBatches(), optimisation(lr=0.1))
+    take_step(without, FakeBatches(), optim_settings(lr=0.1))
     assert not torch.allclose(moved[0], weights(without))
 
 
 def test_an_auxiliary_loss_without_a_weight_is_an_error() -> None:
-    recipe = replace(optimisation(), auxiliary=norm_of_classifier, auxiliary_weights={"nrom": 0.5})
+    recipe = replace(
+        optim_settings(), auxiliary=norm_of_classifier, auxiliary_weights={"nrom": 0.5}
+    )
     with pytest.raises(ValueError, match=r"model has \['norm'\], the weights name \['nrom'\]; gi"):
         take_step(tiny_net(), FakeBatches(), recipe)
 
 
 def test_an_auxiliary_loss_of_weight_0_is_only_reported() -> None:
     model, without = tiny_net(), tiny_net()
-    recipe = replace(optimisation(), auxiliary=norm_of_classifier, auxiliary_weights={"norm": 0.0})
+    recipe = replace(
+        optim_settings(), auxiliary=norm_of_classifier, auxiliary_weights={"norm": 0.0}
+    )
     result = take_step(model, FakeBatches(), recipe)
     assert result.auxiliary == 0
     assert result.auxiliary_losses["norm"] > 0
-    take_step(without, FakeBatches(), optimisation())
+    take_step(without, FakeBatches(), optim_settings())
     assert torch.equal(weights(model), weights(without))
 
 
@@ -178,7 +186,7 @@ def test_an_auxiliary_loss_that_is_not_finite_is_named() -> None:
         return {**norm_of_classifier(model), "broken": torch.tensor(float("nan"))}
 
     recipe = replace(
-        optimisation(), auxiliary=broken, auxiliary_weights={"norm": 1.0, "broken": 1.0}
+        optim_settings(), auxiliary=broken, auxiliary_weights={"norm": 1.0, "broken": 1.0}
     )
     with pytest.raises(NonFiniteError, match=r"step 1: the broken loss is not finite; samples 0"):
         take_step(tiny_net(), FakeBatches(shuffle=False), recipe)
@@ -192,7 +200,7 @@ def test_a_loss_that_is_not_finite_names_its_sample() -> None:
         NonFiniteError,
         match=r"epoch 1, step 3: the loss is not finite; samples 5 \(clips/5.mp4\). The weights",
     ):
-        take_step(model, FakeBatches(blank=(5,)), optimisation(), at=moment(step=2))
+        take_step(model, FakeBatches(blank=(5,)), optim_settings(), at=context(step=2))
     assert torch.equal(weights(model), before)
 
 
@@ -201,22 +209,22 @@ def test_a_gradient_that_is_not_finite_is_caught_after_clipping() -> None:
     model = PoisonedNet(in_gradient=True)
     before = weights(model).clone()
     with pytest.raises(NonFiniteError, match=r"step 1: the gradient is not finite; samples 0 \(cl"):
-        take_step(model, FakeBatches(shuffle=False), optimisation())
+        take_step(model, FakeBatches(shuffle=False), optim_settings())
     assert torch.equal(weights(model), before)
 
 
 def test_a_sample_without_a_label_cannot_train() -> None:
     with pytest.raises(ValueError, match=r"sample 2 \(clips/2.mp4\) has no label; training needs"):
-        take_step(tiny_net(), FakeBatches(unlabelled=(2,)), optimisation())
+        take_step(tiny_net(), FakeBatches(unlabelled=(2,)), optim_settings())
 
 
 def test_settings_out_of_range_are_named(tmp_path: Path) -> None:
-    good = optimisation()
+    good = optim_settings()
     with pytest.raises(ValueError, match=r"num_epochs: 0 is not at least 1"):
-        replace(good, num_epochs=0)
+        EpochPlan(0)
     with pytest.raises(ValueError, match=r"accumulate_steps: -1 is not at least 1"):
         replace(good, accumulate_steps=-1)
-    with pytest.raises(ValueError, match=r"clip_norm: 0.0 is not above 0; null turns it off"):
+    with pytest.raises(ValueError, match=r"clip_norm: 0.0 is not above 0; null disables it"):
         replace(good, clip_norm=0.0)
     with pytest.raises(ValueError, match=r"label_smoothing: 1.0 is not in \[0, 1\)"):
-        replace(good, label_smoothing=1.0)
+        CrossEntropy(label_smoothing=1.0)

@@ -12,22 +12,18 @@ from tests.engine.fakes import (
     PoisonedNet,
     about,
     norms,
-    optimisation,
+    optim_settings,
     run_in,
     sgd,
     tiny_net,
     to_video,
 )
 from videoattn.engine.checkpoint import load, load_weights
+from videoattn.engine.failures import TooManyFailuresError, read_failures
+from videoattn.engine.plan import EpochPlan
+from videoattn.engine.state import RunSettings
 from videoattn.engine.step import NonFiniteError
-from videoattn.engine.trackers import read_failures
-from videoattn.engine.train import (
-    RunSettings,
-    TooManyFailuresError,
-    TrainResult,
-    Validation,
-    fit,
-)
+from videoattn.engine.train import TrainResult, Validation, fit
 
 VALIDATION = Validation(FakeBatches(num_samples=5))
 TIMES = ("clips_per_second", "wait_share")
@@ -49,7 +45,8 @@ def train(
         make_optimizer(model),
         batches,
         to_video=to_video,
-        optimisation=optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps),
+        settings=optim_settings(accumulate_steps=accumulate_steps),
+        plan=EpochPlan(num_epochs),
         run=run,
         validation=validation,
         resume=load(run.folder / "checkpoint-last.pt") if resume else None,
@@ -132,15 +129,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 def test_auxiliary_losses_are_logged_by_name_and_resumed(tmp_path: Path) -> None:
-    recipe = replace(optimisation(), auxiliary=norms, auxiliary_weights={"wide": 0.5, "deep": 0.25})
+    weights = {"wide": 0.5, "deep": 0.25}
+    settings = replace(optim_settings(), auxiliary=norms, auxiliary_weights=weights)
 
     def go(folder: Path, batches: FakeBatches, *, resume: bool = False) -> None:
         model = tiny_net()
         run = run_in(folder, log_every_steps=3, save_every_steps=1)
         stored = load(folder / "checkpoint-last.pt") if resume else None
         fit(
-            model, sgd(model), batches, to_video=to_video, optimisation=recipe, run=run,
-            resume=stored,
+            model, sgd(model), batches, to_video=to_video, settings=settings,
+            plan=EpochPlan(3), run=run, resume=stored,
         )  # fmt: skip
 
     batches = FakeBatches(num_samples=19)

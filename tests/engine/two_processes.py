@@ -15,7 +15,7 @@ from tests.engine.fakes import (
     PoisonedNet,
     about,
     norms,
-    optimisation,
+    optim_settings,
     run_in,
     sgd,
     tiny_net,
@@ -24,11 +24,13 @@ from tests.engine.fakes import (
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.failures import TooManyFailuresError
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Parallel, distributed
+from videoattn.engine.parallel import Parallel, init_parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
-from videoattn.engine.train import TooManyFailuresError, Validation, fit
+from videoattn.engine.train import Validation, fit
 
 State = dict[str, torch.Tensor]
 
@@ -55,19 +57,20 @@ def trained(
 ) -> State:
     model = tiny_net(seed=group.rank)  # the wrapper gives every process the first one's weights
     thirteen = replace(batches_of(group, num_samples=13, batch_size=4), num_views=2, shuffle=False)
-    recipe = optimisation(num_epochs=num_epochs, accumulate_steps=accumulate_steps)
+    settings = optim_settings(accumulate_steps=accumulate_steps)
     if auxiliary:
         weights = {"wide": 0.5, "deep": 0.25}
-        recipe = replace(recipe, auxiliary=norms, auxiliary_weights=weights)
+        settings = replace(settings, auxiliary=norms, auxiliary_weights=weights)
     fit(
         model,
         sgd(model),
         batches,
         to_video=to_video,
-        optimisation=recipe,
+        settings=settings,
+        plan=EpochPlan(num_epochs),
         run=replace(run_in(folder), max_failures=1),
         validation=Validation(thirteen),
-        distributed=group,
+        parallel=group,
         resume=load(folder / "checkpoint-last.pt") if resume else None,
     )
     return {name: value.clone() for name, value in model.state_dict().items()}
@@ -77,7 +80,7 @@ def thirteen_clips(group: Parallel) -> Evaluation:
     batches = replace(
         batches_of(group, num_samples=13, batch_size=4), num_views=2, failing=(6,), shuffle=False
     )
-    return evaluate(tiny_net(), batches, to_video=to_video, precision="float32", distributed=group)
+    return evaluate(tiny_net(), batches, to_video=to_video, precision="float32", parallel=group)
 
 
 def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
@@ -88,9 +91,10 @@ def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatche
             sgd(model),
             batches,
             to_video=to_video,
-            optimisation=optimisation(num_epochs=1),
+            settings=optim_settings(),
+            plan=EpochPlan(1),
             run=replace(run_in(folder), max_failures=1),
-            distributed=group,
+            parallel=group,
         )
     except (NonFiniteError, TooManyFailuresError) as error:
         return str(error)
@@ -108,9 +112,10 @@ def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = 
             sgd(model),
             replace(batches, stop_at=(1, 1) if stop else None),
             to_video=to_video,
-            optimisation=optimisation(num_epochs=3),
+            settings=optim_settings(),
+            plan=EpochPlan(3),
             run=replace(run_in(folder), keep_epochs=1, save_every_steps=1),
-            distributed=group,
+            parallel=group,
             resume=load(folder / "checkpoint-last.pt") if resume else None,
         )
     except KeyboardInterrupt:
@@ -123,16 +128,17 @@ def fine_tuned(group: Parallel, folder: Path) -> State:
     torch.manual_seed(group.rank)
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net(seed=group.rank))
     names = frozenset(name for name, _ in model.named_parameters() if "fc" not in name)
-    recipe = replace(optimisation(num_epochs=2), fine_tuning=FineTuning(names, 1, True))
+    plan = EpochPlan(2, fine_tuning=FineTuning(names, 1, True))
     fit(
         model,
         sgd(model),
         batches_of(group, num_samples=9, batch_size=8),  # the last step has 1 and 0
         to_video=to_video,
-        optimisation=recipe,
+        settings=optim_settings(),
+        plan=plan,
         run=replace(run_in(folder), keep_epochs=1),
         validation=Validation(batches_of(group, num_samples=4, batch_size=4)),
-        distributed=group,
+        parallel=group,
     )
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -145,9 +151,10 @@ def averaged_statistics(group: Parallel, folder: Path) -> State:
         sgd(model),
         batches_of(group, num_samples=8, batch_size=8),
         to_video=to_video,
-        optimisation=optimisation(num_epochs=1),
+        settings=optim_settings(),
+        plan=EpochPlan(1),
         run=run_in(folder),
-        distributed=group,
+        parallel=group,
     )
     return dict(model.state_dict())
 
@@ -156,7 +163,7 @@ def precise_statistics(group: Parallel) -> State:
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net()).train()
     batches = batches_of(group, num_samples=16, batch_size=4)
     PreciseBatchNorm(batches, num_clips=8).recompute(
-        model, to_video=to_video, precision="float32", distributed=group
+        model, to_video=to_video, precision="float32", parallel=group
     )
     return {name: value for name, value in model.state_dict().items() if "running" in name}
 
@@ -200,5 +207,5 @@ def everything(group: Parallel, folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with distributed("cpu", timeout_seconds=60) as this:
+    with init_parallel("cpu", timeout_seconds=60) as this:
         torch.save(everything(this, Path(sys.argv[1])), Path(sys.argv[1]) / f"rank-{this.rank}.pt")

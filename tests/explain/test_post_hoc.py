@@ -28,6 +28,8 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 class Pooled(nn.Module):
     """Convolution, in-place ReLU, global average, one linear layer."""
 
+    info = ModelInfo("fc")
+
     def __init__(self, *, in_place: bool = False) -> None:
         super().__init__()
         self.body = nn.Conv3d(3, 5, 3, padding=1)
@@ -40,6 +42,8 @@ class Pooled(nn.Module):
 
 class Flat(nn.Module):
     """The linear layer sees every position; with `bias_free` the head is positively homogeneous."""
+
+    info = ModelInfo("fc")
 
     def __init__(self, *, deep: bool = False) -> None:
         super().__init__()
@@ -227,8 +231,8 @@ def test_without_a_layer_the_last_stage() -> None:
     for method in (cam, grad_cam, hires_cam):
         there = method(model, x, TARGETS, layer="layer4").weights
         assert torch.equal(method(model, x, TARGETS).weights, there)
-    with pytest.raises(ValueError, match=r"^Flat has no stage of blocks; name a layer$"):
-        grad_cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS)
+    with pytest.raises(ValueError, match="the structure of Linear is unknown; name a layer"):
+        grad_cam(made(Linear), clip(2, 3, 2, 4, 4), TARGETS)
 
 
 def test_errors() -> None:

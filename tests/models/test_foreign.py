@@ -13,15 +13,15 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference import fill
-from videoattn import recipe as build
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
-from videoattn.attention.insert import branch_ends, insertion_places
-from videoattn.attention.systems import blocks_by_stage, last_stage
-from videoattn.models.foreign import PYTORCHVIDEO, FittingAvgPool3d
+from videoattn.models import info
+from videoattn.models.pytorchvideo import NAMES as PYTORCHVIDEO
+from videoattn.models.structure import FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
-from videoattn.recipe import config, make_model
-from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_precision
 
 # pytorchvideo's swish
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
@@ -173,7 +173,7 @@ def test_resnets_of_timm_fit_in_tsn() -> None:
 )
 def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
     with torch.device("meta"):
-        assert last_stage(make_network(name, {}, num_classes=3)) == stage
+        assert info(make_network(name, {}, num_classes=3)).features == stage
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,8 @@ def test_gates_stand_at_the_end_of_each_branch(name: str, end: str) -> None:
     """Not behind the shortcut's norm; behind whole blocks where branches are concatenated."""
     with torch.device("meta"):
         model = make_network(name, {}, num_classes=3)
-        ends = dict(zip(insertion_places(model), branch_ends(model), strict=True))
-        blocks = [block for stage in blocks_by_stage(model).values() for block in stage]
-        assert [ends[block] for block in blocks] == [
+        blocks, ends = info(model).blocks, info(model).branch_ends
+        assert [ends.get(block, block) for block in blocks] == [
             f"{block}.{end}".rstrip(".") for block in blocks
         ]
         gated = make_model(ModelConfig(name=name, attention=AttentionConfig(name="self_gating")), 3)
@@ -224,28 +223,26 @@ def test_networks_with_wrong_bfloat16_gradients_train_in_float32(
     and there only."""
     monkeypatch.setattr("videoattn.engine.precision.has_bfloat16", lambda device: True)
     short, long = (
-        config.ClipConfig(num_frames=frames, height=32, width=32)
+        ClipConfig(num_frames=frames, height=32, width=32)
         for frames in (8 if name == "s3d" else 2, 32)
     )
     recipe = Config(name="x", data=DataConfig(root="x"), model=ModelConfig(name=name))
     model, cpu = made(name), torch.device("cpu")
-    precision, note = build.make_precision(replace(recipe, clip=short), model, cpu)
+    precision, note = make_precision(replace(recipe, clip=short), model, cpu)
     assert precision == "float32"
     assert note is not None
     assert f"convolutions of {name} (kernel longer than its clip" in note
-    assert build.make_precision(replace(recipe, clip=long), model, cpu) == ("auto", None)
+    assert make_precision(replace(recipe, clip=long), model, cpu) == ("auto", None)
     gpu = torch.device("cuda")
-    assert build.make_precision(replace(recipe, clip=short), model, gpu) == ("auto", None)
+    assert make_precision(replace(recipe, clip=short), model, gpu) == ("auto", None)
 
 
 def test_missing_packages_and_wrong_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ValueError, match=r"model.options.backbone: 'resnet26x' does not exist \(did you mean"
+        ValueError, match=r"options.backbone: 'resnet26x' does not exist \(did you mean"
     ):
         make_network("tsn_timm", {"backbone": "resnet26x"}, num_classes=2)
-    with pytest.raises(
-        ValueError, match=r"model.name: 'pytorchvideo_slow_r5' does not exist \(did"
-    ):
+    with pytest.raises(ValueError, match=r"name: 'pytorchvideo_slow_r5' does not exist \(did"):
         make_network("pytorchvideo_slow_r5", {}, num_classes=2)
     for name, package in (("pytorchvideo_slow_r50", "pytorchvideo"), ("tsn_timm", "timm")):
         for module in [m for m in sys.modules if m.partition(".")[0] == package]:

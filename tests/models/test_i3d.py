@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.models.test_backbones import clip
 from tests.reference import inception
-from tests.test_conv import poison
+from tests.test_layers import poison
 from videoattn.models.i3d import TABLE, InceptionI3d, MaxPool, SameConv3d, WindowAverage
 from videoattn.models.table import make_network
 from videoattn.weights.keys_inception import hassony2, piergiaj
@@ -157,7 +157,8 @@ def close(got, expected):
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 cbam = SYSTEMS["cbam"]
-model = cbam.attach(narrow(), cbam.make, ("Mixed_3c", "Mixed_5c"), "cbam").eval()
+model = narrow()
+model = cbam.attach(model, model.info, cbam.make, ("Mixed_3c", "Mixed_5c"), "cbam").eval()
 any_length = dict.fromkeys((0, 2), torch.export.Dim.DYNAMIC)
 with torch.no_grad():
     x, other = clip(2, 16, (32, 48)), clip(3, 21, (32, 48))

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from videoattn.recipe import config
-from videoattn.recipe.config import AttentionConfig, Config
+from videoattn.recipe import load as config
+from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -27,14 +27,14 @@ def test_overrides_win_and_defaults_stay(recipe: Path) -> None:
     assert loaded.data.root == "other"
     assert loaded.model.attention.after == ("layer2.1",)
     assert loaded.model.attention.options == {"key_pool": [1, 2, 2]}
-    assert loaded.train.num_epochs == config.TrainConfig().num_epochs
+    assert loaded.train.num_epochs == TrainConfig().num_epochs
 
 
 def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
     loaded = config.load(recipe)
-    config.dump(loaded, tmp_path / "dumped.yaml")
+    (tmp_path / "dumped.yaml").write_text(config.to_yaml(loaded))
     assert config.load(tmp_path / "dumped.yaml") == loaded
-    assert config.from_dict(config.to_dict(loaded)) == loaded
+    assert config.load(config.to_dict(loaded)) == loaded
     older = tmp_path / "older.yaml"  # a key that has another name since
     older.write_text(
         (tmp_path / "dumped.yaml").read_text().replace("official_split", "ucf101_split")
@@ -43,7 +43,7 @@ def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
     assert config.load(older) == loaded
     before = config.to_dict(loaded)
     before["data"]["ucf101_split"] = before["data"].pop("official_split") + 1
-    assert config.from_dict(before).data.official_split == loaded.data.official_split + 1
+    assert config.load(before).data.official_split == loaded.data.official_split + 1
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -54,7 +54,7 @@ def test_recipes_load_are_short_and_name_their_runs(path: Path, tmp_path: Path) 
     lines = path.read_text().splitlines()
     assert len(lines) <= 40
     assert f"videoattn train configs/{path.name}" in path.read_text()
-    config.dump(loaded, tmp_path / "dumped.yaml")
+    (tmp_path / "dumped.yaml").write_text(config.to_yaml(loaded))
     assert config.load(tmp_path / "dumped.yaml") == loaded
 
 
@@ -81,7 +81,7 @@ def test_bad_overrides(recipe: Path, override: str, message: str) -> None:
     ("key", "least"),
     [
         (f"{section}.{key}", least)
-        for section, keys in config._AT_LEAST.items()
+        for section, keys in config.AT_LEAST.items()
         for key, least in keys.items()
     ],
 )
@@ -129,3 +129,102 @@ def test_another_attention_system_leaves_the_options_of_the_recipe_s_own(recipe:
     ).model.attention
     assert (other.name, other.after, other.options) == ("cbam", (), {"reduction": 4})
     assert config.load(recipe, ["model.attention.name=null"]).model.attention == AttentionConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["../proj", "/absolute", "..", ".", "", "a/b", "a\\b", "a\nb", "a\0b", "x" * 101]
+)
+def test_a_name_is_one_path_component(recipe: Path, name: str) -> None:
+    values = {"name": name, "data": {"root": "videos"}}
+    with pytest.raises(ValueError, match=r"^name: got .*; need the name of a folder in runs/"):
+        config.load(values)
+    with pytest.raises(ValueError, match=r"^name: got .*; need the name of a folder in runs/"):
+        config.from_stored(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["${oc.env:HOME}", "a ${oc.env:HOME} b", "${oc.decode:${name}}", "${oc.create:{a: 1}}", "${"],
+)
+def test_only_other_keys_are_inserted_in_a_recipe(recipe: Path, text: str) -> None:
+    values = {"name": "x", "data": {"root": text}}
+    with pytest.raises(ValueError, match=r"data.root: got .*; only the value of another key can"):
+        config.load(values)
+    with pytest.raises(ValueError, match=r"only the value of another key can be inserted"):
+        config.load(recipe, [f"name={text}"])
+    with pytest.raises(ValueError, match=r"only the value of another key can be inserted"):
+        config.load({"name": "x", "data": {"root": "a"}, "model": {"options": {"a": {text: 1}}}})
+    loaded = config.load({"name": "x${seed}", "seed": 3, "data": {"root": "${name}"}})
+    assert (loaded.name, loaded.data.root) == ("x3", "x3")
+
+
+def test_a_stored_config_describes_the_network_and_nothing_else() -> None:
+    stored = {
+        "name": "x",
+        "data": {"root": "http://host/${oc.env:HOME}", "layout": "shards", "num_workers": 24},
+        "model": {"name": "i3d_r18", "weights": "/etc/passwd"},
+    }
+    loaded = config.from_stored(stored)
+    assert loaded.data == DataConfig(root="")
+    assert loaded.model == ModelConfig("i3d_r18")
+    typed = config.from_stored(stored, {"root": "mine", "layout": "list"}, ["data.root=typed"])
+    assert typed.data == DataConfig(root="typed", layout="list")
+    for section in ("clip", "model", "augment"):
+        with pytest.raises(ValueError, match=rf"{section}.a holds an interpolation, '\$\{{name}}'"):
+            config.from_stored({**stored, section: {"a": "${name}"}})
+    with pytest.raises(ValueError, match="the checkpoint's config is damaged: it is not a mapping"):
+        config.from_stored([])
+
+
+def test_a_command_is_typed_and_not_read_from_a_recipe(recipe: Path) -> None:
+    values = {"name": "x", "data": {"root": "", "train_split": "pipe:touch ran; cat a.tar"}}
+    with pytest.raises(ValueError, match=r"data.train_split: a recipe cannot run a command; type"):
+        config.load(values)
+    assert config.load(recipe, ["data.test_split=pipe:cat a.tar"]).data.test_split.startswith("p")
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("name=007", "007"),
+        ("name=no", "no"),
+        ("name=@x", "@x"),
+        ("data.separator=,", ","),
+        ("data.separator=::", "::"),
+        ("data.separator=|", "|"),
+        ("data.separator=\t", "\t"),
+        ('data.separator=","', ","),
+        ("data.root='day:1'", "day:1"),
+        ("data.root=a=b", "a=b"),
+        ("data.class_list=null", None),
+        ("data.class_list=[x]", "[x]"),
+        ("data.layout=list", "list"),
+    ],
+)
+def test_text_fields_take_the_text_as_typed(recipe: Path, word: str, value: str | None) -> None:
+    loaded = config.load(recipe, [word])
+    section, _, key = word.partition("=")[0].rpartition(".")
+    assert getattr(getattr(loaded, section) if section else loaded, key) == value
+
+
+def test_values_that_are_not_yaml_are_named(recipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"^override 'train.lr=\[': '\[' is not a value \("):
+        config.load(recipe, ["train.lr=["])
+
+
+def test_settings_that_are_dropped_or_renamed_are_noted(recipe: Path) -> None:
+    notes: list[str] = []
+    config.load(recipe, ["model.attention.name=cbam"], notes=notes)
+    assert notes == [
+        "model.attention.after and options of the recipe belong to non_local and are not used "
+        "with cbam"
+    ]
+    notes.clear()
+    config.load({"name": "x", "data": {"root": "a", "ucf101_split": 2}}, notes=notes)
+    assert notes == ["data.ucf101_split is now called data.official_split"]
+
+
+def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes("name: h\u00f6".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.yaml is not a recipe: it is not UTF-8 text; save it"):
+        config.load(tmp_path / "a.yaml")

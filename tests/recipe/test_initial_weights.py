@@ -1,5 +1,6 @@
 """What a network starts from: `model.weights`, and what is said of what that leaves fresh."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -12,8 +13,9 @@ from torch import nn
 from tests.engine.fakes import about
 from videoattn.engine.checkpoint import save_folder
 from videoattn.models.table import make_network
-from videoattn.recipe import load_initial_weights, make_model
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, to_public
 
 CLIP = ClipConfig(num_frames=4, height=32, width=32)
@@ -123,7 +125,7 @@ def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module])
     assert torch.equal(*both)
 
 
-def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=r"model.weights: 'nowhere' is no run, no shared folder, no checkpoint, and no NAME:F"
@@ -134,10 +136,40 @@ def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **options: object) -> None:
         raise URLError("no route")
 
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(
         ValueError,
-        match=r"torchvision/resnet18 could not be downloaded \(no route\); where you have the file"
-        r", torchvision/resnet18:FILE",
+        match=r"torchvision/resnet18 could not be downloaded \(no route\); if you have the file"
+        r", use torchvision/resnet18:FILE",
     ):
         started(recipe("torchvision/resnet18", name="tsn_r18"))
+
+
+def test_a_planted_file_in_the_cache_of_torch_hub_is_refused_and_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Planted:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(Planted(), cache / "resnet18-f37072fd.pth")
+    with pytest.raises(ValueError, match=r"resnet18-f37072fd\.pth is not the file that was publi"):
+        started(recipe("torchvision/resnet18", name="tsn_r18"))
+    assert not (tmp_path / "ran").exists()
+
+    def download(url: str, file: str, hash_prefix: str, progress: bool) -> None:
+        assert (url, hash_prefix) == (
+            "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+            "f37072fd",
+        )
+        torch.save(Planted(), file)
+
+    (cache / "resnet18-f37072fd.pth").unlink()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(ValueError, match=r"its SHA-256 starts with \w{8}, not f37072fd; delete it"):
+        started(recipe("torchvision/resnet18", name="tsn_r18"))
+    assert not (tmp_path / "ran").exists()

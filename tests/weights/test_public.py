@@ -4,7 +4,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from tests.test_commands import command
+from tests.cli.test_commands import command
 from videoattn.weights import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -86,14 +86,3 @@ def test_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
         "  file: not published\n"
     ) in text
     assert "resnet18, an image, 69.758 % (ImageNet-1K, 1 crop)" in text
-
-
-def test_the_list_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("list", "weights", "--markdown") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == list(PUBLIC)
-    assert all(line.count(" | ") == 6 for line in lines)
-    assert any(
-        "8 segments | 5 non-local (gaussian) | [73.66 % (8 segments x 10 crops)](https://" in line
-        for line in lines
-    )

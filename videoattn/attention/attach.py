@@ -1,44 +1,37 @@
-"""Other ways into a backbone: several features at once, in place of a layer, around a stage.
+"""Other ways to insert a block: across layers, instead of a layer, or around a stage.
 
-None renames a parameter, and all survive deepcopy, torch.compile and torch.export.
+No parameter is renamed, and the networks survive deepcopy, torch.compile and torch.export.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from videoattn.attention.insert import VideoView, check_places, output_shapes, put_behind
-
-
-class _Store:
-    """Features on their way from the modules that made them to the block that uses them."""
-
-    def __init__(self) -> None:
-        self.features: dict[str, Tensor] = {}
-
-
-class _Tap:
-    """A forward hook that puts a module's output into a store."""
-
-    def __init__(self, store: _Store, place: str) -> None:
-        self.store = store
-        self.place = place
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.store.features[self.place] = output
+from videoattn.attention.capture import Tap, capture
+from videoattn.attention.insert import (
+    check_positions,
+    example_input,
+    output_shapes,
+    put_after,
+    view_as_video,
+)
+from videoattn.types import ModelInfo
 
 
 class Joined(nn.Module):
-    """Calls `block(x, *features)` with what the named places put out in the same forward pass."""
+    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass."""
 
-    def __init__(self, block: nn.Module, store: _Store, places: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, block: nn.Module, places: Sequence[str]) -> None:
         super().__init__()
         self.block = block
         self.places = tuple(places)
-        self._store = store
+        self._features: dict[str, Tensor] = {}
+        for place in places:
+            model.get_submodule(place).register_forward_hook(Tap(self._features, place))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [self._store.features.pop(place) for place in self.places]  # nothing is kept
+        features = [self._features.pop(place) for place in self.places]  # nothing is kept
         result: Tensor = self.block(x, *features)
         return result
 
@@ -51,50 +44,84 @@ def join_layers(
     *,
     name: str,
     num_frames: int = 1,
+    info: ModelInfo | None = None,
 ) -> str:
-    """Puts `make_block(channels, source_channels)` behind `query`: `forward(x, *sources)` gets the
-    outputs of the earlier places too. Returns its name.
+    """Adds a block after `query` that also reads earlier layers; returns its name.
+
+    Args:
+        model: The network, which is changed.
+        make_block: Returns the block for (channels, channels of each source). Its forward takes
+            (x, *sources).
+        query: The module whose output is x.
+        sources: Modules that run before it.
+        name: Name of the block.
+        num_frames, info: See `insert_attention`.
 
     Raises:
-        ValueError: a place that does not exist; a source that does not run before the query.
+        ValueError: If a module does not exist, or a source does not run before the query.
     """
-    check_places(model, [query, *sources])
-    shapes = output_shapes(model, [*sources, query])
-    late = [place for place in sources if list(shapes).index(place) > list(shapes).index(query)]
+    check_positions(model, [query, *sources], info)
+    shapes = output_shapes(model, [*sources, query], info)
+    order = list(shapes)
+    late = [source for source in sources if order.index(source) > order.index(query)]
     if late or query in sources:
         raise ValueError(f"{late or query!r} does not run before {query!r}: choose earlier layers")
-    block = make_block(shapes[query][1], [shapes[place][1] for place in sources])
-    if len(shapes[query]) == 4:
-        block = VideoView(block, num_frames)
-    return put_behind(model, query, name, _joined(model, block, sources))
+    block = make_block(shapes[query][1], [shapes[source][1] for source in sources])
+    block = view_as_video(block, shapes[query], num_frames)
+    return put_after(model, query, name, Joined(model, block, sources))
 
 
 def replace_head(
     model: nn.Module,
+    info: ModelInfo,
     make_head: Callable[[int, list[int], int], nn.Module],
     levels: Sequence[str],
     *,
     num_frames: int = 1,
 ) -> str:
-    """Replaces the classifier `fc` by `make_head(width, level_channels, num_classes)`.
+    """Replaces the classifier by a head that also reads other layers; returns its name.
 
-    The head's `forward(pooled, *levels)` gets what the classifier got, (N, C) or (N, S, C) for each
-    of S segments, and the levels as videos; it returns logits, (N, K) or (N, 1, K).
+    Args:
+        model: The network, which is changed.
+        info: The network's structure.
+        make_head: Returns the head for (width, channels of each level, number of classes). Its
+            forward takes the classifier's input, (N, C) or (N, S, C) for S segments, and the
+            levels as videos, and returns logits, (N, K) or (N, 1, K).
+        levels: The layers.
+        num_frames: See `insert_attention`.
 
     Raises:
-        ValueError: a level that does not exist; a model without a linear classifier `fc`.
+        ValueError: If a level does not exist, or the network has no linear classifier of one
+            vector for each clip or segment.
     """
-    check_places(model, levels)
-    classifier = getattr(model, "fc", None)
-    if not isinstance(classifier, nn.Linear):
-        raise ValueError(f"{type(model).__name__} has no linear classifier `fc` to replace")
-    shapes = output_shapes(model, levels)
+    check_positions(model, levels, info)
+    classifier = linear_classifier(model, info)
+    shapes = output_shapes(model, levels, info)
     channels = [shapes[level][1] for level in levels]
     head = make_head(classifier.in_features, channels, classifier.out_features)
-    if len(shapes[levels[0]]) == 4:
-        head = VideoView(head, num_frames)
-    model.fc = _joined(model, head, levels)
-    return "fc"
+    head = view_as_video(head, shapes[levels[0]], num_frames)
+    model.set_submodule(info.classifier, Joined(model, head, levels))
+    return info.classifier
+
+
+def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
+    """Returns the classifier of a network.
+
+    Raises:
+        ValueError: If it is not a linear layer, or its input is not (N, C) or (N, S, C).
+    """
+    classifier = model.get_submodule(info.classifier)
+    shadow = copy.deepcopy(model).to("meta").eval()
+    with capture(shadow, [info.classifier], inputs=True, stop=True) as inputs:
+        shadow(example_input(model, info))
+    shape = tuple(inputs[info.classifier].shape)
+    if not isinstance(classifier, nn.Linear) or len(shape) > 3:
+        raise ValueError(
+            f"{type(model).__name__} has no linear classifier of one vector for each clip: "
+            f"`{info.classifier}` is a {type(classifier).__name__} of {shape}; choose another "
+            "network"
+        )
+    return classifier
 
 
 def replace_convolutions(
@@ -103,14 +130,20 @@ def replace_convolutions(
     stages: Sequence[str],
     *,
     num_frames: int = 1,
+    info: ModelInfo | None = None,
 ) -> list[str]:
-    """Replaces every convolution with a 3x3 extent inside the stages by `make_layer(in_channels,
-    out_channels, stride)`, where stride is that of height and width. Returns their names.
+    """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
+
+    Args:
+        model: The network, which is changed.
+        make_layer: Returns the layer for (in_channels, out_channels, stride of height and width).
+        stages: Dotted names of stages or blocks.
+        num_frames, info: See `insert_attention`.
 
     Raises:
-        ValueError: a stage that does not exist, or one without such a convolution.
+        ValueError: If a stage does not exist, or has no such convolution.
     """
-    check_places(model, stages)
+    check_positions(model, stages, info)
     replaced = []
     for stage in stages:
         found = [
@@ -122,12 +155,10 @@ def replace_convolutions(
             raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
         for path, conv in found:
             layer = make_layer(conv.in_channels, conv.out_channels, conv.stride[-1])
-            if isinstance(conv, nn.Conv2d):
-                layer = VideoView(layer, num_frames)
+            layer = view_as_video(layer, conv.weight.shape, num_frames)
             for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
                 layer.register_forward_pre_hook(pre_hook)
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer)
+            model.set_submodule(path, layer)
             replaced.append(path)
     return replaced
 
@@ -135,8 +166,8 @@ def replace_convolutions(
 class MaskedStage(nn.Sequential):
     """A stage whose blocks after the first are the trunk F of a mask branch M.
 
-    u = first(x), out = combine(F(u), M(u)) where `mask.combine` is the system's. The blocks keep
-    their names, so the stage's keys stay what they were.
+    u = first(x), out = mask(u, F(u)). The blocks keep their names, so the keys of the stage do not
+    change.
     """
 
     def __init__(self, stage: nn.Sequential, mask: nn.Module, name: str) -> None:
@@ -158,36 +189,36 @@ class MaskedStage(nn.Sequential):
 
 def mask_stages(
     model: nn.Module,
-    make_mask: Callable[[int], nn.Module],
+    make_mask: Callable[..., nn.Module],
     stages: Sequence[str],
     *,
     name: str,
     num_frames: int = 1,
+    info: ModelInfo | None = None,
 ) -> list[str]:
-    """Adds `make_mask(channels)` to each stage: `forward(u, trunk)` gets the output of the stage's
-    first block and that of its last, both (N, C, T, H, W), and returns the stage's output.
+    """Adds a mask to each stage; returns the masks' names.
+
+    Args:
+        model: The network, which is changed.
+        make_mask: Returns the mask for (channels, grid=...), where grid is the smaller side of the
+            stage's features for 224 x 224 input. Its forward takes the outputs of the stage's
+            first and last block, both (N, C, T, H, W), and returns the stage's output.
+        stages: Dotted names of `nn.Sequential` stages.
+        name: Name of the masks.
+        num_frames, info: See `insert_attention`.
 
     Raises:
-        ValueError: a name that is no stage of two or more blocks.
+        ValueError: If a name is not that of a stage with two or more blocks.
     """
-    check_places(model, stages)
-    shapes = output_shapes(model, stages)
+    check_positions(model, stages, info)
+    shapes = output_shapes(model, stages, info)
     names = []
-    for place in stages:
-        stage = model.get_submodule(place)
+    for position in stages:
+        stage = model.get_submodule(position)
         if not isinstance(stage, nn.Sequential) or len(stage) < 2:
-            raise ValueError(f"{place!r} is not a stage of two or more blocks: nothing to mask")
-        mask = make_mask(shapes[place][1])
-        if len(shapes[place]) == 4:
-            mask = VideoView(mask, num_frames)
-        parent, _, child = place.rpartition(".")
-        setattr(model.get_submodule(parent), child, MaskedStage(stage, mask, name))
-        names.append(f"{place}.{name}")
+            raise ValueError(f"{position!r} is not a stage of two or more blocks: nothing to mask")
+        mask = make_mask(shapes[position][1], grid=min(shapes[position][-2:]))
+        mask = view_as_video(mask, shapes[position], num_frames)
+        model.set_submodule(position, MaskedStage(stage, mask, name))
+        names.append(f"{position}.{name}")
     return names
-
-
-def _joined(model: nn.Module, block: nn.Module, places: Sequence[str]) -> Joined:
-    store = _Store()
-    for place in places:
-        model.get_submodule(place).register_forward_hook(_Tap(store, place))
-    return Joined(block, store, places)

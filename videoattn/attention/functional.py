@@ -12,8 +12,8 @@ float64.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -22,39 +22,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from videoattn.types import Grid as Grid
 from videoattn.types import Video
 
 Tokens = Float[Tensor, "N P C"]
-Grid = tuple[int, int, int]
 Normaliser = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
 NORMALISERS = ("softmax", "sigmoid", "count")
 MOST_AT_ONCE = 2**24
 """A chunked path builds so many entries at a time (64 MiB of float32), or one query's."""
-
-
-_explicit_calls: list[str] | None = None
-
-
-@contextmanager
-def explicit_paths(on: bool = True) -> Iterator[list[str]]:
-    """Makes every call inside that leaves the path to "auto" build its whole map, for measuring
-    what the fast paths save. Yields the names of the functions that were called, one a call."""
-    global _explicit_calls
-    before, calls = _explicit_calls, list[str]()
-    _explicit_calls = calls if on else None
-    try:
-        yield calls
-    finally:
-        _explicit_calls = before
-
-
-def chosen(path: Path, function: str) -> Path:
-    if path == "auto" and _explicit_calls is not None:
-        _explicit_calls.append(function)
-        return "explicit"
-    return path
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager[object]:
@@ -108,7 +85,6 @@ def attend(
     Raises:
         ValueError: the path does not exist for the normaliser.
     """
-    path = chosen(path, "attend")
     own: dict[str, Path] = {"softmax": "fused", "sigmoid": "chunked", "count": "linear"}
     check_path(path, normaliser, own.get(normaliser))
     if path == "auto":
@@ -206,7 +182,6 @@ def attend_separable(
     Raises:
         ValueError: a path that the normaliser does not have.
     """
-    path = chosen(path, "attend_separable")
     check_path(path, "a separable map", "linear" if normaliser == "count" else "chunked")
     if normaliser != "count":
         with autocast_off(v):

@@ -1,6 +1,5 @@
-"""Puts an attention block behind a named module of any backbone, without renaming a parameter."""
+"""Inserts an attention block after a named module of any network; no parameter is renamed."""
 
-import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -8,18 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from videoattn.attention.capture import capture
 from videoattn.errors import did_you_mean
-from videoattn.types import Video
+from videoattn.types import ModelInfo, Video, own_info
 
 
 class VideoView(nn.Module):
-    """Shows a 2-D backbone's (N·T, C, H, W) features to a video block as (N, C, T, H, W).
+    """Gives a video block the features (N·T, C, H, W) of a 2-D network as (N, C, T, H, W).
 
-    Every 4-D input is such a stack of images; others (a pooled feature) are handed on as they are.
-    A video that comes out is turned back into images, anything else (logits) is handed on.
+    Each 4-D input is such a stack of images; other inputs, such as a pooled feature, pass
+    unchanged. A video that the block returns becomes images again; logits pass unchanged.
 
-    num_frames: T, the number of consecutive images that are one clip. A `TSN` sets it to the number
-        of segments that it was given; elsewhere it is what `insert_attention` was told.
+    Args:
+        block: The video block.
+        num_frames: T, the number of consecutive images that form a clip. A `TSN` sets it to its
+            number of segments.
     """
 
     def __init__(self, block: nn.Module, num_frames: int) -> None:
@@ -40,10 +42,6 @@ class VideoView(nn.Module):
         return images.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
 
 
-class _Seen(Exception):
-    """Every place has been reached: the rest of the forward pass tells nothing more."""
-
-
 def insert_attention(
     model: nn.Module,
     make_block: Callable[[int], nn.Module],
@@ -51,46 +49,60 @@ def insert_attention(
     *,
     name: str = "attention",
     num_frames: int = 1,
+    info: ModelInfo | None = None,
 ) -> list[str]:
-    """Adds `make_block(channels)` behind each module named in `after`; returns the new names.
+    """Adds `make_block(channels)` after each module named in `after`; returns the new names.
 
-    The child `layer2.1` of an `nn.Sequential` (or `nn.ModuleList`) gets a neighbour
-    `layer2.1_<name>` that runs right after it. A module that lies elsewhere, such as a residual
-    block's last norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>` that its output goes
-    through. No existing key of the state dict changes. Channels come from a pass that computes
-    shapes only. Where features are (N·T, C, H, W), as in 2-D backbones, the block is shown clips of
-    `num_frames` images through a `VideoView`.
+    The child `layer2.1` of an `nn.Sequential` (or `nn.ModuleList`) gets a neighbor
+    `layer2.1_<name>` that runs right after it. Any other module, such as a residual block's last
+    norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>` that its output passes through. No
+    existing key of the state dict changes. The number of channels comes from a pass that computes
+    shapes only.
+
+    Args:
+        model: The network, which is changed.
+        make_block: Constructor of the block.
+        after: Dotted names of modules.
+        name: Name of the blocks.
+        num_frames: Frames in a clip, for a 2-D network with features (N·T, C, H, W). Its blocks
+            are wrapped in a `VideoView`.
+        info: Structure of the network; its own `info` by default.
 
     Raises:
-        ValueError: a name that is no module (the message lists the usual places), or one that
-            already has a block of this name.
+        ValueError: If a module does not exist (the message lists the usual positions), or already
+            has a block of this name.
     """
-    check_places(model, after)
-    shapes = output_shapes(model, after)
+    check_positions(model, after, info)
+    shapes = output_shapes(model, after, info)
     inserted = []
-    for place in after:
-        block = make_block(shapes[place][1])
-        if len(shapes[place]) == 4:
-            block = VideoView(block, num_frames)
-        inserted.append(put_behind(model, place, name, block))
+    for position in after:
+        block = view_as_video(make_block(shapes[position][1]), shapes[position], num_frames)
+        inserted.append(put_after(model, position, name, block))
     return inserted
 
 
-def put_behind(model: nn.Module, place: str, name: str, block: nn.Module) -> str:
-    """Makes `place`'s output go through the block; returns the block's name in the model."""
-    parent_name, _, child = place.rpartition(".")
+def view_as_video(block: nn.Module, shape: torch.Size, num_frames: int) -> nn.Module:
+    """Wraps a block in a `VideoView` if features of this shape are images."""
+    return VideoView(block, num_frames) if len(shape) == 4 else block
+
+
+def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> str:
+    """Sends the output of the module at `position` through the block; returns the block's name."""
+    parent_name, _, child = position.rpartition(".")
     parent = model.get_submodule(parent_name)
     if isinstance(parent, nn.Sequential | nn.ModuleList):
-        _insert_behind(parent, child, f"{child}_{name}", block)
-        return f"{place}_{name}"
-    module = model.get_submodule(place)
+        _insert_child(parent, child, f"{child}_{name}", block)
+        return f"{position}_{name}"
+    module = model.get_submodule(position)
     if name in module._modules:
-        raise ValueError(f"{place!r} has a {name!r} already: one block of a name behind one module")
+        raise ValueError(
+            f"{position!r} has a {name!r} already: one block of a name after one module"
+        )
     module.add_module(name, block)
-    if type(module).forward is not nn.Sequential.forward:  # which runs its new last child by itself
+    if type(module).forward is not nn.Sequential.forward:  # a Sequential runs its new last child
         # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
         module.register_forward_hook(_Through(name))
-    return f"{place}.{name}"
+    return f"{position}.{name}"
 
 
 class _Through:
@@ -104,25 +116,34 @@ class _Through:
         return result
 
 
-def check_places(model: nn.Module, places: Sequence[str]) -> None:
-    """Raises: ValueError for a name that is no module of the model, with the usual places."""
+def check_positions(
+    model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
+) -> None:
+    """Checks that every position is the name of a module.
+
+    Raises:
+        ValueError: If one is not; the message lists the usual positions.
+    """
     known = dict(model.named_modules())
-    for place in places:
-        if not place or place not in known:
-            usual = insertion_places(model)
+    for position in positions:
+        if not position or position not in known:
+            usual = insertion_places(model, info)
             raise ValueError(
-                f"cannot insert after {place!r}{did_you_mean(place, usual)}; the places are "
+                f"cannot insert after {position!r}{did_you_mean(position, usual)}; the places are "
                 f"{', '.join(usual)}"
             )
 
 
-def insertion_places(model: nn.Module) -> list[str]:
-    """Names of the children that a block can be put behind: what an `nn.Sequential` or an
-    `nn.ModuleList` runs one after the other, such as the residual blocks of a stage. Containers of
-    single layers only (a shortcut's convolution and norm) and of other containers are left out. A
-    network whose blocks do not lie in containers says which they are: see `block_stages`."""
-    if block_stages(model):
-        return [name for blocks in block_stages(model).values() for name in blocks]
+def insertion_places(model: nn.Module, info: ModelInfo | None = None) -> list[str]:
+    """Returns the names of the modules after which a block is usually inserted.
+
+    These are the blocks of a network of known structure. For other networks they are the children
+    of each `nn.Sequential` or `nn.ModuleList` that holds blocks, and not only single layers (a
+    shortcut's convolution and norm) or other containers.
+    """
+    info = info or own_info(model)
+    if info is not None and info.stages:
+        return info.blocks
     places: list[str] = []
     for path, module in model.named_modules():
         children = dict(module.named_children())
@@ -135,78 +156,49 @@ def insertion_places(model: nn.Module) -> list[str]:
     return places
 
 
-def block_stages(model: nn.Module) -> dict[str, list[str]]:
-    """What the network itself says of its blocks: {"Mixed_3": ["Mixed_3b", "Mixed_3c"], ...}. Empty
-    for one with a container for each stage, where their names tell."""
-    return {stage: list(blocks) for stage, blocks in getattr(model, "block_stages", {}).items()}
+def output_shapes(
+    model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
+) -> dict[str, torch.Size]:
+    """Returns the output shape of each module for an example input, in the order they run.
 
-
-def output_shapes(model: nn.Module, places: Sequence[str]) -> dict[str, torch.Size]:
-    """The output shape of each place for an example input, computed on the meta device."""
+    Raises:
+        ValueError: If a module does not run, or does not return features.
+    """
     shadow = copy.deepcopy(model).to("meta").eval()
-    shapes: dict[str, torch.Size] = {}
-
-    def remember(place: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-            if not isinstance(output, Tensor) or output.ndim not in (4, 5):
-                gives = tuple(output.shape) if isinstance(output, Tensor) else "no tensor"
-                raise ValueError(
-                    f"{place!r} gives {gives}, not features (N, C, T, H, W) or (N, C, H, W) that "
-                    "attention could work on; choose an earlier place"
-                )
-            shapes[place] = output.shape
-            if len(shapes) == len(set(places)):
-                raise _Seen
-
-        return hook
-
-    for place in places:
-        shadow.get_submodule(place).register_forward_hook(remember(place))
-    with contextlib.suppress(_Seen):
-        shadow(_example_input(model))
-    missing = [place for place in places if place not in shapes]
+    with capture(shadow, positions, stop=True) as outputs:
+        shadow(example_input(model, info))
+    missing = [position for position in positions if position not in outputs.calls]
     if missing:
         raise ValueError(f"the forward pass of {type(model).__name__} never reaches {missing}")
-    return shapes
+    for position in positions:
+        output = outputs.get(position)
+        if output is None or output.ndim not in (4, 5):
+            gives = "no tensor" if output is None else tuple(output.shape)
+            raise ValueError(
+                f"{position!r} gives {gives}, not features (N, C, T, H, W) or (N, C, H, W) that "
+                "attention could work on; choose an earlier place"
+            )
+    return {position: output.shape for position, output in outputs.items()}
 
 
-def _example_input(model: nn.Module) -> Tensor:
-    """A clip for a video network, an image for a 2-D one; on the meta device, so size is free.
+def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
+    """Returns a clip or an image on the meta device, where its size costs nothing.
 
-    A network says which it takes by `takes_video`; for others the first convolution's weight does.
+    The layout is that of `info`. A network without one takes images if its first convolution is
+    2-D, else clips.
     """
+    info = info or own_info(model)
     first = next((p for p in model.parameters() if p.ndim >= 4), None)
-    takes_video = getattr(model, "takes_video", first is not None and first.ndim == 5)
     channels = 3 if first is None else first.shape[1]
-    shape = (1, channels, 8, 224, 224) if takes_video else (1, channels, 224, 224)
-    return torch.empty(shape, device="meta")
+    if info is None:
+        info = ModelInfo("", axes="NCHW" if first is not None and first.ndim == 4 else "NCTHW")
+    sizes = {"N": 1, "C": channels, "T": 8, "H": 224, "W": 224}
+    return torch.empty([sizes[axis] for axis in info.axes], device="meta")
 
 
-def branch_ends(model: nn.Module) -> list[str]:
-    """For each place, the last norm of its residual branch (`layer2.1.bn2`): where gates go, before
-    the addition. A block that has no norm of its own is its own end."""
-    ends = []
-    for place in insertion_places(model):
-        block = model.get_submodule(place)
-        inside = dict(block.named_modules())
-        norms = [
-            name
-            for name, child in block.named_children()
-            if isinstance(child, nn.modules.batchnorm._BatchNorm)
-        ]
-        foreign = [name for name in _FOREIGN_ENDS if name in inside]
-        end = [*norms, *foreign][-1:]  # pytorchvideo's own norm is the shortcut's
-        ends.append(".".join([place, *end]))
-    return ends
-
-
-# The last norm where it lies deeper: pytorchvideo's blocks, its mobile ones, torchvision's video.
-_FOREIGN_ENDS = ("branch2.norm_c", "layers.conv_2.kernel.bn", "conv2.1")
-
-
-def _insert_behind(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:
+def _insert_child(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:
     if name in parent._modules:
-        raise ValueError(f"{name!r} exists already: one block of a name behind one child")
+        raise ValueError(f"{name!r} exists already: one block of a name after one child")
     items = list(parent._modules.items())
     position = [key for key, _ in items].index(child) + 1
     items.insert(position, (name, block))

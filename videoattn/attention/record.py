@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.attention.functional import Grid, PairwiseAttention
+from videoattn.types import own_info
 
 Query = tuple[int, int, int]
 """(frame, y, x) in the clip that the network was given: frame number and pixels of its input."""
@@ -86,12 +87,12 @@ class PairwiseMap:
 
 
 def recordable_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Every block that has maps, by the name that its maps are recorded under: its own in the
-    model, or a whole network's `map_name`."""
+    """Returns every block that has maps, by the name of its maps: that of the block in the model,
+    or the `map_name` of a whole network."""
+    info = own_info(model)
+    whole = info.map_name if info is not None else ""
     return {
-        re.sub(r"(\.block)+$", "", path or getattr(model, "map_name", "")): model.get_submodule(
-            path
-        )
+        re.sub(r"(\.block)+$", "", path or whole): model.get_submodule(path)
         for path, module in model.named_modules()
         if isinstance(module, HasMaps)
     }

@@ -217,131 +217,30 @@ app.add_typer(listing, name="list", no_args_is_help=True)
 
 
 @listing.command("attention")
-def list_attention(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the README has it.")] = False,
-) -> None:
+def list_attention() -> None:
     """Every attention system: what its map means, what it adds to an I3D-R50."""
     from videoattn.cli.list_attention import list_attention as run_list
 
-    run_list(markdown=markdown)
+    run_list()
 
 
 @listing.command("weights")
-def list_weights(
-    markdown: Annotated[bool, typer.Option("--markdown", help="A table.")] = False,
-) -> None:
+def list_weights() -> None:
     """Every public model: network, published accuracy and its views, licence, where its file is."""
     from videoattn.cli.list_weights import list_weights as run_list
 
-    run_list(markdown=markdown)
+    run_list()
 
 
-bench = typer.Typer(help="Speed, as ratios against a baseline in the same run.")
-app.add_typer(bench, name="bench", no_args_is_help=True)
-
-
-@bench.command("train-step")
-def bench_train_step(
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 2,
-    num_frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 8,
-    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each side.")] = 5,
-    device: Device = "auto",
-) -> None:
-    """Our I3D-R50 non-local training step against pytorchvideo's."""
-    from videoattn.cli import bench
-
-    bench.bench_train_step(
-        device=device, batch_size=batch_size, num_frames=num_frames, size=size, num_rounds=rounds
-    )
-
-
-@bench.command("attention")
-def bench_attention(
-    systems: Annotated[
-        list[str] | None, typer.Argument(help="Names from `videoattn list attention`; all if none.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each.")] = 3,
-    device: Device = "auto",
-) -> None:
-    """Time, peak memory, parameters and MACs of each system, beside the explicit map."""
-    from videoattn.cli import bench_attention
-
-    bench_attention.bench_attention(
-        systems or (), batch_size=batch_size, num_rounds=rounds, device=device
-    )
-
-
-@bench.command("loader")
-def bench_loader(
-    folder: Annotated[Path, typer.Argument(help="A folder of videos, UCF101's for example.")],
-    workers: Annotated[int, typer.Option(min=0, help="The most loader processes to try.")] = 4,
-    seconds: Annotated[float, typer.Option(min=1, help="How long each side is timed.")] = 20.0,
-) -> None:
-    """Our loader's clips per second with each decoder against others', and what makes it faster."""
-    from videoattn.cli.bench_loader import bench_loader as run_bench
-
-    run_bench(folder, max_workers=workers, seconds=seconds)
-
-
-Videos = Annotated[Path, typer.Argument(help="A folder of videos.")]
-OfDecoders = Annotated[str, typer.Option(help="pyav, decord, torchcodec or all.")]
-
-
-@bench.command("decoders")
-def bench_decoders(
-    folder: Videos,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/ has it.")] = False,
-) -> None:
-    """What each decoder makes of every frame of every file, beside PyAV and FOLDER/frames.json."""
-    from videoattn.cli.bench_decoders import bench_decoders as run_decoders
-
-    run_decoders(folder, markdown=markdown)
-
-
-@bench.command("fuzz")
-def bench_fuzz(
-    folder: Videos,
-    count: Annotated[int, typer.Option(min=1, help="Damaged copies.")] = 2000,
-    decoder: OfDecoders = "all",
-    seed: Annotated[int, typer.Option(help="Which copies.")] = 0,
-    limit: Annotated[float, typer.Option(min=1, help="Seconds until one has hung.")] = 30.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder for copies that end in neither frames nor error.")
-    ] = None,
-) -> None:
-    """Decode damaged copies of videos in processes that may die: counts by outcome."""
-    from videoattn.cli import bench_decode
-
-    bench_decode.bench_fuzz(
-        folder, decoder=decoder, count=count, seed=seed, limit=limit, num_workers=workers, keep=keep
-    )
-
-
-@bench.command("memory")
-def bench_memory(
-    folder: Videos,
-    picture: Annotated[Path, typer.Option("--out", help="The plot.")] = Path("runs/memory.png"),
-    count: Annotated[int, typer.Option(min=1, help="Decodes.")] = 10_000,
-    decoder: OfDecoders = "all",
-) -> None:
-    """Resident memory over many decodes, plotted."""
-    from videoattn.cli import bench_decode
-
-    bench_decode.bench_memory(folder, picture, decoder=decoder, count=count)
-
-
-@bench.command("annotations")
-def bench_annotations(
-    videos: Annotated[int, typer.Option(min=1, help="Lines of the lists.")] = 650_000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share them.")] = 8,
-) -> None:
-    """Seconds and memory of loading a long list, and of each worker that reads it."""
-    from videoattn.cli.bench_annotations import bench_annotations as run_bench
-
-    run_bench(num_videos=videos, num_workers=workers)
+@app.command(
+    hidden=True,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench() -> None:
+    """Benchmarks are scripts of the repository."""
+    typer.echo("run benchmarks in a clone of the repository: python tools/bench/NAME.py", err=True)
+    raise typer.Exit(2)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -357,8 +256,8 @@ def main(words: list[str] | None = None) -> None:
 def _errors_for_users() -> tuple[type[Exception], ...]:
     """What the package raises on purpose: what was got, what is allowed, what to do."""
     from videoattn.data.decode import DecodeError
+    from videoattn.engine.failures import TooManyFailuresError
     from videoattn.engine.step import NonFiniteError
-    from videoattn.engine.train import TooManyFailuresError
 
     return ValueError, OSError, ImportError, DecodeError, NonFiniteError, TooManyFailuresError
 

@@ -17,10 +17,10 @@ from videoattn.engine.step import seed_step
 from videoattn.explain.contact import Clip, draw_clips
 from videoattn.explain.marks import PNG_LEVEL
 from videoattn.explain.page import label_frames
-from videoattn.recipe import make_loader, make_mix, make_samples, make_to_video
-from videoattn.recipe.config import Config, load
-from videoattn.recipe.data import Subset
-from videoattn.recipe.run import out
+from videoattn.recipe.config import Config
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.load import load
 from videoattn.types import Frames
 
 MIXED_STEPS = 4

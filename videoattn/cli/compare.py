@@ -9,9 +9,11 @@ from typing import NamedTuple
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.test import evaluate_run
 from videoattn.cli.train import train
+from videoattn.engine.checkpoint import LAST
 from videoattn.engine.parallel import resolve_device
-from videoattn.recipe.config import load
-from videoattn.recipe.run import load_run, out
+from videoattn.recipe.console import console as out
+from videoattn.recipe.load import load
+from videoattn.recipe.run import load as load_predictor
 
 RESULT = "result.json"
 NONE = "none"
@@ -70,9 +72,10 @@ def _run(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> R
     file = folder / RESULT
     if file.exists():
         return Result(**json.loads(file.read_text()))
-    train(recipe, overrides, folder=folder, overwrite=True, device=device)
+    resume = (folder / LAST).exists()  # of an interrupted comparison
+    train(recipe, overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)
-    model = load_run(folder, resolve_device(device)).model
+    model = load_predictor(folder, resolve_device(device)).model
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     speeds = [line["clips_per_second"] for line in lines if line["kind"] == "train"]
     result = Result(

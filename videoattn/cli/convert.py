@@ -9,7 +9,6 @@ import torchvision
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import first_few, one_of
-from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
     ClipConfig,
@@ -17,10 +16,13 @@ from videoattn.recipe.config import (
     DataConfig,
     ModelConfig,
     TestConfig,
-    to_dict,
 )
-from videoattn.recipe.run import check_free, out
+from videoattn.recipe.console import console as out
+from videoattn.recipe.load import shareable, to_dict
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
+from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
 
 SEGMENTS = 8
@@ -40,18 +42,18 @@ def convert(file: Path, output: Path, *, name: str, classes: Path | None = None)
             an output that exists.
     """
     row = PUBLIC[one_of("--as", name, PUBLIC)]
-    check_free(output)
+    require_empty(output)
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
-    num_classes = len(weights[f"{row.classifier}.bias"])
+    num_classes = len(weights[f"{classifier_of(name)}.bias"])
     class_names, whose = _class_names(row, num_classes, classes)
     config = _recipe(name, row)
     model = make_model(config.model, num_classes)
     checkpoint.restore(model, weights, path=file)  # the recipe builds what the weights are of
     values = to_dict(config)
     about: CheckpointMeta = {
-        "config": values,
+        "config": shareable(values),
         "class_names": class_names,
         "preprocessing": {**values["clip"], "test": values["test"]},
         "provenance": _provenance(name, row, file),

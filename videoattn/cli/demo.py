@@ -12,7 +12,7 @@ from videoattn.cli.train import train
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
-from videoattn.recipe.run import out
+from videoattn.recipe.console import console as out
 
 RECIPE = Path("configs/demo.yaml")
 NUM_TRAIN, NUM_TEST = 80, 25

@@ -12,18 +12,22 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
 from videoattn.recipe.config import Config
-from videoattn.recipe.run import LoadedRun, check_free, load, load_run, out
+from videoattn.recipe.console import console as out
+from videoattn.recipe.load import shareable
+from videoattn.recipe.run import Predictor, load, require_empty
 
 Network = Callable[[Tensor], Tensor]
-Writer = Callable[[LoadedRun, Tensor, Path], Network]
+Writer = Callable[[Predictor, Tensor, Path], Network]
 
 TOLERANCE = 1e-4
 """The largest difference from the network's own logits, as a share of their standard deviation."""
@@ -44,8 +48,8 @@ def export(run: Path, output: Path, *, kind: str) -> float:
     write, ending = FORMATS[one_of("--format", kind, FORMATS)]
     if ending and output.suffix != ending:
         raise ValueError(f"{output}: {kind} is written to a file that ends in {ending}")
-    check_free(output)
-    loaded = load_run(run, torch.device("cpu"))
+    require_empty(output)
+    loaded = load(run, torch.device("cpu"))
     network = write(loaded, _clips(loaded.config, 2), output)
     difference = _difference(loaded.model, network, loaded.config)
     if not difference <= TOLERANCE:  # nor where it is not a number
@@ -64,19 +68,20 @@ def export(run: Path, output: Path, *, kind: str) -> float:
     return difference
 
 
-def _folder(loaded: LoadedRun, clips: Tensor, output: Path) -> Network:
-    checkpoint.save_folder(output, loaded.model.state_dict(), loaded.about)
-    return load(output)
+def _folder(loaded: Predictor, clips: Tensor, output: Path) -> Network:
+    about = {**loaded.meta, "config": shareable(loaded.meta["config"])}
+    checkpoint.save_folder(output, loaded.model.state_dict(), cast(CheckpointMeta, about))
+    return load(output).model
 
 
-def _torch_export(loaded: LoadedRun, clips: Tensor, output: Path) -> Network:
+def _torch_export(loaded: Predictor, clips: Tensor, output: Path) -> Network:
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(_program(loaded.model, clips), output)
     network: Network = torch.export.load(output).module()
     return network
 
 
-def _onnx(loaded: LoadedRun, clips: Tensor, output: Path) -> Network:
+def _onnx(loaded: Predictor, clips: Tensor, output: Path) -> Network:
     for name in ("onnx", "onnxscript"):
         _needed(name)
     runtime = _needed("onnxruntime")
@@ -157,7 +162,7 @@ def _difference(model: nn.Module, network: Network, config: Config) -> float:
     return float(largest / expected.std())
 
 
-def _write_about(loaded: LoadedRun, path: Path) -> None:
+def _write_about(loaded: Predictor, path: Path) -> None:
     _, channels, *sizes = _clips(loaded.config, 1).shape
     about = {
         "input": {"video": ["N", channels, *sizes], "axes": "N C T H W", "type": "float32"},
@@ -167,6 +172,6 @@ def _write_about(loaded: LoadedRun, path: Path) -> None:
             "std": loaded.config.clip.std,
             "of": "RGB between 0 and 1: (x - mean) / std",
         },
-        **loaded.about,
+        **loaded.meta,
     }
     path.write_text(json.dumps(about, indent=2) + "\n")

@@ -1,61 +1,46 @@
-"""`videoattn list weights`: every public model, what was published of it, and where its file is."""
+"""`videoattn list weights`: every public model, its published accuracy, and its file."""
 
-from videoattn.recipe.run import out
+from videoattn.recipe.console import console as out
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
-_HEAD = ("name", "network", "frames x stride", "attention", "top-1 (views)", "licence", "file")
 
-
-def list_weights(*, markdown: bool = False) -> None:
-    """From the table alone: no network is built, nothing is fetched."""
-    if markdown:
-        lines = [_line(_HEAD), _line(("---",) * len(_HEAD))]
-        lines += [_line(_cells(name, row)) for name, row in PUBLIC.items()]
-        out.print("\n".join(lines), markup=False)
-        return
+def list_weights() -> None:
+    """Prints the public models. No network is built, and nothing is downloaded."""
     for name, row in PUBLIC.items():
-        about = (row.network, _frames(row), _attention(row), _accuracy(row), row.licence)
-        # Addresses are long: a line each, to be copied.
+        details = (row.network, frames(row), attention(row), accuracy(row), row.licence)
         out.print(name, markup=False)
-        out.print(f"  {', '.join(part for part in about if part)}", markup=False)
+        out.print(f"  {', '.join(detail for detail in details if detail)}", markup=False)
+        # Addresses are long. Each has its own line so that it can be copied.
         out.print(f"  file: {row.url or 'not published'}", markup=False)
         if row.source:
             out.print(f"  accuracy: {row.source}", markup=False)
     out.print(
-        "\nAccuracies are what those pages say, on the validation set of Kinetics-400 where no "
-        "other is named. Fetch a file, then: videoattn convert FILE --as NAME OUT",
+        "\nThese pages report the accuracies, on the validation set of Kinetics-400 unless another "
+        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT",
         markup=False,
     )
 
 
-def _cells(name: str, row: PublicModel) -> tuple[str, ...]:
-    accuracy, source = _accuracy(row), row.source
-    linked = f"[{accuracy}]({source})" if source and source.startswith("http") else accuracy
-    file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
-    return f"`{name}`", row.network, _frames(row), _attention(row), linked, row.licence, file
+def frames(row: PublicModel) -> str:
+    """Returns how a clip's frames are sampled, such as "8 x 8" or "8 segments"."""
+    clip = row.preprocessing
+    if clip.sampling == "dense":
+        return f"{clip.num_frames} x {clip.frame_stride}"
+    return f"{clip.num_frames} segments" if clip.num_frames > 1 else "an image"
 
 
-def _frames(row: PublicModel) -> str:
-    fed = row.preprocessing
-    if fed.sampling == "dense":
-        return f"{fed.num_frames} x {fed.frame_stride}"
-    return f"{fed.num_frames} segments" if fed.num_frames > 1 else "an image"
-
-
-def _attention(row: PublicModel) -> str:
+def attention(row: PublicModel) -> str:
+    """Returns the attention blocks, such as "5 non-local (gaussian)", or ""."""
     if row.non_local is None:
         return ""
     form = str(row.non_local.get("form", "embedded_gaussian")).replace("_", " ")
     return f"{len(row.after)} non-local ({form})"
 
 
-def _accuracy(row: PublicModel) -> str:
+def accuracy(row: PublicModel) -> str:
+    """Returns the published accuracy with its views, or "" if none was published."""
     if row.top1 is None:
         return ""
     dataset = "" if row.dataset == "Kinetics-400" else f"{row.dataset}, "
     return f"{row.top1:g} % ({dataset}{row.preprocessing.views})"
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -18,10 +18,11 @@ from videoattn.data.prepare.verify import (
     videos_in,
 )
 from videoattn.data.workers import Task
-from videoattn.engine.trackers import Display
-from videoattn.recipe import make_samples
-from videoattn.recipe.config import load
-from videoattn.recipe.run import RUNS, out
+from videoattn.engine.progress import Display
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import make_samples
+from videoattn.recipe.folder import RUNS
+from videoattn.recipe.load import load
 
 
 def run_verify(

@@ -16,9 +16,10 @@ from videoattn.data.prepare.verify import Record, describe, files_in, videos_in
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
 from videoattn.data.workers import Crash, in_processes
-from videoattn.engine.trackers import Display
-from videoattn.recipe.config import load
-from videoattn.recipe.run import check_free, out
+from videoattn.engine.progress import Display
+from videoattn.recipe.console import console as out
+from videoattn.recipe.load import load
+from videoattn.recipe.run import require_empty
 
 _LISTS = (".csv", ".json", ".txt")
 
@@ -84,7 +85,7 @@ def run_shards(
     """
     if max_mb <= 0:
         raise ValueError(f"max_mb: got {max_mb:g}; need more than 0")
-    check_free(folder)
+    require_empty(folder)
     skip = not what.is_dir() and load(what, overrides).data.on_error == "skip"
     parts = {"": read_folders(what)} if what.is_dir() else parts_of(what, overrides, "drop")
     for part, samples in parts.items():

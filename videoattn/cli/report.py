@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.trackers import as_record
+from videoattn.engine.failures import as_record
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -71,13 +71,9 @@ def summarise(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, float | None]:
-    numbers = {
-        "video_accuracy": evaluation.video_accuracy,
-        "video_top5": evaluation.video_top5,
-        "clip_accuracy": evaluation.clip_accuracy,
-        "clip_top5": evaluation.clip_top5,
-        "loss": evaluation.loss,
-    }
+    numbers = {f"video_{name}": value for name, value in evaluation.video_metrics.items()}
+    numbers |= {f"clip_{name}": value for name, value in evaluation.clip_metrics.items()}
+    numbers["loss"] = evaluation.loss
     return {key: None if math.isnan(value) else value for key, value in numbers.items()}
 
 

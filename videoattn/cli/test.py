@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.table import Table
 
 from videoattn.cli.report import write_report
-from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import check_classes
-from videoattn.engine.evaluate import Evaluation, evaluate
-from videoattn.engine.parallel import Parallel, distributed
-from videoattn.engine.trackers import Display
-from videoattn.recipe import make_loader, make_precision, make_samples, make_to_video
-from videoattn.recipe.run import LoadedRun, load_run, out
+from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.parallel import init_parallel
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import make_samples
+from videoattn.recipe.folder import remembered_data
+from videoattn.recipe.run import Predictor, load
 
 
 def evaluate_run(
@@ -23,11 +23,18 @@ def evaluate_run(
     Raises:
         ValueError: no run, no data, or data of other classes than the run's.
     """
-    with distributed(device) as place:
-        loaded = load_run(run, place.device, overrides)
+    with init_parallel(device) as place:
+        data = remembered_data(run if run.is_dir() else run.parent)
+        loaded = load(run, place.device, overrides=overrides, data=data)
+        if not loaded.config.data.root:
+            raise ValueError(
+                f"{run}: give its test videos, as in data.root=FOLDER (and data.layout=..., "
+                "data.test_split=... if they are not class folders under test). Only a run that "
+                "you trained in this folder finds its data again; a shared config is not trusted"
+            )
         samples = make_samples(loaded.config.data, "test")
         check_classes(loaded.checkpoint, loaded.class_names, samples.class_names)
-        evaluation = _score(loaded, samples, place)
+        evaluation = loaded.evaluate(samples, place)
         if place.is_main:
             folder = folder or loaded.folder / "test"
             write_report(
@@ -45,14 +52,11 @@ def evaluate_run(
 
 def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "auto") -> Evaluation:
     """Names the action in each video, with the checkpoint's own sampling and views."""
-    with distributed(device) as place:
-        loaded = load_run(run, place.device)
+    with init_parallel(device) as place:
+        loaded = load(run, place.device)
         top = min(top, len(loaded.class_names))
-        samples = Samples(
-            Path(), paths=[str(v) for v in videos], labels=[-1] * len(videos),
-            class_names=loaded.class_names,
-        )  # fmt: skip
-        evaluation = _score(loaded, samples, place)
+        samples = loaded.samples(videos)
+        evaluation = loaded.evaluate(samples, place)
         if place.is_main:
             for row, index in enumerate(evaluation.indices.tolist()):
                 out.print(str(samples.path(index)), markup=False)
@@ -64,22 +68,7 @@ def predict(run: Path, videos: Sequence[Path], *, top: int = 5, device: str = "a
         return evaluation
 
 
-def _score(loaded: LoadedRun, samples: Samples, place: Parallel) -> Evaluation:
-    config = loaded.config
-    precision, _ = make_precision(config, loaded.model, place.device)
-    with Display(enabled=place.is_main) as display:
-        return evaluate(
-            loaded.model,
-            make_loader(config, "test", place, samples),
-            to_video=make_to_video(config.clip, place.device),
-            max_views=config.test.batch_size,
-            precision=precision,
-            distributed=place,
-            display=display,
-        )
-
-
-def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
+def _accuracy_table(loaded: Predictor, evaluation: Evaluation) -> Table:
     test_config = loaded.config.test
     views = f"{test_config.num_clips} x {test_config.num_crops}"
     table = Table(title=f"{loaded.checkpoint}", title_justify="left")
@@ -90,8 +79,8 @@ def _accuracy_table(loaded: LoadedRun, evaluation: Evaluation) -> Table:
     over_videos = f"{n} videos, mean of {views} views (clips x crops)"
     for part, of in (evaluation.parts or {"": evaluation}).items():
         for kind, top1, top5, over in (
-            ("clip accuracy", of.clip_accuracy, of.clip_top5, over_views),
-            ("video accuracy", of.video_accuracy, of.video_top5, over_videos),
+            ("clip accuracy", of.clip_accuracy, of.clip_metrics["top5"], over_views),
+            ("video accuracy", of.video_accuracy, of.video_metrics["top5"], over_videos),
         ):
             name = f"{part} {kind}".strip()
             table.add_row(name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %", over)

@@ -1,46 +1,44 @@
-"""Checkpoints that are either whole or absent, and loading that says what is wrong.
+"""Saves and loads checkpoints, safetensors files, and folders to share.
 
-A file is written under a temporary name, synced, and renamed: the last good one stays until the new
-one is whole. Files are read with `weights_only=True`: they cannot run code.
+Files are complete or absent, and are read with `weights_only=True`: they cannot run code.
 """
 
-import errno
 import json
-import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from videoattn import __version__
+from videoattn._version import __version__
+from videoattn.files import write_text, write_whole
 
 FORMAT = "videoattn/1"
 LAST = "checkpoint-last.pt"
-"""The newest checkpoint in a run's folder."""
+"""The newest checkpoint in a run folder."""
 WEIGHTS, ABOUT = "model.safetensors", "config.json"
-"""What a folder to share holds: no code, nothing pickled."""
+"""The two files of a folder to share: no code, no pickles."""
 
 State = dict[str, Tensor]
 
 
 class CheckpointMeta(TypedDict):
-    """What a checkpoint must know beside its weights, so that predicting needs nothing else."""
+    """What prediction needs besides the weights."""
 
     config: dict[str, object]
     class_names: list[str]
     preprocessing: dict[str, object]
     provenance: NotRequired[dict[str, object]]
-    """Of converted weights: whose they are, their licence."""
+    """Authors and license of converted weights."""
 
 
 class Checkpoint(CheckpointMeta):
-    """A checkpoint. Everything but the tensors is plain: strings, numbers, lists, dicts."""
+    """A training checkpoint: tensors, strings, numbers, lists and dicts only."""
 
     format: str
     version: str
@@ -51,25 +49,25 @@ class Checkpoint(CheckpointMeta):
 
 
 class CheckpointError(ValueError):
-    """A file that is not the checkpoint that was asked for."""
+    """The file is not a checkpoint, is damaged, or belongs to another model or dataset."""
 
 
 def save(path: Path, payload: Checkpoint) -> None:
-    """Writes `payload`, whole or not at all.
+    """Writes a checkpoint.
 
     Raises:
-        ValueError: for a value that loading would refuse (not plain, not a tensor).
-        OSError: when it cannot be written; what was at `path` is still there.
+        ValueError: If it holds a value that `load` would refuse (an arbitrary object).
+        OSError: If it cannot be written; the previous file at `path` is unchanged.
     """
     _check_plain(payload, "payload")
-    _write_whole(path, lambda file: torch.save(payload, file))
+    write_whole(path, lambda file: torch.save(payload, file))
 
 
 def load(path: Path, *, class_names: Sequence[str] | None = None) -> Checkpoint:
-    """Reads a checkpoint onto the CPU, checked against `class_names` where they are given.
+    """Reads a checkpoint onto the CPU and checks it against `class_names` if given.
 
     Raises:
-        CheckpointError: for a missing, truncated or foreign file, and for other classes.
+        CheckpointError: If the file is missing, truncated or foreign, or its classes differ.
     """
     _check_is_zip(path)
     try:
@@ -77,92 +75,114 @@ def load(path: Path, *, class_names: Sequence[str] | None = None) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds objects other than tensors and plain values, so it is not a checkpoint "
-            "of this package; convert a foreign one with `videoattn convert`"
+            "of this package; convert it first"
         ) from error
     except (RuntimeError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: is damaged ({str(error).splitlines()[0]}); use an older checkpoint"
         ) from error
-    _check_format(path, payload)
+    if not isinstance(payload, dict) or "format" not in payload:
+        keys = ", ".join(map(str, list(payload)[:5])) if isinstance(payload, dict) else "no dict"
+        raise CheckpointError(
+            f"{path}: was not written by this package (it holds {keys}, ...); convert it first"
+        )
+    _check_format(path, payload["format"])
+    missing = sorted(Checkpoint.__required_keys__ - set(payload))
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
     if class_names is not None:
         check_classes(path, payload["class_names"], class_names)
     return cast(Checkpoint, payload)
 
 
-def save_weights(path: Path, model: State, about: CheckpointMeta) -> None:
-    """Writes weights as safetensors, `about` as JSON in its metadata; whole or not at all."""
-    metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in about.items()}
-    # Copies: safetensors holds neither channels-last tensors nor two names for one memory.
+def save_weights(path: Path, model: State, meta: CheckpointMeta) -> None:
+    """Writes weights as safetensors, with `meta` as JSON in the file's metadata."""
+    metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in meta.items()}
+    # Copies, because safetensors stores neither channels-last tensors nor shared memory.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.items()
     }
     data = to_safetensors(tensors, metadata=metadata)
-    _write_whole(path, lambda file: file.write(data))
+    write_whole(path, lambda file: file.write(data))
 
 
-def save_folder(folder: Path, model: State, about: CheckpointMeta) -> None:
-    """Writes a folder to share: weights, and a config.json that says what their metadata say."""
-    save_weights(folder / WEIGHTS, model, about)
-    text = json.dumps({"format": FORMAT, "version": __version__, **about}, indent=2) + "\n"
-    _write_whole(folder / ABOUT, lambda file: file.write(text.encode()))
+def save_folder(folder: Path, model: State, meta: CheckpointMeta) -> None:
+    """Writes a folder to share: the weights, and their metadata as config.json."""
+    save_weights(folder / WEIGHTS, model, meta)
+    text = json.dumps({"format": FORMAT, "version": __version__, **meta}, indent=2) + "\n"
+    write_text(folder / ABOUT, text)
 
 
 def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
-    """The file, weights and description in a run's folder (its last checkpoint), in a folder to
-    share, or in a .pt or .safetensors file of ours. A shared folder's config.json may have been
-    edited: what it says counts.
+    """Reads the weights of a run folder (its last checkpoint), a shared folder, or one file.
+
+    The config.json of a shared folder takes precedence over the metadata in its weights: users may
+    edit it.
+
+    Returns:
+        The file that was read, its weights, and its metadata.
 
     Raises:
-        CheckpointError: for what is none of these, and for a missing, damaged or foreign file.
+        CheckpointError: If there is nothing to read, or a file is damaged or foreign.
     """
     weights = path / WEIGHTS
     if path.is_dir() and not (path / LAST).exists():
-        there = [file.name for file in (weights, path / ABOUT) if file.exists()]
-        if len(there) == 1:
+        found = [file.name for file in (weights, path / ABOUT) if file.exists()]
+        if len(found) == 1:
             raise CheckpointError(
-                f"{path}: has {there[0]} alone; a shared folder holds {WEIGHTS} and {ABOUT}"
+                f"{path}: has {found[0]} alone; a shared folder holds {WEIGHTS} and {ABOUT}"
             )
-        if there:
-            return weights, _read_weights(weights)[0], _read_about(path / ABOUT)
+        if found:
+            return weights, _read_weights(weights)[0], _read_meta(path / ABOUT)
     file = path / LAST if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(
             f"{path} is neither a run's folder with a {LAST}, nor a shared one with {WEIGHTS} and "
-            f"{ABOUT}, nor a checkpoint; videoattn train writes one to runs/<name>"
+            f"{ABOUT}, nor a checkpoint"
         )
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
     payload = load(file)
-    return file, payload["model"], _about(payload)
+    return file, payload["model"], _meta_of(payload)
 
 
 def load_weights(
     path: Path, *, class_names: Sequence[str] | None = None
 ) -> tuple[State, CheckpointMeta]:
-    """Reads what `save_weights` wrote, checked against `class_names` where they are given.
+    """Reads a file of `save_weights` and checks it against `class_names` if given.
 
     Raises:
-        CheckpointError: for a missing, truncated or foreign file, and for other classes.
+        CheckpointError: If the file is missing, truncated or foreign, or its classes differ.
     """
     state, metadata = _read_weights(path)
     missing = sorted(({"format"} | CheckpointMeta.__required_keys__) - set(metadata))
     if missing:
         raise CheckpointError(
             f"{path}: its metadata lack {', '.join(missing)}, so it was not written by this "
-            "package; convert a foreign one with `videoattn convert`"
+            "package; convert it first"
         )
-    about = _about({key: json.loads(text) for key, text in metadata.items() if key != "format"})
+    meta = _meta_of({key: json.loads(text) for key, text in metadata.items() if key != "format"})
     if class_names is not None:
-        check_classes(path, about["class_names"], class_names)
-    return state, about
+        check_classes(path, meta["class_names"], class_names)
+    return state, meta
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
-    """Loads weights into a model of exactly the same names and shapes.
+    """Loads weights from `path` into a model with exactly the same names and shapes.
 
     Raises:
-        CheckpointError: that names the first tensors that differ; the model is unchanged.
+        CheckpointError: If they differ; names the first tensors. The model is unchanged.
+    """
+    check_fit(model, state, path=path)
+    model.load_state_dict(dict(state))
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
+    """Checks that weights have exactly the model's names and shapes.
+
+    Raises:
+        CheckpointError: If they differ; the message names the first tensors that do.
     """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in state]
@@ -178,14 +198,13 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
             f"{path}: is of another model: {'; '.join(problems[:5])}{rest}; "
             "build the model from the checkpoint's own config"
         )
-    model.load_state_dict(dict(state))
 
 
 def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Whether a checkpoint was trained on these classes, in this order.
+    """Checks that the checkpoint at `path` was trained on our classes, in the same order.
 
     Raises:
-        CheckpointError: that says how many there are on either side, or which one differs.
+        CheckpointError: If the number of classes differs, or a name does.
     """
     if len(theirs) != len(ours):
         raise CheckpointError(
@@ -201,7 +220,6 @@ def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> Non
 
 
 def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
-    """The tensors and the metadata of a safetensors file."""
     _check_exists(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -213,82 +231,25 @@ def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
         ) from error
 
 
-def _read_about(path: Path) -> CheckpointMeta:
-    """What a shared folder's config.json says."""
+def _read_meta(path: Path) -> CheckpointMeta:
+    """Reads the config.json of a shared folder."""
     try:
-        about = json.loads(path.read_bytes())
+        meta = json.loads(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"{path}: is damaged, not JSON ({error}); copy it again") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        got = about.get("format") if isinstance(about, dict) else None
-        raise CheckpointError(f"{path}: is of format {got}, this version reads {FORMAT}")
-    missing = [key for key in sorted(CheckpointMeta.__required_keys__) if key not in about]
+    _check_format(path, meta.get("format") if isinstance(meta, dict) else None)
+    missing = sorted(CheckpointMeta.__required_keys__ - set(meta))
     if missing:
         raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
-    names = about["class_names"]
+    names = meta["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path}: its class_names are no list of names, one a class")
-    return _about(about)
+        raise CheckpointError(f"{path}: class_names must be a list of strings, one per class")
+    return _meta_of(meta)
 
 
-def _about(values: Mapping[str, object]) -> CheckpointMeta:
-    return cast(
-        CheckpointMeta,
-        {key: values[key] for key in CheckpointMeta.__annotations__ if key in values},
-    )
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as raw:
-            file = _Remembering(raw)
-            try:
-                write(cast(IO[bytes], file))
-            except RuntimeError as error:
-                # torch's writer turns a full disk into an error of its own.
-                raise file.error or error from error
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        kept = "the previous one is unchanged" if path.exists() else "nothing was written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno, f"no space left to write {path}; {kept}. Free some and use --resume"
-            ) from error
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {kept}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-class _Remembering:
-    """A file that keeps the error of its first failed write, whatever the caller makes of it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes | memoryview) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without it a power cut can undo the rename.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _meta_of(values: Mapping[str, object]) -> CheckpointMeta:
+    keys = [key for key in CheckpointMeta.__annotations__ if key in values]
+    return cast(CheckpointMeta, {key: values[key] for key in keys})
 
 
 def _check_exists(path: Path) -> None:
@@ -303,8 +264,8 @@ def _check_is_zip(path: Path) -> None:
     if zipfile.is_zipfile(path):
         return
     with open(path, "rb") as file:
-        begins_as_one = file.read(4) == b"PK\x03\x04"
-    if begins_as_one:
+        starts_as_zip = file.read(4) == b"PK\x03\x04"
+    if starts_as_zip:
         raise CheckpointError(
             f"{path}: is truncated ({path.stat().st_size} bytes, its end is missing); copy it "
             "again or use an older checkpoint"
@@ -312,34 +273,23 @@ def _check_is_zip(path: Path) -> None:
     raise CheckpointError(f"{path}: is not a PyTorch checkpoint; give a checkpoint-*.pt file")
 
 
-def _check_format(path: Path, payload: object) -> None:
-    if not isinstance(payload, dict) or "format" not in payload:
-        keys = ", ".join(map(str, list(payload)[:5])) if isinstance(payload, dict) else "no dict"
-        raise CheckpointError(
-            f"{path}: was not written by this package (it holds {keys}, ...); convert a foreign "
-            "one with `videoattn convert`"
-        )
-    if payload["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path}: is of format {payload['format']}, this version reads {FORMAT}"
-        )
-    missing = [key for key in sorted(Checkpoint.__required_keys__) if key not in payload]
-    if missing:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
+def _check_format(path: Path, found: object) -> None:
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: is of format {found}, this version reads {FORMAT}")
 
 
-def _check_plain(value: object, place: str) -> None:
-    """Whether `weights_only` loading will take it back: better known now than at the resume."""
+def _check_plain(value: object, name: str) -> None:
+    """Checks that `weights_only` loading accepts the value; better to fail now than at a resume."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_plain(item, f"{place}.{key}")
+            _check_plain(item, f"{name}.{key}")
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _check_plain(item, f"{place}[{number}]")
+            _check_plain(item, f"{name}[{number}]")
     elif type(value) not in (str, int, float, bool, type(None), torch.dtype) and not isinstance(
         value, Tensor
     ):
         raise ValueError(
-            f"{place} is a {type(value).__name__}; a checkpoint holds tensors, strings, numbers, "
+            f"{name} is a {type(value).__name__}; a checkpoint holds tensors, strings, numbers, "
             "lists and dicts only"
         )

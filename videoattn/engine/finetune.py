@@ -1,6 +1,6 @@
-"""Fine-tuning: what becomes of the parameters that a network began with, beside its new ones.
+"""Fine-tuning: which pretrained parameters are frozen, and when.
 
-What is frozen in an epoch is a pure function of the epoch: there is nothing to store.
+This is a pure function of the epoch, so a checkpoint stores nothing of it.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class FineTuning:
-    """backbone: names of the parameters that came with trained weights.
+    """Freezes the backbone for some epochs, or its batch norms for the whole run.
 
-    For `frozen_epochs` none of them moves, and no graph is kept for them; nor do the running
-    statistics of the backbone's batch norms. With `freeze_batch_norm` these norms keep statistics,
-    scale and shift for the whole run, as in TSN's and TSM's fine-tuning.
+    Args:
+        backbone: Names of the pretrained parameters.
+        frozen_epochs: For this many epochs the backbone has no gradients, and the running
+            statistics of its batch norms do not change.
+        freeze_batch_norm: Whether its batch norms keep statistics, scale and shift for the whole
+            run, as TSN and TSM do.
     """
 
     backbone: frozenset[str]
@@ -23,20 +26,20 @@ class FineTuning:
     freeze_batch_norm: bool = False
 
     def is_frozen(self, epoch: int) -> bool:
-        """Whether all of the backbone is, in `epoch` (from 0)."""
+        """Whether the whole backbone is frozen in `epoch` (from 0)."""
         return epoch < self.frozen_epochs
 
-    def thaw(self, model: nn.Module) -> None:
-        """All of the backbone has gradients."""
+    def unfreeze(self, model: nn.Module) -> None:
+        """Enables gradients for the backbone."""
         for name, parameter in model.named_parameters():
             if name in self.backbone:
                 parameter.requires_grad_(True)
 
     def freeze(self, model: nn.Module, epoch: int) -> None:
-        """What `epoch` does not train has no gradients.
+        """Disables gradients for the parameters that `epoch` does not train.
 
         Raises:
-            ValueError: then nothing is left to train.
+            ValueError: If no trainable parameter remains.
         """
         for name, parameter in model.named_parameters():
             if name in self.backbone and self.is_frozen(epoch):
@@ -47,11 +50,12 @@ class FineTuning:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
                 f"epoch {epoch + 1} would train nothing: the initial weights reached every "
-                "parameter of it, and they are frozen; set freeze_backbone_epochs to 0"
+                "parameter of it, and frozen_epochs freezes them; set frozen_epochs to 0"
             )
 
-    def hold(self, model: nn.Module, epoch: int) -> None:
-        """To be called after `model.train()`: the norms that `epoch` freezes go back to eval."""
+    def set_train_mode(self, model: nn.Module, epoch: int) -> None:
+        """Puts the batch norms that `epoch` freezes into evaluation mode; call after
+        `model.train()`."""
         if self.freeze_batch_norm or self.is_frozen(epoch):
             for norm in self._norms(model):
                 norm.eval()

@@ -1,4 +1,4 @@
-"""Counting right answers."""
+"""Counts correct predictions."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,9 +7,12 @@ from videoattn.types import Labels
 
 
 def in_top_k(scores: Float[Tensor, "N K"], labels: Labels, k: int) -> Bool[Tensor, " N"]:
-    """Whether each label is among its row's `k` highest scores (all of them where K < k).
+    """Returns whether each label is among the `k` highest scores of its row.
 
-    A label of -1 (none is known) is in no row's.
+    A row without a label (-1) is False. If there are fewer than `k` classes, all of them count.
+
+    Raises:
+        ValueError: If `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"k: {k} is not at least 1")
@@ -17,6 +20,6 @@ def in_top_k(scores: Float[Tensor, "N K"], labels: Labels, k: int) -> Bool[Tenso
     return (best == labels[:, None]).any(dim=1)
 
 
-def share(count: int | float, total: int | float) -> float:
-    """`count` / `total`; not a number where there is nothing to count."""
+def fraction(count: int | float, total: int | float) -> float:
+    """Returns `count` / `total`, or NaN if `total` is 0."""
     return count / total if total else float("nan")

@@ -1,13 +1,13 @@
-"""One process or many: started by torchrun or not, the same code.
+"""Runs the same code in one process or in several that torchrun starts.
 
-    torchrun --nproc-per-node 2 -m videoattn.cli.app train ...
+    torchrun --nproc-per-node 2 train.py ...
 
-A world size that was asked for is formed or is an error; it is never quietly 1.
+Everything that depends on the number of processes is here: the training loop only calls `Parallel`.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -24,7 +24,7 @@ _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Parallel:
-    """This process's place among `world_size`, and the device that it computes on."""
+    """The rank of this process, the number of processes, and the device that it computes on."""
 
     rank: int = 0
     world_size: int = 1
@@ -33,25 +33,19 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and shows."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:
-        """Each value summed over the processes, in float64; the same bits on every one."""
-        # On the CPU, by gloo: a GPU's queue need not be emptied for a handful of numbers.
+        """Sums each value over the ranks in float64; all ranks get the same bits."""
+        # On the CPU, through gloo, so that a few numbers do not wait for the GPU's queue.
         tensor = torch.tensor(values, dtype=torch.float64)
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 
-    def all_reduce_(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over the processes, in place."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
     def gather(self, value: T) -> list[T]:
-        """Every process's value, by rank, on every process."""
+        """Returns the value of every rank, in the order of ranks, on every rank."""
         if self.world_size == 1:
             return [value]
         values: list[T | None] = [None] * self.world_size
@@ -59,44 +53,90 @@ class Parallel:
         return [value for value in values if value is not None]
 
     def barrier(self) -> None:
-        """Waits until every process is here."""
+        """Waits until every rank has called it."""
         self.sum([0.0])
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` whose gradients are averaged over the processes; itself when there is one."""
+        """Returns a module that averages its gradients over the ranks.
+
+        A wrapper handles the parameters that require gradients when it is made: wrap the model
+        again after freezing or unfreezing some.
+        """
         if self.world_size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        """Returns the model inside a wrapper. Its passes do not communicate."""
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Returns the full state of a model. Collective: every rank must call it."""
+        return self.unwrap(model).state_dict()
+
+    def accumulate(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Returns a context for one of several passes; only the last one exchanges gradients."""
+        if last or not isinstance(model, DistributedDataParallel):
+            return nullcontext()
+        return _no_sync(model)
+
+    def sum_gradients(self, model: nn.Module, *, averaged: bool) -> None:
+        """Replaces the gradients by their sum over the ranks.
+
+        Args:
+            averaged: Whether the wrapper has averaged them already. If not, a missing gradient
+                counts as 0.
+        """
+        if self.world_size == 1:
+            return
+        for parameter in model.parameters():
+            if averaged and parameter.grad is not None:
+                parameter.grad.mul_(self.world_size)
+            elif not averaged and parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
+
+    def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> Tensor:
+        """Scales the gradients down to `max_norm` (None: leaves them); returns the norm before."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        return norm
+
     def average_buffers(self, model: nn.Module) -> None:
-        """Running statistics, which each process's own clips moved, become their mean. Those of
-        modules in evaluation mode did not move, and do not."""
+        """Averages running statistics over the ranks, for modules in training mode only: the
+        others have not changed since they were last averaged."""
         if self.world_size == 1:
             return
         for module in model.modules():
             for buffer in module.buffers(recurse=False):
                 if module.training and buffer.is_floating_point():
-                    self.all_reduce_(buffer).div_(self.world_size)
-
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Gradients become their sum over the processes; one that a process lacks counts as 0."""
-        for parameter in model.parameters():
-            if self.world_size > 1 and parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                self.all_reduce_(parameter.grad)
+                    dist.all_reduce(buffer)
+                    buffer.div_(self.world_size)
 
 
 @contextmanager
-def distributed(device: str = "auto", *, timeout_seconds: int | float = 1800) -> Iterator[Parallel]:
-    """Joins the group that torchrun's environment describes, and leaves it at the end.
+def _no_sync(model: DistributedDataParallel) -> Iterator[None]:
+    with model.no_sync():
+        yield
 
-    `device` is auto (a GPU where there is one), cpu, cuda or cuda:N.
+
+@contextmanager
+def init_parallel(
+    device: str = "auto", *, timeout_seconds: int | float = 1800
+) -> Iterator[Parallel]:
+    """Joins the process group that torchrun's environment describes, and leaves it at the end.
+
+    Args:
+        device: auto (a GPU if there is one), cpu, cuda, or cuda:N.
+        timeout_seconds: How long to wait for the other processes, here and in each exchange.
 
     Raises:
-        ValueError: for an incomplete environment, or a device that is not there.
-        RuntimeError: when the group cannot form in time.
+        ValueError: If the environment is incomplete, or the device does not exist.
+        RuntimeError: If the group does not form in time. It never falls back to one process.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -127,11 +167,15 @@ def distributed(device: str = "auto", *, timeout_seconds: int | float = 1800) ->
         dist.destroy_process_group()
 
 
+distributed = init_parallel
+"""The former name."""
+
+
 def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
-    """The device that `name` (auto, cpu, cuda, cuda:N) means for this process.
+    """Returns the device of this process for a name: auto, cpu, cuda, or cuda:N.
 
     Raises:
-        ValueError: for another name, and for a GPU that is not there.
+        ValueError: If the name is unknown, or there is no such GPU.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -143,12 +187,11 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     index = local_rank if name == "cuda" else int(name[5:])
     if not num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; "
-            "use --device cpu"
+            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; use cpu"
         )
     if index >= num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, {num_gpus} visible; use --device cpu, "
-            "or start at most as many processes as there are GPUs"
+            f"device: GPU {index} asked for, {num_gpus} visible; use cpu, or start at most as many "
+            "processes as there are GPUs"
         )
     return torch.device("cuda", index)

@@ -1,4 +1,4 @@
-"""Precise batch norm: its statistics taken anew, over training clips seen as in testing."""
+"""Precise batch norm: recomputes running statistics with the final weights."""
 
 from dataclasses import dataclass
 
@@ -12,50 +12,53 @@ from videoattn.engine.precision import Precision, autocast, resolve_precision
 
 @dataclass(frozen=True)
 class PreciseBatchNorm:
-    """What a batch norm knows in testing is a moving average over clips that were augmented and
-    mixed, of weights that moved. Here its mean and variance are the averages of those of B batches,
-    all of the same weights: μ = Σ μ_b / B, σ² = Σ σ_b² / B (σ_b² without bias), each layer behind
-    norms that use the batch, as in training (Wu & Johnson, arXiv 2105.07576, section 3). Of
-    augmented clips it is PySlowFast's BN.USE_PRECISE_STATS.
+    """Replaces running averages by averages over B batches that all use the same weights.
 
-    batches: shuffled. num_clips: from so many on, counted over all processes, it is enough.
+    In evaluation, batch norm uses moving averages that it collected from augmented clips while the
+    weights were still changing. Here μ = Σ μ_b / B and σ² = Σ σ_b² / B (unbiased), and each layer
+    follows norms that use the statistics of the batch, as in training (Wu & Johnson, arXiv
+    2105.07576, section 3). With augmented clips it is PySlowFast's BN.USE_PRECISE_STATS.
+
+    Args:
+        batches: Shuffled training batches.
+        num_clips: Stop after this many clips, summed over the ranks.
     """
 
     batches: Batches
     num_clips: int
 
     def recompute(
-        self, model: nn.Module, *, to_video: ToVideo, precision: Precision, distributed: Parallel
+        self, model: nn.Module, *, to_video: ToVideo, precision: Precision, parallel: Parallel
     ) -> None:
-        """Of the norms that are in training mode. The model is left in evaluation mode.
+        """Recomputes the norms in training mode, and leaves the model in evaluation mode.
 
         Raises:
-            ValueError: when a process could not decode one clip.
+            ValueError: If a rank could not decode a single clip.
         """
         norms = batch_norms(model, training=True)
         if not norms:  # all are frozen
             return
-        dtype = resolve_precision(precision, distributed.device)
-        was = [norm.momentum for norm in norms]
+        dtype = resolve_precision(precision, parallel.device)
+        momenta = [norm.momentum for norm in norms]
         model.eval()
         for norm in norms:
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None  # the average of all batches
-        seen = 0
+            norm.momentum = None  # average over all batches
+        num_clips = 0
         try:
             for batch in self.batches.epoch(0):
                 if len(batch.frames):
-                    with torch.no_grad(), autocast(dtype, distributed.device):
+                    with torch.no_grad(), autocast(dtype, parallel.device):
                         model(to_video(batch.frames.flatten(0, 1)))
-                seen += batch.frames.shape[0] * batch.frames.shape[1]
-                if seen * distributed.world_size >= self.num_clips:
+                num_clips += batch.frames.shape[0] * batch.frames.shape[1]
+                if num_clips * parallel.world_size >= self.num_clips:
                     break
-            if not all(distributed.gather(seen)):
+            if not all(parallel.gather(num_clips)):
                 raise ValueError("precise batch norm: a process could decode no training clip")
-            distributed.average_buffers(model)
+            parallel.average_buffers(model)
         finally:
-            for norm, momentum in zip(norms, was, strict=True):
+            for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
             model.eval()
 
@@ -63,7 +66,7 @@ class PreciseBatchNorm:
 def batch_norms(
     model: nn.Module, *, training: bool = False
 ) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Those that keep statistics; with `training`, of those in training mode."""
+    """Returns the batch norms with running statistics; if `training`, those in training mode."""
     return [
         module
         for module in model.modules()

@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses: bfloat16 where the hardware has it, float32 elsewhere."""
+"""Chooses the arithmetic of a run: bfloat16 if the hardware has it, float32 otherwise."""
 
 from typing import Literal
 
@@ -8,10 +8,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """What `name` means on `device`: torch.float32 or torch.bfloat16.
+    """Returns torch.float32 or torch.bfloat16.
 
     Raises:
-        ValueError: for a name other than auto, float32 and bfloat16.
+        ValueError: If the name is not auto, float32 or bfloat16.
     """
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
@@ -23,7 +23,7 @@ def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware, so that it is faster than float32."""
+    """Returns whether the device multiplies bfloat16 in hardware, faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -33,5 +33,5 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """A context in which convolutions and products run in `dtype`; float32 turns it off."""
+    """Returns a context in which convolutions and products run in `dtype`; float32 disables it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -1,93 +1,105 @@
-"""How far a run is: what a checkpoint holds beside weights, and what a line of progress says."""
+"""Progress on the terminal: a live line, or plain lines in a log file."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, cast
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
 
-from videoattn.engine.metrics import share
-from videoattn.engine.step import StepResult
-from videoattn.engine.trackers import Clock
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+
+class Display:
+    """Shows progress on stderr, or nothing if not `enabled`.
+
+    A terminal gets one live line with a bar. A file or a pipe gets a plain line every
+    `every_seconds`, without control characters.
+    """
+
+    def __init__(
+        self, *, enabled: bool = True, console: Console | None = None, every_seconds: float = 30.0
+    ) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self.enabled = enabled
+        self.every_seconds = every_seconds
+        self._last_line = time.monotonic()
+        self._task: TaskID | None = None
+        self._bar: Progress | None = None
+        if enabled and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                console=self.console,
+                transient=True,
+            )
+
+    def __enter__(self) -> "Display":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, line: str, *, done: int, total: int) -> None:
+        """Replaces the live line, or prints the line if the last one is old enough."""
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("")
+            self._bar.update(self._task, description=line, completed=done, total=total)
+        elif time.monotonic() - self._last_line >= self.every_seconds:
+            self.line(line)
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        if not self.enabled:
+            return
+        self._last_line = time.monotonic()
+        # Soft wrapping keeps each line of a log file in one piece.
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @dataclass
-class Sums:
-    """Sums over clips."""
+class Clock:
+    """Measures speed, the time spent waiting for data, and the time left."""
 
-    loss: float = 0.0
-    auxiliary: float = 0.0
-    correct: float = 0.0
-    num_clips: int = 0
-    auxiliary_losses: dict[str, float] = field(default_factory=dict)
+    steps_left: int
+    waited: float = 0.0
+    clips: int = 0
+    steps: int = 0
 
-    def add(self, result: StepResult) -> None:
-        self.loss += result.loss
-        self.auxiliary += result.auxiliary
-        self.correct += result.correct
-        self.num_clips += result.num_clips
-        for name, value in result.auxiliary_losses.items():
-            self.auxiliary_losses[name] = self.auxiliary_losses.get(name, 0.0) + value
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
 
-
-@dataclass
-class Progress:
-    """The epoch under way (from 0), the steps of it that are done, and what they gave."""
-
-    steps_per_epoch: int
-    epoch: int = 0
-    step: int = 0
-    of_epoch: Sums = field(default_factory=Sums)
-    since_log: Sums = field(default_factory=Sums)
-    num_seen: int = 0  # samples that trained the network, each as often as it did
-    num_skipped: int = 0  # and those that did not, since they failed
-    failed: list[int] = field(default_factory=list)  # their indices, in order
-    best_accuracy: float | None = None
-    best_epoch: int | None = None  # from 1
+    def step(self, *, clips: int, waited: float = 0.0) -> None:
+        """Counts a step; `waited` is in seconds."""
+        self.waited += waited
+        self.clips += clips
+        self.steps += 1
+        self.steps_left -= 1
 
     @property
-    def step_of_run(self) -> int:
-        """Steps that are done since the run began."""
-        return self.epoch * self.steps_per_epoch + self.step
+    def clips_per_second(self) -> float:
+        return self.clips / self._elapsed
 
-    def next_epoch(self) -> None:
-        self.epoch, self.step, self.of_epoch = self.epoch + 1, 0, Sums()
+    @property
+    def wait_share(self) -> float:
+        """The fraction of the time that was spent waiting for data."""
+        return self.waited / self._elapsed
 
-    def state(self) -> dict[str, object]:
-        """All of it, as plain values."""
-        return asdict(self)
+    @property
+    def time_left(self) -> timedelta:
+        """The time left at the average speed so far, validations included."""
+        seconds = self._elapsed / max(1, self.steps) * self.steps_left
+        return timedelta(seconds=round(seconds))
 
-
-def from_state(state: Mapping[str, object], *, steps_per_epoch: int, path: Path) -> Progress:
-    """The inverse of `Progress.state`; `path` is where it came from.
-
-    Raises:
-        ValueError: when it is inside an epoch of another length than `steps_per_epoch`.
-    """
-    sums = {name: Sums(**cast(dict[str, Any], state[name])) for name in ("of_epoch", "since_log")}
-    # The format that `checkpoint.load` has checked says which fields there are, and of what type.
-    progress = Progress(**{**state, **sums, "steps_per_epoch": steps_per_epoch})  # type: ignore[arg-type]
-    if progress.step and state["steps_per_epoch"] != steps_per_epoch:
-        raise ValueError(
-            f"{path}: was written inside an epoch of {state['steps_per_epoch']} steps, an epoch "
-            f"has {steps_per_epoch} now; resume with the same data, batch size and processes"
-        )
-    return progress
-
-
-def line(progress: Progress, *, num_epochs: int, clock: Clock) -> str:
-    """Epoch, step, losses and accuracy of the epoch so far, how often a sample was skipped in the
-    run, speed, share of waiting, time left."""
-    sums = progress.of_epoch
-    auxiliary = "".join(
-        f"{name} {share(value, sums.num_clips):.4f}  "
-        for name, value in sums.auxiliary_losses.items()
-    )
-    skipped = f"skipped {progress.num_skipped}  " if progress.num_skipped else ""
-    return (
-        f"epoch {progress.epoch + 1}/{num_epochs}  "
-        f"step {progress.step}/{progress.steps_per_epoch}  "
-        f"loss {share(sums.loss, sums.num_clips):.4f}  {auxiliary}"
-        f"accuracy {100 * share(sums.correct, sums.num_clips):.1f} %  {skipped}"
-        f"{clock.clips_per_second:.1f} clips/s  data {100 * clock.wait_share:.0f} %  "
-        f"left {clock.time_left}"
-    )
+    @property
+    def _elapsed(self) -> float:
+        return max(1e-9, time.perf_counter() - self.started)

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: nothing to store, nothing to restore.
+"""Learning rates as pure functions of the step, so that a checkpoint stores no schedule.
 
 A step is one update of the weights, counted from 0 over the whole run.
 """
@@ -16,7 +16,8 @@ def cosine(
     final: float = 0.0,
     warmup_start: float = 0.0,
 ) -> float:
-    """Linear warm-up from `warmup_start` to `base`, then half a cosine down to `final`."""
+    """Returns the rate at `step`: linear warm-up from `warmup_start` to `base`, then half a cosine
+    down to `final`."""
     _check(step, num_steps=num_steps, warmup_steps=warmup_steps)
     if step < warmup_steps:
         return _warmup(step, warmup_steps=warmup_steps, start=warmup_start, base=base)
@@ -33,10 +34,10 @@ def one_cycle(
     start_divisor: float = 25.0,
     final_divisor: float = 1e4,
 ) -> float:
-    """Half a cosine up to `peak` over `warmup_share` of the run, then half a cosine down.
+    """Returns the rate at `step`: half a cosine up to `peak`, then half a cosine down.
 
-    The same numbers as `torch.optim.lr_scheduler.OneCycleLR`: from peak / start_divisor to peak to
-    peak / start_divisor / final_divisor, which the last step reaches.
+    Equals `torch.optim.lr_scheduler.OneCycleLR`: from peak / start_divisor, to peak after
+    `warmup_share` of the run, to peak / start_divisor / final_divisor at the last step.
     """
     _check(step, num_steps=num_steps)
     if not 0.0 < warmup_share < 1.0:
@@ -58,7 +59,7 @@ def multistep(
     warmup_steps: int = 0,
     warmup_start: float = 0.0,
 ) -> float:
-    """Linear warm-up to `base`, then a factor of `gamma` at every milestone (a step)."""
+    """Returns the rate at `step`: linear warm-up to `base`, times `gamma` after each milestone."""
     _check(step, warmup_steps=warmup_steps)
     if list(milestones) != sorted(milestones):
         raise ValueError(f"milestones: {list(milestones)} do not rise; give steps in order")
@@ -68,8 +69,8 @@ def multistep(
 
 
 def _warmup(step: int, *, warmup_steps: int, start: float, base: float) -> float:
-    # One more than the warm-up's steps: neither the first step is wasted at `start` (often 0) nor
-    # does `base` come twice.
+    # With one step more than the warm-up has, the first step is not wasted at `start` (often 0),
+    # and `base` does not occur twice.
     return start + (base - start) * (step + 1) / (warmup_steps + 1)
 
 

@@ -1,7 +1,6 @@
-"""Networks that are trained in stages, one after the other, in one run.
+"""Networks whose parts are trained in stages, one after another, in one run.
 
-Which stage an epoch belongs to, and the learning rate within it, are pure functions: there is
-nothing to store, nothing to restore.
+The stage of an epoch and its learning rate are pure functions, so a checkpoint stores neither.
 """
 
 from bisect import bisect_right
@@ -14,11 +13,11 @@ from torch import nn
 
 @runtime_checkable
 class Staged(Protocol):
-    """A network of which each stage trains a part.
+    """A network that trains one of its parts in each stage.
 
-    `set_stage(i)`, i from 0, leaves only that part with `requires_grad`; in training mode the rest
-    stays in evaluation mode, and the logits are the stage's, of which every parameter of the part
-    has a gradient.
+    `set_stage(i)`, i from 0, sets `requires_grad` for the parameters of that part only. In training
+    mode the other parts stay in evaluation mode, and `forward` returns logits to which every
+    parameter of the part contributes.
     """
 
     num_stages: int
@@ -27,15 +26,17 @@ class Staged(Protocol):
 
 
 def num_stages(model: nn.Module) -> int:
+    """Returns the number of stages of a network; 1 for most."""
     return model.num_stages if isinstance(model, Staged) else 1
 
 
 def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tuple[int, ...]:
-    """The epochs of each stage: those given, or equal parts, of which the first may be one longer.
+    """Returns the number of epochs of each stage: those given, or equal shares.
+
+    The first stages get one epoch more if the shares cannot be equal.
 
     Raises:
-        ValueError: fewer epochs than stages; given ones that are not one number, 1 or more, for
-            each stage, or not `num_epochs` together; given ones where there are no stages.
+        ValueError: If there are fewer epochs than stages, or the given numbers do not fit.
     """
     if not given:
         if num_epochs < stages:
@@ -46,8 +47,8 @@ def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tup
         return tuple(num_epochs // stages + (i < num_epochs % stages) for i in range(stages))
     if stages == 1 and len(given) > 1:
         raise ValueError(
-            f"stage_epochs: {list(given)} is for networks that are trained in stages (attention "
-            "hard_crop), and this is none; leave it out"
+            f"stage_epochs: {list(given)} is only for networks that are trained in stages; this "
+            "one is not, so leave it out"
         )
     if len(given) != stages or min(given) < 1 or sum(given) != num_epochs:
         raise ValueError(
@@ -58,15 +59,19 @@ def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tup
 
 
 def stage_of(step: int, lengths: Sequence[int]) -> int:
-    """The stage (from 0) of a step, or of an epoch, where stages have such lengths."""
+    """Returns the stage (from 0) of a step or an epoch, given the length of each stage."""
     return min(bisect_right(list(accumulate(lengths)), step), len(lengths) - 1)
 
 
-def restarting(
+def restart_schedule(
     schedule: Callable[[int], Callable[[int], float]], lengths: Sequence[int]
 ) -> Callable[[int], float]:
-    """A learning rate that starts anew in each stage: `schedule(length)` is one stage's, of that
-    many steps."""
+    """Returns a learning-rate function that restarts in each stage.
+
+    Args:
+        schedule: Returns the learning-rate function of a stage with this many steps.
+        lengths: The number of steps of each stage.
+    """
     schedules = [schedule(length) for length in lengths]
 
     def lr_at(step: int) -> float:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.record import GateMap
-from videoattn.attention.systems import last_stage
+from videoattn.models import info
 from videoattn.types import Labels, Logits, Video
 
 Activations = Float[Tensor, "N D t h w"]
@@ -41,13 +41,14 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
     """Class activation map, (N, T', H', W'). Its mean over the positions is y - b.
 
     Raises:
-        ValueError: the class's score is not one linear layer `fc` of the layer's mean.
+        ValueError: the class's score is not one linear layer of the layer's mean.
     """
-    layer = layer or last_stage(model)
+    structure = info(model)
+    layer = layer or structure.features
     with torch.no_grad(), _capture(model, layer, video) as kept:
         logits: Logits = model(video)
     activations = _as_video(kept[0], video)
-    classifier = getattr(model, "fc", None)
+    classifier = model.get_submodule(structure.classifier)
     pooled = activations.mean((2, 3, 4))
     if (
         not isinstance(classifier, nn.Linear)
@@ -55,8 +56,9 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
         or not torch.allclose(classifier(pooled), logits, rtol=1e-3, atol=1e-4)
     ):
         raise ValueError(
-            f"cam: {type(model).__name__}'s scores are not one linear layer `fc` of the mean of "
-            f"{layer!r}; use grad_cam or hires_cam, which ask for nothing"
+            f"cam: {type(model).__name__}'s scores are not one linear layer "
+            f"`{structure.classifier}` of the mean of {layer!r}; use grad_cam or "
+            "hires_cam, which work for any network"
         )
     weights = classifier.weight[targets].detach()
     return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), identity_value=0.0)
@@ -182,7 +184,7 @@ OF_A_LAYER = ("cam", "grad_cam", "hires_cam")
 def _gradients(
     model: nn.Module, video: Video, targets: Labels, layer: str | None
 ) -> tuple[Activations, Activations]:
-    layer = layer or last_stage(model)
+    layer = layer or info(model).features
     with torch.enable_grad(), _capture(model, layer, video) as kept:
         score = _score(model(video), targets)
     # Clips do not mix in eval mode: the gradient of the sum is each clip's own.

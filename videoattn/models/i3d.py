@@ -10,14 +10,14 @@ padded with zeros, the larger half behind. How much depends on n, so each pass w
 """
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.layers import Conv3d
-from videoattn.types import Logits, Video
+from videoattn.types import Logits, ModelInfo, Video
 
 PADDINGS = ("same", "fixed")
 WINDOW = (2, 7, 7)
@@ -82,13 +82,6 @@ class InceptionI3d(nn.Sequential):
         ValueError: another padding.
     """
 
-    takes_video = True
-    # Which blocks are a stage: here they lie side by side, not each stage's in a container.
-    block_stages: ClassVar[dict[str, tuple[str, ...]]] = {
-        stage: tuple(name for name in TABLE if name.startswith(stage))
-        for stage in ("Mixed_3", "Mixed_4", "Mixed_5")
-    }
-
     def __init__(
         self,
         *,
@@ -121,9 +114,19 @@ class InceptionI3d(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
+        stages = {
+            stage: tuple(name for name in TABLE if name.startswith(stage))
+            for stage in ("Mixed_3", "Mixed_4", "Mixed_5")
+        }
+        self.info = ModelInfo("fc", stages, features="Mixed_5c")
 
     def forward(self, x: Video) -> Logits:
         logits: Tensor = super().forward(x)
+        return logits
+
+    def forward_head(self, features: Video) -> Logits:
+        """Returns the logits for the output of Mixed_5c."""
+        logits: Tensor = self.fc(self.dropout(self.avgpool(features)))
         return logits
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from videoattn.layers import Conv3d
+from videoattn.models.structure import residual_info
 from videoattn.types import Logits, Video
 
 K = TypeVar("K")
@@ -116,8 +117,6 @@ class ResNet3d(nn.Module):
     parameters.
     """
 
-    takes_video = True
-
     def __init__(
         self,
         kind: str,
@@ -171,13 +170,17 @@ class ResNet3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         self._reset(zero_init_residual)
+        self.info = residual_info(self)
 
     def forward(self, x: Video) -> Logits:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer1(x)
         if x.shape[2] >= self.pool_frames:  # one frame is left as it is
             x = nn.functional.max_pool3d(x, (self.pool_frames, 1, 1))
-        x = self.layer4(self.layer3(self.layer2(x)))
+        return self.forward_head(self.layer4(self.layer3(self.layer2(x))))
+
+    def forward_head(self, x: Video) -> Logits:
+        """Returns the logits for the output of layer4."""
         if self.head_window is not None:
             sizes = zip(self.head_window, x.shape[2:], strict=True)
             x = nn.functional.avg_pool3d(x, [min(pair) for pair in sizes], stride=1)

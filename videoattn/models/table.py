@@ -1,28 +1,37 @@
-"""The networks by name: the recipe's `model.name`, and what public checkpoints are read into."""
+"""The networks by name, for recipes and for public checkpoints."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torchvision
+import torchvision.models
 from torch import nn
 
 from videoattn.errors import check_options, one_of
-from videoattn.models.foreign import FOREIGN
+from videoattn.models import pytorchvideo, timm
+from videoattn.models import torchvision as torchvision_networks
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
 
 
 def _tsn(
-    depth: int, *, num_classes: int, consensus: str = "mean", dropout: float = 0.5,
-    shift_div: int | None = None, shift_place: str = "residual",
-) -> TSN:  # fmt: skip
-    backbone = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+    depth: int,
+    *,
+    num_classes: int,
+    consensus: str = "mean",
+    dropout: float = 0.5,
+    shift_div: int | None = None,
+    shift_place: str = "residual",
+) -> TSN:
     return TSN(
-        backbone, num_classes=num_classes, consensus=consensus, dropout=dropout,
-        shift_div=shift_div, shift_place=shift_place,
-    )  # fmt: skip
+        torchvision.models.get_model(f"resnet{depth}", weights=None),
+        num_classes=num_classes,
+        consensus=consensus,
+        dropout=dropout,
+        shift_div=shift_div,
+        shift_place=shift_place,
+    )
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -33,20 +42,27 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     },
     **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
     "inception_i3d": InceptionI3d,
-    **FOREIGN,
+    **{name: partial(torchvision_networks.make, name) for name in torchvision_networks.NAMES},
+    **{f"pytorchvideo_{name}": partial(pytorchvideo.make, name) for name in pytorchvideo.NAMES},
+    "tsn_timm": timm.make_tsn,
 }
 
 
 def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> nn.Module:
-    """The network called `name`, freshly initialised; options are plain values, as YAML has them.
+    """Returns a freshly initialized network.
+
+    Args:
+        name: A key of `MODELS`.
+        options: Arguments of its constructor, as plain values.
+        num_classes: The number of logits.
 
     Raises:
-        ValueError: an unknown network or option; the message lists what exists.
+        ValueError: If the network or an option does not exist; the message lists what exists.
     """
-    make = MODELS[one_of("model.name", name, MODELS)]
+    make = MODELS[one_of("name", name, MODELS)]
     options = dict(options)
-    check_options("model.options", make, options)
+    check_options("options", make, options)
     if isinstance(options.get("stem"), Mapping):
-        check_options("model.options.stem", Stem, options["stem"])
+        check_options("options.stem", Stem, options["stem"])
         options["stem"] = Stem(**options["stem"])
     return make(num_classes=num_classes, **options)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.functional import attend
 from videoattn.attention.insert import VideoView
+from videoattn.models.structure import residual_info
 from videoattn.types import Logits, Video
 
 CONSENSUS = ("mean", "max", "attention")
@@ -29,8 +30,6 @@ class TSN(nn.Module):
     shift_place: "residual", before the block's first convolution only (the paper's choice), or
         "block", before the shortcut too. Networks with 23 blocks in a stage shift in every second.
     """
-
-    takes_video = True
 
     def __init__(
         self,
@@ -62,6 +61,7 @@ class TSN(nn.Module):
         self.fc = nn.Linear(features, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
+        self.info = residual_info(self)
 
     def forward(self, x: Video) -> Logits:
         num_clips, num_segments = x.shape[0], x.shape[2]
@@ -69,8 +69,14 @@ class TSN(nn.Module):
         images = x.transpose(1, 2).flatten(0, 1)  # (N·S, 3, H, W)
         images = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         images = self.layer4(self.layer3(self.layer2(self.layer1(images))))
-        features = self.avgpool(images).flatten(1).unflatten(0, (num_clips, num_segments))
-        return self._consensus(features)
+        pooled = self.avgpool(images).flatten(1).unflatten(0, (num_clips, num_segments))
+        return self._consensus(pooled)
+
+    def forward_head(self, features: Video) -> Logits:
+        """Returns the logits for the output of layer4, as (N, C, S, H, W)."""
+        images = features.transpose(1, 2).flatten(0, 1)
+        pooled = self.avgpool(images).flatten(1).unflatten(0, (len(features), -1))
+        return self._consensus(pooled)
 
     def _place_shifts(self, place: str) -> None:
         if place not in SHIFT_PLACES:

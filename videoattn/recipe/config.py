@@ -4,21 +4,10 @@ A recipe lists what differs from the defaults below. Loading is strict: an unkno
 of the wrong type is an error that names the key, what it got and what is allowed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
-from yaml import YAMLError
-
-from videoattn.errors import did_you_mean
+from omegaconf import MISSING
 
 
 @dataclass(frozen=True)
@@ -144,9 +133,6 @@ class TestConfig:
     """Views scored in one forward pass."""
 
 
-_ATTENTION_NAME = "model.attention.name="
-
-
 @dataclass(frozen=True)
 class AttentionConfig:
     """An attention system, by name, at the named places of the backbone.
@@ -235,148 +221,3 @@ class Config:
     test: TestConfig = field(default_factory=TestConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-
-_AT_LEAST: dict[str, dict[str, int]] = {
-    "data": {"num_workers": 0, "max_failures": 0, "decode_timeout_seconds": 0},
-    "clip": {"num_frames": 1, "frame_stride": 1, "height": 1, "width": 1},
-    "test": {"num_clips": 1, "short_side": 1, "height": 1, "width": 1, "batch_size": 1},
-    "train": {
-        "batch_size": 1,
-        "accumulate_steps": 1,
-        "lr": 0,
-        "warmup_epochs": 0,
-        "weight_decay": 0,
-        "freeze_backbone_epochs": 0,
-        "backbone_lr_scale": 0,
-        "validate_every": 0,
-        "save_every_steps": 1,
-        "keep_epochs": 1,
-    },
-}
-"""Where a number may be too small, and nothing else limits it: section -> key -> the least."""
-
-_RENAMED = {"data": {"ucf101_split": "official_split"}}
-"""Keys that had other names when runs were saved: section -> old -> new."""
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The recipe in a file, changed by `key=value` words such as `train.lr=0.02`.
-
-    Raises:
-        ValueError: no such file, not YAML, an unknown key, a wrong type, a missing value, a number
-            that is too small.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}; see configs/ for those that come with videoattn")
-    return _merge(_read(path), overrides, str(path))
-
-
-def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The config that a checkpoint holds, changed by `key=value` words."""
-    return _merge(dict(values), overrides, "the checkpoint's config")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain dictionaries, lists, numbers and strings; `from_dict` is the inverse."""
-    return _plain(asdict(config))
-
-
-def dump(config: Config, path: Path) -> None:
-    """Writes the whole config as a recipe: `load` gives an equal one back."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
-
-
-def _read(path: Path) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:  # what OmegaConf says of a file that holds one word or number
-        raise ValueError(f"{path} is not a recipe: {error}") from error
-
-
-def _merge(values: Any, overrides: Sequence[str], source: str) -> Config:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
-    merged = OmegaConf.structured(Config)
-    for words, change in _changes(_renamed(values), overrides, source):
-        try:
-            merged = OmegaConf.merge(merged, change)
-        except (ConfigAttributeError, ConfigKeyError) as error:
-            raise ValueError(_unknown_key(error, words)) from error
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{words}: {_reason(error)}") from error
-    try:
-        config = OmegaConf.to_object(merged)
-    except MissingMandatoryValue as error:
-        raise ValueError(
-            f"{source}: {error.full_key} has no value; give one, as in {error.full_key}=..."
-        ) from error
-    assert isinstance(config, Config)
-    _check_numbers(config)
-    return config
-
-
-def _check_numbers(config: Config) -> None:
-    for section, keys in _AT_LEAST.items():
-        for key, least in keys.items():
-            value = getattr(getattr(config, section), key)
-            if value is not None and not value >= least:  # nor is nan
-                raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
-
-
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of earlier versions saved, in today's names."""
-    renamed = dict(values)
-    for section, names in _RENAMED.items():
-        if isinstance(part := values.get(section), Mapping):
-            renamed[section] = {names.get(key, key): value for key, value in part.items()}
-    return renamed
-
-
-def _changes(
-    values: Mapping[str, Any], overrides: Sequence[str], source: str
-) -> Iterator[tuple[str, Any]]:
-    """What is merged, one by one, each with the words that an error should name."""
-    yield source, _without_foreign_options(values, overrides)
-    for word in overrides:
-        if "=" not in word:
-            raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
-        yield word, OmegaConf.from_dotlist([word])
-
-
-def _without_foreign_options(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe, less its attention's places and options where another system is asked for: they
-    are that system's arguments, and mean nothing to the new one."""
-    names = [word.partition("=")[2] for word in overrides if word.startswith(_ATTENTION_NAME)]
-    model = values.get("model")
-    attention = model.get("attention") if isinstance(model, Mapping) else None
-    if not (names and isinstance(attention, Mapping)) or attention.get("name") == names[-1]:
-        return dict(values)
-    return {**values, "model": {**model, "attention": {}}}  # type: ignore[dict-item]
-
-
-def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
-    full_key = str(error.full_key)
-    parent: Any = Config
-    for part in full_key.split(".")[:-1]:
-        parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
-    names = [f.name for f in fields(parent)]
-    key = full_key.rpartition(".")[2]
-    hint = did_you_mean(key, names)
-    return f"{source}: unknown key {full_key!r}{hint}; it may be one of {', '.join(names)}"
-
-
-def _reason(error: OmegaConfBaseException) -> str:
-    reason = str(error).split("\n")[0]
-    return f"{error.full_key}: {reason}" if error.full_key else reason
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

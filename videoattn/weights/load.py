@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.errors import did_you_mean, first_few
+from videoattn.models import info
 from videoattn.models.table import make_network
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
@@ -52,9 +53,8 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
             names the public models that they do fit, where there are some.
     """
     explanation = explain(name, state_dict)
-    row = PUBLIC[name]
     ours = {new: state_dict[key] for key, new in explanation.used.items()}
-    model = copy.deepcopy(_build(name, _num_classes(row, ours)))
+    model = copy.deepcopy(_build(name, _num_classes(name, ours)))
     own = model.state_dict()
     ours = {key: value.reshape(own[key].shape) for key, value in ours.items()}
     for key in explanation.filled:
@@ -73,7 +73,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
     """
     row = _look_up(name)
     state = model.state_dict()
-    own = _shapes(name, _num_classes(row, state))
+    own = _shapes(name, _num_classes(name, state))
     other = [key for key in (*state, *own) if key not in state or key not in own]
     other += [key for key in own if key in state and state[key].shape != own[key]]
     if other:
@@ -111,7 +111,7 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
     renamed = {key: layout.ours(key) for key in state_dict if key not in ignored}
     used = {key: new for key, new in renamed.items() if new is not None}
     ours = {new: state_dict[key] for key, new in used.items()}
-    own = _shapes(name, _num_classes(row, ours))
+    own = _shapes(name, _num_classes(name, ours))
     filled = _filled(own, ours, layout)
     explanation = Explanation(used, ignored, filled)
 
@@ -185,8 +185,13 @@ def _share(layout: Layout, keys: Collection[str]) -> float:
     return known / max(len(keys), 1)
 
 
-def _num_classes(row: PublicModel, ours: Mapping[str, Tensor]) -> int:
-    bias = ours.get(f"{row.classifier}.bias")
+def classifier_of(name: str) -> str:
+    """Returns our name of the public model's classifier."""
+    return info(_build(name, 1)).classifier
+
+
+def _num_classes(name: str, ours: Mapping[str, Tensor]) -> int:
+    bias = ours.get(f"{classifier_of(name)}.bias")
     return len(bias) if bias is not None and bias.ndim else 1
 
 

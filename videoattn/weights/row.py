@@ -48,7 +48,6 @@ class PublicModel:
     network, options: as a recipe's model.name and model.options. non_local: options of the blocks
         behind each of `after`; None for a network without.
     layouts: how files of this model name its parameters; the first is the one that is written.
-    classifier: our name of the layer that has as many outputs as classes.
     top1: percent, on the validation set of `dataset`, with the views of `preprocessing`; `source`
         is the page that says so. None where no such page is known.
     url: where the file is published, for the user to fetch; None where it is not.
@@ -61,7 +60,6 @@ class PublicModel:
     options: Mapping[str, Any] = field(default_factory=dict)
     non_local: Mapping[str, Any] | None = None
     after: tuple[str, ...] = ()
-    classifier: str = "fc"
     dataset: str = "Kinetics-400"
     top1: float | None = None
     source: str | None = None

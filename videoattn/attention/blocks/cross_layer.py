@@ -31,6 +31,7 @@ from videoattn.attention.common import (
 )
 from videoattn.attention.functional import (
     PairwiseAttention,
+    Path,
     attend,
     attention_weights,
     from_tokens,
@@ -52,6 +53,9 @@ class CrossLayerNonLocal(nn.Module):
 
     The norms start at zero, so the block starts as the identity.
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class CrossLayerNonLocal(nn.Module):
             keys, values = [torch.cat(keys, dim=1)], [torch.cat(values, dim=1)]
         out = x
         for k, v, bn in zip(keys, values, self.bn, strict=True):
-            y = from_tokens(attend(q, k, v, scale=self.logit_scale), grid_of(x))
+            y = from_tokens(attend(q, k, v, scale=self.logit_scale, path=self.path), grid_of(x))
             out = out + bn(self.out(y))
         return out
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from videoattn.attention.attach import linear_classifier
 from videoattn.attention.blocks.regions import (
     SCALES,
     STATISTICS,
@@ -33,10 +34,11 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
+from videoattn.attention.capture import InputTap, Tap
 from videoattn.attention.common import check_choice, evaluating
-from videoattn.attention.insert import check_places, output_shapes
+from videoattn.attention.insert import check_positions, output_shapes
 from videoattn.attention.record import GateMap
-from videoattn.types import Logits, Video
+from videoattn.types import Logits, ModelInfo, Video, own_info
 
 REGIONS = ("tube", "volume", "frame")
 STAGES = ("global", "local", "fusion")
@@ -46,8 +48,9 @@ _HEAT = "How active the features at each place are: the box is put where they ar
 class HardCrop(nn.Module):
     """(N, 3, T, H, W) -> logits (N, K) of a global view, a crop of it, and both.
 
-    model: a network with a linear classifier `fc`: the global branch. The local branch begins as a
-        copy of it, as the paper's two begin with the same ImageNet weights.
+    model: a network with a linear classifier: the global branch. The local branch begins as a copy
+        of it, as the paper's two begin with the same ImageNet weights.
+    info: the network's structure; its own `info` by default.
     after: the module whose output is f, (N, C, T', H', W') or (N·T', C, H', W').
     region: "tube", one box for all frames, of H's maximum over time; "volume", the largest region
         of space and time, cut from both; "frame", a box for each of the T' frames, each scaled and
@@ -60,21 +63,21 @@ class HardCrop(nn.Module):
     In training mode the logits are those of the stage (`set_stage`; a new one is in stage 0, the
     global branch), and what the stage does not train is in evaluation mode: neither its weights nor
     its running statistics move. In evaluation mode they are those of the fusion; `parts` has all.
-    What a branch shows the fusion is the input of its `fc`, the mean over segments where it has
-    some.
+    The fusion reads the input of each branch's classifier, its mean over segments if there are
+    several.
 
     Raises:
-        ValueError: an unknown option or place, a place that puts out no grid, a model without `fc`.
+        ValueError: an unknown option or module, a module that returns no grid, a model without a
+            linear classifier.
     """
 
-    takes_video = True
-    map_name = "hard_crop"
     num_stages = len(STAGES)
 
     def __init__(
         self,
         model: nn.Module,
         *,
+        info: ModelInfo | None = None,
         after: str,
         region: str = "tube",
         threshold: float = 0.7,
@@ -92,25 +95,28 @@ class HardCrop(nn.Module):
             )
         if not 0 <= min_size <= 1:
             raise ValueError(f"min_size: {min_size} is not in [0, 1]; it is a share of each side")
-        check_places(model, [after])
-        output_shapes(model, [after])  # refuses a place without features
-        classifier = getattr(model, "fc", None)
-        if not isinstance(classifier, nn.Linear):
+        info = info or own_info(model)
+        if info is None:
             raise ValueError(
-                f"{type(model).__name__} has no linear classifier `fc`: the fusion needs its input"
+                f"info: the structure of {type(model).__name__} is unknown; give the network an "
+                "attribute `info` (videoattn.types.ModelInfo)"
             )
+        check_positions(model, [after], info)
+        output_shapes(model, [after], info)  # refuses a module without features
+        classifier = linear_classifier(model, info)  # the fusion needs its input
         self.region = region
         self.threshold = threshold
         self.statistic = statistic
         self.scale = scale
         self.min_size = min_size
         local = copy.deepcopy(model)
-        self.global_branch, self._global_seen = model, _watch(model, after)
-        self.local_branch, self._local_seen = local, _watch(local, after)
+        self.global_branch, self._global_taps = model, _taps(model, after, info.classifier)
+        self.local_branch, self._local_taps = local, _taps(local, after, info.classifier)
         self.fusion = nn.Linear(2 * classifier.in_features, classifier.out_features)
         nn.init.normal_(self.fusion.weight, std=0.01)
         nn.init.zeros_(self.fusion.bias)
         self.set_stage(0)
+        self.info = _info_of_both(info)
 
     def set_stage(self, stage: int) -> None:
         """0 trains the global branch, 1 the local one, 2 the fusion; the rest is frozen.
@@ -175,16 +181,17 @@ class HardCrop(nn.Module):
         return self.global_branch, self.local_branch, self.fusion
 
     def _global(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), f (N, C, T', H', W'), and what `fc` was given, (N, D)."""
+        """Logits (N, K), f (N, C, T', H', W'), and the classifier's input, (N, D)."""
         logits = self.global_branch(x)
-        features, pooled = self._global_seen.take()
+        features, pooled = self._global_taps.pop("features"), _pooled(self._global_taps)
         if features.ndim == 4:  # (N·S, C, H, W)
             features = features.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         return logits, features, pooled
 
     def _local(self, x: Video) -> tuple[Tensor, Tensor]:
         logits = self.local_branch(x)
-        return logits, self._local_seen.take()[1]
+        del self._local_taps["features"]
+        return logits, _pooled(self._local_taps)
 
     def _fused(self, pooled_g: Tensor, pooled_l: Tensor) -> Logits:
         logits: Tensor = self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
@@ -209,26 +216,35 @@ class HardCrop(nn.Module):
         return pixels.unflatten(0, (x.shape[0], -1))
 
 
-class _Seen:
-    """What passes through two modules of a branch during a forward pass: hooks put it here, and
-    `take` hands it on once, so that nothing is kept."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
-
-    def put_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.tensors["features"] = output
-
-    def put_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.tensors["pooled"] = inputs[0]
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        features, pooled = self.tensors.pop("features"), self.tensors.pop("pooled")
-        return features, pooled.mean(1) if pooled.ndim == 3 else pooled  # (N, S, C) of segments
+def _taps(model: nn.Module, after: str, classifier: str) -> dict[str, Tensor]:
+    """Returns the dictionary into which a forward pass puts f and the classifier's input."""
+    taps: dict[str, Tensor] = {}
+    model.get_submodule(after).register_forward_hook(Tap(taps, "features"))
+    model.get_submodule(classifier).register_forward_pre_hook(InputTap(taps, "pooled"))
+    return taps
 
 
-def _watch(model: nn.Module, after: str) -> _Seen:
-    seen = _Seen()
-    model.get_submodule(after).register_forward_hook(seen.put_output)
-    model.get_submodule("fc").register_forward_pre_hook(seen.put_input)
-    return seen
+def _pooled(taps: dict[str, Tensor]) -> Tensor:
+    pooled = taps.pop("pooled")
+    return pooled.mean(1) if pooled.ndim == 3 else pooled  # (N, S, C) of segments
+
+
+def _info_of_both(info: ModelInfo) -> ModelInfo:
+    """Returns the structure of the two branches; the local one's features are the last."""
+    branches = ("global_branch", "local_branch")
+    return ModelInfo(
+        "fusion",
+        {
+            f"{branch}.{stage}": tuple(f"{branch}.{block}" for block in blocks)
+            for branch in branches
+            for stage, blocks in info.stages.items()
+        },
+        f"local_branch.{info.features}",
+        info.axes,
+        {
+            f"{branch}.{block}": f"{branch}.{end}"
+            for branch in branches
+            for block, end in info.branch_ends.items()
+        },
+        map_name="hard_crop",
+    )

@@ -32,6 +32,7 @@ from videoattn.attention.common import (
 from videoattn.attention.functional import (
     Grid,
     PairwiseAttention,
+    Path,
     attend,
     attend_separable,
     attention_weights,
@@ -66,6 +67,9 @@ class NonLocal(nn.Module):
     With zero_init="norm" the first step moves only the norm: theta, phi, g and W_z have zero
     gradient until its weight has left zero. That is intended.
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -123,15 +127,15 @@ class NonLocal(nn.Module):
         groups = self._split(x)
         q, k, v, _ = self.project(groups)
         if self.form == "concatenation":
-            y = attend_separable(*self._separate(q, k), v)
+            y = attend_separable(*self._separate(q, k), v, path=self.path)
         elif self.form == "gaussian":
             # x_i · x_j over ReLU channels reaches 1e4 and more: rounding q and k to bfloat16
             # before the softmax would pick other keys.
             with autocast_off(x):
                 wide = torch.promote_types(q.dtype, torch.float32)
-                y = attend(q.to(wide), k.to(wide), v.to(wide)).to(v.dtype)
+                y = attend(q.to(wide), k.to(wide), v.to(wide), path=self.path).to(v.dtype)
         else:
-            y = attend(q, k, v, normaliser=self.normaliser, scale=self.logit_scale)
+            y = attend(q, k, v, normaliser=self.normaliser, scale=self.logit_scale, path=self.path)
         y = self.bn(self.out(from_tokens(y, grid_of(groups))))
         return x + self._join(y, x)
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.pyramid import Level
 from videoattn.attention.common import check_choice, grid_of
-from videoattn.attention.functional import attend, autocast_off, to_tokens
+from videoattn.attention.functional import Path, attend, autocast_off, to_tokens
 from videoattn.attention.record import GateMap
 from videoattn.types import Video
 
@@ -52,6 +52,9 @@ class LevelAttention(nn.Module):
     project: where C and G differ, which one takes the other's width: g ("global") or the local
         features ("local"; D is then G).
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -94,9 +97,9 @@ class LevelAttention(nn.Module):
                 weights = (self._logits(q, k) + self._offset(g, k)).sigmoid() / k.shape[1]
                 return (weights.unsqueeze(1) @ v).squeeze(1).to(values.dtype)
             if self.scope == "joint":
-                return attend(q, k, v).squeeze(1).to(values.dtype)
+                return attend(q, k, v, path=self.path).squeeze(1).to(values.dtype)
             k, v = (x.unflatten(1, (num_frames, -1)).flatten(0, 1) for x in (k, v))
-            attended = attend(q.repeat_interleave(num_frames, 0), k, v).squeeze(1)
+            attended = attend(q.repeat_interleave(num_frames, 0), k, v, path=self.path).squeeze(1)
             return attended.unflatten(0, (-1, num_frames)).mean(1).to(values.dtype)
 
     def compatibility(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:

@@ -23,6 +23,7 @@ from videoattn.attention.common import check_choice, evaluating, grid_of, pairwi
 from videoattn.attention.functional import (
     Grid,
     PairwiseAttention,
+    Path,
     attend,
     attention_weights,
     from_tokens,
@@ -40,6 +41,9 @@ class SelfAttention(nn.Module):
 
     γ = 0 at first, so the block starts as the identity and in the first step only γ moves.
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self, channels: int, *, variant: str = "authors", spectral_norm: bool = False
@@ -63,7 +67,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Video) -> Video:
         q, k, v, _ = self.project(x)
-        o = self.out(from_tokens(attend(q, k, v), grid_of(x)))
+        o = self.out(from_tokens(attend(q, k, v, path=self.path), grid_of(x)))
         return x + self.gamma * o
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:

@@ -20,7 +20,6 @@ from videoattn.attention.functional import (
     autocast_off,
     by_queries,
     check_path,
-    chosen,
     normalise,
 )
 
@@ -74,7 +73,6 @@ def attend_additive(
     Raises:
         ValueError: a path other than auto, explicit or chunked.
     """
-    path = chosen(path, "attend_additive")
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):
         wide = torch.promote_types(q.dtype, torch.float32)

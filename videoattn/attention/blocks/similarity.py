@@ -45,6 +45,7 @@ from videoattn.attention.functional import (
     Grid,
     Normaliser,
     PairwiseAttention,
+    Path,
     attend,
     attend_separable,
     attention_weights,
@@ -72,6 +73,9 @@ class SimilarityAttention(nn.Module):
 
     The norm starts at zero, so the block starts as the identity.
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -123,15 +127,17 @@ class SimilarityAttention(nn.Module):
         return {"": pairwise_map(self._weights, q, k, grid_of(x), key_grid, normalized=normalized)}
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        normaliser, path = self.normaliser, self.path
         if self.similarity == "additive":
-            return attend_additive(q, k, self._pair(q), v, normaliser=self.normaliser)
+            return attend_additive(q, k, self._pair(q), v, normaliser=normaliser, path=path)
         if self.similarity == "concat":
-            return attend_separable(*self._separate(q, k), v, normaliser=self.normaliser)
+            return attend_separable(*self._separate(q, k), v, normaliser=normaliser, path=path)
+        scale = self.logit_scale
         if self.similarity in ("dot", "scaled"):
-            return attend(q, k, v, normaliser=self.normaliser, scale=self.logit_scale)
+            return attend(q, k, v, normaliser=normaliser, scale=scale, path=path)
         with autocast_off(q):  # norms and squared distances
             q, k = self._as_products(q, k)
-            y = attend(q, k, v.to(q.dtype), normaliser=self.normaliser, scale=self.logit_scale)
+            y = attend(q, k, v.to(q.dtype), normaliser=normaliser, scale=scale, path=path)
         return y.to(v.dtype)
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from videoattn.attention.common import check_choice, grid_of
 from videoattn.attention.functional import (
     PairwiseAttention,
+    Path,
     attend,
     attention_weights,
     autocast_off,
@@ -58,6 +59,9 @@ class StandAloneAttention(nn.Module):
     Raises:
         ValueError: channels that do not divide by heads; windows that are not three odd numbers.
     """
+
+    path: Path = "auto"
+    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -190,7 +194,7 @@ class StandAloneAttention(nn.Module):
         q = self._with_scores(q, places).flatten(4, 6).flatten(0, 3)
         k, v = (_near(features, down, along) for features in (k, v))
         k, v = (tokens.flatten(4, 6).flatten(0, 3) for tokens in (_with_places(k), v))
-        y = attend(q, k, v).unflatten(0, tiles)
+        y = attend(q, k, v, path=self.path).unflatten(0, tiles)
         y = y.unflatten(4, (cuts[0].length, down.length, along.length))
         y = y.permute(0, 1, 7, 4, 2, 5, 3, 6)  # (N, heads, D, t, tiles down, h, tiles along, w)
         return y.flatten(6, 7).flatten(4, 5).flatten(1, 2)

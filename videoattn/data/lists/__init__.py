@@ -1,13 +1,13 @@
-"""Every list format -> Samples: paths, labels, class names, in flat arrays.
+"""Reads every list format into `Samples`: paths, labels and class names.
 
-A file of the package per family of formats; each parses its lines (`lines`), then finds the videos
+Each family of formats has a module. It parses the lines of a list (`lines`), then finds the videos
 that they name (`files`).
 """
 
 from videoattn.data.lists.files import VIDEO_SUFFIXES, Missing, existing_root
 from videoattn.data.lists.folders import read_folders
 from videoattn.data.lists.kinetics import kinetics_csv, read_kinetics, read_kinetics_csv
-from videoattn.data.lists.lines import read_class_list
+from videoattn.data.lists.lines import ListError, read_class_list
 from videoattn.data.lists.official import read_hmdb51, read_ucf101
 from videoattn.data.lists.plain import parse_list, read_frames, read_list
 from videoattn.data.lists.samples import Samples
@@ -15,6 +15,7 @@ from videoattn.data.lists.twentybn import read_jester, read_something
 
 __all__ = [
     "VIDEO_SUFFIXES",
+    "ListError",
     "Missing",
     "Samples",
     "existing_root",

@@ -1,128 +1,149 @@
-"""Which of the listed videos are there: by the root's index, or by listing folders, never by
-looking at each file."""
+"""Finds listed videos by the root's index, or by listing folders, without opening any file."""
 
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
+from videoattn.data.lists.lines import ListError
 from videoattn.data.lists.samples import Samples
-from videoattn.data.lists.spans import Spans
 from videoattn.data.prepare.index import INDEX_NAME, read_index
 from videoattn.errors import first_few
 
-# fmt: off
 VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts",
-     ".webm", ".wmv"]
+    ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()  # noqa: SIM905
 )
-# fmt: on
+_ENDINGS = tuple(VIDEO_SUFFIXES)
 
 Missing = Literal["raise", "drop", "keep"]
-"""What to do about listed videos that are not there. Those that are kept fail when decoded."""
+"""What to do about listed videos that do not exist. Decoding a kept one fails."""
 
 Match = Literal["path", "stem", "name"]
-"""path: the listed path. stem: that, or another extension. name: a file of that name, without its
+"""path: the listed path. stem: that path, with any extension. name: a file of that name, with any
 extension, in any folder."""
 
 
 class Listed(NamedTuple):
-    """What a list says: paths or names, labels from 0, the classes; frame counts to rely on."""
+    """The content of a list: paths or names, labels, class names, reliable frame counts if any."""
 
-    names: Spans
-    labels: Int64[np.ndarray, " N"]
+    names: Sequence[str]
+    labels: Sequence[int]
     class_names: tuple[str, ...]
-    num_frames: Int64[np.ndarray, " N"] | None = None
+    num_frames: Sequence[int] | None = None
 
 
 class Found(NamedTuple):
-    """The videos that are there, sorted: paths relative to the root, and what the index knows."""
+    """Existing files: sorted paths relative to the root, and the columns of the index if any."""
 
-    paths: Spans
+    paths: list[str]
     num_frames: Int64[np.ndarray, " N"] | None = None
     fps: Float64[np.ndarray, " N"] | None = None
 
-    def take(self, which: np.ndarray) -> "Found":
-        paths = self.paths.take(which)
+    def take(self, rows: Sequence[int]) -> "Found":
+        paths = [self.paths[row] for row in rows]
         if self.num_frames is None or self.fps is None:
             return Found(paths)
-        return Found(paths, self.num_frames[which], self.fps[which])
-
-    def followed_by(self, paths: Iterable[str]) -> "Found":
-        """More of which nothing is known."""
-        more = Spans.of(paths)
-        all_paths, nothing = self.paths.followed_by(more), np.zeros(len(more), np.int64)
-        if self.num_frames is None or self.fps is None:
-            return Found(all_paths)
-        return Found(all_paths, np.append(self.num_frames, nothing), np.append(self.fps, nothing))
-
-
-def all_videos(root: Path, folder: str = "") -> Found:
-    """Every video in `root/folder` and below; `folder` ends in a slash, or is empty."""
-    if (index := read_index(root)) is not None:
-        there = Found(index.paths, index.num_frames, index.fps)
-        return there.take(np.flatnonzero(index.paths.startswith(folder)))
-    top, paths = str(root / folder), []
-    for parent, folders, files in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = folder + ("" if parent == top else os.path.relpath(parent, top) + "/")
-        paths += [inside + name for name in files if is_video(name)]
-    return Found(Spans.of(sorted(paths)))
+        return Found(paths, self.num_frames[rows], self.fps[rows])
 
 
 def find_videos(
     root: Path, folder: str, listed: Listed, *, match: Match, missing: Missing
 ) -> Samples:
-    """The listed videos, their names relative to `root/folder` (see `all_videos`).
+    """Finds the listed videos. Their names are relative to `root/folder` (see `all_videos`).
 
-    Raises: ValueError when some are missing and that is to be an error, or all are.
+    Raises:
+        ListError: If all videos are missing, or some are and `missing` is "raise".
     """
     if match == "name" or (root / INDEX_NAME).is_file():
-        there = all_videos(root, folder)
+        found = all_videos(root, folder)
     else:
-        there = _in_listed_folders(root, folder, listed.names)
-    inside = _without(folder, there.paths)
+        found = _in_listed_folders(root, folder, listed.names)
+    inside = [path[len(folder) :] for path in found.paths]
     if match == "name":
-        place = listed.names.find(inside.names().stems())
+        by_name = _first_rows(_stem(path.rpartition("/")[2]) for path in inside)
+        rows = [by_name.get(name, -1) for name in listed.names]
     else:
-        place = listed.names.find(inside)
-        if match == "stem" and (place < 0).any():
-            videos = np.flatnonzero(are_videos(inside))
-            by_stem = listed.names.stems().find(inside.take(videos).stems())
-            place = np.where(place < 0, np.append(videos, -1)[by_stem], place)
-    return _samples(root, folder, listed, there, place, missing)
+        by_path = _first_rows(inside)
+        rows = [by_path.get(name, -1) for name in listed.names]
+    if match == "stem" and -1 in rows:
+        by_stem = _first_rows(_stem(path) if is_video(path) else "" for path in inside)
+        for i, name in enumerate(listed.names):
+            if rows[i] < 0:
+                rows[i] = by_stem.get(_stem(name), -1)
+    return _to_samples(root, folder, listed, found, rows, missing)
 
 
 def find_folders(
     root: Path, folder: str, listed: Listed, *, frame_template: str, missing: Missing
 ) -> Samples:
-    """The same for folders of pictures."""
-    there = _in_listed_folders(root, folder, listed.names)
-    place = listed.names.find(_without(folder, there.paths))
-    return _samples(root, folder, listed, there, place, missing, frame_template)
+    """Finds the listed folders of images, as `find_videos` finds videos."""
+    found = _in_listed_folders(root, folder, listed.names)
+    by_path = _first_rows(path[len(folder) :] for path in found.paths)
+    rows = [by_path.get(name, -1) for name in listed.names]
+    return _to_samples(root, folder, listed, found, rows, missing, frame_template)
+
+
+def all_videos(root: Path, folder: str = "") -> Found:
+    """Returns every video in `root/folder` and below; `folder` ends in a slash, or is empty."""
+    if (index := read_index(root)) is None:
+        return Found(sorted(path for path in walk(root / folder, folder) if is_video(path)))
+    # Rows of hidden files come from earlier versions; no index has rows outside of its root.
+    paths = list(index.paths)
+    rows = [row for row, path in enumerate(paths) if path.startswith(folder) and _is_inside(path)]
+    return Found(paths, index.num_frames, index.fps).take(rows)
+
+
+def walk(
+    folder: Path | str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Yields the path of every file in a folder and below, except for hidden files and folders.
+
+    Follows links to folders, but not to a folder that contains the link: such a walk has no end.
+
+    Args:
+        folder: Folder to list.
+        prefix: Text before each path, which is relative to `folder`.
+        above: Device and inode of the folders on the way to this one.
+    """
+    try:
+        state, entries = os.stat(folder), list(os.scandir(folder))
+    except (FileNotFoundError, PermissionError):  # such as lost+found
+        return
+    here = (state.st_dev, state.st_ino)
+    if here in above:
+        warnings.warn(f"{folder} links to a folder above it and is skipped", stacklevel=2)
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry):  # unlike entry.is_dir, accepts a link to itself
+            yield from walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        else:
+            yield prefix + entry.name
 
 
 def existing_root(root: str | Path) -> Path:
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"data root {root} does not exist; set data.root to the folder of videos")
+        raise ValueError(f"root: {root} does not exist; need the folder of the videos")
     return root
 
 
 def first_folder(root: Path, names: Sequence[str]) -> str:
-    """The first that exists, with a slash; the root itself is the empty string."""
+    """Returns the first existing folder with a slash, or "" (the root itself) if there is none."""
     return next((f"{name}/" for name in names if (root / name).is_dir()), "")
 
 
-def first_file(root: Path, names: Iterable[str], what: str) -> Path:
+def first_file(root: Path, names: Iterable[str], description: str) -> Path:
     tried = [root / name for name in names]
     for path in tried:
         if path.is_file():
             return path
-    raise ValueError(f"{what} was not found; looked for {', '.join(map(str, tried))}")
+    raise ListError(f"{description} was not found; looked for {', '.join(map(str, tried))}")
 
 
 def folders_in(folder: Path) -> list[str]:
@@ -131,61 +152,78 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def is_video(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+    return name.lower().endswith(_ENDINGS)
 
 
-def are_videos(paths: Spans) -> Bool[np.ndarray, " N"]:
-    suffixes, which = paths.rsplit(".")[1].unique()
-    return np.array([is_video(f"x.{suffix}") for suffix in suffixes], bool)[which]
+def _is_inside(path: str) -> bool:
+    return not path.startswith(("/", ".")) and "/." not in path
 
 
-def _in_listed_folders(root: Path, folder: str, names: Spans) -> Found:
-    """All that is in the folders that the names mention: one call per folder, not one per file."""
+def _first_rows(names: Iterable[str]) -> dict[str, int]:
+    """Returns the first row of each name."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, row)
+    return rows
+
+
+def _stem(path: str) -> str:
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and "/" not in suffix else path
+
+
+def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
+    """Returns the content of all folders that the names mention, with one call per folder."""
     paths = []
-    for parent in names.rsplit("/")[0].unique()[0]:
+    for parent in {name.rpartition("/")[0] for name in names}:
         inside = f"{folder}{parent}/" if parent else folder
         if (root / inside).is_dir():
             paths += [inside + name for name in os.listdir(root / inside)]
-    return Found(Spans.of(sorted(paths)))
+    return Found(sorted(paths))
 
 
-def _samples(
-    root: Path, folder: str, listed: Listed, there: Found, place: Int64[np.ndarray, " N"],
-    missing: Missing, frame_template: str | None = None,
-) -> Samples:  # fmt: skip
-    lost = np.flatnonzero(place < 0)
-    names = [listed.names[i] for i in lost]
-    if names and (missing == "raise" or len(names) == len(place)):
-        raise ValueError(_missing_message(root, folder, names, len(place), there))
-    if names and missing == "keep":
-        place = place.copy()
-        place[lost] = len(there.paths) + np.arange(len(lost))
-        there = there.followed_by(folder + name for name in names)
-    rows = np.flatnonzero(place >= 0)
-    there = there.take(place[rows])
+def _to_samples(
+    root: Path,
+    folder: str,
+    listed: Listed,
+    found: Found,
+    rows: list[int],
+    missing: Missing,
+    frame_template: str | None = None,
+) -> Samples:
+    """rows: the row in `found` of each listed name, or -1 if it does not exist."""
+    lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]
+    if lost and (missing == "raise" or len(lost) == len(rows)):
+        raise ListError(_missing_message(root, folder, lost, len(rows), found))
+    kept = [i for i, row in enumerate(rows) if row >= 0 or missing == "keep"]
+    taken = [rows[i] for i in kept]
+    num_frames, fps = found.num_frames, found.fps
+    if num_frames is not None and fps is not None:  # row -1 becomes 0, an unknown value
+        num_frames, fps = np.append(num_frames, 0)[taken], np.append(fps, 0)[taken]
+    if listed.num_frames is not None:
+        num_frames = np.array([listed.num_frames[i] for i in kept], np.int64)
     return Samples(
         root,
-        paths=there.paths,
-        labels=listed.labels[rows],
+        paths=[found.paths[rows[i]] if rows[i] >= 0 else folder + listed.names[i] for i in kept],
+        labels=[listed.labels[i] for i in kept],
         class_names=listed.class_names,
-        num_frames=there.num_frames if listed.num_frames is None else listed.num_frames[rows],
-        fps=there.fps,
+        num_frames=num_frames,
+        fps=fps,
         frame_template=frame_template,
-        missing=names,
+        missing=lost,
     )
 
 
-def _missing_message(root: Path, folder: str, names: list[str], total: int, there: Found) -> str:
-    remedy = "take them out of the list, set data.root, or go on without them by data.on_error=skip"
-    if len(names) == total:
-        remedy = "set data.root to the folder that the list's paths start from"
+def _missing_message(root: Path, folder: str, lost: list[str], total: int, found: Found) -> str:
+    remedy = "remove them from the list, correct the root, or leave them out (on_error=skip)"
+    if len(lost) == total:
+        remedy = "set root to the folder that the list's paths start from"
+        if any("\\" in name for name in lost):
+            remedy = "write / instead of \\ in the list"
+        elif any(name.startswith('"') for name in lost):
+            remedy = "remove the quotes from the list"
     where = f"do not exist under {root / folder}"
-    if there.num_frames is not None:
+    if found.num_frames is not None:
         where = f"are not in {root / INDEX_NAME}"
-        remedy += "; `videoattn prepare index` makes it anew, if files were added since"
-    return f"{len(names)} of {total} listed videos {where}: {first_few(names)}; {remedy}"
-
-
-def _without(folder: str, paths: Spans) -> Spans:
-    """Paths that all start with a folder, from there on."""
-    return Spans(paths.data, paths.starts + len(os.fsencode(folder)), paths.ends)
+        remedy += "; if files were added since it was made, delete it or make a new one"
+    return f"{len(lost)} of {total} listed videos {where}: {first_few(lost)}; {remedy}"

@@ -1,16 +1,10 @@
-"""Class folders: no list at all."""
+"""Class folders, without a list."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from videoattn.data.lists.files import (
-    VIDEO_SUFFIXES,
-    all_videos,
-    existing_root,
-    folders_in,
-)
+from videoattn.data.lists.files import VIDEO_SUFFIXES, all_videos, existing_root, folders_in
+from videoattn.data.lists.lines import ListError
 from videoattn.data.lists.samples import Samples
 from videoattn.errors import first_few
 
@@ -18,51 +12,58 @@ from videoattn.errors import first_few
 def read_folders(
     root: str | Path, split: str | None = None, *, class_names: Sequence[str] | None = None
 ) -> Samples:
-    """`root/class/*`, or `root/split/class/*`; a class's videos may lie in folders of their own.
+    """Reads `root/CLASS/*` or `root/split/CLASS/*`, with any folders inside a class.
 
-    Classes are the folders' names, sorted, unless `class_names` gives their order.
+    Args:
+        root: Folder of the dataset.
+        split: Folder of the split inside the root, such as "train".
+        class_names: Class names in the order of their labels. Default: the folders' names, sorted.
 
-    Raises: ValueError for a missing root or split, a class without a folder, a folder without a
-    class, no video.
+    Raises:
+        ValueError: If the split, a class folder or every video is missing, or a folder is not a
+            class.
     """
     root = existing_root(root)
-    folder = root if split is None else root / split
+    prefix = "" if split is None else f"{split.rstrip('/')}/"
+    folder = root / prefix
     if not folder.is_dir():
-        raise ValueError(f"{root} has no split {split!r}; it has {first_few(folders_in(root))}")
+        raise ListError(f"{root} has no split {split!r}; it has {first_few(folders_in(root))}")
     names = tuple(class_names) if class_names is not None else tuple(folders_in(folder))
     check_class_folders(folder, names)
-    if extra := [name for name in folders_in(folder) if name not in set(names)]:
-        raise ValueError(
+    label_of = {name: label for label, name in enumerate(names)}
+    if extra := [name for name in folders_in(folder) if name not in label_of]:
+        raise ListError(
             f"{folder} has folders that are none of the {len(names)} classes: {first_few(extra)}"
         )
-    there = all_videos(root, "" if split is None else f"{split.rstrip('/')}/")
-    before = 0 if split is None else split.rstrip("/").count("/") + 1
-    parents, which = there.paths.rsplit("/")[0].unique()
-    label_of = {name: label for label, name in enumerate(names)}
-    classes = [[*parent.split("/"), ""][before] if parent else "" for parent in parents]
-    labels = np.array([label_of.get(name, -1) for name in classes], np.int64)[which]
-    rows = np.argsort(labels, kind="stable")
-    rows = rows[labels[rows] >= 0]
-    if not len(rows):
-        raise ValueError(
+    found = all_videos(root, prefix)
+    labels = [_label(path[len(prefix) :], label_of) for path in found.paths]
+    rows = sorted((row for row, label in enumerate(labels) if label >= 0), key=labels.__getitem__)
+    if not rows:
+        raise ListError(
             f"{folder} holds no video; expected {folder}/CLASS/VIDEO, "
             f"with one of {' '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    there = there.take(rows)
+    found = found.take(rows)
     return Samples(
         root,
-        paths=there.paths,
-        labels=labels[rows],
+        paths=found.paths,
+        labels=[labels[row] for row in rows],
         class_names=names,
-        num_frames=there.num_frames,
-        fps=there.fps,
+        num_frames=found.num_frames,
+        fps=found.fps,
     )
 
 
 def check_class_folders(folder: Path, names: Sequence[str]) -> None:
-    there = set(folders_in(folder))
-    if missing := [name for name in names if name not in there]:
-        raise ValueError(
+    present = set(folders_in(folder))
+    if missing := [name for name in names if name not in present]:
+        raise ListError(
             f"{folder} has no folder for {len(missing)} of {len(names)} classes: "
             f"{first_few(missing)}"
         )
+
+
+def _label(path: str, label_of: dict[str, int]) -> int:
+    """Returns the label of a path inside the split, or -1 if the video is not in a class folder."""
+    name, slash, _ = path.partition("/")
+    return label_of.get(name, -1) if slash else -1

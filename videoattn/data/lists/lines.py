@@ -1,104 +1,147 @@
-"""Lines of a list file, and what is wrong with them: the file, the line's number, its text."""
+"""Reads list files line by line. Errors name the file, the line number and its text."""
 
+import codecs
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-import numpy as np
-from jaxtyping import Int64
-
-from videoattn.data.lists.spans import Spans
 from videoattn.errors import did_you_mean
+
+_BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
+
+Row = TypeVar("Row")
+
+
+class ListError(ValueError):
+    """An error in a list file, or in the files that it names. The message names the file."""
 
 
 class Lines(NamedTuple):
-    """The lines of a file that are not blank, stripped, with their numbers from 1."""
+    """The non-blank lines of a file, stripped, or the entries of a JSON list; numbers from 1."""
 
     path: Path
-    numbers: Int64[np.ndarray, " N"]
-    text: Spans
+    numbers: list[int]
+    text: list[Any]
     unit: str = "line"
 
     @classmethod
     def read(cls, path: Path) -> "Lines":
-        text = Spans.lines(np.fromfile(path, np.uint8)).strip()
-        full = np.flatnonzero(text.lengths)
-        return cls(path, full + 1, text.take(full))
+        lines = [line.strip(_BLANKS) for line in read_text(path).split("\n")]
+        numbers = [number for number, line in enumerate(lines, 1) if line]
+        return cls(path, numbers, [line for line in lines if line])
 
-    def take(self, which: np.ndarray) -> "Lines":
-        return Lines(self.path, self.numbers[which], self.text.take(which))
-
-    def fail(self, wrong: Sequence[int] | np.ndarray, message: str) -> NoReturn:
-        """Raises: ValueError with the first wrong line, and the numbers of the others."""
-        first, *others = (int(self.numbers[i]) for i in wrong)
+    def fail(self, rows: Sequence[int], message: str) -> NoReturn:
+        """Raises a ListError with the number of the first wrong row, then those of the others."""
+        first, *others = (self.numbers[row] for row in rows)
         more = ", ".join(map(str, others[:20])) + (", ..." if len(others) > 20 else "")
         also = f"; also {self.unit} {more}" if others else ""
-        raise ValueError(f"{self.path} {self.unit} {first}: {message}{also}")
+        raise ListError(f"{self.path} {self.unit} {first}: {message}{also}")
 
-    def check(self, good: np.ndarray, expected: str) -> None:
-        """Raises: ValueError for lines that are not what was expected."""
-        if len(wrong := np.flatnonzero(~good)):
+    def require(self, rows: Sequence[Row | None], expected: str) -> list[Row]:
+        """Returns the parsed rows. None marks a malformed one.
+
+        Raises:
+            ListError: If a row is malformed.
+        """
+        if wrong := [i for i, row in enumerate(rows) if row is None]:
             self.fail(wrong, f"got {self.text[wrong[0]]!r}; expected {expected}")
+        return [row for row in rows if row is not None]
 
     def check_not_empty(self, expected: str) -> None:
-        if not len(self.numbers):
-            raise ValueError(f"{self.path}: the list is empty; expected lines of {expected}")
+        if not self.text:
+            raise ListError(f"{self.path}: the list is empty; expected lines of {expected}")
 
     def check_labels(
-        self, labels: Int64[np.ndarray, " N"], num_classes: int | None, *, first: int = 0
+        self, labels: Sequence[int], num_classes: int | None, *, first: int = 0
     ) -> None:
-        """`labels` count from 0, the file from `first`. Raises: ValueError for one out of range."""
-        good = (labels >= 0) & (labels < (num_classes or np.iinfo(np.int64).max))
-        if len(wrong := np.flatnonzero(~good)):
-            allowed = f"{first} - {num_classes - 1 + first}" if num_classes else "0 or more"
-            got = labels[wrong[0]] + first
-            self.fail(wrong, f"label {got} is out of range; allowed: {allowed}")
+        """Checks that labels, numbered in the file from `first`, are in range."""
+        end = float("inf") if num_classes is None else first + num_classes
+        if wrong := [i for i, label in enumerate(labels) if not first <= label < end]:
+            allowed = f"{first} or more" if num_classes is None else f"{first} - {end - 1}"
+            self.fail(wrong, f"label {labels[wrong[0]]} is out of range; allowed: {allowed}")
 
-    def check_no_repeats(self, names: Spans) -> None:
-        """`names[i]` is what line i lists. Raises: ValueError for one that is listed twice."""
-        if repeats := names.repeats():
-            again, before = repeats[0]
-            self.fail(
-                [later for later, _ in repeats],
-                f"{names[again]!r} was listed before, in {self.unit} {self.numbers[before]}; "
-                "list each video once",
-            )
+    def check_no_repeats(self, names: Sequence[str], message: str | None = None) -> None:
+        """Checks that no name is listed twice. `names[i]` comes from row i."""
+        if len(set(names)) == len(names):
+            return
+        first: dict[str, int] = {}
+        wrong = [i for i, name in enumerate(names) if first.setdefault(name, i) != i]
+        name = names[wrong[0]]
+        message = message or "{name!r} was listed before, in {line}; list each video once"
+        self.fail(wrong, message.format(name=name, line=f"{self.unit} {self.numbers[first[name]]}"))
 
     def class_labels(
-        self, names: Spans, class_names: Sequence[str] | None
-    ) -> tuple[Int64[np.ndarray, " N"], tuple[str, ...]]:
-        """Labels of the lines' class names, and the classes: these names, sorted, unless given.
+        self, names: Sequence[str], class_names: Sequence[str] | None
+    ) -> tuple[list[int], tuple[str, ...]]:
+        """Returns the label of each row's class name, and all class names.
 
-        Raises: ValueError for a name that is not among the given ones.
+        Args:
+            names: Class name of each row.
+            class_names: All class names, in the order of their labels. Default: the names of the
+                rows, sorted.
+
+        Raises:
+            ListError: If a row's name is not in `class_names`.
         """
-        there, which = names.unique()
-        if class_names is None:
-            return which, tuple(there)
-        places = {name: label for label, name in enumerate(class_names)}
-        labels = np.array([places.get(name, -1) for name in there], np.int64)[which]
-        if len(wrong := np.flatnonzero(labels < 0)):
+        classes = tuple(sorted(set(names)) if class_names is None else class_names)
+        label_of = {name: label for label, name in enumerate(classes)}
+        if wrong := [i for i, name in enumerate(names) if name not in label_of]:
             name = names[wrong[0]]
-            hint = did_you_mean(name, class_names)
             self.fail(
-                wrong, f"class {name!r} is not in the class list ({len(class_names)} names){hint}"
+                wrong,
+                f"class {name!r} is not in the class list ({len(classes)} names)"
+                f"{did_you_mean(name, classes)}",
             )
-        return labels, tuple(class_names)
+        return [label_of[name] for name in names], classes
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file without its byte order mark.
+
+    File names in another encoding survive, as in `os.fsdecode`.
+
+    Raises:
+        ListError: If the text is UTF-16, or its first line has NUL bytes or lone CR line ends.
+    """
+    data = path.read_bytes()
+    first_line = data[: data.find(b"\n") + 1 or len(data)]
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ListError(f"{path} is a UTF-16 text; save it as UTF-8")
+    if b"\0" in first_line:
+        raise ListError(f"{path} has NUL bytes, as UTF-16 text has; save it as UTF-8")
+    if b"\r" in first_line.rstrip(b"\r\n"):
+        raise ListError(f"{path} has lines that end in CR; save it as UTF-8 with LF line ends")
+    return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+
+
+def split_last(text: str, separator: str) -> tuple[str, str] | None:
+    """Splits at the last separator and strips both sides. A " " also matches a tab."""
+    at = text.rfind(separator)
+    if separator == " ":
+        at = max(at, text.rfind("\t"))
+    if at < 0:
+        return None
+    return text[:at].strip(_BLANKS), text[at + len(separator) :].strip(_BLANKS)
+
+
+def to_integer(text: str) -> int | None:
+    """Returns the value of a decimal integer without a plus sign, or None for any other text."""
+    digits = text.removeprefix("-")
+    good = digits.isascii() and digits.isdigit() and len(digits) <= 18  # fits into int64
+    return int(text) if good else None
 
 
 def read_class_list(path: str | Path) -> tuple[str, ...]:
-    """A class name a line.
+    """Reads a file of one class name per line.
 
-    Raises: ValueError for a missing or empty file, and for a name that comes twice.
+    Raises:
+        ListError: If the file is missing or empty, or a name is repeated.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: the class list does not exist; give a file of one name a line")
+        raise ListError(f"{path}: the class list does not exist; give a file of one name a line")
     lines = Lines.read(path)
     lines.check_not_empty("one class name each")
-    if repeats := lines.text.repeats():
-        again, before = repeats[0]
-        lines.fail(
-            [later for later, _ in repeats],
-            f"class {lines.text[again]!r} is line {lines.numbers[before]}, too; name each once",
-        )
+    lines.check_no_repeats(lines.text, "class {name!r} is {line}, too; name each once")
     return tuple(lines.text)

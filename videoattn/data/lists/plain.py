@@ -1,28 +1,25 @@
-"""Lists of one video a line: `path label` in its dialects, and folders of pictures."""
+"""Lists of one video per line, `path label` and its dialects, and folders of images."""
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn
-
-import numpy as np
-from jaxtyping import Int64
 
 from videoattn.data.lists.files import (
     Listed,
     Missing,
-    are_videos,
     existing_root,
     find_folders,
     find_videos,
+    is_video,
 )
-from videoattn.data.lists.lines import Lines
+from videoattn.data.lists.lines import Lines, ListError, split_last, to_integer
 from videoattn.data.lists.samples import Samples
-from videoattn.data.lists.spans import Spans
 
 Columns = Literal["path label", "path frames label", "path label ..."]
-"""What a line says. Paths may hold blanks: lines are split from the right. Of the labels that
-follow `...` none is learned."""
+"""The columns of a line. Lines are split from the right, since paths may contain blanks. "..."
+stands for further labels, which are ignored."""
 
 _EXAMPLES: dict[Columns, str] = {
     "path label": "'path label', e.g. 'a/b.mp4 3'",
@@ -30,40 +27,66 @@ _EXAMPLES: dict[Columns, str] = {
     "path label ...": "'path label ...', e.g. 'a/b.mp4 3 7'",
 }
 
+Row = tuple[str, int, int]
+"""Path, frame count (0 if the line has none), label."""
+
 
 def read_list(
-    list_file: str | Path, root: str | Path, *, class_names: Sequence[str] | None = None,
-    columns: Columns = "path label", separator: str = " ", missing: Missing = "raise",
-) -> Samples:  # fmt: skip
-    """Videos by path relative to `root`, or absolute, with labels from 0.
+    list_file: str | Path,
+    root: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    columns: Columns = "path label",
+    separator: str = " ",
+    missing: Missing = "raise",
+) -> Samples:
+    """Reads videos by path, relative to `root` or absolute, with labels from 0.
 
-    `separator` " " is any run of blanks and tabs. Frame counts are read over. Without `class_names`
-    the classes are "0", "1", ... up to the largest label.
+    Args:
+        class_names: Class names in the order of their labels. Default: "0", "1", ... up to the
+            largest label.
+        columns: Columns of a line. Frame counts of videos are ignored, because lists often have
+            wrong ones.
+        separator: Text between columns. " " is any run of blanks and tabs.
 
-    Raises: ValueError for what is missing, malformed, repeated or out of range, with file and line.
+    Raises:
+        ValueError: If an argument is not allowed, or anything in the list is missing,
+            malformed, repeated or out of range.
     """
     root = existing_root(root)
-    listed = parse_list(list_file, class_names, columns=columns, separator=separator)
-    listed = listed._replace(num_frames=None)  # of videos, lists often state wrong ones
-    return find_videos(root, "", listed, match="path", missing=missing)
+    listed = parse_list(list_file, class_names, columns=columns, separator=separator, root=root)
+    return find_videos(root, "", listed._replace(num_frames=None), match="path", missing=missing)
 
 
 def read_frames(
-    list_file: str | Path, root: str | Path, *, class_names: Sequence[str] | None = None,
-    frame_template: str = "img_{:05d}.jpg", separator: str = " ", missing: Missing = "raise",
-) -> Samples:  # fmt: skip
-    """Lines of `folder frames label`: pictures numbered from 1, named by `frame_template`.
+    list_file: str | Path,
+    root: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    frame_template: str = "img_{:05d}.jpg",
+    separator: str = " ",
+    missing: Missing = "raise",
+) -> Samples:
+    """Reads lines of `folder frames label`: images numbered from 1, named by `frame_template`.
 
-    Raises: ValueError as `read_list`, and for a template that names all frames alike.
+    Raises:
+        ValueError: If an argument is not allowed, or anything in the list is missing,
+            malformed, repeated or out of range.
     """
     root = existing_root(root)
     check_template(frame_template)
-    listed = parse_list(list_file, class_names, columns="path frames label", separator=separator)
+    listed = parse_list(
+        list_file, class_names, columns="path frames label", separator=separator, root=root
+    )
     return find_folders(root, "", listed, frame_template=frame_template, missing=missing)
 
 
 def check_template(template: str) -> None:
-    """Raises: ValueError unless it gives each number a file name of its own."""
+    """Checks that a template gives each frame number its own file name.
+
+    Raises:
+        ValueError: If it does not.
+    """
     try:
         good = template.format(1) != template.format(2)
     except (ValueError, IndexError, KeyError):
@@ -76,64 +99,86 @@ def check_template(template: str) -> None:
 
 
 def parse_list(
-    list_file: str | Path, class_names: Sequence[str] | None = None, *,
-    columns: Columns = "path label", separator: str = " ",
-) -> Listed:  # fmt: skip
-    """What the list says; no video is looked for."""
+    list_file: str | Path,
+    class_names: Sequence[str] | None = None,
+    *,
+    columns: Columns = "path label",
+    separator: str = " ",
+    root: Path | None = None,
+) -> Listed:
+    """Returns the content of a list, without looking for videos.
+
+    Args:
+        root: If given, absolute paths inside it become relative ones.
+    """
     list_file = Path(list_file)
     if columns not in _EXAMPLES:
         raise ValueError(f"columns: got {columns!r}; choose from {', '.join(_EXAMPLES)}")
     if not separator:
         raise ValueError("separator: got nothing; the default ' ' is any blanks and tabs")
     if not list_file.is_file():
-        raise ValueError(f"{list_file}: the list file does not exist")
+        raise ListError(f"{list_file}: the list file does not exist")
     lines = Lines.read(list_file)
     lines.check_not_empty(_EXAMPLES[columns].partition(",")[0])
-    if columns == "path label ...":
-        paths, labels, good = _first_labels(lines.text, separator)
-    else:
-        paths, last, found = lines.text.rsplit(separator)
-        paths = paths.strip()
-        labels, good = last.strip().integers()
-        good &= found & (paths.lengths > 0)
-    num_frames = None
-    if columns == "path frames label":
-        paths, middle, found = paths.rsplit(separator)
-        paths = paths.strip()
-        num_frames, valid = middle.strip().integers()
-        good &= found & valid & (num_frames > 0) & (paths.lengths > 0)
-    elif columns == "path label":
-        good &= ~_has_number(paths, separator)
-    if len(wrong := np.flatnonzero(~good)):
+    parsed = _parse_lines(lines.text, columns, separator)
+    if wrong := [i for i, row in enumerate(parsed) if row is None]:
         _fail(lines, wrong, columns, separator)
+    rows = [row for row in parsed if row is not None]
+    inside = "" if root is None else f"{os.path.abspath(root)}/"
+    names = [_simplify(path).removeprefix(inside) for path, _, _ in rows]
+    labels = [label for _, _, label in rows]
     lines.check_labels(labels, None if class_names is None else len(class_names))
-    lines.check_no_repeats(paths)
-    names = class_names if class_names is not None else map(str, range(int(labels.max()) + 1))
-    return Listed(paths, labels, tuple(names), num_frames)
+    lines.check_no_repeats(names)
+    classes = class_names if class_names is not None else map(str, range(max(labels) + 1))
+    num_frames = [count for _, count, _ in rows] if columns == "path frames label" else None
+    return Listed(names, labels, tuple(classes), num_frames)
 
 
-def _has_number(paths: Spans, separator: str) -> np.ndarray:
-    """Paths such as 'a.mp4 120', a video and one more column."""
-    mask = ~are_videos(paths)
-    rows = np.flatnonzero(mask)
-    inner, number, found = paths.take(rows).rsplit(separator)
-    mask[rows] = found & number.strip().integers()[1] & are_videos(inner.strip())
-    return mask
-
-
-def _first_labels(
-    lines: Spans, separator: str
-) -> tuple[Spans, Int64[np.ndarray, " N"], np.ndarray]:
-    """Paths, first labels, and which lines are so. Labels end the line; commas may join them."""
+def _parse_lines(text: Sequence[str], columns: Columns, separator: str) -> list[Row | None]:
+    """Returns the row of each line, or None if it is malformed."""
+    if columns == "path label":
+        return [_parse_label(line, separator) for line in text]
+    if columns == "path frames label":
+        return [_parse_frames(line, separator) for line in text]
     between = r"[ \t]+" if separator == " " else rf"\s*{re.escape(separator)}\s*"
     pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|\s*,\s*)-?[0-9]+)*")
-    matches = [pattern.fullmatch(line) for line in lines]
-    paths = Spans.of(match[1] if match else "" for match in matches)
-    labels = np.array([int(match[2]) if match else -1 for match in matches], np.int64)
-    return paths, labels, np.array([match is not None for match in matches])
+    matches = [pattern.fullmatch(line) for line in text]
+    return [(match[1], 0, int(match[2])) if match else None for match in matches]
 
 
-def _fail(lines: Lines, wrong: np.ndarray, columns: Columns, separator: str) -> NoReturn:
+def _parse_label(line: str, separator: str) -> Row | None:
+    cells = split_last(line, separator)
+    label = to_integer(cells[1]) if cells else None
+    if cells is None or label is None or not cells[0]:
+        return None
+    if not is_video(path := cells[0]):
+        # 'a.mp4 120 3' has a column too many: 'a.mp4 120' is not the name of a video.
+        inner = split_last(path, separator)
+        if inner and to_integer(inner[1]) is not None and is_video(inner[0]):
+            return None
+    return path, 0, label
+
+
+def _parse_frames(line: str, separator: str) -> Row | None:
+    cells = split_last(line, separator)
+    inner = split_last(cells[0], separator) if cells else None
+    if cells is None or inner is None or not inner[0]:
+        return None
+    count, label = to_integer(inner[1]), to_integer(cells[1])
+    return None if label is None or not count or count < 0 else (inner[0], count, label)
+
+
+def _simplify(path: str) -> str:
+    """Removes "." and repeated slashes, so that one file has one spelling.
+
+    ".." stays: the folder before it may be a link.
+    """
+    if "./" in path or "//" in path or path.endswith("/"):
+        return str(PurePosixPath(path))
+    return path
+
+
+def _fail(lines: Lines, wrong: Sequence[int], columns: Columns, separator: str) -> NoReturn:
     line = lines.text[wrong[0]]
     message = f"got {line!r}; expected {_EXAMPLES[columns]}"
     if separator != " ":
@@ -142,7 +187,7 @@ def _fail(lines: Lines, wrong: np.ndarray, columns: Columns, separator: str) -> 
     if columns == "path label" and numbers:
         message = (
             f"got {line!r}, with {numbers[0]!r} after the path; a network here learns one label a "
-            "video: data.columns='path label ...' takes the first label, "
+            "video: columns='path label ...' takes the first label, "
             "'path frames label' is for lists with frame counts"
         )
     lines.fail(wrong, message)

@@ -1,28 +1,31 @@
-"""A data set's table in flat arrays, which workers share instead of copying."""
+"""The table of a dataset's videos and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from videoattn.data.lists.spans import Spans
+from videoattn.data.strings import PackedStrings
 
 
 class Samples:
-    """`path(i)`, `label(i)`, and `class_names[label]`.
+    """Paths, labels and class names of a dataset, in flat arrays that workers share.
 
-    `num_frames` and `fps` (frames a second) are None where nothing is known before decoding; a 0
-    in them is one video of which nothing is known. With `frame_template` paths are folders of
-    pictures, frame 0 being the file `frame_template.format(1)`. `missing` names the listed videos
-    that are not there; whoever made the table left them out or kept them.
+    Attributes:
+        num_frames: Frame count of each video, or None if no count is known before decoding. A 0
+            marks a video with an unknown count.
+        fps: Frames per second of each video, with the same meaning of None and 0.
+        frame_template: If set, paths are folders of images, and `frame_template.format(1)` is the
+            file name of frame 0.
+        missing: The listed videos that do not exist. The reader either left them out or kept them.
     """
 
     def __init__(
         self,
         root: Path,
         *,
-        paths: Sequence[str] | Spans,
+        paths: Iterable[str] | PackedStrings,
         labels: Sequence[int] | np.ndarray,
         class_names: Sequence[str],
         num_frames: Int64[np.ndarray, " N"] | None = None,
@@ -32,7 +35,7 @@ class Samples:
     ) -> None:
         """`paths` are relative to `root`, or absolute."""
         self.root = root
-        self.paths = (paths if isinstance(paths, Spans) else Spans.of(paths)).compact()
+        self.paths = paths if isinstance(paths, PackedStrings) else PackedStrings.of(paths)
         self.labels: Int64[np.ndarray, " N"] = np.array(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.num_frames = num_frames

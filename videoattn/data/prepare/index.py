@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.lists.spans import Spans
+from videoattn.data.strings import PackedStrings
 
 INDEX_NAME = "videoattn_index.npz"
 
@@ -50,7 +50,7 @@ class VideoIndex(NamedTuple):
         starts: Where decoding may start, by path.
     """
 
-    paths: Spans
+    paths: PackedStrings
     num_frames: Int64[np.ndarray, " N"]
     fps: Float64[np.ndarray, " N"]
     height: Int32[np.ndarray, " N"]
@@ -64,7 +64,7 @@ class GroupStartTable:
 
     def __init__(
         self,
-        paths: Spans,
+        paths: PackedStrings,
         file_bytes: Int64[np.ndarray, " N"],
         ends: Int64[np.ndarray, " N"],
         packets: Int64[np.ndarray, " G"],
@@ -123,7 +123,7 @@ def write_index(root: Path, index: VideoIndex) -> Path:
     """Writes the index, whole or not at all, with the rows in the order of their paths."""
     names = list(index.paths)
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
-    paths = index.paths.take(order).compact()
+    paths = index.paths.take(order)
     columns = {name: getattr(index, name)[order] for name in VideoIndex._fields[1:-1]}
     none = GroupStarts(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
     starts = [index.starts.get(names[row], none) for row in order]
@@ -161,10 +161,10 @@ def _read_columns(
         ) from error
 
 
-def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> Spans:
+def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
     if ends.ndim != 1 or len(data) != ends.max(initial=0) or (np.diff(ends) < 0).any():
         raise _disagree(root)
-    return Spans(data, np.append(np.zeros(1, np.int64), ends)[:-1], ends)
+    return PackedStrings(data, ends)
 
 
 def _disagree(root: Path) -> ValueError:

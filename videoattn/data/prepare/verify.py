@@ -19,10 +19,10 @@ from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video, quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, reason
-from videoattn.data.lists.files import is_video
-from videoattn.data.lists.spans import Spans
+from videoattn.data.lists.files import is_video, walk
 from videoattn.data.prepare.groups import find_group_starts
 from videoattn.data.prepare.index import VideoIndex
+from videoattn.data.strings import PackedStrings
 from videoattn.data.workers import Crash, Task, in_processes
 
 Record = dict[str, Any]
@@ -113,14 +113,7 @@ def examine(
 
 def files_in(root: Path) -> list[str]:
     """Every file in a folder and below, but hidden ones; relative to it, sorted."""
-    paths = []
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(parent, root)
-        paths += [
-            os.path.normpath(f"{inside}/{name}") for name in files if not name.startswith(".")
-        ]
-    return sorted(paths)
+    return sorted(walk(root))
 
 
 def videos_in(root: Path) -> list[str]:
@@ -185,7 +178,7 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
         if record.get("starts")
     }
     return VideoIndex(
-        Spans.of(record["path"] for record in records),
+        PackedStrings.of(record["path"] for record in records),
         num_frames=counts.astype(np.int64),
         fps=fps,
         height=height.astype(np.int32),

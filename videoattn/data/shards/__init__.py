@@ -34,6 +34,7 @@ encoded videos are kept in memory."""
 
 
 _TAR = re.compile(r"[^/\s]+\.tar")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
 _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 
 
@@ -144,6 +145,11 @@ def open_shards(root: str, split: str) -> Shards:
     inside = root if split == "." else f"{root.rstrip('/')}/{split}"
     where = (split if complete else inside).rstrip("/")
     listed = _TAR.search(where) is not None
+    if where.startswith("pipe:") and not listed:
+        raise ValueError(
+            f"{split!r} names no tar file; a command must, as in "
+            "pipe:cat train/{000000..000011}.tar"
+        )
     urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
     source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
     class_names, names, counts = _read_table(source)
@@ -220,7 +226,7 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
         ) from error
     try:
         table = json.loads(content)
-        counts = {str(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
+        counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
         names = np.cumsum([0, *counts.values()]).tolist()
         class_names = tuple(str(name) for name in table["class_names"])
     except (ValueError, TypeError, KeyError) as error:
@@ -228,6 +234,13 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
     if not class_names or min(counts.values(), default=0) < 1:
         raise ValueError(f"{url} lists no class, no shard, or one without samples")
     return class_names, dict(zip(counts, names, strict=False)), counts
+
+
+def _checked(name: str) -> str:
+    """Returns a shard's name, which becomes part of a path, an address or a command."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
+    return name
 
 
 def _reason(error: Exception) -> str:

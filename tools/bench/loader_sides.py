@@ -1,11 +1,10 @@
-"""What the loader is compared with: others' ways to the same clips, as their users write them."""
+"""The loaders that `loader.py` compares with: decord, pytorchvideo, and the ffmpeg program."""
 
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,24 +18,21 @@ from videoattn.data.lists import Samples
 from videoattn.data.sampling import Sampler
 from videoattn.data.transforms import resize
 from videoattn.data.transforms.augment import MultiScaleCrop
-from videoattn.types import Frames
 
 SHORT_SIDE = 256
-CROP = MultiScaleCrop((224, 224), (1.0, 0.8))  # those of mmaction2's I3D
+CROP = MultiScaleCrop((224, 224), (1.0, 0.8))  # the scales of mmaction2's I3D recipes
 BATCH_SIZE = 4
 
 Clips = Callable[[int], Iterator[int]]
-"""epoch -> how many clips are there at each step."""
+"""Maps an epoch to an iterator over the number of clips in each batch."""
 
 
 def decord_clips(samples: Samples, sampler: Sampler, *, num_workers: int = 0) -> Clips:
-    """decord reads the clip's frames, each whole frame is resized, a crop of some scale is cut out
-    of these and resized again: what mmaction2's training pipelines do (Resize, MultiScaleCrop,
-    Resize, Flip; here by torch's resize, uint8 and antialiased, which took as long as OpenCV's).
+    """Loads clips with decord as mmaction2's training pipelines do.
 
-    Raises: ImportError without decord.
+    They read the frames, resize whole frames, crop at a random scale and resize again. Here torch
+    resizes (uint8, antialiased), which takes as long as OpenCV.
     """
-    _import_decord()
     loader: DataLoader[Tensor] = DataLoader(
         _DecordDataset(samples, sampler),
         batch_size=BATCH_SIZE,
@@ -56,14 +52,15 @@ class _DecordDataset(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, index: int) -> Frames:
-        decord = _import_decord()
+    def __getitem__(self, index: int) -> Tensor:
+        import decord
+
         self._draw += 1
         generator = sample_generator(0, self._draw, index)
         reader = decord.VideoReader(str(self._samples.path(index)), num_threads=1)
         indices = self._sampler(len(reader), 30.0, generator)[0]
-        wanted, places = np.unique(indices, return_inverse=True)
-        frames = torch.from_numpy(reader.get_batch(wanted).asnumpy()[places]).permute(0, 3, 1, 2)
+        unique, inverse = np.unique(indices, return_inverse=True)
+        frames = torch.from_numpy(reader.get_batch(unique).asnumpy()[inverse]).permute(0, 3, 1, 2)
         frames = resize(frames, _scaled(*frames.shape[-2:]))
         height, width = frames.shape[-2:]
         box = CROP(height, width, generator)
@@ -72,25 +69,21 @@ class _DecordDataset(Dataset[Tensor]):
 
 
 def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Clips:
-    """LabeledVideoDataset (PyAV) and the transforms of its tutorial: every frame of the clip's
-    seconds is decoded, some are kept, these are resized and cut.
+    """Loads clips with pytorchvideo's LabeledVideoDataset and the transforms of its tutorial.
 
-    Raises: ImportError without pytorchvideo.
+    It decodes all frames of the clip with PyAV, keeps some, resizes these and crops them.
+
+    Raises:
+        ImportError: If pytorchvideo is not installed.
     """
-    try:
-        from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
-    except ImportError as error:
-        raise ImportError(
-            "pytorchvideo is not installed; install the extra: "
-            "pip install 'videoattn[pytorchvideo]'"
-        ) from error
+    from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
+
     generator = torch.Generator().manual_seed(0)
 
     def transform(sample: dict[str, Tensor]) -> Tensor:
         video = sample["video"]  # (C, T, H, W) float
         video = video[:, torch.linspace(0, video.shape[1] - 1, num_frames).long()]
-        size = _scaled(*video.shape[-2:])
-        video = F.interpolate(video, size=size, mode="bilinear")
+        video = F.interpolate(video, size=_scaled(*video.shape[-2:]), mode="bilinear")
         y, x = torch.rand(2, generator=generator).tolist()
         h, w = CROP.crop
         y0, x0 = int(y * (video.shape[-2] - h)), int(x * (video.shape[-1] - w))
@@ -107,45 +100,36 @@ def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Cli
 
 
 def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:
-    """Clips a second of the ffmpeg program, which decodes, on one thread, from the key frame before
-    a clip's first frame to its last: nothing is converted, resized or handed on. Its own clock
-    tells, so that neither its start nor the opening of the file counts.
+    """Returns the clips per second that the ffmpeg program decodes with one thread.
 
-    Raises: ImportError without the program.
+    It decodes from the key frame before a clip's first frame to its last frame. Nothing is
+    converted, resized or copied. The time is ffmpeg's own, without its start.
+
+    Raises:
+        FileNotFoundError: If ffmpeg is not installed.
     """
     program = shutil.which("ffmpeg")
     if program is None:
-        raise ImportError("the ffmpeg program is not installed (apt-get install ffmpeg)")
+        raise FileNotFoundError("ffmpeg is not installed; run apt-get install ffmpeg")
     started, clips, spent = time.perf_counter(), 0, 0.0
     while clips < 1 or time.perf_counter() - started < seconds:
         path = samples.path(clips % len(samples))
         num_frames, fps = count_frames(path)
         clip = sampler(num_frames, fps, sample_generator(0, clips, 0))[0]
         first, last = int(clip.min()), int(clip.max())
-        words = [program, "-hide_banner", "-nostdin", "-benchmark", "-threads", "1"]
-        words += ["-ss", f"{first / fps:.3f}", "-i", str(path), "-an"]
-        words += ["-frames:v", str(last - first + 1), "-f", "null", "-"]
-        said = subprocess.run(words, check=True, capture_output=True, text=True).stderr
-        clips, spent = clips + 1, spent + float(re.findall(r"rtime=([0-9.]+)s", said)[-1])
+        command = [program, "-hide_banner", "-nostdin", "-benchmark", "-threads", "1"]
+        command += ["-ss", f"{first / fps:.3f}", "-i", str(path), "-an"]
+        command += ["-frames:v", str(last - first + 1), "-f", "null", "-"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        clips, spent = clips + 1, spent + float(re.findall(r"rtime=([0-9.]+)s", output)[-1])
     return clips / max(spent, 1e-3)
 
 
 def _scaled(height: int, width: int) -> tuple[int, int]:
+    """Returns the size with a short side of 256."""
     scale = SHORT_SIDE / min(height, width)
     return max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)
 
 
 def _flip(frames: Tensor, generator: torch.Generator) -> Tensor:
     return frames.flip(-1) if float(torch.rand(1, generator=generator)) < 0.5 else frames
-
-
-def _import_decord() -> ModuleType:
-    try:
-        import decord
-    except ImportError as error:
-        raise ImportError(
-            "the loader benchmark compares with decord, which is not installed; "
-            "install the extra: pip install 'videoattn[decord]'"
-        ) from error
-    module: ModuleType = decord
-    return module

@@ -1,0 +1,226 @@
+"""Every benchmark runs on tiny inputs and prints finite numbers."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import attention
+import decode_memory
+import decoders
+import loader
+import loader_sides
+import pytest
+import startup
+import torch
+import train_step
+import typer
+from annotations import bench_annotations, write_lists
+from common import chosen_decoders, videos_under
+
+from tests.data.conftest import MakeClip, make_clip  # noqa: F401 (a fixture)
+from tests.tools.conftest import TOOLS, Table, Tables
+from videoattn.attention.systems import SYSTEMS
+from videoattn.data.lists import read_kinetics, read_list
+
+
+@pytest.fixture
+def clips(make_clip: MakeClip, tmp_path: Path) -> Path:  # noqa: F811
+    make_clip("clips/a.mp4", 12, size=(64, 64))
+    make_clip("clips/b.mkv", 12, size=(64, 64))
+    make_clip("clips/c.avi", 12, size=(64, 64), codec="mpeg4")
+    make_clip("clips/d.mpg", 12, size=(64, 64), codec="mpeg1video")
+    return tmp_path / "clips"
+
+
+def column(table: Table, name: str) -> list[float]:
+    """Returns the numbers of a column, and checks that they are finite and not negative."""
+    values = [float(row[name].split()[0].replace(",", "")) for row in table]
+    assert all(math.isfinite(value) and value >= 0 for value in values)
+    return values
+
+
+@pytest.mark.parametrize("script", ["bench/attention.py", "write_docs.py"])
+def test_scripts_start_in_any_folder(script: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(TOOLS / script), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "Usage" in done.stdout
+
+
+def test_train_step(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "_pytorchvideo", train_step._videoattn)  # takes small frames
+    train_step.train_step(batch_size=1, num_frames=4, size=32, rounds=1, device="cpu")
+    (table,) = tables()
+    assert [row["side"] for row in table] == ["videoattn", "pytorchvideo"]
+    assert min(column(table, "median seconds per step")) > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_both_networks_have_five_blocks_and_as_many_parameters() -> None:
+    pytest.importorskip("pytorchvideo")
+    models = [train_step._videoattn(), train_step._pytorchvideo()]
+    blocks = [[m for m in model.modules() if type(m).__name__ == "NonLocal"] for model in models]
+    assert [len(found) for found in blocks] == [5, 5]
+    ours, theirs = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", attention.BLOCKS)
+def test_every_block_can_be_measured_alone(name: str) -> None:
+    site = attention.Site(16, (2, 8, 8), batch_size=2)
+    module, inputs = attention.make_block(name, site, "cpu")
+    module(*inputs).sum().backward()
+    assert inputs[-1].grad is not None
+    for large in attention.SITES.values():
+        assert min(attention.count(name, large)) > 0
+
+
+def test_an_explicit_block_returns_the_same_values() -> None:
+    assert not attention.has_explicit_path("squeeze_excite", 32)
+    site = attention.Site(8, (2, 4, 4))
+    for name in ("non_local", "cross_layer", "sagan", "similarity", "stand_alone", "pay_attention"):
+        assert attention.has_explicit_path(name, 8)
+        module, inputs = attention.make_block(name, site, "cpu")
+        explicit, _ = attention.make_block(name, site, "cpu", path="explicit")
+        explicit.load_state_dict(module.state_dict())
+        torch.testing.assert_close(explicit(*inputs), module(*inputs))
+
+
+def test_attention(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SITES", {"small": attention.Site(16, (2, 8, 8))})
+    monkeypatch.setattr(attention, "GROWTH_FRAMES", (1, 2))
+    monkeypatch.setattr(
+        attention,
+        "measure",
+        lambda *args, explicit=False: attention.measure_here(*args, explicit),
+    )
+    attention.bench_attention(["non_local", "squeeze_excite"], rounds=1, device="cpu")
+    costs, growth = tables()
+    assert [row["system"] for row in costs] == ["`non_local`", "`squeeze_excite`"]
+    for name in ("seconds", "peak MiB", "parameters", "MACs"):
+        column(costs, name)
+    assert costs[1]["explicit: seconds"] == ""
+    column(costs[:1], "explicit: seconds")
+    column(growth, "T = 2")
+    with pytest.raises(ValueError, match=r"^system: 'hard_crop' does not exist; choose from non_"):
+        attention.bench_attention(["hard_crop"])
+
+
+def test_measurements_run_in_a_process_of_their_own() -> None:
+    cost = attention.measure("squeeze_excite", attention.Site(16, (1, 4, 4)), 1, "cpu")
+    assert cost.seconds > 0
+
+
+def test_both_annotation_lists_have_the_same_videos(tmp_path: Path) -> None:
+    names = write_lists(tmp_path, 900)
+    listed = read_list(tmp_path / "list.txt", tmp_path, class_names=names)
+    from_csv = read_kinetics(tmp_path, "train", class_names=names)
+    assert list(listed.paths) == list(from_csv.paths)
+    assert listed.labels.tolist() == from_csv.labels.tolist()
+    assert set(listed.labels.tolist()) == set(range(700))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_annotations(tables: Tables) -> None:
+    bench_annotations(videos=900, workers=2)
+    (table,) = tables()
+    assert [row["list"] for row in table] == ["path label", "Kinetics csv"]
+    column(table, "seconds")
+    assert min(column(table, "PSS")) > 0
+
+
+def test_decoders(clips: Path, tables: Tables) -> None:
+    for name in ("decord", "torchcodec"):
+        pytest.importorskip(name, reason=f"install videoattn[{name}]")
+    (clips / "empty.mp4").touch()
+    (clips / "frames.json").write_text(
+        '{"a.mp4": {"frames": 13, "mean_gray": []}, "b.mkv": {"frames": 12, "mean_gray": [99.0]}, '
+        '"empty.mp4": {"frames": 3, "mean_gray": []}}'
+    )
+    decoders.decoders(clips)
+    (table,) = tables()
+    rows = {row.pop("file"): row for row in table}
+    mpeg = "error: is not exact in files of the kind mpeg"
+    assert rows["`a.mp4`"]["pyav"] == "WRONG: 12 frames instead of 13"
+    assert rows["`a.mp4`"]["decord"] == rows["`a.mp4`"]["torchcodec"] == "right"
+    assert rows["`b.mkv`"]["pyav"].startswith("WRONG: a gray level is off by ")
+    assert rows["`c.avi`"]["pyav"] == "right"
+    assert rows["`d.mpg`"]["kind"] == "mpeg, mpeg1video yuv420p, 12 frames"
+    assert rows["`d.mpg`"]["decord"] == rows["`d.mpg`"]["torchcodec"] == mpeg
+    assert rows["`empty.mp4`"]["pyav"] == "WRONG: error: the file is empty (0 bytes)"
+
+
+def test_decode_memory(clips: Path, tmp_path: Path, tables: Tables) -> None:
+    picture = tmp_path / "plots" / "memory.png"
+    decode_memory.decode_memory(clips, picture, count=8, decoder="pyav")
+    (table,) = tables()
+    assert min(column(table, "MiB at last")) > 0
+    assert picture.stat().st_size > 5000
+
+
+def test_memory_does_not_grow_with_the_number_of_decodes(clips: Path) -> None:
+    measured = decode_memory.resident_memory(videos_under(clips), "pyav", 400, points=40)
+    assert len(measured) == 40
+    # 320 decodes. A decoder that leaks an open container grows by about 40 KiB per decode.
+    assert max(measured[8:]) - measured[8] < 6
+
+
+def test_loader(
+    make_clip: MakeClip,  # noqa: F811
+    tmp_path: Path,
+    tables: Tables,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("decord", reason="the benchmark compares with decord")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for i in range(2):
+        make_clip(f"a/{i}.mp4", 30, size=(64, 64))  # decord fails on odd row sizes
+    (tmp_path / "a" / "text.avi").write_text("not a video")
+    make_clip("a/short.mp4", 5)
+    monkeypatch.setattr(loader, "SETTINGS", {"dense 8x8": loader.SETTINGS["dense 8x8"]})
+    loader.bench_loader(tmp_path, workers=0, seconds=0.0)
+    sides, workers, gains = tables()
+    assert [row["loader"] for row in sides[:3]] == [loader.BASELINE, "ours, pyav", "ours, decord"]
+    for table, name in [
+        *((sides, name) for name in ("clips/s", "on one core, clips/s")),
+        *((workers, name) for name in ("ours, clips/s", "decord, clips/s", "ratio")),
+        (gains, "clips/s"),
+    ]:
+        assert min(column(table, name)) > 0
+    names = ["originals", "re-encoded", "two clips per decode", "both"]
+    assert [row["videos"] for row in gains] == [loader.BASELINE, *names]
+
+
+def test_ffmpeg_and_pytorchvideo_load_clips(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
+    make_clip("a/0.mp4", 40, size=(64, 64))
+    samples, sampler = loader.find_videos(tmp_path), loader.SETTINGS["8 segments"]
+    if loader_sides.shutil.which("ffmpeg"):
+        assert loader_sides.ffmpeg_rate(samples, sampler, 0.01) > 0
+    else:
+        with pytest.raises(FileNotFoundError, match=r"^ffmpeg is not installed"):
+            loader_sides.ffmpeg_rate(samples, sampler, 0.01)
+    pytest.importorskip("pytorchvideo", reason="the benchmark compares with pytorchvideo")
+    assert sum(loader_sides.pytorchvideo_clips(samples, 1.0, 8)(0)) == 1
+
+
+def test_startup(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "STATEMENTS", {"import videoattn": "import videoattn"})
+    startup.startup(rounds=1)
+    (table,) = tables()
+    assert min(column(table, "median seconds")) > 0
+
+
+def test_messages(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match=r"contains no video$"):
+        videos_under(tmp_path)
+    with pytest.raises(ValueError, match=r"^decoder: 'x' does not exist; choose from all, pyav, "):
+        chosen_decoders("x")
+    (tmp_path / "big.mp4").write_bytes(bytes(1000))
+    with pytest.raises(typer.BadParameter, match=r"contains no video of at most 10 bytes$"):
+        videos_under(tmp_path, max_bytes=10)
+    with pytest.raises(typer.BadParameter, match=r"contains no video of at least 8 frames that"):
+        loader.find_videos(tmp_path)
+
+
+def test_networks_are_not_blocks() -> None:
+    assert set(SYSTEMS) - set(attention.BLOCKS) == {"hard_crop"}

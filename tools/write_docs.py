@@ -1,0 +1,61 @@
+"""Prints the Markdown tables of the documentation.
+
+| command                                | table in                            |
+| python tools/write_docs.py attention   | README.md, "Attention systems"      |
+| python tools/write_docs.py weights     | not part of a page; for releases    |
+| python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.append(str(Path(__file__).parent / "bench"))
+from common import print_table
+
+from videoattn.cli import list_attention, list_weights
+from videoattn.weights.public import PUBLIC
+from videoattn.weights.row import PublicModel
+
+app = typer.Typer(help="Print the Markdown tables of the documentation.", no_args_is_help=True)
+
+
+@app.command()
+def attention() -> None:
+    """Print every attention system and what it adds to an I3D-R50 (README.md)."""
+    rows = list_attention.rows()
+    print_table(list_attention.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
+
+
+@app.command()
+def weights() -> None:
+    """Print every public model, its accuracy and its file."""
+    columns = ("name", "network", "frames x stride", "attention", "top-1 (views)")
+    rows = [_weights_row(name, row) for name, row in PUBLIC.items()]
+    print_table((*columns, "license", "file"), rows)
+
+
+@app.command()
+def decoders(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
+    ],
+) -> None:
+    """Print what each decoder makes of every frame of every video (docs/decoders.md)."""
+    from decoders import COLUMNS, compare
+
+    print_table(COLUMNS, compare(folder))
+
+
+def _weights_row(name: str, row: PublicModel) -> tuple[str, ...]:
+    accuracy, source = list_weights.accuracy(row), row.source or ""
+    linked = f"[{accuracy}]({source})" if source.startswith("http") else accuracy
+    file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
+    frames, attention = list_weights.frames(row), list_weights.attention(row)
+    return f"`{name}`", row.network, frames, attention, linked, row.licence, file
+
+
+if __name__ == "__main__":
+    app()

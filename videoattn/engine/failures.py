@@ -1,0 +1,74 @@
+"""Samples that training skips because they could not be decoded."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.state import RunSettings, TrainState
+from videoattn.engine.trackers import complete_lines
+from videoattn.types import Batch, Failure
+
+SKIPPED = "skipped.jsonl"
+"""The file of a run folder that lists skipped samples."""
+
+
+class TooManyFailuresError(RuntimeError):
+    """More samples could not be decoded than `max_failures` allows."""
+
+
+def count_samples(
+    group: Sequence[Batch], state: TrainState, *, run: RunSettings, parallel: Parallel
+) -> None:
+    """Counts the samples of a step over all ranks, and lists each failed one once in the run.
+
+    Raises:
+        TooManyFailuresError: If more than `run.max_failures` samples have failed.
+    """
+    own = [failure for batch in group for failure in batch.failures]
+    num_own = sum(len(batch.indices) for batch in group)
+    num_seen, num_skipped = parallel.sum([num_own, len(own)])
+    state.num_seen += int(num_seen)
+    state.num_skipped += int(num_skipped)
+    if not num_skipped:
+        return
+    new = {
+        failure.index: failure
+        for failures in parallel.gather(own)
+        for failure in failures
+        if failure.index not in state.failed
+    }
+    state.failed = sorted([*state.failed, *new])
+    if parallel.is_main:
+        append_failures(run.folder / SKIPPED, new.values())
+    if run.max_failures is not None and len(state.failed) > run.max_failures:
+        last = list(new.values())[-1]
+        raise TooManyFailuresError(
+            f"{len(state.failed)} videos could not be decoded, {run.max_failures} are allowed; see "
+            f"{run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
+        )
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Returns the failures in a file of `append_failures`; none if there is no file."""
+    return [Failure(**json.loads(line)) for line in complete_lines(path)]
+
+
+def append_failures(path: Path, failures: Iterable[Failure]) -> None:
+    """Appends each failure to a file as one line of JSON."""
+    with open(path, "a") as file:
+        file.writelines(json.dumps(as_record(failure)) + "\n" for failure in failures)
+
+
+def keep_failures(path: Path, indices: Collection[int]) -> None:
+    """Keeps only these samples in the file: an interrupted run may have listed more after its last
+    checkpoint, and a resumed run meets them again."""
+    kept = [failure for failure in read_failures(path) if failure.index in indices]
+    path.unlink(missing_ok=True)
+    if kept:
+        append_failures(path, kept)
+
+
+def as_record(failure: Failure) -> dict[str, str | int]:
+    """Returns a failure as plain values."""
+    return {"index": failure.index, "path": failure.path, "reason": failure.reason}

@@ -1,0 +1,68 @@
+"""Training objectives: the loss, the scores, and the metrics of a task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from videoattn.engine.metrics import in_top_k
+from videoattn.types import Logits, Target
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Everything that training and evaluation need to know about a task."""
+
+    metric: ClassVar[str]
+    """The metric that progress lines show and that selects the best epoch."""
+
+    def loss(self, logits: Logits, target: Target) -> Float[Tensor, " N"]:
+        """Returns the loss of each clip in float32; 0 for a clip without a label (-1)."""
+
+    def scores(self, logits: Logits) -> Float[Tensor, "N K"]:
+        """Returns class scores between 0 and 1, which can be averaged over views."""
+
+    def metrics(
+        self, scores: Float[Tensor, "N K"], target: Target
+    ) -> Mapping[str, Bool[Tensor, " N"]]:
+        """Returns by name whether each row is right; a metric is the mean over labeled rows.
+
+        `scores` may also be logits: only the order of the classes may matter.
+        """
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """One class per clip: softmax cross entropy, top-1 and top-5 accuracy.
+
+    Args:
+        label_smoothing: The share of each target that is spread over all classes, 0 to below 1.
+    """
+
+    metric: ClassVar[str] = "accuracy"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
+
+    def loss(self, logits: Logits, target: Target) -> Float[Tensor, " N"]:
+        return nn.functional.cross_entropy(
+            logits.float(),
+            target,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+            ignore_index=-1,
+        )
+
+    def scores(self, logits: Logits) -> Float[Tensor, "N K"]:
+        return logits.softmax(dim=1)
+
+    def metrics(
+        self, scores: Float[Tensor, "N K"], target: Target
+    ) -> Mapping[str, Bool[Tensor, " N"]]:
+        # A mixed clip counts as the class with the largest share.
+        labels = target.argmax(1) if target.is_floating_point() else target
+        return {"accuracy": in_top_k(scores, labels, 1), "top5": in_top_k(scores, labels, 5)}

@@ -1,0 +1,110 @@
+"""Writes output files so that they are complete or absent, and never land outside their folder.
+
+A run folder may come from somebody else. Its links are not followed, and names that it supplies
+(classes, videos) become file names only through `safe_file_name`.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, cast
+
+
+def safe_file_name(text: str) -> str:
+    """Returns `text` as one path component: characters other than letters, digits, "-", "_" and
+    "." become "_", and at most 100 characters are kept."""
+    name = re.sub(r"[^\w.-]", "_", text)[:100]
+    return name if name.strip(".") else "_" * max(len(name), 1)
+
+
+def output_folder(folder: Path) -> Path:
+    """Creates a folder for output, with its parents, and returns it.
+
+    Raises:
+        ValueError: If it is a symbolic link or a file. A link inside a shared run could lead
+            anywhere.
+    """
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link; remove it, or choose another output folder")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; remove it, or choose another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Calls `write` with a new file and moves it to `path` when it is complete.
+
+    The temporary file has an unpredictable name in the same folder. A link at `path` is replaced,
+    not followed. After an error, the previous file is unchanged.
+
+    Raises:
+        OSError: If the file cannot be written; the message names `path`.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(partial, flags, 0o666), "wb") as raw:
+            file = _ErrorKeeper(raw)
+            try:
+                write(cast(IO[bytes], file))
+            except RuntimeError as error:
+                # torch.save replaces the OSError of a full disk with a RuntimeError.
+                raise file.error or error from error
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        kept = "the previous one is unchanged" if path.exists() else "nothing was written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno, f"no space left to write {path}; {kept}; free some space"
+            ) from error
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {kept}") from error
+    finally:
+        with suppress(OSError):  # it was renamed, or could not be made
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8; bytes of file names that are not UTF-8 are written as they are."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+class _ErrorKeeper:
+    """Wraps a file and remembers its first OSError."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without it a power cut can undo the rename.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

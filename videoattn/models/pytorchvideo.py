@@ -1,0 +1,75 @@
+"""The networks of pytorchvideo's hub by name, with pytorchvideo's parameter names.
+
+All take one clip (N, 3, T, H, W) and return logits (N, K), in training and in evaluation.
+"""
+
+import sys
+
+from torch import Tensor, nn
+
+from videoattn.models.structure import optional_import, residual_info, with_fitting_pools
+from videoattn.types import Logits, ModelInfo
+
+NAMES = {
+    **dict.fromkeys(("c2d_r50", "i3d_r50", "slow_r50", "csn_r101"), "model_num_class"),
+    **dict.fromkeys(("r2plus1d_r50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l"), "model_num_class"),
+    **dict.fromkeys(("efficient_x3d_xs", "efficient_x3d_s"), "num_classes"),
+}
+"""The hub's convolutional networks of one clip, and each one's argument for the number of classes.
+The others take two clips at once (slowfast), boxes (detection), or turn a clip of one fixed size
+into tokens (mvit), and a video block cannot be inserted between tokens."""
+
+
+def make(name: str, *, num_classes: int) -> nn.Module:
+    """Returns the hub's network; average pools of a fixed window also take smaller clips."""
+    hub = optional_import("pytorchvideo", "pytorchvideo.models.hub")
+    # The heads of these return probabilities unless the activation is removed.
+    logits = {"head_activation": None} if name.startswith(("r2plus1d", "x3d")) else {}
+    return with_fitting_pools(getattr(hub, name)(**{NAMES[name]: num_classes}, **logits))
+
+
+def info(model: nn.Module) -> ModelInfo | None:
+    """Returns the structure of a pytorchvideo network, or None for other networks."""
+    if _is_net(model):
+        blocks = model.get_submodule("blocks")
+        stages = [f"blocks.{name}.res_blocks" for name, m in blocks.named_children() if _staged(m)]
+        if not stages:
+            return None
+        classifier = f"blocks.{len(list(blocks.children())) - 1}.proj"
+        return residual_info(model, stages, classifier=classifier, branch_end="branch2.norm_c")
+    if _is_efficient(model):
+        return residual_info(
+            model,
+            ("s2", "s3", "s4", "s5"),
+            classifier="projection.model",
+            branch_end="layers.conv_2.kernel.bn",
+        )
+    return None
+
+
+def head(model: nn.Module, features: Tensor) -> Logits | None:
+    """Returns a pytorchvideo network's logits for its last features, or None for others."""
+    if _is_net(model):
+        logits: Tensor = list(model.get_submodule("blocks").children())[-1](features)
+        return logits
+    return None
+
+
+def _staged(stage: nn.Module) -> bool:
+    return "res_blocks" in dict(stage.named_children())
+
+
+def _is_net(model: nn.Module) -> bool:
+    if "pytorchvideo" not in sys.modules:  # then the network cannot be one of its own
+        return False
+    from pytorchvideo.models.net import Net
+
+    return isinstance(model, Net)
+
+
+def _is_efficient(model: nn.Module) -> bool:
+    if "pytorchvideo" not in sys.modules:
+        return False
+    from pytorchvideo.models.accelerator.mobile_cpu.efficient_x3d import EfficientX3d
+
+    return isinstance(model, EfficientX3d)

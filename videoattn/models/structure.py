@@ -1,0 +1,122 @@
+"""Helpers that describe networks, and that adapt networks of other libraries."""
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from videoattn.attention.capture import capture
+from videoattn.layers import Conv3d, meets_short_clip_bug
+from videoattn.types import ModelInfo
+
+RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def residual_info(
+    model: nn.Module,
+    stages: Sequence[str] = RESNET_STAGES,
+    *,
+    classifier: str = "fc",
+    axes: Literal["NCTHW", "NCHW"] = "NCTHW",
+    branch_end: str | None = None,
+) -> ModelInfo:
+    """Describes a network that has one container for each stage of residual blocks.
+
+    Args:
+        model: The network, with or without inserted attention blocks.
+        stages: Names of the containers.
+        classifier: See `ModelInfo`.
+        axes: See `ModelInfo`.
+        branch_end: The last norm of a residual branch inside its block ("branch2.norm_c"); by
+            default the last batch norm among the block's children.
+    """
+    blocks: dict[str, tuple[str, ...]] = {}
+    ends: dict[str, str] = {}
+    for stage in stages:
+        children = dict(model.get_submodule(stage).named_children())
+        kind = type(next(iter(children.values())))  # inserted blocks have another type
+        blocks[stage] = tuple(
+            f"{stage}.{n}" for n, child in children.items() if type(child) is kind
+        )
+        for name in blocks[stage]:
+            end = branch_end or _last_norm(model.get_submodule(name))
+            if end is not None:
+                ends[name] = f"{name}.{end}"
+    # A Sequential runs its blocks itself, so its output is the stage's; a ModuleList does not.
+    is_run = isinstance(model.get_submodule(stages[-1]), nn.Sequential)
+    features = stages[-1] if is_run else blocks[stages[-1]][-1]
+    return ModelInfo(classifier, blocks, features, axes, ends)
+
+
+def _last_norm(block: nn.Module) -> str | None:
+    children = block.named_children()
+    norms = [name for name, m in children if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return norms[-1] if norms else None
+
+
+class FittingAvgPool3d(nn.AvgPool3d):
+    """Averages over a window; an axis shorter than the window is averaged whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.kernel_size, tuple)
+        window = [min(pair) for pair in zip(self.kernel_size, x.shape[2:], strict=True)]
+        return nn.functional.avg_pool3d(x, window, self.stride)
+
+
+def with_fitting_pools(model: nn.Module) -> nn.Module:
+    """Replaces average pools of a fixed window, so that smaller clips can be used."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.AvgPool3d:
+            assert module.padding in (0, (0, 0, 0))
+            model.set_submodule(name, FittingAvgPool3d(module.kernel_size, module.stride))
+    return model
+
+
+def optional_import(package: str, module: str) -> ModuleType:
+    """Imports a module of an optional dependency.
+
+    Raises:
+        ValueError: If the package is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # pytorchvideo scripts functions when it is imported
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ValueError(
+            f"name: {package} is not installed, and this network needs it; "
+            f"pip install 'videoattn[{package}]'"
+        ) from error
+
+
+def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
+    """Returns the convolutions that cannot be trained in bfloat16 on a CPU with such clips.
+
+    Only convolutions of other libraries are unsafe; ours are `layers.Conv3d`.
+
+    Args:
+        model: The network. It runs once, on the CPU, in float32, and keeps its mode.
+        video: Any clips (N, C, T, H, W) of the training shape.
+    """
+    suspects = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv3d)
+        and not isinstance(module, Conv3d)
+        and module.kernel_size[0] > 1
+    }
+    if not suspects:
+        return []
+    was_training = model.training
+    try:
+        with torch.no_grad(), capture(model, list(suspects), inputs=True) as inputs:
+            model.eval()(video)
+    finally:
+        model.train(was_training)
+    return [name for name, x in inputs.items() if meets_short_clip_bug(suspects[name], x.shape[2])]

@@ -1,0 +1,49 @@
+"""timm's ResNets as the image network of a TSN."""
+
+import sys
+
+from torch import nn
+
+from videoattn.errors import one_of
+from videoattn.models.structure import optional_import, residual_info
+from videoattn.models.tsn import TSN
+from videoattn.types import ModelInfo
+
+
+def make_tsn(
+    *,
+    num_classes: int,
+    backbone: str = "resnet50",
+    consensus: str = "mean",
+    dropout: float = 0.5,
+    shift_div: int | None = None,
+    shift_place: str = "residual",
+) -> TSN:
+    """Returns a TSN over one of timm's ResNets, such as resnet26d.
+
+    Args:
+        num_classes: See `TSN`, as for the other arguments.
+        backbone: One of `timm.list_models(module="resnet")`.
+    """
+    timm = optional_import("timm", "timm")
+    known = dict.fromkeys(timm.list_models(module="resnet"))
+    network = timm.create_model(one_of("options.backbone", backbone, known), pretrained=False)
+    # torchvision's names for these layers; neither has parameters.
+    network.relu, network.avgpool = network.act1, network.global_pool
+    return TSN(
+        network,
+        num_classes=num_classes,
+        consensus=consensus,
+        dropout=dropout,
+        shift_div=shift_div,
+        shift_place=shift_place,
+    )
+
+
+def info(model: nn.Module) -> ModelInfo | None:
+    """Returns the structure of one of timm's ResNets, or None for other networks."""
+    if "timm" not in sys.modules:  # then the network cannot be one of its own
+        return None
+    from timm.models.resnet import ResNet
+
+    return residual_info(model, axes="NCHW") if isinstance(model, ResNet) else None

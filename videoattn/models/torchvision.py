@@ -1,0 +1,48 @@
+"""torchvision's video networks by name, with torchvision's parameter names.
+
+R(2+1)D is here and not a row of resnet3d's temporal kernels: each of its convolutions is two with
+a norm between them, and it halves the frames in three stages.
+"""
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
+from torchvision.models.video.resnet import VideoResNet
+from torchvision.models.video.s3d import S3D
+
+from videoattn.models.structure import residual_info, with_fitting_pools
+from videoattn.types import Logits, ModelInfo
+
+NAMES = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+
+
+def make(name: str, *, num_classes: int) -> nn.Module:
+    """Returns torchvision's network; average pools of a fixed window also take smaller clips."""
+    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    return with_fitting_pools(model)
+
+
+def info(model: nn.Module) -> ModelInfo | None:
+    """Returns the structure of a torchvision network, or None for other networks."""
+    if isinstance(model, S3D):  # one list of all layers; these are Inception's Mixed blocks
+        stages = {
+            f"Mixed_{number}": tuple(f"features.{index}" for index in blocks)
+            for number, blocks in ((3, range(5, 7)), (4, range(8, 13)), (5, range(14, 16)))
+        }
+        return ModelInfo("classifier.1", stages, features="features.15")
+    if isinstance(model, VideoResNet):
+        return residual_info(model, branch_end="conv2.1")
+    if isinstance(model, ResNet):
+        return residual_info(model, axes="NCHW")
+    return None
+
+
+def head(model: nn.Module, features: Tensor) -> Logits | None:
+    """Returns a torchvision video network's logits for its last features, or None for others."""
+    if isinstance(model, S3D):
+        scores: Tensor = model.classifier(model.avgpool(features))
+        return scores.mean((2, 3, 4))
+    if isinstance(model, VideoResNet):
+        logits: Tensor = model.fc(model.avgpool(features).flatten(1))
+        return logits
+    return None

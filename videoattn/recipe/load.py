@@ -1,0 +1,318 @@
+"""Reads recipes (YAML) and the configs stored in checkpoints, and writes them.
+
+A recipe is a file that the user names. It is trusted, except that it cannot run a command or read
+the environment: only `${key}` is resolved, and `pipe:` addresses must be typed on the command line.
+
+A stored config comes with a run folder or a checkpoint, perhaps from somebody else. It describes
+the network and its preprocessing and nothing more: its data section and `model.weights` are not
+used, and interpolations are refused.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from videoattn.errors import did_you_mean
+from videoattn.recipe.config import Config
+
+Values = Mapping[str, Any]
+
+AT_LEAST: dict[str, dict[str, int]] = {
+    "data": {"num_workers": 0, "max_failures": 0, "decode_timeout_seconds": 0},
+    "clip": {"num_frames": 1, "frame_stride": 1, "height": 1, "width": 1},
+    "test": {"num_clips": 1, "short_side": 1, "height": 1, "width": 1, "batch_size": 1},
+    "train": {
+        "batch_size": 1,
+        "accumulate_steps": 1,
+        "lr": 0,
+        "warmup_epochs": 0,
+        "weight_decay": 0,
+        "freeze_backbone_epochs": 0,
+        "backbone_lr_scale": 0,
+        "validate_every": 0,
+        "save_every_steps": 1,
+        "keep_epochs": 1,
+    },
+}
+"""Lower limits of numbers that no constructor checks: section -> key -> limit."""
+
+_RENAMED = {"data": {"ucf101_split": "official_split"}}
+"""Keys that had other names in earlier versions: section -> old -> new."""
+
+_ATTENTION_NAME = "model.attention.name="
+_PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
+
+
+def load(
+    recipe: str | Path | Values, overrides: Sequence[str] = (), *, notes: list[str] | None = None
+) -> Config:
+    """Reads a recipe and applies `key=value` overrides such as `train.lr=0.02`.
+
+    Args:
+        recipe: A YAML file, or its content as nested dictionaries.
+        notes: Receives a sentence for each setting that was renamed or dropped.
+
+    Raises:
+        ValueError: If there is no such file, it is not YAML, a key is unknown, a value has the
+            wrong type, is missing or too small, or the name is not a file name.
+    """
+    values, source = recipe, "the recipe"
+    if not isinstance(recipe, Mapping):
+        source = str(recipe)
+        values = _read(Path(recipe))
+    for key, text in _texts(values):
+        if text.startswith("pipe:"):
+            raise ValueError(
+                f"{source}: {key}: a recipe cannot run a command; type it on the command line, as "
+                f"in {key}={text!r}"
+            )
+    return _merge(values, overrides, source, notes if notes is not None else [])
+
+
+def from_stored(
+    values: object, data: Values | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Returns the config that a checkpoint or a shared folder holds.
+
+    Its data section and `model.weights` are not used: the defaults replace them, with a `data.root`
+    of "".
+
+    Args:
+        data: A data section to use instead, from a source that the user controls.
+        overrides: `key=value` words that the user typed.
+
+    Raises:
+        ValueError: As for `load`, or if the config holds an interpolation.
+    """
+    source = "the checkpoint's config"
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source} is damaged: it is not a mapping of keys to values")
+    kept = shareable(values)
+    for key, text in _texts(kept):
+        if "${" in text:
+            raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    return _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
+
+
+def comparable(values: Values) -> dict[str, Any]:
+    """Returns all settings of a stored config as plain values, with the defaults of newer keys.
+
+    They are for comparison only: no value is resolved or used.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+    settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
+    assert isinstance(settings, dict)
+    return {str(key): _plain(value) for key, value in settings.items()}
+
+
+def shareable(values: Values) -> dict[str, Any]:
+    """Returns a config without what belongs to one machine: the data section and the weights that
+    training started from."""
+    kept = {key: value for key, value in values.items() if key != "data"}
+    model = values.get("model")
+    if isinstance(model, Mapping):
+        kept["model"] = {key: value for key, value in model.items() if key != "weights"}
+    return kept
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the config as plain dictionaries, lists, numbers and strings."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
+
+
+def to_yaml(config: Config) -> str:
+    """Returns the whole config as a recipe: `load` reads an equal one from it."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}; see configs/ for those that come with videoattn")
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not a recipe: it is not UTF-8 text; save it as UTF-8"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:  # what OmegaConf raises for a file that holds one word or number
+        raise ValueError(f"{path} is not a recipe: {error}") from error
+
+
+def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str]) -> Config:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
+    merged = OmegaConf.structured(Config)
+    recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
+    for words, change in [(source, recipe), *((word, _override(word)) for word in overrides)]:
+        _check_interpolations(change, words)
+        try:
+            merged = OmegaConf.merge(merged, change)
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise ValueError(_unknown_key(error, words)) from error
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{words}: {_reason(error)}") from error
+        except TypeError as error:  # a list where a mapping belongs, or the reverse
+            raise ValueError(f"{words}: {error}") from error
+    try:
+        config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ValueError(
+            f"{source}: {error.full_key} has no value; give one, as in {error.full_key}=..."
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{source}: {_reason(error)}") from error
+    assert isinstance(config, Config)
+    _check_values(config)
+    return config
+
+
+def _check_values(config: Config) -> None:
+    for section, keys in AT_LEAST.items():
+        for key, least in keys.items():
+            value = getattr(getattr(config, section), key)
+            if value is not None and not value >= least:  # also refuses NaN
+                raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
+    name = config.name
+    if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name) or len(name) > 100:
+        raise ValueError(
+            f"name: got {name!r}; need the name of a folder in runs/: at most 100 characters, "
+            "without / and \\"
+        )
+
+
+def _check_interpolations(values: Any, source: str) -> None:
+    for key, text in _texts(values):
+        if "${" in _PLAIN_KEY.sub("", text):
+            raise ValueError(
+                f"{source}: {key}: got {text!r}; only the value of another key can be inserted, "
+                "as in ${train.lr}"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yields every text in nested containers, with its dotted key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
+            yield from _texts(name if isinstance(name, str) else None, key)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, key)
+
+
+def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
+    """Replaces key names of earlier versions with the current ones."""
+    renamed = dict(values)
+    for section, names in _RENAMED.items():
+        if isinstance(part := values.get(section), Mapping):
+            renamed[section] = {names.get(key, key): value for key, value in part.items()}
+            notes += [
+                f"{section}.{old} is now called {section}.{new}"
+                for old, new in names.items()
+                if old in part
+            ]
+    return renamed
+
+
+def _without_foreign_options(
+    values: Values, overrides: Sequence[str], notes: list[str]
+) -> dict[str, Any]:
+    """Drops the recipe's attention positions and options if another system is chosen by override:
+    they are arguments of the first system."""
+    names = [word.partition("=")[2] for word in overrides if word.startswith(_ATTENTION_NAME)]
+    model = values.get("model")
+    attention = model.get("attention") if isinstance(model, Mapping) else None
+    if not (names and isinstance(attention, Mapping)) or attention.get("name") == names[-1]:
+        return dict(values)
+    dropped = [key for key in ("after", "options") if attention.get(key)]
+    if dropped:
+        notes.append(
+            f"model.attention.{' and '.join(dropped)} of the recipe belong to "
+            f"{attention.get('name')} and are not used with {names[-1]}"
+        )
+    return {**values, "model": {**model, "attention": {}}}  # type: ignore[dict-item]
+
+
+def _override(word: str) -> Any:
+    """Parses `key=value`: a text field takes the value as typed, other fields parse it as YAML."""
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
+    if _is_text_field(key) and not (text == "null" and _is_optional(key)):
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            text = text[1:-1]
+        value: Any = text
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        return value
+    _check_interpolations({key: text}, word)  # before OmegaConf parses it
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"override {word!r}: {text!r} is not a value ({reason})") from error
+
+
+def _field_type(key: str) -> Any:
+    found: Any = Config
+    for name in key.split("."):
+        hints = {field.name: field.type for field in fields(found)} if _is_section(found) else {}
+        found = hints.get(name)
+    return found
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, type) and hasattr(value, "__dataclass_fields__")
+
+
+def _is_text_field(key: str) -> bool:
+    found = _field_type(key)
+    options = typing.get_args(found) if isinstance(found, types.UnionType) else (found,)
+    return any(option is str or typing.get_origin(option) is Literal for option in options)
+
+
+def _is_optional(key: str) -> bool:
+    found = _field_type(key)
+    return isinstance(found, types.UnionType) and type(None) in typing.get_args(found)
+
+
+def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
+    full_key = str(error.full_key)
+    parent: Any = Config
+    for part in full_key.split(".")[:-1]:
+        parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
+    names = [f.name for f in fields(parent)]
+    key = full_key.rpartition(".")[2]
+    hint = did_you_mean(key, names)
+    return f"{source}: unknown key {full_key!r}{hint}; it may be one of {', '.join(names)}"
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    reason = str(error).split("\n")[0]
+    return f"{error.full_key}: {reason}" if error.full_key else reason
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
