@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from tests.data.conftest import MakeClip
 from tests.data.test_transforms import generator, ramp
 from tests.data.transformed import crop_resize, transformed
 from videoattn.data.dataset import ClipDataset, Sample
-from videoattn.data.decode import decode, decode_each
-from videoattn.data.decode.video import Put
+from videoattn.data.decode import decode
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import repeated, train_sampler
@@ -27,6 +27,8 @@ from videoattn.data.transforms.augment import (
     rand_augment,
 )
 from videoattn.data.transforms.mirror import Mirror
+
+Crop = Callable[[int, int], Box]
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 32)) -> torch.Tensor:
@@ -258,12 +260,12 @@ def test_clips_of_one_video_are_decoded_once_and_drawn_independently(make_clip: 
     samples = read_folders(path.parents[1])
     decoded: list[int] = []
 
-    def noting(path: Path, wanted: np.ndarray, put: Put) -> None:
+    def noting(path: Path, wanted: np.ndarray, **options: Any) -> torch.Tensor:
         decoded.append(len(wanted))
-        decode_each(path, wanted, put)
+        return decode(path, wanted, **options)
 
     dataset = make_dataset(samples, AreaCrop((16, 16)), ColorAugment(), num_clips=4)
-    dataset.read = noting
+    dataset.decode = noting
     mirrored = set()
     for epoch in range(8):
         sample = dataset[epoch, 0]
@@ -284,11 +286,11 @@ def test_each_clip_has_its_own_crop_and_all_share_the_mirror(make_clip: MakeClip
     samples, clips = read_folders(path.parents[1]), ramp(32, 48)[0]
     dataset = make_dataset(samples, AreaCrop((16, 16)), ColorAugment(), num_clips=3)
 
-    def read(path: Path, wanted: np.ndarray, put: Put) -> None:
-        for slot in range(len(wanted)):
-            put(slot, clips[0].movedim(0, -1).numpy())
+    def constant(path: Path, wanted: np.ndarray, *, crop: Crop, **_: Any) -> torch.Tensor:
+        box = crop(32, 48)
+        return clips[:1, :, box.y0 : box.y1, box.x0 : box.x1].expand(len(wanted), -1, -1, -1)
 
-    dataset.read = read
+    dataset.decode = constant
     for epoch in range(10):
         sample = dataset[epoch, 0]
         assert isinstance(sample, Sample)

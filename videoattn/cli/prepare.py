@@ -17,7 +17,7 @@ from videoattn.data.prepare.verify import (
     verify_folder,
     videos_in,
 )
-from videoattn.data.processes import Task
+from videoattn.data.workers import Task
 from videoattn.engine.progress import Display
 from videoattn.recipe.console import console as out
 from videoattn.recipe.data import make_samples
@@ -75,7 +75,15 @@ def run_index(root: Path, *, num_workers: int, seconds: float) -> Path:
     items = {path: root / path for path in videos_in(root)}
     journal = root / f"{INDEX_NAME.removesuffix('.npz')}.jsonl"
     records = examined(
-        "indexed", describe, root, items, journal, {"indexed": 1}, num_workers, seconds
+        "indexed",
+        describe,
+        root,
+        items,
+        journal,
+        {"indexed": 1},
+        num_workers,
+        seconds,
+        is_complete=lambda record: "starts" in record,
     )
     path = write_index(root, to_index([records[name] for name in items]))
     broken = {path: record for path, record in records.items() if "error" in record}
@@ -112,12 +120,12 @@ def _check_no_overrides(what: Path, overrides: Sequence[str]) -> None:
 def examined(
     what: str, task: Task, root: Path, items: Mapping[str, Any], journal: Path,
     about: Mapping[str, Any], num_workers: int, seconds: float,
-    is_there: Callable[[str], bool] = lambda _: True,
+    is_complete: Callable[[Record], bool] = lambda _: True,
 ) -> dict[str, Record]:  # fmt: skip
     """Records by path; says how it goes on."""
     records: dict[str, Record] = {}
     kept = Journal(journal, about)
-    kept.records = {path: r for path, r in kept.records.items() if "error" in r or is_there(path)}
+    kept.records = {path: r for path, r in kept.records.items() if "error" in r or is_complete(r)}
     started, broken = time.perf_counter(), 0
     try:
         with Display() as display:

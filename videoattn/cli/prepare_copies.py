@@ -13,9 +13,9 @@ from videoattn.data.lists import Samples, existing_root, read_folders
 from videoattn.data.prepare.reencode import Reencode, check_settings, reencode, unfinished_name
 from videoattn.data.prepare.shards import write_shards
 from videoattn.data.prepare.verify import Record, describe, files_in, videos_in
-from videoattn.data.processes import Crash, in_processes
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.workers import Crash, in_processes
 from videoattn.engine.progress import Display
 from videoattn.recipe.console import console as out
 from videoattn.recipe.load import load
@@ -50,7 +50,7 @@ def run_reencode(
     journal = folder / "reencoded.jsonl"
     records = examined(
         "re-encoded", reencode, source, items, journal, about, num_workers, seconds,
-        is_there=lambda path: (folder / outs[path]).is_file(),
+        is_complete=lambda record: (folder / outs[record["path"]]).is_file(),
     )  # fmt: skip
     broken = {path: record for path, record in records.items() if "error" in record}
     for path in broken:
