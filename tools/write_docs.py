@@ -50,11 +50,11 @@ def decoders(
 
 
 def _weights_row(name: str, row: PublicModel) -> tuple[str, ...]:
-    accuracy, source = listing.accuracy_of(row), row.source or ""
+    accuracy, source = listing.accuracy_of(row), row.accuracy.source if row.accuracy else ""
     linked = f"[{accuracy}]({source})" if source.startswith("http") else accuracy
     file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
     frames, attention = listing.frames_of(row), listing.attention_of(row)
-    return f"`{name}`", row.network, frames, attention, linked, row.licence, file
+    return f"`{name}`", row.network, frames, attention, linked, row.license, file
 
 
 if __name__ == "__main__":

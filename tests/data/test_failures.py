@@ -16,7 +16,7 @@ from videoattn.cli.app import main
 from videoattn.data.decode import DecodeError, probe
 from videoattn.engine import train as engine
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe import make_loader
+from videoattn.recipe.data import make_loader
 from videoattn.recipe.load import load
 
 RECIPE = """\

@@ -9,7 +9,6 @@ import torch
 
 from tests.data.conftest import TORCHCODEC, MakeClip, needs_ffmpeg
 from tests.data.test_decode import levels
-from videoattn import recipe as build
 from videoattn.data.dataset import ClipDataset, sample_generator
 from videoattn.data.decode import Block, DecodeError, check_decoder, decode, decode_each
 from videoattn.data.lists import Samples
@@ -17,6 +16,7 @@ from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import Config
+from videoattn.recipe.data import clock_of, make_loader, test_frames
 from videoattn.recipe.load import load
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
@@ -96,7 +96,7 @@ def test_recipe_chooses_the_frames(
     (tmp_path / "train" / "a").mkdir(parents=True)
     make_clip("train/a/a.mp4", 14, size=(32, 64))
     config = recipe(tmp_path, *words)
-    loader = build.make_loader(config, "test", Parallel())
+    loader = make_loader(config, "test", Parallel())
     assert loader.dataset.fetch((0, 0)).numbers.tolist() == numbers
 
 
@@ -121,7 +121,7 @@ def test_recipe_chooses_the_frames(
 )
 def test_recipes_that_cannot_be(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, *words)
-    refuses = build.clock_of if "target_fps" in message else build.test_frames
+    refuses = clock_of if "target_fps" in message else test_frames
     with pytest.raises(ValueError, match=message):
         refuses(config)
 
@@ -162,7 +162,7 @@ def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) 
     assert (small.float().mean(dim=(1, 2, 3)) - whole).abs().max() < 3  # the next one: 4
     assert decode(path, [3], short_side=49).shape[2:] == (96, 160)  # less than twice as large
     make_clip("test/a/a.mp4", 14, size=(96, 160))
-    loader = build.make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
+    loader = make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
     block = Block(2)
     loader.dataset.read(path, np.arange(2), block.put)
     assert block.frames().shape[2:] == (40, 67)

@@ -48,8 +48,8 @@ def test_what_is_left_out_of_a_blob_file_is_listed() -> None:
     assert explanation.ignored == {
         "conv1_w_momentum": "the optimizer's momentum",
         "pred_b_momentum": "the optimizer's momentum",
-        "lr": "where the training run was",
-        "model_iter": "where the training run was",
+        "lr": "the state of the training run",
+        "model_iter": "the state of the training run",
     }
     assert explanation.used.keys() | explanation.ignored.keys() == weights.keys()
     assert all(key.endswith("num_batches_tracked") for key in explanation.filled)
@@ -194,3 +194,70 @@ def test_a_truncated_pickle(tmp_path: Path, share: float, protocol: int) -> None
         ValueError, match=r"the pickle is cut short or damaged \(.*\); fetch it again"
     ):
         read_state_dict(tmp_path / "a.pkl")
+
+
+def _shared(depth: int) -> bytes:
+    """A dict that holds the next one twice, `depth` deep."""
+    value: dict[str, Any] = {"x": 1}
+    for _ in range(depth):
+        value = {"a": value, "b": value}
+    return pickle.dumps({"blobs": {"w": np.ones(2)}, "more": value}, protocol=2)
+
+
+def test_a_shared_dict_is_converted_once(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(_shared(depth=60))
+    assert torch.equal(read_state_dict(tmp_path / "a.pkl")["w"], torch.ones(2, dtype=torch.double))
+
+
+def test_a_dict_that_contains_itself(tmp_path: Path) -> None:
+    value: dict[str, Any] = {"blobs": {"w": np.ones(2)}}
+    value["self"] = value
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol=2))
+    assert read_state_dict(tmp_path / "a.pkl").keys() == {"w"}
+
+
+def test_a_dict_that_is_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(
+        b"\x80\x02" + b"}U\x01a" * 5000 + b"K\x01" + b"s" * 5000 + b"."
+    )
+    with pytest.raises(ValueError, match=r"a.pkl: the pickle is damaged or too large; fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+def test_a_file_that_takes_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=2))
+    monkeypatch.setattr("videoattn.weights.caffe2._to_tensors", exhausted)
+    with pytest.raises(ValueError, match=r"a.pkl: the pickle is damaged or too large; fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # LONG_BINPUT 2^31 - 1
+        b"\x80\x02}r\x00\x00\x00\x08.",
+        b"\x80\x02}p999999999\n.",
+    ],
+)
+def test_a_memo_number_that_asks_for_gigabytes(tmp_path: Path, program: bytes) -> None:
+    (tmp_path / "a.pkl").write_bytes(program)
+    with pytest.raises(ValueError, match=r"damaged \(object \d+ is stored before all others\)"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["c_codecs\nencode\n", "cnumpy.core.multiarray\nscalar\n", "ccollections\nOrderedDict\n",
+     "cnumpy\nndarray\n", "cnumpy.core.numeric\n_frombuffer\n"],
+)  # fmt: skip
+@pytest.mark.parametrize("state", [b"}S'x'\nK\x01s", b"N}S'__defaults__'\nK\x01s\x86"])
+def test_the_stand_ins_cannot_be_changed(tmp_path: Path, name: str, state: bytes) -> None:
+    """The pickle sets the attributes of a function or class that it named."""
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02" + name.encode() + state + b"b.")
+    with pytest.raises(ValueError, match=r"the pickle is cut short or damaged \(.*\); fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=2))
+    assert read_state_dict(tmp_path / "a.pkl")["w"].tolist() == [1, 1]

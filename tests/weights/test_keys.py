@@ -86,5 +86,5 @@ def test_every_recorded_key_comes_back(name: str) -> None:
 
 def test_what_is_no_part_of_the_network_has_a_reason() -> None:
     assert keys.caffe2.reason_to_ignore("conv1_w_momentum") == "the optimizer's momentum"
-    assert keys.caffe2.reason_to_ignore("lr") == "where the training run was"
+    assert keys.caffe2.reason_to_ignore("lr") == "the state of the training run"
     assert keys.caffe2.reason_to_ignore("conv1_w") is None

@@ -132,7 +132,7 @@ def test_counters_of_batches_may_be_absent() -> None:
     model = from_state_dict("torchvision/resnet18", weights)
     assert model.bn1.num_batches_tracked == 0
     filled = explain("torchvision/resnet18", weights).filled
-    assert filled["bn1.num_batches_tracked"] == "0, which decides nothing"
+    assert filled["bn1.num_batches_tracked"] == "0, which has no effect"
     assert len(filled) == 20
 
 
@@ -141,9 +141,9 @@ def test_weights_of_another_model_show_five_keys_of_each_side() -> None:
     extra = {f"neck.{i}.weight": torch.zeros(1) for i in range(6)}
     left = {k: v for k, v in weights.items() if not k.startswith(("layer4.0.", "fc."))}
     message = (
-        "torchvision/resnet18: these weights are of another model. In them and not in it: "
+        "torchvision/resnet18: these weights belong to another model. Unknown keys: "
         "neck.0.weight, neck.1.weight, neck.2.weight, neck.3.weight, neck.4.weight and 1 more. "
-        "In it and not in them (our names): layer4.0.conv1.weight, layer4.0.bn1.weight, "
+        "Missing parameters (our names): layer4.0.conv1.weight, layer4.0.bn1.weight, "
         "layer4.0.bn1.bias, layer4.0.bn1.running_mean, layer4.0.bn1.running_var and 12 more"
     )
     with pytest.raises(ValueError, match=re.escape(message) + "$"):
@@ -163,7 +163,7 @@ def test_weights_of_another_model_show_five_keys_of_each_side() -> None:
          r"shapes do not fit: s1\.pathway0_stem\.conv\.weight \(64, 3, 1, 7, 7\), needs "
          r"\(64, 3, 5, 7, 7\).*\. They fit pyslowfast/C2D_8x8_R50$"),
         ("mmaction2/i3d_r50_nl_dot_product", "mmaction2/i3d_r50",
-         r"In them and not in it: backbone\.layer2\.1\.non_local_block.*\. They fit "
+         r"Unknown keys: backbone\.layer2\.1\.non_local_block.*\. They fit "
          r"mmaction2/i3d_r50_nl_embedded_gaussian, mmaction2/i3d_r50_nl_dot_product$"),
     ],
 )  # fmt: skip
@@ -203,26 +203,28 @@ def test_shapes_that_do_not_fit_are_shown() -> None:
 def test_two_keys_for_one_parameter_are_refused() -> None:
     weights = state(derived("mmaction2/slowonly_r50_nl_embedded_gaussian"))
     weights["backbone.layer2.0.non_local_block.g.conv.bias"] = torch.zeros(256)
-    with pytest.raises(ValueError, match=r"several keys are one parameter: .*g\.0\.conv\.bias"):
+    with pytest.raises(ValueError, match=r"several keys name one parameter: .*g\.0\.conv\.bias"):
         from_state_dict("mmaction2/slowonly_r50_nl_embedded_gaussian", weights)
 
 
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:
-    message = "'torchvision/resnet19' is not a public model .did you mean torchvision/resnet1"
+    message = (
+        "public model: 'torchvision/resnet19' does not exist .did you mean torchvision/resnet1"
+    )
     with pytest.raises(ValueError, match=message):
         load_public("torchvision/resnet19", "absent.pth")
-    with pytest.raises(ValueError, match="is not a public model"):
+    with pytest.raises(ValueError, match=r"^public model: 'slow' does not exist"):
         explain("slow", {})
 
 
 def test_another_network_is_not_written_as_a_public_model() -> None:
     model = torchvision.models.resnet18(num_classes=3)
     message = (
-        "torchvision/resnet34: this network is another one; not in both, or not of one shape: "
+        "torchvision/resnet34: this is another network; missing on one side, or of another shape: "
         "layer1.2.conv1.weight, layer1.2.bn1.weight, "
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         to_public("torchvision/resnet34", model)
     model.conv1 = nn.Conv2d(3, 64, 3, bias=False)
-    with pytest.raises(ValueError, match=r"another one; .* one shape: conv1\.weight$"):
+    with pytest.raises(ValueError, match=r"another network; .* another shape: conv1\.weight$"):
         to_public("torchvision/resnet18", model)

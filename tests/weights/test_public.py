@@ -33,7 +33,8 @@ def test_torchvision_s_rows_are_what_torchvision_says(depth: int) -> None:
     row, presets = PUBLIC[f"torchvision/resnet{depth}"], weights.transforms()
     fed = row.preprocessing
     assert row.url == weights.url
-    assert row.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert row.accuracy is not None
+    assert row.accuracy.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     assert [list(fed.mean), list(fed.std)] == [presets.mean, presets.std]
     assert [[fed.short_side], [fed.test_size]] == [presets.resize_size, presets.crop_size]
 
@@ -43,11 +44,11 @@ def test_a_row_says_what_it_must(row: PublicModel) -> None:
     fed = row.preprocessing
     assert all(0 < value < 1 for value in (*fed.mean, *fed.std))
     assert (row.non_local is None) == (row.after == ())
-    assert (row.top1 is None) == (row.source is None)
+    assert row.accuracy is None or row.accuracy.source
     assert row.url is None or row.url.startswith("https://")
     name = next(name for name, other in PUBLIC.items() if other is row)
     if name.startswith("nonlocal/"):
-        assert row.licence == "CC-BY-NC-4.0"
+        assert row.license == "CC-BY-NC-4.0"
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,16 @@ def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such weights file"):
         read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_checkpoint_that_is_too_large(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    torch.save(WEIGHTS, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", exhausted)
+    with pytest.raises(ValueError, match=r"a.pth: the checkpoint is damaged or too large; fetch"):
+        read_state_dict(tmp_path / "a.pth")

@@ -71,7 +71,7 @@ def command(
     show(f"{name}: {len(state)} keys in {file}, {len(explanation.used)} used")
     _show_by_reason("ignored", explanation.ignored)
     _show_by_reason("not in the file, set to", explanation.filled)
-    show(f"{config.model.name}, {size:,} parameters; license of the weights: {row.licence}")
+    show(f"{config.model.name}, {size:,} parameters; license of the weights: {row.license}")
     show(f"{num_classes} classes: {origin}")
     show(_views(row, config))
     show(f"written: {output}; videoattn predict {output} VIDEO")
@@ -138,13 +138,13 @@ def _lines(file: Path) -> list[str]:
 def _provenance(name: str, row: PublicModel, file: Path) -> dict[str, Any]:
     return {
         "public_name": name,
-        "licence": row.licence,
+        "licence": row.license,
         "dataset": row.dataset,
         "file": file.name,
         "url": row.url,
-        "published_top1": row.top1,
+        "published_top1": row.accuracy.top1 if row.accuracy else None,
         "published_views": row.preprocessing.views,
-        "source": row.source,
+        "source": row.accuracy.source if row.accuracy else None,
     }
 
 
@@ -158,8 +158,10 @@ def _show_by_reason(what: str, keys: Mapping[str, str]) -> None:
 
 def _views(row: PublicModel, config: Config) -> str:
     test, published = config.test, ""
-    if row.top1 is not None:
-        published = f"; published: {row.top1:g} % on {row.dataset}, {row.preprocessing.views}"
+    if row.accuracy is not None:
+        published = (
+            f"; published: {row.accuracy.top1:g} % on {row.dataset}, {row.preprocessing.views}"
+        )
     return (
         f"tested on {test.num_clips} x {test.num_crops} views of {config.clip.num_frames} frames "
         f"(clips x crops){published}"

@@ -62,13 +62,13 @@ def attention() -> None:
 def weights() -> None:
     """List each public model: network, published accuracy with its views, license and file."""
     for name, row in PUBLIC.items():
-        details = (row.network, frames_of(row), attention_of(row), accuracy_of(row), row.licence)
+        details = (row.network, frames_of(row), attention_of(row), accuracy_of(row), row.license)
         show(name)
         show(f"  {', '.join(detail for detail in details if detail)}")
         # Addresses are long. Each has its own line so that it can be copied.
         show(f"  file: {row.url or 'not published'}")
-        if row.source:
-            show(f"  accuracy: {row.source}")
+        if row.accuracy:
+            show(f"  accuracy: {row.accuracy.source}")
     show("")
     show(
         "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
@@ -123,7 +123,7 @@ def attention_of(row: PublicModel) -> str:
 
 def accuracy_of(row: PublicModel) -> str:
     """Returns the published accuracy with its views, or "" if none was published."""
-    if row.top1 is None:
+    if row.accuracy is None:
         return ""
     dataset = "" if row.dataset == "Kinetics-400" else f"{row.dataset}, "
-    return f"{row.top1:g} % ({dataset}{row.preprocessing.views})"
+    return f"{row.accuracy.top1:g} % ({dataset}{row.preprocessing.views})"
