@@ -34,11 +34,7 @@ def levels(frames: torch.Tensor) -> list[int]:
     return ((frames.float().mean(dim=(1, 2, 3)) - 20) / 4).round().int().tolist()
 
 
-<<<<<<< HEAD
-def test_frames_are_in_order(tmp_path: Path) -> None:
-=======
 def test_frames_by_number(tmp_path: Path) -> None:
->>>>>>> decode
     folder = pictures(tmp_path / "a", 6)
     frames = read(folder, [0, 4, 5])
     assert frames.shape == (3, 3, 16, 24)
