@@ -28,6 +28,7 @@ LAYERS = {
     "cli": {
         "types",
         "errors",
+        "files",
         "layers",
         "attention",
         "models",
