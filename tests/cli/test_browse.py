@@ -183,8 +183,8 @@ def test_a_video_that_fails_is_named(
         (lambda recipe: browse(recipe, split="val"), "^--split: got 'val'; choose train or test$"),
         (
             lambda recipe: browse(recipe, ["test.num_crops=10"], split="test"),
-            "^test.num_crops: five of ten crops are mirrored, and the mirror image of 'moves_left' is "
-            "'moves_right'; use 3, 1 or 0$",
+            "^test.num_crops: five of ten crops are mirrored, and the mirror image of 'moves_left' "
+            "is 'moves_right'; use 3, 1 or 0$",
         ),
         (
             lambda recipe: browse(recipe, ["train.num_clips=3"]),

@@ -208,6 +208,6 @@ def test_mixes_come_in_their_shares() -> None:
     assert 125 < kinds["none"] < 185  # a cut that covers nothing or everything counts here too
     with pytest.raises(
         ValueError,
-        match=r"^augment.mixup=0.8 and cutmix=0.3 are fractions of the batches; need 0 or more each",
+        match=r"^augment.mixup=0.8 and cutmix=0.3 are fractions of the batches; need 0 or more",
     ):
         make_mix(AugmentConfig(mixup=0.8, cutmix=0.3), 4)

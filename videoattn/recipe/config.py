@@ -43,7 +43,7 @@ class DataConfig:
     """auto is pyav, which is exact for every file that decodes. decord and torchcodec return the
     same frames or refuse the file (docs/decoders.md)."""
     decode_short_side: int | None = None
-    """pyav: downscales videos of at least twice this short side, in pixels, before cropping. Slightly
+    """pyav: downscales videos of at least twice this short side (pixels) before cropping: slightly
     faster, slightly different pixels. Re-encoding once with `prepare reencode` gains more."""
     num_workers: int = 2
     """Loader processes, with one thread each; 0 decodes in the training process. Samples do not
@@ -66,8 +66,8 @@ class ClipConfig:
     equal segments of the video (TSN). uniform: the same with segments that share their ends
     (Something-Something)."""
     arithmetic: Literal["plain", "mmaction2", "pyslowfast"] = "plain"
-    """The toolbox whose rounding, short-video rule and view positions are used. Published accuracies
-    need the frames of the toolbox that measured them."""
+    """The toolbox whose rounding, short-video rule and view positions are used. Published
+    accuracies need the frames of the toolbox that measured them."""
     num_frames: int = 8
     frame_stride: int = 8
     target_fps: float | None = None
@@ -100,7 +100,7 @@ class AugmentConfig:
     flip_labels: dict[str, str] = field(default_factory=dict)
     """Pairs of classes that mirroring exchanges, such as {moves_left: moves_right}."""
     color_jitter: float = 0.0
-    """Changes brightness, contrast and saturation by up to this fraction, hue by a quarter of it."""
+    """Changes brightness, contrast and saturation by up to this fraction, hue by a quarter."""
     grayscale: float = 0.0
     erase: float = 0.0
     """Probabilities of removing color, and of a gray rectangle."""
