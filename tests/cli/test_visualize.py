@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from PIL import Image
 
 from videoattn.cli.app import main
+from videoattn.cli.clip import read_clip
 from videoattn.cli.visualize import choose_maps, map_owners, visualize, visualize_score
+from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
-from videoattn.recipe.load import load
+from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.model import make_model
+from videoattn.recipe.run import load
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
 
@@ -24,7 +28,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "test/moves_left/0000.mp4"
 
 
-def untrained(folder: Path, system: str, model: str = "i3d_r18", **options: object) -> Path:
+def untrained(
+    folder: Path,
+    system: str,
+    model: str = "i3d_r18",
+    class_names: tuple[str, str] = ("left", "right"),
+    **options: object,
+) -> Path:
     """A checkpoint of a network with the system."""
     values = {
         "name": "tiny",
@@ -38,9 +48,9 @@ def untrained(folder: Path, system: str, model: str = "i3d_r18", **options: obje
         },
     }
     torch.manual_seed(0)
-    network = make_model(load(values, []).model, 2)
+    network = make_model(load_recipe(values, []).model, 2)
     path = folder / "best.safetensors"
-    about = {"config": values, "class_names": ["left", "right"], "preprocessing": {}}
+    about = {"config": values, "class_names": list(class_names), "preprocessing": {}}
     save_weights(path, network.state_dict(), about)  # type: ignore[arg-type]
     return path
 
@@ -158,6 +168,78 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
     )
     misspelled = refused("--method", "cam", "--target", "rigth")
     assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
-    assert "cam has no query: leave --query" in refused("--method", "cam", "--query", "0,1,1")
+    assert "cam has no query; leave out --query or --method" in refused(
+        "--method", "cam", "--query", "0,1,1"
+    )
     assert "--target is the class of a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
+
+
+@pytest.mark.parametrize("name", ["2/../../../escaped", "..", "a" * 300, "tab\tnul\0", "$x$"])
+def test_class_names_stay_in_the_output_folder(name: str, tmp_path: Path, video: Path) -> None:
+    run = untrained(tmp_path, "non_local", class_names=("left", name))
+    (tmp_path / "out" / "0000_saliency_2").mkdir(parents=True)
+    folder = tmp_path / "out"
+    before = {path for path in tmp_path.rglob("*") if folder not in path.parents}
+    written = visualize_score(run, video, method="saliency", target=name, folder=folder)
+    assert [path.parent for path in written] == [folder, folder]
+    assert all(path.is_file() for path in written)
+    assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == before
+
+
+def test_a_link_in_the_output_folder_is_replaced(tmp_path: Path, video: Path) -> None:
+    run = untrained(tmp_path, "self_gating")
+    outside = tmp_path / "outside.png"
+    (tmp_path / "pictures").mkdir()
+    link = tmp_path / "pictures" / "0000_layer4.1.bn2.self_gating.png"
+    link.symlink_to(outside)
+    visualize(run, video, layer="layer4.1")
+    assert not outside.exists()
+    assert not link.is_symlink()
+
+
+def test_a_video_is_opened_once_and_only_the_drawn_frames_are_cropped(
+    tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_file = av.open
+
+    def counting(*words: object, **options: object) -> object:
+        opened.append(words[0])
+        return open_file(*words, **options)
+
+    monkeypatch.setattr(av, "open", counting)
+    clip = read_clip(load(untrained(tmp_path, "non_local")), video, 10)
+    assert len(opened) == 1
+    assert clip.shown.shape[0] == len(clip.numbers) == 4
+    assert clip.shown.shape[2:] == (clip.box.y1 - clip.box.y0, clip.box.x1 - clip.box.x0)
+    whole = decode(video, clip.numbers)
+    box = clip.box
+    assert torch.equal(clip.shown, whole[..., box.y0 : box.y1, box.x0 : box.x1])
+
+
+def test_a_damaged_video_is_read_as_far_as_it_decodes(tmp_path: Path, video: Path) -> None:
+    num_frames = count_frames(video)[0]
+    error = DecodeError(video, "too few frames", num_frames // 2)
+    calls = []
+
+    def failing(source: object, numbers: list[int], **options: object) -> object:
+        calls.append(list(numbers))
+        if len(calls) == 1:
+            raise error
+        return decode(video, numbers, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("videoattn.cli.clip.decode", failing)
+        clip = read_clip(load(untrained(tmp_path, "non_local")), video)
+    assert max(calls[0]) >= num_frames // 2 > max(calls[1])
+    assert clip.numbers == calls[1]
+
+
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
+    run = load(untrained(tmp_path, "non_local"))
+    text = tmp_path / "a.mp4"
+    text.write_text("text")
+    for path in (text, tmp_path / "absent.mp4"):
+        with pytest.raises(DecodeError, match=str(path)):
+            read_clip(run, path)

@@ -2,54 +2,78 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
-import numpy as np
 import torch
-from torch import Tensor
+import typer
 
 from videoattn import explain
-from videoattn.attention.record import (
-    GateMap,
-    PairwiseMap,
-    Query,
-    record_attention,
-    recordable_blocks,
-)
-from videoattn.data.dataset import sample_generator, sample_numbers
-from videoattn.data.decode import DecodeError, count_frames, decode
-from videoattn.data.transforms import Box, resize
+from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.record import Query, record_attention, recordable_blocks
+from videoattn.cli.arguments import Device, Run
+from videoattn.cli.clip import Clip, parse_query, read_clip
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
-from videoattn.recipe.console import console as out
-from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
+from videoattn.recipe.console import show
 from videoattn.recipe.run import Predictor, load
 
 NUM_QUERIES = 2  # per block, if the user names none
 MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The center view of a video.
+def command(
+    run: Run,
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,X,Y",
+            help="Draw where this pixel of this frame of the video looks. May be repeated. By "
+            "default, the positions that receive the most attention.",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="An attention block, or a prefix of several. By default all, or the last of each "
+            "stage if there are many. With a CAM, its layer; by default the last stage."
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of attention, draw what the score of a class depends on: cam, grad_cam, "
+            "hires_cam, saliency, guided_backprop or occlusion."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The class of a --method; by default the predicted one."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="A folder; RUN/pictures if not given.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw where a network looks, across the frames of a video.
 
-    Args:
-        shown: Decoded frames, cut to the crop, (T, 3, H, W) uint8. Pictures are drawn on them.
-        video: The network's input, (1, 3, T, h, w).
-        box: The crop in pixels of the video.
-        numbers: The index of each frame in the video.
-        fps: The frame rate of the video.
+    Writes contact sheets (PNG) and overlays (MP4).
     """
-
-    shown: Tensor
-    video: Tensor
-    box: Box
-    numbers: list[int]
-    fps: float
+    if method is None:
+        if target is not None:
+            raise ValueError("--target is the class of a --method, such as --method grad_cam")
+        visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
+        return
+    if query:
+        raise ValueError(f"{method} has no query; leave out --query or --method")
+    visualize_score(
+        run, video, method=method, layer=layer, target=target, folder=output, device=device
+    )
 
 
 def visualize(
@@ -73,16 +97,15 @@ def visualize(
             block, or the last block of each stage if there are many.
     """
     loaded = load(run, resolve_device(device))
-    positions = [_parse(query) for query in queries]
-    clip = _read_clip(loaded, video, positions[0][0] if positions else None)
-    pixels = [_pixel(position, clip) for position in positions]
-    (height, width), (h, w) = clip.shown.shape[2:], clip.video.shape[3:]
-    inputs = [(t, int(y * (h / height)), int(x * (w / width))) for t, y, x in pixels]
+    positions = [parse_query(query) for query in queries]
+    clip = read_clip(loaded, video, positions[0][0] if positions else None)
+    pixels = [clip.pixel(position) for position in positions]
+    inputs = [clip.to_input(pixel) for pixel in pixels]
     maps, answer = _record(loaded, clip, inputs, received=not pixels)
     owners = map_owners(maps, list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
     if pixels and all(isinstance(maps[name], GateMap) for name in names):
-        out.print("these maps have no query; --query only selected the clip", markup=False)
+        show("these maps have no query; --query only selected the clip")
     folder = output_folder(folder or loaded.folder / "pictures")
     written: list[Path] = []
     for name in names:
@@ -95,7 +118,7 @@ def visualize(
             continue
         chosen: Sequence[Query | None] = pixels
         if not pixels:
-            found = explain.choose_queries(recorded, (len(clip.numbers), h, w), count=NUM_QUERIES)
+            found = explain.choose_queries(recorded, clip.grid, count=NUM_QUERIES)
             recorded = _record(loaded, clip, found)[0][name]
             chosen = [None] * len(found)  # the center of the query's cell is marked
         for index, pixel in enumerate(chosen):
@@ -133,7 +156,7 @@ def visualize_score(
     loaded = load(run, resolve_device(device))
     if target is not None:
         one_of("target", target, loaded.class_names)
-    clip = _read_clip(loaded, video, None)
+    clip = read_clip(loaded, video, None)
     with torch.no_grad():
         logits = loaded.model(clip.video)
     label = loaded.class_names.index(target) if target else int(logits.argmax())
@@ -162,9 +185,10 @@ def _save(
 ) -> list[Path]:
     """Writes and prints the sheet of a map, and its overlay if it has one."""
     labels = explain.label_frames(clip.numbers, clip.fps)
-    size = (clip.video.shape[3], clip.video.shape[4])
     if isinstance(recorded, GateMap):
-        image = explain.draw_gate(clip.shown, recorded, title=title, labels=labels, input_size=size)
+        image = explain.draw_gate(
+            clip.shown, recorded, title=title, labels=labels, input_size=clip.grid[1:]
+        )
     else:
         image = explain.draw_sheet(
             clip.shown,
@@ -182,11 +206,11 @@ def _save(
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "overlay.mp4"
             explain.write_overlay(
-                path, clip.shown, recorded, query=query, pixel=pixel, input_size=size
+                path, clip.shown, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
             )
             write_whole(written[1], lambda file: file.write(path.read_bytes()))
     for path in written:
-        out.print(str(path), markup=False)
+        show(path)
     return written
 
 
@@ -201,69 +225,6 @@ def _record(
         probabilities = loaded.model(clip.video).softmax(1)[0]
     best = int(probabilities.argmax())
     return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
-
-
-def _read_clip(
-    loaded: Predictor, path: Path, frame: int | None, timing: tuple[int, float] | None = None
-) -> Clip:
-    """Reads the clip in the middle of a video, or around a frame.
-
-    `timing` is the number of frames and the frame rate, taken from the file unless given.
-    """
-    config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
-    num_frames, fps = timing or count_frames(path)
-    if frame is not None and not 0 <= frame < num_frames:
-        raise ValueError(
-            f"query: frame {frame} is not in {path}; choose one of frames 0 to {num_frames - 1}"
-        )
-    generator = sample_generator(0, 0, 0)
-    sampler, clock = test_frames(config), clock_of(config)
-    numbers = sample_numbers(sampler, path, num_frames, fps, generator, clock)[0]
-    if frame is not None and config.clip.sampling == "dense":
-        shift = frame - numbers[len(numbers) // 2]  # the frame becomes the middle of the clip
-        numbers = numbers + min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
-    try:
-        frames = decode(path, numbers)
-    except DecodeError as error:
-        if error.num_frames is None or error.num_frames >= num_frames:
-            raise
-        return _read_clip(loaded, path, frame, (error.num_frames, fps))  # a damaged file
-    transform = test_transform(config)
-    box = transform.boxes(frames.shape[2], frames.shape[3])[0]
-    shown = frames[..., box.y0 : box.y1, box.x0 : box.x1]
-    device = next(loaded.model.parameters()).device
-    video = make_to_video(config.clip, device)(resize(shown, transform.crop)[None])
-    return Clip(shown, video, box, numbers.tolist(), fps)
-
-
-def _parse(query: str) -> tuple[int, int, int]:
-    try:
-        frame, x, y = (int(number) for number in query.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f"query {query!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
-        ) from error
-    return frame, x, y
-
-
-def _pixel(query: tuple[int, int, int], clip: Clip) -> Query:
-    """Converts (FRAME, X, Y) in the video to (frame, y, x) in the clip's crop."""
-    frame, x, y = query
-    distances = [abs(number - frame) for number in clip.numbers]
-    nearest = distances.index(min(distances))
-    gaps = np.diff(np.sort(np.unique(clip.numbers)))
-    if distances[nearest] > (gaps.max() if len(gaps) else 0):
-        raise ValueError(
-            f"query: frame {frame} is not in the network's clip, frames {min(clip.numbers)} to "
-            f"{max(clip.numbers)}; run the command again for this frame"
-        )
-    box = clip.box
-    if not (box.x0 <= x < box.x1 and box.y0 <= y < box.y1):
-        raise ValueError(
-            f"query: pixel ({x}, {y}) is outside the center crop that the network sees; "
-            f"x must be {box.x0} to {box.x1 - 1}, y {box.y0} to {box.y1 - 1}"
-        )
-    return nearest, y - box.y0, x - box.x0
 
 
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
@@ -293,7 +254,7 @@ def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
             f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
             f"others pass --layer with a name or a prefix (--layer {_stage(blocks[0])}): "
         )
-        out.print(note + ", ".join(blocks), markup=False)
+        show(note + ", ".join(blocks))
     return [name for name, block in owners.items() if block in drawn]
 
 

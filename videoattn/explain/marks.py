@@ -56,8 +56,9 @@ def draw_text(
     """Draws text with its baseline at (x, y) and returns the x of its right end.
 
     Text wider than `room` pixels is made smaller, by at most a third, and then cut with an
-    ellipsis. Dollar signs are ordinary characters.
+    ellipsis. Dollar signs are ordinary characters; control characters are replaced.
     """
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     if not text or room < size:
         return float(at[0])
     # `Text.get_window_extent` measures hinted glyphs, up to 10 % off from what is drawn.
