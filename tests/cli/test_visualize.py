@@ -1,4 +1,4 @@
-"""`videoattn visualize` on networks of every kind of map: which files, and what it says."""
+"""`videoattn visualize` on networks with every kind of map: its files and its output."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def untrained(
     class_names: tuple[str, str] = ("left", "right"),
     **options: object,
 ) -> Path:
-    """A checkpoint of a network with the system."""
+    """Writes a checkpoint of a network with an attention system."""
     values = {
         "name": "tiny",
         "data": {"root": "nowhere"},
@@ -80,7 +80,7 @@ def test_the_files_of_every_kind(
     for name in expected:
         ends = (".png", ".mp4") if name.endswith("*") else (".png",)
         names |= {f"0000_{name.rpartition('.')[0]}{end}" for end in ends}
-    if system == "stand_alone":  # so many queries as lie apart on its grid
+    if system == "stand_alone":  # a second query if its grid holds one far enough away
         names |= {path.name for path in written if path.stem.endswith("_2")}
     assert {path.name for path in written} == names
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -92,7 +92,7 @@ def test_the_files_of_every_kind(
             assert path.stat().st_size > 1000
 
 
-def test_many_blocks_do_not_flood_the_folder(
+def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = untrained(tmp_path, "self_gating")
@@ -100,12 +100,12 @@ def test_many_blocks_do_not_flood_the_folder(
     names = [f"0000_layer{stage}.1.bn2.self_gating.png" for stage in (1, 2, 3, 4)]
     assert [path.name for path in written] == names
     assert {path.parent for path in written} == {tmp_path / "pictures"}
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
         "drawing 4 of 8 attention blocks, the last of each stage; for others pass --layer with a "
         "name or a prefix (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
-    ) in said
-    assert "these maps have no query; --query only selected the clip" in said
+    ) in printed
+    assert "these maps have no query; --query only selected the clip" in printed
 
 
 def choose(layer: str | None, *blocks: str, keys: tuple[str, ...] = ("",)) -> list[str]:
@@ -113,7 +113,7 @@ def choose(layer: str | None, *blocks: str, keys: tuple[str, ...] = ("",)) -> li
     return choose_maps(layer, map_owners(dict.fromkeys(sorted(names), 0), blocks))
 
 
-def test_a_layer_is_a_beginning_that_cuts_no_number_in_two() -> None:
+def test_a_layer_is_a_prefix_that_does_not_split_a_number() -> None:
     blocks = ("layer1.1.bn2.se", "layer1.10.bn2.se", "layer2.1.bn2.se")
     assert choose("layer1", *blocks) == list(blocks[:2])
     assert choose("layer1.1", *blocks) == [blocks[0]]
@@ -125,7 +125,7 @@ def test_a_layer_is_a_beginning_that_cuts_no_number_in_two() -> None:
         choose("layer3", *blocks)
 
 
-def test_without_a_layer_few_blocks_are_all_drawn_and_of_many_the_last_of_each_stage() -> None:
+def test_without_a_layer_few_blocks_are_drawn_or_the_last_of_each_stage() -> None:
     four = [f"layer2.{index}_nl" for index in range(4)]
     assert choose(None, *four) == four
     assert choose(None, *four, "layer3.0_nl", "layer3.1_nl") == ["layer2.3_nl", "layer3.1_nl"]
@@ -134,14 +134,14 @@ def test_without_a_layer_few_blocks_are_all_drawn_and_of_many_the_last_of_each_s
     assert choose(None, "a", "a.gate", keys=("", "b")) == ["a", "a.b", "a.gate", "a.gate.b"]
 
 
-def test_a_map_belongs_to_the_longest_block_that_it_begins_with() -> None:
+def test_a_map_belongs_to_the_longest_matching_block() -> None:
     maps = dict.fromkeys(("cbam", "cbam.spatial", "cbam.gates.0", "cbam.gates.0.x", "cbam2"), 0)
     owners = map_owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
     assert list(owners.values()) == ["cbam", "cbam", "cbam.gates.0", "cbam.gates.0", "cbam2"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_a_score_rests_on(tmp_path: Path, video: Path, method: str) -> None:
+def test_the_files_of_every_method(tmp_path: Path, video: Path, method: str) -> None:
     run = untrained(tmp_path, "non_local")
     written = visualize_score(run, video, method=method, target="right")
     stem = tmp_path / "pictures" / f"0000_{method}_right"
@@ -168,9 +168,8 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
     )
     misspelled = refused("--method", "cam", "--target", "rigth")
     assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
-    assert "cam has no query; leave out --query or --method" in refused(
-        "--method", "cam", "--query", "0,1,1"
-    )
+    words = ("--method", "cam", "--query", "0,1,1")
+    assert "cam has no query; leave out --query or --method" in refused(*words)
     assert "--target is the class of a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
 
@@ -211,11 +210,11 @@ def test_a_video_is_opened_once_and_only_the_drawn_frames_are_cropped(
     monkeypatch.setattr(av, "open", counting)
     clip = read_clip(load(untrained(tmp_path, "non_local")), video, 10)
     assert len(opened) == 1
-    assert clip.shown.shape[0] == len(clip.numbers) == 4
-    assert clip.shown.shape[2:] == (clip.box.y1 - clip.box.y0, clip.box.x1 - clip.box.x0)
+    assert clip.frames.shape[0] == len(clip.numbers) == 4
+    assert clip.frames.shape[2:] == (clip.box.y1 - clip.box.y0, clip.box.x1 - clip.box.x0)
     whole = decode(video, clip.numbers)
     box = clip.box
-    assert torch.equal(clip.shown, whole[..., box.y0 : box.y1, box.x0 : box.x1])
+    assert torch.equal(clip.frames, whole[..., box.y0 : box.y1, box.x0 : box.x1])
 
 
 def test_a_damaged_video_is_read_as_far_as_it_decodes(tmp_path: Path, video: Path) -> None:

@@ -118,14 +118,15 @@ def texts_of(gate_map: GateMap, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_text_of_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = hot_spot(1, *GRID, at=(0, 1, 2, 3), low=0.25, high=0.75)
     texts = texts_of(GateMap("spatial", weights, identity_value=1.0), monkeypatch)
-    assert "layer2  ·  min 0.25, mean 0.271, max 0.75  ·  1 is no change" in texts
+    assert "layer2  ·  min 0.25, mean 0.271, max 0.75  ·  identity: 1" in texts
     assert "A spatial gate: the factor applied to the features of each position of each frame" in (
         texts
     )
     assert "gate  (1 is outside this range)" in texts
     assert {"0.25", "0.5", "0.75"} <= set(texts)  # of the color bar
-    assert "bars: each frame's mean gate  ·  line: 1, no change  ·  map: 2 x 3 x 4 (T x H x W)" in (
-        texts
+    assert (
+        "bars: each frame's mean gate  ·  line: the identity, 1  ·  map: 2 x 3 x 4 (T x H x W)"
+        in (texts)
     )
     assert {"0", "0.00 s", "3", "0.12 s"} <= set(texts)
     pooling = torch.tensor([0.6] + 23 * [0.4 / 23]).view(1, 1, *GRID)

@@ -79,13 +79,13 @@ def test_the_window_of_a_local_map_is_outlined(tmp_path: Path) -> None:
     whole, local = (tmp_path / name for name in ("whole.mp4", "local.mp4"))
     attention_map = one_hot_map((1, 1, 2))
     write_overlay(whole, gray_frames(), attention_map, hold=1, short_side=240)
-    seen = dataclasses.replace(attention_map, kind="local")
-    write_overlay(local, gray_frames(), seen, hold=1, short_side=240)
+    windowed = dataclasses.replace(attention_map, kind="local")
+    write_overlay(local, gray_frames(), windowed, hold=1, short_side=240)
     changed = [
         np.argwhere(np.abs(a - b)[:240].max(axis=2) > 60)
         for a, b in zip(decoded(local), decoded(whole), strict=True)
     ]
-    assert [len(places) > 0 for places in changed] == [False, False, True, True]
+    assert [len(pixels) > 0 for pixels in changed] == [False, False, True, True]
     assert_allclose(changed[2].min(axis=0), (80, 160), atol=3)
     assert_allclose(changed[2].max(axis=0), (159, 239), atol=3)
 

@@ -124,8 +124,8 @@ def ticks(scale: Scale) -> dict[str, float]:
     left = sheet.width - 56 - COLOR_BAR[0]
     texts = [text.get_text() for text in sheet.axes.texts[1:]]
     lines = [float(np.asarray(line.get_xdata())[0]) for line in sheet.axes.lines]
-    places = [round((x - left) / COLOR_BAR[0], 3) for x in lines]
-    return dict(zip(texts, places, strict=True))
+    positions = [round((x - left) / COLOR_BAR[0], 3) for x in lines]
+    return dict(zip(texts, positions, strict=True))
 
 
 def test_the_numbers_of_the_color_bar() -> None:

@@ -21,14 +21,14 @@ class Clip:
     """The center view of a video.
 
     Args:
-        shown: Decoded frames, cut to the crop, (T, 3, H, W) uint8. Pictures are drawn on them.
+        frames: Decoded frames, cut to the crop, (T, 3, H, W) uint8. Pictures are drawn on them.
         video: The network's input, (1, 3, T, h, w).
         box: The crop in pixels of the video.
         numbers: The index of each frame in the video.
         fps: The frame rate of the video.
     """
 
-    shown: Tensor
+    frames: Tensor
     video: Tensor
     box: Box
     numbers: list[int]
@@ -37,11 +37,10 @@ class Clip:
     @property
     def grid(self) -> tuple[int, int, int]:
         """The (T, h, w) of the network's input."""
-        _, _, frames, height, width = self.video.shape
-        return frames, height, width
+        return self.video.shape[2], self.video.shape[3], self.video.shape[4]
 
     def pixel(self, query: tuple[int, int, int]) -> Query:
-        """Converts (FRAME, X, Y) in the video to (frame, y, x) in `shown`.
+        """Converts (FRAME, X, Y) in the video to (frame, y, x) in `frames`.
 
         Raises:
             ValueError: If the position is outside the clip or its crop.
@@ -64,8 +63,8 @@ class Clip:
         return nearest, y - box.y0, x - box.x0
 
     def to_input(self, pixel: Query) -> Query:
-        """Converts a (frame, y, x) in `shown` to one in `video`."""
-        (height, width), (_, h, w) = self.shown.shape[2:], self.grid
+        """Converts a (frame, y, x) in `frames` to one in `video`."""
+        (height, width), (_, h, w) = self.frames.shape[2:], self.grid
         return pixel[0], int(pixel[1] * (h / height)), int(pixel[2] * (w / width))
 
 
@@ -124,7 +123,7 @@ def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames
         boxes[:] = transform.boxes(height, width)
         return boxes[0]
 
-    shown = decode(video, numbers, crop=crop)
-    inputs = resize(shown, transform.crop)[None]
+    frames = decode(video, numbers, crop=crop)
+    inputs = resize(frames, transform.crop)[None]
     to_video = make_to_video(config.clip, predictor.device)
-    return Clip(shown, to_video(inputs), boxes[0], numbers.tolist(), video.fps)
+    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), video.fps)

@@ -187,11 +187,11 @@ def _save(
     labels = explain.label_frames(clip.numbers, clip.fps)
     if isinstance(recorded, GateMap):
         image = explain.draw_gate(
-            clip.shown, recorded, title=title, labels=labels, input_size=clip.grid[1:]
+            clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
         )
     else:
         image = explain.draw_sheet(
-            clip.shown,
+            clip.frames,
             recorded,
             title=title,
             labels=labels,
@@ -206,7 +206,7 @@ def _save(
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "overlay.mp4"
             explain.write_overlay(
-                path, clip.shown, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
+                path, clip.frames, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
             )
             write_whole(written[1], lambda file: file.write(path.read_bytes()))
     for path in written:

@@ -103,7 +103,7 @@ def _draw_frames(
     )
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
-        parts.append(f"line: {number_text(identity)}, no change")
+        parts.append(f"line: the identity, {number_text(identity)}")
     shape = " x ".join(map(str, shown.shape[1:]))
     sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
     return sheet.image()
@@ -199,7 +199,7 @@ def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
     low, mean, high = (scale.text(value) for value in found.tolist())
     text = f"min {low}, mean {mean}, max {high}"
     value = gate_map.identity_value
-    return text if value is None else f"{text}  ·  {number_text(value)} is no change"
+    return text if value is None else f"{text}  ·  identity: {number_text(value)}"
 
 
 def _bar_label(gate_map: GateMap, scale: Scale) -> str:
