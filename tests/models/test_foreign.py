@@ -16,7 +16,7 @@ from tests.reference import fill
 from videoattn import recipe as build
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
-from videoattn.models import info
+from videoattn.models import features, head, info
 from videoattn.models.pytorchvideo import NAMES as PYTORCHVIDEO
 from videoattn.models.structure import FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
@@ -175,6 +175,36 @@ def test_resnets_of_timm_fit_in_tsn() -> None:
 def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
     with torch.device("meta"):
         assert info(make_network(name, {}, num_classes=3)).features == stage
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["i3d_r18", "tsn_r18", "inception_i3d", "r3d_18", "s3d", "tsn_timm", "pytorchvideo_x3d_xs"],
+)
+def test_the_head_of_the_features_is_the_network(name: str) -> None:
+    model, x = made(name).eval(), clip()
+    with torch.no_grad():
+        found = features(model, x)
+        assert found.ndim == 5
+        assert len(found) == len(x)
+        torch.testing.assert_close(head(model, found), model(x))
+
+
+def test_networks_of_unknown_structure() -> None:
+    with pytest.raises(ValueError, match="the structure of Identity is unknown; name a layer, or"):
+        info(nn.Identity())
+    with pytest.raises(ValueError, match="the head of ResNet cannot run alone; give the network a"):
+        head(torchvision.models.resnet18(), torch.zeros(1, 512, 1, 2, 2))
+
+
+def test_classifiers_are_layers_of_their_networks() -> None:
+    for name in BY_STAGE:
+        with torch.device("meta"):
+            model = make_network(name, {}, num_classes=7)
+        structure = info(model)
+        assert len(model.get_submodule(structure.classifier).bias) == 7, name
+        assert len(structure.stages) >= 3, name
+        assert all(model.get_submodule(block) for block in structure.blocks), name
 
 
 @pytest.mark.parametrize(
