@@ -113,9 +113,7 @@ def test_logits_are_the_mean_over_time_of_each_window_s() -> None:
 
 
 def test_a_wrong_padding_is_an_error() -> None:
-    with pytest.raises(
-        ValueError, match="padding: 'valid' does not exist; choose from same"
-    ):
+    with pytest.raises(ValueError, match="padding: 'valid' does not exist; choose from same"):
         InceptionI3d(num_classes=2, padding="valid")
 
 
