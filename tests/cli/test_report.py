@@ -33,7 +33,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_report_holds_what_was_counted(tmp_path: Path) -> None:
+def test_the_report_has_counts_and_metrics(tmp_path: Path) -> None:
     written = write_report(EVALUATION, tmp_path / "test", class_names=NAMES)
     assert json.loads((tmp_path / "test" / "report.json").read_text()) == written
     assert written == {
@@ -82,7 +82,7 @@ def test_the_picture_is_drawn(tmp_path: Path, num_classes: int) -> None:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
-def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
+def test_without_labels_only_predictions_are_written(tmp_path: Path) -> None:
     nan = float("nan")
     metrics = {"accuracy": nan, "top5": nan}
     unlabelled = replace(
