@@ -1,4 +1,4 @@
-"""Other libraries' networks by name, and attention behind their blocks."""
+"""Networks of other libraries by name, and attention after their blocks."""
 
 import copy
 import sys
@@ -54,7 +54,7 @@ BY_STAGE = {
 """The default places of non-local blocks, at which the tests below insert them."""
 
 TRAINED = ["mc3_18", "s3d", "pytorchvideo_x3d_xs", "pytorchvideo_efficient_x3d_xs", "tsn_timm"]
-"""One of a kind."""
+"""One of each kind."""
 OPTIONS: Mapping[str, dict[str, object]] = {"tsn_timm": {"backbone": "resnet26d", "shift_div": 8}}
 
 
@@ -109,7 +109,7 @@ def test_logits_come_out_in_training_and_in_evaluation(name: str) -> None:
     assert not any(isinstance(module, nn.Softmax) for module in model.modules())
 
 
-def test_r3d_18_answers_as_recorded() -> None:
+def test_r3d_18_agrees_with_its_record() -> None:
     record = fill.read("models", "torchvision_r3d_18")
     with torch.device("meta"):
         model = make_network("r3d_18", {}, num_classes=record["output_numel"])
@@ -126,7 +126,7 @@ def test_r3d_18_answers_as_recorded() -> None:
 
 
 def test_the_hub_is_covered() -> None:
-    """Every entry is a name here, or none of a network of one clip."""
+    """Every network of one clip in the hub has a name here."""
     hub = sys.modules["pytorchvideo.models.hub"]
     entries = {n for n, value in vars(hub).items() if callable(value)}
     others = {n for n in entries if n.startswith(("slowfast", "mvit")) or n.endswith("detection")}
@@ -135,7 +135,7 @@ def test_the_hub_is_covered() -> None:
 
 
 def test_timm_s_network_is_the_same_in_tsn() -> None:
-    """One frame: its own logits, by its own names."""
+    """For one frame, the logits and parameter names are timm's."""
     torch.manual_seed(0)
     theirs = timm.create_model("resnet26d", num_classes=3).eval()
     ours = make_network("tsn_timm", {"backbone": "resnet26d"}, num_classes=3).eval()
@@ -216,8 +216,8 @@ def test_classifiers_are_layers_of_their_networks() -> None:
         ("s3d", ""),
     ],
 )
-def test_gates_stand_at_the_end_of_each_branch(name: str, end: str) -> None:
-    """Not behind the shortcut's norm; behind whole blocks where branches are concatenated."""
+def test_gates_are_at_the_end_of_each_branch(name: str, end: str) -> None:
+    """Not after the shortcut's norm; after whole blocks if branches are concatenated."""
     with torch.device("meta"):
         model = make_network(name, {}, num_classes=3)
         blocks, ends = info(model).blocks, info(model).branch_ends
@@ -236,7 +236,7 @@ def test_a_pool_takes_what_is_smaller_than_its_window() -> None:
     assert torch.equal(pool(large), nn.AvgPool3d((4, 7, 7), 1)(large))
 
 
-def test_places_that_give_no_features() -> None:
+def test_positions_without_features() -> None:
     attention = AttentionConfig(name="non_local", after=("blocks.5",))
     with (
         torch.device("meta"),

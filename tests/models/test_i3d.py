@@ -84,7 +84,7 @@ def test_same_leaves_a_place_for_every_stride(size: int) -> None:
 
 
 def test_pools_are_padded_with_zeros() -> None:
-    """Where features are negative, as behind an attention block, this shows."""
+    """This matters for negative features, as after an attention block."""
     pooled = MaxPool((3, 3, 3), (1, 1, 1))(torch.full((1, 1, 3, 3, 3), -1.0))
     assert pooled[0, 0, 1, 1, 1] == -1
     assert pooled.sum() == -1

@@ -234,8 +234,10 @@ def attach_masks(
 def attach_network(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Returns `make(model, info=info, after=...)`, a network that contains the network. It chooses a
-    region on the output of one module, by default of the last stage."""
+    """Returns `make(model, info=info, after=...)`, which contains the network.
+
+    It chooses a region on the output of one module, by default of the last stage.
+    """
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(

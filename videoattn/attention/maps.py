@@ -162,7 +162,7 @@ class GateMap:
 class HasMaps(Protocol):
     """A block whose attention can be recorded.
 
-    `maps` is called with the arguments of `forward`. The key "" stands for the block itself; other
+    `maps` is called with the arguments of `forward`. The key "" is the block itself; other
     keys ("spatial") are appended to its name.
     """
 
