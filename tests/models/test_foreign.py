@@ -189,6 +189,22 @@ def test_the_head_of_the_features_is_the_network(name: str) -> None:
         torch.testing.assert_close(head(model, found), model(x))
 
 
+def test_a_head_that_reads_other_layers_needs_the_whole_network() -> None:
+    model = made("i3d_r18", attention="pay_attention").eval()
+    with torch.no_grad(), pytest.raises(ValueError, match="'layer2' did not run in this forward p"):
+        head(model, torch.zeros(2, 512, 4, 2, 2))
+
+
+def test_heads_that_read_no_vector_are_not_replaced() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            ValueError, match=r"Net has no linear classifier of one vector .*blocks.5.proj"
+        ),
+    ):
+        made("pytorchvideo_slow_r50", attention="pay_attention")
+
+
 def test_networks_of_unknown_structure() -> None:
     with pytest.raises(ValueError, match="the structure of Identity is unknown; name a layer, or"):
         info(nn.Identity())
