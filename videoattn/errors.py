@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -43,6 +43,9 @@ def check_options(argument: str, make: Callable[..., object], options: Mapping[s
     bound = make.keywords if isinstance(make, partial) else {}
     parameters = inspect.signature(make).parameters.values()
     known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:  # **options: Unpack[a TypedDict]
+            known += [name for t in get_args(parameter.annotation) for name in t.__annotations__]
     unknown = [name for name in options if name not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.reference.gates import cbam, clip, fill, permuted
 from videoattn.attention.blocks.cbam import CBAM, GATES
-from videoattn.attention.blocks.gates import statistics_kept
+from videoattn.attention.blocks.gates import keep_statistics
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
@@ -286,7 +286,7 @@ def test_maps_of_a_block_in_training_mode_leave_its_statistics_alone() -> None:
     assert torch.equal(block(x), product)  # the batch's statistics, as forward used them
     assert list(y) == list(GATES)
     assert int(block.state_dict()["gates.spatial.bn.num_batches_tracked"]) == 1
-    with pytest.raises(RuntimeError), statistics_kept(block):
+    with pytest.raises(RuntimeError), keep_statistics(block):
         raise RuntimeError
     assert block.gates["spatial"].bn.track_running_stats
 
@@ -336,20 +336,26 @@ def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gates": ["chanel"]}, "gates: 'chanel' is not one of channel, spatial, temporal"),
+        (
+            {"gates": ["chanel"]},
+            r"gates: 'chanel' does not exist \(did you mean channel\?\); choose",
+        ),
         (
             {"gates": ["spatial", "channel", "spatial"]},
-            r"gates: got \['spatial', 'channel', 'spatial'\]; name one or more of channel, "
+            r"gates: got \['spatial', 'channel', 'spatial'\]; choose one or more of channel, "
             "spatial, temporal, each once",
         ),
-        ({"gates": []}, r"gates: got \[\]; name one or more"),
-        ({"pools": ["avg", "median"]}, "pools: 'median' is not one of avg, max, lp, lse"),
-        ({"pools": ["avg", "avg"]}, r"pools: got \['avg', 'avg'\]; name one or more of avg, max"),
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "zero"}, "gate_start: 'zero' is not one of half, identity"),
-        ({"temporal": "lstm"}, "temporal: 'lstm' is not one of conv, mlp, channel"),
-        ({"temporal": "mlp"}, "temporal='mlp' with num_frames=None: 'mlp' needs the number"),
-        ({"num_frames": 8}, "temporal='conv' with num_frames=8: 'mlp' needs .* leave it"),
+        ({"gates": []}, r"gates: got \[\]; choose one or more"),
+        (
+            {"pools": ["avg", "median"]},
+            "pools: 'median' does not exist; choose from avg, max, lp, lse",
+        ),
+        ({"pools": ["avg", "avg"]}, r"pools: got \['avg', 'avg'\]; choose one or more of avg, max"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "zero"}, "gate_start: 'zero' does not exist; choose from half, identity"),
+        ({"temporal": "lstm"}, "temporal: 'lstm' does not exist; choose from conv, mlp, channel"),
+        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' requires"),
+        ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* remove it"),
         ({"temporal": "mlp", "num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),
         ({"kernel": (7, 7)}, r"kernel: got \[7, 7\]; need three odd sizes"),
@@ -357,7 +363,7 @@ def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> Non
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction=0, divisor=1: both must be at least 1"),
+        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
@@ -367,7 +373,9 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 def test_the_perceptron_over_frames_refuses_other_lengths() -> None:
     block = Small(temporal="mlp", num_frames=8)
-    with pytest.raises(ValueError, match=r"4 frames reach this block, .* was made for 8; set"):
+    with pytest.raises(
+        ValueError, match=r"num_frames: .* temporal='mlp' for 8 frames, got 4; change"
+    ):
         block(clip(1, 4, 4, 3, 3).float())
 
 

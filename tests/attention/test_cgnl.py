@@ -56,7 +56,7 @@ def test_groups_are_blocks_on_slices_of_the_channels(options: dict) -> None:
         own, inner = slice(4 * index, 4 * index + 4), slice(2 * index, 2 * index + 2)
         for name in ("theta", "phi", "g"):
             getattr(one, name).weight.data = getattr(whole, name).weight.data[inner]
-        first, higher = one._respond(one.theta(x), one.phi(x), one.g(x))
+        first, higher = one.respond(one.theta(x), one.phi(x), one.g(x))
         y = torch.nn.functional.conv3d((first + higher).flatten(1, 2), whole.out.weight[own])
         y = torch.nn.functional.group_norm(y, 1, whole.norm.weight[own], whole.norm.bias[own])
         torch.testing.assert_close(whole(x)[:, own], x[:, own] + y)
@@ -203,11 +203,13 @@ def test_the_block_answers_what_the_authors_one_answered() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="kernel: 'rbf' is not one of dot, gaussian"):
+    with pytest.raises(ValueError, match="kernel: 'rbf' does not exist; choose from dot, gaussian"):
         CompactNonLocal(8, kernel="rbf")
-    with pytest.raises(ValueError, match="scale: 'n' is not one of none, root, count"):
+    with pytest.raises(
+        ValueError, match="scale: 'n' does not exist; choose from none, root, count"
+    ):
         CompactNonLocal(8, scale="n")
-    with pytest.raises(ValueError, match="norm: 'ln' is not one of gn, bn"):
+    with pytest.raises(ValueError, match="norm: 'ln' does not exist; choose from gn, bn"):
         CompactNonLocal(8, norm="ln")
     with pytest.raises(ValueError, match="groups=3 does not divide both 8 channels and 4 inner"):
         CompactNonLocal(8, groups=3)

@@ -173,11 +173,13 @@ def test_bfloat16_stays_near_float32(mode: str) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="mode: 'sum' is not one of per_layer, joint"):
+    with pytest.raises(
+        ValueError, match="mode: 'sum' does not exist; choose from per_layer, joint"
+    ):
         CrossLayerNonLocal(6, [3], mode="sum")
-    with pytest.raises(ValueError, match="source_channels is empty: name one or more layers"):
+    with pytest.raises(ValueError, match="source_channels is empty; name one or more layers"):
         CrossLayerNonLocal(6, [])
-    with pytest.raises(ValueError, match="got 1 sources for a block made for 2"):
+    with pytest.raises(ValueError, match="sources: got 1; this block needs 2"):
         small("joint")(*(y.float() for y in inputs()[:2]))
 
 

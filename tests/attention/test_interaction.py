@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
-from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss
 from videoattn.attention.blocks.pyramid import PyramidPooling
 from videoattn.attention.insert import output_shapes
@@ -143,7 +143,9 @@ def test_a_bias_per_position_is_a_prior() -> None:
         assert not torch.allclose(module(*xs), before)
         frames = fused[..., 1, 2].sum(2) if grid[0] == 1 else fused[:, :, 0, 1, 2]
         torch.testing.assert_close(frames, torch.ones_like(frames))
-    message = r"a grid of rows=\[2, 2, 3\], the last level's features are \[3, 2, 3\] \(frames, h"
+    message = (
+        r"bias='position' has rows=\[2, 2, 3\], but the features of the last level are \[3, 2, 3\]"
+    )
     with pytest.raises(ValueError, match=message):
         module(*levels(frames=3))
 
@@ -257,7 +259,7 @@ def test_held_losses_do_not_travel_with_the_module() -> None:
 
 def head(width: int = 8, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return interaction_pyramid(width, CHANNELS, 3, **options).double().eval()
+    return InteractionPyramid(width, CHANNELS, 3, **options).double().eval()
 
 
 def test_the_head_classifies_the_mean_token() -> None:
@@ -305,17 +307,23 @@ def test_parameters_are_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": "product"}, "fusion: 'product' is not one of sum, mean, max, learned"),
-        ({"down_sampling": "min"}, "down_sampling: 'min' is not one of max, avg"),
-        ({"bias": "column"}, "bias: 'column' is not one of none, row, position"),
-        ({"center": "mean"}, "center: 'mean' is not one of none, channel_mean"),
-        ({"pool_with": "l1"}, "pool_with: 'l1' is not one of l2, simplex"),
-        ({"loss": "plain"}, "loss: 'plain' is not one of normalized, scaled, literal"),
+        (
+            {"fusion": "product"},
+            "fusion: 'product' does not exist; choose from sum, mean, max, learned",
+        ),
+        ({"down_sampling": "min"}, "down_sampling: 'min' does not exist; choose from max, avg"),
+        ({"bias": "column"}, "bias: 'column' does not exist; choose from none, row, position"),
+        ({"center": "mean"}, "center: 'mean' does not exist; choose from none, channel_mean"),
+        ({"pool_with": "l1"}, "pool_with: 'l1' does not exist; choose from l2, simplex"),
+        (
+            {"loss": "plain"},
+            "loss: 'plain' does not exist; choose from normalized, scaled, literal",
+        ),
         ({"rows": 0}, r"rows: got 0; need a number of 1 or more, or a grid \[height, width\] or"),
         ({"rows": [7]}, r"rows: got \[7\]; need a number of 1"),
         ({"rows": [7, 0]}, r"rows: got \[7, 0\]; need a number of 1"),
         ({"rows": []}, r"rows: got \[\]; need a number of 1"),
-        ({"bias": "position"}, r"a value for each position of a grid, but rows=8 is only a number"),
+        ({"bias": "position"}, r"a value for each position of a grid, got rows=8; give"),
         (
             {"residual": True, "width": 5},
             "residual=True adds features of the last level, 8 channel",

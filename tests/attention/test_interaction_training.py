@@ -11,8 +11,8 @@ from videoattn.attention.blocks.interaction_loss import unit_rows
 from videoattn.cli.train import train
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
-from videoattn.recipe import make_model
 from videoattn.recipe.load import from_stored
+from videoattn.recipe.model import make_model
 
 RECIPE = Path(__file__).parents[2] / "configs/demo.yaml"
 SMALL = (

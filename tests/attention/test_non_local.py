@@ -197,19 +197,19 @@ def test_grids_smaller_than_the_pool_are_pooled_whole() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="form: 'softmax' is not one of embedded_gaussian, gauss"):
-        NonLocal(4, form="softmax")
-    with pytest.raises(ValueError, match="pool_order: 'never' is not one of before, after"):
-        NonLocal(4, pool_order="never")
-    with pytest.raises(ValueError, match="zero_init: 'all' is not one of norm, conv"):
-        NonLocal(4, zero_init="all")
-    with pytest.raises(ValueError, match="scale=True is for form='embedded_gaussian'; 'gaussian'"):
-        NonLocal(4, form="gaussian", scale=True)
     with pytest.raises(
-        ValueError, match="scope: 0 is not one of space_time, space, time, or a num"
+        ValueError, match="form: 'softmax' does not exist; choose from embedded_gaus"
     ):
+        NonLocal(4, form="softmax")
+    with pytest.raises(ValueError, match="pool_order: 'never' does not exist; choose from before"):
+        NonLocal(4, pool_order="never")
+    with pytest.raises(ValueError, match="zero_init: 'all' does not exist; choose from norm, conv"):
+        NonLocal(4, zero_init="all")
+    with pytest.raises(ValueError, match="scale=True requires form='embedded_gaussian'; 'gauss"):
+        NonLocal(4, form="gaussian", scale=True)
+    with pytest.raises(ValueError, match="scope: got 0; choose from space_time, space, time, or"):
         NonLocal(4, scope=0)
-    with pytest.raises(ValueError, match="scope: 'frame' is not one of space_time, space, time"):
+    with pytest.raises(ValueError, match="scope: got 'frame'; choose from space_time, space"):
         NonLocal(4, scope="frame")
     with pytest.raises(ValueError, match="scope=4 does not divide the 6 frames"):
         NonLocal(4, scope=4)(torch.zeros(1, 4, 6, 2, 2))

@@ -235,11 +235,17 @@ def test_maps_of_every_level(kind: str, normaliser: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compatibility": "sum"}, "compatibility: 'sum' is not one of pc, dp, pc_mlp"),
-        ({"classifier": "vote"}, "classifier: 'vote' is not one of concat, indep"),
-        ({"normaliser": "count"}, "normaliser: 'count' is not one of softmax, sigmoid"),
-        ({"scope": "frame"}, "scope: 'frame' is not one of joint, per_frame"),
-        ({"project": "up"}, "project: 'up' is not one of global, local"),
+        (
+            {"compatibility": "sum"},
+            "compatibility: 'sum' does not exist; choose from pc, dp, pc_mlp",
+        ),
+        ({"classifier": "vote"}, "classifier: 'vote' does not exist; choose from concat, indep"),
+        (
+            {"normaliser": "count"},
+            "normaliser: 'count' does not exist; choose from softmax, sigmoid",
+        ),
+        ({"scope": "frame"}, r"scope: 'frame' does not exist \(did you mean per_frame\?\)"),
+        ({"project": "up"}, "project: 'up' does not exist; choose from global, local"),
     ],
 )
 def test_wrong_options(options: dict[str, str], message: str) -> None:

@@ -204,10 +204,10 @@ def test_named_places_instead() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "gn"}, "norm: 'gn' is not one of bn, ln, none"),
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "one"}, "gate_start: 'one' is not one of half, identity"),
-        ({"out_channels": 8}, "out_channels=8 of 4 channels needs pre_conv=True"),
+        ({"norm": "gn"}, "norm: 'gn' does not exist; choose from bn, ln, none"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "one"}, "gate_start: 'one' does not exist; choose from half, identity"),
+        ({"out_channels": 8}, "out_channels=8 differs from the 4 input channels, which"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

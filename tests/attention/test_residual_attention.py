@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.reference.residual_attention import activated, mask_of_image
 from videoattn.attention.blocks.residual_attention import ACTIVATIONS, ResidualMask, depth_for
-from videoattn.attention.record import GateMap, record_attention
+from videoattn.attention.maps import GateMap
+from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
@@ -235,18 +236,20 @@ def test_bfloat16_stays_near_float32(activation: str) -> None:
 def test_clips_too_short_for_a_temporal_mask() -> None:
     mask = ResidualMask(4, depth=2, temporal_mask=True).eval()
     short = torch.zeros(1, 4, 3, 8, 8)
-    with pytest.raises(
-        ValueError, match=r"depth=2 halves time 2 times and needs 4 frames .* got 3; pass longer"
-    ):
+    with pytest.raises(ValueError, match=r"depth=2 needs 4 frames .* got 3; use longer clips"):
         mask(short, short)
     long = torch.zeros(1, 4, 4, 8, 8)
     assert mask(long, long).shape == long.shape
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="activation: 'tanh' is not one of mixed, channel, spatia"):
+    with pytest.raises(
+        ValueError, match="activation: 'tanh' does not exist; choose from mixed, channel, spatia"
+    ):
         ResidualMask(4, activation="tanh")
-    with pytest.raises(ValueError, match="gate_start: 'zero' is not one of half, identity"):
+    with pytest.raises(
+        ValueError, match="gate_start: 'zero' does not exist; choose from half, identity"
+    ):
         ResidualMask(4, gate_start="zero")
     with pytest.raises(ValueError, match="depth and units must be at least 1, got 0 and 1"):
         ResidualMask(4, depth=0)

@@ -149,5 +149,7 @@ def test_the_block_answers_what_the_public_one_answered() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="variant: 'tf' is not one of authors, plain"):
+    with pytest.raises(
+        ValueError, match="variant: 'tf' does not exist; choose from authors, plain"
+    ):
         SelfAttention(16, variant="tf")

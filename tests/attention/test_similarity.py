@@ -5,12 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
+from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.non_local import NonLocal
-from videoattn.attention.blocks.similarity import (
-    SIMILARITIES,
-    ChannelAttention,
-    SimilarityAttention,
-)
+from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALISERS
 
 every_pair = pytest.mark.parametrize(
@@ -140,7 +137,7 @@ def test_rbf_of_equal_lengths_is_the_scaled_product() -> None:
     x = clip(1, 6, 1, 3, 2)
     q, k, v, _ = block.project(x)
     k = torch.nn.functional.normalize(k, dim=2)
-    torch.testing.assert_close(block._attend(q, k, v), other._attend(q, k, v))
+    torch.testing.assert_close(block.attend(q, k, v), other.attend(q, k, v))
 
 
 @every_pair
@@ -189,9 +186,11 @@ def test_channel_attention_in_bfloat16(project: bool) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="similarity: 'l2' is not one of dot, scaled, cosine, rbf"):
+    with pytest.raises(
+        ValueError, match="similarity: 'l2' does not exist; choose from dot, scaled"
+    ):
         SimilarityAttention(6, similarity="l2")
-    with pytest.raises(ValueError, match="normaliser: 'none' is not one of softmax, sigmoid"):
+    with pytest.raises(ValueError, match="normaliser: 'none' does not exist; choose from softmax"):
         SimilarityAttention(6, normaliser="none")
     with pytest.raises(ValueError, match=r"tau must be above 0, got 0\.0"):
         SimilarityAttention(6, tau=0.0)

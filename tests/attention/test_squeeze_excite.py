@@ -189,15 +189,15 @@ def test_recorded_maps_are_gates_whose_neutral_value_is_1(scope: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "one"}, "gate_start: 'one' is not one of half, identity"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "one"}, "gate_start: 'one' does not exist; choose from half, identity"),
         (
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction=0, divisor=1: both must be at least 1"),
-        ({"reduction": 4, "divisor": 0}, "reduction=4, divisor=0: both must be at least 1"),
-        ({"reduction": None, "divisor": 8}, "divisor=8 rounds C/reduction, and reduction=None"),
+        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
+        ({"reduction": 4, "divisor": 0}, "must be at least 1, got reduction=4, divisor=0"),
+        ({"reduction": None, "divisor": 8}, "divisor=8 rounds C/reduction, which does not"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -40,7 +40,7 @@ def layer(
 
 def without_positions(made: StandAloneAttention) -> StandAloneAttention:
     with torch.no_grad():
-        for table in made._tables():
+        for table in made.position_tables():
             if table is not None:
                 table.zero_()
     return made
@@ -163,11 +163,11 @@ def test_a_window_of_one_frame_is_the_image_layer_on_each_frame() -> None:
 
 def test_a_head_has_its_width_split_over_the_axes() -> None:
     made = StandAloneAttention(4, 64, heads=8)
-    shapes = [tuple(table.shape) for table in made._tables()]
+    shapes = [tuple(table.shape) for table in made.position_tables()]
     assert shapes == [(8, 3, 4), (8, 7, 2), (8, 7, 2)]  # 8 - 2·⌊8/3⌋, ⌊8/3⌋, ⌊8/3⌋
     torch.manual_seed(0)
     wide = StandAloneAttention(4, 8 * 60, heads=8)
-    for table in wide._tables():
+    for table in wide.position_tables():
         assert abs(float(table.detach().std()) / 60**-0.5 - 1) < 0.1
     made = StandAloneAttention(256, 256)
     for conv, std in ((made.query, 0.01), (made.key, 0.01), (made.value, (2 / 256) ** 0.5)):
@@ -218,7 +218,7 @@ def test_rows_are_the_mean_over_heads_within_the_window(border: str) -> None:
         own = slice(2 * head, 2 * head + 2)
         for conv in (one.query, one.key, one.value):
             conv.weight = nn.Parameter(conv.weight[own])
-        for axis, table in zip("thw", one._tables(), strict=True):
+        for axis, table in zip("thw", one.position_tables(), strict=True):
             if table is not None:
                 setattr(one, f"position_{axis}", nn.Parameter(table[head : head + 1]))
         one.heads = 1
@@ -291,10 +291,11 @@ def test_bfloat16_stays_near_float32(border: str, window: tuple) -> None:
 
 def test_half_precision_masks_stay_finite() -> None:
     made = layer(8, 16).half()
-    assert made.query.weight.dtype == torch.float16
-    q = torch.randn(1, 8, 2, 9, 15, 2, dtype=torch.float16)
-    relative = [torch.arange(size) - size // 2 for size in (4, 9, 15)]
-    assert torch.isfinite(made._with_scores(q, relative)).all()
+    y = made(clip(1, 8, 4, 9, 15).half())
+    assert y.dtype == torch.float16
+    assert torch.isfinite(y).all()
+    y.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters())
 
 
 class Largest(TorchDispatchMode):
@@ -375,9 +376,11 @@ def test_bad_options() -> None:
     with pytest.raises(ValueError, match="heads=0 does not divide the 16 channels"):
         StandAloneAttention(8, 16, heads=0)
     for window in ((3, 6, 7), (0, 7, 7), (-1, 7, 7), (7, 7)):
-        with pytest.raises(ValueError, match=r"window: got \[.*need three odd numbers"):
+        with pytest.raises(ValueError, match=r"window: got \[.*need three odd sizes"):
             StandAloneAttention(8, 16, window=window)
-    with pytest.raises(ValueError, match="border: 'reflect' is not one of mask, zero"):
+    with pytest.raises(
+        ValueError, match="border: 'reflect' does not exist; choose from mask, zero"
+    ):
         StandAloneAttention(8, 16, border="reflect")
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         StandAloneAttention(8, 16, 0)

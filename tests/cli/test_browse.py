@@ -13,9 +13,10 @@ from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
 from videoattn.explain.contact import Clip, draw_clips
-from videoattn.recipe import make_loader, make_mix, make_optimisation, make_samples, make_to_video
 from videoattn.recipe.config import Config
+from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.training import make_settings
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[
             torch.optim.SGD(recorder.parameters(), lr=0.0),
             [next(batches) for _ in range(train.accumulate_steps)],
             to_video=make_to_video(config.clip, torch.device("cpu")),
-            settings=make_optimisation(
+            settings=make_settings(
                 config, 9, "float32", make_mix(config.augment, 8, train.num_clips)
             ),
             context=StepContext(config.seed, 0, step, step, str),

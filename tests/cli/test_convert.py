@@ -21,8 +21,8 @@ from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
 from videoattn.engine.parallel import Parallel
 from videoattn.models.table import make_network
-from videoattn.recipe import make_loader
-from videoattn.recipe.run import load_run
+from videoattn.recipe.data import make_loader
+from videoattn.recipe.run import load
 from videoattn.weights import PUBLIC, from_state_dict, to_public
 
 
@@ -69,7 +69,7 @@ def edit(folder: Path, **changes: dict[str, object]) -> None:
 
 def views(folder: Path, video: Path) -> Tensor:
     """RGB in 0 - 1 of the frames that the network is shown, (V, T, 3, H, W)."""
-    config = load_run(folder, torch.device("cpu")).config
+    config = load(folder, torch.device("cpu")).config
     samples = Samples(Path(), paths=[str(video)], labels=[-1], class_names=["x"])
     (batch,) = make_loader(config, "test", Parallel(), samples).epoch(0)
     return batch.frames[0].float() / 255
@@ -98,9 +98,9 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
     torch.save({"meta": {}, "state_dict": state}, tmp_path / "tsm.pth")
     out = tmp_path / "tsm"
     assert command("convert", tmp_path / "tsm.pth", "--as", name, out) == 0
-    loaded = load_run(out, torch.device("cpu"))
+    loaded = load(out, torch.device("cpu"))
     assert loaded.class_names == tuple("0123456")
-    assert loaded.about["provenance"]["licence"] == row.licence
+    assert loaded.meta["provenance"]["licence"] == row.license
     assert loaded.config.clip.mean == row.preprocessing.mean
     assert (loaded.config.clip.sampling, loaded.config.clip.num_frames) == ("segments", 8)
     edit(out, train={"precision": "float32"}, clip={"num_frames": 4})
@@ -131,7 +131,7 @@ def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert command("convert", file, "--as", "torchvision/resnet18", out) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"torchvision/resnet18: 102 keys in {file}, 102 used",
-        "  20 not in the file, set to: 0, which decides nothing (bn1.num_batches_tracked, "
+        "  20 not in the file, set to: 0, which has no effect (bn1.num_batches_tracked, "
         "layer1.0.bn1.num_batches_tracked, layer1.0.bn2.num_batches_tracked and 17 more)",
         "tsn_r18, 11,689,512 parameters; licence of the weights: BSD-3-Clause",
         "1000 classes: ImageNet's, of torchvision (others by --classes FILE)",
@@ -248,7 +248,7 @@ def test_what_it_refuses(images: Path, folder: Path, tmp_path: Path) -> None:
     assert refused("convert", images, "--as", "torchvision/resnet19", tmp_path / "new").startswith(
         "error: --as: 'torchvision/resnet19' does not exist (did you mean torchvision/resnet18?); "
     )
-    assert "weights are of another model" in refused(
+    assert "weights belong to another model" in refused(
         "convert", images, "--as", "mmaction2/tsn_r50", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()

@@ -16,10 +16,10 @@ from tests.cli.test_commands import command, refused
 from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
-from videoattn.recipe import make_model
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
 from videoattn.recipe.load import to_dict
-from videoattn.recipe.run import LoadedRun
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import Predictor
 
 CLASSES = ["one", "two", "three", "four", "five"]
 CLIP = ClipConfig(num_frames=4, height=32, width=32)
@@ -198,7 +198,7 @@ def test_what_a_format_cannot_hold(
     tmp_path: Path, kind: str, network: nn.Module, message: str
 ) -> None:
     write, ending = export.FORMATS[kind]
-    loaded = LoadedRun(tmp_path, tmp_path, Config(), (), network, made(NETWORKS["plain"])[1])
+    loaded = Predictor(tmp_path, tmp_path, Config(), (), network, made(NETWORKS["plain"])[1])
     with pytest.raises(ValueError, match=message):
         write(loaded, torch.randn(2, 3, 4, 8, 8), tmp_path / f"a{ending}")
     assert list(tmp_path.iterdir()) == []

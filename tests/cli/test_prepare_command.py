@@ -14,8 +14,8 @@ from videoattn.data.lists import read_folders
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine
-from videoattn.recipe import make_samples
 from videoattn.recipe.config import DataConfig
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
 
 RECIPE = """\

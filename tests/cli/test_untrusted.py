@@ -21,7 +21,7 @@ from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.recipe.config import Config, DataConfig
 from videoattn.recipe.load import from_stored
-from videoattn.recipe.run import load_run
+from videoattn.recipe.run import load
 
 COMMAND = "touch ran"
 HOSTILE = [
@@ -143,7 +143,7 @@ def test_no_network_of_a_stored_config_does_anything(shared: Path, key: str) -> 
         (shared / "config.json").write_text(original)
         stored(shared, {key: value})
         with watched() as seen, suppress(ValueError):
-            load_run(shared, torch.device("cpu"))
+            load(shared, torch.device("cpu"))
         assert seen == [], value
 
 
@@ -185,7 +185,7 @@ def test_test_asks_for_the_data_of_a_folder_from_elsewhere(shared: Path, layout:
 def test_a_network_larger_than_its_weights_is_refused_before_it_is_made(shared: Path) -> None:
     stored(shared, {"model.options": {"width": 100_000}})
     with pytest.raises(ValueError, match=r"model\.safetensors: is of another model: "):
-        load_run(shared, torch.device("cpu"))
+        load(shared, torch.device("cpu"))
 
 
 def test_what_is_shared_names_no_file_of_this_machine(shared: Path, tmp_path: Path) -> None:

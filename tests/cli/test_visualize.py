@@ -11,8 +11,8 @@ from videoattn.cli.visualize import _choose_maps, _owners, visualize, visualize_
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
-from videoattn.recipe import make_model
 from videoattn.recipe.load import load
+from videoattn.recipe.model import make_model
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
 

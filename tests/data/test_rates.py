@@ -9,14 +9,14 @@ import torch
 
 from tests.data.conftest import TORCHCODEC, MakeClip, needs_ffmpeg
 from tests.data.test_decode import levels
-from videoattn import recipe as build
 from videoattn.data.dataset import ClipDataset, sample_generator
-from videoattn.data.decode import Block, DecodeError, check_decoder, decode, decode_each
+from videoattn.data.decode import DecodeError, check_decoder, decode
 from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import Config
+from videoattn.recipe.data import clock_of, make_loader, test_frames
 from videoattn.recipe.load import load
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
@@ -48,7 +48,7 @@ def test_target_rate_goes_by_the_frames_times(make_clip: MakeClip) -> None:
 
 def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    monkeypatch.setattr("videoattn.data.decode.video.Video.fps", 0.0)
+    monkeypatch.setattr("videoattn.data.decode.pyav.Video.fps", 0.0)
     failure = dataset_of(path, target_fps=10.0).fetch((0, 0))
     assert failure.reason == "names no frame rate, so its frames have no times"
 
@@ -57,7 +57,7 @@ def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
 def test_samples_are_the_same_by_each_decoder(decoder: str, make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 55, size=(32, 64))
     ours = dataset_of(path).fetch((0, 0))
-    theirs = dataset_of(path, read=partial(decode_each, decoder=decoder)).fetch((0, 0))
+    theirs = dataset_of(path, decode=partial(decode, decoder=decoder)).fetch((0, 0))
     assert torch.equal(ours.frames, theirs.frames)
 
 
@@ -96,7 +96,7 @@ def test_recipe_chooses_the_frames(
     (tmp_path / "train" / "a").mkdir(parents=True)
     make_clip("train/a/a.mp4", 14, size=(32, 64))
     config = recipe(tmp_path, *words)
-    loader = build.make_loader(config, "test", Parallel())
+    loader = make_loader(config, "test", Parallel())
     assert loader.dataset.fetch((0, 0)).numbers.tolist() == numbers
 
 
@@ -121,7 +121,7 @@ def test_recipe_chooses_the_frames(
 )
 def test_recipes_that_cannot_be(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, *words)
-    refuses = build.clock_of if "target_fps" in message else build.test_frames
+    refuses = clock_of if "target_fps" in message else test_frames
     with pytest.raises(ValueError, match=message):
         refuses(config)
 
@@ -145,13 +145,13 @@ def test_training_has_its_own_options(tmp_path: Path) -> None:
 
 def test_a_refused_file_is_a_failure(make_clip: MakeClip) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    decord = partial(decode_each, decoder="decord")
-    failure = dataset_of(path, read=decord).fetch((0, 0))
+    decord = partial(decode, decoder="decord")
+    failure = dataset_of(path, decode=decord).fetch((0, 0))
     assert failure.reason == (
         "decoder decord is not exact in files of the kind mpeg; choose decoder pyav"
     )
     with pytest.raises(DecodeError, match="choose decoder pyav"):
-        dataset_of(path, read=decord, on_error="raise")[0, 0]
+        dataset_of(path, decode=decord, on_error="raise")[0, 0]
 
 
 def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -162,10 +162,8 @@ def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) 
     assert (small.float().mean(dim=(1, 2, 3)) - whole).abs().max() < 3  # the next one: 4
     assert decode(path, [3], short_side=49).shape[2:] == (96, 160)  # less than twice as large
     make_clip("test/a/a.mp4", 14, size=(96, 160))
-    loader = build.make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
-    block = Block(2)
-    loader.dataset.read(path, np.arange(2), block.put)
-    assert block.frames().shape[2:] == (40, 67)
+    loader = make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
+    assert loader.dataset.decode(path, [0, 1]).shape[2:] == (40, 67)
     for words in ({"decoder": "decord", "short_side": 40}, {"decoder": "pyav", "short_side": 0}):
         with pytest.raises(
             ValueError, match=r"^short_side: got \d+ with decoder \w+; need 1 or more"

@@ -25,7 +25,7 @@ def one_hot_map(
     weights[0, 0, *cell] = weight
     return PairwiseMap(
         kind="pairwise",
-        weights=weights,
+        rows=weights[:, None],
         queries=torch.tensor([query]),
         grid_q=grid_q,
         grid_k=grid,

@@ -13,16 +13,15 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.reference import fill
-from videoattn import recipe as build
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.models import info
 from videoattn.models.pytorchvideo import NAMES as PYTORCHVIDEO
 from videoattn.models.structure import FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
-from videoattn.recipe import load as config
-from videoattn.recipe import make_model
-from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_precision
 
 # pytorchvideo's swish
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
@@ -224,18 +223,18 @@ def test_networks_with_wrong_bfloat16_gradients_train_in_float32(
     and there only."""
     monkeypatch.setattr("videoattn.engine.precision.has_bfloat16", lambda device: True)
     short, long = (
-        config.ClipConfig(num_frames=frames, height=32, width=32)
+        ClipConfig(num_frames=frames, height=32, width=32)
         for frames in (8 if name == "s3d" else 2, 32)
     )
     recipe = Config(name="x", data=DataConfig(root="x"), model=ModelConfig(name=name))
     model, cpu = made(name), torch.device("cpu")
-    precision, note = build.make_precision(replace(recipe, clip=short), model, cpu)
+    precision, note = make_precision(replace(recipe, clip=short), model, cpu)
     assert precision == "float32"
     assert note is not None
     assert f"convolutions of {name} (kernel longer than its clip" in note
-    assert build.make_precision(replace(recipe, clip=long), model, cpu) == ("auto", None)
+    assert make_precision(replace(recipe, clip=long), model, cpu) == ("auto", None)
     gpu = torch.device("cuda")
-    assert build.make_precision(replace(recipe, clip=short), model, gpu) == ("auto", None)
+    assert make_precision(replace(recipe, clip=short), model, gpu) == ("auto", None)
 
 
 def test_missing_packages_and_wrong_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import math
 import os
 import re
 import runpy
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -176,8 +177,8 @@ def _api() -> tuple[Callable[..., Any], Callable[..., Any], Any]:
     """Returns how a recipe is read, how its loader is made, and a single process."""
     try:
         from videoattn.engine.parallel import Parallel
-        from videoattn.recipe import make_loader
-        from videoattn.recipe.config import load
+        from videoattn.recipe.data import make_loader
+        from videoattn.recipe.load import load
 
         return load, make_loader, Parallel()
     except ImportError:
@@ -262,20 +263,29 @@ def _help_sections(text: str) -> dict[str, list[str]]:
 
 def attention_list() -> dict[str, list[str]]:
     """Returns each attention system's map shape, parameters and MACs, as `list attention` has."""
-    rows = _table(command("list", "attention", "--markdown"))
+    rows = _table(_documentation("attention"))
     return {row[0]: row[3:6] for row in rows}
 
 
 def weights_list() -> dict[str, list[str]]:
     """Returns each public model's network, frames x stride, accuracy and download address."""
     found = {}
-    for row in _table(command("list", "weights", "--markdown")):
+    for row in _table(_documentation("weights")):
         accuracy = re.search(r"([\d.]+) %", row[4])
         address = re.search(r"\((.+)\)", row[6])
         found[row[0]] = [
             row[1], row[2], accuracy[1] if accuracy else "", address[1] if address else "",
         ]  # fmt: skip
     return found
+
+
+def _documentation(table: str) -> str:
+    """Returns a table of the documentation in Markdown."""
+    script = Path(__file__).parents[2] / "tools" / "write_docs.py"
+    if not script.exists():  # the first commits
+        return command("list", table, "--markdown")
+    words = [sys.executable, str(script), table]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
 def _table(markdown: str) -> list[list[str]]:

@@ -6,23 +6,26 @@ import torch
 import torchvision
 from torch import nn
 
-from videoattn import recipe as build
 from videoattn.attention import NonLocal
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.record import HasMaps
+from videoattn.attention.maps import HasMaps
 from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
 from videoattn.models.tsn import TSN
+from videoattn.recipe import data as recipe_data
 from videoattn.recipe import load as config
-from videoattn.recipe import make_model
 from videoattn.recipe.config import (
     AttentionConfig,
     AugmentConfig,
+    ClipConfig,
     Config,
     DataConfig,
     ModelConfig,
     TrainConfig,
 )
+from videoattn.recipe.data import make_mix
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_optimizer, make_precision, make_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -34,8 +37,8 @@ def test_recipes_build(path: Path) -> None:
         model = make_model(loaded.model, 5)
     blocks = [m for m in model.modules() if isinstance(m, HasMaps)]
     assert bool(blocks) == (loaded.model.attention.name is not None)
-    assert build.test_transform(loaded).num_crops == loaded.test.num_crops
-    build.make_optimisation(loaded, 10, "auto").lr_at(0)
+    assert recipe_data.test_transform(loaded).num_crops == loaded.test.num_crops
+    make_settings(loaded, 10, "auto").lr_at(0)
 
 
 @pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
@@ -105,8 +108,8 @@ def test_foreign_network_trains_in_float32_where_bfloat16_is_wrong(
 ) -> None:
     monkeypatch.setattr("videoattn.engine.precision.has_bfloat16", lambda device: True)
     model, cpu = torchvision.models.video.r3d_18(), torch.device("cpu")
-    short = replace(recipe(), clip=config.ClipConfig(num_frames=8, height=32, width=32))
-    precision, note = build.make_precision(short, model, cpu)
+    short = replace(recipe(), clip=ClipConfig(num_frames=8, height=32, width=32))
+    precision, note = make_precision(short, model, cpu)
     assert precision == "float32"
     assert note is not None
     assert "layer3.0.conv2.0" in note
@@ -114,15 +117,15 @@ def test_foreign_network_trains_in_float32_where_bfloat16_is_wrong(
     with pytest.raises(
         ValueError, match=r"train\.precision: on this CPU bfloat16 gives wrong weight"
     ):
-        build.make_precision(replace(short, train=TrainConfig(precision="bfloat16")), model, cpu)
-    long = replace(recipe(), clip=config.ClipConfig(num_frames=32, height=32, width=32))
-    assert build.make_precision(long, model, cpu) == ("auto", None)
+        make_precision(replace(short, train=TrainConfig(precision="bfloat16")), model, cpu)
+    long = replace(recipe(), clip=ClipConfig(num_frames=32, height=32, width=32))
+    assert make_precision(long, model, cpu) == ("auto", None)
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = nn.Sequential(Conv3d(3, 4, 1), nn.BatchNorm3d(4))
     for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
-        optimizer = build.make_optimizer(model, recipe(optimizer=name, weight_decay=0.1))
+        optimizer = make_optimizer(model, recipe(optimizer=name, weight_decay=0.1))
         assert isinstance(optimizer, kind)
         decayed, others = optimizer.param_groups
         assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
@@ -131,15 +134,15 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 
 def test_schedules_by_name() -> None:
-    steep = build.make_optimisation(
+    steep = make_settings(
         recipe(num_epochs=3, lr=1.0, schedule="multistep", milestones=(1, 2)), 10, "auto"
     )
     assert [round(steep.lr_at(s), 6) for s in (0, 9, 10, 20)] == [1.0, 1.0, 0.1, 0.01]
-    warm = build.make_optimisation(
+    warm = make_settings(
         recipe(num_epochs=2, lr=1.0, schedule="cosine", warmup_epochs=0.5), 10, "auto"
     )
     assert warm.lr_at(0) < warm.lr_at(4) < warm.lr_at(5) == 1.0
-    assert build.make_optimisation(recipe(lr=1.0, schedule="one_cycle"), 10, "auto").lr_at(29) > 0.9
+    assert make_settings(recipe(lr=1.0, schedule="one_cycle"), 10, "auto").lr_at(29) > 0.9
 
 
 def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path
         asked = replace(recipe(auxiliary_weights=weights), model=model)
         (tmp_path / "recipe.yaml").write_text(config.to_yaml(asked))
         assert config.load(tmp_path / "recipe.yaml") == asked
-        return build.make_optimisation(asked, 10, "auto")
+        return make_settings(asked, 10, "auto")
 
     usual = made("interaction", {})
     assert usual.auxiliary is auxiliary_losses
@@ -171,7 +174,7 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
     video = labels.float().view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).contiguous()
     neighbour = torch.tensor([3, 0, 1, 2])
     torch.manual_seed(0)
-    up = build.make_mix(AugmentConfig(mixup=1.0), 4)
+    up = make_mix(AugmentConfig(mixup=1.0), 4)
     assert up is not None
     for _ in range(20):
         mixed, target = up(video, labels)
@@ -180,7 +183,7 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
         share = target[labels, labels].view(4, 1, 1, 1, 1)
         other = neighbour.float().view(4, 1, 1, 1, 1)
         torch.testing.assert_close(mixed, share * video + (1 - share) * other)
-    cut = build.make_mix(AugmentConfig(cutmix=1.0), 4)
+    cut = make_mix(AugmentConfig(cutmix=1.0), 4)
     assert cut is not None
     for _ in range(20):
         mixed, target = cut(video, labels)
@@ -191,8 +194,8 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
 
 def test_mixes_come_in_their_shares() -> None:
     video, labels = torch.rand(4, 3, 2, 16, 16), torch.arange(4)
-    assert build.make_mix(AugmentConfig(), 4) is None
-    mix = build.make_mix(AugmentConfig(mixup=0.2, cutmix=0.3), 4)
+    assert make_mix(AugmentConfig(), 4) is None
+    mix = make_mix(AugmentConfig(mixup=0.2, cutmix=0.3), 4)
     assert mix is not None
     torch.manual_seed(0)
     kinds = {"none": 0, "mixup": 0, "cutmix": 0}
@@ -206,4 +209,4 @@ def test_mixes_come_in_their_shares() -> None:
     with pytest.raises(
         ValueError, match=r"mixup=0.8 and cutmix=0.3 are shares of the batches; need 0 or more each"
     ):
-        build.make_mix(AugmentConfig(mixup=0.8, cutmix=0.3), 4)
+        make_mix(AugmentConfig(mixup=0.8, cutmix=0.3), 4)

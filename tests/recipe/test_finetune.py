@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tests.engine.fakes import FakeBatches, about, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import VALIDATION, adamw, assert_same, curve
-from videoattn import recipe as build
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.cli.train import train
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
@@ -21,13 +20,17 @@ from videoattn.engine.finetune import FineTuning
 from videoattn.engine.plan import EpochPlan
 from videoattn.engine.train import fit
 from videoattn.recipe import load as config
-from videoattn.recipe import (
-    load_initial_weights,
-    make_fine_tuning,
-    make_model,
-    make_optimizer,
+from videoattn.recipe.config import (
+    AttentionConfig,
+    ClipConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
 )
-from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_fine_tuning, make_optimizer, new_parameters
 from videoattn.types import ModelInfo
 
 
@@ -175,7 +178,7 @@ def recipe(weights: Path | None, **train: object) -> Config:
     return Config(
         name="x",
         data=DataConfig(root="x"),
-        clip=config.ClipConfig(num_frames=4, height=32, width=32),
+        clip=ClipConfig(num_frames=4, height=32, width=32),
         model=ModelConfig(
             name="i3d_r18",
             options={"width": 8, "dropout": 0.0},
@@ -229,7 +232,7 @@ def test_each_group_has_its_rate(weights: Path, tmp_path: Path, optimizer: str) 
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert made.param_groups[0]["param_names"][-1] == "fc.weight"
     stored = load(tmp_path / "checkpoint-last.pt")
-    assert build.new_parameters(stored) == [
+    assert new_parameters(stored) == [
         name for group in made.param_groups[:2] for name in group["param_names"]
     ]
     plain = make_optimizer(model, recipe(None))
@@ -339,6 +342,6 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
     for name, value in after["model"].items():
         if not name.startswith("fc."):
             assert torch.equal(value, before["model"][name]), name
-    assert build.new_parameters(after) == ["fc.weight", "fc.bias"]
+    assert new_parameters(after) == ["fc.weight", "fc.bias"]
     shutil.rmtree(source)
     assert train(tmp_path / "three.yaml", words, folder=folder, resume=True).state.step_of_run == 1

@@ -10,16 +10,11 @@ from tests.data.conftest import MakeClip, make_clip
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import batch_norms
-from videoattn.recipe import (
-    make_loader,
-    make_mix,
-    make_model,
-    make_precise_norms,
-    make_samples,
-    make_to_video,
-)
 from videoattn.recipe.config import AugmentConfig, Config
+from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_precise_bn
 
 __all__ = ["make_clip"]  # a fixture
 
@@ -106,7 +101,7 @@ def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
     """Both parts hold the same clips, so their views are the same, in another order."""
     config = load(recipe, ["train.precise_norm_clips=5", "test.num_clips=2", "test.batch_size=4"])
     model, samples = make_model(config.model, 2), make_samples(config.data, "train")
-    precise = make_precise_norms(config, model, Parallel(), samples)
+    precise = make_precise_bn(config, model, Parallel(), samples)
     assert precise is not None
     assert precise.num_clips == 5
     shuffled = list(precise.batches.epoch(0))
@@ -115,7 +110,7 @@ def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
     order = torch.cat([batch.indices for batch in shuffled])
     assert order.tolist() != sorted(order.tolist())
     assert torch.equal(views[0], views[1][order])
-    assert make_precise_norms(load(recipe), model, Parallel(), samples) is None
+    assert make_precise_bn(load(recipe), model, Parallel(), samples) is None
 
 
 def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> None:
@@ -126,7 +121,7 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
         config = load(recipe, words + more)
         torch.manual_seed(0)
         model = make_model(config.model, 2)
-        precise = make_precise_norms(config, model, Parallel(), make_samples(config.data, "train"))
+        precise = make_precise_bn(config, model, Parallel(), make_samples(config.data, "train"))
         assert precise is not None
         for _ in range(2):
             precise.recompute(
@@ -156,7 +151,7 @@ def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> 
     model = torch.nn.Linear(1, 1) if "model" in word else make_model(load(recipe).model, 2)
     samples = make_samples(config.data, "train")
     with pytest.raises(ValueError, match=rf"^train\.precise_norm_clips: {message}"):
-        make_precise_norms(config, model, Parallel(), samples)
+        make_precise_bn(config, model, Parallel(), samples)
 
 
 @pytest.mark.parametrize("num_clips", [1, 2, 3])
@@ -188,7 +183,7 @@ def test_a_clip_is_mixed_with_one_of_another_video(num_clips: int) -> None:
     [
         (["train.num_clips=3"], "^train: batch_size=4 counts clips, and is not a multiple of the "),
         (["train.num_clips=0"], r"num_clips=0 \(1 or more\) of each video$"),
-        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is no class"),
+        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is not a class"),
         (["augment.crop=multi_scale", "augment.scales=[2.0]"], r"^scales: got \(2.0,\); need one"),
         (["augment.rand_augment_magnitude=40"], "^rand_augment_magnitude: got 40; need 0 to 30$"),
     ],

@@ -19,8 +19,8 @@ import typer
 from common import print_table
 
 from videoattn.data.lists import Samples, read_kinetics, read_list
-from videoattn.data.lists.spans import Spans
 from videoattn.data.prepare.index import VideoIndex, write_index
+from videoattn.data.strings import PackedStrings
 
 NUM_CLASSES = 700
 
@@ -85,7 +85,9 @@ def write_lists(root: Path, num_videos: int) -> tuple[str, ...]:
     (root / "train").mkdir()
     frames = np.full(num_videos, 300)
     size = np.full(num_videos, 256, np.int32)
-    write_index(root, VideoIndex(Spans.of(paths), frames, frames / 10, size, size, frames // 12))
+    write_index(
+        root, VideoIndex(PackedStrings.of(paths), frames, frames / 10, size, size, frames // 12)
+    )
     return names
 
 

@@ -7,19 +7,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.functional import Grid, PairwiseAttention, autocast_off
+from videoattn.attention.functional import autocast_off
+from videoattn.attention.maps import PairwiseAttention
+from videoattn.types import Grid
 
 
-def check_choice(name: str, got: str, allowed: Sequence[str]) -> None:
-    """Raises: ValueError for a value that is not among the allowed ones."""
-    if got not in allowed:
-        raise ValueError(f"{name}: {got!r} is not one of {', '.join(allowed)}")
+def check_odd(name: str, sizes: Sequence[int]) -> None:
+    """Checks the size of a kernel or window.
+
+    Raises:
+        ValueError: If the sizes are not three odd numbers.
+    """
+    if len(sizes) != 3 or any(size < 1 or size % 2 == 0 for size in sizes):
+        raise ValueError(
+            f"{name}: got {list(sizes)}; need three odd sizes (frames, height, width), such as "
+            "[3, 7, 7]"
+        )
 
 
 def grid_of(x: Tensor) -> Grid:
     """(T, H, W) of a video (N, C, T, H, W)."""
     frames, height, width = x.shape[2:]
     return frames, height, width
+
+
+def widen(x: Tensor) -> Tensor:
+    """Casts to float32, or keeps a wider type. Sums, norms and exponentials need this."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_of_segments(pooled: Tensor) -> Tensor:
+    """Averages the features (N, S, C) of S segments; returns features (N, C) unchanged."""
+    return pooled.mean(1) if pooled.ndim == 3 else pooled
 
 
 def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:

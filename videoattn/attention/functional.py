@@ -22,8 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.types import Grid as Grid
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 Tokens = Float[Tensor, "N P C"]
 Normaliser = Literal["softmax", "sigmoid", "count"]
@@ -212,32 +211,3 @@ def attend_separable(
 def _suffix_sums(x: Tensor) -> Tensor:
     """(N, P, E) -> (N, P + 1, E): entry i is the sum of x[:, i:]; the last one is 0."""
     return F.pad(x.flip(1).cumsum(1).flip(1), (0, 0, 0, 1))
-
-
-class PairwiseAttention:
-    """What a pairwise block would look at: the map's rows, computed when asked for.
-
-    grid_q, grid_k: (T, H, W) of the queries and of the keys (pooled keys have a smaller grid).
-    normalized: whether a row is a distribution over the keys.
-    kind: "local" where a query sees a window around itself only; its rows are 0 elsewhere.
-    rows: from flat query positions (Q,) to their weights (N, Q, P).
-    """
-
-    def __init__(
-        self,
-        grid_q: Grid,
-        grid_k: Grid,
-        *,
-        normalized: bool,
-        rows: Callable[[Tensor], Tensor],
-        kind: Literal["pairwise", "local"] = "pairwise",
-    ) -> None:
-        self.kind = kind
-        self.grid_q = grid_q
-        self.grid_k = grid_k
-        self.normalized = normalized
-        self._rows = rows
-
-    def rows(self, positions: Tensor) -> Float[Tensor, "N Q T H W"]:
-        """The rows of the query positions (flat indices into grid_q, (Q,)), in float32 or wider."""
-        return self._rows(positions).unflatten(2, self.grid_k)

@@ -15,15 +15,16 @@ from videoattn.attention.attach import (
 )
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.cgnl import CompactNonLocal
+from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
+from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
-from videoattn.attention.blocks.similarity import ChannelAttention, SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.insert import insert_attention
@@ -192,7 +193,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
     "interaction": AttentionSystem(
         title="Interaction-aware pyramid",
         paper="Du et al., ECCV 2018",
-        make=interaction_pyramid,
+        make=InteractionPyramid,
         kind="head",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",

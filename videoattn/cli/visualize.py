@@ -33,8 +33,9 @@ from videoattn.explain import (
 )
 from videoattn.explain.marks import PNG_LEVEL
 from videoattn.models import info as info_of
-from videoattn.recipe import clock_of, make_to_video, test_frames, test_transform
-from videoattn.recipe.run import LoadedRun, load_run, out
+from videoattn.recipe.console import console as out
+from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
+from videoattn.recipe.run import Predictor, load
 
 CHOSEN = 2
 """Queries for each block when the user names none."""
@@ -79,7 +80,7 @@ def visualize(
         ValueError: a query that is malformed or outside what the network sees; an unknown layer.
         DecodeError: the video cannot be decoded.
     """
-    loaded = load_run(run, resolve_device(device))
+    loaded = load(run, resolve_device(device))
     asked = [_parse(query) for query in queries]
     clip = _read_clip(loaded, video, asked[0][0] if asked else None)
     pixels = [_pixel(query, clip) for query in asked]  # (frame, y, x) of the crop
@@ -143,7 +144,7 @@ def visualize_score(
         raise ValueError(
             f"layer: {method} looks at the input; --layer is for {', '.join(OF_A_LAYER)}"
         )
-    loaded = load_run(run, resolve_device(device))
+    loaded = load(run, resolve_device(device))
     if target is not None and target not in loaded.class_names:
         hint = did_you_mean(target, loaded.class_names)
         raise ValueError(
@@ -205,7 +206,7 @@ def _draw_field(stem: Path, clip: _Clip, recorded: GateMap, title: str) -> list[
 
 
 def _look(
-    loaded: LoadedRun, clip: _Clip, queries: Sequence[Query], *, received: bool = False
+    loaded: Predictor, clip: _Clip, queries: Sequence[Query], *, received: bool = False
 ) -> tuple[dict[str, PairwiseMap | GateMap], str]:
     """The maps of every block, and the class that the network names. In float32."""
     with (
@@ -217,7 +218,7 @@ def _look(
     return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
 
 
-def _read_clip(loaded: LoadedRun, path: Path, frame: int | None) -> _Clip:
+def _read_clip(loaded: Predictor, path: Path, frame: int | None) -> _Clip:
     config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
     info = probe(path)
     if frame is not None and not 0 <= frame < info.num_frames:

@@ -34,11 +34,21 @@ def _tsn(
     )
 
 
+STEM2 = Stem(conv1_stride_frames=2)
+STEM4 = Stem(conv1_stride_frames=2, pool1_kernel_frames=2, pool1_stride_frames=2)
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{
         f"{kind}_r{depth}": partial(ResNet3d, kind, depth=depth)
         for kind in KERNELS
         for depth in BLOCKS
+    },
+    # The stem halves time once, or twice as in the published 32x2 models.
+    **{
+        f"i3d_r{depth}_stem2": partial(ResNet3d, "i3d", depth=depth, stem=STEM2) for depth in BLOCKS
+    },
+    **{
+        f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
     **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
     "inception_i3d": InceptionI3d,

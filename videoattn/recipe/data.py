@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import Read, check_decoder, decode_each
+from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
     Missing,
     Samples,
@@ -46,6 +46,7 @@ from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig
+from videoattn.types import Frames
 
 Subset = Literal["train", "test"]
 
@@ -149,7 +150,7 @@ def make_loader(
         # Evaluation reports, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        read=_read(config.data),
+        decode=_decode(config.data),
         target_fps=clock_of(config),
     )
     sharded = config.data.layout == "shards"
@@ -165,9 +166,9 @@ def make_loader(
     )
 
 
-def _read(config: DataConfig) -> Read:
+def _decode(config: DataConfig) -> Callable[..., Frames]:
     check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode_each, decoder=config.decoder, short_side=config.decode_short_side)
+    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
 
 
 def _train_videos(config: Config) -> int:

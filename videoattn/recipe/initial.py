@@ -1,4 +1,4 @@
-"""From a recipe's `model.weights` to the weights that a network starts from."""
+"""Loads pretrained weights into a network: `model.weights` of a recipe."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,30 +21,32 @@ from videoattn.weights import PUBLIC, load_public, read_state_dict
 
 
 class Initial(NamedTuple):
-    """What initial weights did not reach: names of parameters, and how to tell the user."""
+    """Names of the parameters without pretrained weights, and notes for the user."""
 
     new: list[str]
     notes: list[str]
 
 
 def load_initial_weights(model: nn.Module, config: Config) -> Initial:
-    """Starts the model from `model.weights`; returns what is left fresh.
+    """Loads the weights that `model.weights` names into the model.
 
-    They are a run, a shared folder or a checkpoint of ours; `torchvision/resnet50` (downloaded by
-    torchvision, or `torchvision/resnet50:FILE`); or another public name with its file, such as
-    `pyslowfast/I3D_8x8_R50:FILE`. 2-D weights are inflated where the network has time, as
-    `model.inflate` says. A classifier of another number of classes, and attention blocks that the
-    weights lack, stay as they were made.
+    They are a run, a shared folder or a checkpoint of ours; `torchvision/resnet50` (downloaded), or
+    a public name with its file, such as `pyslowfast/I3D_8x8_R50:FILE`. 2-D weights are inflated for
+    a 3-D network, as `model.inflate` says. A classifier for other classes, and attention blocks
+    that the weights lack, keep their initialization.
+
+    Returns:
+        The names of the parameters that the weights lack, and notes about them.
 
     Raises:
-        ValueError: an unknown name, or weights of another network.
+        ValueError: If the name does not exist, or the weights belong to another network.
     """
     source = config.model.weights
     assert source is not None
     state = _read(source)
     networks = {"": model}
     if isinstance(model, HardCrop) and "fusion.weight" not in state:
-        # Both begin with the same weights.
+        # Both branches start from the same weights.
         networks = {"global_branch.": model.global_branch, "local_branch.": model.local_branch}
     fresh: list[str] = []
     notes: list[str] = []
@@ -58,13 +60,16 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
                 fresh.append(prefix + name)
                 continue
             theirs, ours = state.get(f"{head}.bias"), network.state_dict().get(f"{head}.bias")
-            why = "no such classifier"
+            reason = "no such classifier"
             if theirs is not None and ours is not None:
-                why = f"{len(theirs)} classes, the data {len(ours)}"
-            notes.append(f"{source} has {why}: {prefix}{head} starts fresh")
+                reason = f"{len(theirs)} classes, the data {len(ours)}"
+            notes.append(f"{source} has {reason}: {prefix}{head} starts from random weights")
     same = _identities(model, fresh, config.clip) if fresh else []
     others = [name for name in fresh if name not in same]
-    for names, how in ((same, "start as the identity"), (others, "start fresh")):
+    for names, how in (
+        (same, "start as the identity"),
+        (others, "start from random weights"),
+    ):
         if names:
             notes.append(f"{source} has no {first_few(names)}: they {how}")
     return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
@@ -79,8 +84,8 @@ def _read(source: str) -> dict[str, Tensor]:
     if name in PUBLIC and name.startswith("torchvision/"):
         return read_state_dict(_download(name))
     raise ValueError(
-        f"model.weights: {source!r} is no run, no shared folder, no checkpoint, and no NAME:FILE "
-        f"of a public model; names are {', '.join(PUBLIC)}"
+        f"model.weights: {source!r} is not a run, a shared folder, a checkpoint, or NAME:FILE with "
+        f"the name of a public model; names are {', '.join(PUBLIC)}"
     )
 
 
@@ -113,8 +118,10 @@ def _download(name: str) -> Path:
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
-    """The largest modules of which all is missing, and parameters outside such. A batch norm's
-    counter alone decides nothing."""
+    """Returns the largest modules that are missing as a whole, and other missing parameters.
+
+    The counters of batch norms are ignored.
+    """
     counter = "num_batches_tracked"
     lacking, found = set(missing), dict[str, None]()
     kept = [key for key in model.state_dict() if key not in lacking and not key.endswith(counter)]
@@ -129,10 +136,10 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
-    """Which of the modules give back what they are given, tried on a random clip."""
+    """Returns the modules whose output equals their input, on a random clip."""
     modules = dict(model.named_modules())
     names = [name for name in names if name in modules]
-    generator = torch.Generator().manual_seed(0)  # the run's own numbers stay what they are
+    generator = torch.Generator().manual_seed(0)  # leaves the run's random state unchanged
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training
     try:

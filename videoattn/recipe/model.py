@@ -1,4 +1,4 @@
-"""From a recipe's names to a network with its attention."""
+"""Builds the network of a recipe, with its attention blocks."""
 
 from functools import partial
 
@@ -9,24 +9,33 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.errors import check_options, one_of, section
 from videoattn.models import info
 from videoattn.models.table import make_network
-from videoattn.recipe.config import ModelConfig
+from videoattn.recipe.config import AttentionConfig, ModelConfig
 
 
-def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The network of a recipe with its attention blocks, freshly initialised.
+def make_model(
+    config: ModelConfig | str, num_classes: int, *, attention: str | None = None
+) -> nn.Module:
+    """Returns a network with its attention blocks, randomly initialized.
+
+    Args:
+        config: The model section of a recipe, or the name of a network, such as "i3d_r50".
+        attention: With a name: an attention system, at its published positions.
 
     Raises:
-        ValueError: an unknown network, block, option or place; the message lists what exists.
+        ValueError: If a network, system, option or position does not exist; the message lists the
+            valid ones.
     """
+    if isinstance(config, str):
+        config = ModelConfig(config, attention=AttentionConfig(attention))
     with section("model"):
         model = make_network(config.name, config.options, num_classes=num_classes)
-    attention = config.attention
-    if attention.name is not None:
-        system = SYSTEMS[one_of("model.attention.name", attention.name, SYSTEMS)]
-        check_options("model.attention.options", system.make, attention.options)
-        block = partial(system.make, **attention.options)
-        model = system.attach(model, info(model), block, attention.after, attention.name)
-    elif attention.after or attention.options:
+    chosen = config.attention
+    if chosen.name is not None:
+        system = SYSTEMS[one_of("model.attention.name", chosen.name, SYSTEMS)]
+        check_options("model.attention.options", system.make, chosen.options)
+        block = partial(system.make, **chosen.options)
+        model = system.attach(model, info(model), block, chosen.after, chosen.name)
+    elif chosen.after or chosen.options:
         raise ValueError(
             "model.attention has settings but no name; choose model.attention.name from "
             + ", ".join(SYSTEMS)

@@ -1,44 +1,177 @@
-"""A run's folder: what training writes, and what every other command starts from."""
+"""A trained network with its preprocessing, from a run, a shared folder or a checkpoint."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
+from videoattn.data.dataset import sample_generator
+from videoattn.data.decode import DecodeError
+from videoattn.data.lists import Samples
+from videoattn.data.transforms import resize
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
-from videoattn.recipe import make_model
+from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.parallel import Parallel, resolve_device
+from videoattn.engine.progress import Display
 from videoattn.recipe.config import Config
+from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
 from videoattn.recipe.load import from_stored
-
-out = Console(highlight=False, soft_wrap=True)
-"""Where commands say what came of them."""
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A trained network, ready to score: eval mode, on its device."""
-
-    folder: Path
-    checkpoint: Path
-    config: Config
-    class_names: tuple[str, ...]
-    model: nn.Module
-    about: CheckpointMeta
-    """As it was stored, without overrides."""
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import make_precision
+from videoattn.types import Failure, Logits, Video
 
 
-def load_run(
+class Prediction(NamedTuple):
+    """A class with its probability."""
+
+    name: str
+    probability: float
+
+
+class Predictor:
+    """A trained network with its preprocessing and class names.
+
+    `predictor("clip.mp4")` returns the classes with their probabilities, most likely first;
+    `predictor.model` is the network in eval mode, `predictor.preprocess` returns what it takes.
+    The attributes and methods of the network are available on the predictor, too.
+
+    Args:
+        folder, checkpoint: Where the network was loaded from.
+        meta: The metadata of the checkpoint, without overrides.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        class_names: Sequence[str],
+        *,
+        device: torch.device,
+        checkpoint: Path,
+        meta: CheckpointMeta,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.class_names = tuple(class_names)
+        self.device = device
+        self.checkpoint = checkpoint
+        self.folder = checkpoint.parent
+        self.meta = meta
+
+    def __call__(self, video: str | Path | Tensor) -> list[Prediction] | Logits:
+        """Predicts the action in a video.
+
+        Args:
+            video: A file; frames (T, C, H, W) uint8, RGB; or a preprocessed video (N, C, T, H, W)
+                in floating point.
+
+        Returns:
+            All classes, most likely first, with the mean probability over the recipe's views. For a
+            preprocessed video, its logits (N, K).
+
+        Raises:
+            DecodeError: If the file cannot be decoded.
+            ValueError: If the tensor has another shape or type.
+        """
+        if isinstance(video, Tensor) and video.is_floating_point():
+            logits: Logits = self.model(video)
+            return logits
+        views = self.preprocess(video).split(self.config.test.batch_size)
+        with torch.no_grad():
+            scores = torch.cat([self.model(part).softmax(dim=1) for part in views]).mean(dim=0)
+        ranked = scores.argsort(descending=True).tolist()
+        return [Prediction(self.class_names[k], float(scores[k])) for k in ranked]
+
+    def preprocess(self, video: str | Path | Tensor) -> Video:
+        """Returns the views of a video as the network takes them, (V, C, T, H, W) on its device.
+
+        Args:
+            video: A file, or frames (T, C, H, W) uint8 in RGB.
+
+        Raises:
+            DecodeError: If the file cannot be decoded.
+            ValueError: If the tensor has another shape or type.
+        """
+        if isinstance(video, Tensor):
+            views = self._views(video)
+        else:
+            samples = self.samples([video])
+            item = make_loader(self.config, "test", Parallel(), samples).dataset[0, 0]
+            if isinstance(item, Failure):
+                raise DecodeError(item.path, item.reason)
+            views = item.frames
+        return make_to_video(self.config.clip, self.device)(views)
+
+    def _views(self, frames: Tensor) -> UInt8[Tensor, "V T C H W"]:
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+            raise ValueError(
+                f"frames: got {tuple(frames.shape)} of {frames.dtype}; need (T, 3, H, W) of "
+                "torch.uint8 in RGB, or a normalized video (N, 3, T, H, W)"
+            )
+        generator = sample_generator(0, 0, 0)
+        fps = self.config.clip.target_fps or 0.0  # the frames of a tensor have no times
+        indices = torch.from_numpy(test_frames(self.config)(len(frames), fps, generator))
+        transform = test_transform(self.config)
+        height, width = frames.shape[2:]
+        size = transform.size(height, width)
+        views: list[Tensor] = []
+        for clip in indices:
+            crops = [
+                resize(frames[clip][:, :, box.y0 : box.y1, box.x0 : box.x1], size)
+                for box in transform.boxes(height, width)
+            ]
+            views += crops
+            if transform.mirrors:
+                views += [crop.flip(-1) for crop in crops]
+        return torch.stack(views)
+
+    def samples(self, videos: Sequence[str | Path]) -> Samples:
+        """Returns a list of video files without labels."""
+        paths = [os.fspath(video) for video in videos]
+        labels = [-1] * len(paths)
+        return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
+
+    def evaluate(self, samples: Samples, parallel: Parallel) -> Evaluation:
+        """Scores every view of the samples."""
+        config = self.config
+        precision, _ = make_precision(config, self.model, parallel.device)
+        with Display(enabled=parallel.is_main) as display:
+            return evaluate(
+                self.model,
+                make_loader(config, "test", parallel, samples),
+                to_video=make_to_video(config.clip, parallel.device),
+                max_views=config.test.batch_size,
+                precision=precision,
+                parallel=parallel,
+                display=display,
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the network: `load` returned the network itself in earlier versions."""
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def __repr__(self) -> str:
+        clip = self.config.clip
+        return (
+            f"Predictor({self.config.model.name}, {len(self.class_names)} classes, "
+            f"{clip.num_frames}x{clip.height}x{clip.width}, {self.checkpoint})"
+        )
+
+
+def load(
     path: str | Path,
-    device: torch.device,
-    overrides: Sequence[str] = (),
+    device: str | torch.device = "cpu",
     *,
+    overrides: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
-) -> LoadedRun:
+) -> Predictor:
     """Loads the network of a run's folder (its last checkpoint), of a shared folder
     (model.safetensors and config.json), or of a .pt or .safetensors file in one.
 
@@ -46,40 +179,35 @@ def load_run(
     section is not used.
 
     Args:
-        overrides: `key=value` words that the user typed, such as data.root=...
+        overrides: `key=value` words that the user typed, such as "data.root=videos".
         data: A data section from a source that the user controls.
 
     Raises:
         ValueError: If there is no such run, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
-    file, state, about = checkpoint.read(Path(path))
-    config = from_stored(about["config"], data, overrides)
-    class_names = tuple(about["class_names"])
+    file, state, meta = checkpoint.read(Path(path))
+    config = from_stored(meta["config"], data, overrides)
     with torch.device("meta"):  # before memory for the network is allocated
-        checkpoint.check_fit(make_model(config.model, len(class_names)), state, path=file)
-    model = make_model(config.model, len(class_names))
+        checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)
+    model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
-    return LoadedRun(file.parent, file, config, class_names, model.to(device).eval(), about)
+    place = resolve_device(device) if isinstance(device, str) else device
+    return Predictor(
+        model.to(place).eval(),
+        config,
+        meta["class_names"],
+        device=place,
+        checkpoint=file,
+        meta=meta,
+    )
 
 
-def load(path: str | Path, device: str = "cpu") -> nn.Module:
-    """The network of a run or of a shared folder, or of a checkpoint file in one: in eval mode,
-    (N, 3, T, H, W) -> logits (N, K).
-
-    Two attributes say how to use it. `class_names` has the K names. `config` is the recipe:
-    `config.clip` has T (num_frames), H and W (height, width), and the mean and std by which RGB in
-    0 - 1 is normalized.
+def require_empty(path: Path) -> None:
+    """Checks that nothing is at a path, or an empty folder.
 
     Raises:
-        ValueError: as `load_run`.
+        ValueError: If something is.
     """
-    loaded = load_run(path, torch.device(device))
-    vars(loaded.model).update(class_names=loaded.class_names, config=loaded.config)
-    return loaded.model
-
-
-def check_free(path: Path) -> None:
-    """Raises: ValueError where there is something already."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} exists already; choose another name, or remove it")

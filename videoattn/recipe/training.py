@@ -1,4 +1,4 @@
-"""From a recipe to an optimizer, its schedule and precision."""
+"""Builds the optimizer, schedule, objective and precision of a recipe."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -27,8 +27,10 @@ from videoattn.recipe.data import Mix, make_loader
 def make_optimizer(
     model: nn.Module, config: Config, fine_tuning: FineTuning | None = None
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum 0.9, or AdamW. Vectors (norms, biases) are not decayed; a backbone
-    is fine-tuned at its own rate."""
+    """Returns SGD with Nesterov momentum 0.9, or AdamW.
+
+    Norms and biases have no weight decay. A fine-tuned backbone has its own learning rate.
+    """
     train = config.train
     backbone = fine_tuning.backbone if fine_tuning is not None else frozenset()
     parts = {"new": 1.0, "backbone": train.backbone_lr_scale} if backbone else {"new": 1.0}
@@ -55,12 +57,13 @@ def make_optimizer(
 def make_fine_tuning(
     config: Config, model: nn.Module, new: Collection[str] | None
 ) -> FineTuning | None:
-    """What the recipe does to the parameters that initial weights reached; None for nothing.
+    """Returns how pretrained parameters are trained, or None if like all others.
 
-    new: names of those that they did not reach; None where there were no such weights.
+    Args:
+        new: Names of the parameters without pretrained weights; None without any such weights.
 
     Raises:
-        ValueError: a setting for a backbone where there is none; one that is out of range.
+        ValueError: If a setting is out of range, or there are no pretrained weights.
     """
     train = config.train
     if not (
@@ -69,19 +72,18 @@ def make_fine_tuning(
         return None
     if new is None:
         raise ValueError(
-            "train: freeze_backbone_epochs, freeze_batch_norm and backbone_lr_scale are for "
-            "parameters that model.weights gives, and it gives none; set model.weights, or leave "
-            "them out"
+            "train: freeze_backbone_epochs, freeze_batch_norm and backbone_lr_scale apply to "
+            "pretrained parameters; set model.weights, or remove them"
         )
     if not 0 <= train.freeze_backbone_epochs <= train.num_epochs:
         raise ValueError(
-            f"train.freeze_backbone_epochs: {train.freeze_backbone_epochs} is not in 0 to "
-            f"num_epochs, {train.num_epochs}; with all of them only what is new is trained"
+            f"train.freeze_backbone_epochs: got {train.freeze_backbone_epochs}; need 0 to "
+            f"num_epochs, which is {train.num_epochs}"
         )
     if not train.backbone_lr_scale > 0:
         raise ValueError(
-            f"train.backbone_lr_scale: {train.backbone_lr_scale} is not above 0; to freeze the "
-            "backbone use freeze_backbone_epochs"
+            f"train.backbone_lr_scale: got {train.backbone_lr_scale}; need more than 0; to freeze "
+            "the backbone, use train.freeze_backbone_epochs"
         )
     return FineTuning(
         frozenset(name for name, _ in model.named_parameters()) - set(new),
@@ -90,13 +92,14 @@ def make_fine_tuning(
     )
 
 
-def make_precise_norms(
-    config: Config, model: nn.Module, distributed: Parallel, samples: Samples
+def make_precise_bn(
+    config: Config, model: nn.Module, parallel: Parallel, samples: Samples
 ) -> PreciseBatchNorm | None:
-    """None where the recipe leaves batch norm's statistics as training does.
+    """Returns what recomputes batch-norm statistics, or None if the recipe does not ask for it.
 
     Raises:
-        ValueError: a number below 0; a network without batch norms; views of different sizes.
+        ValueError: If the number of clips is negative, the network has no batch norms, or test
+            views differ in size.
     """
     num_clips = config.train.precise_norm_clips
     if num_clips == 0:
@@ -105,30 +108,38 @@ def make_precise_norms(
     if num_clips < 0:
         problem = f"got {num_clips}; need a number of clips, such as 1000, or 0 for none"
     elif not config.test.num_crops:
-        problem = "whole frames (test.num_crops=0) differ in size; test on 1 crop or more"
+        problem = "whole frames (test.num_crops=0) differ in size; use 1 crop or more"
     elif not batch_norms(model):
-        problem = f"{config.model.name} has no batch norms; leave it out"
+        problem = f"{config.model.name} has no batch norms; remove it"
     if problem is not None:
         raise ValueError(f"train.precise_norm_clips: {problem}")
-    batches = make_loader(config, "train", distributed, samples, as_tested=True)
+    batches = make_loader(config, "train", parallel, samples, as_tested=True)
     return PreciseBatchNorm(batches, num_clips)
 
 
 def new_parameters(previous: Checkpoint) -> list[str]:
-    """Of a checkpoint: which parameters the weights that its run began with did not reach."""
+    """Returns the names of the parameters that were not pretrained when a run began."""
     groups: Any = previous["optimizer"]["param_groups"]
     return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
-def make_optimisation(
-    config: Config, steps_per_epoch: int, precision: Precision, mix: Mix | None = None,
+def make_settings(
+    config: Config,
+    steps_per_epoch: int,
+    precision: Precision,
+    mix: Mix | None = None,
     num_stages: int = 1,
-) -> OptimSettings:  # fmt: skip
-    """steps_per_epoch: updates, after accumulation. num_stages: the model's.
+) -> OptimSettings:
+    """Returns the settings of the optimizer steps.
+
+    Args:
+        steps_per_epoch: Optimizer steps, after accumulation.
+        mix: Mixes the clips of a batch.
+        num_stages: How many stages the model is trained in.
 
     Raises:
-        ValueError: a weight for an auxiliary loss that the model does not have; epochs that cannot
-            be shared out among the stages.
+        ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
+            cannot be divided among the stages.
     """
     train = config.train
     auxiliary_weights = _auxiliary_weights(config)
@@ -149,7 +160,7 @@ def make_optimisation(
 
 
 def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:
-    """The learning rate by the step of a stage (most runs are one)."""
+    """Returns the function from a step of a stage to its learning rate."""
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)
     schedules: dict[str, Callable[[int], float]] = {
         "cosine": partial(cosine, num_steps=num_steps, base=train.lr, warmup_steps=warmup_steps),
@@ -165,7 +176,7 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
-    """The attention system's own, changed by the recipe's."""
+    """Returns the attention system's weights, with the recipe's in their place."""
     name = config.model.attention.name
     own = SYSTEMS[name].losses if name in SYSTEMS else {}
     asked = config.train.auxiliary_weights
@@ -183,13 +194,13 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
 def make_precision(
     config: Config, model: nn.Module, device: torch.device
 ) -> tuple[Precision, str | None]:
-    """The precision to train in, and what to tell the user where it is not the one expected.
+    """Returns the precision to train in, and a note if it is not the usual one.
 
-    A foreign network whose convolutions have wrong bfloat16 gradients on a CPU (see conv.py)
-    is trained in float32 there.
+    Networks of other libraries whose convolutions have wrong bfloat16 gradients on a CPU (see
+    layers.py) are trained in float32 there.
 
     Raises:
-        ValueError: bfloat16 was asked for by name and cannot be trained in.
+        ValueError: If the recipe asks for bfloat16 and it would give wrong gradients.
     """
     name = config.train.precision
     if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":

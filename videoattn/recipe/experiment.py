@@ -1,0 +1,250 @@
+"""Puts a run together from a recipe, and trains it. Nothing else assembles a run."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videoattn.data.lists import Samples
+from videoattn.data.loader import ClipLoader
+from videoattn.engine.batches import ToVideo
+from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
+from videoattn.engine.failures import SKIPPED, read_failures
+from videoattn.engine.finetune import FineTuning
+from videoattn.engine.parallel import Parallel, init_parallel
+from videoattn.engine.plan import EpochPlan, num_stages
+from videoattn.engine.precision import resolve_precision
+from videoattn.engine.state import RunSettings, TrainState
+from videoattn.engine.step import OptimSettings
+from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.files import write_text
+from videoattn.recipe.config import Config
+from videoattn.recipe.console import show
+from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.folder import RUNS, claim
+from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.model import make_model
+from videoattn.recipe.training import (
+    make_fine_tuning,
+    make_optimizer,
+    make_precise_bn,
+    make_precision,
+    make_settings,
+    new_parameters,
+)
+
+NUM_FAILURES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run consists of, on its device and ready to train.
+
+    Args:
+        samples: The training and test videos.
+        preprocess: Frames (N, T, C, H, W) uint8 to what the network takes.
+        test_batches: None if the run does not validate.
+        notes: What the user should know before it starts.
+    """
+
+    config: Config
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: OptimSettings
+    plan: EpochPlan
+    samples: dict[str, Samples]
+    train_batches: ClipLoader
+    test_batches: ClipLoader | None
+    preprocess: ToVideo
+    notes: list[str]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.samples["train"].class_names
+
+    @property
+    def meta(self) -> CheckpointMeta:
+        """The metadata of the run's checkpoints: all that prediction needs beside the weights."""
+        values = to_dict(self.config)
+        return {
+            "config": values,
+            "class_names": list(self.class_names),
+            "preprocessing": {**values["clip"], "test": values["test"]},
+        }
+
+    def fit(self, folder: Path, parallel: Parallel, previous: Checkpoint | None) -> TrainResult:
+        """Trains, and writes checkpoints and metrics to the folder."""
+        train = self.config.train
+        validation = None
+        if self.test_batches is not None:
+            validation = Validation(
+                self.test_batches,
+                every_epochs=train.validate_every,
+                max_views=self.config.test.batch_size,
+            )
+        run = RunSettings(
+            folder,
+            self.meta,
+            seed=self.config.seed,
+            describe=lambda index: str(self.samples["train"].path(index)),
+            max_failures=self.config.data.max_failures,
+            save_every_steps=train.save_every_steps,
+            keep_epochs=train.keep_epochs,
+        )
+        return fit(
+            self.model,
+            self.optimizer,
+            self.train_batches,
+            to_video=self.preprocess,
+            settings=self.settings,
+            plan=self.plan,
+            run=run,
+            validation=validation,
+            parallel=parallel,
+            resume=previous,
+        )
+
+
+def train(
+    recipe: str | Path | dict[str, Any],
+    *overrides: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    folder: Path | None = None,
+) -> TrainResult:
+    """Trains what a recipe describes, as the command `videoattn train` does.
+
+    Args:
+        recipe: A YAML file, or its content as nested dictionaries.
+        overrides: Changes to the recipe, such as "train.lr=0.02".
+        resume: Continue the run in the folder from its last checkpoint.
+        overwrite: Erase an earlier run in the folder.
+        device: auto, cpu, cuda or cuda:N.
+        folder: Output folder; runs/<name> by default.
+
+    Raises:
+        ValueError: If the recipe or the dataset is wrong, or the folder holds a run already.
+        DecodeError: If a training video cannot be decoded, unless the recipe skips those.
+    """
+    notes: list[str] = []
+    config = load(recipe, overrides, notes=notes)
+    folder = folder or RUNS / config.name
+    with init_parallel(device) as parallel, ExitStack() as stack:
+        samples = {name: make_samples(config.data, name) for name in ("train", "test")}
+        previous = stack.enter_context(
+            claim(folder, config, parallel, resume=resume, overwrite=overwrite)
+        )
+        experiment = assemble(config, parallel, previous, samples=samples)
+        if parallel.is_main:
+            show(f"{folder}: {_summary(experiment, parallel)}")
+            for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
+                show(f"note: {note}")
+        result = experiment.fit(folder, parallel, previous)
+        if parallel.is_main and result.state.num_skipped:
+            _show_skipped(folder, result.state, experiment)
+        return result
+
+
+def assemble(
+    config: Config,
+    parallel: Parallel,
+    previous: Checkpoint | None = None,
+    *,
+    samples: dict[str, Samples] | None = None,
+) -> Experiment:
+    """Builds every part of a run from its config.
+
+    Args:
+        previous: The checkpoint that the run resumes from; its weights are loaded by `fit`.
+        samples: The training and test videos, if they have been read already.
+
+    Raises:
+        ValueError: If a setting or the dataset is wrong. The message names the key.
+    """
+    samples = samples or {name: make_samples(config.data, name) for name in ("train", "test")}
+    num_classes = len(samples["train"].class_names)
+    torch.manual_seed(config.seed)
+    model = make_model(config.model, num_classes).to(parallel.device)
+    new: list[str] | None = None
+    notes: list[str] = []
+    if config.model.weights is not None:
+        if previous is not None:
+            new = new_parameters(previous)
+        else:
+            new, notes = load_initial_weights(model, config)
+    fine_tuning = make_fine_tuning(config, model, new)
+    precision, note = make_precision(config, model, parallel.device)
+    notes += [note] if note else []
+    batches = make_loader(config, "train", parallel, samples["train"])
+    steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
+    mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    test_batches = None
+    if config.train.validate_every:
+        test_batches = make_loader(config, "test", parallel, samples["test"])
+    return Experiment(
+        config,
+        model,
+        make_optimizer(model, config, fine_tuning),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        EpochPlan(
+            config.train.num_epochs,
+            config.train.stage_epochs,
+            fine_tuning or FineTuning(),
+            precise_bn,
+        ),
+        samples,
+        batches,
+        test_batches,
+        make_to_video(config.clip, parallel.device),
+        notes,
+    )
+
+
+def _summary(experiment: Experiment, parallel: Parallel) -> str:
+    model, samples = experiment.config.model, experiment.samples
+    attention = f" + {model.attention.name}" if model.attention.name else ""
+    size = sum(parameter.numel() for parameter in experiment.model.parameters())
+    dtype = resolve_precision(experiment.settings.precision, parallel.device)
+    return (
+        f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
+        f"{len(samples['train']):,} training and {len(samples['test']):,} test videos of "
+        f"{len(experiment.class_names)} classes"
+    )
+
+
+def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
+    """Writes the names of missing videos, and returns a note about each list of them."""
+    notes = []
+    for name, split, effect in (
+        ("train", "training", "left out"),
+        ("test", "test", "counted as failed"),
+    ):
+        missing = samples[name].missing
+        if missing:
+            file = folder / f"missing_{split}.txt"
+            write_text(file, "".join(f"{path}\n" for path in missing))
+            notes.append(
+                f"{len(missing):,} listed {split} videos are missing, and {effect}; {file} names "
+                "them"
+            )
+    return notes
+
+
+def _show_skipped(folder: Path, state: TrainState, experiment: Experiment) -> None:
+    num_failed = len(state.failed)
+    show(
+        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
+        f"{len(experiment.samples['train']):,} videos x {experiment.config.train.num_epochs} "
+        f"epochs; {folder / SKIPPED} lists {num_failed:,} videos:"
+    )
+    for failure in read_failures(folder / SKIPPED)[:NUM_FAILURES_SHOWN]:
+        show(f"  {failure.path}: {failure.reason}")
+    if num_failed > NUM_FAILURES_SHOWN:
+        show(f"  and {num_failed - NUM_FAILURES_SHOWN:,} more")
