@@ -17,7 +17,6 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 from common import print_table
-from videoattn.data.lists.spans import Spans
 
 from videoattn.data.lists import Samples, read_kinetics, read_list
 from videoattn.data.prepare.index import VideoIndex, write_index
