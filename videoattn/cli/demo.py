@@ -40,12 +40,12 @@ def command(
     """
     started = time.monotonic()
     clips, moving, still = folder / "clips", folder / "moving", folder / "still"
-    left = [str(run) for run in (moving, still) if run.exists()]
-    if left and not overwrite:
-        raise ValueError(
-            f"{' and '.join(left)} hold runs of an earlier demo; erase them with --overwrite, or "
-            "choose another folder"
-        )
+    for run in (moving, still):
+        if run.exists() and not overwrite:
+            raise ValueError(
+                f"{run} holds a run of an earlier demo; erase it with --overwrite, or choose "
+                "another folder"
+            )
     # Both networks are tested below, so that they need no validation.
     changes = [f"data.root={clips}", "train.validate_every=0"]
     load(RECIPE, changes)  # an error in the recipe comes before the clips are written
