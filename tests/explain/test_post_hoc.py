@@ -17,6 +17,7 @@ from videoattn.explain.post_hoc import (
 )
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
+from videoattn.types import ModelInfo
 
 TARGETS = torch.tensor([1, 2])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from videoattn.attention.capture import Tap, capture
+from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
     example_input,
@@ -26,12 +26,12 @@ class Joined(nn.Module):
         super().__init__()
         self.block = block
         self.places = tuple(places)
-        self._features: dict[str, Tensor] = {}
+        self._taps = Taps()
         for place in places:
-            model.get_submodule(place).register_forward_hook(Tap(self._features, place))
+            self._taps.tap_output(model.get_submodule(place), place)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [self._features.pop(place) for place in self.places]  # nothing is kept
+        features = [self._taps.pop(place) for place in self.places]  # nothing is kept
         result: Tensor = self.block(x, *features)
         return result
 

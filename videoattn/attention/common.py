@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.functional import Grid, PairwiseAttention, autocast_off
+from videoattn.attention.functional import autocast_off
+from videoattn.attention.maps import PairwiseAttention
+from videoattn.types import Grid
 
 
 def check_odd(name: str, sizes: Sequence[int]) -> None:

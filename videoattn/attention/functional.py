@@ -22,9 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.attention.maps import PairwiseAttention as PairwiseAttention
-from videoattn.types import Grid as Grid
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 Tokens = Float[Tensor, "N P C"]
 Normaliser = Literal["softmax", "sigmoid", "count"]

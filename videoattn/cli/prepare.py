@@ -103,6 +103,9 @@ def index(
     root = existing_root(folder)
     items = {path: root / path for path in files.videos_in(root)}
     journal = files.Journal(root / f"{INDEX_NAME.removesuffix('.npz')}.jsonl", {"indexed": 1})
+    for name, record in list(journal.records.items()):
+        if "error" not in record and "starts" not in record:
+            del journal.records[name]  # of an earlier version
     records = examine_all(
         "indexed", files.describe, root, items, journal, num_workers=workers, seconds=seconds
     )

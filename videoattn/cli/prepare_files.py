@@ -9,7 +9,7 @@ import numpy as np
 
 from videoattn.data.lists import Missing, Samples
 from videoattn.data.prepare.verify import Journal, Record, describe, examine, videos_in
-from videoattn.data.processes import Crash, Task, in_processes
+from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.engine.progress import Display
 from videoattn.files import write_text
 from videoattn.recipe.console import show

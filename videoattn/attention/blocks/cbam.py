@@ -34,7 +34,7 @@ from videoattn.attention.blocks.gates import (
     zero_parameters,
 )
 from videoattn.attention.common import check_odd
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Video

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import small_weights, widen, zero_norm
 from videoattn.attention.functional import autocast_off
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
 

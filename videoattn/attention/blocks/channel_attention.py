@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import small_weights, widen, zero_norm
 from videoattn.attention.functional import attend, attention_weights, autocast_off
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.types import Video
 
 

@@ -28,14 +28,8 @@ from videoattn.attention.common import (
     small_weights,
     zero_norm,
 )
-from videoattn.attention.functional import (
-    PairwiseAttention,
-    Path,
-    attend,
-    attention_weights,
-    from_tokens,
-    to_tokens,
-)
+from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
 

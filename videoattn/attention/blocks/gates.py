@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.attention.common import widen
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
 

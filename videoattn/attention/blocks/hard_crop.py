@@ -36,10 +36,10 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.capture import InputTap, Tap
+from videoattn.attention.capture import Taps
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
 from videoattn.attention.insert import check_positions, output_shapes
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
 
@@ -192,7 +192,7 @@ class HardCrop(nn.Module):
 
     def _local(self, x: Video) -> tuple[Tensor, Tensor]:
         logits = self.local_branch(x)
-        del self._local_taps["features"]
+        self._local_taps.pop("features")
         return logits, mean_of_segments(self._local_taps.pop("pooled"))
 
     def _fused(self, pooled_g: Tensor, pooled_l: Tensor) -> Logits:
@@ -218,11 +218,11 @@ class HardCrop(nn.Module):
         return pixels.unflatten(0, (x.shape[0], -1))
 
 
-def _taps(model: nn.Module, after: str, classifier: str) -> dict[str, Tensor]:
-    """Returns a dictionary that each forward pass fills with f and the classifier's input."""
-    taps: dict[str, Tensor] = {}
-    model.get_submodule(after).register_forward_hook(Tap(taps, "features"))
-    model.get_submodule(classifier).register_forward_pre_hook(InputTap(taps, "pooled"))
+def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
+    """Collects f and the classifier's input in each forward pass."""
+    taps = Taps()
+    taps.tap_output(model.get_submodule(after), "features")
+    taps.tap_input(model.get_submodule(classifier), "pooled")
     return taps
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.pyramid import Level, PoolingOptions, PyramidPooling
 from videoattn.attention.common import mean_of_segments, small_weights
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 
 
 class InteractionPyramid(nn.Module):

@@ -23,15 +23,10 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.pairwise import PairwiseBlock
 from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
-from videoattn.attention.functional import (
-    Grid,
-    Normaliser,
-    PairwiseAttention,
-    autocast_off,
-    to_tokens,
-)
+from videoattn.attention.functional import Normaliser, autocast_off, to_tokens
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 FORMS: dict[str, tuple[str, Normaliser]] = {
     "embedded_gaussian": ("dot", "softmax"),

@@ -36,9 +36,7 @@ from videoattn.attention.common import (
 )
 from videoattn.attention.functional import (
     NORMALISERS,
-    Grid,
     Normaliser,
-    PairwiseAttention,
     Path,
     attend,
     attend_separable,
@@ -51,8 +49,9 @@ from videoattn.attention.functional import (
     separable_weights,
     to_tokens,
 )
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
 

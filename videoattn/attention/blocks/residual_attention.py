@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import STARTS
 from videoattn.attention.common import widen
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Video

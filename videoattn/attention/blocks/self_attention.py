@@ -21,17 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
 from videoattn.attention.common import evaluating, grid_of, pairwise_map, pool_keys
-from videoattn.attention.functional import (
-    Grid,
-    PairwiseAttention,
-    Path,
-    attend,
-    attention_weights,
-    from_tokens,
-    to_tokens,
-)
+from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 
 class SelfAttention(nn.Module):

@@ -22,7 +22,7 @@ from videoattn.attention.blocks.gates import (
     mean,
     zero_parameters,
 )
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
 

@@ -29,13 +29,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videoattn.attention.common import check_odd, grid_of, widen
-from videoattn.attention.functional import (
-    PairwiseAttention,
-    Path,
-    attend,
-    attention_weights,
-    autocast_off,
-)
+from videoattn.attention.functional import Path, attend, attention_weights, autocast_off
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
 
