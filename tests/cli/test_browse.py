@@ -180,7 +180,10 @@ def test_a_video_that_fails_is_named(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda recipe: browse(recipe, split="val"), "^--split: got 'val'; choose train or test$"),
+        (
+            lambda recipe: browse(recipe, split="val"),
+            "^--split: 'val' does not exist; choose from train, test$",
+        ),
         (
             lambda recipe: browse(recipe, ["test.num_crops=10"], split="test"),
             "^test.num_crops: five of ten crops are mirrored, and the mirror image of 'moves_left' "

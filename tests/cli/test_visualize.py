@@ -169,7 +169,7 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
     misspelled = refused("--method", "cam", "--target", "rigth")
     assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
     words = ("--method", "cam", "--query", "0,1,1")
-    assert "cam has no query; leave out --query or --method" in refused(*words)
+    assert "cam has no query: leave out --query, or --method" in refused(*words)
     assert "--target is the class of a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
 

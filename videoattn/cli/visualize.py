@@ -33,30 +33,31 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FRAME,X,Y",
-            help="Draw where this pixel of this frame of the video looks. May be repeated. By "
-            "default, the positions that receive the most attention.",
+            help="Show where this pixel of this frame of the video attends to. Repeatable; the "
+            "positions that receive the most attention if not given.",
         ),
     ] = None,
     layer: Annotated[
         str | None,
         typer.Option(
-            help="An attention block, or a prefix of several. By default all, or the last of each "
-            "stage if there are many. With a CAM, its layer; by default the last stage."
+            help="An attention block, or a prefix of several; all blocks if not given, or the last "
+            "of each stage if there are many. With a CAM: its layer; the last stage if not given."
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Instead of attention, draw what the score of a class depends on: cam, grad_cam, "
+            help="Draw what the score of a class depends on, instead of attention: cam, grad_cam, "
             "hires_cam, saliency, guided_backprop or occlusion."
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="The class of a --method; by default the predicted one."),
+        typer.Option(help="With --method: the class; the predicted one if not given."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", help="A folder; RUN/pictures if not given.")
+        Path | None,
+        typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -70,7 +71,7 @@ def command(
         visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
         return
     if query:
-        raise ValueError(f"{method} has no query; leave out --query or --method")
+        raise ValueError(f"{method} has no query: leave out --query, or --method")
     visualize_score(
         run, video, method=method, layer=layer, target=target, folder=output, device=device
     )
