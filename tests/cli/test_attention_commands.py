@@ -65,5 +65,5 @@ def test_a_comparison_continues_after_an_interruption(
     mean = 50 * sum(run["video_accuracy"] for run in results["none"])
     assert f"| none | {mean:.1f} % (" in table
     assert refused(*words, "--system", "nonlocal").startswith(
-        "error: 'nonlocal' is no system; choose from none, non_local"
+        "error: --system: 'nonlocal' does not exist (did you mean non_local?); choose from none, "
     )

@@ -72,34 +72,43 @@ def main(words: list[str] | None = None) -> None:
     )
     try:
         commands.main(words)
-    except Exception as error:
-        line = _line_of(error)
-        if line is None:
+    except SystemExit:
+        raise  # before the next line imports torch
+    except _expected_errors() as error:
+        sys.exit(f"error: {_one_line(error)}")
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
             raise
-        sys.exit(f"error: {line}")
+        hint = "use a smaller batch, or fewer or smaller frames"
+        sys.exit(f"error: {_one_line(error)}; {hint}")
 
 
-def _line_of(error: Exception) -> str | None:
-    """Returns one line for the user, or None for an error of the program."""
-    from torch import OutOfMemoryError
-
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors whose message is for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
     from videoattn.engine.step import NonFiniteError
+
+    ours = DecodeError, NonFiniteError, TooManyFailuresError
+    return ValueError, OSError, ImportError, MemoryError, RecursionError, *ours
+
+
+def _one_line(error: Exception) -> str:
     from videoattn.recipe.console import visible
 
-    expected = ValueError, OSError, ImportError, DecodeError, NonFiniteError, TooManyFailuresError
     text = str(error)
     if isinstance(error, MemoryError | RecursionError):
-        text = f"{text or 'out of memory'}; an input is damaged or too large"
-    elif isinstance(error, OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        text = f"{text.splitlines()[0]}; use a smaller batch, or fewer or smaller frames"
-    elif not isinstance(error, expected):
-        return None
+        text = f"an input is damaged or too large ({text or 'out of memory'})"
     elif isinstance(error, OSError) and error.filename is not None:
         name = error.filename
         text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
     return visible(re.sub(r"\s*\n\s*", " ", text))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    from torch import OutOfMemoryError
+
+    return isinstance(error, OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`videoattn browse`: draws the clips that a recipe feeds to its network."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 from math import ceil
 from pathlib import Path
@@ -22,7 +23,7 @@ from videoattn.explain.contact import Clip, draw_clips
 from videoattn.explain.marks import PNG_LEVEL
 from videoattn.explain.page import label_frames
 from videoattn.files import write_whole
-from videoattn.recipe.config import Config
+from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
@@ -93,7 +94,9 @@ def browse(
         clips,
         title=f"{config.name}: the network's input in {split}ing",
         details=_input(config, subset, f"{drawn} of {len(samples):,} videos"),
-        description=_augmentation(config) if subset == "train" else _views(config),
+        description=_changes("augment", config.augment)
+        if subset == "train"
+        else _changes("test", config.test),
         legend=_legend(config, subset),
     )
     output = output or Path(f"{config.name}_{split}.png")
@@ -194,54 +197,29 @@ def _input(config: Config, split: Subset, videos: str) -> str:
     height, width = clip.height, clip.width
     if split == "test":
         height, width = test.height or height, test.width or width
-    frames = f"{clip.num_frames} frames"
-    if clip.sampling == "dense":
-        frames += f", {clip.frame_stride} apart"
-    else:
-        frames += f" ({clip.sampling})"
+    apart = f", {clip.frame_stride} apart" if clip.sampling == "dense" else f" ({clip.sampling})"
     size = f"{height} \u00d7 {width} pixels"
     if split == "test" and not test.num_crops:
         size = f"whole frames, short side {test.short_side} pixels"
-    return f"{videos}  ·  {frames}  ·  {size}"
+    return f"{videos}  ·  {clip.num_frames} frames{apart}  ·  {size}"
 
 
-def _augmentation(config: Config) -> str:
-    augment = config.augment
-    scales = ", ".join(f"{scale:g}" for scale in augment.scales)
-    crops = {
-        "area": f"crop {augment.area[0]:g} to {augment.area[1]:g} of the frame's area",
-        "short_side": f"short side {augment.short_side[0]} to {augment.short_side[1]}, random crop",
-        "multi_scale": f"crop at 13 positions, scales {scales}",
-    }
-    shares = {
-        "gray": augment.grayscale,
-        "partly erased": augment.erase,
-        "mixup": augment.mixup,
-        "cutmix": augment.cutmix,
-    }
-    parts = [crops[augment.crop], "half mirrored" if augment.flip else "not mirrored"]
-    if augment.color_jitter:
-        parts.append(f"colors \u00b1 {augment.color_jitter:g}")
-    if augment.rand_augment:
-        magnitude = augment.rand_augment_magnitude
-        parts.append(f"{augment.rand_augment} of RandAugment at {magnitude}")
-    parts += [f"{100 * share:g} % {effect}" for effect, share in shares.items() if share]
-    return f"Random for each clip: {', '.join(parts)}"
-
-
-def _views(config: Config) -> str:
-    test = config.test
-    crops = {0: "uncut", 1: "center crop", 3: "three crops", 10: "five crops and their mirrors"}
-    clips = f"{test.num_clips} clips" if test.num_clips > 1 else "1 clip"
-    views = test.num_clips * max(test.num_crops, 1)
-    more = f"; {views} views, of which the middle clip's are drawn" if views > MAX_VIEWS else ""
-    return f"{clips} per video, {crops[test.num_crops]}{more}"
+def _changes(section: str, settings: AugmentConfig | TestConfig) -> str:
+    """Returns the settings that differ from the defaults, as a recipe names them."""
+    changes = [
+        f"{field.name}={getattr(settings, field.name)}"
+        for field in fields(settings)
+        if getattr(settings, field.name) != getattr(type(settings)(), field.name)
+    ]
+    return f"{section}: {', '.join(changes) or 'defaults'}"
 
 
 def _legend(config: Config, split: Subset) -> list[str]:
     parts = ["above each frame: its number in the video, and its time"]
     if split == "train" and config.augment.mixup + config.augment.cutmix:
         parts.append("mixed clips: both labels; frame numbers and file of the first")
+    if split == "test" and config.test.num_clips * max(config.test.num_crops, 1) > MAX_VIEWS:
+        parts.append("the views of the middle clip")
     if config.clip.still_frame:
         parts.append("every clip is its middle frame, repeated")
     return parts

@@ -86,27 +86,25 @@ def _config(name: str, row: PublicModel) -> Config:
     attention = AttentionConfig()
     if row.non_local is not None:
         attention = AttentionConfig("non_local", after=row.after, options=dict(row.non_local))
-    return Config(
-        name=name.replace("/", "_"),
-        data=DataConfig(root="data"),
-        clip=ClipConfig(
-            sampling=source.sampling,
-            num_frames=num_frames,
-            frame_stride=source.frame_stride,
-            height=source.size,
-            width=source.size,
-            mean=source.mean,
-            std=source.std,
-        ),
-        test=TestConfig(
-            num_clips=source.num_clips,
-            num_crops=source.num_crops,
-            short_side=source.short_side,
-            height=source.test_size,
-            width=source.test_size,
-        ),
-        model=ModelConfig(name=network, options=dict(row.options), attention=attention),
+    clip = ClipConfig(
+        sampling=source.sampling,
+        num_frames=num_frames,
+        frame_stride=source.frame_stride,
+        height=source.size,
+        width=source.size,
+        mean=source.mean,
+        std=source.std,
     )
+    test = TestConfig(
+        num_clips=source.num_clips,
+        num_crops=source.num_crops,
+        short_side=source.short_side,
+        height=source.test_size,
+        width=source.test_size,
+    )
+    model = ModelConfig(network, dict(row.options), attention=attention)
+    data = DataConfig(root="data")
+    return Config(name.replace("/", "_"), data=data, clip=clip, test=test, model=model)
 
 
 def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple[list[str], str]:

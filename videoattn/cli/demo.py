@@ -40,12 +40,12 @@ def command(
     """
     started = time.monotonic()
     clips, moving, still = folder / "clips", folder / "moving", folder / "still"
-    left = [str(run) for run in (moving, still) if run.exists()]
-    if left and not overwrite:
-        raise ValueError(
-            f"{' and '.join(left)} hold runs of an earlier demo; erase them with --overwrite, or "
-            "choose another folder"
-        )
+    for run in (moving, still):
+        if run.exists() and not overwrite:
+            raise ValueError(
+                f"{run} holds a run of an earlier demo; erase it with --overwrite, or choose "
+                "another folder"
+            )
     # Both networks are tested below, so that they need no validation.
     changes = [f"data.root={clips}", "train.validate_every=0"]
     load(RECIPE, changes)  # an error in the recipe comes before the clips are written
@@ -64,7 +64,11 @@ def command(
         video = _first_correct(clips, motion, scores)
         visualize(moving, video, folder=pictures / motion, device=device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
-    _show_results(scores, baseline, pictures)
+    show(
+        f"video accuracy {100 * scores.video_accuracy:.1f} %, on still frames "
+        f"{100 * baseline.video_accuracy:.1f} % (chance: {100 / len(MOTIONS):.1f} %)"
+    )
+    show(f"pictures: {pictures}")
     if scores.video_accuracy < EXPECTED:
         raise ValueError(
             f"the demo reached {100 * scores.video_accuracy:.1f} % video accuracy, and a working "
@@ -92,16 +96,3 @@ def _first_correct(clips: Path, motion: str, scores: Evaluation) -> Path:
     videos = sorted((clips / "test" / motion).iterdir())
     correct = scores.probabilities.argmax(1)[scores.labels == label] == label
     return videos[int(correct.int().argmax())]
-
-
-def _show_results(scores: Evaluation, baseline: Evaluation, pictures: Path) -> None:
-    lines = {
-        "clip accuracy": f"{100 * scores.clip_accuracy:.1f} %",
-        "video accuracy": f"{100 * scores.video_accuracy:.1f} %  ({scores.num_labelled} videos, "
-        f"{scores.num_views} views each)",
-        "still-frame baseline": f"{100 * baseline.video_accuracy:.1f} %  "
-        f"(chance: {100 / len(MOTIONS):.1f} %)",
-        "pictures": str(pictures),
-    }
-    for name, value in lines.items():
-        show(f"{name:>22}  {value}")

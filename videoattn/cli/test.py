@@ -64,7 +64,7 @@ def evaluate_run(
             _check_writable(folder)
         evaluation = predictor.evaluate(samples, parallel)
         if parallel.is_main:
-            _show_accuracy(predictor, evaluation)
+            show_accuracy(predictor, evaluation)
             # Imported late: scikit-learn and matplotlib take seconds.
             from videoattn.cli.report import write_report
 
@@ -88,7 +88,8 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
+def show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
+    """Prints a table of accuracies, the number of videos, and the first failures."""
     test = predictor.config.test
     table = Table(title=Text(visible(predictor.checkpoint)), title_justify="left")
     for name in ("", "top-1", "top-5", "over"):
@@ -105,7 +106,7 @@ def _show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
             numbers = (f"{100 * metrics[name]:.2f} %" for name in ("accuracy", "top5"))
             table.add_row(f"{part} {kind}".strip(), *numbers, over)
     table.caption = (
-        f"{evaluation.num_asked} videos requested, {evaluation.num_decoded} decoded, "
+        f"{evaluation.num_asked} videos asked for, {evaluation.num_decoded} decoded, "
         f"{evaluation.num_failed} failed"
     )
     console.print(table)

@@ -49,8 +49,8 @@ class CrossLayerNonLocal(nn.Module):
         scale: Multiply logits by 1/sqrt(inner_channels).
 
     Raises:
-        ValueError: If `mode` is unknown or there is no source; on forward, if the number of sources
-            is wrong.
+        ValueError: If `mode` is unknown or `source_channels` is empty; on forward, if the number of
+            sources is wrong.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it

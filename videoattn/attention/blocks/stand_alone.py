@@ -4,7 +4,7 @@ NeurIPS 2019, arXiv 1906.05909), extended to windows over frames.
     y_i = Σ_{j in window(i)} softmax_j(q_i · (k_j + r_{j-i})) v_j      q, k, v = W_q x, W_k x, W_v x
 
 This is computed for each head separately. r_{(a,b,c)} = [r_t(a) ; r_h(b) ; r_w(c)] is learned, and
-splits the width of a head among the axes. There is no factor 1/sqrt(d). The layer replaces a 3x3
+splits the width of a head among the axes. Logits have no factor 1/sqrt(d). The layer replaces a 3x3
 convolution; a stride becomes an average pool after it.
 
 Where we differ. The paper's window is k x k, which is a window of 1 frame here. The projections are
