@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parent / "bench"))
 from common import chosen_decoders, print_table, videos_under
 
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
-from videoattn.data.processes import Crash, in_processes
+from videoattn.data.workers import Crash, in_processes
 from videoattn.types import Frames
 
 # Names of chunks. The four bytes of a chunk's length follow the name (AVI) or precede it (MP4).

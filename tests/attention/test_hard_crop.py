@@ -313,6 +313,8 @@ def test_invalid_arguments_are_rejected() -> None:
         HardCrop(Pooled(), after="fc")
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'"):
         HardCrop(Pooled(), after="layer9")
+    with pytest.raises(ValueError, match="info: the structure of Conv3d is unknown; give the netw"):
+        HardCrop(nn.Conv3d(3, 3, 1), after="")
     headless = Pooled()
     headless.fc = nn.Identity()
     with pytest.raises(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from videoattn.attention.blocks.interaction_loss import unit_rows
-from videoattn.cli.train import train
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
+from videoattn.recipe.experiment import train
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
 
@@ -31,7 +31,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(clips: Path, folder: Path, *overrides: str) -> list[dict[str, float]]:
     """Trains a network and returns the last record of each epoch."""
-    train(RECIPE, [*SMALL, f"data.root={clips}", *overrides], folder=folder)
+    train(RECIPE, *SMALL, f"data.root={clips}", *overrides, folder=folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return list({line["epoch"]: line for line in lines}.values())
 

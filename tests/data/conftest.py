@@ -9,9 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import get_worker_info
 
-from videoattn.data.decode.video import Video
+from videoattn.data.decode.pyav import ToRGB, Video
+from videoattn.types import Frames
 
 MakeClip = Callable[..., Path]
 BreakDecoder = Callable[..., None]
@@ -30,6 +32,14 @@ COMMON_CLIPS = {
     "mpeg4.avi": {"codec": "mpeg4"},
 }
 """What `make_clip` is told, for clips of 18 frames."""
+
+
+def decode_all(path: Path) -> Frames:
+    """Decodes every frame from the first packet on: what defines the number of a frame."""
+    to_rgb = ToRGB()
+    with Video(path) as video:
+        images = [to_rgb(frame).copy() for frame in video.frames()]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 @pytest.fixture

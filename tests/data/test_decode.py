@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import COMMON_CLIPS, MakeClip
-from videoattn.data import decode as decode_module
-from videoattn.data.decode import Block, DecodeError, count_frames, decode, frame_times, probe
-from videoattn.data.decode.pyav import read_from_start
-from videoattn.data.decode.video import Video
+from tests.data.conftest import COMMON_CLIPS, MakeClip, decode_all
+from videoattn.data.decode import (
+    DecodeError,
+    Video,
+    check_decoder,
+    count_frames,
+    decode,
+    frame_times,
+    probe,
+)
 
 
 def levels(frames: torch.Tensor) -> list[int]:
@@ -66,9 +71,9 @@ def test_bad_arguments(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match=r"^indices: got \[\]; need one or more"):
         decode(path, [])
     with pytest.raises(
-        ValueError, match=r"^decoder: got 'cv2'; choose from auto, pyav, decord, torchcodec$"
+        ValueError, match=r"^decoder: 'cv2' does not exist; choose from auto, pyav, decord, torchc"
     ):
-        decode_module._reader("cv2", None)
+        check_decoder("cv2")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_nothing_stays_open(make_clip: MakeClip) -> None:
 def test_mp4_is_listed_up_to_the_last_asked_frame(
     name: str, at_most: int, make_clip: MakeClip
 ) -> None:
-    """B-pictures are stored behind what they need: some packets more than frames have to come."""
+    """B-frames are stored after the frames that they need, so a few more packets are listed."""
     path = make_clip(name, 50, options={"bf": "3", "b-adapt": "0"})
     with Video(path) as video:
         times = [packet.pts for packet in video.packets()]
@@ -187,9 +192,33 @@ def test_times_that_tell_the_order_of_decoding(make_clip: MakeClip) -> None:
             packet.stream = stream
             packet.pts = packet.dts = packet.dts - first
             new.mux(packet)
-    block = Block(30)
-    read_from_start(path, np.arange(30), block.put)
-    every = block.frames()
+    every = decode_all(path)
     assert levels(every) == list(range(30))
     for frame in range(30):
         assert torch.equal(decode(path, [frame])[0], every[frame])
+
+
+def test_an_open_video_is_listed_once(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_clip("a.mp4", 30)
+    every = decode(path, range(30))
+    opened: list[str] = []
+    with Video(path) as video:
+        monkeypatch.setattr("av.open", lambda *_, **__: opened.append("again"))
+        assert video.num_frames == 30
+        assert frame_times(video).tolist() == pytest.approx([i / 25 for i in range(30)])
+        for wanted in ([29], [3, 12], [0, 28, 1]):
+            assert torch.equal(decode(video, wanted), every[wanted])
+    assert opened == []
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mpg"])
+def test_an_open_video_that_has_to_be_decoded(name: str, make_clip: MakeClip) -> None:
+    path = make_clip(name, 20, codec="mpeg4" if name == "a.avi" else "mpeg1video")
+    every = decode_all(path)
+    with Video(path) as video:
+        assert torch.equal(decode(video, [7]), every[[7]])
+        assert video.num_frames == 20
+        assert len(video.frame_times()) == 20
+        assert torch.equal(decode(video, [3, 19]), every[[3, 19]])
+        with pytest.raises(DecodeError, match="frame 20 was asked for, but only 20 frames decode"):
+            decode(video, [20])

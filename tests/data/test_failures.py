@@ -142,7 +142,7 @@ def test_raise_stops_at_the_first_and_names_it(
     message = train(*words)
     assert isinstance(message, str)
     assert message.startswith(f"error: {first}: ")
-    assert message.endswith("; data.on_error=skip goes on without it")
+    assert message.endswith("; on_error=skip continues without it")
     steps = records("metrics.jsonl")
     assert all(record["step"] <= paths.index(first) // 4 for record in steps)
 
@@ -155,7 +155,7 @@ def test_a_decoder_that_never_returns_is_skipped_and_listed(
     assert train("data.num_workers=2", "data.decode_timeout_seconds=1") == 0
     (line,) = records("skipped.jsonl")
     assert line["path"] == "videos/train/left/007.mp4"
-    assert line["reason"] == "took longer to read than data.decode_timeout_seconds=1"
+    assert line["reason"] == "took longer to decode than timeout_seconds=1"
     last = records("metrics.jsonl")[-1]
     assert (last["seen"], last["skipped"], last["failed"]) == (58, 2, 1)
 
@@ -168,8 +168,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_the_files_name(
     break_decoder(lambda: os.kill(os.getpid(), signal.SIGKILL), "007.mp4")
     started = time.monotonic()
     assert train("data.num_workers=2") == (
-        "error: videos/train/left/007.mp4: a loader process was killed by SIGKILL while it read "
-        "this file; is memory short?"
+        "error: videos/train/left/007.mp4: a worker was killed by SIGKILL while it decoded this "
+        "file; is memory short?"
     )
     assert time.monotonic() - started < 60  # the promise; seconds, mostly of waiting
 

@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from tests.data.test_dataset import train_set
-from videoattn.data.decode import Block, DecodeError
-from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode import DecodeError, count_frames, decode
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import read_frames, read_jester
 
 TEMPLATE = "img_{:05d}.jpg"
 
 
 def pictures(folder: Path, count: int, template: str = TEMPLATE) -> Path:
-    """Frame i is grey, 20 + 4 * i."""
+    """Frame i is gray, 20 + 4 * i."""
     folder.mkdir(parents=True)
     for i in range(count):
         Image.new("L", (24, 16), 20 + 4 * i).save(folder / template.format(i + 1), quality=95)
@@ -23,22 +23,24 @@ def pictures(folder: Path, count: int, template: str = TEMPLATE) -> Path:
 
 
 def read(folder: Path, wanted: list[int]) -> torch.Tensor:
-    block = Block(len(wanted))
-    read_folder(folder, np.array(wanted), block.put, TEMPLATE)
-    return block.frames()
+    return decode(FrameFolder(folder, TEMPLATE), wanted)
+
+
+def count(folder: Path, template: str = TEMPLATE) -> tuple[int, float]:
+    return count_frames(FrameFolder(folder, template))
 
 
 def levels(frames: torch.Tensor) -> list[int]:
     return ((frames.float().mean(dim=(1, 2, 3)) - 20) / 4).round().int().tolist()
 
 
-def test_frames_are_put_in_turn(tmp_path: Path) -> None:
+def test_frames_by_number(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a", 6)
     frames = read(folder, [0, 4, 5])
     assert frames.shape == (3, 3, 16, 24)
     assert frames.dtype == torch.uint8
     assert levels(frames) == [0, 4, 5]
-    assert count_folder(folder, TEMPLATE) == (6, 0.0)
+    assert count(folder) == (6, 0.0)
 
 
 def test_damage(tmp_path: Path) -> None:
@@ -57,11 +59,11 @@ def test_damage(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=f"^{re.escape(str(folder))}: {reason}$") as error:
             read(folder, [0, index])
         assert error.value.num_frames is None, "no other frames may be drawn instead"
-    assert count_folder(folder, TEMPLATE) == (3, 0.0)
+    assert count(folder) == (3, 0.0)
     with pytest.raises(DecodeError, match=r"none: No such file or directory$"):
-        count_folder(tmp_path / "none", TEMPLATE)
+        count(tmp_path / "none")
     with pytest.raises(DecodeError, match=r"a: no frame {:05d}.png".replace("{:05d}", "00001")):
-        count_folder(folder, "{:05d}.png")
+        count(folder, "{:05d}.png")
 
 
 def test_clips_from_folders_with_known_counts(tmp_path: Path) -> None:
@@ -98,10 +100,23 @@ def test_jester_counts_frames_on_first_use(tmp_path: Path) -> None:
     assert np.diff(levels(sample.frames[0])).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("template", ["img.jpg", "img_{:05d}_{}.jpg", "{name}.jpg", "{:q}.jpg"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "img.jpg",
+        "img_{:05d}_{}.jpg",
+        "{name}.jpg",
+        "{:q}.jpg",
+        "{0!s:.1}",
+        "{:>4000000000}",
+        "{0.x}.jpg",
+        "../x{:05d}.jpg",
+        "/x{:05d}.jpg",
+    ],
+)
 def test_template(template: str, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^frame_template: got '.*'; it needs one place for the frame's number, as",
+        match=r"^frame_template: got '.*'; need a file name with one frame number, as",
     ):
         read_frames(tmp_path / "list.txt", tmp_path, frame_template=template)

@@ -4,19 +4,20 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from videoattn.data.dataset import ClipDataset, Sample
-from videoattn.data.decode import DecodeError, decode_each
-from videoattn.data.decode.video import Put, Source, Wanted
+from videoattn.data.decode import DecodeError, decode
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import to_video
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
-from videoattn.types import Batch
+from videoattn.types import Batch, Frames
 
 
 def dataset(root: Path, **kwargs) -> ClipDataset:
@@ -163,14 +164,14 @@ def test_threads_of_one_process(
     torch.set_num_threads(3)
     found: list[tuple[str, int]] = []
 
-    def read(path: Source, wanted: Wanted, put: Put) -> None:
+    def noting(path: Path, wanted: np.ndarray, **options: Any) -> Frames:
         found.append((threading.current_thread().name, torch.get_num_threads()))
         together.wait(timeout=20)  # both are at work at once
-        decode_each(path, wanted, put)
+        return decode(path, wanted, **options)
 
     together = threading.Barrier(max(num_threads, 1))
     try:
-        batches = ClipLoader(dataset(thirteen, read=read), batch_size=2, shuffle=False)
+        batches = ClipLoader(dataset(thirteen, decode=noting), batch_size=2, shuffle=False)
         for _ in range(2):
             assert sum(len(batch.labels) for batch in islice(batches.epoch(0), 6)) == 12
         assert torch.get_num_threads() == 3
@@ -191,17 +192,37 @@ def test_an_error_leaves_no_thread_at_work(thirteen: Path, monkeypatch: pytest.M
     monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: 2)
     done: list[int] = []
 
-    def read(path: Source, wanted: Wanted, put: Put) -> None:
+    def failing(path: Path, wanted: np.ndarray, **options: Any) -> Frames:
         if str(path).endswith("01.mp4"):
             raise RuntimeError("of another kind")
         time.sleep(0.1)
-        decode_each(path, wanted, put)
+        frames = decode(path, wanted, **options)
         done.append(1)
+        return frames
 
-    batches = ClipLoader(dataset(thirteen, read=read), batch_size=4, shuffle=False)
+    batches = ClipLoader(dataset(thirteen, decode=failing), batch_size=4, shuffle=False)
     with pytest.raises(RuntimeError, match=r"^of another kind$"):
         list(batches.epoch(0))
     assert len(done) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_that_are_held_stay_as_they_are(num_workers: int, thirteen: Path) -> None:
+    batches = loader(thirteen, num_workers=num_workers, batch_size=1)
+    held = [batch.frames for epoch in range(3) for batch in batches.epoch(epoch)]
+    fresh = [
+        batch.frames.clone()
+        for epoch in range(3)
+        for batch in loader(thirteen, batch_size=1).epoch(epoch)
+    ]
+    assert len(held) == 39
+    assert all(torch.equal(a, b) for a, b in zip(held, fresh, strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_channels_last_in_memory(num_workers: int, thirteen: Path) -> None:
+    for batch in loader(thirteen, num_workers=num_workers).epoch(0):
+        assert batch.frames.movedim(-3, -1).is_contiguous()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

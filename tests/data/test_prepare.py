@@ -12,8 +12,7 @@ from PIL import Image
 from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data import dataset as dataset_module
-from videoattn.data.decode import count_frames, decode, frame_times, probe
-from videoattn.data.decode.video import PacketIndex, Video
+from videoattn.data.decode import Video, count_frames, decode, frame_times, probe
 from videoattn.data.lists import read_folders
 from videoattn.data.prepare.index import read_index, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, reencode, scaled
@@ -28,7 +27,7 @@ from videoattn.data.prepare.verify import (
     verify_folder,
     videos_in,
 )
-from videoattn.data.processes import Crash, in_processes
+from videoattn.data.workers import Crash, in_processes
 
 
 def at(item: int) -> int:
@@ -201,10 +200,10 @@ def test_reencoded_frames_times_and_key_frames(make_clip: MakeClip, tmp_path: Pa
     grey = decode(out, range(21)).float().mean(dim=(1, 2, 3))
     assert grey.tolist() == pytest.approx([20 + 4 * i for i in range(21)], abs=1.5)
     with Video(out) as video:
-        index = PacketIndex.of(video, list(video.packets()))
-    assert index is not None
-    assert len(index.keys) >= 6
-    assert np.diff([*index.keys, 21]).max() <= 4
+        assert video.packet_index is not None
+        keys = video.packet_index.keys
+    assert len(keys) >= 6
+    assert np.diff([*keys, 21]).max() <= 4
     assert [file.name for file in out.parent.iterdir()] == ["out.mp4"]
 
 

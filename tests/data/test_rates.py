@@ -10,7 +10,7 @@ import torch
 from tests.data.conftest import TORCHCODEC, MakeClip, needs_ffmpeg
 from tests.data.test_decode import levels
 from videoattn.data.dataset import ClipDataset, sample_generator
-from videoattn.data.decode import Block, DecodeError, check_decoder, decode, decode_each
+from videoattn.data.decode import DecodeError, check_decoder, decode
 from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
@@ -48,7 +48,7 @@ def test_target_rate_goes_by_the_frames_times(make_clip: MakeClip) -> None:
 
 def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    monkeypatch.setattr("videoattn.data.decode.video.Video.fps", 0.0)
+    monkeypatch.setattr("videoattn.data.decode.pyav.Video.fps", 0.0)
     failure = dataset_of(path, target_fps=10.0).fetch((0, 0))
     assert failure.reason == "names no frame rate, so its frames have no times"
 
@@ -57,7 +57,7 @@ def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
 def test_samples_are_the_same_by_each_decoder(decoder: str, make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 55, size=(32, 64))
     ours = dataset_of(path).fetch((0, 0))
-    theirs = dataset_of(path, read=partial(decode_each, decoder=decoder)).fetch((0, 0))
+    theirs = dataset_of(path, decode=partial(decode, decoder=decoder)).fetch((0, 0))
     assert torch.equal(ours.frames, theirs.frames)
 
 
@@ -145,13 +145,13 @@ def test_training_has_its_own_options(tmp_path: Path) -> None:
 
 def test_a_refused_file_is_a_failure(make_clip: MakeClip) -> None:
     path = make_clip("a.mpg", 9, codec="mpeg1video")
-    decord = partial(decode_each, decoder="decord")
-    failure = dataset_of(path, read=decord).fetch((0, 0))
+    decord = partial(decode, decoder="decord")
+    failure = dataset_of(path, decode=decord).fetch((0, 0))
     assert failure.reason == (
         "decoder decord is not exact in files of the kind mpeg; choose decoder pyav"
     )
     with pytest.raises(DecodeError, match="choose decoder pyav"):
-        dataset_of(path, read=decord, on_error="raise")[0, 0]
+        dataset_of(path, decode=decord, on_error="raise")[0, 0]
 
 
 def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -163,9 +163,7 @@ def test_large_videos_may_be_decoded_small(make_clip: MakeClip, tmp_path: Path) 
     assert decode(path, [3], short_side=49).shape[2:] == (96, 160)  # less than twice as large
     make_clip("test/a/a.mp4", 14, size=(96, 160))
     loader = make_loader(recipe(tmp_path, "data.decode_short_side=40"), "test", Parallel())
-    block = Block(2)
-    loader.dataset.read(path, np.arange(2), block.put)
-    assert block.frames().shape[2:] == (40, 67)
+    assert loader.dataset.decode(path, [0, 1]).shape[2:] == (40, 67)
     for words in ({"decoder": "decord", "short_side": 40}, {"decoder": "pyav", "short_side": 0}):
         with pytest.raises(
             ValueError, match=r"^short_side: got \d+ with decoder \w+; need 1 or more"

@@ -14,7 +14,7 @@ from tests.data.test_dataset import train_set
 from tests.data.test_loader import same
 from videoattn.data import shards as shards_module
 from videoattn.data.decode import DecodeError, count_frames, decode
-from videoattn.data.decode.video import Encoded
+from videoattn.data.decode.source import VideoBytes
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.shards import write_shards
@@ -86,14 +86,14 @@ def test_nothing_to_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_a_video_in_memory_decodes_as_its_file(decoder: Any, thirteen: Path) -> None:
     for name in ("left/01.mp4", "left/03.mkv"):
-        video = Encoded("name", (thirteen / name).read_bytes())
+        video = VideoBytes("name", (thirteen / name).read_bytes())
         assert count_frames(video) == count_frames(thirteen / name)
         wanted = decode(thirteen / name, [7, 2, 2], decoder=decoder)
         assert torch.equal(decode(video, [7, 2, 2], decoder=decoder), wanted)
     with pytest.raises(DecodeError, match=r"^name: the file is empty \(0 bytes\)$"):
-        decode(Encoded("name", b""), [0])
+        decode(VideoBytes("name", b""), [0])
     with pytest.raises(DecodeError, match=r"^name: cannot be opened as a video: "):
-        decode(Encoded("name", b"no video"), [0])
+        decode(VideoBytes("name", b"no video"), [0])
 
 
 def test_the_samples_of_files(thirteen: Path, folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_shards_that_were_consumed_are_not_opened(
     opened: list[str] = []
     read = shards_module.read_shard
 
-    def noting(url: str, first: int, num_classes: int) -> Iterator[Encoded]:
+    def noting(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
         opened.append(Path(url).name)
         return read(url, first, num_classes)
 
@@ -218,7 +218,7 @@ def test_patterns_pipes_and_urls(folder: Path) -> None:
     some = open_shards(str(folder), f"{{000001..{last}}}.tar")
     assert len(some) == 13 - int(open_shards(str(folder), ".").counts[0])
     (first, *_) = some.read([0])
-    assert isinstance(first, Encoded)
+    assert isinstance(first, VideoBytes)
     assert first.name.startswith(f"000001.tar/{some.names[0]:08d} (")
 
 
@@ -237,7 +237,7 @@ def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
     with pytest.raises(
         DecodeError,
         match=rf"^{re.escape(path)}: the shard gives (\d) of its {count} samples \(.+\); "
-        rf"the last good one: 000001\.tar/\d{{8}} \(.+\); data.on_error=skip goes on without it$",
+        rf"the last good one: 000001\.tar/\d{{8}} \(.+\); on_error=skip continues without it$",
     ):
         list(loader(folder, shuffle=False, num_workers=num_workers).epoch(0))
     batches = list(loader(folder, shuffle=False, on_error="skip", num_workers=num_workers).epoch(0))
@@ -270,11 +270,11 @@ def test_other_damage(damage: Any, problem: str, folder: Path) -> None:
     shards = open_shards(str(folder), ".")
     wanted = range(int(shards.firsts[1]), int(shards.firsts[2]))
     for found in shards.read(list(wanted)):
-        assert not isinstance(found, Encoded)
+        assert not isinstance(found, VideoBytes)
         assert found.path.endswith("/000001.tar")
         assert re.search(problem, found.reason)
     (after,) = shards.read([int(shards.firsts[2])])
-    assert isinstance(after, Encoded)
+    assert isinstance(after, VideoBytes)
 
 
 def relabel(path: Path, label: bytes | None) -> None:
@@ -297,11 +297,11 @@ def test_a_pipe_that_fails(folder: Path) -> None:
     size.write_text("1000000")
     command = f"pipe:test -s {size} && cat {folder}/000000.tar | head -c $(cat {size})"
     shards = open_shards("", command)
-    assert all(isinstance(video, Encoded) for video in shards.read(range(len(shards))))
+    assert all(isinstance(video, VideoBytes) for video in shards.read(range(len(shards))))
     for text, problem in (("3000", "unexpected end of data"), ("", "empty file|exit code 1")):
         size.write_text(text)
         *_, last = shards.read(range(len(shards)))
-        assert not isinstance(last, Encoded)
+        assert not isinstance(last, VideoBytes)
         assert re.search(rf"gives 0 of its \d samples \(.*({problem})\)", last.reason)
     ended = r"none/shards\.json cannot be read \(the command that reads it ended with exit code 1\)"
     with pytest.raises(ValueError, match=ended):

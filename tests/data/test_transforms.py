@@ -3,8 +3,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tests.data.transformed import crop_resize, transformed
-from videoattn.data.decode.cut import Clips
+from tests.data.transformed import crop_resize, transformed, views_of
 from videoattn.data.transforms import Box, TestTransform, to_video
 
 
@@ -48,13 +47,7 @@ def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
     frames = torch.randint(0, 256, (4, 3, 40, 60), dtype=torch.uint8, generator=generator())
     places = np.array([[0, 2, 2], [3, 2, 0]])  # frame 1 is in neither
     transform = TestTransform(32, crop=(32, 32), num_crops=num_crops)
-    images = frames.movedim(1, -1).numpy()
-    made = Clips(transform, places, generator())
-    for slot in (0, 1, 2, 3):
-        made.put(slot, images[3 - slot])
-    for slot in range(4):  # after a setback: these count
-        made.put(slot, images[slot])
-    out = made.finish()
+    out = views_of(transform, frames, places, generator())
     clips = frames[torch.from_numpy(places)]
     assert torch.equal(out, transformed(transform, clips, generator()))
 

@@ -58,8 +58,8 @@ def leave() -> None:
 @pytest.mark.parametrize(
     ("do", "timeout_seconds", "reason"),
     [
-        (sleep_for_ever, 0.5, "took longer to read than data.decode_timeout_seconds=0.5"),
-        (crash, 0.0, "the loader process that read it was killed by SIGSEGV"),
+        (sleep_for_ever, 0.5, "took longer to decode than timeout_seconds=0.5"),
+        (crash, 0.0, "the worker that decoded it was killed by SIGSEGV"),
     ],
 )
 def test_a_file_that_stops_a_worker_is_named(
@@ -71,7 +71,7 @@ def test_a_file_that_stops_a_worker_is_named(
 ) -> None:
     break_decoder(do, "04.mp4")
     batches = loader(thirteen, timeout_seconds=timeout_seconds)
-    message = rf"^\S+/right/04\.mp4: {re.escape(reason)}; data\.on_error=skip goes on without it$"
+    message = rf"^\S+/right/04\.mp4: {re.escape(reason)}; on_error=skip continues without it$"
     with pytest.raises(WorkerDiedError, match=message):
         list(batches.epoch(0))
 
@@ -89,7 +89,7 @@ def test_skipping_goes_on_with_new_workers_to_the_same_bits(
         failed = [failure for batch in rest for failure in batch.failures]
         assert sorted(Path(failure.path).name for failure in failed) == ["04.mp4", "07.mp4"]
         assert {failure.reason for failure in failed} == {
-            "the loader process that read it was killed by SIGABRT"
+            "the worker that decoded it was killed by SIGABRT"
         }
         lost = torch.tensor([failure.index for failure in failed])
         for want, got in zip(whole, rest, strict=True):
@@ -113,7 +113,7 @@ def test_a_death_from_outside_is_no_files_fault(
     break_decoder: BreakDecoder,
 ) -> None:
     break_decoder(do, "04.mp4")
-    message = rf"/right/04\.mp4: a loader process was {re.escape(how)} while it read this file"
+    message = rf"/right/04\.mp4: a worker was {re.escape(how)} while it decoded this file"
     with pytest.raises(WorkerDiedError, match=message):
         list(loader(thirteen, on_error=on_error).epoch(0))
 
@@ -131,14 +131,16 @@ def test_a_worker_that_is_killed_at_rest(signum: int, thirteen: Path) -> None:
     os.kill(worker.pid, signum)
     worker.join()
     time.sleep(0.1)
-    with pytest.raises(WorkerDiedError, match=r"\.mp4: a loader process was .* this file"):
+    with pytest.raises(WorkerDiedError, match=r"\.mp4: a worker was .* this file"):
         list(epoch)
     assert len(list(batches.epoch(0))) == 13  # with new workers
 
 
 def test_killed_before_anything_was_read(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videoattn.data.loader._Fetch.__getitems__", lambda *_: kill_itself())
-    with pytest.raises(WorkerDiedError, match=r"^loader process \d+: was killed by SIGKILL before"):
+    monkeypatch.setattr(
+        "videoattn.data.loader._SampleFetcher.__getitems__", lambda *_: kill_itself()
+    )
+    with pytest.raises(WorkerDiedError, match=r"^worker process \d+: was killed by SIGKILL before"):
         list(loader(thirteen).epoch(0))
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tests.engine.fakes import FakeBatches, about, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import VALIDATION, adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.cli.train import train
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.checkpoint import load, save_folder
 from videoattn.engine.finetune import FineTuning
@@ -28,6 +27,7 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
+from videoattn.recipe.experiment import train
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import make_fine_tuning, make_optimizer, new_parameters
@@ -336,7 +336,7 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
         f"model.weights={source}", "train.freeze_backbone_epochs=1", "train.freeze_batch_norm=true",
         "train.backbone_lr_scale=0.1", "train.num_epochs=1",
     ]  # fmt: skip
-    train(tmp_path / "three.yaml", words, folder=folder)
+    train(tmp_path / "three.yaml", *words, folder=folder)
     before, after = (load(path / "checkpoint-last.pt") for path in (source, folder))
     assert len(after["model"]["fc.bias"]) == 3
     for name, value in after["model"].items():
@@ -344,4 +344,4 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
             assert torch.equal(value, before["model"][name]), name
     assert new_parameters(after) == ["fc.weight", "fc.bias"]
     shutil.rmtree(source)
-    assert train(tmp_path / "three.yaml", words, folder=folder, resume=True).state.step_of_run == 1
+    assert train(tmp_path / "three.yaml", *words, folder=folder, resume=True).state.step_of_run == 1

@@ -181,9 +181,9 @@ def test_a_clip_is_mixed_with_one_of_another_video(num_clips: int) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train.num_clips=3"], "^train: batch_size=4 counts clips, and is not a multiple of the "),
+        (["train.num_clips=3"], "^train.batch_size: got 4; need a multiple of train.num_clips=3"),
         (["train.num_clips=0"], r"num_clips=0 \(1 or more\) of each video$"),
-        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is no class"),
+        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is not a class"),
         (["augment.crop=multi_scale", "augment.scales=[2.0]"], r"^scales: got \(2.0,\); need one"),
         (["augment.rand_augment_magnitude=40"], "^rand_augment_magnitude: got 40; need 0 to 30$"),
     ],

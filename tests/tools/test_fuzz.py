@@ -12,7 +12,7 @@ from common import videos_under
 from tests.tools.conftest import Tables
 from tests.tools.test_bench import clips, make_clip  # noqa: F401 (fixtures)
 from videoattn.data.decode import decode
-from videoattn.data.processes import in_processes
+from videoattn.data.workers import in_processes
 
 
 def test_damaged_copies_end_in_frames_or_errors(clips: Path, tables: Tables) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""Caffe2's pickles: the published naming, models with frozen norms, and what is refused."""
+"""Caffe2 pickles: published names, models with frozen norms, refused content."""
 
 import pickle
 import re
@@ -18,14 +18,14 @@ NAMES = [name for name in DERIVED if name.startswith("nonlocal/")]
 
 
 def _arrays(name: str) -> dict[str, Any]:
-    """As the authors' script saves: weights, their momentum, and where the run was."""
+    """What the authors' script saves: weights, their momentum, the state of the run."""
     weights = {key: value.numpy() for key, value in state(derived(name)).items()}
     momenta = {f"{key}_momentum": np.zeros(1, np.float32) for key in ("conv1_w", "pred_b")}
     return {**weights, **momenta, "lr": np.float32(1e-4), "model_iter": 400001}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_blob_file_loads_into_every_public_name(name: str, tmp_path: Path) -> None:
+def test_blob_files_load(name: str, tmp_path: Path) -> None:
     arrays = _arrays(name)
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump({"blobs": arrays}, file, protocol=2)
@@ -41,7 +41,7 @@ def test_a_blob_file_loads_into_every_public_name(name: str, tmp_path: Path) -> 
             assert ours[renamed].min() == ours[renamed].max() == array.flat[0]
 
 
-def test_what_is_left_out_of_a_blob_file_is_listed() -> None:
+def test_ignored_blobs_are_listed() -> None:
     name = "nonlocal/i3d_baseline_8x8"
     weights = {key: torch.as_tensor(value) for key, value in _arrays(name).items()}
     explanation = explain(name, weights)
@@ -55,8 +55,8 @@ def test_what_is_left_out_of_a_blob_file_is_listed() -> None:
     assert all(key.endswith("num_batches_tracked") for key in explanation.filled)
 
 
-def test_pyslowfast_s_older_files_are_blobs_too() -> None:
-    """The same network by either naming."""
+def test_older_files_of_pyslowfast_are_blobs() -> None:
+    """Both namings give the same network."""
     name = "pyslowfast/I3D_NLN_8x8_R50"
     new = state(recorded(name))
     theirs = blobs("i3d_nonlocal_8x8")
@@ -72,7 +72,7 @@ def test_pyslowfast_s_older_files_are_blobs_too() -> None:
 
 
 def _published_name(key: str) -> str | None:
-    """The blob of a PySlowFast key: their converter, read backwards."""
+    """Returns the blob of a PySlowFast key: the inverse of their converter."""
     ends = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
     front, _, end = key.rpartition(".")
     if end == "num_batches_tracked":
@@ -86,7 +86,7 @@ def _published_name(key: str) -> str | None:
 
 
 def test_a_model_with_frozen_norms() -> None:
-    """y = s x + b, as the authors' affine layers, from batch norm without statistics."""
+    """Batch norm without statistics becomes y = s x + b, the authors' affine layer."""
     name = "nonlocal/i3d_nonlocal_8x8"
     affine = {k: v for k, v in state(derived(name)).items() if not k.endswith(("_rm", "_riv"))}
     model = from_state_dict(name, affine)
@@ -216,7 +216,7 @@ def test_a_dict_that_contains_itself(tmp_path: Path) -> None:
     assert read_state_dict(tmp_path / "a.pkl").keys() == {"w"}
 
 
-def test_a_dict_that_is_too_deep(tmp_path: Path) -> None:
+def test_a_dict_nested_too_deep(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(
         b"\x80\x02" + b"}U\x01a" * 5000 + b"K\x01" + b"s" * 5000 + b"."
     )
@@ -224,7 +224,7 @@ def test_a_dict_that_is_too_deep(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "a.pkl")
 
 
-def test_a_file_that_takes_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> None:
         raise MemoryError
 

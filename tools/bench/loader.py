@@ -34,7 +34,7 @@ from loader_sides import (
 )
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError, Decoder, count_frames, decode, decode_each, probe
+from videoattn.data.decode import DecodeError, Decoder, count_frames, decode, probe
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.reencode import Reencode, reencode
@@ -102,7 +102,7 @@ def ours(
         transform=TrainTransform(CROP),
         mirror=Mirror(0.5, ["any"]),
         on_error="skip",
-        read=partial(decode_each, decoder=decoder),
+        decode=partial(decode, decoder=decoder),
     )
     loader = ClipLoader(
         dataset, batch_size=BATCH_SIZE // num_clips, shuffle=True, num_workers=num_workers

@@ -4,9 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor
 
 from videoattn.attention.record import (
@@ -16,6 +18,7 @@ from videoattn.attention.record import (
     record_attention,
     recordable_blocks,
 )
+from videoattn.cli.arguments import Device, Run
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import decode, probe
 from videoattn.data.transforms import Box, resize
@@ -320,3 +323,54 @@ def _choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
 def _stage(block: str) -> str:
     """layer2.1.bn2.cbam is in layer2: what stands before the first number of a list of blocks."""
     return re.split(r"\.(?=\d)", block)[0]
+
+
+def command(
+    run: Run,
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,X,Y",
+            help="Show where this pixel of this frame of the video attends to. Repeatable; the "
+            "positions that receive the most attention if not given.",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="An attention block, or a prefix of several; all blocks if not given, or the last "
+            "of each stage if there are many. With a CAM: its layer; the last stage if not given."
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw what the score of a class depends on, instead of attention: cam, grad_cam, "
+            "hires_cam, saliency, guided_backprop or occlusion."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="With --method: the class; the predicted one if not given."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw where a network looks, across the frames of a video.
+
+    Writes contact sheets (PNG) and overlays (MP4).
+    """
+    if method is None:
+        if target is not None:
+            raise ValueError("--target is the class of a --method, such as --method grad_cam")
+        visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
+        return
+    if query:
+        raise ValueError(f"{method} has no query: leave out --query, or --method")
+    visualize_score(
+        run, video, method=method, layer=layer, target=target, folder=output, device=device
+    )

@@ -1,60 +1,51 @@
-"""Batches in an order that is a pure function of (seed, epoch), whatever the workers and ranks.
+"""Batches in an order that depends only on (seed, epoch), for any number of workers and ranks.
 
-Step s of a run on W ranks takes positions s*B*W .. (s+1)*B*W of the order, rank r every W-th of
-them from r on: each rank has batches of B, and the ranks together see what one process with
-batches of B*W sees.
+Step s of a run on W ranks takes positions s*B*W to (s+1)*B*W of the order, and rank r every W-th of
+them from r on. Each rank has batches of B, and together the ranks see what one process with batches
+of B*W sees.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videoattn.data.blocks import Blocks, Parcel
+from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.decode.cut import Memory
 from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.workers import Watch, WorkerDiedError
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor
 from videoattn.types import Batch, Failure
 
 AnyDataset = ClipDataset | ShardDataset
 
-_SKIP = "; data.on_error=skip goes on without it"
+_SKIP = "; on_error=skip continues without it"
 
-_THREADS = 2  # that decode in the trainer's process, on two cores: 1.2 - 1.3 times as fast as one
-
-
-class _Parts(NamedTuple):
-    """A batch on its way to the trainer, as little of it as can be."""
-
-    frames: Parcel | None  # of N samples, or more whose ends are empty; None if there is no sample
-    labels: list[int]
-    indices: list[int]
-    failures: tuple[Failure, ...]
+_THREADS = 2  # decode in the main process; on two cores 1.2 - 1.3 times as fast as one thread
 
 
 class ClipLoader:
-    """Yields batches; `skip_batches` resumes inside an epoch without decoding what was consumed.
+    """Yields batches; `skip_batches` resumes inside an epoch without decoding earlier batches.
 
     The last, smaller batch is kept. When shuffling (training), every rank takes the same number of
-    steps: a remainder of fewer samples than ranks, which would leave a rank without any, is left
-    out. Without shuffling (evaluation) every sample is counted once, and ranks may have unequal
-    numbers of batches.
+    steps: a remainder of fewer samples than ranks is left out, because some rank would get none.
+    Without shuffling (evaluation) every sample is counted once, and ranks may have unequal numbers
+    of batches. Batches are in pinned memory if there is a GPU.
 
-    num_workers: processes that decode, each in one thread; 0 is this process, in two threads where
-    it may use two cores.
+    A file fails if it crashes a worker or takes a worker longer than `timeout_seconds`. With
+    on_error="skip", the workers restart and continue without the file; the other samples do not
+    change. A worker that is killed from outside always ends the epoch.
 
-    Where a file makes a worker process crash, or keeps it for more than `timeout_seconds` (0: no
-    limit), the file has failed: with on_error="skip" the workers are started again and go on
-    without it, to the same bits. A worker that is killed from outside always ends the epoch.
+    Args:
+        num_workers: Processes that decode, each in one thread. 0 decodes in this process, in two
+            threads if it may use two cores.
+        timeout_seconds: 0 for no limit.
     """
 
     def __init__(
@@ -87,13 +78,13 @@ class ClipLoader:
         self.rank = rank
         self.world_size = world_size
         self.num_workers = num_workers
-        self._plan = _Plan()
-        self._watch = Watch(num_workers, timeout_seconds=timeout_seconds)
-        self._lost: dict[int, str] = {}  # samples that cost a worker, and why
-        self._loader: DataLoader[_Parts] | None = None
-        self._blocks = Blocks(num_workers)
+        self._batch_keys = _BatchKeys()
+        self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
+        self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
+        self._loader: DataLoader[Any] | None = None
+        self._pool = BufferPool(num_workers)
         num_threads = 1 if num_workers else min(_THREADS, _num_cores())
-        self._do_all = _one_by_one if num_threads == 1 else _InThreads(num_threads)
+        self._run_all = _one_by_one if num_threads == 1 else _Threads(num_threads)
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -102,30 +93,32 @@ class ClipLoader:
         return len(self.batches(epoch))
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from number `skip_batches` on.
+        """Yields the epoch's batches from number `skip_batches` on.
 
-        Raises: DecodeError at the batch of a file that fails, when the data set says "raise";
-        WorkerDiedError, which names the file, when a worker died.
+        Raises:
+            DecodeError: At the batch with a file that fails, if the dataset's on_error is "raise".
+            WorkerDiedError: If a worker died; it names the file.
         """
         batches = self.batches(epoch)
         done = skip_batches
         while True:
             try:
-                for parts in self._start(self.dataset.keys(epoch, batches[done:])):
-                    batch = self._batch(parts)
+                for loaded in self._start(epoch, batches[done:]):
+                    batch = self._finish(loaded)
                     if batch.failures and self.dataset.on_error == "raise":
                         raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
                     yield batch
+                    del loaded, batch  # so that their buffer is free while the next one loads
                     done += 1
                 return
-            except (RuntimeError, OSError, EOFError):  # what torch says of workers that died
-                deaths = self._watch.deaths(self.dataset.samples.path)
+            except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
+                deaths = self._monitor.crashed(self.dataset.samples.path)
                 if not deaths:
                     raise
-            # Their queues may be as dead as they are: all workers end here, and new ones begin.
+            # The workers' queues may be broken: end all workers, and start new ones.
             self._loader = None
-            self._watch.forget()
-            self._blocks = Blocks(self.num_workers)
+            self._monitor.reset()
+            self._pool = BufferPool(self.num_workers)
             for death in deaths:
                 if death.index is None:
                     raise death
@@ -133,33 +126,8 @@ class ClipLoader:
                     raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
                 self._lost[death.index] = death.reason
 
-    def _start(self, keys: Iterable[list[Any]]) -> Iterator[_Parts]:
-        self._plan.keys = keys
-        self._blocks.start()
-        if self._loader is not None:
-            return iter(self._loader)
-        self._loader = DataLoader(
-            _Fetch(self.dataset, self._watch, self._lost, self._blocks, self._do_all),
-            batch_sampler=self._plan,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            persistent_workers=self.num_workers > 0,
-            # A generator of its own: iterating must not advance the global random state.
-            generator=torch.Generator(),
-        )
-        with self._watch.starting():
-            return iter(self._loader)
-
-    def _batch(self, parts: _Parts) -> Batch:
-        if parts.frames is None:
-            frames = self.dataset.no_clips()
-        else:
-            frames = self._blocks.open(parts.frames)[: len(parts.labels)].movedim(-1, -3)
-        labels, indices = torch.tensor([parts.labels, parts.indices], dtype=torch.int64)
-        return Batch(frames, labels, indices, parts.failures)
-
     def order(self, epoch: int) -> list[int]:
-        """Every rank's samples, in the order in which they are seen."""
+        """Returns the samples of all ranks in the order of the epoch."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
         generator = torch.Generator()
@@ -169,16 +137,53 @@ class ClipLoader:
         return order[:-remainder] if 0 < remainder < self.world_size else order
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """The indices of each of this rank's batches."""
+        """Returns the indices of each of this rank's batches."""
         mine = self.order(epoch)[self.rank :: self.world_size]
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+
+    def _start(self, epoch: int, batches: list[list[int]]) -> "Iterator[_Loaded]":
+        self._batch_keys.keys = self.dataset.keys(epoch, batches)
+        self._pool.reclaim()
+        if self._loader is not None:
+            return iter(self._loader)
+        loader: DataLoader[Any] = DataLoader(
+            _SampleFetcher(self.dataset, self._monitor, self._lost, self._run_all),
+            batch_sampler=self._batch_keys,
+            num_workers=self.num_workers,
+            collate_fn=partial(_collate, self._pool),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            # Its own generator: iterating must not advance the global random state.
+            generator=torch.Generator(),
+        )
+        self._loader = loader
+        with self._monitor.starting():
+            return iter(loader)
+
+    def _finish(self, loaded: "_Loaded") -> Batch:
+        if loaded.frames is None:
+            frames = self.dataset.empty_batch()
+        else:
+            frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
+        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
+        return Batch(frames, labels, indices, tuple(loaded.failures))
+
+
+class _Loaded(NamedTuple):
+    """A batch on its way to the main process; channels are last."""
+
+    frames: UInt8[Tensor, "N V T H W C"] | None  # None if there is no sample
+    slot: Slot | None
+    labels: list[int]
+    indices: list[int]
+    failures: tuple[Failure, ...]
 
 
 _Task = Callable[[], Sample | Failure]
 
 
-class _Plan(Sampler[list[Any]]):
-    """The batches of the epoch to come: workers live through all epochs, so keys name theirs."""
+class _BatchKeys(Sampler[list[Any]]):
+    """Keys of the next epoch's batches. Workers live through all epochs, so keys name theirs."""
 
     def __init__(self) -> None:
         self.keys: Iterable[list[Any]] = []
@@ -187,105 +192,70 @@ class _Plan(Sampler[list[Any]]):
         return iter(self.keys)
 
 
-def _as_it_is(parts: Any) -> Any:
-    """`_Fetch` joins samples itself."""
-    return parts
-
-
-class _Fetch(Dataset[_Parts]):
-    """Makes batches. Failures go to the main process, which raises: an error from a worker loses
-    its type."""
+class _SampleFetcher(Dataset[Sample | Failure]):
+    """Fetches the samples of a batch. Failures go to the main process, which raises: an error from
+    a worker loses its type."""
 
     def __init__(
         self,
         dataset: AnyDataset,
-        watch: Watch,
+        monitor: WorkerMonitor,
         lost: Mapping[int, str],
-        blocks: Blocks,
-        do_all: Callable[[list[_Task]], list[Sample | Failure]],
+        run_all: Callable[[list[_Task]], list[Sample | Failure]],
     ) -> None:
         self._dataset = dataset
-        self._watch = watch
+        self._monitor = monitor
         self._lost = lost
-        self._blocks = blocks
-        self._do_all = do_all
+        self._run_all = run_all
 
-    def __getitems__(self, keys: Sequence[Any]) -> _Parts:
-        room = _Room(self._blocks, len(keys))
-        items = self._do_all(
-            [partial(self._fetch, key, partial(room.place, i)) for i, key in enumerate(keys)]
-        )
-        samples = {i: item for i, item in enumerate(items) if isinstance(item, Sample)}
-        return _Parts(
-            room.close_up(list(samples)),
-            [sample.label for sample in samples.values()],
-            [sample.index for sample in samples.values()],
-            tuple(item for item in items if isinstance(item, Failure)),
-        )
+    def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
+        return self._run_all([partial(self._fetch, key) for key in keys])
 
-    def _fetch(self, key: Any, memory: Memory) -> Sample | Failure:
+    def _fetch(self, key: Any) -> Sample | Failure:
         index = key[1]
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
-        with self._watch.reading(index):
-            return self._dataset.fetch(key, memory)
+        with self._monitor.decoding(index):
+            return self._dataset.fetch(key)
+
+
+def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
+    """Joins the samples of a batch, channels last in memory: a view of a batch is then a
+    channels_last_3d video without a copy."""
+    samples = [item for item in items if isinstance(item, Sample)]
+    clips = [sample.frames.movedim(-3, -1) for sample in samples]
+    shapes = sorted({tuple(clip.shape) for clip in clips})
+    if len(shapes) > 1:
+        raise ValueError(
+            "clips of a batch differ in their shapes (views, frames, height, width, channels): "
+            f"{shapes[0]} and {shapes[1]}; use batches of one video"
+        )
+    frames, slot = pool.stack(clips) if clips else (None, None)
+    return _Loaded(
+        frames,
+        slot,
+        [sample.label for sample in samples],
+        [sample.index for sample in samples],
+        tuple(item for item in items if isinstance(item, Failure)),
+    )
 
 
 def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
     return [task() for task in tasks]
 
 
-class _InThreads:
-    """Does tasks side by side, in threads in which torch starts no others."""
+class _Threads:
+    """Runs tasks in threads; in these, torch does not start further threads."""
 
     def __init__(self, num_threads: int) -> None:
         self._pool = ThreadPoolExecutor(num_threads, "clips", torch.set_num_threads, (1,))
 
     def __call__(self, tasks: list[_Task]) -> list[Sample | Failure]:
-        running = [self._pool.submit(task) for task in tasks]
-        wait(running)  # an error of one leaves none at work
-        return [task.result() for task in running]
+        futures = [self._pool.submit(task) for task in tasks]
+        wait(futures)  # after an error, too, no thread is left working
+        return [future.result() for future in futures]
 
 
 def _num_cores() -> int:
-    """Of those that this process may use."""
+    """Returns the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Room:
-    """Memory for a batch of up to `num_samples`: frames are resized to where they stay.
-
-    It is channels-last, in which a batch becomes a channels_last_3d video by view.
-    """
-
-    def __init__(self, blocks: Blocks, num_samples: int) -> None:
-        self._blocks = blocks
-        self._num_samples = num_samples
-        self._whole: UInt8[np.ndarray, "N V T H W C"] | None = None
-        self._parcel: Parcel | None = None
-        self._begins = threading.Lock()
-
-    def place(self, number: int, shape: tuple[int, ...]) -> UInt8[np.ndarray, "V T H W C"]:
-        """Where sample `number` of the batch goes."""
-        with self._begins:
-            if self._whole is None:
-                self._parcel, self._whole = self._blocks.pack((self._num_samples, *shape))
-        if self._whole.shape[1:] != shape:
-            one, other = sorted((self._whole.shape[1:], shape))
-            raise ValueError(
-                "clips of a batch differ in their shapes (views, frames, height, width, channels): "
-                f"{one} and {other}; use batches of one video"
-            )
-        return self._whole[number]
-
-    def close_up(self, numbers: list[int]) -> Parcel | None:
-        """Those samples, side by side from the first place on; None, and no memory, for none."""
-        if self._parcel is None or self._whole is None:
-            return None
-        if not numbers:
-            self._blocks.drop(self._parcel)
-            return None
-        for place, number in enumerate(numbers):
-            if place != number:
-                self._whole[place] = self._whole[number]
-        return self._parcel

@@ -1,34 +1,47 @@
-"""Which video each loader process is reading: one that dies, or never returns, is told by its file.
+"""Supervises processes that decode, so that a crash or a hang is attributed to the file.
 
-A process notes what it reads in memory that it shares with the trainer, and sets an alarm that the
-kernel rings: it ends the process whatever C code it is in. Torch finds that a process has gone;
-what is noted here says on which file, and how it ended says why. All of it costs microseconds.
+`WorkerMonitor` watches the workers of a DataLoader. Each worker records the sample that it decodes
+in shared memory, and sets an alarm. The kernel's alarm ends the process even inside C code. Torch
+notices that a worker died, and the record names the file. All of it costs microseconds.
+
+`in_processes` runs a task on many files, one process per file at a time, and replaces a process
+that crashes or hangs.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import get_worker_info
 
 from videoattn.data.decode import DecodeError
 
-# What a decoder does to itself, or has done to it by the alarm. Other signals come from outside
-# (an administrator, the kernel when memory is short; SIGBUS: /dev/shm is full).
-_OF_THE_FILE = (signal.SIGALRM, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+# Signals that a decoder raises in its own process, or the alarm. Others come from outside: from an
+# administrator, or from the kernel if memory is short (SIGBUS: /dev/shm is full).
+_CAUSED_BY_FILE = (
+    signal.SIGALRM, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL,
+)  # fmt: skip
+_HINTS = {signal.SIGKILL: "; is memory short?", signal.SIGBUS: "; is /dev/shm full?"}
 
 
 class WorkerDiedError(DecodeError):
-    """A loader process that died or was ended. `index` is the sample that it was reading where the
-    file is to blame, else None; `path` then is the last file that it had in hand."""
+    """Raised if a worker of a loader died.
+
+    Attributes:
+        path: The file that it decoded last.
+        index: The sample if its file caused the death, else None.
+    """
 
     def __init__(self, path: str | Path, reason: str, index: int | None) -> None:
         super().__init__(path, reason)
@@ -36,8 +49,12 @@ class WorkerDiedError(DecodeError):
         self.index = index
 
 
-class Watch:
-    """Notes of `num_workers` processes, and a limit in seconds on each sample (0: none)."""
+class WorkerMonitor:
+    """Records which sample each of `num_workers` workers decodes.
+
+    Args:
+        timeout_seconds: The time limit for one sample; 0 for none.
+    """
 
     def __init__(self, num_workers: int, *, timeout_seconds: float) -> None:
         if timeout_seconds < 0:
@@ -45,19 +62,19 @@ class Watch:
                 f"timeout_seconds: got {timeout_seconds}; need seconds, or 0 for no limit"
             )
         self.timeout_seconds = timeout_seconds
-        # Of each process: its id, 1 + the sample that it read last, and whether it is at it.
-        self._notes = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
+        # For each worker: its process id, 1 + the last sample, and whether it is decoding it.
+        self._records = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
         self._processes: list[BaseProcess] = []
 
     @contextmanager
-    def reading(self, index: int) -> Iterator[None]:
-        """Around the reading of a sample; does nothing outside a loader process."""
+    def decoding(self, index: int) -> Iterator[None]:
+        """Encloses the decoding of a sample. Does nothing outside a worker."""
         worker = get_worker_info()
         if worker is None:
             yield
             return
-        note = self._notes[worker.id]
-        note[0], note[1], note[2] = os.getpid(), index + 1, 1
+        record = self._records[worker.id]
+        record[0], record[1], record[2] = os.getpid(), index + 1, 1
         if self.timeout_seconds:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, self.timeout_seconds)
@@ -66,62 +83,167 @@ class Watch:
         finally:
             if self.timeout_seconds:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
-            note[2] = 0
+            record[2] = 0
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Around what starts the processes."""
+        """Encloses the start of the workers."""
         before = active_children()
         yield
         self._processes += [child for child in active_children() if child not in before]
-        _leave_deaths_to_the_next_batch()
+        _report_deaths_at_the_next_batch()
 
-    def forget(self) -> None:
-        """The processes are gone, and will be started anew."""
+    def reset(self) -> None:
+        """Forgets the workers, which have ended."""
         self._processes = []
-        self._notes.zero_()
+        self._records.zero_()
 
-    def deaths(self, path_of: Callable[[int], Path]) -> list[WorkerDiedError]:
-        """One for each process that has ended, or is about to."""
+    def crashed(self, path_of: Callable[[int], Path]) -> list[WorkerDiedError]:
+        """Returns an error for each worker that has ended, or is about to."""
         if not self._processes:
             return []
         ending = wait([process.sentinel for process in self._processes], timeout=1.0)
         for process in self._processes:
             if process.sentinel in ending:
-                process.join(timeout=1.0)  # its files are closed before its exit code is there
-        return [
-            self._death(process, path_of)
-            for process in self._processes
-            if process.exitcode is not None
-        ]
+                process.join(timeout=1.0)  # its files close before its exit code is known
+        dead = [process for process in self._processes if process.exitcode is not None]
+        return [self._error(process, path_of) for process in dead]
 
-    def _death(self, process: BaseProcess, path_of: Callable[[int], Path]) -> WorkerDiedError:
+    def _error(self, process: BaseProcess, path_of: Callable[[int], Path]) -> WorkerDiedError:
         assert process.exitcode is not None
-        code = -process.exitcode  # of a signal; 0 or less: it exited
-        how = f"killed by {signal.Signals(code).name}" if code > 0 else f"ended (code {-code})"
-        for pid, sample, busy in self._notes.tolist():
+        killed_by = -process.exitcode  # a signal, or 0 and less if the process exited
+        how = f"killed by {_how(process)}" if killed_by > 0 else f"ended (code {-killed_by})"
+        for pid, sample, busy in self._records.tolist():
             if pid != process.pid:
                 continue
             path, index = path_of(sample - 1), sample - 1
-            if code == signal.SIGALRM and busy:
-                limit = f"data.decode_timeout_seconds={self.timeout_seconds:g}"
-                return WorkerDiedError(path, f"took longer to read than {limit}", index)
-            if code in _OF_THE_FILE and busy:
-                return WorkerDiedError(path, f"the loader process that read it was {how}", index)
-            when = "while it read this file" if busy else "after it had read this file"
-            asks = {signal.SIGKILL: "; is memory short?", signal.SIGBUS: "; is /dev/shm full?"}
-            ask = asks.get(signal.Signals(code), "") if code > 0 else ""
-            return WorkerDiedError(path, f"a loader process was {how} {when}{ask}", None)
-        return WorkerDiedError(
-            f"loader process {process.pid}", f"was {how} before it read a file", None
+            if killed_by == signal.SIGALRM and busy:
+                limit = f"timeout_seconds={self.timeout_seconds:g}"
+                return WorkerDiedError(path, f"took longer to decode than {limit}", index)
+            if killed_by in _CAUSED_BY_FILE and busy:
+                return WorkerDiedError(path, f"the worker that decoded it was {how}", index)
+            when = "while it decoded this file" if busy else "after it had decoded this file"
+            hint = _HINTS.get(killed_by, "")  # type: ignore[call-overload]
+            return WorkerDiedError(path, f"a worker was {how} {when}{hint}", None)
+        name = f"worker process {process.pid}"
+        return WorkerDiedError(name, f"was {how} before it decoded a file", None)
+
+
+class Crash(NamedTuple):
+    """Takes the place of a result if the process crashed or hung."""
+
+    reason: str
+
+
+Task = Callable[[Any], Any]
+"""Maps an item to its result. The task, the item and the result must be picklable."""
+
+
+def in_processes(
+    task: Task, items: Sequence[Any], *, num_workers: int, seconds: float
+) -> Iterator[tuple[Any, Any]]:
+    """Yields (item, result) in the order of completion; the result may be a Crash.
+
+    Args:
+        seconds: The time limit for one item.
+
+    Raises:
+        ValueError: If there is not at least one process and some time.
+    """
+    if num_workers < 1 or seconds <= 0:
+        raise ValueError(
+            f"got {num_workers} workers and {seconds:g} seconds a file; need 1 or more, above 0"
         )
+    remaining = iter(items)
+    workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]
+    try:
+        for worker in workers:
+            worker.give(next(remaining))
+        while busy := [worker for worker in workers if worker.busy]:
+            deadline = min(worker.started for worker in busy) + seconds
+            wait([w.connection for w in busy], timeout=max(deadline - time.monotonic(), 0.01))
+            for worker in busy:
+                if not worker.is_done(seconds):
+                    continue
+                item, result = worker.item, worker.take(seconds)
+                for following in remaining:
+                    worker.give(following)
+                    break
+                yield item, result
+    finally:
+        for worker in workers:
+            worker.stop()
 
 
-def _leave_deaths_to_the_next_batch() -> None:
-    """Torch's handler raises wherever the main thread is when a process dies, such as in the middle
-    of a training step; whoever waits for the next batch finds out too, and can name the file."""
+class _Worker:
+    """A process that runs the task on one item after another, and is replaced if it ends."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.item: Any = None
+        self.busy = False
+        self.started = 0.0
+        self._start()
+
+    def give(self, item: Any) -> None:
+        self.item, self.busy, self.started = item, True, time.monotonic()
+        self.connection.send(item)
+
+    def is_done(self, seconds: float) -> bool:
+        return self.connection.poll() or time.monotonic() - self.started > seconds
+
+    def take(self, seconds: float) -> Any:
+        self.busy = False
+        if not self.connection.poll():
+            reason = f"took more than {seconds:g} s"
+        else:
+            try:
+                return self.connection.recv()
+            except (EOFError, OSError):
+                self._process.join()
+                reason = f"ended the process that read it ({_how(self._process)})"
+        self.stop()
+        self._start()
+        return Crash(reason)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+    def _start(self) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        self._process = multiprocessing.Process(
+            target=_serve, args=(theirs, self._task, os.getpid()), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+
+def _serve(connection: Any, task: Task, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its processes itself
+    while True:
+        while not connection.poll(5.0):
+            if os.getppid() != parent:
+                return
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        connection.send(task(item))
+
+
+def _how(process: BaseProcess) -> str:
+    code = process.exitcode
+    return f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+
+
+def _report_deaths_at_the_next_batch() -> None:
+    """Silences torch's handler, which raises wherever the main thread is when a worker dies, such
+    as in the middle of a training step. Waiting for the next batch fails too, and can name the
+    file."""
     handler = signal.getsignal(signal.SIGCHLD)
-    theirs = getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling"
+    theirs = str(getattr(handler, "__module__", "")).startswith("torch.utils.data.")
     if not (theirs and callable(handler)) or threading.current_thread() is not (
         threading.main_thread()
     ):

@@ -1,50 +1,51 @@
-"""decode(path, indices) -> frames: index i is the i-th frame that the decoder puts out.
+"""Decodes the frames of a video by their numbers.
 
-Header frame counts, frame rates and seek tables lie, so none is used. The default decoder is PyAV,
-which is exact in every file that decodes; decord and torchcodec give the same frames or refuse
-(docs/decoders.md says which files). Frames are counted and timed by PyAV, whichever decodes.
+Frame i is the i-th frame that the decoder outputs. Frame counts in headers, frame rates and seek
+tables may be wrong, so none of them is used. The default decoder is PyAV, which is exact for every
+file that decodes. decord and torchcodec return the same frames or refuse the file
+(docs/decoders.md lists which). Frames are counted and timed by PyAV, whichever decoder is used.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from av.error import FFmpegError
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, UInt8
 
+from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.others import (
     import_decord,
     import_torchcodec,
     read_decord,
     read_torchcodec,
 )
-from videoattn.data.decode.pyav import (
-    list_packets,
-    no_frame,
-    quarter_turns,
-    read_pyav,
+from videoattn.data.decode.packets import GroupStarts
+from videoattn.data.decode.pyav import Video, quarter_turns, read_pyav
+from videoattn.data.decode.source import (
+    DecodeError,
+    FrameFolder,
+    FrameIndices,
+    Images,
+    VideoSource,
+    reason,
 )
-from videoattn.data.decode.video import DecodeError as DecodeError
-from videoattn.data.decode.video import Image, Put, Source, Video, Wanted, reason
+from videoattn.data.transforms import Box
+from videoattn.errors import one_of
 from videoattn.types import Frames
+
+__all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times", "probe"]
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
-Read = Callable[[Source, Wanted, Put], None]
-
-_READERS: dict[str, Read] = {
-    "auto": read_pyav,
-    "pyav": read_pyav,
-    "decord": read_decord,
-    "torchcodec": read_torchcodec,
-}
+_DECODERS = ("auto", "pyav", "decord", "torchcodec")
 _IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
 
 
 class VideoInfo(NamedTuple):
-    """Exact frame count, mean frame rate (1/s), and the size in pixels after rotation."""
+    """Exact number of frames, mean frame rate, and the size in pixels after rotation."""
 
     num_frames: int
     fps: float
@@ -53,141 +54,147 @@ class VideoInfo(NamedTuple):
 
 
 def decode(
-    path: Source, indices: Sequence[int] | np.ndarray, *, decoder: Decoder = "auto",
+    source: VideoSource | Video,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    crop: Callable[[int, int], Box] | None = None,
+    decoder: Decoder = "auto",
     short_side: int | None = None,
-) -> Frames:  # fmt: skip
-    """The asked frames, RGB, in the asked order (any order, repeats allowed).
+    starts: GroupStarts | None = None,
+) -> Frames:
+    """Returns the frames with these numbers in RGB, in the given order; numbers may repeat.
 
-    short_side: PyAV makes frames of videos of twice that size or more so small. Faster, but other
-    pixels than of cropping first.
+    Args:
+        crop: Takes the height and width of the video, and returns the box to keep of every frame.
+            It is called once. Each frame is cropped as it is decoded, so that only one whole frame
+            is in memory at a time.
+        short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
+            Faster, but the pixels differ from those of cropping first.
+        starts: Where PyAV may start decoding in a file without timestamps.
 
-    Raises: DecodeError when the file cannot be read, has too few frames, or is one whose frames
-    the decoder cannot tell apart; ValueError for a negative index or no index at all; ImportError
-    when the decoder is not installed.
+    Raises:
+        DecodeError: If the file cannot be read, has too few frames, or is not one for which the
+            decoder is exact.
+        ValueError: If there is no index, or a negative one.
+        ImportError: If the decoder is not installed.
     """
-    asked = np.asarray(indices, dtype=np.int64)
-    if asked.size == 0 or asked.min() < 0:
-        raise ValueError(f"indices: got {asked.tolist()}; need one or more, none negative")
-    wanted, places = np.unique(asked, return_inverse=True)
-    block = Block(len(wanted))
-    decode_each(path, wanted, block.put, decoder=decoder, short_side=short_side)
-    return block.frames(None if np.array_equal(wanted, asked) else places)
+    check_decoder(decoder, short_side)
+    requested = np.asarray(indices, dtype=np.int64)
+    if requested.size == 0 or requested.min() < 0:
+        raise ValueError(f"indices: got {requested.tolist()}; need one or more, none negative")
+    numbers, positions = np.unique(requested, return_inverse=True)
+    with _errors(source), closing(_read(source, numbers, decoder, short_side, starts)) as images:
+        frames = _collect(images, len(numbers), crop)
+    if not np.array_equal(numbers, requested):
+        frames = frames[positions]
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-def decode_each(
-    path: Source, wanted: Wanted, put: Put, *, decoder: Decoder = "auto",
-    short_side: int | None = None,
-) -> None:  # fmt: skip
-    """Hands the wanted frames to `put` as they are decoded, so that no more is kept than needed.
+def check_decoder(decoder: str, short_side: int | None = None) -> None:
+    """Checks that a decoder can be used.
 
-    short_side, Raises: as of `decode`.
+    Raises:
+        ValueError: If the decoder does not exist, or does not support `short_side`.
+        ImportError: If it is not installed.
     """
-    read = _reader(decoder, short_side)
-    try:
-        read(path, wanted, put)
-    except (FFmpegError, OSError) as error:
-        raise DecodeError(path, reason(error)) from error
-
-
-class Block:
-    """What `put` fills: whole frames, in one block of memory."""
-
-    def __init__(self, num_frames: int) -> None:
-        self._num_frames = num_frames
-        self._images: UInt8[np.ndarray, "T H W C"] = np.empty((0, 0, 0, 3), np.uint8)
-
-    def put(self, slot: int, image: Image) -> None:
-        if len(self._images) == 0:
-            self._images = np.empty((self._num_frames, *image.shape), np.uint8)
-        self._images[slot] = image
-
-    def frames(self, places: Int64[np.ndarray, " T"] | None = None) -> Frames:
-        """The frames of these places; all of them, without a copy, if none are given."""
-        images = self._images if places is None else self._images[places]
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-def check_decoder(decoder: Decoder, short_side: int | None = None) -> None:
-    """Raises: ValueError for what a decoder cannot do; ImportError for one not installed."""
-    _reader(decoder, short_side)
+    one_of("decoder", decoder, _DECODERS)
+    if short_side is not None and (decoder in _IMPORTS or short_side < 1):
+        raise ValueError(
+            f"short_side: got {short_side} with decoder {decoder}; need 1 or more, and decoder pyav"
+        )
     if decoder in _IMPORTS:
         _IMPORTS[decoder]()
 
 
-def probe(path: Source) -> VideoInfo:
+def probe(source: VideoSource) -> VideoInfo:
     """Decodes every frame, so that the count is exact for damaged files too.
 
-    Raises: DecodeError when the file cannot be read or no frame decodes.
+    Raises:
+        DecodeError: If the file cannot be read or no frame decodes.
     """
-    try:
-        with Video(path) as video:
-            num_frames, height, width = 0, 0, 0
-            for frame in video.frames():
-                if num_frames == 0:
-                    turned = quarter_turns(frame) % 2 == 1
-                    height, width = frame.height, frame.width
-                    height, width = (width, height) if turned else (height, width)
-                num_frames += 1
+    with _errors(source), Video(source) as video:
+        num_frames, height, width = 0, 0, 0
+        for frame in video.frames():
             if num_frames == 0:
-                raise no_frame(video)
-            return VideoInfo(num_frames, video.fps, height, width)
-    except (FFmpegError, OSError) as error:
-        raise DecodeError(path, reason(error)) from error
+                height, width = frame.height, frame.width
+                if quarter_turns(frame) % 2:
+                    height, width = width, height
+            num_frames += 1
+        if num_frames == 0:
+            raise video.no_frame()
+        return VideoInfo(num_frames, video.fps, height, width)
 
 
-def count_frames(path: Source) -> tuple[int, float]:
-    """(frame count, frame rate) at the cost of listing packets where the container allows.
+def count_frames(source: VideoSource) -> tuple[int, float]:
+    """Returns the number of frames and the frame rate; see `Video.num_frames`.
 
-    That is MP4 and Matroska whose packets are whole, and AVI of MPEG-4 (not all of it); other files
-    are decoded. Damage that leaves a packet's framing whole stays unseen: `decode` raises
-    DecodeError with the true count where it meets it.
-
-    Raises: DecodeError when the file cannot be read or holds no frame.
+    Raises:
+        DecodeError: If the file cannot be read or holds no frame.
     """
-    listed = _listed_times(path)
-    if listed is not None:
-        return len(listed[0]), listed[1]
-    info = probe(path)
-    return info.num_frames, info.fps
+    if isinstance(source, FrameFolder):
+        return count_folder(source), 0.0
+    with _errors(source), Video(source) as video:
+        return video.num_frames, video.fps
 
 
-def frame_times(path: Source) -> Float64[np.ndarray, " T"]:
-    """When each frame is shown, in seconds from the first: as stored in MP4 and Matroska, where
-    the rate may vary; in other files at the mean rate.
+def frame_times(
+    source: VideoSource | Video, num_frames: int | None = None
+) -> Float64[np.ndarray, " T"]:
+    """Returns when each frame is displayed, in seconds; see `Video.frame_times`.
 
-    Raises: DecodeError when the file cannot be read, holds no frame, or names no rate.
+    Raises:
+        DecodeError: If the file cannot be read, holds no frame, or states no frame rate.
     """
-    listed = _listed_times(path)
-    if listed is not None:
-        return listed[0]
-    info = probe(path)
-    if info.fps <= 0:
-        raise DecodeError(path, "names no frame rate, so its frames have no times")
-    return np.arange(info.num_frames) / info.fps
+    with _errors(source), _opened(source) as video:
+        return video.frame_times(num_frames)
 
 
-def _listed_times(path: Source) -> tuple[Float64[np.ndarray, " T"], float] | None:
-    """(frame times in seconds, frame rate) without decoding; None where that is not exact."""
+def _read(
+    source: VideoSource | Video, numbers: FrameIndices, decoder: Decoder,
+    short_side: int | None, starts: GroupStarts | None,
+) -> Images:  # fmt: skip
+    if isinstance(source, FrameFolder):
+        yield from read_folder(source, numbers)
+        return
+    with _opened(source) as video:
+        if decoder == "decord":
+            yield from read_decord(video, numbers)
+        elif decoder == "torchcodec":
+            yield from read_torchcodec(video, numbers)
+        else:
+            yield from read_pyav(video, numbers, short_side=short_side, starts=starts)
+
+
+def _collect(
+    images: Images, num_frames: int, crop: Callable[[int, int], Box] | None
+) -> UInt8[np.ndarray, "T H W C"]:
+    """Crops each image as it arrives, and stores it at its position."""
+    frames: UInt8[np.ndarray, "T H W C"] | None = None
+    box = Box(0, 0, 0, 0)
+    for slot, image in images:
+        if frames is None:
+            height, width = image.shape[:2]
+            box = crop(height, width) if crop else Box(0, 0, height, width)
+            frames = np.empty((num_frames, box.y1 - box.y0, box.x1 - box.x0, 3), np.uint8)
+        frames[slot] = image[box.y0 : box.y1, box.x0 : box.x1]
+    assert frames is not None
+    return frames
+
+
+@contextmanager
+def _opened(source: VideoSource | Video) -> Iterator[Video]:
+    if isinstance(source, Video):
+        yield source
+        return
+    with Video(source) as video:
+        yield video
+
+
+@contextmanager
+def _errors(source: VideoSource | Video) -> Iterator[None]:
+    """Raises the errors of FFmpeg and of the file system as DecodeErrors."""
     try:
-        with Video(path) as video:
-            listed = list_packets(video)
-            if listed is None:
-                return None
-            ticks = np.sort(listed[1].times)
-            if not video.timed:
-                return (ticks / video.fps, video.fps) if video.fps > 0 else None
-            return (ticks - ticks[0]) * float(video.stream.time_base or 0), video.fps
+        yield
     except (FFmpegError, OSError) as error:
+        path = source.source if isinstance(source, Video) else source
         raise DecodeError(path, reason(error)) from error
-
-
-def _reader(decoder: str, short_side: int | None) -> Read:
-    if decoder not in _READERS:
-        raise ValueError(f"decoder: got {decoder!r}; choose from {', '.join(_READERS)}")
-    if short_side is None:
-        return _READERS[decoder]
-    if decoder in _IMPORTS or short_side < 1:
-        raise ValueError(
-            f"short_side: got {short_side} with decoder {decoder}; need 1 or more, and decoder pyav"
-        )
-    return partial(read_pyav, short_side=short_side)

@@ -1,7 +1,4 @@
-"""A video as a folder of pictures: `decode_each` and `count_frames` for those.
-
-Frame i is the file `template.format(i + 1)`: published lists number frames from 1.
-"""
+"""Reads videos that are stored as folders of images."""
 
 from pathlib import Path
 
@@ -9,48 +6,49 @@ import numpy as np
 import PIL.Image
 from PIL import UnidentifiedImageError
 
-from videoattn.data.decode.video import DecodeError, Image, Put, Wanted
+from videoattn.data.decode.source import DecodeError, FrameFolder, FrameIndices, Image, Images
 
 
-def read_folder(path: str | Path, wanted: Wanted, put: Put, template: str) -> None:
-    """Hands the wanted frames to `put`.
+def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
+    """Yields the frames.
 
-    Raises: DecodeError for a missing or damaged frame, and for frames that differ in size.
+    Raises:
+        DecodeError: If a frame is missing, damaged, or differs in size.
     """
     size: tuple[int, ...] | None = None
-    for slot, index in enumerate(wanted.tolist()):
-        image = _read(Path(path), index, template)
+    for slot, index in enumerate(indices.tolist()):
+        name = source.template.format(index + 1)
+        image = _read(source.path, name)
         size = size or image.shape
         if image.shape != size:
             sizes = [f"{width}x{height}" for height, width, _ in (image.shape, size)]
-            name = template.format(index + 1)
-            raise DecodeError(path, f"{name} is {sizes[0]}, but others are {sizes[1]}")
-        put(slot, image)
+            raise DecodeError(source, f"{name} is {sizes[0]}, but others are {sizes[1]}")
+        yield slot, image
 
 
-def count_folder(path: str | Path, template: str) -> tuple[int, float]:
-    """(how many frames there are from the first on without a gap, 0.0: no rate is known).
+def count_folder(source: FrameFolder) -> int:
+    """Returns how many frames there are from the first one on, up to a gap.
 
-    Raises: DecodeError for a folder that is missing or has no first frame.
+    Raises:
+        DecodeError: If the folder or its first frame is missing.
     """
     try:
-        there = {entry.name for entry in Path(path).iterdir()}
+        names = {entry.name for entry in source.path.iterdir()}
     except OSError as error:
-        raise DecodeError(path, str(error.strerror or error)) from error
+        raise DecodeError(source, str(error.strerror or error)) from error
     count = 0
-    while template.format(count + 1) in there:
+    while source.template.format(count + 1) in names:
         count += 1
     if count == 0:
-        raise DecodeError(path, f"no frame {template.format(1)} in the folder")
-    return count, 0.0
+        raise DecodeError(source, f"no frame {source.template.format(1)} in the folder")
+    return count
 
 
-def _read(folder: Path, index: int, template: str) -> Image:
-    file = folder / template.format(index + 1)
+def _read(folder: Path, name: str) -> Image:
     try:
-        with PIL.Image.open(file) as image:
+        with PIL.Image.open(folder / name) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
-        raise DecodeError(folder, f"{file.name} is missing") from error
+        raise DecodeError(folder, f"{name} is missing") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DecodeError(folder, f"{file.name} is damaged: {error}") from error
+        raise DecodeError(folder, f"{name} is damaged: {error}") from error

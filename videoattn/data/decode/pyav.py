@@ -1,72 +1,239 @@
-"""Frames by PyAV: exact in every file that decodes at all.
+"""Decodes frames with PyAV: exact for every file that decodes at all.
 
-A frame's index is counted in the decoder's output; where the container stores presentation times
-(MP4, Matroska), or the pictures' headers tell their order (`index_avi`), the packets are listed
-first, without decoding: groups of pictures that hold no asked frame are passed over, and so are
-pictures that no other one refers to. Anything unexpected on the way (a damaged packet or picture,
-times that are missing or out of order) falls back to decoding from the first packet on. Damage
-inside a picture that is passed over stays unseen.
+A frame's index is its number in the decoder's output. If the container stores presentation times
+(MP4, Matroska), the packets are listed first, and only those that the requested frames need are
+decoded. Other files are decoded from the last known group start (see `GroupStarts`), or from the
+first packet. Anything unexpected (a damaged packet or frame, missing or disordered times) makes
+decoding start over from the first packet. Damage inside a frame that is skipped is not noticed.
 """
+
+import os
+from collections.abc import Generator, Iterator
+from functools import cached_property
+from itertools import chain, islice
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
+from jaxtyping import Float64
 
-from videoattn.data.decode.avi import index_avi, may_index
-from videoattn.data.decode.video import (
+from videoattn.data.decode.packets import GroupStarts, PacketIndex
+from videoattn.data.decode.source import (
     DecodeError,
+    FrameIndices,
     Image,
-    PacketIndex,
-    Put,
-    Source,
-    Video,
-    Wanted,
+    Images,
+    VideoBytes,
+    VideoSource,
+    as_file,
     reason,
-    too_few,
+    too_few_frames,
 )
 
-# From PyAV 17 on, colour conversion starts a thread per core unless told not to.
+# Since PyAV 17, color conversion starts one thread per core by default.
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+# Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
+_TIMED = (_MP4, "matroska,webm")
 
-def read_pyav(path: Source, wanted: Wanted, put: Put, short_side: int | None = None) -> None:
-    """Puts the wanted frames; of videos of twice that short side or more, made so small."""
+_Yields = Generator[tuple[int, Image], None, bool]
+"""Yields images, and returns whether they are all correct."""
+
+
+class Video:
+    """A video opened with PyAV, decoded in one thread.
+
+    Opening decodes nothing. The number of frames and their times are found when they are first
+    used, without decoding if the container allows. `decode` accepts an open Video, which saves
+    opening the file and listing its packets again.
+
+    Raises:
+        DecodeError: If the file is empty or is not a video.
+        OSError: If it cannot be read.
+    """
+
+    def __init__(self, source: VideoSource) -> None:
+        self.source = source
+        self.num_bytes = (
+            len(source.data) if isinstance(source, VideoBytes) else os.path.getsize(str(source))
+        )
+        if self.num_bytes == 0:
+            raise DecodeError(source, "the file is empty (0 bytes)")
+        self.last_error: FFmpegError | None = None
+        self._demuxing = False
+        self._open()
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.container.close()
+
+    @cached_property
+    def num_frames(self) -> int:
+        """The number of frames: listed, or decoded if the container does not list them.
+
+        Damage that leaves the packets whole is not noticed; `decode` then raises a DecodeError
+        with the true count.
+        """
+        return len(self.packet_index.packets) if self.packet_index else self._count()
+
+    @property
+    def fps(self) -> float:
+        """The mean frame rate; 0 if unknown."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return float(rate) if rate else 0.0
+
+    @cached_property
+    def packet_index(self) -> PacketIndex | None:
+        """The index of all packets, or None if only decoding determines the frames."""
+        return self._index(self.packets())
+
+    def frame_times(self, num_frames: int | None = None) -> Float64[np.ndarray, " T"]:
+        """Returns when each frame is displayed, in seconds after the first.
+
+        The times are those stored in MP4 and Matroska, where the rate may vary. Frames of other
+        files are evenly spaced at the mean rate.
+
+        Args:
+            num_frames: Known number of frames; saves counting them in other files.
+
+        Raises:
+            DecodeError: If the frames have no times, because the file states no frame rate.
+        """
+        if self.packet_index is not None:
+            ticks = np.sort(self.packet_index.times)[:num_frames]
+            return (ticks - ticks[0]) * float(self.stream.time_base or 0)
+        if num_frames is None:
+            num_frames = self.num_frames
+        if self.fps <= 0:
+            raise DecodeError(self.source, "names no frame rate, so its frames have no times")
+        return np.arange(num_frames) / self.fps
+
+    def index_up_to(self, frame: int) -> PacketIndex | None:
+        """Returns an index of at least the packets that the frames up to `frame` need."""
+        if "packet_index" in vars(self):
+            return self.packet_index
+        return self._index(self.packets_up_to(frame))
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Iterates over the packets from the first one on.
+
+        Packets without data are left out: they would signal the end of the stream.
+        """
+        if self._demuxing:
+            self.close()
+            self._open()
+        self._demuxing = True
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
+        """Stops once every frame up to `frame` has its packet.
+
+        MP4 stores decoding times, and FFmpeg shifts them so that no frame is displayed before it
+        is decoded; that is how the end is known. Other files give all their packets.
+        """
+        packets = self.packets()
+        if self.container.format.name != _MP4:
+            yield from packets
+            return
+        first = list(islice(packets, frame + 1))
+        yield from first
+        times = [packet.pts for packet in first if packet.pts is not None]
+        enough = frame + 1
+        for packet in packets:
+            if len(times) >= enough and packet.dts is not None:
+                missing = frame + 1 - sum(time < packet.dts for time in times)
+                if missing <= 0:
+                    return
+                enough = len(times) + missing  # at the earliest
+            yield packet
+            if packet.pts is not None:
+                times.append(packet.pts)
+
+    def feed(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """Decodes a packet; None drains the decoder. A damaged packet gives no frame."""
+        try:
+            return self.stream.codec_context.decode(packet)
+        except FFmpegError as error:
+            self.last_error = error
+            return []
+
+    def flush(self) -> None:
+        """Prepares the decoder for a packet that does not follow the previous one."""
+        self.stream.codec_context.flush_buffers()
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decodes the whole file."""
+        for packet in self.packets():
+            yield from self.feed(packet)
+        yield from self.feed(None)
+
+    def no_frame(self) -> DecodeError:
+        why = f" ({reason(self.last_error)})" if self.last_error else ""
+        return DecodeError(self.source, f"no frame decodes{why}")
+
+    def _open(self) -> None:
+        source = self.source
+        try:
+            self.container = av.open(as_file(source), "r", metadata_errors="ignore")
+        except FFmpegError as error:
+            raise DecodeError(source, f"cannot be opened as a video: {reason(error)}") from error
+        if not self.container.streams.video:
+            self.close()
+            raise DecodeError(source, "no video stream")
+        self.stream = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            self.close()
+            raise DecodeError(source, "its video is in a format that FFmpeg does not know")
+        self.stream.codec_context.thread_count = 1
+        self.timed = self.container.format.name in _TIMED
+        self.last_error = None
+        self._demuxing = False
+
+    def _index(self, packets: Iterator[av.Packet]) -> PacketIndex | None:
+        return PacketIndex.of(self.stream, list(packets)) if self.timed else None
+
+    def _count(self) -> int:
+        count = sum(1 for _ in self.frames())
+        if count == 0:
+            raise self.no_frame()
+        return count
+
+
+def read_pyav(
+    video: Video, indices: FrameIndices, *, short_side: int | None = None,
+    starts: GroupStarts | None = None,
+) -> Images:  # fmt: skip
+    """Yields the frames.
+
+    Args:
+        short_side: Downscales while decoding, if the video is at least twice as large.
+    """
     to_rgb = ToRGB(short_side)
-    with Video(path) as video:
-        if not _may_list(video):
-            return _read_on(video, wanted, put, to_rgb)
-        if _read_listed(video, wanted, put, to_rgb):
-            return None
-    with Video(path) as video:
-        return _read_on(video, wanted, put, to_rgb)
-
-
-def read_from_start(path: Source, wanted: Wanted, put: Put) -> None:
-    """The same, of every picture up to the last wanted one: what defines a frame's number."""
-    with Video(path) as video:
-        _read_on(video, wanted, put, ToRGB())
-
-
-def read_first(path: Source) -> Image:
-    """The first frame."""
-    images: list[Image] = []
-    read_pyav(path, np.zeros(1, np.int64), lambda _, image: images.append(image.copy()))
-    return images[-1]
-
-
-def no_frame(video: Video) -> DecodeError:
-    why = f" ({reason(video.last_error)})" if video.last_error else ""
-    return DecodeError(video.path, f"no frame decodes{why}")
+    video.last_error = None
+    if (yield from _read_listed(video, indices, to_rgb)):
+        return
+    if starts is not None and starts.num_bytes != video.num_bytes:
+        starts = None  # the file has changed
+    if starts is not None and (yield from _read_in_order(video, indices, to_rgb, starts)):
+        return
+    yield from _read_in_order(video, indices, to_rgb)
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that the file's display matrix asks for."""
+    """Returns the counterclockwise quarter turns that the file's display matrix asks for."""
     turns = frame.rotation / 90
     return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
 
 
 class ToRGB:
-    """Frames as images, upright, every one in the size of the first."""
+    """Converts frames to upright RGB images, all in the size of the first."""
 
     def __init__(self, short_side: int | None = None) -> None:
         self._short_side = short_side
@@ -87,57 +254,56 @@ class ToRGB:
     def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
         width, height = frame.width, frame.height
         scale = (self._short_side or height) / min(width, height)
-        # Nearer to the asked size, scaling costs more than the smaller frame spares.
+        # Closer to the requested size, scaling costs more than the smaller frame saves.
         return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
 
-def _may_list(video: Video) -> bool:
-    return video.timed or may_index(video)
-
-
-def list_packets(
-    video: Video, last: int | None = None
-) -> tuple[list[av.Packet], PacketIndex] | None:
-    """The packets that give frames, and which; None where only decoding tells. Up to the frame
-    `last`, if given: what follows it may be missing."""
-    if not _may_list(video):
-        return None
-    if not video.timed:
-        return index_avi(video, video.packets(), last)
-    packets = list(video.packets() if last is None else video.packets_up_to(last))
-    index = PacketIndex.of(video, packets)
-    return None if index is None else (packets, index)
-
-
-def _read_listed(video: Video, wanted: Wanted, put: Put, to_rgb: ToRGB) -> bool:
-    """Decodes only the pictures that are needed; False where that cannot be done exactly."""
-    listed = list_packets(video, int(wanted[-1]))
-    if listed is None or wanted[-1] >= len(listed[0]):
+def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
+    """Decodes only the packets that are needed; returns False if that is not exact."""
+    index = video.index_up_to(int(indices[-1]))
+    if index is None or indices[-1] >= len(index.packets):
         return False
-    packets, index = listed
-    slots = {int(t): i for i, t in enumerate(np.sort(index.times)[wanted])}
-    for run in index.plan(wanted):
-        for packet in [*(packets[i] for i in run), None]:
+    slots = {int(t): i for i, t in enumerate(np.sort(index.times)[indices])}
+    for run in index.plan(indices):
+        video.flush()
+        for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
-                if frame.is_corrupt:  # what is concealed depends on what was decoded before
+                if frame.is_corrupt:  # what conceals the damage depends on earlier frames
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:
-                    put(slot, to_rgb(frame))
-        video.stream.codec_context.flush_buffers()
+                    yield slot, to_rgb(frame)
     return not slots and video.last_error is None
 
 
-def _read_on(video: Video, wanted: Wanted, put: Put, to_rgb: ToRGB) -> None:
-    """Counts the decoder's output, converting only the wanted frames; stops at the last one."""
-    found, count = 0, 0
-    for frame in video.frames():
-        if count == wanted[found]:
-            put(found, to_rgb(frame))
-            found += 1
-            if found == len(wanted):
-                return
-        count += 1
+def _read_in_order(
+    video: Video, indices: FrameIndices, to_rgb: ToRGB, starts: GroupStarts | None = None
+) -> _Yields:
+    """Counts the decoder's output and converts only the requested frames.
+
+    With group starts, skips groups without a requested frame; returns False if that fails.
+    """
+    slot = count = 0
+    first, first_frame = starts.before(int(indices[0])) if starts else (0, 0)
+    for number, packet in enumerate(chain(video.packets(), [None])):
+        if number < first:
+            continue
+        if number == first:
+            video.flush()
+            count = first_frame
+        for frame in video.feed(packet):
+            if starts and (frame.is_corrupt or video.last_error):
+                return False
+            if count == indices[slot]:
+                yield slot, to_rgb(frame)
+                slot += 1
+                if slot == len(indices):
+                    return True
+                if starts:
+                    first, first_frame = starts.before(int(indices[slot]))
+            count += 1
+    if starts:
+        return False
     if count == 0:
-        raise no_frame(video)
-    raise too_few(video.path, int(wanted[-1]), count)
+        raise video.no_frame()
+    raise too_few_frames(video.source, int(indices[-1]), count)

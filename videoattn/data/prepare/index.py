@@ -1,24 +1,32 @@
-"""`videoattn_index.npz` in a data root: which videos are there, and how long they are.
+"""The index of a data root, `videoattn_index.npz`: its videos, and how long they are.
 
-With it, a list is checked and frames are counted without a look at any video. The file is a plain
-npz of flat arrays, in the order of the paths: `paths` (uint8: the paths relative to the root, one
-after the other), `ends` (int64: where each path ends), `num_frames` (int64; 0: not known, as of a
-file that does not decode), `fps` (float64, frames a second), `height` and `width` (int32, pixels,
-after rotation), `key_frames` (int64: how many). It may hold more arrays; nothing here reads them.
+With it, lists are checked and frames counted without opening any video. The file is an npz of flat
+arrays, one row per video in the order of the paths: `paths` (uint8: the paths relative to the root,
+concatenated), `ends` (int64: where each path ends), `num_frames` (int64; 0: unknown, as for a file
+that does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
+after rotation), `key_frames` (int64, their number).
+
+`file_bytes` (int64), `start_ends` (int64), `start_packets` and `start_frames` (int64) hold the
+`GroupStarts` of videos without timestamps: those of row i end at `start_ends[i]`. Indexes without
+these four arrays load. There may be more arrays, which are ignored.
 """
 
+from bisect import bisect_left
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.strings import PackedStrings
 
 INDEX_NAME = "videoattn_index.npz"
 
-_COLUMNS = {
+_COLUMNS: dict[str, type] = {
     "paths": np.uint8,
     "ends": np.int64,
     "num_frames": np.int64,
@@ -27,10 +35,20 @@ _COLUMNS = {
     "width": np.int32,
     "key_frames": np.int64,
 }
+_START_COLUMNS: dict[str, type] = {
+    "file_bytes": np.int64,
+    "start_ends": np.int64,
+    "start_packets": np.int64,
+    "start_frames": np.int64,
+}
 
 
 class VideoIndex(NamedTuple):
-    """One row per video of a data root."""
+    """One row per video of a data root.
+
+    Args:
+        starts: Where decoding may start, by path.
+    """
 
     paths: PackedStrings
     num_frames: Int64[np.ndarray, " N"]
@@ -38,43 +56,119 @@ class VideoIndex(NamedTuple):
     height: Int32[np.ndarray, " N"]
     width: Int32[np.ndarray, " N"]
     key_frames: Int64[np.ndarray, " N"]
+    starts: Mapping[str, GroupStarts] = MappingProxyType({})
+
+
+class GroupStartTable:
+    """The group starts of a data root, in flat arrays that workers share."""
+
+    def __init__(
+        self,
+        paths: PackedStrings,
+        file_bytes: Int64[np.ndarray, " N"],
+        ends: Int64[np.ndarray, " N"],
+        packets: Int64[np.ndarray, " G"],
+        frames: Int64[np.ndarray, " G"],
+    ) -> None:
+        self._paths = paths
+        self._file_bytes = file_bytes
+        self._ends = ends
+        self._packets = packets
+        self._frames = frames
+
+    def of(self, path: str) -> GroupStarts | None:
+        """Returns the starts of a video, given by its path relative to the root, if it has any."""
+        row = bisect_left(self._paths, path)
+        if row == len(self._paths) or self._paths[row] != path:
+            return None
+        some = slice(self._ends[row - 1] if row else 0, self._ends[row])
+        starts = GroupStarts(int(self._file_bytes[row]), self._packets[some], self._frames[some])
+        return starts if len(starts.frames) else None
 
 
 def read_index(root: Path) -> VideoIndex | None:
-    """None where the root has none.
+    """Returns the index of a data root, or None if it has none. Does not read the group starts.
 
-    Raises: ValueError for a file that is not such an index.
+    Raises:
+        ValueError: If the file is not an index.
     """
+    columns = _read_columns(root, _COLUMNS)
+    if columns is None:
+        return None
+    data, ends, counts, fps, height, width, keys = columns
+    if {array.shape for array in columns[2:]} != {ends.shape}:
+        raise _disagree(root)
+    return VideoIndex(_paths(root, data, ends), counts, fps, height, width, keys)
+
+
+def read_group_starts(root: Path) -> GroupStartTable | None:
+    """Returns the group starts in the index of a data root, or None if there are none.
+
+    Raises:
+        ValueError: If the file is not an index.
+    """
+    starts = _read_columns(root, _START_COLUMNS, optional=True)
+    columns = _read_columns(root, _COLUMNS) if starts and len(starts[-1]) else None
+    if starts is None or columns is None:
+        return None
+    file_bytes, start_ends, packets, frames = starts
+    data, ends, *_ = columns
+    sizes = file_bytes.shape == start_ends.shape == ends.shape and packets.shape == frames.shape
+    if not sizes or start_ends.max(initial=0) != len(frames) or (np.diff(start_ends) < 0).any():
+        raise _disagree(root)
+    return GroupStartTable(_paths(root, data, ends), file_bytes, start_ends, packets, frames)
+
+
+def write_index(root: Path, index: VideoIndex) -> Path:
+    """Writes the index, whole or not at all, with the rows in the order of their paths."""
+    names = list(index.paths)
+    order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+    paths = index.paths.take(order)
+    columns = {name: getattr(index, name)[order] for name in VideoIndex._fields[1:-1]}
+    none = GroupStarts(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    starts = [index.starts.get(names[row], none) for row in order]
+    columns |= {
+        "file_bytes": np.array([some.num_bytes for some in starts], np.int64),
+        "start_ends": np.cumsum([len(some.frames) for some in starts], dtype=np.int64),
+        "start_packets": np.concatenate([none.packets, *(some.packets for some in starts)]),
+        "start_frames": np.concatenate([none.frames, *(some.frames for some in starts)]),
+    }
+    path = root / INDEX_NAME
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez(unfinished, paths=paths.data, ends=paths.ends, **columns)
+    unfinished.replace(path)
+    return path
+
+
+def _read_columns(
+    root: Path, columns: Mapping[str, type], *, optional: bool = False
+) -> list[np.ndarray] | None:
     path = root / INDEX_NAME
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            columns = [
+            if optional and not set(columns) <= set(arrays.files):
+                return None
+            return [
                 arrays[name].astype(dtype, casting="safe", copy=False)
-                for name, dtype in _COLUMNS.items()
+                for name, dtype in columns.items()
             ]
     except (KeyError, ValueError, TypeError, BadZipFile, EOFError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or no index ({error}); delete it, or write it anew with "
             "`videoattn prepare index`"
         ) from error
-    data, ends, *rest = columns
-    sizes = {array.shape for array in (ends, *rest)}
-    if sizes != {(len(ends),)} or len(data) != ends.max(initial=0) or (np.diff(ends) < 0).any():
-        raise ValueError(
-            f"{path} is damaged: its arrays disagree; write it anew with `videoattn prepare index`"
-        )
-    return VideoIndex(PackedStrings(data, ends), *rest)
 
 
-def write_index(root: Path, index: VideoIndex) -> Path:
-    """Written whole or not at all; the rows are put in the order of their paths."""
-    order = np.array(sorted(range(len(index.paths)), key=list(index.paths).__getitem__), np.int64)
-    paths = index.paths.take(order)
-    columns = {name: getattr(index, name)[order] for name in VideoIndex._fields[1:]}
-    path = root / INDEX_NAME
-    unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, paths=paths.data, ends=paths.ends, **columns)
-    unfinished.replace(path)
-    return path
+def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
+    if ends.ndim != 1 or len(data) != ends.max(initial=0) or (np.diff(ends) < 0).any():
+        raise _disagree(root)
+    return PackedStrings(data, ends)
+
+
+def _disagree(root: Path) -> ValueError:
+    return ValueError(
+        f"{root / INDEX_NAME} is damaged: its arrays disagree; write it anew with "
+        "`videoattn prepare index`"
+    )

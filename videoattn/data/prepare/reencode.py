@@ -15,8 +15,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from videoattn.data.decode import probe
-from videoattn.data.decode.pyav import ONE_THREAD, no_frame, quarter_turns
-from videoattn.data.decode.video import DecodeError, PacketIndex, Video, reason
+from videoattn.data.decode.pyav import ONE_THREAD, Video, quarter_turns
+from videoattn.data.decode.source import DecodeError, reason
 from videoattn.data.prepare.verify import Record
 
 _CRF = 20  # x264's constant rate factor; its own default is 23
@@ -100,7 +100,7 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             container.mux(stream.encode(small))
             count, last = count + 1, pts
         if count == 0:
-            raise no_frame(video)
+            raise video.no_frame()
         container.mux(stream.encode())
     return count
 
@@ -119,6 +119,6 @@ def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
 
 
 def _is_timed(path: Path) -> bool:
-    """Whether the packets tell when each frame is shown."""
+    """Returns whether the packets state when each frame is displayed."""
     with Video(path) as video:
-        return PacketIndex.of(video, list(video.packets()) if video.timed else []) is not None
+        return video.packet_index is not None

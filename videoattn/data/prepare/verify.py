@@ -16,12 +16,14 @@ import numpy as np
 from av.error import FFmpegError
 
 from videoattn.data.decode.frame_folder import count_folder, read_folder
-from videoattn.data.decode.pyav import list_packets, no_frame, quarter_turns
-from videoattn.data.decode.video import DecodeError, Image, Video, reason
+from videoattn.data.decode.packets import GroupStarts
+from videoattn.data.decode.pyav import Video, quarter_turns
+from videoattn.data.decode.source import DecodeError, FrameFolder, reason
 from videoattn.data.lists.files import is_video, walk
+from videoattn.data.prepare.groups import find_group_starts
 from videoattn.data.prepare.index import VideoIndex
-from videoattn.data.processes import Crash, Task, in_processes
 from videoattn.data.strings import PackedStrings
+from videoattn.data.workers import Crash, Task, in_processes
 
 Record = dict[str, Any]
 """Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
@@ -136,16 +138,14 @@ def verify(path: Path) -> Record:
 
 
 def verify_folder(job: tuple[Path, str, int]) -> Record:
-    """The same of a folder of pictures: its path, their names, how many a list says there are."""
-    folder, template, listed = job
+    """Checks a folder of images: (path, template of the file names, frames that a list states)."""
+    path, template, listed = job
+    folder = FrameFolder(path, template)
     size: dict[str, int] = {}
-
-    def note_size(_: int, image: Image) -> None:
-        size.update(height=image.shape[0], width=image.shape[1])
-
     try:
-        count, _ = count_folder(folder, template)
-        read_folder(folder, np.arange(count), note_size, template)
+        count = count_folder(folder)
+        for _, image in read_folder(folder, np.arange(count)):
+            size = {"height": image.shape[0], "width": image.shape[1]}
     except DecodeError as error:
         return {"error": error.reason}
     if count < listed:
@@ -155,21 +155,28 @@ def verify_folder(job: tuple[Path, str, int]) -> Record:
 
 
 def describe(path: Path) -> Record:
-    """Facts at the cost of listing packets and decoding one frame, where the container allows.
+    """Describes a video for the index, by listing packets and decoding one frame if possible.
 
-    The number of frames and their rate are those of `count_frames`.
+    The number of frames and their rate are those of `count_frames`. `starts` are the group starts
+    of a video that has to be decoded to be counted; the others need none.
     """
     try:
         facts, listed, _ = _look(path, thorough=False)
+        starts = find_group_starts(path) if listed is None else []
     except DecodeError as error:
         return {"error": error.reason}
-    return facts._replace(num_frames=listed or facts.num_frames)._asdict()
+    return {**facts._asdict(), "num_frames": listed or facts.num_frames, "starts": starts}
 
 
 def to_index(records: Sequence[Record]) -> VideoIndex:
-    """Rows of zeros for files that do not decode."""
+    """Builds the index; rows are 0 for files that do not decode."""
     rows = [[record.get(name, 0) for name in Facts._fields] for record in records]
     counts, fps, height, width, keys = np.array(rows, np.float64).T
+    starts = {
+        record["path"]: GroupStarts(record["bytes"], *np.array(record["starts"], np.int64).T)
+        for record in records
+        if record.get("starts")
+    }
     return VideoIndex(
         PackedStrings.of(record["path"] for record in records),
         num_frames=counts.astype(np.int64),
@@ -177,6 +184,7 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
         height=height.astype(np.int32),
         width=width.astype(np.int32),
         key_frames=keys.astype(np.int64),
+        starts=starts,
     )
 
 
@@ -187,9 +195,7 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
     """
     try:
         with Video(path) as video:
-            found = list_packets(video)
-            index = None if found is None else found[1]
-        with Video(path) as video:
+            index = video.packet_index
             height, width, count, keys, corrupt = 0, 0, 0, 0, 0
             for frame in video.frames():
                 if count == 0:
@@ -202,7 +208,7 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
                 if index is not None and not thorough:
                     break
             if count == 0:
-                raise no_frame(video)
+                raise video.no_frame()
             problem = f"{corrupt} frames are corrupt" if corrupt else ""
             problem = reason(video.last_error) if video.last_error else problem
             listed = None if index is None else len(index.times)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from videoattn.data.decode.video import DecodeError, Encoded
+from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
 from videoattn.errors import first_few
 from videoattn.types import Failure
@@ -88,7 +88,7 @@ class Shards:
         numbers: list[int] = order.tolist()
         return numbers
 
-    def read(self, wanted: Sequence[int]) -> Iterator[Encoded | Failure]:
+    def read(self, wanted: Sequence[int]) -> Iterator[VideoBytes | Failure]:
         """The wanted samples, none twice, in the order asked for. A shard is opened once, if at
         all, and read to the last sample wanted; those that it fails to give are failures."""
         numbers = np.array(wanted, np.int64)
@@ -102,7 +102,7 @@ class Shards:
             for shard in dict.fromkeys(shard_of.tolist())
             for found in self._shard(shard, int(last[shard]))
         )
-        held: dict[int, Encoded | Failure] = {}
+        held: dict[int, VideoBytes | Failure] = {}
         for index in wanted:
             while index not in held:
                 number, video = next(arriving)
@@ -110,7 +110,7 @@ class Shards:
                     held[number] = video
             yield held.pop(index)
 
-    def _shard(self, shard: int, last: int) -> Iterator[tuple[int, Encoded | Failure]]:
+    def _shard(self, shard: int, last: int) -> Iterator[tuple[int, VideoBytes | Failure]]:
         """Samples of a shard from its first to number `last`; failures from where it breaks off."""
         index = first = int(self.firsts[shard])
         url, good, problem = self.urls[shard], "none", "it ends there"
@@ -167,7 +167,7 @@ def open_shards(root: str, split: str) -> Shards:
     )
 
 
-def read_shard(url: str, first: int, num_classes: int) -> Iterator[Encoded]:
+def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     """Every sample of a shard, whose names are numbers from `first` on.
 
     Raises: DecodeError where it breaks off, or holds something else.
@@ -196,7 +196,7 @@ def tar_name(url: str) -> str:
     return _TAR.findall(url)[-1]
 
 
-def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> Encoded:
+def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> VideoBytes:
     """Raises: ValueError for a sample that is not what `videoattn prepare shards` writes."""
     suffixes = [suffix for suffix in sample if suffix in _VIDEO]
     if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
@@ -208,7 +208,7 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> E
     label, about = int(sample["cls"]), json.loads(sample["json"])
     if not 0 <= label < num_classes:
         raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
-    return Encoded(
+    return VideoBytes(
         f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
         int(about["num_frames"]), float(about["fps"]),
     )  # fmt: skip

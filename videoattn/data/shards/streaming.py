@@ -15,15 +15,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from videoattn.data.dataset import ClipDataset, Sample
-from videoattn.data.decode.cut import Memory, new_memory
-from videoattn.data.decode.video import DecodeError, Encoded
+from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import Samples
 from videoattn.data.shards import Shards
 from videoattn.types import Failure
 
 _AHEAD = 4  # batches
 
-Key = tuple[int, int, Encoded | Failure]
+Key = tuple[int, int, VideoBytes | Failure]
 
 
 class ShardDataset:
@@ -61,14 +60,14 @@ class ShardDataset:
         """The batches' samples with their videos, as they are read."""
         return _ahead(self._read(epoch, batches), _AHEAD)
 
-    def fetch(self, key: Key, memory: Memory = new_memory) -> Sample | Failure:
+    def fetch(self, key: Key) -> Sample | Failure:
         epoch, index, video = key
         if isinstance(video, Failure):
             return video
-        return self.clips.fetch((epoch, index), memory, video)
+        return self.clips.fetch((epoch, index), video)
 
-    def no_clips(self) -> UInt8[Tensor, "N V T C H W"]:
-        return self.clips.no_clips()
+    def empty_batch(self) -> UInt8[Tensor, "N V T C H W"]:
+        return self.clips.empty_batch()
 
     def _read(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
         videos = self.shards.read([index for batch in batches for index in batch])

@@ -6,14 +6,17 @@ A crop is a box (y0, x0, y1, x1) in pixels of the decoded video, y1 and x1 exclu
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from videoattn.types import Frames, Video
 
 Crops = UInt8[Tensor, "V T C h w"]
+
+_CHUNK = 8  # frames that are resized at a time: 1.1 times as fast as all frames of a clip
 
 Place = tuple[float, float]
 """Of a crop, in y and x: 0 at the top left, 1 at the bottom right."""
@@ -101,19 +104,110 @@ class TestTransform:
         return crops
 
 
-def resize(
-    frames: Frames, size: tuple[int, int], out: UInt8[Tensor, "T C h w"] | None = None
-) -> UInt8[Tensor, "T C h w"]:
-    """To (height, width): bilinear, antialiased, uint8 throughout. `out`, of channels-last memory,
-    is where the result goes."""
+class ViewMaker:
+    """Makes the views of a video: crops every clip, resizes it and applies the transform.
+
+    It is the `crop` of `decode`: once the size of the frames is known, it draws the boxes of all
+    clips and returns the box that contains them. A random transform draws boxes for each clip;
+    any other has the same boxes for all clips.
+    """
+
+    def __init__(self, transform: Transform, num_clips: int, generator: torch.Generator) -> None:
+        self._transform = transform
+        self._num_draws = num_clips if transform.random else 1
+        self._generator = generator
+        self._boxes: list[list[Box]] = []
+        self._outer = Box(0, 0, 0, 0)
+        self._size = (0, 0)
+
+    def __call__(self, height: int, width: int) -> Box:
+        """Draws the boxes for frames of this size, and returns the smallest box around them."""
+        self._size = self._transform.size(height, width)
+        self._boxes = [
+            self._transform.boxes(height, width, self._generator) for _ in range(self._num_draws)
+        ]
+        every = [box for boxes in self._boxes for box in boxes]
+        self._outer = Box(
+            min(box.y0 for box in every),
+            min(box.x0 for box in every),
+            max(box.y1 for box in every),
+            max(box.x1 for box in every),
+        )
+        return self._outer
+
+    def views(
+        self,
+        frames: UInt8[Tensor, "U C H W"],
+        positions: Int64[np.ndarray, "clips T"],
+        *,
+        mirrored: bool = False,
+    ) -> Crops:
+        """Returns the views of all clips, those of a clip next to each other.
+
+        Args:
+            frames: The decoded frames, cropped to the box that this object returned.
+            positions: The frames of each clip, as positions in `frames`.
+            mirrored: Mirrors every clip.
+        """
+        clips = np.split(positions, self._num_draws)
+        parts = [
+            self._views(frames, some, boxes, mirrored)
+            for some, boxes in zip(clips, self._boxes, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else _stack(parts, 0)
+
+    def _views(
+        self,
+        frames: UInt8[Tensor, "U C H W"],
+        positions: Int64[np.ndarray, "clips T"],
+        boxes: list[Box],
+        mirrored: bool,
+    ) -> Crops:
+        """Resizes each frame once for each box, and then puts the clips together."""
+        used, places = np.unique(positions, return_inverse=True)
+        frames, places = _select(frames, used), places.ravel()
+        crops = [self._resized(frames, box, mirrored) for box in boxes]
+        crops = [_select(crop, places).unflatten(0, positions.shape) for crop in crops]
+        if self._transform.mirrors:
+            crops += [crop.flip(-1) for crop in crops]
+        views = crops[0] if len(crops) == 1 else _stack(crops, 1)
+        return self._transform.finish(views, self._generator)
+
+    def _resized(self, frames: UInt8[Tensor, "U C H W"], box: Box, mirrored: bool) -> Tensor:
+        """Crops and resizes a few frames at a time, which stay in the processor's cache."""
+        y, x = self._outer.y0, self._outer.x0
+        frames = frames[..., box.y0 - y : box.y1 - y, box.x0 - x : box.x1 - x]
+        out = torch.empty(len(frames), *self._size, 3, dtype=torch.uint8).movedim(-1, 1)
+        for some, resized in zip(frames.split(_CHUNK), out.split(_CHUNK), strict=True):
+            if mirrored:  # before the resize, which is symmetric
+                some = some.flip(-1)
+            resized.copy_(resize(some, self._size))
+        return out
+
+
+def _stack(crops: list[Tensor], dim: int) -> Tensor:
+    """Joins views: one list after the other (dim 0), or alternating (dim 1).
+
+    Channels stay last in memory.
+    """
+    return torch.stack([crop.movedim(-3, -1) for crop in crops], dim).flatten(0, 1).movedim(-1, -3)
+
+
+def _select(
+    frames: UInt8[Tensor, "U C H W"], which: Int64[np.ndarray, " N"]
+) -> UInt8[Tensor, "N C H W"]:
+    """Returns `frames[which]`, without a copy if those are all frames in order."""
+    if np.array_equal(which, np.arange(len(frames))):
+        return frames
+    return frames.movedim(1, -1).index_select(0, torch.from_numpy(which)).movedim(-1, 1)
+
+
+def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:
+    """Resizes to (height, width): bilinear, antialiased, on uint8."""
     if tuple(frames.shape[-2:]) == tuple(size):
-        return frames if out is None else out.copy_(frames)
+        return frames
     frames = frames.contiguous(memory_format=torch.channels_last)
-    if out is None:
-        return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
-    # What the line above calls, which has no way to say where to.
-    torch.ops.aten._upsample_bilinear2d_aa.out(frames, size, False, None, None, out=out)
-    return out
+    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 
 def to_video(

@@ -1,20 +1,20 @@
-"""Frames that are cut and resized while they come."""
+"""Views of clips: every frame is cropped and resized, wherever it is used."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.data.conftest import MakeClip
-from tests.data.transformed import crop_resize
+from tests.data.transformed import crop_resize, views_of
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode.cut import Clips
+from videoattn.data.decode import decode
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
-from videoattn.data.transforms import TestTransform, resize
+from videoattn.data.transforms import Box, TestTransform
+from videoattn.data.transforms.augment import AreaCrop, TrainTransform
 
 
 def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:
@@ -40,19 +40,13 @@ def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:
 def test_each_frame_where_it_belongs(
     places: list[list[int]], mirrored: bool, num_threads: int
 ) -> None:
-    """After a setback in the middle, too: the frames that came later count."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        frames = frames_of(7, 130, 150)  # a mirrored row is copied in several pieces
-        images = frames.movedim(1, -1).numpy()
+        frames = frames_of(7, 130, 150)
         transform = TestTransform(32, crop=(32, 32), num_crops=3)
-        made = Clips(transform, np.array(places), torch.Generator(), mirrored=mirrored)
-        for slot in range(4):
-            made.put(slot, 255 - images[slot])
-        for slot in range(7):
-            made.put(slot, images[slot])
-        out = made.finish().unflatten(0, (len(places), 3))
+        out = views_of(transform, frames, np.array(places), torch.Generator(), mirrored=mirrored)
+        out = out.unflatten(0, (len(places), 3))
     finally:
         torch.set_num_threads(before)
     for clip, slots in enumerate(places):
@@ -62,12 +56,39 @@ def test_each_frame_where_it_belongs(
                 assert torch.equal(out[clip, view, at], want.flip(-1) if mirrored else want)
 
 
-@pytest.mark.parametrize("size", [(40, 60), (20, 31), (64, 97)])
-def test_resize_to_where_it_stays(size: tuple[int, int]) -> None:
-    frames = frames_of(5)
-    out = torch.empty(5, *size, 3, dtype=torch.uint8).movedim(-1, 1)
-    assert resize(frames, size, out).data_ptr() == out.data_ptr()
-    assert torch.equal(out, F.interpolate(frames, size=size, mode="bilinear", antialias=True))
+def test_views_keep_channels_last_in_memory() -> None:
+    transform = TestTransform(32, crop=(32, 32), num_crops=3)
+    for positions in ([[0, 1]], [[0, 1], [1, 1]]):
+        views = views_of(transform, frames_of(2), np.array(positions), torch.Generator())
+        assert views.movedim(-3, -1).is_contiguous()
+
+
+def test_frames_are_cropped_while_they_are_decoded(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", 9, size=(32, 64))
+    whole = decode(path, range(9))
+    calls: list[tuple[int, int]] = []
+
+    def crop(height: int, width: int) -> Box:
+        calls.append((height, width))
+        return Box(3, 10, 30, 50)
+
+    frames = decode(path, [7, 2, 2], crop=crop)
+    assert torch.equal(frames, whole[[7, 2, 2], :, 3:30, 10:50])
+    assert frames.stride() == (3 * 27 * 40, 1, 3 * 40, 3)
+    assert calls == [(32, 64)]
+
+
+def test_a_rotated_video_is_mirrored(real_data: Path) -> None:
+    path = real_data / "fixtures" / "rotation" / "video_90.mov"
+    transform = TrainTransform(AreaCrop((32, 32)))
+    frames = decode(path, [0, 1])
+    plain, mirrored = (
+        views_of(
+            transform, frames, np.array([[0, 1]]), torch.Generator().manual_seed(0), mirrored=m
+        )
+        for m in (False, True)
+    )
+    assert torch.equal(mirrored, plain.flip(-1))
 
 
 def test_a_batch_of_frames_that_differ_in_size(make_clip: MakeClip, tmp_path: Path) -> None:

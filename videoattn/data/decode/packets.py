@@ -1,0 +1,123 @@
+"""Which packets to decode for a frame: where decoding can start, and what can be skipped."""
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+import av
+import numpy as np
+from jaxtyping import Bool, Int64
+
+# Codecs that store frames in another order than they are displayed in.
+_REORDERED = ("h264", "hevc", "mpeg4")
+
+
+class GroupStarts(NamedTuple):
+    """Where decoding can start in a video without reliable timestamps, such as an AVI.
+
+    Decoding from packet `packets[i]` gives the frames of the whole file from number `frames[i]`
+    on. `videoattn.data.prepare.groups` finds these by decoding.
+
+    Args:
+        num_bytes: The size of the file. The starts of a file of another size are not used.
+    """
+
+    num_bytes: int
+    packets: Int64[np.ndarray, " G"]
+    frames: Int64[np.ndarray, " G"]
+
+    def before(self, frame: int) -> tuple[int, int]:
+        """Returns the packet and the frame of the last start at or before a frame."""
+        group = int(np.searchsorted(self.frames, frame, side="right")) - 1
+        return (int(self.packets[group]), int(self.frames[group])) if group >= 0 else (0, 0)
+
+
+class PacketIndex(NamedTuple):
+    """The packets of a file with timestamps, in file order.
+
+    Args:
+        packets: All packets with data.
+        times: When each packet's frame is displayed, in ticks of the stream.
+        keys: The packets at which decoding can start.
+        unreferenced: The packets whose frames no other frame refers to.
+    """
+
+    packets: list[av.Packet]
+    times: Int64[np.ndarray, " P"]
+    keys: Int64[np.ndarray, " K"]
+    unreferenced: Bool[np.ndarray, " P"]
+
+    @classmethod
+    def of(cls, stream: av.VideoStream, packets: list[av.Packet]) -> "PacketIndex | None":
+        """Returns None if the packets do not determine which frame is which."""
+        if not (packets and packets[0].is_keyframe):
+            return None
+        if any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):
+            return None
+        context = stream.codec_context
+        reordered = context.has_b_frames and context.name in _REORDERED and len(packets) > 1
+        if reordered and all(p.pts == p.dts for p in packets):  # pts hold the decoding order
+            return None
+        times = np.array([p.pts for p in packets], dtype=np.int64)
+        keys = np.flatnonzero([p.is_keyframe for p in packets])
+        before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
+        if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
+            return None
+        if times.min() < times[0]:  # a frame that needs a group before the first
+            return None
+        unreferenced = np.zeros(len(packets), dtype=bool)
+        if length_size := _nal_length_size(context):
+            found = [_is_unreferenced(bytes(packet), length_size) for packet in packets]
+            if None in found:
+                return None
+            if context.name == "h264":
+                unreferenced[:] = found
+        return cls(packets, times, keys, unreferenced)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no frame that is stored after a key frame is displayed before it."""
+        earliest_from = np.minimum.accumulate(self.times[::-1])[::-1]
+        return bool((earliest_from[self.keys] == self.times[self.keys]).all())
+
+    def plan(self, frames: Int64[np.ndarray, " T"]) -> list[list[int]]:
+        """Returns runs of packets to decode for the frames, each from a key frame on."""
+        requested = np.sort(np.argsort(self.times)[frames])
+        keys, key_times = self.keys.tolist(), self.times[self.keys].tolist()
+        spans: list[tuple[int, int]] = []
+        for packet, time in zip(requested.tolist(), self.times[requested].tolist(), strict=True):
+            key = bisect_right(keys, packet) - 1
+            # A frame displayed before the key frame that it is stored after needs the group before.
+            while key_times[key] > time:
+                key -= 1
+            start = keys[key]
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], packet)
+            else:
+                spans.append((start, packet))
+        needed = ~self.unreferenced
+        needed[requested] = True
+        return [
+            (first + np.flatnonzero(needed[first : last + 1])).tolist() for first, last in spans
+        ]
+
+
+def _nal_length_size(codec: av.VideoCodecContext) -> int:
+    """Returns the bytes of the length field before each NAL unit of H.264 and HEVC in MP4 and
+    Matroska; 0 for everything else."""
+    at = {"h264": 4, "hevc": 21}.get(codec.name, 0)
+    extra = codec.extradata or b""
+    return (extra[at] & 3) + 1 if at and len(extra) > at and extra[0] == 1 else 0
+
+
+def _is_unreferenced(data: bytes, length_size: int) -> bool | None:
+    """Returns whether every slice (unit types 1 and 5) of an H.264 packet has nal_ref_idc = 0.
+
+    Returns None if the lengths of the units do not add up, of HEVC too: the packet is damaged.
+    """
+    at, end, slices, references = 0, len(data), 0, 0
+    while (start := at + length_size) < end:
+        header = data[start]
+        if header & 31 in (1, 5):
+            slices, references = slices + 1, references | header & 0x60
+        at = start + int.from_bytes(data[at:start], "big")
+    return None if at != end else bool(slices and not references)

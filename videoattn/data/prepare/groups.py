@@ -1,0 +1,58 @@
+"""Finds where decoding may start in videos whose packets do not determine their frames."""
+
+import hashlib
+from pathlib import Path
+
+import av
+
+from videoattn.data.decode.pyav import ToRGB, Video
+
+
+def find_group_starts(path: Path) -> list[tuple[int, int]]:
+    """Returns (packet, frame) pairs: decoding from that packet gives the frames from there on.
+
+    Every key packet is tried, and kept if decoding from it reproduces the frames of the whole file
+    up to the second next key packet. Returns nothing for damaged files: what conceals the damage
+    depends on earlier frames.
+    """
+    with Video(path) as video:
+        video.stream.codec_context.copy_opaque = True
+        packets = list(video.packets())
+        for number, packet in enumerate(packets):
+            packet.opaque = number
+        to_rgb = ToRGB()
+        digests: list[bytes] = []
+        first_frame: dict[int, int] = {}
+        for frame in (frame for packet in [*packets, None] for frame in video.feed(packet)):
+            if frame.is_corrupt:
+                return []
+            if frame.key_frame and isinstance(frame.opaque, int):
+                first_frame.setdefault(frame.opaque, len(digests))
+            digests.append(_digest(frame, to_rgb))
+        if video.last_error:
+            return []
+    keys = [n for n, packet in enumerate(packets) if packet.is_keyframe and n in first_frame]
+    ends = [first_frame[key] for key in keys[2:]] + [len(digests)] * 2
+    return [
+        (key, first_frame[key])
+        for key, end in zip(keys, ends, strict=False)
+        if key and _reproduces(path, packets[key:], digests[first_frame[key] : end])
+    ]
+
+
+def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> bool:
+    """Returns whether a new decoder gives these frames first."""
+    found, to_rgb = 0, ToRGB()
+    with Video(path) as video:
+        for packet in [*packets, None]:
+            for frame in video.feed(packet):
+                if found == len(digests):
+                    return True
+                if frame.is_corrupt or _digest(frame, to_rgb) != digests[found]:
+                    return False
+                found += 1
+    return found == len(digests) and not video.last_error
+
+
+def _digest(frame: av.VideoFrame, to_rgb: ToRGB) -> bytes:
+    return hashlib.blake2b(to_rgb(frame).tobytes(), digest_size=8).digest()
