@@ -1,5 +1,6 @@
 """Heads, special tokens, factors, resampling, adapters and the archive of maps."""
 
+import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -18,6 +19,11 @@ from videoattn.attention import (
     to_input,
 )
 from videoattn.attention.adapters import multihead_maps
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.non_local import FORMS, NonLocal
+from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
+from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.functional import NORMALISERS
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.types import Grid, ModelInfo
 
@@ -157,6 +163,41 @@ def test_factors_follow_their_rule(rule: str) -> None:
     }[rule]
     rows = Factors(q, k, rule, 0.5).rows(torch.tensor([4, 0]))
     torch.testing.assert_close(rows, expected[:, :, [4, 0]])
+
+
+def pairwise_blocks() -> dict[str, nn.Module]:
+    blocks: dict[str, nn.Module] = {f"non_local {form}": NonLocal(8, form=form) for form in FORMS}
+    for similarity, normaliser in itertools.product(SIMILARITIES, NORMALISERS):
+        name = f"{similarity} {normaliser}"
+        blocks[name] = SimilarityAttention(8, similarity=similarity, normaliser=normaliser)
+    for variant in ("authors", "plain"):
+        blocks[f"sagan {variant}"] = SelfAttention(8, variant=variant)
+    return blocks
+
+
+@pytest.mark.parametrize("name", pairwise_blocks())
+def test_factors_of_every_block_give_its_rows(name: str) -> None:
+    torch.manual_seed(0)
+    block = pairwise_blocks()[name].double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    with torch.no_grad():
+        (found,) = block.maps(noise(2, 8, *GRID)).values()
+    if found.factors is None:
+        assert "additive" in name or name in ("concat softmax", "concat sigmoid")
+        return
+    positions = torch.tensor([5, 0, 23])
+    rows = found.factors.rows(positions)[:, 0]
+    torch.testing.assert_close(rows, found.rows(positions).flatten(2))
+
+
+def test_factors_of_each_source() -> None:
+    torch.manual_seed(0)
+    block = CrossLayerNonLocal(8, [4, 6], scale=False).double()
+    found = block.maps(noise(2, 8, *GRID), noise(2, 4, 2, 5, 5), noise(2, 6, 1, 2, 3))
+    for each in found.values():
+        rows = each.factors.rows(torch.tensor([7]))[:, 0]
+        torch.testing.assert_close(rows, each.rows(torch.tensor([7])).flatten(2))
 
 
 def test_one_head_without_special_tokens_reads_as_before() -> None:

@@ -115,7 +115,8 @@ def test_a_block_may_say_what_its_weights_are() -> None:
     x = torch.rand(1, 64, *GRID, generator=torch.Generator().manual_seed(0))
     cgnl = CompactNonLocal(64).maps(x)[""]
     assert (
-        describe_map(cgnl, 0) == "How strongly each place of each frame answers to the whole clip"
+        describe_map(cgnl, 0)
+        == "How strongly each position of each frame responds to the whole clip"
     )
 
 

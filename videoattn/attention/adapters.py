@@ -65,7 +65,13 @@ def multihead_maps(
 
     factors = None if bool((mask != 0).any()) else Factors(q, k, "softmax", scale)
     found = PairwiseAttention(
-        grid_q, grid, normalized=True, rows=rows, special=special, factors=factors
+        grid_q,
+        grid,
+        normalized=True,
+        rows=rows,
+        num_heads=module.num_heads,
+        special=special,
+        factors=factors,
     )
     return {"": found}
 

@@ -91,7 +91,13 @@ class Taps:
         self.tensors: dict[str, Tensor] = {}
 
     def pop(self, key: str) -> Tensor:
-        """Returns a tensor and forgets it."""
+        """Returns a tensor and forgets it.
+
+        Raises:
+            ValueError: If the module has not run since the last call.
+        """
+        if key not in self.tensors:
+            raise ValueError(f"{key!r} did not run in this forward pass; run the whole network")
         return self.tensors.pop(key)
 
     def tap_output(self, module: nn.Module, key: str) -> None:

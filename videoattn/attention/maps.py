@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from videoattn.attention.functional import autocast_off, normalise
 from videoattn.types import Grid
 
 Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box", "cam"]
@@ -34,13 +35,11 @@ class Factors(NamedTuple):
 
     def rows(self, positions: Tensor) -> Float[Tensor, "N h Q P"]:
         """Returns the rows of the query positions."""
-        logits = self.q[:, :, positions] @ self.k.transpose(2, 3) * self.scale
-        num_keys = logits.shape[-1]
-        if self.rule == "softmax":
-            return logits.softmax(-1)
-        if self.rule == "sigmoid":
-            return (logits - torch.tensor(num_keys).log()).sigmoid()
-        return (logits.relu() if self.rule == "relu_sum" else logits) / num_keys
+        with autocast_off(self.q):
+            logits = self.q[:, :, positions.to(self.q.device)] @ self.k.transpose(2, 3) * self.scale
+        if self.rule == "relu_sum":
+            return normalise(logits.relu(), "count")
+        return normalise(logits, self.rule)
 
 
 class PairwiseAttention:
@@ -53,6 +52,7 @@ class PairwiseAttention:
         rows: Function from query numbers (Q,) to weights (N, Q, P) or (N, h, Q, P). Queries are
             numbered by position, in the order T, H, W, and then by special query. Columns after
             the key positions are keys without a position: class tokens, or padding.
+        num_heads: h.
         kind: "local" if a query attends to a window around itself; its rows are 0 outside.
         special: Names of queries without a position ("class").
         factors: The map as a product, if it is one.
@@ -65,6 +65,7 @@ class PairwiseAttention:
         *,
         normalized: bool,
         rows: Callable[[Tensor], Tensor],
+        num_heads: int = 1,
         kind: Literal["pairwise", "local"] = "pairwise",
         special: tuple[str, ...] = (),
         factors: Factors | None = None,
@@ -73,6 +74,7 @@ class PairwiseAttention:
         self.grid_q = grid_q
         self.grid_k = grid_k
         self.normalized = normalized
+        self.num_heads = num_heads
         self.special = special
         self.factors = factors
         self._rows = rows
@@ -160,7 +162,7 @@ class GateMap:
 class HasMaps(Protocol):
     """A block whose attention can be recorded.
 
-    `maps` is called with the arguments of `forward`. The key "" stands for the block itself; other
+    `maps` is called with the arguments of `forward`. The key "" is the block itself; other
     keys ("spatial") are appended to its name.
     """
 

@@ -209,7 +209,7 @@ def _cell_number(query: Query, clip: Grid, grid: Grid) -> int:
 
 def _received(found: PairwiseAttention) -> Tensor:
     num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
-    pieces = torch.arange(num_queries).split(max(MOST_ENTRIES // num_keys, 1))
+    pieces = torch.arange(num_queries).split(max(MOST_ENTRIES // (num_keys * found.num_heads), 1))
     total = sum(found.rows(piece).sum(dim=1) for piece in pieces)
     assert isinstance(total, Tensor)
     return (total / num_queries).float().cpu()

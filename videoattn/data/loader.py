@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.shards.streaming import ShardDataset
@@ -80,6 +82,7 @@ class ClipLoader:
         self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
+        self._pool = BufferPool(num_workers)
         num_threads = 1 if num_workers else min(_THREADS, _num_cores())
         self._run_all = _one_by_one if num_threads == 1 else _Threads(num_threads)
 
@@ -100,10 +103,12 @@ class ClipLoader:
         done = skip_batches
         while True:
             try:
-                for frames, labels, indices, failures in self._start(epoch, batches[done:]):
-                    if failures and self.dataset.on_error == "raise":
-                        raise DecodeError(failures[0].path, failures[0].reason + _SKIP)
-                    yield Batch(frames, labels, indices, tuple(failures))
+                for loaded in self._start(epoch, batches[done:]):
+                    batch = self._finish(loaded)
+                    if batch.failures and self.dataset.on_error == "raise":
+                        raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
+                    yield batch
+                    del loaded, batch  # so that their buffer is free while the next one loads
                     done += 1
                 return
             except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
@@ -113,6 +118,7 @@ class ClipLoader:
             # The workers' queues may be broken: end all workers, and start new ones.
             self._loader = None
             self._monitor.reset()
+            self._pool = BufferPool(self.num_workers)
             for death in deaths:
                 if death.index is None:
                     raise death
@@ -135,15 +141,16 @@ class ClipLoader:
         mine = self.order(epoch)[self.rank :: self.world_size]
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
 
-    def _start(self, epoch: int, batches: list[list[int]]) -> Iterator[Batch]:
+    def _start(self, epoch: int, batches: list[list[int]]) -> "Iterator[_Loaded]":
         self._batch_keys.keys = self.dataset.keys(epoch, batches)
+        self._pool.reclaim()
         if self._loader is not None:
             return iter(self._loader)
         loader: DataLoader[Any] = DataLoader(
             _SampleFetcher(self.dataset, self._monitor, self._lost, self._run_all),
             batch_sampler=self._batch_keys,
             num_workers=self.num_workers,
-            collate_fn=partial(_collate, self.dataset),
+            collate_fn=partial(_collate, self._pool),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             # Its own generator: iterating must not advance the global random state.
@@ -152,6 +159,24 @@ class ClipLoader:
         self._loader = loader
         with self._monitor.starting():
             return iter(loader)
+
+    def _finish(self, loaded: "_Loaded") -> Batch:
+        if loaded.frames is None:
+            frames = self.dataset.empty_batch()
+        else:
+            frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
+        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
+        return Batch(frames, labels, indices, tuple(loaded.failures))
+
+
+class _Loaded(NamedTuple):
+    """A batch on its way to the main process; channels are last."""
+
+    frames: UInt8[Tensor, "N V T H W C"] | None  # None if there is no sample
+    slot: Slot | None
+    labels: list[int]
+    indices: list[int]
+    failures: tuple[Failure, ...]
 
 
 _Task = Callable[[], Sample | Failure]
@@ -194,15 +219,10 @@ class _SampleFetcher(Dataset[Sample | Failure]):
             return self._dataset.fetch(key)
 
 
-def _collate(dataset: AnyDataset, items: list[Sample | Failure]) -> Batch:
+def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
     """Joins the samples of a batch, channels last in memory: a view of a batch is then a
     channels_last_3d video without a copy."""
     samples = [item for item in items if isinstance(item, Sample)]
-    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-    indices = torch.tensor([sample.index for sample in samples], dtype=torch.int64)
-    failures = tuple(item for item in items if isinstance(item, Failure))
-    if not samples:
-        return Batch(dataset.empty_batch(), labels, indices, failures)
     clips = [sample.frames.movedim(-3, -1) for sample in samples]
     shapes = sorted({tuple(clip.shape) for clip in clips})
     if len(shapes) > 1:
@@ -210,8 +230,14 @@ def _collate(dataset: AnyDataset, items: list[Sample | Failure]) -> Batch:
             "clips of a batch differ in their shapes (views, frames, height, width, channels): "
             f"{shapes[0]} and {shapes[1]}; use batches of one video"
         )
-    frames: Tensor = default_collate(clips)
-    return Batch(frames.movedim(-1, -3), labels, indices, failures)
+    frames, slot = pool.stack(clips) if clips else (None, None)
+    return _Loaded(
+        frames,
+        slot,
+        [sample.label for sample in samples],
+        [sample.index for sample in samples],
+        tuple(item for item in items if isinstance(item, Failure)),
+    )
 
 
 def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:

@@ -22,13 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.common import (
-    Weights,
     grid_of,
-    pairwise_map,
+    one_head,
     small_weights,
     zero_norm,
 )
-from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
+from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -50,8 +49,8 @@ class CrossLayerNonLocal(nn.Module):
         scale: Multiply logits by 1/sqrt(inner_channels).
 
     Raises:
-        ValueError: If `mode` is unknown or there is no source; on forward, if the number of sources
-            is wrong.
+        ValueError: If `mode` is unknown or `source_channels` is empty; on forward, if the number of
+            sources is wrong.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -106,17 +105,22 @@ class CrossLayerNonLocal(nn.Module):
         Rows sum to 1 with mode="per_layer". With mode="joint", a row sums to 1 over all sources.
         """
         q, keys, _ = self.project(x, *sources)
-        joint = self.mode == "joint"
-        all_keys = torch.cat(keys, dim=1)
-        normalized = not joint or len(sources) == 1
-        found, end = {}, 0
+        grid, found = grid_of(x), {}
+        if self.mode == "per_layer":
+            for index, (k, source) in enumerate(zip(keys, sources, strict=True)):
+                own = one_head(q, k, "softmax", self.logit_scale)
+                found[f"source{index}"] = PairwiseAttention(
+                    grid, grid_of(source), normalized=True, rows=own.rows, factors=own
+                )
+            return found
+        joint = one_head(q, torch.cat(keys, dim=1), "softmax", self.logit_scale)
+        sizes = [k.shape[1] for k in keys]
         for index, source in enumerate(sources):
-            start, end = end, end + keys[index].shape[1]
-            k, own = (all_keys, slice(start, end)) if joint else (keys[index], slice(None))
-            found[f"source{index}"] = pairwise_map(
-                self._weights_of(own), q, k, grid_of(x), grid_of(source), normalized=normalized
+
+            def rows(positions: Tensor, index: int = index) -> Tensor:
+                return joint.rows(positions).split(sizes, dim=-1)[index]
+
+            found[f"source{index}"] = PairwiseAttention(
+                grid, grid_of(source), normalized=len(sources) == 1, rows=rows
             )
         return found
-
-    def _weights_of(self, keys: slice) -> Weights:
-        return lambda q, k: attention_weights(q, k, "softmax", self.logit_scale)[..., keys]

@@ -116,6 +116,7 @@ class NonLocal(PairwiseBlock):
         Keys outside the query's scope have weight 0.
         """
         q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
+        factors = self.factors(q, k) if self.scope == "space_time" else None
         q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
         num_groups, group_size = q.shape[1:3]
 
@@ -135,8 +136,14 @@ class NonLocal(PairwiseBlock):
             key_grid = (key_frames, *x.shape[3:])
         else:
             key_grid = (key_frames * num_groups, key_height, key_width)
-        normalized = self.normaliser == "softmax"
-        return {"": PairwiseAttention(grid_of(x), key_grid, normalized=normalized, rows=rows)}
+        found = PairwiseAttention(
+            grid_of(x),
+            key_grid,
+            normalized=self.normaliser == "softmax",
+            rows=rows,
+            factors=factors,
+        )
+        return {"": found}
 
     def _split(self, x: Video) -> Tensor:
         """(N, C, T, H, W) -> (N·G, C, t, h, w), where queries attend within their group."""

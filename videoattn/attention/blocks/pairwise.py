@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import (
     grid_of,
-    pairwise_map,
+    one_head,
     pool_keys,
     small_weights,
     widen,
@@ -49,7 +49,7 @@ from videoattn.attention.functional import (
     separable_weights,
     to_tokens,
 )
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
 
@@ -127,6 +127,19 @@ class PairwiseBlock(nn.Module):
             return separable_weights(*self._separate(q, k), self.normaliser)
         return attention_weights(*self._as_products(q, k), self.normaliser, self.logit_scale)
 
+    def factors(self, q: Tensor, k: Tensor) -> Factors | None:
+        """Returns the map as a rule applied to a product, or None if it is not one."""
+        with autocast_off(q):
+            if self.similarity == "concat" and self.normaliser == "count":
+                a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
+                q = torch.stack([a, torch.ones_like(a)], dim=2)
+                k = torch.stack([torch.ones_like(b), b], dim=2)
+                return one_head(q, k, "relu_sum", 1.0)
+            if self.similarity in ("concat", "additive"):
+                return None
+            products = self._as_products(widen(q), widen(k))
+            return one_head(*products, self.normaliser, self.logit_scale)
+
     def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Returns queries and keys whose dot products are the logits, up to the scale."""
         if self.similarity == "cosine":
@@ -200,8 +213,20 @@ class SimilarityAttention(PairwiseBlock):
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the weights that `forward` uses for x, computed row by row."""
         q, k, _, key_grid = self.project(x)
-        normalized = self.normaliser == "softmax"
-        return {"": pairwise_map(self.weights, q, k, grid_of(x), key_grid, normalized=normalized)}
+        q, k = widen(q), widen(k)
+
+        def rows(positions: Tensor) -> Tensor:
+            with autocast_off(q):
+                return self.weights(q[:, positions], k)
+
+        found = PairwiseAttention(
+            grid_of(x),
+            key_grid,
+            normalized=self.normaliser == "softmax",
+            rows=rows,
+            factors=self.factors(q, k),
+        )
+        return {"": found}
 
 
 def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
-from videoattn.attention.common import evaluating, grid_of, pairwise_map, pool_keys
-from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
+from videoattn.attention.common import evaluating, grid_of, one_head, pool_keys
+from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
@@ -78,8 +78,8 @@ class SelfAttention(nn.Module):
         """Returns the rows of the softmax."""
         with evaluating(self):  # in training mode, each use of a spectral norm updates its state
             q, k, _, key_grid = self.project(x)
-        return {
-            "": pairwise_map(
-                lambda q, k: attention_weights(q, k, "softmax", 1.0), q, k, grid_of(x), key_grid
-            )
-        }
+        factors = one_head(q, k, "softmax", 1.0)
+        found = PairwiseAttention(
+            grid_of(x), key_grid, normalized=True, rows=factors.rows, factors=factors
+        )
+        return {"": found}

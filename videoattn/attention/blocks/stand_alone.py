@@ -4,7 +4,7 @@ NeurIPS 2019, arXiv 1906.05909), extended to windows over frames.
     y_i = Σ_{j in window(i)} softmax_j(q_i · (k_j + r_{j-i})) v_j      q, k, v = W_q x, W_k x, W_v x
 
 This is computed for each head separately. r_{(a,b,c)} = [r_t(a) ; r_h(b) ; r_w(c)] is learned, and
-splits the width of a head among the axes. There is no factor 1/sqrt(d). The layer replaces a 3x3
+splits the width of a head among the axes. Logits have no factor 1/sqrt(d). The layer replaces a 3x3
 convolution; a stride becomes an average pool after it.
 
 Where we differ. The paper's window is k x k, which is a window of 1 frame here. The projections are
@@ -21,7 +21,7 @@ cut into tiles, each with all keys that its queries attend to, and a tile is ord
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videoattn.attention.common import check_odd, grid_of, widen
-from videoattn.attention.functional import Path, attend, attention_weights, autocast_off
+from videoattn.attention.functional import Path, attend, autocast_off
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -120,7 +120,7 @@ class StandAloneAttention(nn.Module):
         return y
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the mean map over heads, on the grid before the pool; 0 outside the window.
+        """Returns the map of each head, on the grid before the pool; 0 outside the window.
 
         With border="zero", rows omit the weight of the padding.
         """
@@ -140,18 +140,21 @@ class StandAloneAttention(nn.Module):
             ]
             with autocast_off(x):
                 queries = self._with_scores(q[:, :, positions], offsets)
-                heads = (  # one at a time, because the rows of all heads would be large
-                    attention_weights(queries[:, head], keys[:, head], "softmax", 1.0)
-                    for head in range(self.heads)
-                )
-                mean = (reduce(torch.add, heads) / self.heads).unflatten(2, sizes)
-            for axis, (pad, size) in enumerate(zip(pads, x.shape[2:], strict=True), start=2):
-                mean = mean.narrow(axis, pad, size)
-            return mean.flatten(2)
+                found = (queries @ keys.transpose(2, 3)).softmax(-1).unflatten(3, sizes)
+            for axis, (pad, size) in enumerate(zip(pads, x.shape[2:], strict=True), start=3):
+                found = found.narrow(axis, pad, size)
+            return found.flatten(3)
 
         grid = grid_of(x)
-        normalized = self.border == "mask"
-        return {"": PairwiseAttention(grid, grid, normalized=normalized, rows=rows, kind="local")}
+        found = PairwiseAttention(
+            grid,
+            grid,
+            normalized=self.border == "mask",
+            rows=rows,
+            num_heads=self.heads,
+            kind="local",
+        )
+        return {"": found}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k and v as (N, heads, T, H, W, D); k and v include the zero border, if any."""
