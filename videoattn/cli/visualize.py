@@ -17,7 +17,7 @@ from videoattn.attention.record import (
     recordable_blocks,
 )
 from videoattn.data.dataset import sample_generator, sample_numbers
-from videoattn.data.decode import decode, probe
+from videoattn.data.decode import DecodeError, Video, decode
 from videoattn.data.transforms import Box, resize
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import did_you_mean
@@ -219,21 +219,31 @@ def _look(
 
 
 def _read_clip(loaded: Predictor, path: Path, frame: int | None) -> _Clip:
+    """Decodes only the frames of the clip."""
+    with Video(path) as video:
+        try:
+            return _clip_of(loaded, video, video.num_frames, frame)
+        except DecodeError as error:  # a damaged file lists more frames than decode
+            if not error.num_frames:
+                raise
+            return _clip_of(loaded, video, error.num_frames, frame)
+
+
+def _clip_of(loaded: Predictor, video: Video, num_frames: int, frame: int | None) -> _Clip:
     config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
-    info = probe(path)
-    if frame is not None and not 0 <= frame < info.num_frames:
+    if frame is not None and not 0 <= frame < num_frames:
         raise ValueError(
-            f"query: frame {frame} is not in {path}; it has frames 0 to {info.num_frames - 1}"
+            f"query: frame {frame} is not in {video.source}; it has frames 0 to {num_frames - 1}"
         )
     numbers = sample_numbers(
-        test_frames(config), path, info.num_frames, info.fps, sample_generator(0, 0, 0),
+        test_frames(config), video, num_frames, video.fps, sample_generator(0, 0, 0),
         clock_of(config),
     )[0]  # fmt: skip
     if frame is not None and config.clip.sampling == "dense":
-        numbers = _moved_to(numbers, frame, info.num_frames)
-    frames = decode(path, numbers)
+        numbers = _moved_to(numbers, frame, num_frames)
+    frames = decode(video, numbers)
     transform = test_transform(config)
-    box = transform.boxes(info.height, info.width)[0]
+    box = transform.boxes(*frames.shape[2:])[0]
     shown = frames[..., box.y0 : box.y1, box.x0 : box.x1]
     seen = resize(shown, transform.crop)[None]
     device = next(loaded.model.parameters()).device
@@ -242,7 +252,7 @@ def _read_clip(loaded: Predictor, path: Path, frame: int | None) -> _Clip:
         video=make_to_video(config.clip, device)(seen),
         box=box,
         numbers=numbers.tolist(),
-        fps=info.fps,
+        fps=video.fps,
     )
 
 
