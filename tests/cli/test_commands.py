@@ -325,7 +325,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:200])
     words = ("train", recipe, f"data.root={copy}", "train.num_epochs=1")
     assert str(broken) in refused(*words)
-    assert command(*words, "data.on_error=skip") == 0  # a run without a checkpoint is no loss
+    assert command(*words, "data.on_error=skip") == 0  # it has no checkpoint to lose
     (line,) = Path("runs/tiny/skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == str(broken)
     shutil.copyfile(broken, copy / "train/moves_up/0001.mp4")

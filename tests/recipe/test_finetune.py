@@ -262,13 +262,16 @@ def test_a_tenth_of_the_rate_moves_a_tenth(weights: Path, tmp_path: Path) -> Non
     [
         (
             {"freeze_backbone_epochs": 4, "num_epochs": 3},
-            "freeze_backbone_epochs: 4 is not in 0 to",
+            "freeze_backbone_epochs: got 4; need 0 to num_epochs",
         ),
         (
             {"freeze_backbone_epochs": -1},
-            "freeze_backbone_epochs: -1 is not in 0 to num_epochs, 10",
+            "freeze_backbone_epochs: got -1; need 0 to num_epochs, which is 10",
         ),
-        ({"backbone_lr_scale": 0.0}, "backbone_lr_scale: 0.0 is not above 0; to freeze the backb"),
+        (
+            {"backbone_lr_scale": 0.0},
+            "backbone_lr_scale: got 0.0; need more than 0; to freeze the backb",
+        ),
     ],
 )
 def test_settings_out_of_range(weights: Path, train: dict[str, object], message: str) -> None:
@@ -281,7 +284,7 @@ def test_settings_out_of_range(weights: Path, train: dict[str, object], message:
     [{"freeze_backbone_epochs": 1}, {"freeze_batch_norm": True}, {"backbone_lr_scale": 0.1}],
 )
 def test_settings_without_weights(train: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"are for parameters that model\.weights gives, and it g"):
+    with pytest.raises(ValueError, match=r"apply to pretrained parameters; set model.weights, or"):
         begun(recipe(None, **train))
 
 

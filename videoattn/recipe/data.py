@@ -60,10 +60,15 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
     Raises:
         ValueError: If a list is wrong, or videos are missing and `on_error` is "raise".
     """
-    split = config.train_split if subset == "train" else config.test_split
     if missing is None:
         skipped: Missing = "drop" if subset == "train" else "keep"
         missing = skipped if config.on_error == "skip" else "raise"
+    with section("data"):
+        return _read_samples(config, subset, missing)
+
+
+def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Samples:
+    split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
         return _shards(config, subset).samples()
     root = existing_root(str(Path(config.root).expanduser()))
@@ -267,14 +272,9 @@ def _train_transform(config: Config) -> TrainTransform:
         "short_side": lambda: ShortSideCrop(crop, augment.short_side),
         "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
     }
+    names = ("color_jitter", "grayscale", "rand_augment", "rand_augment_magnitude", "erase")
     with section("augment"):
-        colors = ColorAugment(
-            color_jitter=augment.color_jitter,
-            grayscale=augment.grayscale,
-            rand_augment=augment.rand_augment,
-            rand_augment_magnitude=augment.rand_augment_magnitude,
-            erase=augment.erase,
-        )
+        colors = ColorAugment(**{name: getattr(augment, name) for name in names})
         return TrainTransform(boxes[augment.crop](), colors)
 
 

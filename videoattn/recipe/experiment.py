@@ -185,6 +185,8 @@ def assemble(
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    epochs, stages = config.train.num_epochs, config.train.stage_epochs
+    plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
     test_batches = None
     if config.train.validate_every:
         test_batches = make_loader(config, "test", parallel, samples["test"])
@@ -193,12 +195,7 @@ def assemble(
         model,
         make_optimizer(model, config, fine_tuning),
         make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
-        EpochPlan(
-            config.train.num_epochs,
-            config.train.stage_epochs,
-            fine_tuning or FineTuning(),
-            precise_bn,
-        ),
+        plan,
         samples,
         batches,
         test_batches,

@@ -50,15 +50,16 @@ class Video:
     opening the file and listing its packets again.
 
     Raises:
-        DecodeError: If the file is empty or is not a video.
-        OSError: If it cannot be read.
+        DecodeError: If the file cannot be read, is empty, or is not a video.
     """
 
     def __init__(self, source: VideoSource) -> None:
         self.source = source
-        self.num_bytes = (
-            len(source.data) if isinstance(source, VideoBytes) else os.path.getsize(str(source))
-        )
+        try:
+            in_memory = isinstance(source, VideoBytes)
+            self.num_bytes = len(source.data) if in_memory else os.path.getsize(str(source))
+        except OSError as error:
+            raise DecodeError(source, reason(error)) from error
         if self.num_bytes == 0:
             raise DecodeError(source, "the file is empty (0 bytes)")
         self.last_error: FFmpegError | None = None
@@ -130,7 +131,10 @@ class Video:
             self.close()
             self._open()
         self._demuxing = True
-        return (packet for packet in self.container.demux(self.stream) if packet.size)
+        try:
+            yield from (packet for packet in self.container.demux(self.stream) if packet.size)
+        except FFmpegError as error:
+            raise DecodeError(self.source, reason(error)) from error
 
     def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
         """Stops once every frame up to `frame` has its packet.
