@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test install clean
 
 demo: $(BIN)/videoattn
-	$(BIN)/videoattn demo
+	$(BIN)/videoattn demo --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .

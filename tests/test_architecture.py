@@ -1,85 +1,148 @@
-"""The house rules that a machine can check: who imports whom, sizes, no print."""
+"""The rules of docs/design.md that a machine can check, and that each check finds a violation."""
 
-import ast
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "videoattn"
+from tests import architecture as rules
+from videoattn.recipe.config import Config
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LOWER = {"types", "errors", "files", "layers", "attention", "models", "weights", "data", "engine"}
-LAYERS = {
-    "types": set(),
-    "_compat": set(),
-    "_version": set(),
-    "layers": set(),
-    "errors": set(),
-    "files": set(),
-    "attention": {"types", "layers", "errors", "files"},
-    "models": {"types", "attention", "layers", "errors"},
-    "weights": {"types", "attention", "models", "errors"},
-    "data": {"types", "errors", "files"},
-    "engine": {"types", "files", "errors", "_version"},
-    "explain": {"types", "attention", "models", "files"},
-    "recipe": LOWER,
-    "cli": {
-        "types",
-        "errors",
-        "layers",
-        "attention",
-        "models",
-        "weights",
-        "data",
-        "engine",
-        "explain",
-        "recipe",
-    },
-    "__main__": {"cli"},
-    "__init__": {"_compat", "_version", "attention", "recipe", "weights"},
+# Lines of each package. They may fall; raising one needs a reason beside it.
+CEILINGS = {
+    "attention": 4_900,
+    "models": 1_150,
+    "weights": 1_250,
+    "data": 4_600,
+    "engine": 2_110,
+    "explain": 1_620,
+    "recipe": 2_050,
+    "cli": 2_280,
 }
 
 
-def layer_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def keys(record: type, prefix: str = "") -> Iterator[str]:
+    for field in fields(record):
+        if is_dataclass(field.type):
+            yield from keys(field.type, f"{prefix}{field.name}.")
+        elif prefix:
+            yield prefix + field.name
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "videoattn":
-                names = [f"videoattn.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("videoattn.")}
-    return found
+KEYS = list(keys(Config))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_layers(path: Path) -> None:
-    layer = layer_of(path)
-    assert imports(path) <= LAYERS[layer] | {layer}
+def relative(path: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(PACKAGE).as_posix())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_sizes_and_habits(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert len(path.read_text().splitlines()) <= 400
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno < 70, node.name
-            if node.name == "__init__":
-                assert len(node.args.args) + len(node.args.kwonlyargs) - 1 <= 9
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in ("print", "eval", "exec")
-        if isinstance(node, ast.ImportFrom) and node.module == "omegaconf":
-            assert path.relative_to(PACKAGE).parts[0] == "recipe"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(relative(path)))
+def test_rules(path: Path) -> None:
+    source = path.read_text()
+    assert rules.wrong_imports(source, relative(path)) == []
+    records_of_settings = path == PACKAGE / "recipe/config.py"
+    assert records_of_settings or rules.too_large(source) == []
+    # A thread hands its error to the thread that asks for items, which raises it.
+    in_thread = ["except BaseException"] * (path == PACKAGE / "data/shards/streaming.py")
+    assert rules.bad_habits(source) == in_thread
+    assert rules.foreign_words(source, relative(path), KEYS) == []
+
+
+@pytest.mark.parametrize("package", CEILINGS)
+def test_package_sizes(package: str) -> None:
+    lines = sum(len(path.read_text().splitlines()) for path in (PACKAGE / package).rglob("*.py"))
+    assert lines <= CEILINGS[package]
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "expected"),
+    [
+        ("import videoattn.recipe", "data/loader.py", ["videoattn.recipe"]),
+        ("from videoattn.cli import app", "recipe/run.py", ["videoattn.cli.app"]),
+        ("from ..recipe.load import load", "data/loader.py", ["videoattn.recipe.load.load"]),
+        ("from ...engine import train", "data/lists/plain.py", ["videoattn.engine.train"]),
+        ("def f():\n    from videoattn.models import info", "attention/record.py",
+         ["videoattn.models.info"]),
+        ("from videoattn.attention.systems import SYSTEMS", "explain/sheet.py",
+         ["videoattn.attention.systems.SYSTEMS"]),
+        ("from videoattn.data.loader import ClipLoader", "data/dataset.py",
+         ["videoattn.data.loader.ClipLoader"]),
+        ("from .loader import ClipLoader", "data/dataset.py", ["videoattn.data.loader.ClipLoader"]),
+        ("from videoattn.attention.systems import SYSTEMS", "attention/blocks/cbam.py",
+         ["videoattn.attention.systems.SYSTEMS"]),
+        ("from videoattn import __version__", "engine/train.py", ["videoattn.__version__"]),
+        ("import torch\nfrom videoattn.types import Batch", "data/loader.py", []),
+        ("from videoattn.attention.maps import GateMap", "explain/sheet.py", []),
+    ],
+)  # fmt: skip
+def test_wrong_imports_are_found(source: str, path: str, expected: list[str]) -> None:
+    assert rules.wrong_imports(source, PurePosixPath(path)) == expected
+
+
+def test_large_code_is_found() -> None:
+    assert rules.too_large("\n" * 301) == ["file of 301 lines"]
+    assert rules.too_large("def f():\n" + "    x\n" * 50) == ["f: 51 lines"]
+    arguments = ", ".join("abcdefghijk")
+    assert rules.too_large(f"def f({arguments}): ...") == ["f: 11 arguments"]
+    assert rules.too_large(f"def f(self, *, {arguments[:-3]}): ...") == []
+    record = "".join(f"    {name}: int\n" for name in "abcdefghijk")
+    assert rules.too_large(f"@dataclass(frozen=True)\nclass A:\n{record}") == ["A: 11 fields"]
+    assert rules.too_large(f"class A(NamedTuple):\n{record}") == ["A: 11 fields"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("print(1)", ["print"]),
+        ("eval('1')", ["eval"]),
+        ("try: ...\nexcept Exception: ...", ["except Exception"]),
+        ("try: ...\nexcept: ...", ["except everything"]),
+        ("def f():\n    global a\n    a = 1", ["global a"]),
+        ("try: ...\nexcept ValueError: ...", []),
+    ],
+)
+def test_bad_habits_are_found(source: str, expected: list[str]) -> None:
+    assert rules.bad_habits(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("set data.on_error=skip", ["line 1: data.on_error"]),
+        ("see model.attention.name", ["line 1: model.attention.name"]),
+        ("use --resume", ["line 1: --resume"]),
+        ("use `videoattn convert`", ["line 1: videoattn convert"]),
+        ("torch.utils.data.DataLoader, model.train(), a -- b", []),
+    ],
+)
+def test_words_of_the_recipe_are_found(text: str, expected: list[str]) -> None:
+    assert rules.foreign_words(f'"{text}"', PurePosixPath("data/loader.py"), KEYS) == expected
+    assert rules.foreign_words(f"# {text}", PurePosixPath("data/loader.py"), KEYS) == expected
+    assert rules.foreign_words(f'f"{text}"', PurePosixPath("data/loader.py"), KEYS) == expected
+    assert rules.foreign_words(f'"{text}"', PurePosixPath("recipe/load.py"), KEYS) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Statistics are taken anew.",
+        "The file is told by its name.",
+        "a network that is no ResNet",
+        "inserted behind the block",
+        "stopped after so many clips",
+        "memory that is lent",
+    ],
+)
+def test_the_old_dialect_is_found(text: str) -> None:
+    assert len(rules.dialect([(1, text)], "x.py")) == 1
+    assert rules.dialect([(1, "Recomputes the statistics after each epoch.")], "x.py") == []
 
 
 def run_python(code: str) -> str:

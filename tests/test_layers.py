@@ -1,4 +1,4 @@
-"""Temporal convolutions in bfloat16 on a CPU: the trap that conv.py closes."""
+"""Temporal convolutions in bfloat16 on a CPU, and the bug that `layers.Conv3d` avoids."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from videoattn.models.tsn import TSN
 
 
 def poison(num_bytes: int = 1 << 26) -> None:
-    """Leaves freed memory full of 1e4, so that a kernel that reads what it never wrote shows it."""
+    """Fills freed memory with 1e4, so that a kernel that reads uninitialized memory is noticed."""
     for size in (1 << 12, 1 << 16, 1 << 20, num_bytes // 4):
         torch.full((size,), 1e4)
 
@@ -62,9 +62,9 @@ def backbones() -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("name", list(backbones()))
 def test_gradients_of_every_backbone(name: str) -> None:
-    """T = 1..8. A deep network rounds its activations in bfloat16 too, and gradients of weights far
-    from the loss drift with them; so each convolution is held to float32 on the very input and
-    output gradient that it had in the bfloat16 pass."""
+    """T = 1..8. A deep network also rounds its activations, and gradients far from the loss drift
+    with them. So each convolution is compared with float32 on the input and output gradient that
+    it had in the bfloat16 pass."""
     torch.manual_seed(0)
     model = backbones()[name].eval()  # batch norm of few positions would amplify rounding
     insert_attention(model, NonLocal, ["layer2.1"])
@@ -111,7 +111,7 @@ def test_padding_by_hand_is_the_same_function() -> None:
     torch.testing.assert_close(own, plain, rtol=2e-2, atol=2e-2)
 
 
-def test_foreign_networks_that_meet_the_trap_are_named() -> None:
+def test_unsafe_convolutions_of_other_libraries_are_named() -> None:
     model = torchvision.models.video.r3d_18()
     clip = torch.zeros(1, 3, 8, 32, 32)
     found = unsafe_convolutions(model, clip)

@@ -1,7 +1,7 @@
 """Prints the Markdown tables of the documentation.
 
 | command                                | table in                            |
-| python tools/write_docs.py attention   | README.md, "Attention systems"      |
+| python tools/write_docs.py attention   | docs/attention.md                   |
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
 """
@@ -15,7 +15,7 @@ import typer
 sys.path.append(str(Path(__file__).parent / "bench"))
 from common import print_table
 
-from videoattn.cli import list_attention, list_weights
+from videoattn.cli import list as listing
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -24,9 +24,9 @@ app = typer.Typer(help="Print the Markdown tables of the documentation.", no_arg
 
 @app.command()
 def attention() -> None:
-    """Print every attention system and what it adds to an I3D-R50 (README.md)."""
-    rows = list_attention.rows()
-    print_table(list_attention.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
+    """Print every attention system and what it adds to an I3D-R50 (docs/attention.md)."""
+    rows = listing.attention_rows()
+    print_table(listing.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
 
 
 @app.command()
@@ -50,11 +50,11 @@ def decoders(
 
 
 def _weights_row(name: str, row: PublicModel) -> tuple[str, ...]:
-    accuracy, source = list_weights.accuracy(row), row.source or ""
+    accuracy, source = listing.accuracy_of(row), row.accuracy.source if row.accuracy else ""
     linked = f"[{accuracy}]({source})" if source.startswith("http") else accuracy
     file = f"[{row.url.rpartition('.')[2]}]({row.url})" if row.url else ""
-    frames, attention = list_weights.frames(row), list_weights.attention(row)
-    return f"`{name}`", row.network, frames, attention, linked, row.licence, file
+    frames, attention = listing.frames_of(row), listing.attention_of(row)
+    return f"`{name}`", row.network, frames, attention, linked, row.license, file
 
 
 if __name__ == "__main__":

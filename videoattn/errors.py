@@ -1,11 +1,12 @@
 """Error messages that state what was given, what is allowed, and what to do."""
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -43,6 +44,9 @@ def check_options(argument: str, make: Callable[..., object], options: Mapping[s
     bound = make.keywords if isinstance(make, partial) else {}
     parameters = inspect.signature(make).parameters.values()
     known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:  # **options: Unpack[a TypedDict]
+            known += [name for t in get_args(parameter.annotation) for name in t.__annotations__]
     unknown = [name for name in options if name not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known)
@@ -56,12 +60,12 @@ def check_options(argument: str, make: Callable[..., object], options: Mapping[s
 def section(name: str) -> Iterator[None]:
     """Prefixes the message of a ValueError with the recipe section that the value came from.
 
-    A constructor names its argument ("num_clips: got 3; ..."), and the user reads
-    "train.num_clips: got 3; ...".
+    A constructor names its argument first ("num_clips: got 3; ..."), and the user reads it with its
+    section. Other messages, such as those that name a file first, stay as they are.
     """
     try:
         yield
     except ValueError as error:
-        if type(error) is not ValueError:  # a decode or checkpoint error names its file
+        if type(error) is not ValueError or not re.match(r"[a-z][\w.]*[:=]", str(error)):
             raise
         raise ValueError(f"{name}.{error}") from error

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.reference.gates import cbam, clip, fill, permuted
 from videoattn.attention.blocks.cbam import CBAM, GATES
-from videoattn.attention.blocks.gates import statistics_kept
+from videoattn.attention.blocks.gates import keep_statistics
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
@@ -63,7 +63,7 @@ def test_volume_kernels_and_other_pools_equal_the_definition(
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_order_matters() -> None:
+def test_order_of_gates_changes_the_result() -> None:
     x = clip(2, 4, 3, 4, 5)
     outputs = []
     for order in permutations(GATES):
@@ -77,7 +77,7 @@ def test_order_matters() -> None:
 
 @every_temporal
 @pytest.mark.parametrize("scope", ["clip", "frame"])
-def test_maps_are_the_gates_that_were_multiplied(temporal: str, scope: str) -> None:
+def test_maps_are_the_gates_that_multiply_the_clip(temporal: str, scope: str) -> None:
     block = trained(temporal=temporal, scope=scope, **TEMPORAL[temporal])
     x = clip(2, 4, 3, 4, 5)
     maps = block.maps(x)
@@ -101,7 +101,7 @@ def test_maps_are_the_gates_that_were_multiplied(temporal: str, scope: str) -> N
 @every_temporal
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_identity_start_is_the_identity_to_the_bit(
+def test_identity_start_is_exactly_the_identity(
     temporal: str, training: bool, dtype: torch.dtype
 ) -> None:
     block = Small(temporal=temporal, gate_start="identity", **TEMPORAL[temporal])
@@ -111,24 +111,24 @@ def test_identity_start_is_the_identity_to_the_bit(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_paper_start_of_the_gates_with_a_norm_is_one_half(training: bool) -> None:
+def test_gates_with_a_norm_start_at_one_half(training: bool) -> None:
     x = clip(2, 4, 3, 4, 5).float()
     for gates in (["spatial"], ["temporal"]):
         assert torch.equal(Small(gates=gates).train(training)(x), 0.5 * x)
     block = Small(gates=["temporal"], temporal="channel").train(training)
     assert torch.equal(block(x), 0.5 * x)
-    # The channel gate's last layer starts at random: about a half. (Some starts leave both of its
-    # two hidden units at zero, so that the half is exact.)
+    # The last layer of the channel gate starts at random: its gate is about 1/2. (With some seeds
+    # both hidden units are zero, and the gate is exactly 1/2.)
     torch.manual_seed(0)
     assert not torch.equal(Small(gates=["channel"])(x), 0.5 * x)
 
 
-def test_the_first_steps_reach_every_parameter() -> None:
+def test_two_steps_update_every_parameter() -> None:
     block = Small(gate_start="identity").double().train()
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     x = clip(4, 4, 3, 4, 5)
     moved: set[str] = set()
-    for _ in range(2):  # the first step moves what starts at zero, the second the rest
+    for _ in range(2):  # the first step updates what starts at zero, the second the rest
         optimizer.zero_grad()
         (block(x) ** 3).sum().backward()
         moved |= {key for key, p in block.named_parameters() if p.grad is not None and p.grad.any()}
@@ -142,13 +142,13 @@ def test_a_spatially_constant_clip_doubles_the_squeeze_excite_logit() -> None:
     theirs = block.gates["channel"].mlp.state_dict()
     twin.load_state_dict({f"excite.{key}": value for key, value in theirs.items()})
     x = clip(2, 4, 1, 1, 1).expand(2, 4, 2, 4, 4)
-    # Up to rounding: other processors multiply two rows by another kernel than one.
+    # Up to rounding: some processors use another kernel for two rows than for one.
     torch.testing.assert_close(
         block.gates["channel"].logits(x), 2 * twin.logits(x), atol=1e-14, rtol=1e-14
     )
 
 
-def test_the_channel_gate_does_not_know_positions() -> None:
+def test_channel_gate_ignores_positions() -> None:
     x = clip(2, 4, 3, 4, 5)
     block = trained(gates=["channel"], pools=["avg", "max", "lp", "lse"])
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
@@ -156,25 +156,27 @@ def test_the_channel_gate_does_not_know_positions() -> None:
     torch.testing.assert_close(block(permuted(x, (3, 4))), permuted(block(x), (3, 4)))
 
 
-def test_growing_one_element_moves_the_maximum_by_it_and_the_mean_by_its_share() -> None:
+def test_increasing_one_element_changes_the_maximum_fully_and_the_mean_by_its_share() -> None:
     block = Small(gates=["channel"]).double()
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
     block.gates["channel"].mlp.register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0].flatten())
+        lambda module, inputs: captured.append(inputs[0].flatten())
     )
     x = clip(1, 4, 3, 4, 5)
     block(x)
     grown = x.clone()
-    place = x[0, 2].flatten().argmax()
-    grown[0, 2].view(-1)[place] += 3.0
+    position = x[0, 2].flatten().argmax()
+    grown[0, 2].view(-1)[position] += 3.0
     block(grown)
-    mean, largest = (after - before for before, after in zip(seen[:2], seen[2:], strict=True))
+    mean, largest = (
+        after - before for before, after in zip(captured[:2], captured[2:], strict=True)
+    )
     unit = torch.eye(4, dtype=torch.float64)[2]
     torch.testing.assert_close(mean, 3.0 / 60 * unit)
     torch.testing.assert_close(largest, 3.0 * unit)
 
 
-def test_a_kernel_of_one_frame_is_the_2d_gate_of_each() -> None:
+def test_kernel_of_one_frame_is_the_2d_gate_on_each_frame() -> None:
     block = trained(gates=["spatial"])
     gate = block.gates["spatial"]
     x = clip(2, 4, 3, 9, 8)
@@ -197,25 +199,25 @@ def test_a_kernel_of_one_frame_is_the_2d_gate_of_each() -> None:
 
 @pytest.mark.parametrize("temporal", ["conv", "channel"])
 @pytest.mark.parametrize("frames", [1, 3, 4, 16])
-def test_the_temporal_kernel_takes_clips_of_any_length(temporal: str, frames: int) -> None:
+def test_temporal_kernel_accepts_clips_of_any_length(temporal: str, frames: int) -> None:
     block = trained(gates=["temporal"], temporal=temporal)
     x = clip(2, 4, 1, 3, 3).expand(2, 4, frames, 3, 3)
     weights = block.maps(x)["temporal"].weights
     assert weights.shape[-1] == frames
-    inside = weights[..., 3:-3]  # a kernel of 7 sees the border from 3 frames off
+    inside = weights[..., 3:-3]  # a kernel of 7 frames reaches the border from 3 frames away
     if frames == 16:
         torch.testing.assert_close(inside, inside[..., :1].expand_as(inside))
         assert not torch.allclose(weights[..., 0], weights[..., 8])
 
 
-def test_the_temporal_gate_per_channel_mixes_no_channels() -> None:
+def test_temporal_gate_per_channel_does_not_mix_channels() -> None:
     block = trained(gates=["temporal"], temporal="channel")
     x = clip(2, 4, 5, 3, 3)
     other = x.clone()
     other[:, 1] += 1
     changed = (block(other) - block(x)).abs().amax((0, 2, 3, 4)) > 0
     assert changed.tolist() == [False, True, False, False]
-    # One channel is such a case too, and not the gate over all channels.
+    # This includes a single channel, which differs from the gate over all channels.
     assert CBAM(1, reduction=1, gates=["temporal"], temporal="channel").gates["temporal"].axes == (
         3,
         4,
@@ -247,7 +249,7 @@ def test_gradients_by_finite_differences(temporal: str) -> None:
     assert torch.autograd.gradcheck(block, (clip(1, 4, 3, 2, 2).requires_grad_(),))
 
 
-def test_a_clip_of_zeros_has_finite_gradients() -> None:
+def test_clip_of_zeros_has_finite_gradients() -> None:
     block = Small(pools=["avg", "max", "lp", "lse"]).train()
     x = torch.zeros(2, 4, 3, 4, 4, requires_grad=True)
     block(x).sum().backward()
@@ -256,23 +258,25 @@ def test_a_clip_of_zeros_has_finite_gradients() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
 
 
-def test_one_frame_of_one_clip_can_be_trained_on() -> None:
+def test_training_on_one_frame_of_one_clip_works() -> None:
     block = Small(gates=["temporal"])
     state = {key: value.clone() for key, value in block.state_dict().items()}
     nn.init.ones_(block.gates["temporal"].bn.weight)
     x = clip(1, 4, 1, 3, 3).float()
-    y = block.train()(x)  # one number for the norm: plain training statistics raise
+    y = block.train()(
+        x
+    )  # the norm gets one value, for which batch norm raises an error in training mode
     y.sum().backward()
     assert torch.equal(y, block.eval()(x))
     for key in ("running_mean", "running_var", "num_batches_tracked"):
         name = f"gates.temporal.bn.{key}"
         assert torch.equal(block.state_dict()[name], state[name])
-    # Two frames have statistics, and train them.
+    # Two frames have statistics, and update the running ones.
     block.train()(clip(1, 4, 2, 3, 3).float())
     assert int(block.state_dict()["gates.temporal.bn.num_batches_tracked"]) == 1
 
 
-def test_maps_of_a_block_in_training_mode_leave_its_statistics_alone() -> None:
+def test_maps_in_training_mode_do_not_update_statistics() -> None:
     block = Small().double().train()
     for norm in (block.gates["spatial"].bn, block.gates["temporal"].bn):
         nn.init.ones_(norm.weight)
@@ -283,10 +287,10 @@ def test_maps_of_a_block_in_training_mode_leave_its_statistics_alone() -> None:
     gates = [block.maps(x)[name].weights for name in GATES]
     product = x * gates[0][..., None, None, None] * gates[1][:, None]
     product = product * gates[2][:, None, :, None, None]
-    assert torch.equal(block(x), product)  # the batch's statistics, as forward used them
+    assert torch.equal(block(x), product)  # with the batch statistics that forward uses
     assert list(y) == list(GATES)
     assert int(block.state_dict()["gates.spatial.bn.num_batches_tracked"]) == 1
-    with pytest.raises(RuntimeError), statistics_kept(block):
+    with pytest.raises(RuntimeError), keep_statistics(block):
         raise RuntimeError
     assert block.gates["spatial"].bn.track_running_stats
 
@@ -295,7 +299,7 @@ def test_maps_of_a_block_in_training_mode_leave_its_statistics_alone() -> None:
 @pytest.mark.parametrize("kernel", [(1, 7, 7), (7, 7, 7)])
 def test_bfloat16_stays_close_forward_and_backward(temporal: str, kernel: object) -> None:
     block = trained(temporal=temporal, kernel=kernel, **TEMPORAL[temporal]).requires_grad_()
-    x = clip(2, 4, 3, 8, 8)  # fewer frames than kernels have
+    x = clip(2, 4, 3, 8, 8)  # fewer frames than the kernel
     exact = block(x)
     wanted = torch.autograd.grad((exact**2).sum(), list(block.parameters()))
     block.float()
@@ -304,7 +308,7 @@ def test_bfloat16_stays_close_forward_and_backward(temporal: str, kernel: object
         y = block(low)
     assert y.dtype == torch.float32
     assert (y.double() - exact).abs().max() / exact.abs().max() < 2e-2
-    # Not those of x: where two channels are almost equal, rounding decides which is the maximum.
+    # Gradients of x are excluded: if two channels are almost equal, rounding selects the maximum.
     got = torch.autograd.grad((y**2).sum(), list(block.parameters()))
     for (key, _), g, w in zip(block.named_parameters(), got, wanted, strict=True):
         assert (g.double() - w).norm() <= 5e-2 * w.norm(), key
@@ -316,7 +320,7 @@ def test_bfloat16_stays_close_forward_and_backward(temporal: str, kernel: object
 @pytest.mark.parametrize(
     ("temporal", "time_kind"), [("conv", "temporal"), ("channel", "channel"), ("mlp", "temporal")]
 )
-def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> None:
+def test_recording_in_a_tsn_covers_its_segments(temporal: str, time_kind: str) -> None:
     model = TSN(torchvision.models.resnet18(), num_classes=3).eval()
     system = SYSTEMS["cbam"]
     options = {"temporal": temporal, "num_frames": 5 if temporal == "mlp" else None}
@@ -325,31 +329,37 @@ def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> Non
     )
     with torch.no_grad(), record_attention(model) as maps:
         model(clip(2, 3, 5, 64, 64).float())
-    place = "layer3.1.bn2.cbam"
-    assert list(maps) == [f"{place}.channel", f"{place}.spatial", f"{place}.temporal"]
-    assert maps[f"{place}.channel"].weights.shape == (2, 256, 5)
-    assert maps[f"{place}.spatial"].weights.shape == (2, 5, 4, 4)
-    assert maps[f"{place}.temporal"].kind == time_kind
-    assert maps[f"{place}.temporal"].weights.shape[-1] == 5
+    position = "layer3.1.bn2.cbam"
+    assert list(maps) == [f"{position}.channel", f"{position}.spatial", f"{position}.temporal"]
+    assert maps[f"{position}.channel"].weights.shape == (2, 256, 5)
+    assert maps[f"{position}.spatial"].weights.shape == (2, 5, 4, 4)
+    assert maps[f"{position}.temporal"].kind == time_kind
+    assert maps[f"{position}.temporal"].weights.shape[-1] == 5
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gates": ["chanel"]}, "gates: 'chanel' is not one of channel, spatial, temporal"),
+        (
+            {"gates": ["chanel"]},
+            r"gates: 'chanel' does not exist \(did you mean channel\?\); choose",
+        ),
         (
             {"gates": ["spatial", "channel", "spatial"]},
-            r"gates: got \['spatial', 'channel', 'spatial'\]; name one or more of channel, "
+            r"gates: got \['spatial', 'channel', 'spatial'\]; choose one or more of channel, "
             "spatial, temporal, each once",
         ),
-        ({"gates": []}, r"gates: got \[\]; name one or more"),
-        ({"pools": ["avg", "median"]}, "pools: 'median' is not one of avg, max, lp, lse"),
-        ({"pools": ["avg", "avg"]}, r"pools: got \['avg', 'avg'\]; name one or more of avg, max"),
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "zero"}, "gate_start: 'zero' is not one of half, identity"),
-        ({"temporal": "lstm"}, "temporal: 'lstm' is not one of conv, mlp, channel"),
-        ({"temporal": "mlp"}, "temporal='mlp' with num_frames=None: 'mlp' needs the number"),
-        ({"num_frames": 8}, "temporal='conv' with num_frames=8: 'mlp' needs .* leave it"),
+        ({"gates": []}, r"gates: got \[\]; choose one or more"),
+        (
+            {"pools": ["avg", "median"]},
+            "pools: 'median' does not exist; choose from avg, max, lp, lse",
+        ),
+        ({"pools": ["avg", "avg"]}, r"pools: got \['avg', 'avg'\]; choose one or more of avg, max"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "zero"}, "gate_start: 'zero' does not exist; choose from half, identity"),
+        ({"temporal": "lstm"}, "temporal: 'lstm' does not exist; choose from conv, mlp, channel"),
+        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' requires"),
+        ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* remove it"),
         ({"temporal": "mlp", "num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),
         ({"kernel": (7, 7)}, r"kernel: got \[7, 7\]; need three odd sizes"),
@@ -357,19 +367,21 @@ def test_recorded_in_tsn_over_its_segments(temporal: str, time_kind: str) -> Non
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction=0, divisor=1: both must be at least 1"),
+        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CBAM(24, **{"reduction": 8, **options})
 
 
-def test_the_perceptron_over_frames_refuses_other_lengths() -> None:
+def test_mlp_over_frames_rejects_other_clip_lengths() -> None:
     block = Small(temporal="mlp", num_frames=8)
-    with pytest.raises(ValueError, match=r"4 frames reach this block, .* was made for 8; set"):
+    with pytest.raises(
+        ValueError, match=r"num_frames: .* temporal='mlp' for 8 frames, got 4; change"
+    ):
         block(clip(1, 4, 4, 3, 3).float())
 
 
-def test_one_gate_may_be_written_without_a_list() -> None:
+def test_single_gate_can_be_a_string() -> None:
     assert list(Small(gates="spatial").gates) == ["spatial"]

@@ -32,13 +32,13 @@ def test_equals_the_map_between_all_entries(options: dict, scale: str, norm: str
 @every_kind
 @pytest.mark.parametrize("norm", ["gn", "bn"])
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_the_identity_to_the_bit(options: dict, norm: str, training: bool) -> None:
+def test_starts_as_exactly_the_identity(options: dict, norm: str, training: bool) -> None:
     x = clip(2, 8, 3, 4, 5).float()
     assert torch.equal(small(**options, norm=norm).train(training)(x), x)
 
 
 @every_kind
-def test_gradients_first_reach_the_norm_and_then_everything(options: dict) -> None:
+def test_gradients_reach_the_norm_first_and_then_every_parameter(options: dict) -> None:
     block = small(**options).double()
     x = clip(2, 8, 2, 3, 2)
     assert with_gradient(block, (block(x) ** 3).sum()) == {"norm.weight", "norm.bias"}
@@ -47,8 +47,8 @@ def test_gradients_first_reach_the_norm_and_then_everything(options: dict) -> No
 
 
 @pytest.mark.parametrize("options", [{"kernel": "dot"}, {"kernel": "gaussian", "gamma": 0.3}])
-def test_groups_are_blocks_on_slices_of_the_channels(options: dict) -> None:
-    """The inner widths and the norm are a group's own; its inputs are all channels."""
+def test_each_group_is_a_block_on_a_slice_of_the_channels(options: dict) -> None:
+    """A group has its own inner channels and norm, and reads all input channels."""
     whole = trained(small(**options))
     x = clip(2, 8, 2, 3, 2)
     for index in range(2):
@@ -56,7 +56,7 @@ def test_groups_are_blocks_on_slices_of_the_channels(options: dict) -> None:
         own, inner = slice(4 * index, 4 * index + 4), slice(2 * index, 2 * index + 2)
         for name in ("theta", "phi", "g"):
             getattr(one, name).weight.data = getattr(whole, name).weight.data[inner]
-        first, higher = one._respond(one.theta(x), one.phi(x), one.g(x))
+        first, higher = one.respond(one.theta(x), one.phi(x), one.g(x))
         y = torch.nn.functional.conv3d((first + higher).flatten(1, 2), whole.out.weight[own])
         y = torch.nn.functional.group_norm(y, 1, whole.norm.weight[own], whole.norm.bias[own])
         torch.testing.assert_close(whole(x)[:, own], x[:, own] + y)
@@ -70,7 +70,7 @@ def test_permuting_positions_permutes_the_output(options: dict, norm: str) -> No
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
 
 
-def test_group_norm_takes_the_magnitude_of_the_dot_kernel_away() -> None:
+def test_group_norm_removes_the_magnitude_of_the_dot_kernel() -> None:
     block = trained(small())
     x = clip(2, 8, 2, 3, 2)
     change = block(x) - x
@@ -91,8 +91,8 @@ def test_batch_norm_and_the_gaussian_kernel_keep_the_magnitude() -> None:
         assert (block(x) - before).abs().max() > 1e-2
 
 
-def test_one_clip_answers_more_than_another_with_batch_norm_only() -> None:
-    """Clip 1 is clip 0 with a <φ, g> that is four times as large."""
+def test_response_can_differ_between_clips_only_with_batch_norm() -> None:
+    """Clip 1 is clip 0 with a <φ, g> four times as large."""
     x = clip(1, 8, 2, 3, 2)
     both = torch.cat([x, 2 * x])
     for norm, grows in (("bn", True), ("gn", False)):
@@ -102,7 +102,7 @@ def test_one_clip_answers_more_than_another_with_batch_norm_only() -> None:
         assert (spread[1] > 3 * spread[0]) == grows
 
 
-def test_expansion_with_the_exact_factor_nears_the_kernel() -> None:
+def test_expansion_with_the_exact_factor_converges_to_the_kernel() -> None:
     theta, phi, g = (clip(1, 1, 6, seed=seed) for seed in range(3))
     gamma = 0.05
     distance = (theta.unsqueeze(3) - phi.unsqueeze(2)).square()
@@ -128,7 +128,7 @@ def test_linear_paths_pass_gradcheck() -> None:
         )
 
 
-def test_map_is_the_strength_of_each_positions_answer() -> None:
+def test_map_is_the_strength_of_each_positions_response() -> None:
     block = trained(small(scale="count"))
     x = clip(2, 8, 2, 3, 2)
     theta, phi, g = (y.unflatten(1, (2, 2)) for y in (block.theta(x), block.phi(x), block.g(x)))
@@ -139,10 +139,10 @@ def test_map_is_the_strength_of_each_positions_answer() -> None:
     torch.testing.assert_close(found.weights, expected)
 
 
-def test_map_of_the_gaussian_kernel_leaves_out_what_is_the_same_everywhere() -> None:
+def test_map_of_the_gaussian_kernel_omits_the_constant_term() -> None:
     block = trained(small(kernel="gaussian", gamma=0.3))
     x = clip(2, 8, 2, 3, 2)
-    x[:, :, 1] = 0  # θ = 0 there: only the term of order 0
+    x[:, :, 1] = 0  # θ = 0 there, so only the term of order 0 remains
     weights = block.maps(x)[""].weights
     assert not weights[:, 1].any()
     assert (weights[:, 0] > 0).all()
@@ -155,8 +155,8 @@ def test_bfloat16_stays_near_float32(options: dict, norm: str) -> None:
     assert bfloat16_error(block, clip(2, 8, 4, 6, 6).relu()) < 2e-2
 
 
-def test_inner_product_is_kept_in_float32_under_bfloat16_autocast() -> None:
-    """32,768 terms of 1, which bfloat16 would stop counting at 256."""
+def test_inner_product_is_computed_in_float32_under_bfloat16_autocast() -> None:
+    """Sums 32,768 ones; a bfloat16 sum would stop at 256."""
     block = trained(CompactNonLocal(2, inner_channels=1, groups=1, norm="bn")).float()
     for layer in (block.theta, block.phi, block.g, block.out):
         torch.nn.init.constant_(layer.weight, 0.5)
@@ -165,7 +165,7 @@ def test_inner_product_is_kept_in_float32_under_bfloat16_autocast() -> None:
     torch.testing.assert_close(weights, torch.full((1, 8, 64, 64), 8.0 * 64 * 64))
 
 
-def test_half_precision_keeps_its_dtype() -> None:
+def test_half_precision_input_keeps_its_dtype() -> None:
     block = trained(small()).to(torch.bfloat16)
     assert block(clip(1, 8, 2, 3, 2).to(torch.bfloat16)).dtype == torch.bfloat16
 
@@ -185,14 +185,14 @@ def _our_state(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def test_the_block_answers_what_the_authors_one_answered() -> None:
+def test_block_reproduces_the_outputs_of_the_authors_code() -> None:
     record = fill.read("blocks", "cgnl_SpatialCGNL_g4")
     options = record["options"]
     block = CompactNonLocal(
         options["inplanes"], inner_channels=options["planes"], groups=options["groups"],
         scale="root" if options["use_scale"] else "none",
     ).eval()  # fmt: skip
-    block.load_state_dict(_our_state(fill.state_dict(record)))  # strict: every key
+    block.load_state_dict(_our_state(fill.state_dict(record)))  # strict, so every key matches
     with torch.no_grad():
         y = block(fill.clip(record).unsqueeze(2)).squeeze(2)
     assert list(y.shape) == record["output_shape"]
@@ -202,12 +202,14 @@ def test_the_block_answers_what_the_authors_one_answered() -> None:
     assert y.mean().item() == pytest.approx(record["output_mean"], abs=1e-5)
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="kernel: 'rbf' is not one of dot, gaussian"):
+def test_invalid_options_are_rejected() -> None:
+    with pytest.raises(ValueError, match="kernel: 'rbf' does not exist; choose from dot, gaussian"):
         CompactNonLocal(8, kernel="rbf")
-    with pytest.raises(ValueError, match="scale: 'n' is not one of none, root, count"):
+    with pytest.raises(
+        ValueError, match="scale: 'n' does not exist; choose from none, root, count"
+    ):
         CompactNonLocal(8, scale="n")
-    with pytest.raises(ValueError, match="norm: 'ln' is not one of gn, bn"):
+    with pytest.raises(ValueError, match="norm: 'ln' does not exist; choose from gn, bn"):
         CompactNonLocal(8, norm="ln")
     with pytest.raises(ValueError, match="groups=3 does not divide both 8 channels and 4 inner"):
         CompactNonLocal(8, groups=3)

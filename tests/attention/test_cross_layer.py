@@ -19,12 +19,12 @@ def small(mode: str) -> CrossLayerNonLocal:
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """A query and two sources, no axis of which is the same."""
+    """Returns a query and two sources that differ in every axis."""
     return clip(2, 6, 2, 3, 1), clip(2, 3, 4, 5, 2, seed=1), clip(2, 5, 3, 2, 3, seed=2)
 
 
 def by_definition(block: CrossLayerNonLocal, x: Tensor, *sources: Tensor) -> Tensor:
-    """Position by position, with the sums written out."""
+    """Computes the block position by position, with explicit sums."""
     theta, out = (layer.weight[:, :, 0, 0, 0] for layer in (block.theta, block.out))
     phis, gs = ([layer.weight[:, :, 0, 0, 0] for layer in part] for part in (block.phi, block.g))
     keys = [phi @ s.flatten(2) for phi, s in zip(phis, sources, strict=True)]  # (N, D, P_r)
@@ -35,8 +35,8 @@ def by_definition(block: CrossLayerNonLocal, x: Tensor, *sources: Tensor) -> Ten
     for k, v, bn in zip(keys, values, block.bn, strict=True):
         y = torch.zeros_like(x)
         for n in range(len(x)):
-            for place in range(x[0, 0].numel()):
-                at = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), x.shape[2:]))
+            for position in range(x[0, 0].numel()):
+                at = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), x.shape[2:]))
                 query = theta @ x[(n, slice(None), *at)]
                 weights = (query @ k[n] * query.numel() ** -0.5).exp()
                 y[(n, slice(None), *at)] = out @ (v[n] @ weights / weights.sum())
@@ -54,13 +54,13 @@ def test_equals_the_definition(mode: str) -> None:
 
 @every_mode
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_the_identity_to_the_bit(mode: str, training: bool) -> None:
+def test_starts_as_exactly_the_identity(mode: str, training: bool) -> None:
     x, *sources = (y.float() for y in inputs())
     assert torch.equal(small(mode).train(training)(x, *sources), x)
 
 
 @every_mode
-def test_gradients_first_reach_the_norms_and_then_everything(mode: str) -> None:
+def test_gradients_reach_the_norms_first_and_then_every_parameter(mode: str) -> None:
     block = small(mode).double()
     first = with_gradient(block, (block(*inputs()) ** 3).sum())
     assert first == {name for name, _ in block.named_parameters() if name.startswith("bn.")}
@@ -70,15 +70,15 @@ def test_gradients_first_reach_the_norms_and_then_everything(mode: str) -> None:
 
 
 @every_mode
-def test_query_positions_move_with_their_answers(mode: str) -> None:
-    """A missing transpose, as in the authors' code, breaks this."""
+def test_permuting_query_positions_permutes_the_output(mode: str) -> None:
+    """Fails if the transpose is missing, as in the authors' code."""
     block = trained(small(mode))
     x, *sources = inputs()
     torch.testing.assert_close(block(permuted(x), *sources), permuted(block(x, *sources)))
 
 
 @every_mode
-def test_order_of_a_sources_positions_does_not_matter(mode: str) -> None:
+def test_order_of_source_positions_does_not_matter(mode: str) -> None:
     block = trained(small(mode))
     x, first, second = inputs()
     expected = block(x, first, second)
@@ -86,7 +86,7 @@ def test_order_of_a_sources_positions_does_not_matter(mode: str) -> None:
 
 
 @every_mode
-def test_a_layer_that_looks_at_itself_is_the_non_local_block(mode: str) -> None:
+def test_layer_that_attends_to_itself_is_the_non_local_block(mode: str) -> None:
     block = trained(CrossLayerNonLocal(6, [6], mode=mode, inner_channels=3))
     same = trained(NonLocal(6, key_pool=None, out_bias=False))
     state = {name.replace(".0.", "."): value for name, value in block.state_dict().items()}
@@ -96,7 +96,7 @@ def test_a_layer_that_looks_at_itself_is_the_non_local_block(mode: str) -> None:
     torch.testing.assert_close(block(x, x), same(x))
 
 
-def test_joint_is_per_layer_weighted_by_how_much_each_layer_has_to_say() -> None:
+def test_joint_is_per_layer_weighted_by_the_mass_of_each_layer() -> None:
     block = trained(small("joint"))
     x, *sources = inputs()
     q, keys, values = block.project(x, *sources)
@@ -112,7 +112,7 @@ def test_joint_is_per_layer_weighted_by_how_much_each_layer_has_to_say() -> None
 
 
 @every_mode
-def test_a_source_of_one_position_says_the_same_everywhere(mode: str) -> None:
+def test_source_with_one_position_gives_every_query_the_same_output(mode: str) -> None:
     block = trained(CrossLayerNonLocal(6, [3], mode=mode))
     x, source = clip(2, 6, 2, 3, 2), clip(2, 3, 1, 1, 1)
     change = block(x, source) - x
@@ -121,7 +121,7 @@ def test_a_source_of_one_position_says_the_same_everywhere(mode: str) -> None:
     torch.testing.assert_close(change[:, :, :1, :1, :1], value)
 
 
-def test_maps_are_what_forward_uses() -> None:
+def test_maps_are_the_weights_that_forward_uses() -> None:
     positions = torch.tensor([0, 4])
     x, *sources = inputs()
     for mode in ("per_layer", "joint"):
@@ -139,7 +139,7 @@ def test_maps_are_what_forward_uses() -> None:
             torch.testing.assert_close(found.rows(positions).flatten(2), expected[index])
 
 
-def test_recorded_by_source() -> None:
+def test_each_source_is_recorded_separately() -> None:
     model = backbone("i3d").eval()
     SYSTEMS["cross_layer"].attach(model, info(model), CrossLayerNonLocal, (), "cross_layer")
     with torch.no_grad(), record_attention(model, queries=[(1, 8, 8)]) as maps:
@@ -163,8 +163,8 @@ def test_parameter_count_of_the_published_network(depth: int) -> None:
     added = sum(p.numel() for p in model.parameters()) - before
     assert added == convolutions + 5 * 2 * 2048
     third = {50: ["1", "3", "5"], 101: ["6", "13", "20"]}[depth]
-    places = ["layer2.1", "layer2.3", *(f"layer3.{index}" for index in third)]
-    assert list(dict(model.named_modules())["layer4.1_cross_layer"].places) == places
+    positions = ["layer2.1", "layer2.3", *(f"layer3.{index}" for index in third)]
+    assert list(dict(model.named_modules())["layer4.1_cross_layer"].places) == positions
 
 
 @every_mode
@@ -172,16 +172,18 @@ def test_bfloat16_stays_near_float32(mode: str) -> None:
     assert bfloat16_error(trained(small(mode)), *inputs()) < 2e-2
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="mode: 'sum' is not one of per_layer, joint"):
+def test_invalid_options_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="mode: 'sum' does not exist; choose from per_layer, joint"
+    ):
         CrossLayerNonLocal(6, [3], mode="sum")
-    with pytest.raises(ValueError, match="source_channels is empty: name one or more layers"):
+    with pytest.raises(ValueError, match="source_channels is empty; name one or more layers"):
         CrossLayerNonLocal(6, [])
-    with pytest.raises(ValueError, match="got 1 sources for a block made for 2"):
+    with pytest.raises(ValueError, match="sources: got 1; this block needs 2"):
         small("joint")(*(y.float() for y in inputs()[:2]))
 
 
-def test_unscaled_logits() -> None:
+def test_scale_can_be_turned_off() -> None:
     scaled, unscaled = (
         trained(CrossLayerNonLocal(6, [3], inner_channels=4, scale=scale))
         for scale in (True, False)

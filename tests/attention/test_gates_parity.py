@@ -1,4 +1,4 @@
-"""The authors' CBAM and timm's squeeze-and-excitation, by the answers that their code gave."""
+"""Parity with recorded outputs of the authors' CBAM and of timm's squeeze-and-excitation."""
 
 import re
 
@@ -32,7 +32,7 @@ BLOCKS = {"jongchan_cbam2d": _cbam, "timm_se": _squeeze_excite}
 
 
 def _our_state(block: nn.Module, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their 2-D kernels and linear layers in the shapes of ours: time, or all axes, of size 1."""
+    """Reshapes their 2-D kernels and linear layers to 3-D kernels with axes of size 1."""
     shapes = {key: value.shape for key, value in block.state_dict().items()}
     ours = {}
     for key, value in theirs.items():
@@ -44,11 +44,13 @@ def _our_state(block: nn.Module, theirs: dict[str, Tensor]) -> dict[str, Tensor]
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("layout", ["one frame a clip", "frames of one clip"])
-def test_the_block_answers_what_the_public_one_answered(name: str, layout: str) -> None:
+def test_block_reproduces_the_outputs_of_the_public_code(name: str, layout: str) -> None:
     record = fill.read("blocks", name)
     by_frame = layout == "frames of one clip"
     block = BLOCKS[name](record["options"], "frame" if by_frame else "clip").eval()
-    block.load_state_dict(_our_state(block, fill.state_dict(record)))  # strict: every key
+    block.load_state_dict(
+        _our_state(block, fill.state_dict(record))
+    )  # strict, so every key matches
     images = fill.clip(record)
     x = images.transpose(0, 1)[None] if by_frame else images[:, :, None]
     with torch.no_grad():

@@ -1,5 +1,4 @@
-"""Every attention system in Inception-I3D: where it goes, and what must hold there as elsewhere.
-The network is narrow, and each system is built once."""
+"""Every attention system in a narrow Inception-I3D: its positions and general properties."""
 
 import copy
 from functools import partial
@@ -19,25 +18,27 @@ REPLACED = [f"{block}.{unit}.conv3d" for block in MIXED[2:] for unit in ("b1b", 
 HEAD = ["fc", "fc.0", "fc.1", "fc.2"]
 
 
-def behind(places: list[str], name: str, *ends: str) -> list[str]:
-    return [f"{place}_{name}{end}" for place in places for end in ends or ("",)]
+def map_names(positions: list[str], name: str, *ends: str) -> list[str]:
+    return [f"{position}_{name}{end}" for position in positions for end in ends or ("",)]
 
 
-# The names of the maps say where the blocks are.
+# The names of the maps show the positions of the blocks.
 MAPS = {
-    **{name: behind(EVERY_SECOND, name) for name in ("non_local", "cgnl", "sagan", "similarity")},
-    "channel_attention": behind(EVERY_SECOND, "channel_attention"),
-    "cross_layer": behind(["Mixed_5b"], "cross_layer", ".source0", ".source1", ".source2"),
+    **{
+        name: map_names(EVERY_SECOND, name) for name in ("non_local", "cgnl", "sagan", "similarity")
+    },
+    "channel_attention": map_names(EVERY_SECOND, "channel_attention"),
+    "cross_layer": map_names(["Mixed_5b"], "cross_layer", ".source0", ".source1", ".source2"),
     "stand_alone": REPLACED,
     "hard_crop": ["hard_crop", "hard_crop.heat"],
-    "squeeze_excite": behind(MIXED, "squeeze_excite"),
-    "self_gating": behind(MIXED, "self_gating"),
-    "cbam": behind(MIXED, "cbam", ".channel", ".spatial", ".temporal"),
-    "refinement": behind(["Mixed_4f", "Mixed_5c"], "refinement"),
+    "squeeze_excite": map_names(MIXED, "squeeze_excite"),
+    "self_gating": map_names(MIXED, "self_gating"),
+    "cbam": map_names(MIXED, "cbam", ".channel", ".spatial", ".temporal"),
+    "refinement": map_names(["Mixed_4f", "Mixed_5c"], "refinement"),
     "interaction": HEAD,
     "pay_attention": HEAD[1:],
 }
-# Blocks that add to what they are given, by nothing at first, and the gates that can.
+# Residual blocks that start as the identity, and gates with that option.
 IDENTITY = {
     **{name: {} for name in ("non_local", "cgnl", "cross_layer", "sagan", "similarity")},
     "channel_attention": {},
@@ -57,7 +58,7 @@ def build(name: str, **options: object) -> nn.Module:
     return system.attach(model, model.info, partial(system.make, **options), (), name)
 
 
-def test_every_system_is_here() -> None:
+def test_every_system_is_covered() -> None:
     assert SYSTEMS.keys() == MAPS.keys() | {"residual_attention"}
 
 
@@ -91,7 +92,7 @@ def test_hygiene(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_insertion_renames_nothing_and_begins_as_the_identity(name: str) -> None:
+def test_insertion_keeps_keys_and_starts_as_the_identity(name: str) -> None:
     before, after = plain().eval(), build(name, **IDENTITY[name]).eval()
     assert before.state_dict().keys() < after.state_dict().keys()
     x = clip(1, 8, 32, 48)
@@ -100,7 +101,7 @@ def test_insertion_renames_nothing_and_begins_as_the_identity(name: str) -> None
         assert torch.equal(after(x), before(x))
 
 
-def test_the_places_are_the_mixed_blocks() -> None:
+def test_positions_are_the_mixed_blocks() -> None:
     model = plain()
     assert insertion_places(model) == MIXED
     message = (
@@ -111,25 +112,25 @@ def test_the_places_are_the_mixed_blocks() -> None:
 
 
 @pytest.mark.parametrize("after", [(), ("Mixed_4c",)])
-def test_a_mask_has_no_stage_to_go_around(after: tuple[str, ...]) -> None:
+def test_masks_are_rejected_because_there_are_no_stages_to_surround(after: tuple[str, ...]) -> None:
     system, model = SYSTEMS["residual_attention"], plain()
     with pytest.raises(ValueError, match=r"residual_attention goes around a stage .*InceptionI3d"):
         system.attach(model, model.info, system.make, after, "residual_attention")
 
 
-def test_gates_as_in_s3d_g_behind_the_temporal_convolutions() -> None:
+def test_gates_can_follow_the_temporal_convolutions_as_in_s3d_g() -> None:
     system = SYSTEMS["self_gating"]
-    places = ["Mixed_4b.b1b", "Mixed_4b.b2b"]
+    positions = ["Mixed_4b.b1b", "Mixed_4b.b2b"]
     model = plain()
-    model = system.attach(model, model.info, system.make, places, "self_gating").eval()
+    model = system.attach(model, model.info, system.make, positions, "self_gating").eval()
     x = clip(1, 8, 32, 32)
     with torch.no_grad(), record_attention(model) as maps:
         assert not torch.equal(model(x), plain().eval()(x))
-    assert list(maps) == [f"{place}.self_gating" for place in places]
+    assert list(maps) == [f"{position}.self_gating" for position in positions]
     assert maps["Mixed_4b.b1b.self_gating"].weights.shape == (1, 32)
 
 
-def test_attention_in_place_of_every_kernel_of_a_block() -> None:
+def test_attention_replaces_every_kernel_of_a_block() -> None:
     system = SYSTEMS["stand_alone"]
     model = plain()
     model = system.attach(model, model.info, system.make, ["Mixed_5b"], "stand_alone")

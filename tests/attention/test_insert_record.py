@@ -38,7 +38,7 @@ def test_inserted_blocks_change_no_key_and_no_output(make: type) -> None:
     assert torch.equal(copy.deepcopy(model)(video()), before)
 
 
-def test_blocks_run_right_behind_their_place() -> None:
+def test_blocks_run_right_after_their_position() -> None:
     model = i3d()
     insert_attention(model, NonLocal, ["layer3.0"], name="non_local")
     assert [name for name, _ in model.layer3.named_children()] == ["0", "0_non_local", "1"]
@@ -78,8 +78,8 @@ def test_pytorchvideo_stages() -> None:
     assert list(maps) == ["blocks.2.res_blocks.1_non_local"]
 
 
-def test_behind_a_whole_stage_a_block_runs_once() -> None:
-    """Whether its output is taken by a hook or by the stage itself, which is a Sequential."""
+def test_after_a_whole_stage_a_block_runs_once() -> None:
+    """The output of a stage, an nn.Sequential, goes to the block once: not by a hook as well."""
     model = i3d()
     assert insert_attention(model, lambda _: nn.Identity(), ["layer2"]) == ["layer2.attention"]
     calls = []
@@ -130,7 +130,7 @@ def test_recorded_queries_are_the_cells_that_hold_them(make: type) -> None:
     assert list(some) == ["layer2.1_non_local", "layer3.0_non_local"]
 
 
-def test_nothing_is_kept_when_nobody_records() -> None:
+def test_nothing_is_kept_without_recording() -> None:
     model = i3d()
     insert_attention(model, NonLocal, PLACES)
     with record_attention(model) as maps:

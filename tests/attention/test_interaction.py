@@ -1,6 +1,7 @@
-"""The pyramid, its head and its block, in float64 against the definition."""
+"""The pyramid and its head, in float64 against the definition."""
 
 import copy
+import inspect
 import io
 import math
 from functools import partial
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
-from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss
-from videoattn.attention.blocks.pyramid import PyramidPooling
+from videoattn.attention.blocks.pyramid import PoolingOptions, PyramidPooling
 from videoattn.attention.insert import output_shapes
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
+from videoattn.errors import check_options
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 
@@ -35,7 +37,7 @@ def levels(frames: int = 2, n: int = 2) -> list[Tensor]:
 
 
 def pyramid(rows: object = 5, **options: object) -> PyramidPooling:
-    """With weights large enough for maps that are far from uniform."""
+    """Returns a pyramid with large weights, so that its maps are far from uniform."""
     torch.manual_seed(0)
     made = PyramidPooling(CHANNELS, rows=rows, **options).double().eval()
     with torch.no_grad():
@@ -59,20 +61,20 @@ def test_equals_the_definition(fusion: str, center: str, pool_with: str) -> None
     assert got.shape == (2, 5, 2, 2, 3)
 
 
-def test_average_pooling_of_earlier_levels() -> None:
+def test_earlier_levels_can_be_average_pooled() -> None:
     module, xs = pyramid(down_sampling="avg"), levels()
     small = [F.avg_pool3d(xs[0], (1, 4, 4)), F.avg_pool3d(xs[1], (1, 2, 2)), xs[2]]
     torch.testing.assert_close(module(*xs), module(*small))
     assert not torch.allclose(module(*xs), pyramid()(*xs))
 
 
-def test_a_learned_fusion_starts_as_the_mean_and_stays_convex() -> None:
+def test_learned_fusion_starts_as_the_mean_and_stays_convex() -> None:
     module, mean = pyramid(fusion="learned"), pyramid(fusion="mean")
     mean.load_state_dict({k: v for k, v in module.state_dict().items() if k != "mixture"})
     with torch.no_grad():
         module.mixture.zero_()
         torch.testing.assert_close(module(*levels()), mean(*levels()))
-        module.mixture.copy_(torch.tensor([0.0, 60.0, 0.0]))  # the second level alone
+        module.mixture.copy_(torch.tensor([0.0, 60.0, 0.0]))  # the second level only
         fused, own = module.weightings(*levels())
     torch.testing.assert_close(fused, own[1])
 
@@ -96,7 +98,7 @@ def test_simplex_pooling_is_attention_with_learned_queries(
 
 
 @FUSIONS
-def test_uniform_scores_average(fusion: str) -> None:
+def test_uniform_scores_give_the_average(fusion: str) -> None:
     module, xs = pyramid(fusion=fusion), levels()
     simple = pyramid(fusion=fusion, pool_with="simplex")
     mean = xs[-1].mean((2, 3, 4)).unsqueeze(1).expand(-1, 5, -1)
@@ -110,7 +112,7 @@ def test_uniform_scores_average(fusion: str) -> None:
 
 @POOLS
 @FUSIONS
-def test_a_bias_per_row_cancels_unless_the_maximum_is_taken(fusion: str, pool_with: str) -> None:
+def test_bias_per_row_cancels_except_with_max_fusion(fusion: str, pool_with: str) -> None:
     module = pyramid(fusion=fusion, bias="row", pool_with=pool_with, loss="literal").train()
     before = module(*levels()).detach()
     losses = auxiliary_losses(module)
@@ -132,7 +134,7 @@ def test_a_bias_per_row_cancels_unless_the_maximum_is_taken(fusion: str, pool_wi
         torch.testing.assert_close(changed[name], loss, rtol=1e-10, atol=0)
 
 
-def test_a_bias_per_position_is_a_prior() -> None:
+def test_bias_per_position_is_a_prior() -> None:
     for rows, grid in (([2, 3], (1, 2, 3)), ([2, 2, 3], (2, 2, 3))):
         module, xs = pyramid(rows, bias="position"), levels()
         assert module.position is not None
@@ -143,13 +145,15 @@ def test_a_bias_per_position_is_a_prior() -> None:
         assert not torch.allclose(module(*xs), before)
         frames = fused[..., 1, 2].sum(2) if grid[0] == 1 else fused[:, :, 0, 1, 2]
         torch.testing.assert_close(frames, torch.ones_like(frames))
-    message = r"a grid of rows=\[2, 2, 3\], the last level's features are \[3, 2, 3\] \(frames, h"
+    message = (
+        r"bias='position' has rows=\[2, 2, 3\], but the features of the last level are \[3, 2, 3\]"
+    )
     with pytest.raises(ValueError, match=message):
         module(*levels(frames=3))
 
 
-def test_one_frame_is_the_spatial_layer() -> None:
-    """A pass over T frames is not T passes: positions of all frames compete. Over one it is."""
+def test_single_frame_gives_the_spatial_layer() -> None:
+    """With several frames, positions of all frames compete; with one frame they do not."""
     module, xs = pyramid(), levels(frames=1)
     flat = [x[:, :, 0] for x in xs]
     y = sum(
@@ -166,14 +170,14 @@ def test_one_frame_is_the_spatial_layer() -> None:
 
 
 @POOLS
-def test_the_order_of_frames_does_not_matter_to_tokens(pool_with: str) -> None:
+def test_tokens_do_not_depend_on_the_order_of_frames(pool_with: str) -> None:
     module, xs = pyramid(pool_with=pool_with), levels(frames=4)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(module(*(x[:, :, order] for x in xs)), module(*xs))
     assert not torch.allclose(module(xs[0][:, :, order], *xs[1:]), module(*xs))
 
 
-def test_rows_on_a_grid_are_a_feature_map() -> None:
+def test_rows_on_a_grid_form_a_feature_map() -> None:
     for rows, shape in (([2, 3], (2, 8, 1, 2, 3)), ([2, 2, 3], (2, 8, 2, 2, 3))):
         module = pyramid(rows)
         tokens = module(*levels())
@@ -182,8 +186,8 @@ def test_rows_on_a_grid_are_a_feature_map() -> None:
         torch.testing.assert_close(video[:, :, 0, 1, 2], tokens[:, 5])
 
 
-def test_rows_start_apart() -> None:
-    """Rows that start equal would get equal gradients and stay equal."""
+def test_rows_start_different() -> None:
+    """Equal rows would get equal gradients and stay equal."""
     torch.manual_seed(0)
     module = PyramidPooling((64, 64), rows=16)
     for linear in module.scores:
@@ -203,8 +207,8 @@ def test_rows_start_apart() -> None:
 
 @pytest.mark.parametrize("form", ["normalized", "scaled", "literal"])
 @POOLS
-def test_training_leaves_both_losses_behind(pool_with: str, form: str) -> None:
-    """Of the rows of length 1, whatever the features are pooled with, and of the centred X."""
+def test_training_stores_both_losses(pool_with: str, form: str) -> None:
+    """The losses use unit rows and the centered X, for both values of `pool_with`."""
     module = pyramid(pool_with=pool_with, loss=form, center="channel_mean")
     module(*levels())
     assert auxiliary_losses(module) == {}
@@ -217,35 +221,35 @@ def test_training_leaves_both_losses_behind(pool_with: str, form: str) -> None:
     assert list(found) == ["interaction", "diversity"]
     torch.testing.assert_close(found["interaction"], interaction_loss(rows, x, form).mean())
     torch.testing.assert_close(found["diversity"], diversity_loss(fused, own, form).mean())
-    assert auxiliary_losses(module) == {}  # collected once
+    assert auxiliary_losses(module) == {}  # losses are collected once
 
 
-def test_default_losses_leave_the_last_features_alone() -> None:
+def test_default_losses_have_no_gradient_for_the_last_features() -> None:
     xs = [x.requires_grad_() for x in levels()]
     for form, reaches in (("normalized", False), ("literal", True)):
         module = PyramidPooling(CHANNELS[-1:], loss=form).double().train()
         with torch.no_grad():
             for parameter in module.parameters():
-                parameter.zero_()  # so that the scores lead no gradient to x either
+                parameter.zero_()  # so that x gets no gradient from the scores
         module(xs[-1])
         (gradient,) = torch.autograd.grad(auxiliary_losses(module)["interaction"], xs[-1])
         assert bool(gradient.abs().max() > 0) == reaches
 
 
-def test_held_losses_do_not_travel_with_the_module() -> None:
+def test_stored_losses_are_not_copied_or_saved() -> None:
     model = nn.ModuleList([pyramid().train(), pyramid(7).train()])
     one, two = model
     first, second = one(*levels()), two(*levels())
     assert first.requires_grad
     assert second.requires_grad
-    twin = copy.deepcopy(model)  # a tensor with a graph could not be copied
+    twin = copy.deepcopy(model)  # a tensor with a graph cannot be copied
     assert auxiliary_losses(twin) == {}
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
     assert auxiliary_losses(torch.load(file, weights_only=False)) == {}
     assert not any("loss" in key for key in model.state_dict())
-    both = auxiliary_losses(model)  # of one name: added
+    both = auxiliary_losses(model)  # losses with the same name are added
     one(*levels()), two(*levels())
     apart = [auxiliary_losses(one), auxiliary_losses(two)]
     for name, loss in both.items():
@@ -257,10 +261,10 @@ def test_held_losses_do_not_travel_with_the_module() -> None:
 
 def head(width: int = 8, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return interaction_pyramid(width, CHANNELS, 3, **options).double().eval()
+    return InteractionPyramid(width, CHANNELS, 3, **options).double().eval()
 
 
-def test_the_head_classifies_the_mean_token() -> None:
+def test_head_classifies_the_mean_token() -> None:
     made, xs = head(), levels()
     expected = made.linear(made.pyramid(*xs).mean(1))
     torch.testing.assert_close(made(torch.zeros(2, 8, dtype=torch.float64), *xs), expected)
@@ -268,7 +272,7 @@ def test_the_head_classifies_the_mean_token() -> None:
     torch.testing.assert_close(segments, expected.unsqueeze(1))
 
 
-def test_a_residual_head_starts_as_a_plain_classifier() -> None:
+def test_residual_head_starts_as_a_plain_classifier() -> None:
     made, xs = head(residual=True), levels()
     pooled = xs[-1].mean((2, 3, 4))
     assert torch.equal(made(pooled, *xs), made.linear(pooled))
@@ -296,8 +300,8 @@ def test_maps_are_distributions_for_every_level(kind: str) -> None:
         torch.testing.assert_close(found.weights.sum((2, 3, 4)), torch.ones(2, 5))
 
 
-def test_parameters_are_counted() -> None:
-    """49 rows over ResNet-50's three levels: 0.18 M."""
+def test_parameter_count() -> None:
+    """49 rows over three levels of a ResNet-50 add 0.18 M parameters."""
     made = PyramidPooling((512, 1024, 2048), rows=[7, 7])
     assert sum(p.numel() for p in made.parameters()) == 49 * (512 + 1024 + 2048) == 175_616
 
@@ -305,29 +309,45 @@ def test_parameters_are_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": "product"}, "fusion: 'product' is not one of sum, mean, max, learned"),
-        ({"down_sampling": "min"}, "down_sampling: 'min' is not one of max, avg"),
-        ({"bias": "column"}, "bias: 'column' is not one of none, row, position"),
-        ({"center": "mean"}, "center: 'mean' is not one of none, channel_mean"),
-        ({"pool_with": "l1"}, "pool_with: 'l1' is not one of l2, simplex"),
-        ({"loss": "plain"}, "loss: 'plain' is not one of normalized, scaled, literal"),
+        (
+            {"fusion": "product"},
+            "fusion: 'product' does not exist; choose from sum, mean, max, learned",
+        ),
+        ({"down_sampling": "min"}, "down_sampling: 'min' does not exist; choose from max, avg"),
+        ({"bias": "column"}, "bias: 'column' does not exist; choose from none, row, position"),
+        ({"center": "mean"}, "center: 'mean' does not exist; choose from none, channel_mean"),
+        ({"pool_with": "l1"}, "pool_with: 'l1' does not exist; choose from l2, simplex"),
+        (
+            {"loss": "plain"},
+            "loss: 'plain' does not exist; choose from normalized, scaled, literal",
+        ),
         ({"rows": 0}, r"rows: got 0; need a number of 1 or more, or a grid \[height, width\] or"),
         ({"rows": [7]}, r"rows: got \[7\]; need a number of 1"),
         ({"rows": [7, 0]}, r"rows: got \[7, 0\]; need a number of 1"),
         ({"rows": []}, r"rows: got \[\]; need a number of 1"),
-        ({"bias": "position"}, r"a value for each position of a grid, but rows=8 is only a number"),
+        ({"bias": "position"}, r"a value for each position of a grid, got rows=8; give"),
         (
             {"residual": True, "width": 5},
             "residual=True adds features of the last level, 8 channel",
         ),
     ],
 )
-def test_wrong_options(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         head(**options)
 
 
-def test_levels_must_exist() -> None:
+def test_options_include_those_of_the_pooling() -> None:
+    check_options("options", InteractionPyramid, {"rows": 8, "residual": True})
+    with pytest.raises(ValueError, match=r"options: unknown 'row' \(did you mean rows\?\); it may"):
+        check_options("options", InteractionPyramid, {"row": 8})
+    signature = inspect.signature(PyramidPooling).parameters.values()
+    assert {p.name for p in signature if p.kind is p.KEYWORD_ONLY} == set(
+        PoolingOptions.__annotations__
+    )
+
+
+def test_unknown_levels_are_rejected() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["interaction"]
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'.*; the places are layer1"):

@@ -1,4 +1,4 @@
-"""What is known of the two losses from principal component analysis, in float64."""
+"""Properties of the two losses that follow from principal component analysis, in float64."""
 
 import math
 
@@ -24,7 +24,7 @@ def orthonormal(d: int = D, p: int = P, seed: int = 0) -> Tensor:
 
 
 def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of X Xᵀ, falling, and the eigenvectors as rows; by numpy."""
+    """Returns the descending eigenvalues of X Xᵀ and the eigenvectors as rows, by numpy."""
     values, vectors = np.linalg.eigh((x @ x.T).numpy())
     return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].T.copy())
 
@@ -58,7 +58,7 @@ def test_equals_the_printed_formulas() -> None:
         assert normalized(rows[n], x[n]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_what_orthonormal_rows_keep_and_leave_adds_up() -> None:
+def test_kept_and_remaining_variance_of_orthonormal_rows_add_up() -> None:
     a, x = orthonormal(), random(P, C)
     left = (x - a.T @ a @ x).square().sum()
     assert left.item() == pytest.approx((x.square().sum() - (a @ x).square().sum()).item())
@@ -75,31 +75,31 @@ def test_the_eigenvectors_are_best_among_orthonormal_rows() -> None:
     assert all(literal(orthonormal(seed=seed), x) > best for seed in range(50))
 
 
-def test_nothing_is_left_where_the_rows_span_the_features() -> None:
+def test_rows_that_span_the_features_keep_all_variance() -> None:
     basis = orthonormal()
-    x = basis.T @ random(D, C, seed=1)  # of rank D
+    x = basis.T @ random(D, C, seed=1)  # has rank D
     assert (x - basis.T @ basis @ x).square().sum() < 1e-25
     turned = orthonormal(D, D, seed=2) @ basis
     assert literal(turned, x) == pytest.approx(-x.square().sum().item(), rel=1e-12)
     assert literal(orthonormal(seed=3), x) > -0.99 * x.square().sum().item()
 
 
-def test_centred_rows_are_those_of_scikit_learn() -> None:
-    """Positions are the features, channels the samples."""
+def test_centered_rows_match_scikit_learn() -> None:
+    """Positions are features and channels are samples."""
     x = random(P, C) + 3 * random(P, 1, seed=1)
     pca = PCA(D, svd_solver="full").fit(x.T.numpy())
-    centred = x - x.mean(1, keepdim=True)
-    values, vectors = eigen(centred)
+    centered = x - x.mean(1, keepdim=True)
+    values, vectors = eigen(centered)
     np.testing.assert_allclose(pca.explained_variance_ * (C - 1), values[:D], rtol=1e-11)
     components = torch.from_numpy(pca.components_)
     overlap = (components * vectors[:D]).sum(1).abs()
     torch.testing.assert_close(overlap, torch.ones(D, dtype=torch.float64), rtol=0, atol=1e-11)
     expected = -pca.explained_variance_.sum() * (C - 1)
-    assert literal(components, centred) == pytest.approx(expected, rel=1e-11)
+    assert literal(components, centered) == pytest.approx(expected, rel=1e-11)
     assert literal(components, x) != pytest.approx(expected, rel=1e-2)
 
 
-def test_bounds_for_rows_of_length_one() -> None:
+def test_loss_of_unit_rows_stays_within_its_bounds() -> None:
     x = random(P, C)
     first = eigen(x)[0][0].item()
     for seed in range(30):
@@ -113,14 +113,14 @@ def test_bounds_for_rows_of_length_one() -> None:
     assert nothing == pytest.approx(D * (D - 1))
 
 
-def test_softmax_rows_are_of_length_one_and_always_overlap() -> None:
+def test_softmax_rows_have_length_one_and_always_overlap() -> None:
     rows = unit_rows(torch.cat([random(2, D, P), 4 * random(2, D, P, seed=1)]))
     gram = rows @ rows.transpose(1, 2)
     torch.testing.assert_close(gram.diagonal(dim1=1, dim2=2), torch.ones(4, D).double())
     assert (gram > 0).all()
 
 
-def test_rows_of_length_one_in_one_step() -> None:
+def test_unit_rows_match_softmax_and_division() -> None:
     scores = random(2, D, P)
     a = scores.softmax(-1)
     torch.testing.assert_close(unit_rows(scores), a / a.norm(dim=-1, keepdim=True))
@@ -133,14 +133,14 @@ def test_rows_of_length_one_in_one_step() -> None:
 
 
 def collapse_gain(values: Tensor, d: int) -> float:
-    """By how much D first eigenvectors undercut D components, before the price of overlapping."""
+    """Returns how much more D copies of the first eigenvector keep than D components."""
     return (d * values[0] - values[:d].sum()).item()
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.9, 1.1, 10.0])
-def test_the_literal_loss_collapses_above_a_threshold(scale: float) -> None:
+def test_literal_loss_collapses_above_a_threshold(scale: float) -> None:
     x = random(P, C).abs()
-    x = x * math.sqrt(D * (D - 1) / collapse_gain(eigen(x)[0], D))  # the threshold itself
+    x = x * math.sqrt(D * (D - 1) / collapse_gain(eigen(x)[0], D))  # exactly the threshold
     values, vectors = eigen(scale * x)
     collapsed = literal(vectors[:1].expand(D, P), scale * x)
     assert collapsed == pytest.approx(-D * values[0].item() + D * (D - 1))
@@ -148,8 +148,8 @@ def test_the_literal_loss_collapses_above_a_threshold(scale: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_normalised_loss_never_collapses(seed: int) -> None:
-    """The threshold's weight is at most 1/D, also for features of one component."""
+def test_normalized_loss_never_collapses(seed: int) -> None:
+    """The threshold is at most 1/D, even for features with one component."""
     for x in (random(P, C, seed=seed), 1e3 * random(P, 1, seed=seed) @ random(1, C, seed=seed + 9)):
         unit = x / x.norm()
         values, vectors = eigen(unit)
@@ -158,7 +158,7 @@ def test_the_normalised_loss_never_collapses(seed: int) -> None:
 
 
 def test_softmax_rows_reach_the_collapse_of_rectified_features() -> None:
-    """Their first eigenvector has one sign (Perron, Frobenius), so a softmax can be it."""
+    """Their first eigenvector is nonnegative (Perron-Frobenius), so a softmax can reach it."""
     x = 10 * random(P, C).relu()
     values, vectors = eigen(x)
     first = vectors[0] * vectors[0].sign()[0]
@@ -169,8 +169,8 @@ def test_softmax_rows_reach_the_collapse_of_rectified_features() -> None:
     assert expected < -values[:D].sum().item()
 
 
-def minimised(x: Tensor, start: Tensor) -> tuple[float, Tensor]:
-    """The literal loss at the best free rows of length 1, and those."""
+def minimized(x: Tensor, start: Tensor) -> tuple[float, Tensor]:
+    """Returns the minimum of the literal loss over unit rows, and these rows."""
     free = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [free], max_iter=300, tolerance_grad=1e-11, tolerance_change=1e-15,
@@ -191,22 +191,24 @@ def minimised(x: Tensor, start: Tensor) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize("mu", [0.3, 1.0, 5.0, 0.1])
 def test_overlap_of_two_rows_in_the_plane(mu: float) -> None:
-    """min(1, (l_1 - l_2) / 4 mu) for a penalty of weight mu, which is 1 for features / sqrt(mu)."""
+    """The overlap is min(1, (l_1 - l_2) / 4 mu); penalty mu is 1 for features / sqrt(mu)."""
     values = torch.tensor([1.5, 0.5], dtype=torch.float64)
-    _, rows = minimised((values / mu).sqrt().diag(), random(2, 2))
+    _, rows = minimized((values / mu).sqrt().diag(), random(2, 2))
     overlap = (rows[0] @ rows[1]).abs().item()
     assert overlap == pytest.approx(min(1.0, 1.0 / (4 * mu)), abs=1e-6)
 
 
 def test_free_rows_reach_the_components_as_the_penalty_grows() -> None:
-    """Their value is the components' own, less what a soft penalty mu lets them gain by the overlap
-    above, (l_1 - l_2)² / 8 mu. (Any two rows in the plane of two components keep the same.)"""
+    """The loss is that of the components minus the gain (l_1 - l_2)² / 8 mu from the overlap above.
+
+    Any two orthonormal rows in the plane of two components keep the same variance.
+    """
     x, rows = random(P, C), random(2, P, seed=1)
     values, _ = eigen(x)
     kept = values[:2].sum().item()
     for price in (1.0, 10.0, 100.0, 1000.0):
         mu = price * values[0].item()
-        reached, rows = minimised(x / math.sqrt(mu), rows)
+        reached, rows = minimized(x / math.sqrt(mu), rows)
         gain = (values[0] - values[1]).item() ** 2 / (8 * mu)
         assert mu * reached == pytest.approx(-kept - gain, rel=1e-7)
     assert gain < 2e-5 * kept
@@ -215,7 +217,9 @@ def test_free_rows_reach_the_components_as_the_penalty_grows() -> None:
 @pytest.mark.parametrize(
     ("form", "reaches"), [("normalized", False), ("scaled", True), ("literal", True)]
 )
-def test_features_get_a_gradient_only_where_asked(form: str, reaches: bool) -> None:
+def test_features_get_a_gradient_only_in_the_scaled_and_literal_forms(
+    form: str, reaches: bool
+) -> None:
     x, scores = random(2, P, C).requires_grad_(), random(2, D, P, seed=1).requires_grad_()
     interaction_loss(unit_rows(scores), x, form).sum().backward()
     assert scores.grad is not None
@@ -232,7 +236,7 @@ def test_only_the_literal_loss_gains_from_larger_features() -> None:
 
 
 @pytest.mark.parametrize("num_levels", [1, 3])
-def test_bounds_of_the_diversity(num_levels: int) -> None:
+def test_diversity_loss_stays_within_its_bounds(num_levels: int) -> None:
     lower = math.sqrt(num_levels * D * (P - 2))
     upper = math.sqrt(num_levels * D * P)
     for scale in (0.0, 1.0, 100.0):

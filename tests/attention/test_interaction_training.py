@@ -1,4 +1,4 @@
-"""Training on a few of the demo's clips: the losses fall, and the literal one collapses."""
+"""Trains on a few demo clips: the losses decrease, and the literal one collapses."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from videoattn.attention.blocks.interaction_loss import unit_rows
-from videoattn.cli.train import train
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
+from videoattn.recipe.experiment import train
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
 
@@ -30,35 +30,35 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(clips: Path, folder: Path, *overrides: str) -> list[dict[str, float]]:
-    """The last record of each epoch."""
-    train(RECIPE, [*SMALL, f"data.root={clips}", *overrides], folder=folder)
+    """Trains a network and returns the last record of each epoch."""
+    train(RECIPE, *SMALL, f"data.root={clips}", *overrides, folder=folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return list({line["epoch"]: line for line in lines}.values())
 
 
 def overlap(folder: Path) -> float:
-    """The mean cosine of two rows of the fused map, over noise and moving bars."""
+    """Returns the mean cosine between rows of the fused map, over noise and moving bars."""
     payload = load(folder / "checkpoint-last.pt")
     model = make_model(from_stored(payload["config"]).model, 8)
     model.load_state_dict(payload["model"])
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
     pyramid = model.fc.block.pyramid
     fuse = pyramid.fuse
 
     def spied(scores: list[Tensor]) -> Tensor:
-        seen.append(fuse(scores))
-        return seen[-1]
+        captured.append(fuse(scores))
+        return captured[-1]
 
     pyramid.fuse = spied
     with torch.no_grad():
         model.eval()(torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0)))
-    rows = unit_rows(seen[0])
+    rows = unit_rows(captured[0])
     gram = rows @ rows.transpose(1, 2)
     d = gram.shape[1]
     return ((gram.sum((1, 2)) - d) / (d * (d - 1))).mean().item()
 
 
-def test_both_losses_fall_in_the_log(clips: Path, tmp_path: Path) -> None:
+def test_both_losses_decrease_in_the_log(clips: Path, tmp_path: Path) -> None:
     log = trained(clips, tmp_path / "run")
     for name in ("loss", "interaction", "diversity"):
         assert log[-1][name] < log[0][name], name
@@ -73,9 +73,9 @@ def test_both_losses_fall_in_the_log(clips: Path, tmp_path: Path) -> None:
     assert any(b"train/interaction" in path.read_bytes() for path in events)
 
 
-def test_the_literal_loss_on_raw_features_collapses(clips: Path, tmp_path: Path) -> None:
-    """Its rows become one row, the first component's, and its features grow: it falls for ever,
-    far below what rows of features that do not grow could reach."""
+def test_literal_loss_on_raw_features_collapses(clips: Path, tmp_path: Path) -> None:
+    """All rows become the first component and the features grow, so the loss decreases without
+    bound, far below the minimum for features of constant size."""
     log = trained(clips, tmp_path / "literal", "model.attention.options.loss=literal")
     trained(clips, tmp_path / "normalized")
     assert log[-1]["interaction"] < 2 * log[0]["interaction"] < 0

@@ -15,7 +15,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def trained(block: NonLocal) -> NonLocal:
-    """The block away from its identity start: random weights everywhere, float64, eval mode."""
+    """Sets random weights, so the block is not the identity; float64 and evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for tensor in [*block.parameters(), *(b for b in block.buffers() if b.is_floating_point())]:
         tensor.data = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.3
@@ -36,14 +36,14 @@ def test_equals_the_definition(form: str, pool_order: str, key_pool: object) -> 
 @every_form
 @pytest.mark.parametrize("zero_init", ["norm", "conv"])
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_the_identity_to_the_bit(form: str, zero_init: str, training: bool) -> None:
+def test_starts_as_exactly_the_identity(form: str, zero_init: str, training: bool) -> None:
     block = NonLocal(4, form=form, zero_init=zero_init).train(training)
     x = clip(2, 4, 3, 4, 4).float()
     assert torch.equal(block(x), x)
 
 
 @every_form
-def test_first_step_moves_only_the_norm_and_later_steps_everything(form: str) -> None:
+def test_first_step_updates_only_the_norm_and_later_steps_everything(form: str) -> None:
     block = NonLocal(4, form=form).double()
     (block(clip(2, 4, 3, 4, 4)) ** 3).sum().backward()
     moved = {name for name, p in block.named_parameters() if p.grad is not None and p.grad.any()}
@@ -58,7 +58,7 @@ def test_first_step_moves_only_the_norm_and_later_steps_everything(form: str) ->
         for name, p in block.named_parameters()
         if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
     }
-    assert still <= {"out.bias"}  # batch norm takes the output bias up
+    assert still <= {"out.bias"}  # batch norm cancels the output bias
 
 
 @every_form
@@ -74,7 +74,7 @@ def test_permuting_positions_permutes_the_output(form: str) -> None:
 
 
 @every_form
-def test_with_pooled_keys_only_frames_and_whole_cells_may_move(form: str) -> None:
+def test_with_pooled_keys_the_output_moves_with_frames_and_whole_cells(form: str) -> None:
     block = trained(NonLocal(4, form=form))
     x = clip(1, 4, 3, 4, 6)
     y = block(x)
@@ -83,7 +83,7 @@ def test_with_pooled_keys_only_frames_and_whole_cells_may_move(form: str) -> Non
     assert not torch.allclose(block(x.roll(1, 4)), y.roll(1, 4))
 
 
-def test_pooling_before_and_after_are_different_functions() -> None:
+def test_pooling_before_or_after_the_projections_differs() -> None:
     before, after = (trained(NonLocal(4, pool_order=order)) for order in ("before", "after"))
     x = clip(1, 4, 2, 4, 4)
     assert (before(x) - after(x)).abs().max() > 1e-3
@@ -94,7 +94,7 @@ def test_recorded_rows_times_values_are_the_output(form: str) -> None:
     block = trained(NonLocal(4, form=form))
     x = clip(2, 4, 3, 4, 5)
     with record_attention(torch.nn.Sequential(block)) as maps:
-        pass  # nothing ran
+        pass  # no forward pass
     assert maps == {}
     rows = block.maps(x)[""].rows(torch.arange(3 * 4 * 5)).flatten(2)
     _, _, values, _ = block.project(x)
@@ -103,7 +103,7 @@ def test_recorded_rows_times_values_are_the_output(form: str) -> None:
 
 
 @every_form
-def test_groups_of_frames_are_independent_clips(form: str) -> None:
+def test_groups_of_frames_behave_as_independent_clips(form: str) -> None:
     whole, grouped = (
         trained(NonLocal(4, form=form)),
         trained(NonLocal(4, form=form, scope=2)),
@@ -122,7 +122,7 @@ def test_groups_of_frames_are_independent_clips(form: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["space", 1])
-def test_space_only_is_the_image_block_on_every_frame(scope: str | int) -> None:
+def test_space_scope_is_the_image_block_on_every_frame(scope: str | int) -> None:
     block = trained(NonLocal(4, scope=scope))
     x = clip(1, 4, 3, 4, 4)
     for frame in range(3):
@@ -131,23 +131,23 @@ def test_space_only_is_the_image_block_on_every_frame(scope: str | int) -> None:
 
 
 @every_form
-def test_time_only_is_the_block_on_every_place_alone(form: str) -> None:
+def test_time_scope_is_the_block_on_each_pixel(form: str) -> None:
     block, alone = trained(NonLocal(4, form=form, scope="time")), trained(NonLocal(4, form=form))
     x = clip(2, 4, 5, 3, 2)
     y = block(x)
     rows = block.maps(x)[""].rows(torch.arange(5 * 3 * 2)).unflatten(1, (5, 3, 2))
     for row in range(3):
         for column in range(2):
-            place = x[..., row : row + 1, column : column + 1]
-            torch.testing.assert_close(y[..., row : row + 1, column : column + 1], alone(place))
+            pixel = x[..., row : row + 1, column : column + 1]
+            torch.testing.assert_close(y[..., row : row + 1, column : column + 1], alone(pixel))
             own = rows[:, :, row, column]  # (N, query frame, T, H, W)
-            expected = alone.maps(place)[""].rows(torch.arange(5)).flatten(2)
+            expected = alone.maps(pixel)[""].rows(torch.arange(5)).flatten(2)
             torch.testing.assert_close(own[..., row, column], expected)
-            assert own.count_nonzero() <= expected.numel()  # nothing outside the place
+            assert own.count_nonzero() <= expected.numel()  # no weight outside the pixel
 
 
 @pytest.mark.parametrize("scope", ["space", "time", 2])
-def test_narrow_scopes_start_as_the_identity_and_record(scope: str | int) -> None:
+def test_narrow_scopes_start_as_the_identity_and_can_be_recorded(scope: str | int) -> None:
     block = NonLocal(4, scope=scope)
     x = clip(2, 4, 4, 3, 5).float()
     assert torch.equal(block(x), x)
@@ -159,7 +159,7 @@ def test_narrow_scopes_start_as_the_identity_and_record(scope: str | int) -> Non
     torch.testing.assert_close(maps["0"].weights.flatten(2).sum(-1), torch.ones(2, 1))
 
 
-def test_key_bias_has_no_gradient_under_softmax_and_has_one_elsewhere() -> None:
+def test_key_bias_has_a_gradient_only_without_softmax() -> None:
     def key_bias_gradient(form: str) -> float:
         block = trained(NonLocal(4, form=form, key_pool=None))
         (block(clip(1, 4, 2, 3, 3)) ** 2).sum().backward()
@@ -191,32 +191,32 @@ def test_bfloat16_stays_near_float32(form: str) -> None:
     assert (got - expected).abs().max() < 2e-2 * expected.abs().max()
 
 
-def test_grids_smaller_than_the_pool_are_pooled_whole() -> None:
+def test_grids_smaller_than_the_pool_are_pooled_to_size_one() -> None:
     block = trained(NonLocal(4))
     assert block(clip(1, 4, 3, 1, 5)).shape == (1, 4, 3, 1, 5)
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="form: 'softmax' is not one of embedded_gaussian, gauss"):
-        NonLocal(4, form="softmax")
-    with pytest.raises(ValueError, match="pool_order: 'never' is not one of before, after"):
-        NonLocal(4, pool_order="never")
-    with pytest.raises(ValueError, match="zero_init: 'all' is not one of norm, conv"):
-        NonLocal(4, zero_init="all")
-    with pytest.raises(ValueError, match="scale=True is for form='embedded_gaussian'; 'gaussian'"):
-        NonLocal(4, form="gaussian", scale=True)
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(
-        ValueError, match="scope: 0 is not one of space_time, space, time, or a num"
+        ValueError, match="form: 'softmax' does not exist; choose from embedded_gaus"
     ):
+        NonLocal(4, form="softmax")
+    with pytest.raises(ValueError, match="pool_order: 'never' does not exist; choose from before"):
+        NonLocal(4, pool_order="never")
+    with pytest.raises(ValueError, match="zero_init: 'all' does not exist; choose from norm, conv"):
+        NonLocal(4, zero_init="all")
+    with pytest.raises(ValueError, match="scale=True requires form='embedded_gaussian'; 'gauss"):
+        NonLocal(4, form="gaussian", scale=True)
+    with pytest.raises(ValueError, match="scope: got 0; choose from space_time, space, time, or"):
         NonLocal(4, scope=0)
-    with pytest.raises(ValueError, match="scope: 'frame' is not one of space_time, space, time"):
+    with pytest.raises(ValueError, match="scope: got 'frame'; choose from space_time, space"):
         NonLocal(4, scope="frame")
     with pytest.raises(ValueError, match="scope=4 does not divide the 6 frames"):
         NonLocal(4, scope=4)(torch.zeros(1, 4, 6, 2, 2))
 
 
 class _Ops(TorchDispatchMode):
-    """Names of the operators that run inside, and the largest tensor that one of them makes."""
+    """Records the names of operators and the size of the largest tensor they return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,8 +234,8 @@ class _Ops(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-def test_no_step_of_training_makes_a_map(form: str, layout: torch.memory_format) -> None:
-    """Whatever the memory layout: pooled keys of a channels-last video are not channels-last."""
+def test_training_never_builds_a_map(form: str, layout: torch.memory_format) -> None:
+    """Tests both memory layouts, because pooled keys of a channels-last video are contiguous."""
     block = NonLocal(8, form=form).to(memory_format=layout)
     nn.init.ones_(block.bn.weight)
     x = torch.randn(1, 8, 4, 20, 20).to(memory_format=layout).requires_grad_()

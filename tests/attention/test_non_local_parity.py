@@ -1,4 +1,4 @@
-"""mmcv's and PySlowFast's non-local blocks, by the answers that their code gave."""
+"""Parity with recorded outputs of the non-local blocks of mmcv and PySlowFast."""
 
 from functools import partial
 
@@ -26,10 +26,10 @@ BLOCKS = {
 
 
 def _our_state(name: str, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By the key maps of whole networks, as if the block sat behind layer2.0."""
+    """Converts keys by the key map of a whole network, with the block after layer2.0."""
     ours = {}
     for key, value in theirs.items():
-        if key == "concat_project.conv.weight":  # in no public network: (1, 2D, 1, 1)
+        if key == "concat_project.conv.weight":  # not in public networks: (1, 2D, 1, 1)
             ours["pair.weight"] = value.flatten(1)
             continue
         if name.startswith("mmcv"):
@@ -42,10 +42,10 @@ def _our_state(name: str, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_the_block_answers_what_the_public_one_answered(name: str) -> None:
+def test_block_reproduces_the_outputs_of_the_public_code(name: str) -> None:
     record = fill.read("blocks", name)
     block = BLOCKS[name]().eval()
-    block.load_state_dict(_our_state(name, fill.state_dict(record)))  # strict: every key
+    block.load_state_dict(_our_state(name, fill.state_dict(record)))  # strict, so every key matches
     with torch.no_grad():
         y = block(fill.clip(record))
     assert list(y.shape) == record["output_shape"]

@@ -1,4 +1,4 @@
-"""Learn to pay attention against its definition, in float64."""
+"""Compares learn-to-pay attention with its definition, in float64."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def level(channels: int = 6, global_channels: int = 9, **options: str) -> LevelA
 
 
 def definition(made: LevelAttention, local: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The attended vector and c, position by position."""
+    """Returns the attended vector and c, computed position by position."""
     n, _, *grid = local.shape
     c = torch.zeros(n, *grid, dtype=local.dtype)
     if made.project_local is not None:
@@ -89,15 +89,15 @@ def test_equals_the_definition(
         )
     else:
         torch.testing.assert_close(weights, torch.sigmoid(c))
-    got = made(LOCAL.clone().requires_grad_(), g)  # dp may have no parameter
+    got = made(LOCAL.clone().requires_grad_(), g)  # dp may have no parameters
     got.square().sum().backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_in_pc_the_softmax_removes_the_global_feature() -> None:
-    """u · g is the same at every position: no map, no gradient, and so no projection, of g."""
+def test_softmax_removes_the_global_feature_in_pc() -> None:
+    """u · g is the same at every position, so g affects nothing and has no projection."""
     made, g = level(6, 6), random(2, 6, seed=1).requires_grad_()
     other = 100 * random(2, 6, seed=2)
     torch.testing.assert_close(definition(made, LOCAL, g)[0], definition(made, LOCAL, other)[0])
@@ -113,18 +113,18 @@ def test_in_pc_the_softmax_removes_the_global_feature() -> None:
     "options",
     [{"normaliser": "sigmoid"}, {"compatibility": "dp"}, {"compatibility": "pc_mlp"}],
 )
-def test_elsewhere_the_global_feature_counts(options: dict[str, str]) -> None:
+def test_global_feature_matters_in_other_forms(options: dict[str, str]) -> None:
     made = level(**options)
     assert not torch.allclose(made(LOCAL, GLOBAL), made(LOCAL, random(2, 9, seed=2)), rtol=1e-2)
 
 
-def test_dp_of_nothing_is_the_average() -> None:
+def test_dp_with_a_zero_global_feature_is_the_average() -> None:
     made = level(compatibility="dp")
     torch.testing.assert_close(made(LOCAL, torch.zeros_like(GLOBAL)), LOCAL.mean((2, 3, 4)))
 
 
 @pytest.mark.parametrize("compatibility", ["pc", "dp"])
-def test_is_scaled_dot_product_attention_with_one_query(compatibility: str) -> None:
+def test_level_is_scaled_dot_product_attention_with_one_query(compatibility: str) -> None:
     made = level(6, 6, compatibility=compatibility)
     g = random(2, 6, seed=1)
     query = made.u.expand(2, 6) if compatibility == "pc" else g
@@ -135,7 +135,7 @@ def test_is_scaled_dot_product_attention_with_one_query(compatibility: str) -> N
 
 @FORMS
 @NORMALISERS
-def test_the_order_of_positions_does_not_matter(compatibility: str, normaliser: str) -> None:
+def test_order_of_positions_does_not_matter(compatibility: str, normaliser: str) -> None:
     made = level(compatibility=compatibility, normaliser=normaliser)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     shuffled = LOCAL.flatten(2)[:, :, order].view_as(LOCAL)
@@ -143,7 +143,7 @@ def test_the_order_of_positions_does_not_matter(compatibility: str, normaliser: 
 
 
 @FORMS
-def test_one_frame_is_the_image_model(compatibility: str) -> None:
+def test_single_frame_gives_the_image_model(compatibility: str) -> None:
     made, image = level(compatibility=compatibility), LOCAL[:, :, :1]
     apart = level(compatibility=compatibility, scope="per_frame")
     torch.testing.assert_close(made(image, GLOBAL), definition(made, image, GLOBAL)[0])
@@ -167,7 +167,7 @@ def head(channels: tuple[int, ...] = (4, 6), **options: str) -> LearnToPay:
 LEVELS = (random(2, 4, 3, 4, 4, seed=5), LOCAL)
 
 
-def test_one_level_that_looks_everywhere_is_the_pooling_classifier() -> None:
+def test_one_level_with_uniform_weights_is_the_pooling_classifier() -> None:
     made = head((6,))
     with torch.no_grad():
         made.levels[0].u.zero_()
@@ -176,7 +176,7 @@ def test_one_level_that_looks_everywhere_is_the_pooling_classifier() -> None:
 
 
 @pytest.mark.parametrize("classifier", ["concat", "indep"])
-def test_the_classifiers(classifier: str) -> None:
+def test_classifiers_match_their_definitions(classifier: str) -> None:
     made = head(classifier=classifier, compatibility="dp")
     vectors = [lev(x, GLOBAL) for lev, x in zip(made.levels, LEVELS, strict=True)]
     logits = made(GLOBAL, *LEVELS)
@@ -195,14 +195,14 @@ def test_the_classifiers(classifier: str) -> None:
     torch.testing.assert_close(made(segments, *LEVELS), logits.unsqueeze(1))
 
 
-def test_many_levels_of_certain_classes_stay_finite() -> None:
+def test_logits_of_confident_levels_stay_finite() -> None:
     made = head(classifier="indep")
     logits = made(GLOBAL, *(1e4 * x for x in LEVELS))
     assert logits.isfinite().all()
     assert logits.exp().sum(1).tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_the_segments_consensus_is_their_mean() -> None:
+def test_global_feature_is_the_mean_over_segments() -> None:
     made = head(compatibility="dp")
     segments = random(2, 4, 9, seed=3)
     torch.testing.assert_close(made(segments, *LEVELS)[:, 0], made(segments.mean(1), *LEVELS))
@@ -210,7 +210,7 @@ def test_the_segments_consensus_is_their_mean() -> None:
 
 @NORMALISERS
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_maps_of_every_level(kind: str, normaliser: str) -> None:
+def test_every_level_has_a_map(kind: str, normaliser: str) -> None:
     torch.manual_seed(0)
     model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     if kind == "tsn":
@@ -235,19 +235,25 @@ def test_maps_of_every_level(kind: str, normaliser: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compatibility": "sum"}, "compatibility: 'sum' is not one of pc, dp, pc_mlp"),
-        ({"classifier": "vote"}, "classifier: 'vote' is not one of concat, indep"),
-        ({"normaliser": "count"}, "normaliser: 'count' is not one of softmax, sigmoid"),
-        ({"scope": "frame"}, "scope: 'frame' is not one of joint, per_frame"),
-        ({"project": "up"}, "project: 'up' is not one of global, local"),
+        (
+            {"compatibility": "sum"},
+            "compatibility: 'sum' does not exist; choose from pc, dp, pc_mlp",
+        ),
+        ({"classifier": "vote"}, "classifier: 'vote' does not exist; choose from concat, indep"),
+        (
+            {"normaliser": "count"},
+            "normaliser: 'count' does not exist; choose from softmax, sigmoid",
+        ),
+        ({"scope": "frame"}, r"scope: 'frame' does not exist \(did you mean per_frame\?\)"),
+        ({"project": "up"}, "project: 'up' does not exist; choose from global, local"),
     ],
 )
-def test_wrong_options(options: dict[str, str], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         head(**options)
 
 
-def test_levels_must_exist() -> None:
+def test_unknown_levels_are_rejected() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["pay_attention"]
     with pytest.raises(ValueError, match=r"cannot insert after 'layer5'.*; the places are layer1"):
@@ -257,8 +263,8 @@ def test_levels_must_exist() -> None:
 # --- the public code's answers ------------------------------------------------------------------
 
 
-def test_the_block_answers_what_the_public_one_answered() -> None:
-    """SaoYan's LinearAttentionBlock: op is u. Images are clips of one frame."""
+def test_block_reproduces_the_outputs_of_the_public_code() -> None:
+    """SaoYan's LinearAttentionBlock, where op is u and images are clips of one frame."""
     record = fill.read("blocks", "saoyan_pc_softmax")
     made = LevelAttention(16, 16, normaliser=record["options"]["normalize"])
     made.load_state_dict({"u": fill.state_dict(record)["op.weight"].flatten()})
@@ -274,9 +280,9 @@ def test_the_block_answers_what_the_public_one_answered() -> None:
 
 
 @NORMALISERS
-def test_its_projection_of_local_features_and_its_sigmoid(normaliser: str) -> None:
-    """Written out from SaoYan's description: a 1x1 convolution takes l up to g's width, another one
-    without a bias scores l + g; the sigmoid's product is averaged."""
+def test_local_projection_and_sigmoid_match_the_public_code(normaliser: str) -> None:
+    """Follows SaoYan's code: a 1x1 convolution projects l to the width of g, another without a bias
+    scores l + g, and the product with the sigmoid is averaged."""
     made = level(6, 9, normaliser=normaliser, project="local")
     assert made.project_local is not None
     image = LOCAL[:, :, 0]

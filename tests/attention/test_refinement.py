@@ -64,7 +64,7 @@ def test_frame_scope_is_one_2d_block_for_each_frame(norm: str) -> None:
 
 
 @every_norm
-def test_gates_lie_between_0_and_1_and_do_not_know_positions(norm: str) -> None:
+def test_gates_lie_between_0_and_1_and_ignore_positions(norm: str) -> None:
     block = fill(AttentionRefinement(4, norm=norm))
     x = clip(2, 4, 3, 5, 4)
     weights = gates(block, x)
@@ -75,7 +75,7 @@ def test_gates_lie_between_0_and_1_and_do_not_know_positions(norm: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_zero_norm_halves_f_exactly(training: bool) -> None:
+def test_zero_norm_halves_features_exactly(training: bool) -> None:
     block = AttentionRefinement(4, pre_conv=True).train(training)
     nn.init.zeros_(block.gate_norm.weight)
     x = clip(2, 4, 3, 5, 4).float()
@@ -91,7 +91,7 @@ def test_zero_weights_halve_x_exactly() -> None:
         assert torch.equal(block(x), 0.5 * x)
 
 
-def test_without_a_norm_it_is_squeeze_excite_with_one_layer() -> None:
+def test_without_a_norm_the_block_is_squeeze_excite_with_one_layer() -> None:
     block = fill(AttentionRefinement(4, norm="none"))
     twin = SqueezeExcite(4, reduction=None, bias=False).double()
     twin.load_state_dict({"excite.weight": block.gate_conv.weight})
@@ -102,7 +102,7 @@ def test_without_a_norm_it_is_squeeze_excite_with_one_layer() -> None:
 @every_norm
 @every_scope
 @pytest.mark.parametrize("training", [True, False])
-def test_identity_start_is_the_identity_to_the_bit(norm: str, scope: str, training: bool) -> None:
+def test_identity_start_is_exactly_the_identity(norm: str, scope: str, training: bool) -> None:
     block = AttentionRefinement(4, norm=norm, scope=scope, gate_start="identity").train(training)
     x = clip(2, 4, 3, 5, 4).float()
     assert torch.equal(block(x), x)
@@ -113,28 +113,30 @@ def test_identity_start_is_the_identity_to_the_bit(norm: str, scope: str, traini
 
 @every_norm
 @pytest.mark.parametrize(("clips", "frames", "scope"), [(1, 4, "clip"), (1, 1, "frame")])
-def test_training_on_one_clip_is_handled(norm: str, clips: int, frames: int, scope: str) -> None:
+def test_training_on_one_clip_uses_running_statistics(
+    norm: str, clips: int, frames: int, scope: str
+) -> None:
     block = AttentionRefinement(4, norm=norm, scope=scope).double().train()
     state = {key: value.clone() for key, value in block.state_dict().items()}
     one = clip(clips, 4, frames, 5, 4)
     y = block(one)
     y.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
-    # The gate is no constant: statistics of one number would make every logit the norm's bias.
+    # The gate is not constant: with statistics of one value, every logit would be the norm's bias.
     assert gates(block, one).std() > 1e-3
     assert not torch.allclose(gates(block, one), gates(block, 2 * one)) or norm == "ln"
     assert all(torch.equal(state[key], value) for key, value in block.state_dict().items())
     assert torch.equal(y, block.eval()(one))
 
 
-def test_training_on_two_clips_uses_and_moves_statistics() -> None:
+def test_training_on_two_clips_uses_and_updates_batch_statistics() -> None:
     block = AttentionRefinement(4).double().train()
     y = block(clip(2, 4, 3, 5, 4))
     assert int(block.gate_norm.num_batches_tracked) == 1
     assert not torch.allclose(y, block.eval()(clip(2, 4, 3, 5, 4)))
 
 
-def test_maps_in_training_mode_leave_statistics_alone() -> None:
+def test_maps_in_training_mode_do_not_update_statistics() -> None:
     block = AttentionRefinement(4, pre_conv=True).double().train()
     x = clip(2, 4, 3, 5, 4)
     state = {key: value.clone() for key, value in block.state_dict().items()}
@@ -175,7 +177,7 @@ def test_gradients_by_finite_differences(norm: str, pre_conv: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_default_places_are_behind_the_last_two_stages(kind: str) -> None:
+def test_default_positions_are_after_the_last_two_stages(kind: str) -> None:
     model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=16)
     if kind == "tsn":
         model = TSN(torchvision.models.resnet18(), num_classes=3)
@@ -191,7 +193,7 @@ def test_default_places_are_behind_the_last_two_stages(kind: str) -> None:
         assert found.weights.ndim == 3
 
 
-def test_named_places_instead() -> None:
+def test_named_positions_replace_the_default() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=16)
     system = SYSTEMS["refinement"]
     system.attach(
@@ -204,18 +206,18 @@ def test_named_places_instead() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "gn"}, "norm: 'gn' is not one of bn, ln, none"),
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "one"}, "gate_start: 'one' is not one of half, identity"),
-        ({"out_channels": 8}, "out_channels=8 of 4 channels needs pre_conv=True"),
+        ({"norm": "gn"}, "norm: 'gn' does not exist; choose from bn, ln, none"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "one"}, "gate_start: 'one' does not exist; choose from half, identity"),
+        ({"out_channels": 8}, "out_channels=8 differs from the 4 input channels, which"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AttentionRefinement(4, **options)
 
 
-def test_a_model_without_four_stages_has_no_default_places() -> None:
+def test_model_without_four_stages_has_no_default_positions() -> None:
     model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv3d(3, 4, 1))))
     with pytest.raises(ValueError, match="does not have the four stages of a ResNet"):
         SYSTEMS["refinement"].attach(model, ModelInfo(""), AttentionRefinement, (), "refinement")

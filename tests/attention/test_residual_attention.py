@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.reference.residual_attention import activated, mask_of_image
 from videoattn.attention.blocks.residual_attention import ACTIVATIONS, ResidualMask, depth_for
-from videoattn.attention.record import GateMap, record_attention
+from videoattn.attention.maps import GateMap
+from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
@@ -22,7 +23,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def trained(mask: ResidualMask) -> ResidualMask:
-    """Random weights and statistics everywhere, float64, eval mode."""
+    """Sets random weights and statistics, float64 and evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for tensor in [*mask.parameters(), *(b for b in mask.buffers() if b.is_floating_point())]:
         tensor.data = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.4
@@ -49,7 +50,9 @@ def test_equals_the_image_module_on_each_frame(activation: str, depth: int, unit
 
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
 @pytest.mark.parametrize("temporal_mask", [False, True])
-def test_frames_mix_only_where_they_are_told_to(temporal_kernel: int, temporal_mask: bool) -> None:
+def test_frames_mix_only_with_temporal_kernel_or_temporal_mask(
+    temporal_kernel: int, temporal_mask: bool
+) -> None:
     mask = trained(
         ResidualMask(8, depth=1, temporal_kernel=temporal_kernel, temporal_mask=temporal_mask)
     )
@@ -62,7 +65,7 @@ def test_frames_mix_only_where_they_are_told_to(temporal_kernel: int, temporal_m
 
 
 @pytest.mark.parametrize("activation", ["mixed", "spatial"])
-def test_the_mask_is_a_gate_on_a_trunk_that_is_never_lost(activation: str) -> None:
+def test_output_is_the_trunk_plus_the_masked_trunk(activation: str) -> None:
     mask = trained(ResidualMask(8, depth=2, activation=activation))
     u, trunk = clip(2, 8, 2, 9, 9), clip(2, 8, 2, 9, 9, seed=1).relu()
     gate = mask.mask(u, trunk)
@@ -79,7 +82,7 @@ def test_channel_activation_has_length_one_at_each_position() -> None:
 
 
 @pytest.mark.parametrize("temporal_mask", [False, True])
-def test_spatial_activation_takes_each_map_by_its_mean_and_deviation(temporal_mask: bool) -> None:
+def test_spatial_activation_normalizes_each_map(temporal_mask: bool) -> None:
     options = {"depth": 1, "activation": "spatial", "temporal_mask": temporal_mask}
     mask = trained(ResidualMask(4, **options))
     mask.out[-1].weight.data *= 100  # far above the epsilon
@@ -92,7 +95,7 @@ def test_spatial_activation_takes_each_map_by_its_mean_and_deviation(temporal_ma
 
 @every_activation
 @pytest.mark.parametrize("training", [True, False])
-def test_warm_start_is_the_trunk_to_the_bit(activation: str, training: bool) -> None:
+def test_identity_start_is_exactly_the_trunk(activation: str, training: bool) -> None:
     torch.manual_seed(0)
     mask = ResidualMask(32, depth=2, activation=activation, gate_start="identity").train(training)
     u, trunk = clip(2, 32, 2, 9, 8).float(), clip(2, 32, 2, 9, 8, seed=1).float()
@@ -102,7 +105,7 @@ def test_warm_start_is_the_trunk_to_the_bit(activation: str, training: bool) -> 
     assert torch.equal(out, trunk)
     weight = clip(*out.shape, seed=2).float()
     (out * weight).sum().backward()
-    assert torch.equal(trunk.grad, weight)  # as if there were no mask
+    assert torch.equal(trunk.grad, weight)  # as without a mask
     moved = {name for name, p in mask.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {"scale"}
     with torch.no_grad():
@@ -114,7 +117,7 @@ def test_warm_start_is_the_trunk_to_the_bit(activation: str, training: bool) -> 
         assert p.grad.any(), name
 
 
-def test_the_paper_begins_between_the_trunk_and_its_double() -> None:
+def test_half_start_lies_between_the_trunk_and_twice_the_trunk() -> None:
     torch.manual_seed(0)
     mask = ResidualMask(32, depth=2).train()
     u = torch.randn(2, 32, 2, 16, 16)
@@ -130,32 +133,32 @@ def test_the_paper_begins_between_the_trunk_and_its_double() -> None:
         (2, (28, 28), [(14, 14), (7, 7)]),
         (1, (14, 14), [(7, 7)]),
         (3, (33, 17), [(17, 9), (9, 5), (5, 3)]),
-        (3, (9, 2), [(5, 2), (3, 2), (2, 2)]),  # never below 2
+        (3, (9, 2), [(5, 2), (3, 2), (2, 2)]),  # at least 2
         (2, (1, 3), [(1, 2), (1, 2)]),
     ],
 )
 def test_levels_have_the_sizes_of_the_paper(depth: int, size: tuple, sizes: list) -> None:
     mask = ResidualMask(4, depth=depth).eval()
-    seen = []
+    captured = []
     for down in mask.down:
-        down.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+        down.register_forward_hook(lambda m, i, o: captured.append(tuple(o.shape[2:])))
     u = torch.randn(1, 4, 3, *size)
     assert mask(u, u).shape == u.shape
-    assert seen == [(3, *level) for level in sizes]
+    assert captured == [(3, *level) for level in sizes]
 
 
-def test_a_temporal_mask_halves_time_too() -> None:
+def test_temporal_mask_also_halves_time() -> None:
     mask = ResidualMask(4, depth=2, temporal_mask=True).eval()
-    seen = []
+    captured = []
     for down in mask.down:
-        down.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+        down.register_forward_hook(lambda m, i, o: captured.append(tuple(o.shape[2:])))
     u = torch.randn(1, 4, 5, 9, 8)
     assert mask(u, u).shape == u.shape
-    assert seen == [(3, 5, 4), (2, 3, 2)]
+    assert captured == [(3, 5, 4), (2, 3, 2)]
 
 
-def test_units_of_each_level_are_those_of_the_paper() -> None:
-    """r at each level going down, r more at the deepest, one for each skip, r going up"""
+def test_number_of_units_per_level_matches_the_paper() -> None:
+    """r per level down, r more at the deepest, one per skip connection, r per level up."""
     for depth, count in ((1, 2), (2, 2 + 1 + 2), (3, 3 + 1 + 2 + 2)):
         channels, quarter = 16, 4
         one = 2 * channels * quarter + 9 * quarter**2 + 2 * (channels + 2 * quarter)
@@ -172,7 +175,7 @@ def test_depth_follows_the_grid() -> None:
 
 
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
+def test_masks_surround_the_second_and_third_stage(kind: str) -> None:
     torch.manual_seed(0)
     if kind == "i3d":
         model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=16)
@@ -200,7 +203,7 @@ def test_it_goes_around_the_second_and_third_stage(kind: str) -> None:
         assert found.identity_value == 0.0
 
 
-def test_around_the_first_stage_it_is_deeper() -> None:
+def test_mask_of_the_first_stage_is_deeper() -> None:
     system = SYSTEMS["residual_attention"]
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system.attach(model, model.info, system.make, ["layer1", "layer4"], "residual_attention")
@@ -208,7 +211,7 @@ def test_around_the_first_stage_it_is_deeper() -> None:
     assert depths == [3, 1]
 
 
-def test_recorded_mask_is_what_multiplies_the_trunk() -> None:
+def test_recorded_mask_multiplies_the_trunk() -> None:
     for start in ("half", "identity"):
         mask = trained(ResidualMask(4, depth=1, gate_start=start))
         u, trunk = clip(2, 4, 3, 6, 6), clip(2, 4, 3, 6, 6, seed=1)
@@ -226,27 +229,29 @@ def test_bfloat16_stays_near_float32(activation: str) -> None:
     expected = mask(u, trunk)
     with torch.autocast("cpu", torch.bfloat16):
         got = mask(u, trunk)
-    assert got.dtype == torch.float32  # as the trunk's
+    assert got.dtype == torch.float32  # the dtype of the trunk
     assert (got - expected).abs().max() < 2e-2 * expected.abs().max()
     got.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in mask.parameters())
 
 
-def test_clips_too_short_for_a_temporal_mask() -> None:
+def test_temporal_mask_rejects_short_clips() -> None:
     mask = ResidualMask(4, depth=2, temporal_mask=True).eval()
     short = torch.zeros(1, 4, 3, 8, 8)
-    with pytest.raises(
-        ValueError, match=r"depth=2 halves time 2 times and needs 4 frames .* got 3; pass longer"
-    ):
+    with pytest.raises(ValueError, match=r"depth=2 needs 4 frames .* got 3; use longer clips"):
         mask(short, short)
     long = torch.zeros(1, 4, 4, 8, 8)
     assert mask(long, long).shape == long.shape
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="activation: 'tanh' is not one of mixed, channel, spatia"):
+def test_invalid_options_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="activation: 'tanh' does not exist; choose from mixed, channel, spatia"
+    ):
         ResidualMask(4, activation="tanh")
-    with pytest.raises(ValueError, match="gate_start: 'zero' is not one of half, identity"):
+    with pytest.raises(
+        ValueError, match="gate_start: 'zero' does not exist; choose from half, identity"
+    ):
         ResidualMask(4, gate_start="zero")
     with pytest.raises(ValueError, match="depth and units must be at least 1, got 0 and 1"):
         ResidualMask(4, depth=0)
@@ -271,6 +276,6 @@ for options in ({}, {"temporal_mask": True, "activation": "spatial", "gate_start
 """
 
 
-def test_it_compiles_and_exports() -> None:
+def test_block_compiles_and_exports() -> None:
     done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

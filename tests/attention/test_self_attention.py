@@ -36,7 +36,7 @@ def test_equals_the_definition(variant: str) -> None:
 @both
 @pytest.mark.parametrize("spectral_norm", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_the_identity_and_moves_gamma_first(
+def test_starts_as_the_identity_and_updates_gamma_first(
     variant: str, spectral_norm: bool, training: bool
 ) -> None:
     block = SelfAttention(16, variant=variant, spectral_norm=spectral_norm).train(training)
@@ -47,14 +47,14 @@ def test_starts_as_the_identity_and_moves_gamma_first(
 
 
 @both
-def test_then_everything_moves_but_the_keys_bias(variant: str) -> None:
+def test_later_steps_update_everything_except_the_key_bias(variant: str) -> None:
     block = trained(SelfAttention(16, variant=variant))
     moved = with_gradient(block, (block(clip(2, 16, 2, 4, 4)) ** 3).sum())
     assert moved - {"key.bias"} == {n for n, _ in block.named_parameters()} - {"key.bias"}
 
 
-def test_a_bias_of_the_keys_has_no_gradient() -> None:
-    """It adds the same to a whole row of logits."""
+def test_key_bias_has_no_gradient() -> None:
+    """It adds a constant to each row of logits."""
     block = trained(SelfAttention(16, variant="plain"))
     (block(clip(2, 16, 2, 4, 4)) ** 2).sum().backward()
     assert block.key.bias.grad.abs().max() < 1e-10
@@ -62,7 +62,7 @@ def test_a_bias_of_the_keys_has_no_gradient() -> None:
 
 
 @both
-def test_rows_sum_to_one_and_make_the_output(variant: str) -> None:
+def test_rows_sum_to_one_and_give_the_output(variant: str) -> None:
     block = trained(SelfAttention(16, variant=variant))
     x = clip(2, 16, 2, 4, 5)
     found = block.maps(x)[""]
@@ -81,7 +81,7 @@ def test_permuting_positions_permutes_the_output() -> None:
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
 
 
-def test_pooled_keys_allow_moving_frames_and_whole_cells() -> None:
+def test_with_pooled_keys_the_output_moves_with_frames_and_whole_cells() -> None:
     block = trained(SelfAttention(16))
     x = clip(1, 16, 3, 4, 6)
     torch.testing.assert_close(block(x.flip(2)), block(x).flip(2))
@@ -89,8 +89,8 @@ def test_pooled_keys_allow_moving_frames_and_whole_cells() -> None:
     assert not torch.allclose(block(x.roll(1, 4)), block(x).roll(1, 4))
 
 
-def test_plain_is_the_non_local_block_with_gamma_for_its_output() -> None:
-    """An unscaled embedded gaussian with C/8 channels of keys and C of values, W_z = γ I."""
+def test_plain_variant_is_the_non_local_block_with_gamma_as_output_layer() -> None:
+    """The embedded Gaussian without scale, with C/8 key and C value channels and W_z = γ I."""
     block = trained(SelfAttention(16, variant="plain"))
     other = NonLocal(16, inner_channels=2, key_pool=None, scale=False, zero_init="conv").double()
     other.theta, other.phi, other.g = block.query, block.key, block.value
@@ -111,7 +111,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
         assert largest.item() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_maps_leave_a_spectral_norm_in_training_as_it_is() -> None:
+def test_maps_do_not_update_a_spectral_norm_in_training_mode() -> None:
     block = SelfAttention(16, spectral_norm=True).train()
     before = {name: value.clone() for name, value in block.state_dict().items()}
     block.maps(clip(1, 16, 1, 2, 2).float())
@@ -131,14 +131,14 @@ def test_bfloat16_stays_near_float32(variant: str) -> None:
     assert bfloat16_error(block, clip(2, 16, 4, 6, 6)) < 2e-2
 
 
-def test_the_block_answers_what_the_public_one_answered() -> None:
+def test_block_reproduces_the_outputs_of_the_public_code() -> None:
     record = fill.read("blocks", "heykeetae_self_attn")
     block = SelfAttention(record["options"]["in_dim"], variant="plain").eval()
     state = {
         key.replace("_conv", ""): value[..., None] if value.ndim == 4 else value
         for key, value in fill.state_dict(record).items()
     }
-    block.load_state_dict(state)  # strict: every key
+    block.load_state_dict(state)  # strict, so every key matches
     with torch.no_grad():
         y = block(fill.clip(record).unsqueeze(2)).squeeze(2)
     assert list(y.shape) == record["output_shape"]
@@ -148,6 +148,8 @@ def test_the_block_answers_what_the_public_one_answered() -> None:
     assert y.mean().item() == pytest.approx(record["output_mean"], abs=1e-5)
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="variant: 'tf' is not one of authors, plain"):
+def test_invalid_options_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="variant: 'tf' does not exist; choose from authors, plain"
+    ):
         SelfAttention(16, variant="tf")

@@ -1,4 +1,4 @@
-"""What similarities and normalisers promise, on bare queries, keys and values."""
+"""Properties of similarities and normalizers for given queries, keys and values."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.attention.test_functional import assert_same, random, values_and_gradients
 from videoattn.attention import functional
-from videoattn.attention.blocks.similarities import (
+from videoattn.attention.blocks.pairwise import (
     additive_weights,
     attend_additive,
     cosine_tokens,
@@ -36,7 +36,7 @@ def weights_by_hand(logits: Tensor, normaliser: str) -> Tensor:
 
 @pytest.fixture
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of one or two queries."""
+    """Limits chunks to one or two queries."""
     monkeypatch.setattr(functional, "MOST_AT_ONCE", 20)
 
 
@@ -64,7 +64,7 @@ CHUNKED: list[tuple[Attend, str]] = [
 
 @pytest.mark.usefixtures("few_at_once")
 @pytest.mark.parametrize(("function", "normaliser"), CHUNKED)
-def test_pieces_of_queries_equal_all_at_once(function: Attend, normaliser: str) -> None:
+def test_chunks_of_queries_equal_the_whole_map(function: Attend, normaliser: str) -> None:
     x = [random(2, 7, 3), random(2, 5, 3, seed=1), random(2, 5, 4, seed=2), random(3, seed=3)]
     used = x if function is not _dot else x[:3]
     expected, *others = [
@@ -79,12 +79,12 @@ def test_pieces_of_queries_equal_all_at_once(function: Attend, normaliser: str) 
 
 @pytest.mark.usefixtures("few_at_once")
 @pytest.mark.parametrize(("function", "normaliser"), CHUNKED)
-def test_pieces_of_queries_pass_gradcheck(function: Attend, normaliser: str) -> None:
+def test_chunks_of_queries_pass_gradcheck(function: Attend, normaliser: str) -> None:
     x = [random(1, 4, 2), random(1, 5, 2, seed=1), random(1, 5, 2, seed=2), random(2, seed=3)]
     assert torch.autograd.gradcheck(lambda *x: function(normaliser, "chunked", list(x)), x)
 
 
-def test_pieces_keep_no_map_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_keep_no_map_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = random(1, 64, 2), random(1, 64, 2, seed=1), random(1, 64, 2, seed=2)
 
     def largest_kept() -> int:
@@ -104,13 +104,13 @@ def test_pieces_keep_no_map_for_the_backward_pass(monkeypatch: pytest.MonkeyPatc
 
 
 @every_normaliser
-def test_normalisers_by_hand(normaliser: str) -> None:
+def test_normalizers_match_their_formulas(normaliser: str) -> None:
     logits = random(2, 3, 5)
     torch.testing.assert_close(normalise(logits, normaliser), weights_by_hand(logits, normaliser))
 
 
-def test_sigmoid_rows_start_near_one_and_ignore_what_is_masked() -> None:
-    """Without the offset 1,000 keys of logit 0 would weigh 500."""
+def test_sigmoid_rows_sum_to_about_one_and_ignore_masked_keys() -> None:
+    """Without the offset, a row of 1,000 keys with logit 0 would sum to 500."""
     assert normalise(torch.zeros(1, 1, 1000), "sigmoid").sum().item() == pytest.approx(1, abs=2e-3)
     q, k = (cosine_tokens(random(1, 200, 16, seed=seed)) for seed in (0, 1))
     sums = attention_weights(q, k, "sigmoid", 1.0).sum(-1)
@@ -121,7 +121,7 @@ def test_sigmoid_rows_start_near_one_and_ignore_what_is_masked() -> None:
 
 
 @every_normaliser
-def test_cosine_is_the_cosine(normaliser: str) -> None:
+def test_cosine_tokens_give_cosine_similarity(normaliser: str) -> None:
     q, k, v = random(2, 6, 4), random(2, 5, 4, seed=1), random(2, 5, 3, seed=2)
     y = attend(cosine_tokens(q), cosine_tokens(k), v, normaliser=normaliser, scale=7.0)
     logits = 7 * torch.nn.functional.cosine_similarity(q.unsqueeze(2), k.unsqueeze(1), dim=3)
@@ -143,7 +143,7 @@ def test_cosine_of_a_zero_token_is_zero_with_a_finite_gradient() -> None:
 
 
 @every_normaliser
-def test_rbf_is_the_squared_distance(normaliser: str) -> None:
+def test_rbf_tokens_give_squared_distances(normaliser: str) -> None:
     q, k, v = random(2, 6, 4), random(2, 5, 4, seed=1), random(2, 5, 3, seed=2)
     y = attend(*rbf_tokens(q, k, normaliser), v, normaliser=normaliser, scale=1 / 1.5**2)
     logits = -(q.unsqueeze(2) - k.unsqueeze(1)).square().sum(3) / (2 * 1.5**2)
@@ -152,7 +152,7 @@ def test_rbf_is_the_squared_distance(normaliser: str) -> None:
 
 
 @every_normaliser
-def test_additive_by_hand(normaliser: str) -> None:
+def test_additive_attention_matches_its_formula(normaliser: str) -> None:
     q, k, v, w = random(2, 3, 4), random(2, 5, 4, seed=1), random(2, 5, 2, seed=2), random(4)
     logits = torch.stack(
         [torch.stack([(w * (q[:, i] + k[:, j]).tanh()).sum(1) for j in range(5)], 1)
@@ -164,7 +164,7 @@ def test_additive_by_hand(normaliser: str) -> None:
 
 
 @every_normaliser
-def test_separable_by_hand(normaliser: str) -> None:
+def test_separable_attention_matches_its_formula(normaliser: str) -> None:
     a, b, v = random(2, 6), random(2, 5, seed=1), random(2, 5, 3, seed=2)
     expected = weights_by_hand((a.unsqueeze(2) + b.unsqueeze(1)).clamp(min=0), normaliser)
     torch.testing.assert_close(separable_weights(a, b, normaliser), expected)
@@ -172,20 +172,20 @@ def test_separable_by_hand(normaliser: str) -> None:
     torch.testing.assert_close(y, expected @ v)
 
 
-def test_sigmoid_is_made_in_float32_under_bfloat16_autocast() -> None:
+def test_sigmoid_is_computed_in_float32_under_bfloat16_autocast() -> None:
     q, k, v = (random(1, 32, 8, seed=seed).detach().float() for seed in range(3))
     expected = attend(q, k, v, normaliser="sigmoid")
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attend(q, k, v, normaliser="sigmoid"), expected)
 
 
-def test_the_variance_that_the_root_of_the_width_undoes() -> None:
+def test_scaling_by_the_root_of_the_width_gives_unit_variance() -> None:
     for width in (16, 64, 256):
         q, k = (random(1, 400, width, seed=seed).detach() for seed in (0, 1))
         assert (q @ k.mT).var().item() == pytest.approx(width, rel=0.05)
 
 
-def test_what_does_not_exist() -> None:
+def test_unknown_paths_and_normalizers_are_rejected() -> None:
     x = random(1, 2, 2)
     with pytest.raises(ValueError, match="path 'fused' does not exist for sigmoid; use one of"):
         attend(x, x, x, normaliser="sigmoid", path="fused")

@@ -5,12 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
+from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.non_local import NonLocal
-from videoattn.attention.blocks.similarity import (
-    SIMILARITIES,
-    ChannelAttention,
-    SimilarityAttention,
-)
+from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALISERS
 
 every_pair = pytest.mark.parametrize(
@@ -19,7 +16,7 @@ every_pair = pytest.mark.parametrize(
 
 
 def by_definition(block: SimilarityAttention, x: Tensor) -> Tensor:
-    """Query by query and key by key."""
+    """Computes the block for each query and key separately."""
     source = x if block.key_pool is None else torch.nn.functional.max_pool3d(x, block.key_pool)
     q, k, v = block.theta(x), block.phi(source), block.g(source)
     keys, values = k.flatten(2), v.flatten(2)
@@ -70,18 +67,16 @@ def test_equals_the_definition_by_any_path(similarity: str, normaliser: str) -> 
 
 @every_pair
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_the_identity_to_the_bit(
-    similarity: str, normaliser: str, training: bool
-) -> None:
+def test_starts_as_exactly_the_identity(similarity: str, normaliser: str, training: bool) -> None:
     x = clip(2, 6, 3, 4, 4).float()
     assert torch.equal(small(similarity, normaliser).train(training)(x), x)
 
 
 @every_pair
-def test_gradients_reach_everything(similarity: str, normaliser: str) -> None:
+def test_gradients_reach_every_parameter(similarity: str, normaliser: str) -> None:
     block = trained(small(similarity, normaliser))
     moved = with_gradient(block, (block(clip(2, 6, 2, 4, 3)) ** 3).sum())
-    without = {"phi.bias"}  # under a softmax it may add the same to a whole row
+    without = {"phi.bias"}  # under a softmax it adds a constant to each row
     assert moved | without == {name for name, _ in block.named_parameters()} | without
 
 
@@ -115,9 +110,11 @@ def test_recorded_rows_times_values_are_the_output(similarity: str, normaliser: 
         ("concat", "count", "concatenation"),
     ],
 )
-def test_three_pairs_are_the_non_local_block(similarity: str, normaliser: str, form: str) -> None:
+def test_three_combinations_are_the_non_local_block(
+    similarity: str, normaliser: str, form: str
+) -> None:
     block, other = trained(small(similarity, normaliser)), trained(NonLocal(6, form=form))
-    other.load_state_dict(block.state_dict())  # the same keys
+    other.load_state_dict(block.state_dict())  # equal keys
     x = clip(2, 6, 2, 4, 3)
     torch.testing.assert_close(block(x), other(x))
 
@@ -133,14 +130,14 @@ def test_cosine_ignores_the_length_of_queries_and_keys() -> None:
 
 
 def test_rbf_of_equal_lengths_is_the_scaled_product() -> None:
-    """At the default bandwidth, with keys of one length, what differs is the same in a row."""
+    """With the default bandwidth and keys of equal length, logits differ by a constant per row."""
     block, other = (
         trained(SimilarityAttention(6, similarity=s, key_pool=None)) for s in ("rbf", "scaled")
     )
     x = clip(1, 6, 1, 3, 2)
     q, k, v, _ = block.project(x)
     k = torch.nn.functional.normalize(k, dim=2)
-    torch.testing.assert_close(block._attend(q, k, v), other._attend(q, k, v))
+    torch.testing.assert_close(block.attend(q, k, v), other.attend(q, k, v))
 
 
 @every_pair
@@ -153,12 +150,12 @@ def channels_by_definition(block: ChannelAttention, x: Tensor) -> tuple[Tensor, 
     q, k, v = (layer(x).flatten(2) for layer in (block.theta, block.phi, block.g))
     logits = torch.einsum("ncp,ndp->ncd", q, k) / q.shape[2] ** 0.5
     weights = logits.exp() / logits.exp().sum(2, keepdim=True)
-    y = torch.einsum("ncd,ndp->ncp", weights, v).view_as(x)  # a product of matrices
+    y = torch.einsum("ncd,ndp->ncp", weights, v).view_as(x)  # matrix product
     return weights, x + block.bn(y)
 
 
 @pytest.mark.parametrize("project", [True, False])
-def test_channel_attention(project: bool) -> None:
+def test_channel_attention_matches_its_definition(project: bool) -> None:
     block = trained(ChannelAttention(5, project=project))
     x = clip(2, 5, 2, 3, 4)
     weights, expected = channels_by_definition(block, x)
@@ -175,7 +172,7 @@ def test_channel_attention(project: bool) -> None:
     assert torch.equal(start(x.float()), x.float())
 
 
-def test_channel_attention_moves_channels_with_their_answers() -> None:
+def test_permuting_channels_permutes_channel_attention() -> None:
     block = ChannelAttention(5).double().eval()
     torch.nn.init.ones_(block.bn.weight)
     x, order = clip(2, 5, 2, 3, 4), torch.tensor([3, 0, 4, 1, 2])
@@ -183,15 +180,17 @@ def test_channel_attention_moves_channels_with_their_answers() -> None:
 
 
 @pytest.mark.parametrize("project", [True, False])
-def test_channel_attention_in_bfloat16(project: bool) -> None:
+def test_channel_attention_stays_near_float32_in_bfloat16(project: bool) -> None:
     block = trained(ChannelAttention(5, project=project))
     assert bfloat16_error(block, clip(2, 5, 4, 6, 6)) < 2e-2
 
 
-def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="similarity: 'l2' is not one of dot, scaled, cosine, rbf"):
+def test_invalid_options_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="similarity: 'l2' does not exist; choose from dot, scaled"
+    ):
         SimilarityAttention(6, similarity="l2")
-    with pytest.raises(ValueError, match="normaliser: 'none' is not one of softmax, sigmoid"):
+    with pytest.raises(ValueError, match="normaliser: 'none' does not exist; choose from softmax"):
         SimilarityAttention(6, normaliser="none")
     with pytest.raises(ValueError, match=r"tau must be above 0, got 0\.0"):
         SimilarityAttention(6, tau=0.0)

@@ -47,9 +47,7 @@ def test_equals_the_definition(kind: str, gate_start: str, add_maxpool: bool) ->
 
 @every_kind
 @every_scope
-def test_gates_lie_between_0_and_1_and_are_what_the_clip_is_multiplied_by(
-    kind: str, scope: str
-) -> None:
+def test_gates_lie_between_0_and_1_and_multiply_the_clip(kind: str, scope: str) -> None:
     block = fill(KINDS[kind](4, scope=scope))
     x = clip(2, 4, 3, 5, 4)
     weights = gates(block, x)
@@ -61,7 +59,7 @@ def test_gates_lie_between_0_and_1_and_are_what_the_clip_is_multiplied_by(
 
 
 @every_kind
-def test_gates_do_not_know_positions(kind: str) -> None:
+def test_gates_ignore_positions(kind: str) -> None:
     x = clip(2, 4, 3, 5, 4)
     block = fill(KINDS[kind](4))
     torch.testing.assert_close(gates(block, permuted(x)), gates(block, x))
@@ -70,7 +68,7 @@ def test_gates_do_not_know_positions(kind: str) -> None:
     assert not torch.allclose(gates(block, permuted(x)), gates(block, x))
 
 
-def test_zero_last_layer_halves_exactly_and_a_large_bias_is_the_identity() -> None:
+def test_zero_last_layer_halves_exactly_and_a_large_bias_gives_the_identity() -> None:
     x = clip(2, 4, 3, 5, 4).float()
     block = SqueezeExcite(4, reduction=2)
     torch.nn.init.zeros_(block.excite.fc2.weight)
@@ -82,9 +80,7 @@ def test_zero_last_layer_halves_exactly_and_a_large_bias_is_the_identity() -> No
 @every_kind
 @every_scope
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_identity_start_is_the_identity_to_the_bit(
-    kind: str, scope: str, dtype: torch.dtype
-) -> None:
+def test_identity_start_is_exactly_the_identity(kind: str, scope: str, dtype: torch.dtype) -> None:
     block = KINDS[kind](4, scope=scope, gate_start="identity").to(dtype)
     x = clip(2, 4, 3, 5, 4).to(dtype)
     assert torch.equal(block(x), x)
@@ -102,10 +98,10 @@ def test_frame_scope_is_one_2d_block_for_each_frame(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "reduction", "divisor", "hidden"),
-    # timm rounds halves up and never below the divisor.
+    # timm rounds halves up and to the divisor at least.
     [(64, 16, 1, 4), (32, 16, 8, 8), (64, 16, 8, 8), (192, 16, 8, 16), (320, 16, 8, 24)],
 )
-def test_width_inside(channels: int, reduction: int, divisor: int, hidden: int) -> None:
+def test_hidden_width(channels: int, reduction: int, divisor: int, hidden: int) -> None:
     assert hidden_channels(channels, reduction, divisor) == hidden
     block = SqueezeExcite(channels, reduction=reduction, divisor=divisor)
     count = sum(p.numel() for p in block.parameters())
@@ -140,7 +136,7 @@ def test_squeeze_excite_adds_251_million_weights_to_r50() -> None:
     assert sum(p.numel() for p in added.values()) == weights + biases == 2_530_992
 
 
-def test_a_mean_that_float16_could_not_sum_up() -> None:
+def test_mean_does_not_overflow_float16() -> None:
     block = SqueezeExcite(2, reduction=None).half()
     x = torch.full((1, 2, 8, 32, 32), 60.0, dtype=torch.float16)  # 8192 of them: 491,520
     y = block(x)
@@ -151,7 +147,7 @@ def test_a_mean_that_float16_could_not_sum_up() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dtype_goes_through_autocast(dtype: torch.dtype) -> None:
+def test_autocast_keeps_the_input_dtype(dtype: torch.dtype) -> None:
     block = SqueezeExcite(4, reduction=2)
     x = clip(2, 4, 3, 5, 4)
     exact = block.double()(x)
@@ -170,7 +166,7 @@ def test_gradients_by_finite_differences(kind: str) -> None:
 
 
 @every_scope
-def test_recorded_maps_are_gates_whose_neutral_value_is_1(scope: str) -> None:
+def test_recorded_maps_are_gates_with_identity_value_1(scope: str) -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=16).eval()
     system = SYSTEMS["squeeze_excite"]
     system.attach(
@@ -189,17 +185,17 @@ def test_recorded_maps_are_gates_whose_neutral_value_is_1(scope: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "video"}, "scope: 'video' is not one of clip, frame"),
-        ({"gate_start": "one"}, "gate_start: 'one' is not one of half, identity"),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"gate_start": "one"}, "gate_start: 'one' does not exist; choose from half, identity"),
         (
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction=0, divisor=1: both must be at least 1"),
-        ({"reduction": 4, "divisor": 0}, "reduction=4, divisor=0: both must be at least 1"),
-        ({"reduction": None, "divisor": 8}, "divisor=8 rounds C/reduction, and reduction=None"),
+        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
+        ({"reduction": 4, "divisor": 0}, "must be at least 1, got reduction=4, divisor=0"),
+        ({"reduction": None, "divisor": 8}, "divisor=8 rounds C/reduction, which does not"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SqueezeExcite(24, **options)

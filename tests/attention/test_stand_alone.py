@@ -30,7 +30,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 def layer(
     in_channels: int, out_channels: int, stride: int = 1, **options: object
 ) -> StandAloneAttention:
-    """In float64, with queries and keys large enough to prefer some neighbours by far."""
+    """Returns a float64 layer whose queries and keys strongly prefer some neighbors."""
     torch.manual_seed(0)
     made = StandAloneAttention(in_channels, out_channels, stride, **options).double().eval()
     for conv in (made.query, made.key):
@@ -40,14 +40,14 @@ def layer(
 
 def without_positions(made: StandAloneAttention) -> StandAloneAttention:
     with torch.no_grad():
-        for table in made._tables():
+        for table in made.position_tables():
             if table is not None:
                 table.zero_()
     return made
 
 
-# One tile and several along each axis; windows larger than the grid; odd sizes; a head's width that
-# three does not divide; no positions at all.
+# One tile and several tiles along each axis; windows larger than the grid; odd sizes; a head width
+# that is not divisible by three; no positions.
 CASES = [
     ((3, 3, 3), (2, 3, 4), {"heads": 2}),
     ((3, 3, 3), (7, 7, 8), {"heads": 1}),
@@ -81,18 +81,20 @@ def test_equals_the_definition_in_values_and_gradients(
 
 def test_gradients_by_finite_differences() -> None:
     made = layer(2, 4, window=(3, 3, 3), heads=2)
-    x = clip(1, 2, 3, 7, 2).requires_grad_()  # two and more tiles down: the checkpointed path
+    x = clip(
+        1, 2, 3, 7, 2
+    ).requires_grad_()  # several tiles along the height, so chunks are checkpointed
     assert torch.autograd.gradcheck(made, (x,))
 
 
-def test_a_window_of_one_is_the_value_projection() -> None:
+def test_window_of_one_is_the_value_projection() -> None:
     made = layer(4, 8, window=(1, 1, 1), heads=2)
     x = clip(2, 4, 3, 5, 6)
     assert torch.equal(made(x), made.value(x))
 
 
 @pytest.mark.parametrize("grid", [(2, 3, 4), (4, 4, 3)])
-def test_a_window_over_everything_is_global_attention(grid: tuple) -> None:
+def test_window_over_the_whole_grid_is_global_attention(grid: tuple) -> None:
     window = tuple(2 * size - 1 for size in grid)
     made = without_positions(layer(4, 8, window=window, heads=2))
     x = clip(2, 4, *grid)
@@ -107,7 +109,7 @@ def test_a_window_over_everything_is_global_attention(grid: tuple) -> None:
 
 @pytest.mark.parametrize("window", [(3, 3, 3), (1, 7, 7), (3, 5, 1)])
 @pytest.mark.parametrize("grid", [(3, 7, 8), (9, 16, 15)])
-def test_without_queries_it_is_average_pooling_of_the_values(window: tuple, grid: tuple) -> None:
+def test_zero_queries_give_average_pooling_of_the_values(window: tuple, grid: tuple) -> None:
     made = layer(4, 8, window=window, heads=2)
     nn.init.zeros_(made.query.weight)
     x = clip(1, 4, *grid)
@@ -119,7 +121,7 @@ def test_without_queries_it_is_average_pooling_of_the_values(window: tuple, grid
 
 
 @BORDERS
-def test_interior_moves_with_the_clip(border: str) -> None:
+def test_interior_is_translation_equivariant(border: str) -> None:
     made = layer(4, 8, window=(3, 3, 3), heads=2, border=border)
     x = clip(1, 4, 6, 12, 12)
     y, moved = made(x), made(x.roll((1, 2, 1), (2, 3, 4)))
@@ -128,20 +130,20 @@ def test_interior_moves_with_the_clip(border: str) -> None:
     torch.testing.assert_close(moved[inside], expected, rtol=1e-12, atol=1e-13)
 
 
-def test_positions_tell_every_axis_apart_in_every_head() -> None:
-    """The public code splits rows and columns over all channels: half of its heads see rows only"""
+def test_every_head_distinguishes_positions_along_every_axis() -> None:
+    """In the public code half of the heads have row positions only, the others column positions."""
     for axis in (2, 3, 4):
         made = layer(4, 8, window=(3, 3, 3), heads=2)
         x = clip(1, 4, 3, 3, 3)
         plain = without_positions(copy.deepcopy(made))
-        # Without positions, mirroring the clip mirrors the output; with them it does not.
+        # Mirroring the clip mirrors the output only without positions.
         torch.testing.assert_close(plain(x.flip(axis)).flip(axis), plain(x))
         differs = (made(x.flip(axis)).flip(axis) - made(x)).abs().unflatten(1, (2, 4))
         assert (differs.amax((0, 2, 3, 4, 5)) > 1e-3).all()
 
 
-def test_weights_are_shared_by_a_head_and_differ_between_heads() -> None:
-    """The public code's softmax is per channel: channels of one head would weigh differently"""
+def test_weights_are_shared_within_a_head_and_differ_between_heads() -> None:
+    """In the public code the softmax is per channel, so channels of one head differ."""
     made = layer(4, 8, window=(1, 3, 3), heads=2)
     with torch.no_grad():
         made.value.weight.copy_(torch.ones_like(made.value.weight))
@@ -150,24 +152,24 @@ def test_weights_are_shared_by_a_head_and_differ_between_heads() -> None:
     assert (y[:, 0] - y[:, 1]).abs().max() > 1e-3
 
 
-def test_a_window_of_one_frame_is_the_image_layer_on_each_frame() -> None:
+def test_window_of_one_frame_is_the_image_layer_on_each_frame() -> None:
     made = layer(4, 8, window=(1, 3, 3), heads=2)
     x = clip(2, 4, 5, 6, 7)
     for frame in range(5):
         one = x[:, :, frame : frame + 1]
         torch.testing.assert_close(made(x)[:, :, frame : frame + 1], made(one))
-    # ... whose positions are half rows, half columns.
+    # Half of its positions are rows, half are columns.
     assert made.position_t is None
     assert made.position_h.shape == made.position_w.shape == (2, 3, 2)
 
 
-def test_a_head_has_its_width_split_over_the_axes() -> None:
+def test_width_of_a_head_is_split_among_the_axes() -> None:
     made = StandAloneAttention(4, 64, heads=8)
-    shapes = [tuple(table.shape) for table in made._tables()]
+    shapes = [tuple(table.shape) for table in made.position_tables()]
     assert shapes == [(8, 3, 4), (8, 7, 2), (8, 7, 2)]  # 8 - 2·⌊8/3⌋, ⌊8/3⌋, ⌊8/3⌋
     torch.manual_seed(0)
     wide = StandAloneAttention(4, 8 * 60, heads=8)
-    for table in wide._tables():
+    for table in wide.position_tables():
         assert abs(float(table.detach().std()) / 60**-0.5 - 1) < 0.1
     made = StandAloneAttention(256, 256)
     for conv, std in ((made.query, 0.01), (made.key, 0.01), (made.value, (2 / 256) ** 0.5)):
@@ -175,7 +177,7 @@ def test_a_head_has_its_width_split_over_the_axes() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 6), (1, 1)])
-def test_a_stride_gives_the_size_of_the_convolution_it_replaces(size: tuple) -> None:
+def test_stride_gives_the_size_of_the_replaced_convolution(size: tuple) -> None:
     conv = nn.Conv3d(4, 8, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
     made = StandAloneAttention(4, 8, 2)
     x = torch.randn(1, 4, 3, *size)
@@ -203,13 +205,13 @@ def test_rows_are_the_mean_over_heads_within_the_window(border: str) -> None:
     positions = torch.tensor([0, 1 * 30 + 2 * 6 + 3, 119])
     rows = made.maps(x)[""].rows(positions)
     for index, (t, y, z) in enumerate([(0, 0, 0), (1, 2, 3), (3, 4, 5)]):
-        seen = torch.zeros(grid, dtype=torch.bool)
-        seen[max(t - 1, 0) : t + 2, max(y - 1, 0) : y + 2, max(z - 2, 0) : z + 3] = True
-        assert torch.equal(rows[0, index] > 0, seen)
+        window = torch.zeros(grid, dtype=torch.bool)
+        window[max(t - 1, 0) : t + 2, max(y - 1, 0) : y + 2, max(z - 2, 0) : z + 3] = True
+        assert torch.equal(rows[0, index] > 0, window)
     sums = rows.sum((2, 3, 4))
     if border == "mask":
         torch.testing.assert_close(sums, torch.ones_like(sums))
-    else:  # the corner's padding keeps its share; the middle one has no padding in reach
+    else:  # the corner's window includes padding, that of the middle does not
         assert (sums[:, [0, 2]] < 0.9).all()
         torch.testing.assert_close(sums[:, 1], torch.ones_like(sums[:, 1]))
     single = [copy.deepcopy(made) for _ in range(4)]
@@ -218,7 +220,7 @@ def test_rows_are_the_mean_over_heads_within_the_window(border: str) -> None:
         own = slice(2 * head, 2 * head + 2)
         for conv in (one.query, one.key, one.value):
             conv.weight = nn.Parameter(conv.weight[own])
-        for axis, table in zip("thw", one._tables(), strict=True):
+        for axis, table in zip("thw", one.position_tables(), strict=True):
             if table is not None:
                 setattr(one, f"position_{axis}", nn.Parameter(table[head : head + 1]))
         one.heads = 1
@@ -226,7 +228,7 @@ def test_rows_are_the_mean_over_heads_within_the_window(border: str) -> None:
     torch.testing.assert_close(rows, means)
 
 
-def test_recording_through_a_model_with_strides() -> None:
+def test_recording_works_in_a_model_with_strides() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=16).eval()
     SYSTEMS["stand_alone"].attach(model, model.info, StandAloneAttention, (), "x")
     with torch.no_grad(), record_attention(model, queries=[(1, 16, 16)], received=True) as maps:
@@ -235,10 +237,10 @@ def test_recording_through_a_model_with_strides() -> None:
         "layer3.0.conv1", "layer3.0.conv2", "layer3.1.conv1", "layer3.1.conv2",
         "layer4.0.conv1", "layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2",
     ]  # fmt: skip
-    assert maps["layer3.0.conv1"].grid_q == (2, 8, 8)  # before the stride's pool
+    assert maps["layer3.0.conv1"].grid_q == (2, 8, 8)  # before the pool
     assert maps["layer3.0.conv2"].grid_q == (2, 4, 4)
     torch.testing.assert_close(maps["layer3.0.conv1"].weights.sum((2, 3, 4)), torch.ones(1, 1))
-    # What all keys receive together is one row.
+    # The mean weights that all keys receive sum to 1.
     torch.testing.assert_close(maps["layer3.0.conv1"].received.sum((1, 2, 3)), torch.ones(1))
 
 
@@ -259,14 +261,14 @@ def test_parameter_counts_of_the_paper(blocks: list[int], millions: float) -> No
     assert round(total / 1e6, 1) == round(millions, 1)
 
 
-def test_it_takes_the_place_of_the_convolutions_of_the_last_two_stages() -> None:
+def test_layer_replaces_the_convolutions_of_the_last_two_stages() -> None:
     system = SYSTEMS["stand_alone"]
     model, chosen = resnet([1, 1, 1, 1]), resnet([1, 1, 1, 1])
     system.attach(model, model.info, system.make, (), "stand_alone")
     left = [key for key, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
     assert {"conv1", "layer1.0.conv2", "layer2.0.conv2"} <= set(left)
-    for place in ("layer3.0.conv2", "layer4.0.conv2"):
-        view = model.get_submodule(place)
+    for position in ("layer3.0.conv2", "layer4.0.conv2"):
+        view = model.get_submodule(position)
         assert isinstance(view, VideoView)
         assert view.block.stride == 2
     system.attach(chosen, chosen.info, system.make, ["layer4"], "stand_alone")
@@ -291,14 +293,15 @@ def test_bfloat16_stays_near_float32(border: str, window: tuple) -> None:
 
 def test_half_precision_masks_stay_finite() -> None:
     made = layer(8, 16).half()
-    assert made.query.weight.dtype == torch.float16
-    q = torch.randn(1, 8, 2, 9, 15, 2, dtype=torch.float16)
-    relative = [torch.arange(size) - size // 2 for size in (4, 9, 15)]
-    assert torch.isfinite(made._with_scores(q, relative)).all()
+    y = made(clip(1, 8, 4, 9, 15).half())
+    assert y.dtype == torch.float16
+    assert torch.isfinite(y).all()
+    y.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters())
 
 
 class Largest(TorchDispatchMode):
-    """The largest tensor that any operation makes."""
+    """Records the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +316,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_memory_is_bounded_in_training_too() -> None:
+def test_memory_is_bounded_in_training() -> None:
     torch.manual_seed(0)
     made = StandAloneAttention(8, 16, window=(3, 7, 7), heads=2)
 
@@ -334,10 +337,10 @@ def test_memory_is_bounded_in_training_too() -> None:
     positions = 20 * 20 * 16  # of a frame, times channels
     (short, kept_short), (long, kept_long) = measure(8), measure(64)
     unfolded = 147 * positions
-    # A chunk's copies do not grow with T; nothing is larger than them and the features themselves.
+    # The copies of a chunk do not grow with T, and no tensor exceeds them and the features.
     assert short < 4 * unfolded
     assert long <= max(short, 64 * positions)
-    # What waits for the backward pass is a few features per position, not copies of them.
+    # The backward pass keeps a few features per position, not copies of them.
     assert kept_long < 6 * 64 * positions
     assert kept_short < 6 * 8 * positions
 
@@ -362,12 +365,12 @@ for p, grad in zip(layer.parameters(), wanted):
 """
 
 
-def test_it_compiles_and_exports_with_gradients() -> None:
+def test_layer_compiles_and_exports_with_gradients() -> None:
     done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_bad_options() -> None:
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(
         ValueError, match=r"heads=8 does not divide the 12 channels .* one of 1, 2, 3, 4, 6, 12$"
     ):
@@ -375,15 +378,17 @@ def test_bad_options() -> None:
     with pytest.raises(ValueError, match="heads=0 does not divide the 16 channels"):
         StandAloneAttention(8, 16, heads=0)
     for window in ((3, 6, 7), (0, 7, 7), (-1, 7, 7), (7, 7)):
-        with pytest.raises(ValueError, match=r"window: got \[.*need three odd numbers"):
+        with pytest.raises(ValueError, match=r"window: got \[.*need three odd sizes"):
             StandAloneAttention(8, 16, window=window)
-    with pytest.raises(ValueError, match="border: 'reflect' is not one of mask, zero"):
+    with pytest.raises(
+        ValueError, match="border: 'reflect' does not exist; choose from mask, zero"
+    ):
         StandAloneAttention(8, 16, border="reflect")
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         StandAloneAttention(8, 16, 0)
 
 
-def test_a_backbone_too_narrow_for_the_heads_says_so() -> None:
+def test_backbone_with_indivisible_width_is_rejected() -> None:
     system = SYSTEMS["stand_alone"]
     make = partial(system.make, heads=7)
     model = TSN(torchvision.models.resnet18(), num_classes=3)

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.test_commands import RECIPE, command, refused
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.app import main
-from videoattn.cli.list_attention import rows
+from videoattn.cli.list import attention_rows
 from videoattn.data.synthetic import write_demo_clips
 
 
@@ -33,7 +33,7 @@ def test_bench_names_the_scripts(
 
 def test_counts_are_those_of_the_papers() -> None:
     """Five non-local blocks in R50: 7.34 M weights, and 16,384 of biases and norms."""
-    found = {row.name: row for row in rows()}
+    found = {row.name: row for row in attention_rows()}
     assert found["non_local"].parameters == 35_401_936 - 28_043_472
     # 2 blocks at res3 and 3 at res4: 2.29 G and 1.19 G multiply-adds each, by hand
     res3 = 2 * (3136 * 512 * 256 + 784 * 512 * 256) + 2 * 3136 * 784 * 256
@@ -65,5 +65,5 @@ def test_a_comparison_continues_after_an_interruption(
     mean = 50 * sum(run["video_accuracy"] for run in results["none"])
     assert f"| none | {mean:.1f} % (" in table
     assert refused(*words, "--system", "nonlocal").startswith(
-        "error: 'nonlocal' is no system; choose from none, non_local"
+        "error: --system: 'nonlocal' does not exist (did you mean non_local?); choose from none, "
     )

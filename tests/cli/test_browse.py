@@ -12,7 +12,7 @@ from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
-from videoattn.explain.contact import Clip, draw_clips
+from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
@@ -180,15 +180,18 @@ def test_a_video_that_fails_is_named(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda recipe: browse(recipe, split="val"), "^--split: got 'val'; choose train or test$"),
+        (
+            lambda recipe: browse(recipe, split="val"),
+            "^--split: 'val' does not exist; choose from train, test$",
+        ),
         (
             lambda recipe: browse(recipe, ["test.num_crops=10"], split="test"),
-            "^test.num_crops: five of ten crops are mirrored, and in a mirror 'moves_left' is "
-            "'moves_right'; use 3, 1 or 0$",
+            "^test.num_crops: five of ten crops are mirrored, and the mirror image of 'moves_left' "
+            "is 'moves_right'; use 3, 1 or 0$",
         ),
         (
             lambda recipe: browse(recipe, ["train.num_clips=3"]),
-            "^train: batch_size=4 counts clips, and is not a multiple of the num_clips=3 ",
+            "^train.batch_size: got 4; need a multiple of train.num_clips=3 ",
         ),
     ],
 )

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import pytest
@@ -14,9 +16,12 @@ import torch
 from PIL import Image
 
 from videoattn.cli.app import main
+from videoattn.cli.test import show_accuracy
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine import train as engine
+from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.state import TrainState
+from videoattn.recipe.run import Predictor, load
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -128,6 +133,48 @@ def test_test_reports_clip_and_video_accuracy(
     assert "16 views" in capsys.readouterr().out
 
 
+def test_test_writes_to_the_folder_of_out(run: Path, tmp_path: Path) -> None:
+    assert command("test", run, "--out", tmp_path / "new/tables") == 0
+    assert (tmp_path / "new/tables/report.json").exists()
+
+
+def test_nothing_is_scored_if_the_folder_cannot_be_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "evaluate", Mock(side_effect=AssertionError("scored")))
+    (tmp_path / "link").symlink_to(run)
+    assert "link is a link; remove it" in refused("test", run, "--out", tmp_path / "link")
+    error = OSError(30, "Read-only file system")
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
+    assert refused("test", run).endswith(
+        f"cannot write to {run / 'test'}: Read-only file system; choose a folder with --out"
+    )
+
+
+def test_the_accuracy_is_printed_even_if_its_files_cannot_be_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").mkdir()
+    assert f"cannot write {tmp_path / 'report.json'}" in refused("test", run, "--out", tmp_path)
+    assert "16 videos asked for, 16 decoded, 0 failed" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_is_not_read_as_markup(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "x[" / "foo]"
+    shutil.copytree(run, folder)
+    evaluation = Evaluation(
+        torch.ones(1, 2), torch.zeros(1).long(), torch.zeros(1).long(), (), 2,
+        {"accuracy": 1.0, "top5": 1.0}, {"accuracy": 0.5, "top5": 1.0}, 0.5,
+    )  # fmt: skip
+    show_accuracy(load(folder), evaluation)
+    printed = capsys.readouterr().out
+    assert f"{folder}/checkpoint-last.pt" in printed.replace("\n", "")
+    assert "100.00 %" in printed
+    assert "50.00 %" in printed
+
+
 def test_a_broken_test_video_is_counted_and_named(
     run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +202,25 @@ def test_predict_names_actions_and_failures(
     assert f"failed: {empty}: the file is empty (0 bytes)" in capsys.readouterr().out
 
 
+def test_predict_reads_files_only(run: Path, clips: Path) -> None:
+    assert refused("predict", run, clips) == (
+        f"error: {clips} is a folder; name the videos in it, as in {clips}/*.mp4"
+    )
+    assert refused("predict", run, "rtsp://localhost:1/x") == (
+        "error: rtsp://localhost:1/x is an address, and only files are read; save some seconds of "
+        "it first: ffmpeg -i rtsp://localhost:1/x -t 10 clip.mp4"
+    )
+
+
+def test_the_demo_does_not_erase_the_runs_of_an_earlier_one(tmp_path: Path) -> None:
+    run = tmp_path / "moving"
+    run.mkdir()
+    assert refused("demo", tmp_path) == (
+        f"error: {run} holds a run of an earlier demo; erase it with --overwrite, or choose "
+        "another folder"
+    )
+
+
 @pytest.mark.parametrize("query", [(), ("--query", "10,60,50", "--query", "14,40,40")])
 def test_visualize_draws_sheets_and_overlays(
     run: Path, clips: Path, tmp_path: Path, query: tuple[str, ...]
@@ -177,7 +243,7 @@ def test_visualize_refuses_what_the_network_does_not_see(run: Path, clips: Path)
         "error: query '1,2' is not FRAME,X,Y: a frame number and a pixel"
     )
     assert "query: frame 999 is not in" in refused("visualize", run, video, "--query", "999,1,1")
-    assert "query: pixel (0, 0) is outside the centre crop that the network sees; x must be" in (
+    assert "query: pixel (0, 0) is outside the center crop that the network sees; x must be" in (
         refused("visualize", run, video, "--query", "3,0,0")
     )
     assert refused("visualize", run, video, "--layer", "fc") == (
@@ -259,7 +325,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:200])
     words = ("train", recipe, f"data.root={copy}", "train.num_epochs=1")
     assert str(broken) in refused(*words)
-    assert command(*words, "data.on_error=skip") == 0  # a run without a checkpoint is no loss
+    assert command(*words, "data.on_error=skip") == 0  # it has no checkpoint to lose
     (line,) = Path("runs/tiny/skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == str(broken)
     shutil.copyfile(broken, copy / "train/moves_up/0001.mp4")
@@ -267,9 +333,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     assert "2 videos could not be decoded, 1 are allowed; see runs/tiny/skipped.jsonl" in stopped
 
 
-def test_errors_are_one_line(
-    run: Path, recipe: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Path) -> None:
     assert refused("train", recipe, "data.root=nowhere").endswith(
         "root: nowhere does not exist; need the folder of the videos"
     )
@@ -291,5 +355,3 @@ def test_errors_are_one_line(
     assert "is truncated (5000 bytes, its end is missing)" in refused("test", cut)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
     assert "was not written by this package" in refused("test", tmp_path / "foreign.pt")
-    assert command("trian") == 2
-    assert "No such command 'trian'" in capsys.readouterr().err

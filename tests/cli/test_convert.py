@@ -15,7 +15,7 @@ import videoattn
 from tests.cli.test_commands import command, refused
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
-from videoattn.cli.test import predict
+from videoattn.cli.predict import predict
 from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
@@ -100,7 +100,7 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
     assert command("convert", tmp_path / "tsm.pth", "--as", name, out) == 0
     loaded = load(out, torch.device("cpu"))
     assert loaded.class_names == tuple("0123456")
-    assert loaded.meta["provenance"]["licence"] == row.licence
+    assert loaded.meta["provenance"]["licence"] == row.license
     assert loaded.config.clip.mean == row.preprocessing.mean
     assert (loaded.config.clip.sampling, loaded.config.clip.num_frames) == ("segments", 8)
     edit(out, train={"precision": "float32"}, clip={"num_frames": 4})
@@ -131,9 +131,9 @@ def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert command("convert", file, "--as", "torchvision/resnet18", out) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"torchvision/resnet18: 102 keys in {file}, 102 used",
-        "  20 not in the file, set to: 0, which decides nothing (bn1.num_batches_tracked, "
+        "  20 not in the file, set to: 0, which has no effect (bn1.num_batches_tracked, "
         "layer1.0.bn1.num_batches_tracked, layer1.0.bn2.num_batches_tracked and 17 more)",
-        "tsn_r18, 11,689,512 parameters; licence of the weights: BSD-3-Clause",
+        "tsn_r18, 11,689,512 parameters; license of the weights: BSD-3-Clause",
         "1000 classes: ImageNet's, of torchvision (others by --classes FILE)",
         "tested on 1 x 1 views of 8 frames (clips x crops); published: 69.758 % on ImageNet-1K, "
         "1 crop",
@@ -151,7 +151,7 @@ def test_the_committed_names_of_kinetics(
     file = tmp_path / "one.safetensors"
     assert command("convert", tmp_path / "a.pth", "--as", "mmaction2/tsn_r50", file) == 0
     said = capsys.readouterr().out
-    assert "24,327,632 parameters; licence of the weights: Apache-2.0" in said
+    assert "24,327,632 parameters; license of the weights: Apache-2.0" in said
     assert "400 classes: Kinetics-400's, of data/classes/kinetics400.txt" in said
     assert "tested on 1 x 10 views of 25 frames (clips x crops); published: 74.12 %" in said
     assert [path.name for path in tmp_path.glob("one*")] == ["one.safetensors"]
@@ -248,7 +248,7 @@ def test_what_it_refuses(images: Path, folder: Path, tmp_path: Path) -> None:
     assert refused("convert", images, "--as", "torchvision/resnet19", tmp_path / "new").startswith(
         "error: --as: 'torchvision/resnet19' does not exist (did you mean torchvision/resnet18?); "
     )
-    assert "weights are of another model" in refused(
+    assert "weights belong to another model" in refused(
         "convert", images, "--as", "mmaction2/tsn_r50", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()

@@ -17,7 +17,7 @@ from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.load import to_dict
+from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 
@@ -114,7 +114,9 @@ def test_a_run_becomes_a_folder_to_share(tmp_path: Path) -> None:
         "config.json", "model.safetensors",
     ]  # fmt: skip
     text = json.loads((tmp_path / "shared/config.json").read_text())
-    assert text == {"format": checkpoint.FORMAT, "version": videoattn.__version__, **about}
+    config = shareable(about["config"])  # without the places of data
+    header = {"format": checkpoint.FORMAT, "version": videoattn.__version__}
+    assert text == {**header, **about, "config": config}
     loaded = videoattn.load(tmp_path / "shared")
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert refused("export", tmp_path / "run", tmp_path / "shared").endswith(
@@ -136,14 +138,12 @@ def test_what_answers_otherwise_is_not_kept(
     ending = export.FORMATS[kind][1]
     monkeypatch.setitem(export.FORMATS, kind, (worse, ending))
     said = refused("export", folders / "plain", tmp_path / out, "--format", kind)
-    assert said.startswith(f"error: as {kind}, {folders / 'plain'} answers otherwise: by ")
+    assert said.startswith(f"error: as {kind}, the logits of {folders / 'plain'} differ by ")
     assert said.endswith(
-        "of the logits' standard deviation, 1e-04 is allowed; nothing is kept; please report it"
+        "of their standard deviation; at most 1e-04 is allowed; nothing is kept; please report it"
     )
     monkeypatch.setitem(export.FORMATS, kind, (nothing, ending))
-    assert "answers otherwise: by nan" in refused(
-        "export", folders / "plain", tmp_path / out, "--format", kind
-    )
+    assert "differ by nan" in refused("export", folders / "plain", tmp_path / out, "--format", kind)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,7 +198,14 @@ def test_what_a_format_cannot_hold(
     tmp_path: Path, kind: str, network: nn.Module, message: str
 ) -> None:
     write, ending = export.FORMATS[kind]
-    loaded = Predictor(tmp_path, tmp_path, Config(), (), network, made(NETWORKS["plain"])[1])
+    predictor = Predictor(
+        network,
+        Config(),
+        (),
+        device=torch.device("cpu"),
+        checkpoint=tmp_path,
+        meta=made(NETWORKS["plain"])[1],
+    )
     with pytest.raises(ValueError, match=message):
-        write(loaded, torch.randn(2, 3, 4, 8, 8), tmp_path / f"a{ending}")
+        write(predictor, torch.randn(2, 3, 4, 8, 8), tmp_path / f"a{ending}")
     assert list(tmp_path.iterdir()) == []

@@ -1,25 +1,33 @@
+"""Listed videos that do not exist, in training."""
+
 from pathlib import Path
 
 import pytest
-from torch import nn
 
-from videoattn.cli.train import _introduce
-from videoattn.data.lists import Samples
-from videoattn.recipe.config import Config, DataConfig
+from tests.cli.test_commands import RECIPE, command
+from videoattn.data.lists import read_folders
+from videoattn.data.synthetic import write_demo_clips
 
 
-def test_missing_videos_are_told_and_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_missing_videos_are_reported_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = Config(name="x", data=DataConfig(root=str(tmp_path)))
-    some = Samples(
-        tmp_path, paths=["a.mp4"], labels=[0], class_names=["c"], missing=["b/1 2.mp4", "d.mp4"]
-    )
-    none = Samples(tmp_path, paths=["a.mp4"], labels=[0], class_names=["c"])
-    _introduce(config, tmp_path, nn.Linear(1, 1), (some, none), "here")
-    text = " ".join(capsys.readouterr().out.split())
-    assert "note: 2 listed training videos are missing, and left out; " in text
-    assert (tmp_path / "missing_training.txt").read_text() == "b/1 2.mp4\nd.mp4\n"
-    _introduce(config, tmp_path, nn.Linear(1, 1), (none, some), "here")
-    text = " ".join(capsys.readouterr().out.split())
-    assert "note: 2 listed test videos are missing, and counted as failed; " in text
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "clips"
+    write_demo_clips(root, num_train_per_class=1, num_test_per_class=1)
+    Path("tiny.yaml").write_text(RECIPE)
+    for split, missing in (("train", ["b/12.mp4", "d.mp4"]), ("test", ["e.mp4"])):
+        paths = [*read_folders(root, split).paths, *missing]
+        lines = [f"{path} {i % 8}\n" for i, path in enumerate(paths)]
+        (root / f"{split}.txt").write_text("".join(lines))
+    lists = ("data.layout=list", "data.train_split=train.txt", "data.test_split=test.txt")
+    words = ("train", "tiny.yaml", f"data.root={root}", *lists, "data.on_error=skip")
+    assert command(*words, "train.num_epochs=1") == 0
+    printed = capsys.readouterr().out
+    run = Path("runs/tiny")
+    assert (
+        f"note: 2 listed training videos are missing, and left out; {run}/missing_training.txt"
+    ) in printed
+    assert (run / "missing_training.txt").read_text() == "b/12.mp4\nd.mp4\n"
+    assert "note: 1 listed test videos are missing, and counted as failed; " in printed
+    assert (run / "missing_test.txt").read_text() == "e.mp4\n"

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.cli.test_commands import command, refused
-from videoattn.cli import prepare_copies
 from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders
 from videoattn.data.synthetic import write_demo_clips
@@ -136,8 +135,7 @@ def test_reencode(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     total = len(list(clips.glob("*/*/*.m*")))
     assert f"out: {total} videos, " in said
     assert "MB after; 1 lists copied; 1 broken ones left out" in said
-    assert "note: 2 names end in .mp4 now; layouts list and shards take names as they" in said
-    assert "clips/s before, " in said
+    assert "note: 2 names end in .mp4 now; change them in the lists, too" in said
     broken = Path("out/broken.txt").read_text()
     assert broken.startswith("test/text.avi\tcannot be opened as a video")
     for path in clips.glob("*/*/*.m*"):
@@ -225,5 +223,6 @@ def test_shards_of_class_folders_and_broken_videos(
     said = words(capsys)
     assert "some/train: 15 videos of 8 classes in 1 shards, " in said
     assert f"1 broken ones left out {path}: the file is empty (0 bytes)" in said
-    with pytest.raises(ValueError, match=r"^data.layout is shards; prepare reads the videos that"):
-        prepare_copies.parts_of(Path("tiny.yaml"), options.split())
+    assert "data.layout is shards; prepare reads the videos that they were made of" in refused(
+        "prepare", "verify", "tiny.yaml", *options.split()
+    )

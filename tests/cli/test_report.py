@@ -33,7 +33,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_report_holds_what_was_counted(tmp_path: Path) -> None:
+def test_the_report_has_counts_and_metrics(tmp_path: Path) -> None:
     written = write_report(EVALUATION, tmp_path / "test", class_names=NAMES)
     assert json.loads((tmp_path / "test" / "report.json").read_text()) == written
     assert written == {
@@ -82,7 +82,7 @@ def test_the_picture_is_drawn(tmp_path: Path, num_classes: int) -> None:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
-def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
+def test_without_labels_only_predictions_are_written(tmp_path: Path) -> None:
     nan = float("nan")
     metrics = {"accuracy": nan, "top5": nan}
     unlabelled = replace(
@@ -99,3 +99,32 @@ def test_without_labels_there_are_predictions_alone(tmp_path: Path) -> None:
 def test_names_of_other_classes_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"class_names: 2 given, the network scores 3; use the da"):
         write_report(EVALUATION, tmp_path, class_names=NAMES[:2])
+
+
+def test_no_cell_is_a_formula(tmp_path: Path) -> None:
+    """Class names and paths may come from strangers; a spreadsheet runs cells that begin so."""
+    names = ["=1+cmd|calc!A0", "@SUM(1)", "\t-1"]
+    write_report(EVALUATION, tmp_path, class_names=names, describe=lambda index: "+1.mp4")
+    quoted = [f"'{name}" for name in names]
+    assert [row["class"] for row in rows(tmp_path / "per_class.csv")] == quoted
+    assert list(rows(tmp_path / "confusion.csv")[0])[1:] == quoted
+    predictions = rows(tmp_path / "predictions.csv")
+    assert {row["path"] for row in predictions} == {"'+1.mp4"}
+    assert all(row["top5"].startswith("'") for row in predictions)
+    assert predictions[0]["label"] == quoted[0]
+    assert predictions[0]["probability"] == "0.7000"
+
+
+def test_a_link_is_refused_or_replaced(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "test"
+    folder.mkdir()
+    for name in ("report.json", "predictions.csv", "confusion.png"):
+        (folder / name).symlink_to(victim)
+    write_report(EVALUATION, folder, class_names=NAMES)
+    assert victim.read_text() == "mine"
+    assert not (folder / "report.json").is_symlink()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match=r"link is a link; remove it, or choose another output"):
+        write_report(EVALUATION, tmp_path / "link", class_names=NAMES)

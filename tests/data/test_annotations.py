@@ -248,7 +248,7 @@ def test_dialect_errors(
         parse(tmp_path / "list.txt", columns=columns, separator=separator)
 
 
-def test_many_wrong_lines_are_told_in_short(tmp_path: Path) -> None:
+def test_many_wrong_lines_are_abbreviated(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("x\n" * 50)
     with pytest.raises(
         ValueError, match=r"line 1: got 'x'; .*; also line 2, 3, .*, 20, 21, \.\.\.$"

@@ -106,7 +106,7 @@ def test_kinetics_places(folder: str, tmp_path: Path) -> None:
 
 
 def test_kinetics_columns(tmp_path: Path) -> None:
-    """In any order, with more of them, with commas in quotes."""
+    """Columns may be in any order, more than needed, and quoted."""
     touch(tmp_path, "val/abc_000001_000011.mp4", "annotations/x")
     (tmp_path / "annotations/val.csv").write_text(
         '\ufeffis_cc,split,"label",youtube_id,time_start,time_end\r\n'
@@ -196,7 +196,7 @@ def test_kinetics_full_size(real_data: Path, tmp_path: Path) -> None:
         ValueError, match=r"line 2: class 'abseiling' is not in the class list \(399"
     ):
         read_kinetics_csv(file, names[1:])
-    # All of them, by an index alone.
+    # An index is enough to find all of them.
     paths = [
         f"val/{names[y]}/{name}.mkv" for name, y in zip(listed.names, in_400.labels, strict=True)
     ]

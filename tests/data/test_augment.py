@@ -49,7 +49,7 @@ WHOLE = AreaCrop((32, 32), (1.0, 1.0), (1.0, 1.0))
     ids=["area", "short_side", "multi_scale", "fallback"],
 )
 def test_train_crop_is_the_box(box: CropBox) -> None:
-    """A linear picture stays linear: the output's ends and middle are the box's."""
+    """A linear image stays linear: the ends and the middle of the output are those of the box."""
     clips, transform = ramp(60, 90), TrainTransform(box)
     for seed in range(20):
         drawn = box(60, 90, generator(seed))
@@ -73,7 +73,7 @@ def test_area_crops_differ_and_cover() -> None:
     assert max(areas) > 0.8
 
 
-def test_short_side_crop_is_the_papers() -> None:
+def test_short_side_crop_matches_the_paper() -> None:
     """A short side of 256 to 320 and a crop of 224: 224 / 256 to 224 / 320 of the frame."""
     crop = ShortSideCrop((224, 224), (256, 320))
     sides = [b.y1 - b.y0 for s in range(200) if (b := crop(240, 320, generator(s)))]
@@ -98,7 +98,7 @@ def tsn_boxes(height: int, width: int) -> set[Box]:
 
 
 @pytest.mark.parametrize("size", [(256, 340), (340, 256), (240, 320), (128, 170), (64, 64)])
-def test_multi_scale_boxes_are_tsn_s(size: tuple[int, int]) -> None:
+def test_multi_scale_boxes_match_tsn(size: tuple[int, int]) -> None:
     crop = MultiScaleCrop((224, 224))
     assert len(crop.boxes(*size)) == 10 * 13
     assert set(crop.boxes(*size)) == tsn_boxes(*size)
@@ -106,7 +106,7 @@ def test_multi_scale_boxes_are_tsn_s(size: tuple[int, int]) -> None:
     assert drawn == tsn_boxes(*size)
 
 
-def test_multi_scale_boxes_have_the_crop_s_shape() -> None:
+def test_multi_scale_boxes_have_the_shape_of_the_crop() -> None:
     crop = MultiScaleCrop((16, 20), scales=(1.0, 0.5))
     sizes = {(b.y1 - b.y0, b.x1 - b.x0) for b in crop.boxes(80, 400)}
     assert sizes == {(80, 100), (80, 50), (40, 100), (40, 50)}
@@ -126,7 +126,10 @@ def test_multi_scale_boxes_have_the_crop_s_shape() -> None:
         (lambda: MultiScaleCrop((8, 8), (1.0, 1.5)), r"^scales: got \(1.0, 1.5\); need one or"),
         (lambda: ColorAugment(erase=-1.0), r"^erase: got -1.0; need a probability, 0 to 1$"),
         (lambda: ColorAugment(grayscale=2.0), r"^grayscale: got 2.0; need a probability, 0 to 1$"),
-        (lambda: ColorAugment(color_jitter=2.0), r"^color_jitter: got 2.0; need a share, 0 to 1$"),
+        (
+            lambda: ColorAugment(color_jitter=2.0),
+            r"^color_jitter: got 2.0; need a fraction, 0 to 1$",
+        ),
         (
             lambda: ColorAugment(rand_augment=-1),
             r"^rand_augment: got -1; need 0 operations or more$",
@@ -144,7 +147,7 @@ def test_errors(make: Callable[[], object], message: str) -> None:
 
 LOOKS = {
     "colours": ColorAugment(color_jitter=0.4),
-    "grey": ColorAugment(grayscale=0.5),
+    "gray": ColorAugment(grayscale=0.5),
     "rand_augment": ColorAugment(rand_augment=2, rand_augment_magnitude=20),
     "erased": ColorAugment(erase=0.5),
     "all": ColorAugment(0.4, 0.2, 1, 9, 0.25),
@@ -152,7 +155,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("looks", LOOKS.values(), ids=LOOKS)
-def test_a_still_clip_stays_still_and_draws_come_from_the_sample_s_generator(
+def test_a_still_clip_stays_still_and_random_values_come_from_its_generator(
     looks: ColorAugment,
 ) -> None:
     still = picture().expand(2, 5, -1, -1, -1).clone()
@@ -172,10 +175,10 @@ def test_a_still_clip_stays_still_and_draws_come_from_the_sample_s_generator(
     assert torch.equal(still, before)
 
 
-def test_colours_stay_in_their_range() -> None:
-    grey = torch.full((1, 2, 3, 4, 4), 100, dtype=torch.uint8)
-    levels = [int(jitter_colors(grey, 0.4, generator(seed))[0, 0, 0, 0, 0]) for seed in range(200)]
-    assert 57 <= min(levels) < 65  # grey moves with brightness, 100 times 0.6 to 1.4
+def test_colors_stay_in_their_range() -> None:
+    gray = torch.full((1, 2, 3, 4, 4), 100, dtype=torch.uint8)
+    levels = [int(jitter_colors(gray, 0.4, generator(seed))[0, 0, 0, 0, 0]) for seed in range(200)]
+    assert 57 <= min(levels) < 65  # gray moves with brightness, 100 times 0.6 to 1.4
     assert 135 < max(levels) <= 143
 
 
@@ -192,22 +195,22 @@ def test_rand_augment_has_operations_and_a_strength() -> None:
     assert len(set(strong.round(3).tolist())) > 12  # of 14 operations, most in both directions
 
 
-def test_an_erased_box_is_one_grey_rectangle_at_one_place() -> None:
+def test_an_erased_box_is_one_gray_rectangle() -> None:
     shares = []
     for seed in range(100):
         clips = torch.zeros(1, 3, 3, 30, 40, dtype=torch.uint8)
         out = erase_box(clips, generator(seed))
         assert not clips.any()
-        grey = out[0, 0, 0] == 128
-        assert ((out == 128) == grey).all()
-        rows, columns = grey.any(1), grey.any(0)
-        assert torch.equal(grey, rows[:, None] & columns[None])
-        shares.append(float(grey.float().mean()))
+        gray = out[0, 0, 0] == 128
+        assert ((out == 128) == gray).all()
+        rows, columns = gray.any(1), gray.any(0)
+        assert torch.equal(gray, rows[:, None] & columns[None])
+        shares.append(float(gray.float().mean()))
     assert 0.01 < min(shares) < 0.06
     assert 0.28 < max(shares) < 0.36
 
 
-def test_looks_change_as_often_as_asked() -> None:
+def test_augmentations_occur_as_often_as_configured() -> None:
     clips = ramp(32, 32)
     colourless = TrainTransform(WHOLE, ColorAugment(grayscale=0.5))
     outs = [transformed(colourless, clips, generator(seed)) for seed in range(100)]
@@ -235,7 +238,7 @@ def make_dataset(
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # on fewer cores
 @pytest.mark.parametrize("num_clips", [1, 2])
 def test_the_same_bits_with_and_without_workers(thirteen: Path, num_clips: int) -> None:
-    """Of every augmentation: three crops, each with its looks, mirrored with swapped labels."""
+    """Three crops with every augmentation, mirrored with swapped labels."""
     samples = read_folders(thirteen)
     boxes = [AreaCrop((16, 16)), ShortSideCrop((16, 16), (18, 32)), MultiScaleCrop((16, 16))]
     looks = [LOOKS["all"], LOOKS["rand_augment"], ColorAugment(erase=1.0, grayscale=1.0)]
@@ -251,7 +254,7 @@ def test_the_same_bits_with_and_without_workers(thirteen: Path, num_clips: int) 
             assert torch.equal(alone.labels, of_workers.labels)
 
 
-def test_clips_of_one_video_are_decoded_once_and_drawn_each_on_its_own(make_clip: MakeClip) -> None:
+def test_clips_of_one_video_are_decoded_once_and_drawn_independently(make_clip: MakeClip) -> None:
     path = make_clip("a/left/a.mp4", 40)
     make_clip("a/right/b.mp4", 40)
     samples = read_folders(path.parents[1])

@@ -15,7 +15,7 @@ TEMPLATE = "img_{:05d}.jpg"
 
 
 def pictures(folder: Path, count: int, template: str = TEMPLATE) -> Path:
-    """Frame i is grey, 20 + 4 * i."""
+    """Frame i is gray, 20 + 4 * i."""
     folder.mkdir(parents=True)
     for i in range(count):
         Image.new("L", (24, 16), 20 + 4 * i).save(folder / template.format(i + 1), quality=95)
@@ -100,10 +100,23 @@ def test_jester_counts_frames_on_first_use(tmp_path: Path) -> None:
     assert np.diff(levels(sample.frames[0])).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("template", ["img.jpg", "img_{:05d}_{}.jpg", "{name}.jpg", "{:q}.jpg"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "img.jpg",
+        "img_{:05d}_{}.jpg",
+        "{name}.jpg",
+        "{:q}.jpg",
+        "{0!s:.1}",
+        "{:>4000000000}",
+        "{0.x}.jpg",
+        "../x{:05d}.jpg",
+        "/x{:05d}.jpg",
+    ],
+)
 def test_template(template: str, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^frame_template: got '.*'; it needs one place for the frame's number, as",
+        match=r"^frame_template: got '.*'; need a file name with one frame number, as",
     ):
         read_frames(tmp_path / "list.txt", tmp_path, frame_template=template)

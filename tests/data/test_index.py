@@ -32,7 +32,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [INDEX_NAME]
 
 
-def test_a_list_is_checked_without_a_look_at_the_files(tmp_path: Path) -> None:
+def test_a_list_is_checked_against_the_index_alone(tmp_path: Path) -> None:
     root = indexed(tmp_path, {"x/b.mp4": 20, "a.mp4": 0, "other.mp4": 5})
     (root / "list.txt").write_text("x/b.mp4 1\na.mp4 0\n")
     samples = read_list(root / "list.txt", root)
@@ -74,7 +74,7 @@ def test_frames_are_not_counted_again(make_clip: MakeClip, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + bytes(60)])
-def test_a_file_that_is_no_index(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_index(content: bytes, tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_bytes(content)
     with pytest.raises(
         ValueError,

@@ -1,4 +1,4 @@
-"""data.layout and its keys, as a recipe says them."""
+"""The key data.layout of a recipe, and the keys that depend on it."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_every_layout(tmp_path: Path) -> None:
     for name, text in files.items():
         (root / name).write_text(text)
     classes = str(root / "classes.txt")
-    # train.csv is Kinetics' here, where Jester would look first.
+    # train.csv is the list of Kinetics here, and Jester would look for it first.
     jester = {"layout": "jester", "train_split": "jester-v1-train"}
     (root / "annotations").mkdir()
     (root / "jester-v1-train.csv").rename(root / "annotations/jester-v1-train.csv")
@@ -69,7 +69,7 @@ def test_every_layout(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_training_part_gives_the_test_its_classes(
+def test_the_training_split_defines_the_classes(
     layout: str, train: str, test: str, message: str, tmp_path: Path
 ) -> None:
     touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "b_000001_000011.mp4")
@@ -82,7 +82,7 @@ def test_the_training_part_gives_the_test_its_classes(
 
 
 def test_missing_videos_under_skip(tmp_path: Path) -> None:
-    """Training goes without them; evaluation asks for them, and they fail there."""
+    """Training leaves them out. Evaluation keeps them, and they fail."""
     touch(tmp_path, "a.mp4")
     for name in ("train", "test"):
         (tmp_path / name).write_text("a.mp4 0\nb.mp4 1\n")

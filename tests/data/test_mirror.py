@@ -51,7 +51,7 @@ def test_direction_pairs(names: list[str], pairs: list[tuple[str, str]]) -> None
     assert sorted(map(sorted, direction_pairs(names))) == sorted(map(sorted, pairs))
 
 
-def test_published_class_lists_tell_no_direction(real_data: Path) -> None:
+def test_published_class_lists_have_no_direction_pairs(real_data: Path) -> None:
     folder = real_data / "annotations"
     kinetics = (folder / "label_map_k400.txt").read_text().splitlines()
     ucf101 = (folder / "ucf101_splits" / "classInd.txt").read_text().split()[1::2]
@@ -88,8 +88,8 @@ def test_labels_of_mirrored_samples() -> None:
         ),
         (
             0.5, {"move_left": "moves_right"},
-            r"^flip_labels: 'move_left' is no class \(did you mean moves_left\?\); the 8 classes "
-            "begin with grows, moves_down, moves_left$",
+            r"^flip_labels: 'move_left' is not a class \(did you mean moves_left\?\); the 8 "
+            "classes begin with grows, moves_down, moves_left$",
         ),
         (
             0.5, {"moves_left": "moves_right", "moves_right": "moves_left"},

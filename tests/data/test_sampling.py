@@ -1,3 +1,4 @@
+import inspect
 import json
 from pathlib import Path
 
@@ -69,24 +70,24 @@ def test_plain_views_are_mmaction2(row: dict) -> None:
 
 
 def test_mmaction2_at_a_target_rate_keeps_fractions_of_a_frame() -> None:
-    # 97 frames at 25 a second, 32 x 2 at 30: a span of 53.33 frames; 43.67 free; 10 between starts.
+    # 97 frames at 25 fps, 32 x 2 at 30 fps: a span of 53.33 frames, 43.67 free, starts 10 apart.
     sample = sampling.view_sampler(
         "dense", num_frames=32, frame_stride=2, num_clips=5, arithmetic="mmaction2", target_fps=30.0
     )
     got = sample(97, 25.0, generator())
     assert got[:, 0].tolist() == [0, 10, 20, 30, 40]
     assert got[0].tolist() == [int(i * (53 + 1 / 3 - 1) / 31) for i in range(32)]
-    # The middle of 43.67 free frames, by whole-number division.
+    # The middle of 43.67 free frames, by integer division.
     one = sampling.view_sampler(
         "dense", num_frames=32, frame_stride=2, arithmetic="mmaction2", target_fps=30.0
     )
     assert one(97, 25.0, generator())[0, 0] == 21
-    # Without a rate the video counts as one of the target's.
+    # A video without a rate is treated as if it had the target's.
     assert one(97, 0.0, generator()).tolist() == one(97, 30.0, generator()).tolist()
 
 
 def test_pyslowfast_offsets() -> None:
-    # 300 frames at 30 a second, 8 x 8: 236 free. Whole distances of 78, or 236 / 4 = 59.
+    # 300 frames at 30 fps, 8 x 8: 236 free. Distances are 78 with offsets, else 236 / 4 = 59.
     kwargs = {"num_frames": 8, "frame_stride": 8, "num_clips": 4, "arithmetic": "pyslowfast"}
     offset = sampling.view_sampler("dense", use_offset=True, **kwargs)
     assert offset(300, 30.0, generator())[:, 0].tolist() == [0, 78, 156, 234]
@@ -120,7 +121,7 @@ def train_starts(
 def test_mmaction2_training_clips() -> None:
     # ori_len 4 * 2 = 8: starts 0 ... 20 - 8.
     assert set(train_starts(20, num_frames=4, frame_stride=2)[:, 0]) == set(range(13))
-    # No room for a whole part: the start, and what reaches past the end starts over.
+    # No room for a whole part: the clip starts at 0 and wraps at the end.
     assert train_starts(5, num_frames=4, frame_stride=2, seeds=2)[0].tolist() == [0, 2, 4, 1]
     # Twice the rate, twice the span: 16 of 20 frames; the last step is linspace(0, 15, 4).
     drawn = train_starts(20, 50.0, num_frames=4, frame_stride=2, target_fps=25.0)
@@ -146,14 +147,14 @@ def test_mmaction2_training_segments(
     )
     drawn = np.concatenate([sample(num_video_frames, 25.0, generator(s)) for s in range(300)])
     if num_video_frames == 3:
-        # around(0, 0.75, 1.5, 2.25): to even.
+        # around(0, 0.75, 1.5, 2.25) rounds to even.
         assert drawn[0].tolist() == [0, 1, 2, 2]
-    for segment, places in enumerate(of_segment):
-        assert set(drawn[:, segment]) == places
+    for segment, positions in enumerate(of_segment):
+        assert set(drawn[:, segment]) == positions
 
 
 def test_mmaction2_training_clips_of_a_video_that_hardly_fits() -> None:
-    # 10 - 8 + 1 = 3 places for 4 clips: drawn freely, in order.
+    # 10 - 8 + 1 = 3 starts for 4 clips: drawn independently, then sorted.
     from videoattn.data.sampling.published import mmaction2_train
 
     drawn = np.stack(
@@ -170,7 +171,7 @@ def test_pyslowfast_training_starts_between_frames() -> None:
     sample = sampling.train_sampler("dense", num_frames=4, frame_stride=2, arithmetic="pyslowfast")
     drawn = np.concatenate([sample(20, 30.0, generator(s)) for s in range(300)])
     assert set(drawn[:, 0]) == set(range(12))
-    # linspace(start, start + 7, 4), cut to whole frames: the start's fraction shows.
+    # linspace(start, start + 7, 4), truncated: the fraction of the start matters.
     assert {tuple(row - row[0]) for row in drawn} == {(0, 2, 4, 7), (0, 2, 5, 7), (0, 3, 5, 7)}
 
 
@@ -196,7 +197,13 @@ def test_at_rate() -> None:
 @pytest.mark.parametrize("num_video_frames", [1, 5, 31, 64, 300])
 @pytest.mark.parametrize("short_video", ["loop", "repeat_last"])
 def test_all_samplers_stay_inside(num_video_frames: int, short_video: sampling.ShortVideo) -> None:
-    for arithmetic, pattern in sampling._TRAIN:
+    patterns = [("pyslowfast", "dense")]
+    patterns += [
+        (name, pattern)
+        for name in ("plain", "mmaction2")
+        for pattern in ("dense", "segments", "uniform")
+    ]
+    for arithmetic, pattern in patterns:
         kwargs = {"num_frames": 16, "frame_stride": 3, "short_video": short_video}
         kwargs["arithmetic"] = arithmetic
         train = sampling.train_sampler(pattern, **kwargs)
@@ -209,7 +216,7 @@ def test_all_samplers_stay_inside(num_video_frames: int, short_video: sampling.S
             assert got.min() >= 0
             assert got.max() < num_video_frames
             np.testing.assert_array_equal(got, sample(num_video_frames, 25.0, generator()))
-            # mmaction2 may round a short video's last segment to the frame behind the end: frame 0.
+            # mmaction2 may round a short video's last segment to the frame after the end: frame 0.
             if arithmetic != "mmaction2" and (short_video == "repeat_last" or pattern != "dense"):
                 assert (np.diff(got, axis=1) >= 0).all()
 
@@ -245,15 +252,16 @@ def test_short_video_error(pattern: sampling.Pattern) -> None:
         assert sample(9, 25.0, generator()).tolist() == [list(range(9))]
 
 
-def test_what_an_arithmetic_does_not_have() -> None:
+def test_missing_patterns_and_options() -> None:
+    train_sampler = inspect.unwrap(sampling.train_sampler)  # values that the types exclude
     with pytest.raises(
         ValueError, match=r"^arithmetic: got 'x'; choose from plain, mmaction2, pyslowfast$"
     ):
-        sampling._find(sampling._TRAIN, "x", "dense")
+        train_sampler("dense", num_frames=8, arithmetic="x")
     with pytest.raises(
         ValueError, match=r"^sampling: plain has no 'x'; it has dense, segments, uniform$"
     ):
-        sampling._find(sampling._TRAIN, "plain", "x")
+        train_sampler("x", num_frames=8)
     with pytest.raises(
         ValueError,
         match=r"^sampling: pyslowfast has no 'segments'; it has dense; or choose arithmetic plain$",

@@ -1,4 +1,4 @@
-"""The demo's clips: same seed, same frames; the motion is there, and no frame alone tells it."""
+"""Clips of the demo: the seed determines the frames, and no single frame reveals the motion."""
 
 from functools import cache
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_classes_are_sorted_as_their_folders_are() -> None:
     assert len(MOTIONS) == 8
 
 
-def test_files_lie_in_class_folders(written: Path) -> None:
+def test_files_are_in_class_folders(written: Path) -> None:
     found = sorted(str(path.relative_to(written)) for path in written.rglob("*.mp4"))
     expected = [f"train/{name}/{number:04d}.mp4" for name in MOTIONS for number in range(2)]
     expected += [f"test/{name}/0000.mp4" for name in MOTIONS]
@@ -72,9 +72,9 @@ def test_files_hold_their_clips(written: Path) -> None:
     assert codec == "h264"
     assert rate == clip.frame_rate
     assert frames.shape == clip.frames.shape
-    # Chroma is stored at half the resolution, so colours bleed at edges; on average all is close.
+    # Chroma is stored at half the resolution, so that colors bleed at edges; averages are close.
     error = frames.float() - clip.frames.float()
-    assert error.mean(dim=(0, 2, 3)).abs().max() < 2  # grey levels, per channel
+    assert error.mean(dim=(0, 2, 3)).abs().max() < 2  # gray levels, per channel
     assert error.abs().mean() < 5
 
 
@@ -118,7 +118,7 @@ def test_clip_is_small_uint8_video() -> None:
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_only_the_named_state_changes_and_in_the_named_direction(motion: str) -> None:
+def test_only_the_named_state_changes_in_the_named_direction(motion: str) -> None:
     changing, sign = MOTIONS[motion]
     for name, values in states_of(motion, num_clips=20).items():
         steps = np.diff(values, axis=1)
@@ -132,15 +132,15 @@ def test_only_the_named_state_changes_and_in_the_named_direction(motion: str) ->
 
 
 @pytest.mark.parametrize(("motion", "opposite"), OPPOSITES)
-def test_opposite_motions_show_the_same_states_in_reverse(motion: str, opposite: str) -> None:
+def test_opposite_motions_have_the_same_states_in_reverse(motion: str, opposite: str) -> None:
     states, reverse = states_of(motion, num_clips=5), states_of(opposite, num_clips=5)
     for name in states:
         np.testing.assert_allclose(states[name], reverse[name][:, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("state", TRAVEL)
-def test_a_frame_at_a_random_moment_does_not_tell_the_motion(state: str) -> None:
-    # The law of a state over all clips and moments is the same for each class: mean and spread.
+def test_a_frame_at_a_random_moment_does_not_reveal_the_motion(state: str) -> None:
+    # The mean and spread of a state over all clips and moments are equal for all classes.
     values = [states_of(motion, num_clips=500, num_frames=13)[state] for motion in MOTIONS]
     spread = float(np.std(np.concatenate(values)))
     for of_class in values:
@@ -158,10 +158,12 @@ def test_progress_is_reported_in_order(tmp_path: Path) -> None:
 
 
 def test_unknown_motion_lists_the_motions() -> None:
-    with pytest.raises(ValueError, match=r"motion: got 'jumps'; choose from grows, moves_down"):
+    with pytest.raises(
+        ValueError, match=r"motion: 'jumps' does not exist; choose from grows, moves_down"
+    ):
         demo_clip("jumps", seed=0, split="train", number=0)
 
 
 def test_no_clips_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"num_test_per_class: got 0; allowed: 1 and more"):
+    with pytest.raises(ValueError, match=r"num_test_per_class: got 0; need at least 1"):
         write_demo_clips(tmp_path, seed=0, num_train_per_class=1, num_test_per_class=0)

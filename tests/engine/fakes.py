@@ -1,4 +1,4 @@
-"""Tiny models and in-memory data that stand in for the real ones."""
+"""Tiny models and in-memory data, used in place of real ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class TinyNet(nn.Module):
 
 
 class PoisonedNet(TinyNet):
-    """Not finite for a clip without contrast; with `in_gradient`, only its gradient is not."""
+    """Returns NaN for a clip without contrast; if `in_gradient`, the logits are finite and the
+    gradient is not."""
 
     def __init__(self, *, in_gradient: bool = False) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ def to_video(frames: Tensor) -> Tensor:
 
 
 def clip(index: int, *, num_views: int = 1) -> Tensor:
-    """(V, T, C, H, W) uint8: noise that the index determines."""
+    """Returns noise (V, T, C, H, W) that depends on the index only."""
     generator = torch.Generator().manual_seed(1000 + index)
     shape = (num_views, 3, 3, 6, 6)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -64,7 +65,7 @@ def clip(index: int, *, num_views: int = 1) -> Tensor:
 
 @dataclass
 class FakeBatches:
-    """`num_samples` clips, sharded as the loader does: exactly, and in an order by the epoch."""
+    """`num_samples` clips, sharded over ranks and shuffled by epoch as in the real loader."""
 
     num_samples: int = 8
     batch_size: int = 4
@@ -73,9 +74,9 @@ class FakeBatches:
     world_size: int = 1
     shuffle: bool = True
     failing: tuple[int, ...] = ()
-    blank: tuple[int, ...] = ()  # clips of one grey, on which PoisonedNet divides by zero
+    blank: tuple[int, ...] = ()  # clips of one gray, for which PoisonedNet divides by zero
     unlabelled: tuple[int, ...] = ()
-    stop_at: tuple[int, int] | None = None  # (epoch, batch) at which a crash is played
+    stop_at: tuple[int, int] | None = None  # (epoch, batch) where a crash is simulated
 
     def __len__(self) -> int:
         return -(-self.num_samples // (self.batch_size * self.world_size))
@@ -136,7 +137,7 @@ def optim_settings(*, lr: float = 0.05, accumulate_steps: int = 1) -> OptimSetti
 
 
 def norms(model: nn.Module) -> dict[str, Tensor]:
-    """Two auxiliary losses of a TinyNet."""
+    """Returns two auxiliary losses of a TinyNet."""
     assert isinstance(model.fc, nn.Linear)
     assert isinstance(model.conv, nn.Conv3d)
     return {"wide": model.fc.weight.square().sum(), "deep": model.conv.weight.abs().mean()}

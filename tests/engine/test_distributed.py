@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
-    """What two processes saw; what torchrun would set is set here, to save its start."""
+    """Returns the results of two processes. They get the variables of torchrun, which is slower."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -48,10 +48,10 @@ def two(folder: Path) -> Results:
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=100) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert "epoch 1/2  step 2/2" in said[0][1]
-    assert said[1] == ("", "")  # only the first one speaks
+    outputs = [process.communicate(timeout=100) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "epoch 1/2  step 2/2" in outputs[0][1]
+    assert outputs[1] == ("", "")  # only rank 0 prints
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
@@ -67,7 +67,7 @@ def flat(weights: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("run", ["uneven", "idle", "failing", "accumulated", "auxiliary"])
 def test_two_processes_train_as_one(two: Results, one: dict[str, object], run: str) -> None:
-    """Also where a step gives one of them fewer clips, or none."""
+    """Also if a rank has fewer clips in a step, or none."""
     assert torch.equal(flat(two[0][run]), flat(two[1][run]))
     torch.testing.assert_close(flat(two[0][run]), flat(one[run]), rtol=0, atol=2e-6)
     assert not torch.allclose(flat(one[run]), flat(one["before"]), atol=1e-3)
@@ -83,14 +83,14 @@ def test_auxiliary_losses_are_means_over_both(two: Results, one: dict[str, objec
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
-def test_two_processes_resume_to_the_last_bit(two: Results) -> None:
+def test_two_processes_resume_bit_for_bit(two: Results) -> None:
     assert torch.equal(flat(two[0]["resumed"]), flat(two[0]["uneven"]))
 
 
 def test_two_processes_train_in_stages_as_one(
     two: Results, one: dict[str, object], folder: Path
 ) -> None:
-    """Each stage's gradients are averaged, what a stage freezes keeps its bits; so in a resume."""
+    """Gradients are averaged in each stage, and frozen weights keep their bits, resumed or not."""
     assert torch.equal(flat(two[0]["staged"]), flat(two[1]["staged"]))
     torch.testing.assert_close(flat(two[0]["staged"]), flat(one["staged"]), rtol=0, atol=2e-6)
     assert torch.equal(flat(two[0]["staged, resumed"]), flat(two[0]["staged"]))
@@ -102,7 +102,7 @@ def test_two_processes_train_in_stages_as_one(
 
 
 def test_two_processes_fine_tune_as_one(two: Results, one: dict[str, object], folder: Path) -> None:
-    """Gradients are averaged of what is new, and of what thaws from then on."""
+    """Gradients are averaged for new parameters, and for the backbone once it is unfrozen."""
     assert torch.equal(flat(two[0]["fine-tuned"]), flat(two[1]["fine-tuned"]))
     torch.testing.assert_close(
         flat(two[0]["fine-tuned"]), flat(one["fine-tuned"]), rtol=0, atol=2e-6
@@ -117,7 +117,9 @@ def test_two_processes_fine_tune_as_one(two: Results, one: dict[str, object], fo
     assert not torch.equal(first["1.fc.weight"], tiny_net().fc.weight)
 
 
-def test_thirteen_clips_on_two_processes_are_thirteen(two: Results, one: dict[str, object]) -> None:
+def test_thirteen_clips_are_counted_once_on_two_processes(
+    two: Results, one: dict[str, object]
+) -> None:
     for seen in (*two, one):
         assert seen["failed"] == [6]
         assert isinstance(seen["indices"], torch.Tensor)
@@ -137,8 +139,8 @@ def test_running_statistics_are_the_mean_of_both(two: Results) -> None:
     assert torch.equal(flat(two[0]["statistics"]), flat(two[1]["statistics"]))
 
 
-def test_precise_statistics_are_of_the_same_clips(two: Results, one: dict[str, object]) -> None:
-    """A batch is halved, so its mean is the halves' mean; a half's variance is its own."""
+def test_precise_statistics_use_the_same_clips(two: Results, one: dict[str, object]) -> None:
+    """Each rank has half of a batch: the means agree exactly, the variances only nearly."""
     for name in ("0.running_mean", "0.running_var"):
         first, second, alone = (seen["precise"][name] for seen in (*two, one))  # type: ignore[index]
         assert torch.equal(first, second)
@@ -167,7 +169,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         assert group.sum([1.0, 2]) == [1.0, 2.0]
 
 
-def test_a_world_that_cannot_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_cannot_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -194,7 +196,9 @@ def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(ValueError, match=r"device: 'gpu' is not one of auto, cpu, cuda, cuda:N"):
         resolve_device("gpu")
-    with pytest.raises(ValueError, match=r"^device: GPU 1 asked for, but torch \S+ sees none; use"):
+    with pytest.raises(
+        ValueError, match=r"^device: GPU 1 asked for, 0 visible to torch \S+; use cpu"
+    ):
         resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -10,7 +10,7 @@ from videoattn.engine.evaluate import evaluate
 BATCHES = FakeBatches(num_samples=13, batch_size=4, num_views=3, shuffle=False)
 
 
-def test_accuracies_are_those_of_a_plain_loop() -> None:
+def test_accuracies_equal_a_plain_loop() -> None:
     model = tiny_net().train()
     evaluation = evaluate(model, BATCHES, to_video=to_video, max_views=5, precision="float32")
     assert model.training
@@ -82,7 +82,7 @@ def test_nothing_to_score_is_an_error() -> None:
         evaluate(tiny_net(), BATCHES, to_video=to_video, max_views=0)
 
 
-def test_a_sample_that_comes_twice_is_an_error() -> None:
+def test_a_repeated_sample_is_an_error() -> None:
     class Twice(FakeBatches):
         def epoch(self, epoch: int, skip_batches: int = 0):
             return iter([self.batch([0, 1]), self.batch([1, 2])])
@@ -91,7 +91,7 @@ def test_a_sample_that_comes_twice_is_an_error() -> None:
         evaluate(tiny_net(), Twice(), to_video=to_video)
 
 
-def test_scores_that_are_not_finite_name_their_sample() -> None:
+def test_non_finite_scores_name_their_sample() -> None:
     torch.manual_seed(0)
     with pytest.raises(FloatingPointError, match=r"the scores of samples \[6\] are not finite"):
         evaluate(PoisonedNet(), replace(BATCHES, blank=(6,)), to_video=to_video)

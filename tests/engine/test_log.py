@@ -10,7 +10,7 @@ from videoattn.engine.trackers import JsonLines, TensorBoard, Tracker
 from videoattn.types import Failure
 
 
-def test_a_log_file_gets_plain_lines_now_and_then() -> None:
+def test_a_log_file_gets_a_plain_line_from_time_to_time() -> None:
     out = io.StringIO()
     long = "epoch 1/2  " + "x" * 200
     with Display(console=Console(file=out, width=80), every_seconds=0.0) as display:
@@ -30,7 +30,7 @@ def test_a_terminal_gets_a_live_line() -> None:
     assert "\x1b[" in out.getvalue()
 
 
-def test_a_display_that_is_off_is_silent() -> None:
+def test_a_disabled_display_prints_nothing() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True)
     with Display(enabled=False, console=console, every_seconds=0.0) as display:
@@ -48,7 +48,7 @@ def test_the_clock_counts() -> None:
     assert clock.time_left.seconds == 20
 
 
-def test_metrics_go_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
+def test_trackers_write_json_lines_and_tensorboard_events(tmp_path: Path) -> None:
     for tracker in (JsonLines(tmp_path / "metrics.jsonl"), TensorBoard(tmp_path / "tensorboard")):
         assert isinstance(tracker, Tracker)
         tracker.write("train", 1, {"loss": 0.5, "accuracy": None})

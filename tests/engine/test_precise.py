@@ -1,4 +1,4 @@
-"""Batch norm's statistics, taken anew over whole batches of the final weights."""
+"""Batch-norm statistics are recomputed with the final weights."""
 
 import json
 from dataclasses import replace
@@ -38,8 +38,8 @@ def recompute(model: nn.Module, precise: PreciseBatchNorm) -> None:
 
 
 @pytest.mark.parametrize(("num_clips", "num_batches"), [(1, 1), (8, 1), (9, 2), (99, 3)])
-def test_they_are_the_means_over_batches(num_clips: int, num_batches: int) -> None:
-    """In float64, with the second norm behind what the first makes of each batch."""
+def test_statistics_are_means_over_batches(num_clips: int, num_batches: int) -> None:
+    """Compares with a plain loop in float64; the second norm follows the first."""
     batches = FakeBatches(num_samples=12, batch_size=4, num_views=2, failing=(2, 7))
     model = net().double()
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -86,28 +86,30 @@ def trained(folder: Path, precise: PreciseBatchNorm | None, **how: object) -> nn
     return model
 
 
-def test_training_is_what_it_was_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_training_does_not_use_them_and_can_be_resumed(tmp_path: Path) -> None:
     precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
-    plain, renewed = (trained(tmp_path / name, p) for name, p in (("a", None), ("b", precise)))
-    for (name, before), after in zip(plain.named_parameters(), renewed.parameters(), strict=True):
+    plain, recomputed = (trained(tmp_path / name, p) for name, p in (("a", None), ("b", precise)))
+    for (name, before), after in zip(
+        plain.named_parameters(), recomputed.parameters(), strict=True
+    ):
         assert torch.equal(before, after), name
     again = net()
-    again.load_state_dict(renewed.state_dict())
+    again.load_state_dict(recomputed.state_dict())
     again.train()
     recompute(again, precise)
-    assert not torch.equal(plain[0].running_mean, renewed[0].running_mean)
-    for norm, other in zip(batch_norms(again), batch_norms(renewed), strict=True):
+    assert not torch.equal(plain[0].running_mean, recomputed[0].running_mean)
+    for norm, other in zip(batch_norms(again), batch_norms(recomputed), strict=True):
         assert torch.equal(norm.running_mean, other.running_mean)
         assert torch.equal(norm.running_var, other.running_var)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "c", precise, stop_at=(2, 1))
     resumed = trained(tmp_path / "c", precise)
-    for name, value in renewed.state_dict().items():
+    for name, value in recomputed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_validation_uses_them(tmp_path: Path) -> None:
-    """Its scores are those of the network that is left, and that the checkpoint keeps."""
+    """Its scores are those of the returned network, which the checkpoint stores."""
     precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
     model = trained(tmp_path, precise)
     kept = load(tmp_path / "checkpoint-last.pt")["model"]
@@ -121,7 +123,7 @@ def test_validation_uses_them(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> None:
-    """Two epochs for the global branch and one for each later part; only the end is validated."""
+    """The global branch gets two epochs, the others one each; only the last epoch is validated."""
     precise = PreciseBatchNorm(FakeBatches(num_samples=12, batch_size=4), 12)
     kept = []
     for name, given in (("a", None), ("b", precise)):
@@ -150,7 +152,7 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
     torch.testing.assert_close(batch_norms(model.global_branch)[0].running_mean, found)
 
 
-def test_frozen_norms_keep_theirs() -> None:
+def test_frozen_norms_keep_their_statistics() -> None:
     model = net().train()
     FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).set_train_mode(model, 0)
     recompute(model, PreciseBatchNorm(FakeBatches(num_samples=4), 4))
@@ -158,7 +160,7 @@ def test_frozen_norms_keep_theirs() -> None:
     assert not torch.equal(model[2].running_mean, torch.zeros(3))
 
 
-def test_no_clip_at_all() -> None:
+def test_a_rank_without_clips_is_an_error() -> None:
     batches = replace(FakeBatches(num_samples=2, batch_size=2), failing=(0, 1))
     with pytest.raises(ValueError, match=r"^precise batch norm: a process could decode no train"):
         recompute(net().train(), PreciseBatchNorm(batches, 2))

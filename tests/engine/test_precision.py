@@ -13,7 +13,7 @@ from videoattn.engine.precision import (
 CPU = torch.device("cpu")
 
 
-def test_auto_asks_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_depends_on_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert resolve_precision("auto", CPU) == torch.bfloat16
@@ -22,15 +22,15 @@ def test_auto_asks_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not has_bfloat16(torch.device("meta"))
 
 
-def test_a_named_precision_is_what_it_says() -> None:
+def test_precisions_by_name() -> None:
     assert resolve_precision("float32", CPU) == torch.float32
     assert resolve_precision("bfloat16", CPU) == torch.bfloat16
-    with pytest.raises(ValueError, match=r"'float16' is not one of auto, float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"'float16' does not exist .*; choose from auto, f"):
         _resolve_unchecked("float16")
 
 
 def _resolve_unchecked(name: str) -> torch.dtype:
-    # The type checker of the tests would refuse the name before the function could.
+    # The type checker of the tests would refuse the name before the function does.
     unchecked = getattr(resolve_precision, "__wrapped__", resolve_precision)
     return cast(torch.dtype, unchecked(cast(Precision, name), CPU))
 

@@ -16,7 +16,7 @@ def test_cosine_rises_then_falls_to_the_final_rate() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_cosine_without_warm_up_is_torchs() -> None:
+def test_cosine_without_warm_up_equals_torch() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.01)
@@ -28,7 +28,7 @@ def test_cosine_without_warm_up_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [10, 37])
-def test_one_cycle_is_torchs(num_steps: int) -> None:
+def test_one_cycle_equals_torch(num_steps: int) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(

@@ -1,4 +1,4 @@
-"""Networks that are trained in stages: each moves its part, and a resumed run is the whole one."""
+"""Networks that are trained in stages: each stage changes its own part only."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from tests.engine.fakes import NUM_CLASSES, FakeBatches, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.cli.report import summarise
+from videoattn.cli.report import summarize
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import (
+    EpochPlan,
+    num_stages,
+    restart_schedule,
+    split_epochs,
+    stage_of,
+)
 from videoattn.engine.schedule import cosine
-from videoattn.engine.stages import num_stages, restart_schedule, split_epochs, stage_of
 from videoattn.engine.state import RunSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.types import ModelInfo
@@ -72,7 +77,7 @@ def go(
 
 
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_each_stage_moves_its_part_to_the_bit(
+def test_each_stage_changes_only_its_part(
     tmp_path: Path, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     run = replace(run_in(tmp_path), keep_epochs=1)
@@ -87,8 +92,10 @@ def test_each_stage_moves_its_part_to_the_bit(
 
 
 @pytest.mark.parametrize("stop_at", [(1, 0), (2, 0), (2, 3), (4, 1)])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[int, int]) -> None:
-    """Inside the first stage and at its end, inside the second and the last, bit for bit."""
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, stop_at: tuple[int, int]
+) -> None:
+    """Bit for bit, whether it stops inside a stage or between two."""
     whole, halved = (run_in(tmp_path / name, save_every_steps=2) for name in ("a", "b"))
     batches = FakeBatches(num_samples=19)
     settings = {"num_epochs": 5, "stage_epochs": (2, 2, 1)}
@@ -96,14 +103,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_at: tuple[i
     with pytest.raises(KeyboardInterrupt):
         go(halved, replace(batches, stop_at=stop_at), **settings)
     resumed = go(halved, batches, seed=1, resume=True, **settings)
-    assert resumed.num_steps == expected.num_steps == 25
-    assert resumed.best_accuracy == expected.best_accuracy
+    assert resumed.state.step_of_run == expected.state.step_of_run == 25
+    assert resumed.state.best_accuracy == expected.state.best_accuracy
     assert curve(whole.folder) == curve(halved.folder)
     assert_same(*(load(run.folder / "checkpoint-last.pt") for run in (halved, whole)))
     assert_same(*(load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)))
 
 
-def test_what_is_logged_and_which_epoch_is_the_best(
+def test_logs_name_the_stage_and_only_the_last_one_has_a_best_epoch(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fitted = go(run_in(tmp_path), FakeBatches(), num_epochs=4, stage_epochs=(1, 2, 1))
@@ -113,16 +120,16 @@ def test_what_is_logged_and_which_epoch_is_the_best(
     for line in validated:
         assert line["video_accuracy_fused"] == line["video_accuracy"]
         assert {"video_accuracy_global", "video_accuracy_local"} <= set(line)
-    assert fitted.best_epoch == 4  # before, the fusion has not been trained
+    assert fitted.state.best_epoch == 4  # the fusion is untrained in the stages before
     assert fitted.evaluation is not None
     assert list(fitted.evaluation.parts) == ["global", "local", "fused"]
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
-    assert said == [
+    printed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("stage")]
+    assert printed == [
         "stage 1/3: epochs 1 to 1", "stage 2/3: epochs 2 to 3", "stage 3/3: epochs 4 to 4",
     ]  # fmt: skip
 
 
-def test_three_accuracies_are_those_of_the_three_networks() -> None:
+def test_each_part_is_scored_as_a_network_of_its_own() -> None:
     model = cropping().eval()
     nn.init.normal_(model.fusion.weight)
     batches = FakeBatches(num_samples=13, num_views=3, failing=(4,), unlabelled=(7,), shuffle=False)
@@ -138,9 +145,9 @@ def test_three_accuracies_are_those_of_the_three_networks() -> None:
         expected = evaluate(alone, batches, to_video=to_video, precision="float32")
         torch.testing.assert_close(part.probabilities, expected.probabilities, rtol=0, atol=1e-6)
         assert part.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert summarise(replace(part, loss=0.0)) == summarise(replace(expected, loss=0.0))
+        assert summarize(replace(part, loss=0.0)) == summarize(replace(expected, loss=0.0))
     assert torch.equal(ours.parts["fused"].probabilities, ours.probabilities)
-    report = summarise(ours)
+    report = summarize(ours)
     assert json.loads(json.dumps(report)) == report
     assert isinstance(report["parts"], dict)
     for name, part in ours.parts.items():
@@ -148,11 +155,11 @@ def test_three_accuracies_are_those_of_the_three_networks() -> None:
         assert f"{name} {100 * part.video_accuracy:.2f} %" in ours.describe()
     plain = evaluate(Net(), batches, to_video=to_video)
     assert not plain.parts
-    assert "parts" not in summarise(plain)
+    assert "parts" not in summarize(plain)
     assert "(" not in plain.describe()
 
 
-def test_epochs_are_shared_out() -> None:
+def test_epochs_are_split_among_stages() -> None:
     assert split_epochs(9, 3) == (3, 3, 3)
     assert split_epochs(11, 3) == (4, 4, 3)
     assert split_epochs(7, 1) == (7,)
@@ -161,7 +168,7 @@ def test_epochs_are_shared_out() -> None:
     assert (num_stages(cropping()), num_stages(Net())) == (3, 1)
 
 
-def test_the_learning_rate_starts_anew() -> None:
+def test_the_learning_rate_restarts() -> None:
     rate = partial(cosine, base=1.0, warmup_steps=1)
     lr_at = restart_schedule(lambda num_steps: partial(rate, num_steps=num_steps), (4, 6))
     expected = [rate(step, num_steps=4) for step in range(4)]
@@ -171,7 +178,7 @@ def test_the_learning_rate_starts_anew() -> None:
     assert [one(step) for step in range(10)] == [rate(step, num_steps=10) for step in range(10)]
 
 
-def test_epochs_that_cannot_be_shared_out(tmp_path: Path) -> None:
+def test_epochs_that_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"num_epochs: 2 are too few for a network .* in 3 stages"):
         go(run_in(tmp_path), FakeBatches(), num_epochs=2)
     for given in ((1, 2), (2, 2, 0), (2, 2, 2)):

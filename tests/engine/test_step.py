@@ -37,7 +37,7 @@ def weights(model: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("num_samples", [12, 10])
 def test_accumulation_equals_the_large_batch(num_samples: int) -> None:
-    """k x b is k * b, also where the last batch is smaller."""
+    """k batches of b clips equal one of k * b, also if the last batch is smaller."""
     moved = []
     for batch_size in (12, 4, 3):
         model = tiny_net().double()
@@ -57,8 +57,8 @@ def test_accumulation_equals_the_large_batch(num_samples: int) -> None:
     torch.testing.assert_close(moved[2], moved[0], rtol=0, atol=1e-7)
 
 
-def test_a_step_is_the_plain_one() -> None:
-    """Against a loop written out, in one batch with two views per sample."""
+def test_a_step_equals_a_plain_loop() -> None:
+    """One batch with two views per sample."""
     ours, plain = tiny_net(), tiny_net()
     batches = FakeBatches(num_samples=4, num_views=2)
     result = take_step(ours, batches, replace(optim_settings(lr=0.5), clip_norm=0.01))
@@ -76,8 +76,8 @@ def test_a_step_is_the_plain_one() -> None:
     assert result.correct == (logits.argmax(1) == labels).sum().item()
 
 
-def test_mixed_clips_are_scored_by_their_shares() -> None:
-    """Against a loop written out; a clip counts as the class of its larger part."""
+def test_mixed_clips_have_soft_targets() -> None:
+    """Compared with a plain loop; a clip counts as the class with the larger share."""
 
     def mix(video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         target = nn.functional.one_hot(labels, 4).float()
@@ -101,7 +101,7 @@ def test_mixed_clips_are_scored_by_their_shares() -> None:
 
 def test_dropout_is_a_function_of_seed_and_step() -> None:
     def loss(at: StepContext) -> float:
-        torch.rand(3)  # whatever the global generator did before
+        torch.rand(3)  # the state of the global generator must not matter
         return take_step(tiny_net(dropout=0.5), FakeBatches(), optim_settings(), at=at).loss
 
     assert loss(context(step=3)) == loss(context(step=3))
@@ -181,7 +181,7 @@ def test_an_auxiliary_loss_of_weight_0_is_only_reported() -> None:
     assert torch.equal(weights(model), weights(without))
 
 
-def test_an_auxiliary_loss_that_is_not_finite_is_named() -> None:
+def test_a_non_finite_auxiliary_loss_is_named() -> None:
     def broken(model: nn.Module) -> Mapping[str, Tensor]:
         return {**norm_of_classifier(model), "broken": torch.tensor(float("nan"))}
 
@@ -192,7 +192,7 @@ def test_an_auxiliary_loss_that_is_not_finite_is_named() -> None:
         take_step(tiny_net(), FakeBatches(shuffle=False), recipe)
 
 
-def test_a_loss_that_is_not_finite_names_its_sample() -> None:
+def test_a_non_finite_loss_names_its_sample() -> None:
     torch.manual_seed(0)
     model = PoisonedNet()
     before = weights(model).clone()
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_names_its_sample() -> None:
     assert torch.equal(weights(model), before)
 
 
-def test_a_gradient_that_is_not_finite_is_caught_after_clipping() -> None:
+def test_a_non_finite_gradient_is_found_before_the_step() -> None:
     torch.manual_seed(0)
     model = PoisonedNet(in_gradient=True)
     before = weights(model).clone()
@@ -224,7 +224,7 @@ def test_settings_out_of_range_are_named(tmp_path: Path) -> None:
         EpochPlan(0)
     with pytest.raises(ValueError, match=r"accumulate_steps: -1 is not at least 1"):
         replace(good, accumulate_steps=-1)
-    with pytest.raises(ValueError, match=r"clip_norm: 0.0 is not above 0; null disables it"):
+    with pytest.raises(ValueError, match=r"clip_norm: 0.0 is not above 0; leave it out"):
         replace(good, clip_norm=0.0)
     with pytest.raises(ValueError, match=r"label_smoothing: 1.0 is not in \[0, 1\)"):
         CrossEntropy(label_smoothing=1.0)

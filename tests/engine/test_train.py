@@ -1,11 +1,12 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.engine.fakes import (
     FakeBatches,
@@ -26,6 +27,7 @@ from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TrainResult, Validation, fit
 
 VALIDATION = Validation(FakeBatches(num_samples=5))
+KINDS = ("train", "validation")
 TIMES = ("clips_per_second", "wait_share")
 
 
@@ -54,7 +56,7 @@ def train(
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what the clock says."""
+    """Returns the records of metrics.jsonl, without timings."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
@@ -63,13 +65,13 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1)
 
 
-def test_eight_clips_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_eight_clips_can_be_memorized(tmp_path: Path) -> None:
     model = tiny_net()
     batches = FakeBatches(num_samples=8)
     validation = Validation(FakeBatches(num_samples=8, shuffle=False), every_epochs=25)
     fitted = train(model, run_in(tmp_path), batches, num_epochs=50, validation=validation)
-    assert fitted.num_steps == 100
-    assert fitted.best_accuracy == 1.0
+    assert fitted.state.step_of_run == 100
+    assert fitted.state.best_accuracy == 1.0
     assert fitted.evaluation is not None
     assert fitted.evaluation.clip_accuracy == 1.0
     last = [line for line in curve(tmp_path) if line["kind"] == "train"][-1]
@@ -89,13 +91,13 @@ def test_the_same_seed_gives_the_same_curve(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stop_at", "accumulate_steps"), [((2, 0), 1), ((1, 3), 1), ((1, 3), 2)])
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path,
     stop_at: tuple[int, int],
     accumulate_steps: int,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
 ) -> None:
-    """After an epoch and inside one, bit for bit: weights, optimizer, what was logged, the best."""
+    """Bit for bit, after an epoch and inside one: weights, optimizer, log, best weights."""
     whole, halved = (
         run_in(tmp_path / name, log_every_steps=3, save_every_steps=2) for name in ("a", "b")
     )
@@ -119,8 +121,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         go(halved, replace(batches, stop_at=stop_at), seed=0)
     resumed = go(halved, batches, seed=1, resume=True)
-    assert resumed.num_steps == expected.num_steps
-    assert resumed.best_accuracy == expected.best_accuracy
+    assert resumed.state.step_of_run == expected.state.step_of_run
+    assert resumed.state.best_accuracy == expected.state.best_accuracy
     assert curve(whole.folder) == curve(halved.folder)
     ours, theirs = (load(run.folder / "checkpoint-last.pt") for run in (halved, whole))
     assert_same(ours, theirs)
@@ -169,7 +171,7 @@ def test_a_validation_that_fails_costs_no_training(tmp_path: Path) -> None:
 
 
 def assert_same(ours: object, theirs: object) -> None:
-    """Equal to the last bit, all the way down."""
+    """Compares nested values bit for bit."""
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         assert torch.equal(ours, theirs)
     elif isinstance(ours, dict) and isinstance(theirs, dict):
@@ -184,11 +186,11 @@ def assert_same(ours: object, theirs: object) -> None:
         assert ours == theirs
 
 
-def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
     run = replace(run_in(tmp_path), keep_epochs=2)
     train(tiny_net(), run, FakeBatches(), num_epochs=1)
-    assert train(tiny_net(), run, FakeBatches(), num_epochs=1, resume=True).num_steps == 2
-    assert train(tiny_net(), run, FakeBatches(), num_epochs=3, resume=True).num_steps == 6
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=1, resume=True).state.step_of_run == 2
+    assert train(tiny_net(), run, FakeBatches(), num_epochs=3, resume=True).state.step_of_run == 6
     assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "checkpoint-epoch-0002.pt").exists()
     assert not (tmp_path / "checkpoint-epoch-0003.pt").exists()
@@ -208,7 +210,7 @@ def test_a_checkpoint_of_another_model_does_not_resume(tmp_path: Path) -> None:
         train(tiny_net(num_classes=6), run_in(tmp_path), FakeBatches(), resume=True)
 
 
-def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
+def test_a_run_writes_its_files(tmp_path: Path) -> None:
     validation = Validation(FakeBatches(num_samples=5, num_views=2, failing=(2,)))
     train(tiny_net(), run_in(tmp_path), FakeBatches(), num_epochs=2, validation=validation)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -224,7 +226,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert [(line["videos"], line["views"], line["failed"]) for line in lines] == [(4, 2, 1)] * 2
 
 
-def test_the_guard_names_epoch_step_and_sample(tmp_path: Path) -> None:
+def test_a_non_finite_loss_names_epoch_step_and_sample(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(NonFiniteError, match=r"epoch 1, step \d: the loss is not finite; sam.* 6"):
         train(PoisonedNet(), run_in(tmp_path), FakeBatches(blank=(6,)))
@@ -240,7 +242,7 @@ def test_skipped_samples_are_listed_once_and_counted(tmp_path: Path) -> None:
     assert (last["seen"], last["skipped"], last["failed"]) == (18, 6, 2)
 
 
-def test_what_was_skipped_after_the_last_checkpoint_is_listed_once(tmp_path: Path) -> None:
+def test_samples_skipped_after_the_last_checkpoint_are_listed_once(tmp_path: Path) -> None:
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     failing = (order[1], order[8])  # in the first and the third of four steps
     batches = FakeBatches(num_samples=16, failing=failing)
@@ -250,11 +252,11 @@ def test_what_was_skipped_after_the_last_checkpoint_is_listed_once(tmp_path: Pat
     assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
     fitted = train(tiny_net(), run, batches, num_epochs=1, resume=True)
     assert [failure.index for failure in read_failures(tmp_path / "skipped.jsonl")] == [*failing]
-    assert (fitted.num_seen, fitted.num_skipped) == (14, 2)
-    assert fitted.failed == tuple(sorted(failing))
+    assert (fitted.state.num_seen, fitted.state.num_skipped) == (14, 2)
+    assert fitted.state.failed == sorted(failing)
 
 
-def test_a_run_that_loses_too_many_stops(tmp_path: Path) -> None:
+def test_a_run_stops_after_too_many_failures(tmp_path: Path) -> None:
     batches = FakeBatches(num_samples=8, failing=(1, 3, 6))
     run = replace(run_in(tmp_path), max_failures=2)
     with pytest.raises(
@@ -276,7 +278,7 @@ def test_a_pipe_gets_whole_lines(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "skipped" not in second
 
 
-def test_the_line_says_how_often_samples_were_skipped(
+def test_the_progress_line_counts_skipped_samples(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_net(), run_in(tmp_path), FakeBatches(failing=(2, 5)), num_epochs=2)
@@ -298,3 +300,57 @@ class Lying(FakeBatches):
 
     def epoch(self, epoch: int, skip_batches: int = 0):
         return iter([self.batch([0, 1]), self.batch([2])])
+
+
+@dataclass(frozen=True)
+class Margin:
+    """An objective that is not cross entropy: the squared distance to one-hot targets."""
+
+    metric: ClassVar[str] = "hit"
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return (logits - nn.functional.one_hot(target, logits.shape[1])).square().sum(1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def metrics(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"hit": scores.argmax(1) == target}
+
+
+class Records:
+    """A tracker that keeps its records."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.is_closed = False
+
+    def write(self, kind: str, step: int, record: dict[str, float]) -> None:
+        self.kinds.append(kind)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_another_objective_and_tracker(tmp_path: Path) -> None:
+    model, records = tiny_net(), Records()
+    fitted = fit(
+        model,
+        sgd(model),
+        FakeBatches(num_samples=8),
+        to_video=to_video,
+        settings=replace(optim_settings(), objective=Margin()),
+        plan=EpochPlan(20),
+        run=replace(run_in(tmp_path), trackers=(records,)),
+        validation=Validation(FakeBatches(num_samples=8), every_epochs=10, objective=Margin()),
+    )
+    assert fitted.evaluation is not None
+    assert fitted.evaluation.video_metrics["hit"] == fitted.state.best_accuracy > 0.5
+    assert fitted.evaluation.describe().startswith("video hit ")
+    train, validation = ([x for x in curve(tmp_path) if x["kind"] == kind] for kind in KINDS)
+    assert train[-1]["loss"] < train[0]["loss"]
+    assert {"hit"} < set(train[0])
+    assert {"video_hit", "clip_hit"} < set(validation[0])
+    assert records.kinds.count("train") == 40
+    assert records.kinds.count("validation") == 2
+    assert records.is_closed

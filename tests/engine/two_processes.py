@@ -1,6 +1,6 @@
-"""One of the processes of test_distributed.py; started with torchrun's environment.
+"""One of the processes of test_distributed.py, started with the environment of torchrun.
 
-Writes what it saw as `rank-R.pt` into the folder that it is given.
+Writes its results as `rank-R.pt` into the folder of its first argument.
 """
 
 import sys
@@ -36,7 +36,7 @@ State = dict[str, torch.Tensor]
 
 
 def batches_of(group: Parallel, *, num_samples: int, batch_size: int) -> FakeBatches:
-    """`batch_size` clips in all per step, whatever the number of processes."""
+    """Returns batches with `batch_size` clips per step, summed over the ranks."""
     return FakeBatches(
         num_samples=num_samples,
         batch_size=batch_size // group.world_size,
@@ -55,7 +55,7 @@ def trained(
     num_epochs: int = 2,
     auxiliary: bool = False,
 ) -> State:
-    model = tiny_net(seed=group.rank)  # the wrapper gives every process the first one's weights
+    model = tiny_net(seed=group.rank)  # the wrapper copies the weights of rank 0
     thirteen = replace(batches_of(group, num_samples=13, batch_size=4), num_views=2, shuffle=False)
     settings = optim_settings(accumulate_steps=accumulate_steps)
     if auxiliary:
@@ -84,7 +84,7 @@ def thirteen_clips(group: Parallel) -> Evaluation:
 
 
 def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
-    """The message with which a run stops."""
+    """Returns the message of the error that ends a run."""
     try:
         fit(
             model,
@@ -102,7 +102,7 @@ def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatche
 
 
 def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
-    """Two branches and their fusion, an epoch for each, or only the first of them."""
+    """Trains two branches and their fusion for an epoch each; `stop` ends it in the second."""
     torch.manual_seed(group.rank)
     model = HardCrop(tiny_net(seed=group.rank), after="conv")
     batches = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
@@ -124,7 +124,7 @@ def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = 
 
 
 def fine_tuned(group: Parallel, folder: Path) -> State:
-    """A frozen convolution and norm, of which the convolution thaws in the second epoch."""
+    """Trains with a frozen norm, and a convolution that is frozen in the first epoch."""
     torch.manual_seed(group.rank)
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net(seed=group.rank))
     names = frozenset(name for name, _ in model.named_parameters() if "fc" not in name)
@@ -144,7 +144,7 @@ def fine_tuned(group: Parallel, folder: Path) -> State:
 
 
 def averaged_statistics(group: Parallel, folder: Path) -> State:
-    """Each process's batch norm sees its own clips; what is kept is their mean."""
+    """Trains batch norms, whose statistics differ between ranks until they are averaged."""
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
     fit(
         model,

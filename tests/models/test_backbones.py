@@ -162,11 +162,16 @@ def test_tsn_has_torchvisions_keys() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="kind: 'i2d' is not one of i3d, c2d, slow"):
+    with pytest.raises(
+        ValueError,
+        match=r"kind: 'i2d' does not exist \(did .* from i3d, c2d, slow",
+    ):
         ResNet3d("i2d", num_classes=2)
-    with pytest.raises(ValueError, match="depth: 19 is not one of 18, 34, 50, 101"):
+    with pytest.raises(ValueError, match="depth: got 19; choose from 18, 34, 50, 101"):
         ResNet3d("i3d", depth=19, num_classes=2)
-    with pytest.raises(ValueError, match="consensus: 'vote' is not one of mean, max, attention"):
+    with pytest.raises(
+        ValueError, match="consensus: 'vote' does not exist; choose from mean, max, att"
+    ):
         TSN(torchvision.models.resnet18(), num_classes=2, consensus="vote")
 
 
@@ -213,5 +218,5 @@ def test_tsm_sees_order_where_tsn_does_not(place: str) -> None:
 def test_shift_errors() -> None:
     with pytest.raises(ValueError, match="shift_div: got 1; need 2 or more"):
         TSN(torchvision.models.resnet18(), num_classes=3, shift_div=1)
-    with pytest.raises(ValueError, match="shift_place: 'x' is not one of residual, block"):
+    with pytest.raises(ValueError, match="shift_place: 'x' does not exist; choose from residual"):
         TSN(torchvision.models.resnet18(), num_classes=3, shift_div=8, shift_place="x")

@@ -1,4 +1,4 @@
-"""Other libraries' networks by name, and attention behind their blocks."""
+"""Networks of other libraries by name, and attention after their blocks."""
 
 import copy
 import sys
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.reference import fill
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
-from videoattn.models import info
+from videoattn.models import features, head, info
 from videoattn.models.pytorchvideo import NAMES as PYTORCHVIDEO
 from videoattn.models.structure import FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
@@ -54,7 +54,7 @@ BY_STAGE = {
 """The default places of non-local blocks, at which the tests below insert them."""
 
 TRAINED = ["mc3_18", "s3d", "pytorchvideo_x3d_xs", "pytorchvideo_efficient_x3d_xs", "tsn_timm"]
-"""One of a kind."""
+"""One of each kind."""
 OPTIONS: Mapping[str, dict[str, object]] = {"tsn_timm": {"backbone": "resnet26d", "shift_div": 8}}
 
 
@@ -109,7 +109,7 @@ def test_logits_come_out_in_training_and_in_evaluation(name: str) -> None:
     assert not any(isinstance(module, nn.Softmax) for module in model.modules())
 
 
-def test_r3d_18_answers_as_recorded() -> None:
+def test_r3d_18_agrees_with_its_record() -> None:
     record = fill.read("models", "torchvision_r3d_18")
     with torch.device("meta"):
         model = make_network("r3d_18", {}, num_classes=record["output_numel"])
@@ -126,7 +126,7 @@ def test_r3d_18_answers_as_recorded() -> None:
 
 
 def test_the_hub_is_covered() -> None:
-    """Every entry is a name here, or none of a network of one clip."""
+    """Every network of one clip in the hub has a name here."""
     hub = sys.modules["pytorchvideo.models.hub"]
     entries = {n for n, value in vars(hub).items() if callable(value)}
     others = {n for n in entries if n.startswith(("slowfast", "mvit")) or n.endswith("detection")}
@@ -135,7 +135,7 @@ def test_the_hub_is_covered() -> None:
 
 
 def test_timm_s_network_is_the_same_in_tsn() -> None:
-    """One frame: its own logits, by its own names."""
+    """For one frame, the logits and parameter names are timm's."""
     torch.manual_seed(0)
     theirs = timm.create_model("resnet26d", num_classes=3).eval()
     ours = make_network("tsn_timm", {"backbone": "resnet26d"}, num_classes=3).eval()
@@ -177,6 +177,52 @@ def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["i3d_r18", "tsn_r18", "inception_i3d", "r3d_18", "s3d", "tsn_timm", "pytorchvideo_x3d_xs"],
+)
+def test_the_head_of_the_features_is_the_network(name: str) -> None:
+    model, x = made(name).eval(), clip()
+    with torch.no_grad():
+        found = features(model, x)
+        assert found.ndim == 5
+        assert len(found) == len(x)
+        torch.testing.assert_close(head(model, found), model(x))
+
+
+def test_a_head_that_reads_other_layers_needs_the_whole_network() -> None:
+    model = made("i3d_r18", attention="pay_attention").eval()
+    with torch.no_grad(), pytest.raises(ValueError, match="'layer2' did not run in this forward p"):
+        head(model, torch.zeros(2, 512, 4, 2, 2))
+
+
+def test_heads_that_read_no_vector_are_not_replaced() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            ValueError, match=r"Net has no linear classifier of one vector .*blocks.5.proj"
+        ),
+    ):
+        made("pytorchvideo_slow_r50", attention="pay_attention")
+
+
+def test_networks_of_unknown_structure() -> None:
+    with pytest.raises(ValueError, match="the structure of Identity is unknown; name a layer, or"):
+        info(nn.Identity())
+    with pytest.raises(ValueError, match="the head of ResNet cannot run alone; give the network a"):
+        head(torchvision.models.resnet18(), torch.zeros(1, 512, 1, 2, 2))
+
+
+def test_classifiers_are_layers_of_their_networks() -> None:
+    for name in BY_STAGE:
+        with torch.device("meta"):
+            model = make_network(name, {}, num_classes=7)
+        structure = info(model)
+        assert len(model.get_submodule(structure.classifier).bias) == 7, name
+        assert len(structure.stages) >= 3, name
+        assert all(model.get_submodule(block) for block in structure.blocks), name
+
+
+@pytest.mark.parametrize(
     ("name", "end"),
     [
         ("r2plus1d_18", "conv2.1"),
@@ -186,8 +232,8 @@ def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
         ("s3d", ""),
     ],
 )
-def test_gates_stand_at_the_end_of_each_branch(name: str, end: str) -> None:
-    """Not behind the shortcut's norm; behind whole blocks where branches are concatenated."""
+def test_gates_are_at_the_end_of_each_branch(name: str, end: str) -> None:
+    """Not after the shortcut's norm; after whole blocks if branches are concatenated."""
     with torch.device("meta"):
         model = make_network(name, {}, num_classes=3)
         blocks, ends = info(model).blocks, info(model).branch_ends
@@ -206,7 +252,7 @@ def test_a_pool_takes_what_is_smaller_than_its_window() -> None:
     assert torch.equal(pool(large), nn.AvgPool3d((4, 7, 7), 1)(large))
 
 
-def test_places_that_give_no_features() -> None:
+def test_positions_without_features() -> None:
     attention = AttentionConfig(name="non_local", after=("blocks.5",))
     with (
         torch.device("meta"),

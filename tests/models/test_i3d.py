@@ -84,7 +84,7 @@ def test_same_leaves_a_place_for_every_stride(size: int) -> None:
 
 
 def test_pools_are_padded_with_zeros() -> None:
-    """Where features are negative, as behind an attention block, this shows."""
+    """This matters for negative features, as after an attention block."""
     pooled = MaxPool((3, 3, 3), (1, 1, 1))(torch.full((1, 1, 3, 3, 3), -1.0))
     assert pooled[0, 0, 1, 1, 1] == -1
     assert pooled.sum() == -1
@@ -113,7 +113,7 @@ def test_logits_are_the_mean_over_time_of_each_window_s() -> None:
 
 
 def test_a_wrong_padding_is_an_error() -> None:
-    with pytest.raises(ValueError, match="padding: 'valid' is not one of same, fixed"):
+    with pytest.raises(ValueError, match="padding: 'valid' does not exist; choose from same"):
         InceptionI3d(num_classes=2, padding="valid")
 
 

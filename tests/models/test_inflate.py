@@ -52,12 +52,12 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def _borders(model: ResNet3d) -> dict[str, int]:
-    """Behind each module, how many frames on either side have seen padding, where every temporal
-    kernel reaches k // 2 frames to either side."""
+    """Returns for each module how many frames at either end depend on padding; a temporal kernel
+    reaches k // 2 frames to either side."""
     border = model.conv1.kernel_size[0] // 2
     found = {"bn1": border, "maxpool": border}
     for name in insertion_places(model):
-        if name == "layer2.0":  # the pool behind layer1
+        if name == "layer2.0":  # the pool after layer1
             border = -(-border // model.pool_frames)
         conv = model.get_submodule(name).conv1
         assert isinstance(conv, nn.Conv3d)

@@ -8,7 +8,7 @@ from torch import nn
 
 from videoattn.attention import NonLocal
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.record import HasMaps
+from videoattn.attention.maps import HasMaps
 from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
 from videoattn.models.tsn import TSN
@@ -207,6 +207,7 @@ def test_mixes_come_in_their_shares() -> None:
     assert 40 < kinds["mixup"] < 80
     assert 125 < kinds["none"] < 185  # a cut that covers nothing or everything counts here too
     with pytest.raises(
-        ValueError, match=r"mixup=0.8 and cutmix=0.3 are shares of the batches; need 0 or more each"
+        ValueError,
+        match=r"^augment.mixup=0.8 and cutmix=0.3 are fractions of the batches; need 0 or more",
     ):
         make_mix(AugmentConfig(mixup=0.8, cutmix=0.3), 4)

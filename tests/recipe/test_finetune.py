@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tests.engine.fakes import FakeBatches, about, optim_settings, run_in, sgd, to_video
 from tests.engine.test_train import VALIDATION, adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.cli.train import train
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.checkpoint import load, save_folder
 from videoattn.engine.finetune import FineTuning
@@ -28,6 +27,7 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
+from videoattn.recipe.experiment import train
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import make_fine_tuning, make_optimizer, new_parameters
@@ -80,7 +80,7 @@ def tune(
         batches or FakeBatches(),
         to_video=to_video,
         settings=optim_settings(),
-        plan=EpochPlan(num_epochs, fine_tuning=tuning),
+        plan=EpochPlan(num_epochs, fine_tuning=tuning or FineTuning()),
         run=run,
         validation=VALIDATION,
         resume=load(folder / "checkpoint-last.pt") if resume else None,
@@ -262,13 +262,16 @@ def test_a_tenth_of_the_rate_moves_a_tenth(weights: Path, tmp_path: Path) -> Non
     [
         (
             {"freeze_backbone_epochs": 4, "num_epochs": 3},
-            "freeze_backbone_epochs: 4 is not in 0 to",
+            "freeze_backbone_epochs: got 4; need 0 to num_epochs",
         ),
         (
             {"freeze_backbone_epochs": -1},
-            "freeze_backbone_epochs: -1 is not in 0 to num_epochs, 10",
+            "freeze_backbone_epochs: got -1; need 0 to num_epochs, which is 10",
         ),
-        ({"backbone_lr_scale": 0.0}, "backbone_lr_scale: 0.0 is not above 0; to freeze the backb"),
+        (
+            {"backbone_lr_scale": 0.0},
+            "backbone_lr_scale: got 0.0; need more than 0; to freeze the backb",
+        ),
     ],
 )
 def test_settings_out_of_range(weights: Path, train: dict[str, object], message: str) -> None:
@@ -281,7 +284,7 @@ def test_settings_out_of_range(weights: Path, train: dict[str, object], message:
     [{"freeze_backbone_epochs": 1}, {"freeze_batch_norm": True}, {"backbone_lr_scale": 0.1}],
 )
 def test_settings_without_weights(train: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"are for parameters that model\.weights gives, and it g"):
+    with pytest.raises(ValueError, match=r"apply to pretrained parameters; set model.weights, or"):
         begun(recipe(None, **train))
 
 
@@ -336,7 +339,7 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
         f"model.weights={source}", "train.freeze_backbone_epochs=1", "train.freeze_batch_norm=true",
         "train.backbone_lr_scale=0.1", "train.num_epochs=1",
     ]  # fmt: skip
-    train(tmp_path / "three.yaml", words, folder=folder)
+    train(tmp_path / "three.yaml", *words, folder=folder)
     before, after = (load(path / "checkpoint-last.pt") for path in (source, folder))
     assert len(after["model"]["fc.bias"]) == 3
     for name, value in after["model"].items():
@@ -344,4 +347,4 @@ def test_a_run_is_fine_tuned_on_other_classes(tmp_path: Path) -> None:
             assert torch.equal(value, before["model"][name]), name
     assert new_parameters(after) == ["fc.weight", "fc.bias"]
     shutil.rmtree(source)
-    assert train(tmp_path / "three.yaml", words, folder=folder, resume=True).num_steps == 1
+    assert train(tmp_path / "three.yaml", *words, folder=folder, resume=True).state.step_of_run == 1

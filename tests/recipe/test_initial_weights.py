@@ -49,7 +49,7 @@ def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], 
     attention = AttentionConfig(name="non_local", after=("layer2.1", "layer3.0"))
     model, notes = started(recipe(source, name=name, attention=attention))
     assert notes == [
-        f"{source} has 7 classes, the data 3: fc starts fresh",
+        f"{source} has 7 classes, the data 3: fc starts from random weights",
         f"{source} has no layer2.1_non_local, layer3.0_non_local: they start as the identity",
     ]
     assert model.training
@@ -74,13 +74,13 @@ def test_gates_do_not_start_as_the_identity(images: tuple[str, nn.Module]) -> No
     gates = AttentionConfig(name="squeeze_excite")
     _, notes = started(recipe(source, name="tsn_r18", attention=gates), num_classes=7)
     names = ", ".join(f"layer{1 + i // 2}.{i % 2}.bn2.squeeze_excite" for i in range(5))
-    assert notes == [f"{source} has no {names} and 3 more: they start fresh"]
+    assert notes == [f"{source} has no {names} and 3 more: they start from random weights"]
     warm = replace(gates, options={"gate_start": "identity"})
     _, notes = started(recipe(source, name="tsn_r18", attention=warm), num_classes=7)
     assert notes == [f"{source} has no {names} and 3 more: they start as the identity"]
     head = AttentionConfig(name="pay_attention")
     _, notes = started(recipe(source, name="tsn_r18", attention=head), num_classes=7)
-    assert notes == [f"{source} has no such classifier: fc starts fresh"]
+    assert notes == [f"{source} has no such classifier: fc starts from random weights"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_public_video_weights_of_other_classes(name: str, tmp_path: Path) -> Non
     attention = AttentionConfig(name="non_local")
     asked = recipe(source, name=row.network, options=dict(row.options), attention=attention)
     model, (classes, blocks) = started(asked)
-    assert classes == f"{source} has 7 classes, the data 3: fc starts fresh"
+    assert classes == f"{source} has 7 classes, the data 3: fc starts from random weights"
     assert blocks.startswith(f"{source} has no ")
     assert blocks.endswith("_non_local: they start as the identity")
     own, state = model.state_dict(), theirs.state_dict()
@@ -109,7 +109,9 @@ def test_another_library_s_classifier_has_its_own_name(tmp_path: Path) -> None:
     network = make_model(asked.model, 3)
     network.forward = lambda x: x  # its own needs long clips, and nothing is asked of it here
     notes = load_initial_weights(network, asked).notes
-    assert notes == [f"{tmp_path / 'shared'} has 7 classes, the data 3: classifier.1 starts fresh"]
+    assert notes == [
+        f"{tmp_path / 'shared'} has 7 classes, the data 3: classifier.1 starts from random weights"
+    ]
 
 
 def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module]) -> None:
@@ -118,7 +120,7 @@ def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module])
         recipe(source, name="tsn_r18", attention=AttentionConfig(name="hard_crop"))
     )
     assert notes == [
-        f"{source} has 7 classes, the data 3: {branch}.fc starts fresh"
+        f"{source} has 7 classes, the data 3: {branch}.fc starts from random weights"
         for branch in ("global_branch", "local_branch")
     ]
     both = model.global_branch.conv1.weight, model.local_branch.conv1.weight
@@ -128,8 +130,8 @@ def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module])
 def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"model.weights: 'nowhere' is no run, no shared folder, no checkpoint, and no NAME:F"
-        r"ILE of a public model; names are .*torchvision/resnet50",
+        match=r"model.weights: 'nowhere' is not a run, a shared folder, a checkpoint, or NAME:FILE "
+        r"with the name of a public model; names are .*torchvision/resnet50",
     ):
         started(recipe("nowhere", name="tsn_r18"))
 

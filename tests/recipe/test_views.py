@@ -141,9 +141,9 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
         ("train.precise_norm_clips=-1", "got -1; need a number of clips, such as 1000, or 0 for n"),
         (
             "test.num_crops=0",
-            r"whole frames \(test.num_crops=0\) differ in size; test on 1 crop",
+            r"whole frames \(test.num_crops=0\) differ in size; use 1 crop",
         ),
-        ("model.name=x", "x has no batch norms; leave it out"),
+        ("model.name=x", "x has no batch norms; remove it"),
     ],
 )
 def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> None:
@@ -181,11 +181,17 @@ def test_a_clip_is_mixed_with_one_of_another_video(num_clips: int) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train.num_clips=3"], "^train: batch_size=4 counts clips, and is not a multiple of the "),
-        (["train.num_clips=0"], r"num_clips=0 \(1 or more\) of each video$"),
-        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is no class"),
-        (["augment.crop=multi_scale", "augment.scales=[2.0]"], r"^scales: got \(2.0,\); need one"),
-        (["augment.rand_augment_magnitude=40"], "^rand_augment_magnitude: got 40; need 0 to 30$"),
+        (["train.num_clips=3"], "^train.batch_size: got 4; need a multiple of train.num_clips=3"),
+        (["train.num_clips=0"], r"num_clips=0 \(1 or more\), the clips of each video$"),
+        (["augment.flip_labels={run: walk}"], "^augment.flip_labels: 'walk' is not a class"),
+        (
+            ["augment.crop=multi_scale", "augment.scales=[2.0]"],
+            r"^augment.scales: got \(2.0,\); need one",
+        ),
+        (
+            ["augment.rand_augment_magnitude=40"],
+            "^augment.rand_augment_magnitude: got 40; need 0 to 30$",
+        ),
     ],
 )
 def test_wrong_recipes(recipe: Path, words: list[str], message: str) -> None:

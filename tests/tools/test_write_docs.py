@@ -11,13 +11,13 @@ from tests.tools.test_bench import clips, make_clip  # noqa: F401 (fixtures)
 from videoattn.attention.systems import SYSTEMS
 from videoattn.weights import PUBLIC
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "attention.md"
 
 
-def test_the_readme_has_the_table_of_attention_systems() -> None:
+def test_the_page_has_the_table_of_attention_systems() -> None:
     table = CliRunner().invoke(write_docs.app, ["attention"]).output.strip()
     assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(SYSTEMS)
-    assert table in README.read_text(), "update it: python tools/write_docs.py attention"
+    assert table in PAGE.read_text(), "update it: python tools/write_docs.py attention"
 
 
 def test_the_table_of_weights(tables: Tables) -> None:

@@ -1,5 +1,5 @@
-"""Keys and shapes of public models without a record, made from those of records, or by hand from
-the published naming; and states to fill them with that cost nothing."""
+"""Keys and shapes of public models without a record, derived from records or from the published
+names, and state dicts that need no memory."""
 
 import re
 
@@ -26,7 +26,7 @@ RECORDS = {
     "mmaction2/i3d_r50_nl_dot_product": _MM_I3D.format("-nl-dot-product"),
 }
 
-# Published parameter counts; for R101 counted by hand: 17 blocks of 1,117,184, of which 9 have
+# Published parameter counts. R101 is counted by hand: 17 blocks of 1,117,184, of which 9 have
 # three frames in their first convolution, which adds 2·1024·256 each.
 _R101 = 17 * 1_117_184 + 9 * 2 * 1024 * 256
 DERIVED = {
@@ -85,7 +85,7 @@ def derived(name: str) -> Shapes:
 
 
 def blobs(name: str) -> Shapes:
-    """The published naming of the non-local paper's files, by hand."""
+    """Writes down the published names of the non-local paper's files."""
     i3d, shapes = name.startswith("i3d"), {}
 
     def conv(prefix: str, c_out: int, c_in: int, *kernel: int) -> None:
@@ -126,7 +126,7 @@ def blobs(name: str) -> Shapes:
 
 
 def state(shapes: Shapes) -> dict[str, Tensor]:
-    """Every tensor one number, its own, without memory for the rest."""
+    """Expands one number per tensor, different for each, without memory for the rest."""
     return {
         key: torch.tensor(0)
         if key.endswith("num_batches_tracked")
@@ -140,7 +140,7 @@ def _without_non_local(shapes: Shapes) -> Shapes:
 
 
 def _short_kernels(shapes: Shapes, pattern: str) -> Shapes:
-    """One frame in the kernels that have several."""
+    """Reduces kernels to one frame."""
     return {
         k: [*v[:2], 1, *v[3:]] if len(v) == 5 and re.fullmatch(pattern, k) else v
         for k, v in shapes.items()
@@ -148,7 +148,7 @@ def _short_kernels(shapes: Shapes, pattern: str) -> Shapes:
 
 
 def _deeper(shapes: Shapes) -> Shapes:
-    """23 blocks in the third stage: the sixth and all after it are as the second and third."""
+    """Extends the third stage to 23 blocks that alternate like its second and third."""
     found = dict(shapes)
     for block in range(6, 23):
         like = f"s4.pathway0_res{2 if block % 2 == 0 else 1}."
@@ -161,12 +161,12 @@ def _deeper(shapes: Shapes) -> Shapes:
 
 
 def _gaussian(shapes: Shapes) -> Shapes:
-    """Neither theta nor phi; the pair's function is of x itself."""
+    """Removes theta and phi: the pairwise function uses x itself."""
     return {k: v for k, v in shapes.items() if not re.search("theta|phi", k)}
 
 
 def _even(shapes: Shapes) -> Shapes:
-    """Non-local blocks one place earlier."""
+    """Moves non-local blocks to the previous position."""
     return {
         re.sub(r"\.(\d)(?=\.non_local)", lambda m: f".{int(m[1]) - 1}", key): shape
         for key, shape in shapes.items()
@@ -183,7 +183,7 @@ def _tsm_non_local() -> Shapes:
 
 
 def _slow_kernels(shapes: Shapes) -> Shapes:
-    """SlowOnly's temporal kernels."""
+    """Changes temporal kernels to those of SlowOnly."""
     slow = {}
     for key, shape in shapes.items():
         if key.endswith("conv1.conv.weight"):

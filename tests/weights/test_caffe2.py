@@ -1,4 +1,4 @@
-"""Caffe2's pickles: the published naming, models with frozen norms, and what is refused."""
+"""Caffe2 pickles: published names, models with frozen norms, refused content."""
 
 import pickle
 import re
@@ -18,14 +18,14 @@ NAMES = [name for name in DERIVED if name.startswith("nonlocal/")]
 
 
 def _arrays(name: str) -> dict[str, Any]:
-    """As the authors' script saves: weights, their momentum, and where the run was."""
+    """What the authors' script saves: weights, their momentum, the state of the run."""
     weights = {key: value.numpy() for key, value in state(derived(name)).items()}
     momenta = {f"{key}_momentum": np.zeros(1, np.float32) for key in ("conv1_w", "pred_b")}
     return {**weights, **momenta, "lr": np.float32(1e-4), "model_iter": 400001}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_blob_file_loads_into_every_public_name(name: str, tmp_path: Path) -> None:
+def test_blob_files_load(name: str, tmp_path: Path) -> None:
     arrays = _arrays(name)
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump({"blobs": arrays}, file, protocol=2)
@@ -41,22 +41,22 @@ def test_a_blob_file_loads_into_every_public_name(name: str, tmp_path: Path) -> 
             assert ours[renamed].min() == ours[renamed].max() == array.flat[0]
 
 
-def test_what_is_left_out_of_a_blob_file_is_listed() -> None:
+def test_ignored_blobs_are_listed() -> None:
     name = "nonlocal/i3d_baseline_8x8"
     weights = {key: torch.as_tensor(value) for key, value in _arrays(name).items()}
     explanation = explain(name, weights)
     assert explanation.ignored == {
         "conv1_w_momentum": "the optimizer's momentum",
         "pred_b_momentum": "the optimizer's momentum",
-        "lr": "where the training run was",
-        "model_iter": "where the training run was",
+        "lr": "the state of the training run",
+        "model_iter": "the state of the training run",
     }
     assert explanation.used.keys() | explanation.ignored.keys() == weights.keys()
     assert all(key.endswith("num_batches_tracked") for key in explanation.filled)
 
 
-def test_pyslowfast_s_older_files_are_blobs_too() -> None:
-    """The same network by either naming."""
+def test_older_files_of_pyslowfast_are_blobs() -> None:
+    """Both namings give the same network."""
     name = "pyslowfast/I3D_NLN_8x8_R50"
     new = state(recorded(name))
     theirs = blobs("i3d_nonlocal_8x8")
@@ -72,7 +72,7 @@ def test_pyslowfast_s_older_files_are_blobs_too() -> None:
 
 
 def _published_name(key: str) -> str | None:
-    """The blob of a PySlowFast key: their converter, read backwards."""
+    """Returns the blob of a PySlowFast key: the inverse of their converter."""
     ends = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
     front, _, end = key.rpartition(".")
     if end == "num_batches_tracked":
@@ -86,7 +86,7 @@ def _published_name(key: str) -> str | None:
 
 
 def test_a_model_with_frozen_norms() -> None:
-    """y = s x + b, as the authors' affine layers, from batch norm without statistics."""
+    """Batch norm without statistics becomes y = s x + b, the authors' affine layer."""
     name = "nonlocal/i3d_nonlocal_8x8"
     affine = {k: v for k, v in state(derived(name)).items() if not k.endswith(("_rm", "_riv"))}
     model = from_state_dict(name, affine)
@@ -194,3 +194,70 @@ def test_a_truncated_pickle(tmp_path: Path, share: float, protocol: int) -> None
         ValueError, match=r"the pickle is cut short or damaged \(.*\); fetch it again"
     ):
         read_state_dict(tmp_path / "a.pkl")
+
+
+def _shared(depth: int) -> bytes:
+    """A dict that holds the next one twice, `depth` deep."""
+    value: dict[str, Any] = {"x": 1}
+    for _ in range(depth):
+        value = {"a": value, "b": value}
+    return pickle.dumps({"blobs": {"w": np.ones(2)}, "more": value}, protocol=2)
+
+
+def test_a_shared_dict_is_converted_once(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(_shared(depth=60))
+    assert torch.equal(read_state_dict(tmp_path / "a.pkl")["w"], torch.ones(2, dtype=torch.double))
+
+
+def test_a_dict_that_contains_itself(tmp_path: Path) -> None:
+    value: dict[str, Any] = {"blobs": {"w": np.ones(2)}}
+    value["self"] = value
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol=2))
+    assert read_state_dict(tmp_path / "a.pkl").keys() == {"w"}
+
+
+def test_a_dict_nested_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(
+        b"\x80\x02" + b"}U\x01a" * 5000 + b"K\x01" + b"s" * 5000 + b"."
+    )
+    with pytest.raises(ValueError, match=r"a.pkl: the pickle is damaged or too large; fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+def test_running_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=2))
+    monkeypatch.setattr("videoattn.weights.caffe2._to_tensors", exhausted)
+    with pytest.raises(ValueError, match=r"a.pkl: the pickle is damaged or too large; fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # LONG_BINPUT 2^31 - 1
+        b"\x80\x02}r\x00\x00\x00\x08.",
+        b"\x80\x02}p999999999\n.",
+    ],
+)
+def test_a_memo_number_that_asks_for_gigabytes(tmp_path: Path, program: bytes) -> None:
+    (tmp_path / "a.pkl").write_bytes(program)
+    with pytest.raises(ValueError, match=r"damaged \(object \d+ is stored before all others\)"):
+        read_state_dict(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["c_codecs\nencode\n", "cnumpy.core.multiarray\nscalar\n", "ccollections\nOrderedDict\n",
+     "cnumpy\nndarray\n", "cnumpy.core.numeric\n_frombuffer\n"],
+)  # fmt: skip
+@pytest.mark.parametrize("state", [b"}S'x'\nK\x01s", b"N}S'__defaults__'\nK\x01s\x86"])
+def test_the_stand_ins_cannot_be_changed(tmp_path: Path, name: str, state: bytes) -> None:
+    """The pickle sets the attributes of a function or class that it named."""
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02" + name.encode() + state + b"b.")
+    with pytest.raises(ValueError, match=r"the pickle is cut short or damaged \(.*\); fetch it"):
+        read_state_dict(tmp_path / "a.pkl")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=2))
+    assert read_state_dict(tmp_path / "a.pkl")["w"].tolist() == [1, 1]

@@ -1,4 +1,4 @@
-"""Inception-I3D of two projects: every key has its place, and both answer what they answered."""
+"""Inception-I3D of two projects: keys map in both directions, and logits match."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ RECORD = "piergiaj_inception_i3d"
 
 
 def published(layout: Layout) -> dict[str, list[int]]:
-    """Keys and shapes: of piergiaj's record, or the same parameters by the other names."""
+    """Returns keys and shapes of piergiaj's record, or the same parameters under other names."""
     shapes = fill.read("models", RECORD)["keys"]
     if layout is piergiaj:
         return dict(shapes)
@@ -27,7 +27,7 @@ def published(layout: Layout) -> dict[str, list[int]]:
     return renamed
 
 
-def test_logits_are_those_of_the_public_code() -> None:
+def test_logits_match_the_public_code() -> None:
     record = fill.read("models", RECORD)
     theirs = fill.state_dict(record)
     model = from_state_dict("piergiaj/i3d_rgb", theirs)
@@ -42,8 +42,8 @@ def test_logits_are_those_of_the_public_code() -> None:
     assert_same(to_public("piergiaj/i3d_rgb", model), theirs)
 
 
-def test_hassony2_s_arithmetic() -> None:
-    """On a clip of odd sizes, where it pads in a way of its own."""
+def test_hassony2_arithmetic() -> None:
+    """Uses a clip of odd sizes, for which its padding differs."""
     theirs = fill.state_dict({"keys": published(hassony2)})
     model = from_state_dict("hassony2/i3d_rgb", theirs)
     x = torch.randn(1, 3, 11, 75, 97, generator=torch.Generator().manual_seed(0))
@@ -82,7 +82,7 @@ def _state(layout: Layout) -> dict[str, Tensor]:
         return {key: torch.empty(shape) for key, shape in published(layout).items()}
 
 
-def test_the_other_project_s_file_is_named() -> None:
+def test_a_file_of_the_other_project_is_named() -> None:
     message = r"hassony2/kinetics_i3d_pytorch's; try hassony2/i3d_rgb"
     with pytest.raises(ValueError, match=message):
         from_state_dict("piergiaj/i3d_rgb", _state(hassony2))

@@ -1,4 +1,4 @@
-"""Each layout sends a public network's keys to exactly our names, and back."""
+"""Each layout maps the keys of a public network to our names, and back."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_a_public_key_becomes_ours_and_back(layout: keys.Layout, theirs: str, ou
     assert layout.theirs(ours) == theirs
 
 
-def test_keys_that_are_not_pooled_are_read_too() -> None:
+def test_keys_without_pooling() -> None:
     key = "backbone.layer2.1.non_local_block.phi.conv.bias"
     assert keys.mmaction2.ours(key) == "layer2.1_non_local.phi.bias"
 
@@ -84,7 +84,7 @@ def test_every_recorded_key_comes_back(name: str) -> None:
         assert layout.theirs(ours) == key
 
 
-def test_what_is_no_part_of_the_network_has_a_reason() -> None:
+def test_ignored_keys_have_a_reason() -> None:
     assert keys.caffe2.reason_to_ignore("conv1_w_momentum") == "the optimizer's momentum"
-    assert keys.caffe2.reason_to_ignore("lr") == "where the training run was"
+    assert keys.caffe2.reason_to_ignore("lr") == "the state of the training run"
     assert keys.caffe2.reason_to_ignore("conv1_w") is None

@@ -1,5 +1,5 @@
-"""Public models answer what their own code answered, for the same weights and the same clip; every
-key of every model has its place, there and back; what does not fit is said."""
+"""Public models return the logits of their own code for the same weights and clip. All keys map to
+ours and back. Weights that do not fit are refused."""
 
 import importlib
 import re
@@ -28,7 +28,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_logits_are_those_of_the_public_code(name: str) -> None:
+def test_logits_match_the_public_code(name: str) -> None:
     record = fill.read("models", RECORDS[name])
     theirs = fill.state_dict(record)
     model = from_state_dict(name, theirs)
@@ -45,7 +45,7 @@ def test_logits_are_those_of_the_public_code(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_every_key_of_a_model_without_a_record_has_its_place(name: str) -> None:
+def test_all_keys_of_models_without_a_record(name: str) -> None:
     theirs = state(derived(name))
     model = from_state_dict(name, theirs)
     assert sum(p.numel() for p in model.parameters()) == DERIVED[name]
@@ -62,7 +62,7 @@ def test_every_row_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 34, 101])
-def test_torchvision_s_own_weights(depth: int) -> None:
+def test_torchvision_weights(depth: int) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=5).state_dict()
     theirs = state({key: list(value.shape) for key, value in theirs.items()})
@@ -74,7 +74,7 @@ def test_torchvision_s_own_weights(depth: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("name", ["i3d_r50", "c2d_r50", "slow_r50"])
-def test_pytorchvideo_s_own_network(name: str) -> None:
+def test_logits_match_pytorchvideo(name: str) -> None:
     pytest.importorskip("pytorchvideo", reason="install videoattn[pytorchvideo]")
     hub = importlib.import_module("pytorchvideo.models.hub")
     torch.manual_seed(0)
@@ -92,8 +92,8 @@ def test_pytorchvideo_s_own_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n.startswith("nonlocal/")])
-def test_the_authors_stems_leave_the_places_that_they_had(name: str) -> None:
-    """55 x 55 behind a pool without border, and the same 4 x 7 x 7 for 8 frames and for 32."""
+def test_output_sizes_of_the_authors_stems(name: str) -> None:
+    """55 x 55 after a pool without padding, and 4 x 7 x 7 for both 8 and 32 frames."""
     model = from_state_dict(name, state(derived(name))).to("meta")
     seen = {}
     for layer in ("maxpool", "layer4"):
@@ -106,7 +106,7 @@ def test_the_authors_stems_leave_the_places_that_they_had(name: str) -> None:
 
 
 def _small() -> dict[str, Tensor]:
-    """Weights of torchvision/resnet18, uninitialised but whole."""
+    """Random weights of torchvision/resnet18."""
     return torchvision.models.resnet18(num_classes=3).state_dict()
 
 
@@ -132,18 +132,18 @@ def test_counters_of_batches_may_be_absent() -> None:
     model = from_state_dict("torchvision/resnet18", weights)
     assert model.bn1.num_batches_tracked == 0
     filled = explain("torchvision/resnet18", weights).filled
-    assert filled["bn1.num_batches_tracked"] == "0, which decides nothing"
+    assert filled["bn1.num_batches_tracked"] == "0, which has no effect"
     assert len(filled) == 20
 
 
-def test_weights_of_another_model_show_five_keys_of_each_side() -> None:
+def test_weights_of_another_model_list_five_keys_of_each_side() -> None:
     weights = _small()
     extra = {f"neck.{i}.weight": torch.zeros(1) for i in range(6)}
     left = {k: v for k, v in weights.items() if not k.startswith(("layer4.0.", "fc."))}
     message = (
-        "torchvision/resnet18: these weights are of another model. In them and not in it: "
+        "torchvision/resnet18: these weights belong to another model. Unknown keys: "
         "neck.0.weight, neck.1.weight, neck.2.weight, neck.3.weight, neck.4.weight and 1 more. "
-        "In it and not in them (our names): layer4.0.conv1.weight, layer4.0.bn1.weight, "
+        "Missing parameters (our names): layer4.0.conv1.weight, layer4.0.bn1.weight, "
         "layer4.0.bn1.bias, layer4.0.bn1.running_mean, layer4.0.bn1.running_var and 12 more"
     )
     with pytest.raises(ValueError, match=re.escape(message) + "$"):
@@ -163,24 +163,24 @@ def test_weights_of_another_model_show_five_keys_of_each_side() -> None:
          r"shapes do not fit: s1\.pathway0_stem\.conv\.weight \(64, 3, 1, 7, 7\), needs "
          r"\(64, 3, 5, 7, 7\).*\. They fit pyslowfast/C2D_8x8_R50$"),
         ("mmaction2/i3d_r50_nl_dot_product", "mmaction2/i3d_r50",
-         r"In them and not in it: backbone\.layer2\.1\.non_local_block.*\. They fit "
+         r"Unknown keys: backbone\.layer2\.1\.non_local_block.*\. They fit "
          r"mmaction2/i3d_r50_nl_embedded_gaussian, mmaction2/i3d_r50_nl_dot_product$"),
     ],
 )  # fmt: skip
-def test_a_wrong_name_is_told_the_right_one(of: str, named: str, message: str) -> None:
+def test_a_wrong_name_suggests_the_right_one(of: str, named: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}: .*{message}"):
         from_state_dict(named, state(recorded(of)))
 
 
-def test_fine_tuned_files_are_told_the_right_name_too() -> None:
+def test_fine_tuned_files_suggest_the_right_name() -> None:
     shapes = recorded("pyslowfast/I3D_8x8_R50")
     shapes |= {"head.projection.weight": [11, 2048], "head.projection.bias": [11]}
     with pytest.raises(ValueError, match=r"These keys are PySlowFast's; try pyslowfast/I3D_8x8_R5"):
         from_state_dict("pytorchvideo/i3d_r50", state(shapes))
 
 
-def test_weights_of_two_pathways_are_told_whose_they_may_be() -> None:
-    """No public name fits: those with the layout are listed."""
+def test_weights_of_two_pathways_suggest_their_project() -> None:
+    """If no public model fits, the models with this layout are listed."""
     shapes = recorded("pyslowfast/I3D_8x8_R50")
     shapes |= {"s1_fuse.conv_f2s.weight": [64, 8, 5, 1, 1]}
     message = r"These keys are PySlowFast's; try pyslowfast/C2D_8x8_R50, pyslowfast/I3D_8x8_R50, "
@@ -188,13 +188,13 @@ def test_weights_of_two_pathways_are_told_whose_they_may_be() -> None:
         from_state_dict("mmaction2/i3d_r50", state(shapes))
 
 
-def test_keys_that_nobody_knows() -> None:
+def test_unknown_keys() -> None:
     weights = {f"encoder.{i}.w": torch.zeros(1) for i in range(3)}
     with pytest.raises(ValueError, match="No known project names its parameters like this"):
         from_state_dict("torchvision/resnet18", weights)
 
 
-def test_shapes_that_do_not_fit_are_shown() -> None:
+def test_wrong_shapes_are_listed() -> None:
     weights = _small() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(ValueError, match=r"conv1.weight \(64, 3, 3, 3\), needs \(64, 3, 7, 7\)$"):
         from_state_dict("torchvision/resnet18", weights)
@@ -203,26 +203,28 @@ def test_shapes_that_do_not_fit_are_shown() -> None:
 def test_two_keys_for_one_parameter_are_refused() -> None:
     weights = state(derived("mmaction2/slowonly_r50_nl_embedded_gaussian"))
     weights["backbone.layer2.0.non_local_block.g.conv.bias"] = torch.zeros(256)
-    with pytest.raises(ValueError, match=r"several keys are one parameter: .*g\.0\.conv\.bias"):
+    with pytest.raises(ValueError, match=r"several keys name one parameter: .*g\.0\.conv\.bias"):
         from_state_dict("mmaction2/slowonly_r50_nl_embedded_gaussian", weights)
 
 
-def test_an_unknown_name_has_the_nearest_beside_it() -> None:
-    message = "'torchvision/resnet19' is not a public model .did you mean torchvision/resnet1"
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    message = (
+        "public model: 'torchvision/resnet19' does not exist .did you mean torchvision/resnet1"
+    )
     with pytest.raises(ValueError, match=message):
         load_public("torchvision/resnet19", "absent.pth")
-    with pytest.raises(ValueError, match="is not a public model"):
+    with pytest.raises(ValueError, match=r"^public model: 'slow' does not exist"):
         explain("slow", {})
 
 
 def test_another_network_is_not_written_as_a_public_model() -> None:
     model = torchvision.models.resnet18(num_classes=3)
     message = (
-        "torchvision/resnet34: this network is another one; not in both, or not of one shape: "
+        "torchvision/resnet34: this is another network; missing on one side, or of another shape: "
         "layer1.2.conv1.weight, layer1.2.bn1.weight, "
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         to_public("torchvision/resnet34", model)
     model.conv1 = nn.Conv2d(3, 64, 3, bias=False)
-    with pytest.raises(ValueError, match=r"another one; .* one shape: conv1\.weight$"):
+    with pytest.raises(ValueError, match=r"another network; .* another shape: conv1\.weight$"):
         to_public("torchvision/resnet18", model)

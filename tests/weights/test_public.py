@@ -1,4 +1,4 @@
-"""The table of public models: its names, its facts where they can be checked, and its listing."""
+"""The table of public models: names, facts that can be checked, and the listing."""
 
 import pytest
 import torchvision
@@ -21,33 +21,34 @@ NAMES = {
 }
 
 
-def test_every_promised_name_is_there() -> None:
+def test_all_names_exist() -> None:
     for ecosystem, names in NAMES.items():
         rows = {name for name in PUBLIC if name.startswith(f"{ecosystem}/")}
         assert rows == {f"{ecosystem}/{name}" for name in names.split()}
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
-def test_torchvision_s_rows_are_what_torchvision_says(depth: int) -> None:
+def test_torchvision_rows_match_torchvision(depth: int) -> None:
     weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
     row, presets = PUBLIC[f"torchvision/resnet{depth}"], weights.transforms()
     fed = row.preprocessing
     assert row.url == weights.url
-    assert row.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert row.accuracy is not None
+    assert row.accuracy.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     assert [list(fed.mean), list(fed.std)] == [presets.mean, presets.std]
     assert [[fed.short_side], [fed.test_size]] == [presets.resize_size, presets.crop_size]
 
 
 @pytest.mark.parametrize("row", PUBLIC.values(), ids=PUBLIC)
-def test_a_row_says_what_it_must(row: PublicModel) -> None:
+def test_every_row_is_complete(row: PublicModel) -> None:
     fed = row.preprocessing
     assert all(0 < value < 1 for value in (*fed.mean, *fed.std))
     assert (row.non_local is None) == (row.after == ())
-    assert (row.top1 is None) == (row.source is None)
+    assert row.accuracy is None or row.accuracy.source
     assert row.url is None or row.url.startswith("https://")
     name = next(name for name, other in PUBLIC.items() if other is row)
     if name.startswith("nonlocal/"):
-        assert row.licence == "CC-BY-NC-4.0"
+        assert row.license == "CC-BY-NC-4.0"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_views_are_named_as_published(name: str, views: str) -> None:
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quickly: no network is built for it."""
+    """It builds no network."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("a network was built")

@@ -1,4 +1,4 @@
-"""Wrappers come off; every way that a download goes wrong has its own message."""
+"""Wrappers are removed; every kind of failed download has its own message."""
 
 import argparse
 import re
@@ -41,15 +41,13 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     ],
     ids=["none", "mmaction2", "pyslowfast", "ours", "parallel", "tsn", "torchvision"],
 )
-def test_known_wrappers_come_off(tmp_path: Path, wrapped: dict[str, object]) -> None:
+def test_known_wrappers_are_removed(tmp_path: Path, wrapped: dict[str, object]) -> None:
     torch.save(wrapped, tmp_path / "a.pth")
     assert _same(read_state_dict(tmp_path / "a.pth"), WEIGHTS)
 
 
-def test_a_training_log_beside_the_weights_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """mmengine's, of objects with arrays and bound methods; its class is not even looked for."""
+def test_a_training_log_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of mmengine has arrays and bound methods; its class is never imported."""
     module = ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:
@@ -86,7 +84,7 @@ def test_safetensors(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_a_file_that_is_no_checkpoint(
+def test_a_file_that_is_not_a_checkpoint(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     path = tmp_path / name
@@ -131,7 +129,7 @@ def test_an_unknown_wrapper_shows_its_keys(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "a.pth")
 
 
-def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
+def test_a_list_is_not_a_state_dict(tmp_path: Path) -> None:
     torch.save([torch.zeros(2)], tmp_path / "a.pth")
     with pytest.raises(ValueError, match="holds a list, not a mapping"):
         read_state_dict(tmp_path / "a.pth")
@@ -139,4 +137,17 @@ def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such weights file"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_checkpoint_that_is_too_large(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    torch.save(WEIGHTS, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", exhausted)
+    with pytest.raises(ValueError, match=r"a.pth: the checkpoint is damaged or too large; fetch"):
         read_state_dict(tmp_path / "a.pth")

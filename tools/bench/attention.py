@@ -90,11 +90,8 @@ def _row(name: str, site: Site, rounds: int, device: str) -> list[str]:
     if not has_explicit_path(name, site.channels):
         return [*cells, "", ""]
     explicit = measure(name, site, rounds, device, explicit=True)
-    return [
-        *cells,
-        f"{explicit.seconds:.3f} ({explicit.seconds / own.seconds:.1f}x)",
-        f"{_mib(explicit.peak)} ({explicit.peak / max(own.peak, 1):.1f}x)",
-    ]
+    cells.append(f"{explicit.seconds:.3f} ({explicit.seconds / own.seconds:.1f}x)")
+    return [*cells, f"{_mib(explicit.peak)} ({_ratio(explicit.peak, own.peak)})"]
 
 
 def _print_growth(names: Sequence[str], batch_size: int, device: str) -> None:
@@ -102,7 +99,7 @@ def _print_growth(names: Sequence[str], batch_size: int, device: str) -> None:
     for name in names:
         sites = [Site(512, (frames, 28, 28), batch_size) for frames in GROWTH_FRAMES]
         peaks = [measure(name, site, 1, device).peak for site in sites]
-        rows.append((f"`{name}`", *map(_mib, peaks), f"{peaks[-1] / max(peaks[0], 1):.1f}"))
+        rows.append((f"`{name}`", *map(_mib, peaks), _ratio(peaks[-1], peaks[0])))
     linear = GROWTH_FRAMES[-1] / GROWTH_FRAMES[0]
     print("**Peak MiB on 512 channels, T x 28 x 28 positions**\n")
     print_table(
@@ -200,8 +197,16 @@ def _reset_peak(device: str) -> int:
 def _peak(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":  # ru_maxrss starts at the parent's peak, and cannot be reset
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _ratio(peak: int, base: int) -> str:
+    """Returns the ratio of two peaks; a base below 1 MiB is noise."""
+    return f"{peak / base:.1f}x" if base >= 2**20 else "-"
 
 
 def _mib(size: int) -> str:

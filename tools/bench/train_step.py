@@ -17,10 +17,12 @@ from common import print_table
 from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
-from videoattn.attention.systems import five_places
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.precision import autocast, resolve_precision
 from videoattn.models.resnet3d import ResNet3d
+
+POSITIONS = ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))
+"""The stages and blocks after which the non-local paper inserts its five blocks in an R50."""
 
 Step = Callable[[], None]
 
@@ -69,7 +71,7 @@ def train_step(
 
 def _videoattn() -> nn.Module:
     model = ResNet3d("i3d", depth=50, num_classes=400)
-    insert_attention(model, NonLocal, five_places(model), name="non_local")
+    insert_attention(model, NonLocal, [f"layer{a}.{b}" for a, b in POSITIONS], name="non_local")
     return model
 
 
@@ -84,9 +86,8 @@ def _pytorchvideo() -> nn.Module:
         return made
 
     model: nn.Module = i3d_r50(pretrained=False)
-    # The positions of our five blocks, in pytorchvideo's names.
-    after = [f"blocks.{a}.res_blocks.{b}" for a, b in ((3, 1), (3, 3), (4, 1), (4, 3), (4, 5))]
-    insert_attention(model, block, after)
+    # pytorchvideo's blocks are stem, layer1, pool, layer2, ...
+    insert_attention(model, block, [f"blocks.{a + 1}.res_blocks.{b}" for a, b in POSITIONS])
     return model
 
 

@@ -1,6 +1,9 @@
-"""Other ways to insert a block: across layers, instead of a layer, or around a stage.
+"""The ways in which an attention system goes into a network: after blocks, on branches, instead of
+a layer, around a stage, and others.
 
-No parameter is renamed, and the networks survive deepcopy, torch.compile and torch.export.
+Every `attach_*` function takes the network, its structure, the constructor of the block, the
+positions (those of the paper if empty) and the name of the blocks, and returns the network. No
+parameter is renamed, and the networks survive deepcopy, torch.compile and torch.export.
 """
 
 import copy
@@ -8,15 +11,87 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from videoattn.attention.capture import Tap, capture
+from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
     example_input,
+    insert_attention,
     output_shapes,
     put_after,
     view_as_video,
 )
+from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
+
+Make = Callable[..., nn.Module]
+
+
+def attach_blocks(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels)` after blocks; by default at the published positions."""
+    insert_attention(model, make, after or published_positions(model, info), name=name, info=info)
+    return model
+
+
+def attach_stage_ends(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels)` after the last blocks of the last two stages."""
+    positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
+    insert_attention(model, make, positions, name=name, info=info)
+    return model
+
+
+def attach_gates(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels)` to residual branches, after the last norm and before the addition; by
+    default in every block. Positions may also be other modules."""
+    blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
+    positions = [info.branch_ends.get(block, block) for block in blocks]
+    insert_attention(model, make, positions, name=name, info=info)
+    return model
+
+
+def attach_convolutions(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Replaces 3x3 convolutions; by default those of the last two stages."""
+    stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
+    check_positions(model, stages, info)
+    replace_convolutions(model, make, stages)
+    return model
+
+
+def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:
+    """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
+
+    Args:
+        model: The network, which is changed.
+        make: Returns the layer for (in_channels, out_channels, stride of height and width).
+        stages: Dotted names of stages or blocks.
+
+    Raises:
+        ValueError: If a stage has no such convolution.
+    """
+    replaced = []
+    for stage in stages:
+        found = [
+            (f"{stage}.{name}", module)
+            for name, module in model.get_submodule(stage).named_modules()
+            if isinstance(module, nn.Conv2d | nn.Conv3d) and module.kernel_size[-2:] == (3, 3)
+        ]
+        if not found:
+            raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
+        for path, conv in found:
+            layer = make(conv.in_channels, conv.out_channels, conv.stride[-1])
+            layer = view_as_video(layer, conv.weight.shape)
+            for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
+                layer.register_forward_pre_hook(pre_hook)
+            model.set_submodule(path, layer)
+            replaced.append(path)
+    return replaced
 
 
 class Joined(nn.Module):
@@ -26,82 +101,63 @@ class Joined(nn.Module):
         super().__init__()
         self.block = block
         self.places = tuple(places)
-        self._features: dict[str, Tensor] = {}
+        self._taps = Taps()
         for place in places:
-            model.get_submodule(place).register_forward_hook(Tap(self._features, place))
+            self._taps.tap_output(model.get_submodule(place), place)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [self._features.pop(place) for place in self.places]  # nothing is kept
+        features = [self._taps.pop(place) for place in self.places]  # nothing is kept
         result: Tensor = self.block(x, *features)
         return result
 
 
-def join_layers(
-    model: nn.Module,
-    make_block: Callable[[int, list[int]], nn.Module],
-    query: str,
-    sources: Sequence[str],
-    *,
-    name: str,
-    num_frames: int = 1,
-    info: ModelInfo | None = None,
-) -> str:
-    """Adds a block after `query` that also reads earlier layers; returns its name.
-
-    Args:
-        model: The network, which is changed.
-        make_block: Returns the block for (channels, channels of each source). Its forward takes
-            (x, *sources).
-        query: The module whose output is x.
-        sources: Modules that run before it.
-        name: Name of the block.
-        num_frames, info: See `insert_attention`.
+def attach_layers(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels, source_channels)` after the last position. Its forward takes (x,
+    *sources): the outputs of that position and of the others. By default the block before the last
+    attends to the published positions.
 
     Raises:
-        ValueError: If a module does not exist, or a source does not run before the query.
+        ValueError: If there is no source, or a source does not run before the last position.
     """
-    check_positions(model, [query, *sources], info)
-    shapes = output_shapes(model, [*sources, query], info)
+    positions = list(after)
+    if not positions:
+        positions = [*published_positions(model, info), stages_of(model, info)[-1][-2]]
+    if len(positions) < 2:
+        raise ValueError(f"after: got {positions}; need one or more sources and, last, the query")
+    check_positions(model, positions, info)
+    shapes = output_shapes(model, positions, info)
+    *sources, query = positions
     order = list(shapes)
     late = [source for source in sources if order.index(source) > order.index(query)]
     if late or query in sources:
         raise ValueError(f"{late or query!r} does not run before {query!r}: choose earlier layers")
-    block = make_block(shapes[query][1], [shapes[source][1] for source in sources])
-    block = view_as_video(block, shapes[query], num_frames)
-    return put_after(model, query, name, Joined(model, block, sources))
+    block = make(shapes[query][1], [shapes[source][1] for source in sources])
+    block = view_as_video(block, shapes[query])
+    put_after(model, query, name, Joined(model, block, sources))
+    return model
 
 
-def replace_head(
-    model: nn.Module,
-    info: ModelInfo,
-    make_head: Callable[[int, list[int], int], nn.Module],
-    levels: Sequence[str],
-    *,
-    num_frames: int = 1,
-) -> str:
-    """Replaces the classifier by a head that also reads other layers; returns its name.
-
-    Args:
-        model: The network, which is changed.
-        info: The network's structure.
-        make_head: Returns the head for (width, channels of each level, number of classes). Its
-            forward takes the classifier's input, (N, C) or (N, S, C) for S segments, and the
-            levels as videos, and returns logits, (N, K) or (N, 1, K).
-        levels: The layers.
-        num_frames: See `insert_attention`.
+def attach_head(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Replaces the classifier by `make(width, level_channels, num_classes)`. Its forward takes
+    (pooled, *levels): the classifier's input, (N, C) or (N, S, C) for S segments, and the outputs
+    of the positions, by default of the last three stages. It returns (N, K) or (N, 1, K).
 
     Raises:
-        ValueError: If a level does not exist, or the network has no linear classifier of one
-            vector for each clip or segment.
+        ValueError: If the network has no linear classifier of such an input.
     """
+    levels = after or stage_outputs(model, info, 3)
     check_positions(model, levels, info)
     classifier = linear_classifier(model, info)
     shapes = output_shapes(model, levels, info)
     channels = [shapes[level][1] for level in levels]
-    head = make_head(classifier.in_features, channels, classifier.out_features)
-    head = view_as_video(head, shapes[levels[0]], num_frames)
+    head = make(classifier.in_features, channels, classifier.out_features)
+    head = view_as_video(head, shapes[levels[0]])
     model.set_submodule(info.classifier, Joined(model, head, levels))
-    return info.classifier
+    return model
 
 
 def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
@@ -122,45 +178,6 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
             "network"
         )
     return classifier
-
-
-def replace_convolutions(
-    model: nn.Module,
-    make_layer: Callable[[int, int, int], nn.Module],
-    stages: Sequence[str],
-    *,
-    num_frames: int = 1,
-    info: ModelInfo | None = None,
-) -> list[str]:
-    """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
-
-    Args:
-        model: The network, which is changed.
-        make_layer: Returns the layer for (in_channels, out_channels, stride of height and width).
-        stages: Dotted names of stages or blocks.
-        num_frames, info: See `insert_attention`.
-
-    Raises:
-        ValueError: If a stage does not exist, or has no such convolution.
-    """
-    check_positions(model, stages, info)
-    replaced = []
-    for stage in stages:
-        found = [
-            (f"{stage}.{name}", module)
-            for name, module in model.get_submodule(stage).named_modules()
-            if isinstance(module, nn.Conv2d | nn.Conv3d) and module.kernel_size[-2:] == (3, 3)
-        ]
-        if not found:
-            raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
-        for path, conv in found:
-            layer = make_layer(conv.in_channels, conv.out_channels, conv.stride[-1])
-            layer = view_as_video(layer, conv.weight.shape, num_frames)
-            for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
-                layer.register_forward_pre_hook(pre_hook)
-            model.set_submodule(path, layer)
-            replaced.append(path)
-    return replaced
 
 
 class MaskedStage(nn.Sequential):
@@ -187,38 +204,43 @@ class MaskedStage(nn.Sequential):
         return out
 
 
-def mask_stages(
-    model: nn.Module,
-    make_mask: Callable[..., nn.Module],
-    stages: Sequence[str],
-    *,
-    name: str,
-    num_frames: int = 1,
-    info: ModelInfo | None = None,
-) -> list[str]:
-    """Adds a mask to each stage; returns the masks' names.
-
-    Args:
-        model: The network, which is changed.
-        make_mask: Returns the mask for (channels, grid=...), where grid is the smaller side of the
-            stage's features for 224 x 224 input. Its forward takes the outputs of the stage's
-            first and last block, both (N, C, T, H, W), and returns the stage's output.
-        stages: Dotted names of `nn.Sequential` stages.
-        name: Name of the masks.
-        num_frames, info: See `insert_attention`.
+def attach_masks(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels, grid=...)` to stages, by default the second and third. grid is the
+    smaller side of the stage's features for 224 x 224 input. The mask's forward takes the outputs
+    of the first and the last block, and returns the output of the stage.
 
     Raises:
-        ValueError: If a name is not that of a stage with two or more blocks.
+        ValueError: If a position is not an `nn.Sequential` of two or more blocks.
     """
+    modules = dict(model.named_modules())
+    if not any(isinstance(modules.get(stage), nn.Sequential) for stage in info.stages):
+        raise ValueError(
+            f"{name} goes around a stage whose blocks run in one nn.Sequential, and "
+            f"{type(model).__name__} has none; choose a ResNet, or another system"
+        )
+    stages = after or stage_outputs(model, info, 3)[:2]
     check_positions(model, stages, info)
-    shapes = output_shapes(model, stages, info)
-    names = []
-    for position in stages:
-        stage = model.get_submodule(position)
+    for position, shape in output_shapes(model, stages, info).items():
+        stage = modules[position]
         if not isinstance(stage, nn.Sequential) or len(stage) < 2:
             raise ValueError(f"{position!r} is not a stage of two or more blocks: nothing to mask")
-        mask = make_mask(shapes[position][1], grid=min(shapes[position][-2:]))
-        mask = view_as_video(mask, shapes[position], num_frames)
+        mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
         model.set_submodule(position, MaskedStage(stage, mask, name))
-        names.append(f"{position}.{name}")
-    return names
+    return model
+
+
+def attach_network(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Returns `make(model, info=info, after=...)`, which contains the network.
+
+    It chooses a region on the output of one module, by default of the last stage.
+    """
+    positions = after or stage_outputs(model, info, 1)
+    if len(positions) > 1:
+        raise ValueError(
+            f"after: got {list(positions)}; {name} finds its region on the output of one module"
+        )
+    return make(model, info=info, after=positions[0])

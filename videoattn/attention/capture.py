@@ -1,5 +1,4 @@
-"""Collects what modules return, or are given, in a forward pass. The package's only hooks of this
-kind; `tap` is the permanent form for blocks that read several layers."""
+"""Collects the outputs or inputs of modules: `capture` during one forward pass, `Taps` in all."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -81,22 +80,48 @@ def _register(
     return module.register_forward_pre_hook(before)
 
 
-class Tap:
-    """A permanent hook that puts a module's output into a shared dictionary.
+class Taps:
+    """Carries tensors from modules to a block that reads them later in the same forward pass.
 
-    An object and not a closure, so that it survives deepcopy, torch.compile and torch.export.
+    The hooks are permanent objects, so they survive deepcopy, torch.compile and torch.export, which
+    would copy a dictionary that is an attribute of a module.
     """
 
-    def __init__(self, store: dict[str, Tensor], name: str) -> None:
-        self.store = store
-        self.name = name
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def pop(self, key: str) -> Tensor:
+        """Returns a tensor and forgets it.
+
+        Raises:
+            ValueError: If the module has not run since the last call.
+        """
+        if key not in self.tensors:
+            raise ValueError(f"{key!r} did not run in this forward pass; run the whole network")
+        return self.tensors.pop(key)
+
+    def tap_output(self, module: nn.Module, key: str) -> None:
+        """Collects the module's output in every forward pass."""
+        module.register_forward_hook(_Tap(self, key))
+
+    def tap_input(self, module: nn.Module, key: str) -> None:
+        """Collects the module's first input in every forward pass."""
+        module.register_forward_pre_hook(_InputTap(self, key))
+
+
+class _Tap:
+    def __init__(self, taps: Taps, key: str) -> None:
+        self.taps = taps
+        self.key = key
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.store[self.name] = output
+        self.taps.tensors[self.key] = output
 
 
-class InputTap(Tap):
-    """The same for a module's first input, as a forward pre-hook."""
+class _InputTap:
+    def __init__(self, taps: Taps, key: str) -> None:
+        self.taps = taps
+        self.key = key
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # type: ignore[override]
-        self.store[self.name] = inputs[0]
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.taps.tensors[self.key] = inputs[0]

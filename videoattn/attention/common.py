@@ -1,37 +1,54 @@
-"""Small parts that many blocks share: checks, grids, pooled keys, starting weights."""
+"""What many blocks share: checks, grids, pooled keys, initial weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.functional import Grid, PairwiseAttention, autocast_off
+from videoattn.attention.maps import Factors, Rule
+from videoattn.types import Grid
 
 
-def check_choice(name: str, got: str, allowed: Sequence[str]) -> None:
-    """Raises: ValueError for a value that is not among the allowed ones."""
-    if got not in allowed:
-        raise ValueError(f"{name}: {got!r} is not one of {', '.join(allowed)}")
+def check_odd(name: str, sizes: Sequence[int]) -> None:
+    """Checks the size of a kernel or window.
+
+    Raises:
+        ValueError: If the sizes are not three odd numbers.
+    """
+    if len(sizes) != 3 or any(size < 1 or size % 2 == 0 for size in sizes):
+        raise ValueError(
+            f"{name}: got {list(sizes)}; need three odd sizes (frames, height, width), such as "
+            "[3, 7, 7]"
+        )
 
 
 def grid_of(x: Tensor) -> Grid:
-    """(T, H, W) of a video (N, C, T, H, W)."""
+    """Returns (T, H, W) of a video (N, C, T, H, W)."""
     frames, height, width = x.shape[2:]
     return frames, height, width
 
 
+def widen(x: Tensor) -> Tensor:
+    """Casts to float32, or keeps a wider type. Sums, norms and exponentials need this."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_of_segments(pooled: Tensor) -> Tensor:
+    """Averages the features (N, S, C) of S segments; returns features (N, C) unchanged."""
+    return pooled.mean(1) if pooled.ndim == 3 else pooled
+
+
 def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:
-    """Max-pooling of (frames, height, width), or none. An axis shorter than its pool is pooled
-    whole."""
+    """Max-pools over (frames, height, width), if any; an axis shorter than its pool becomes 1."""
     if pool is None:
         return x
     return F.max_pool3d(x, [min(p, size) for p, size in zip(pool, x.shape[2:], strict=True)])
 
 
 def small_weights(block: nn.Module) -> None:
-    """The non-local paper's start for projections: N(0, 0.01²), biases 0."""
+    """Initializes projections as the non-local paper does: N(0, 0.01²), biases 0."""
     for module in block.modules():
         if isinstance(module, nn.Conv3d | nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
@@ -40,7 +57,7 @@ def small_weights(block: nn.Module) -> None:
 
 
 def zero_norm(norm: nn.Module) -> None:
-    """A norm that puts out 0: the residual block behind it starts as the identity."""
+    """Makes a norm return 0, so that the residual block that it ends starts as the identity."""
     assert isinstance(norm, nn.BatchNorm3d | nn.GroupNorm)
     nn.init.zeros_(norm.weight)
     nn.init.zeros_(norm.bias)
@@ -48,7 +65,7 @@ def zero_norm(norm: nn.Module) -> None:
 
 @contextmanager
 def evaluating(block: nn.Module) -> Iterator[None]:
-    """Eval mode inside: what keeps statistics in training leaves them as they are."""
+    """Puts the block in eval mode inside the `with`, so that no running statistics change."""
     was = {module: module.training for module in block.modules()}
     block.eval()
     try:
@@ -58,19 +75,6 @@ def evaluating(block: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-Weights = Callable[[Tensor, Tensor], Tensor]
-"""From queries (N, Q, D) and keys (N, P, D) to rows (N, Q, P)."""
-
-
-def pairwise_map(
-    weights: Weights, q: Tensor, k: Tensor, grid_q: Grid, grid_k: Grid, *, normalized: bool = True
-) -> PairwiseAttention:
-    """The rows that `weights` makes of some of the queries and all keys, in float32 at least."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q, k = q.to(wide), k.to(wide)
-
-    def rows(positions: Tensor) -> Tensor:
-        with autocast_off(q):
-            return weights(q[:, positions], k)
-
-    return PairwiseAttention(grid_q, grid_k, normalized=normalized, rows=rows)
+def one_head(q: Tensor, k: Tensor, rule: Rule, scale: float) -> Factors:
+    """Returns queries (N, Q, D) and keys (N, P, D) as the factors of a map with one head."""
+    return Factors(widen(q).unsqueeze(1), widen(k).unsqueeze(1), rule, scale)

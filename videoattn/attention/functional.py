@@ -1,11 +1,11 @@
-"""The mathematics of pairwise attention, and the one place that picks a fast path.
+"""The math of pairwise attention, and the choice of a fast path.
 
-Tokens are (N, P, C): P positions, in the order T, H, W, of C channels. `attend` is
-`normalise(q kᵀ · scale) v`, `attend_separable` has the logits `ReLU(a_i + b_j)` in place of the
-product. Both have an explicit path that builds the whole map; tests hold the others to it in
-float64.
+Tokens are (N, P, C): P positions, in the order T, H, W, with C channels. `attend` computes
+`normalise(q kᵀ · scale) v`; `attend_separable` has the logits `ReLU(a_i + b_j)` instead of the
+product. Both have an explicit path that builds the whole map. Tests compare the other paths with it
+in float64.
 
-| normaliser | weight of key j, of P keys    | a row                          |
+| normaliser | weight of key j of P keys     | a row                          |
 | softmax    | exp(l_ij) / Σ exp(l_ij)       | sums to 1                      |
 | sigmoid    | sigmoid(l_ij - log P)         | in (0, 1), sums to about 1     |
 | count      | l_ij / P                      | any sign, any sum              |
@@ -22,8 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.types import Grid as Grid
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
 Tokens = Float[Tensor, "N P C"]
 Normaliser = Literal["softmax", "sigmoid", "count"]
@@ -31,28 +30,30 @@ Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
 NORMALISERS = ("softmax", "sigmoid", "count")
 MOST_AT_ONCE = 2**24
-"""A chunked path builds so many entries at a time (64 MiB of float32), or one query's."""
+"""The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager[object]:
-    """For sums over every position and for logits that bfloat16 would garble. On the meta device,
-    where shapes are computed, there is no autocast to leave."""
+    """Disables autocast, for sums over all positions and logits that bfloat16 cannot hold."""
+    # The meta device has no autocast.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def to_tokens(x: Video) -> Tokens:
-    """(N, C, T, H, W) -> (N, T·H·W, C): a view when x is channels-last in memory."""
+    """Returns (N, C, T, H, W) as (N, T·H·W, C): a view if x is channels-last in memory."""
     return x.flatten(2).transpose(1, 2)
 
 
 def from_tokens(tokens: Tokens, grid: Grid) -> Video:
-    """(N, T·H·W, C) -> (N, C, T, H, W), the inverse of `to_tokens`."""
+    """Returns (N, T·H·W, C) as (N, C, T, H, W), the inverse of `to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def normalise(logits: Float[Tensor, "N Q P"], normaliser: Normaliser) -> Float[Tensor, "N Q P"]:
-    """The weights of the table above. With the sigmoid's offset, logits near 0 give a row a sum
-    near 1 for any number of keys."""
+def normalise(logits: Float[Tensor, "... P"], normaliser: Normaliser) -> Float[Tensor, "... P"]:
+    """Returns the weights of the table above.
+
+    The offset of the sigmoid gives rows of logits near 0 a sum near 1 for any number of keys.
+    """
     if normaliser == "softmax":
         return logits.softmax(-1)
     num_keys = logits.shape[-1]
@@ -62,7 +63,7 @@ def normalise(logits: Float[Tensor, "N Q P"], normaliser: Normaliser) -> Float[T
 def attention_weights(
     q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normaliser: Normaliser, scale: float
 ) -> Float[Tensor, "N Q P"]:
-    """The rows of the map for the queries given, explicitly: O(Q·P) memory."""
+    """Returns the rows of the map for these queries, explicitly: O(Q·P) memory."""
     return normalise(q @ k.transpose(1, 2) * scale, normaliser)
 
 
@@ -75,15 +76,15 @@ def attend(
     scale: float = 1.0,
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
-    """`normalise(q kᵀ · scale) v`, by the path that is cheapest and still exact.
+    """Returns `normalise(q kᵀ · scale) v`, by the cheapest exact path.
 
-    softmax goes through `scaled_dot_product_attention` ("fused": memory linear in positions).
-    count is re-associated to `q ((kᵀ/P) v)` ("linear") where that costs fewer multiply-adds:
-    (Q + P)·D·E against Q·P·(D + E). sigmoid has neither: its rows are made in float32 by some
-    queries at a time ("chunked": memory linear in positions), again in the backward pass.
+    softmax uses `scaled_dot_product_attention` ("fused": memory linear in positions). count is
+    re-associated to `q ((kᵀ/P) v)` ("linear") if that needs fewer multiply-adds: (Q + P)·D·E
+    instead of Q·P·(D + E). sigmoid has neither. Its rows are computed in float32, for some queries
+    at a time ("chunked": memory linear in positions), and again in the backward pass.
 
     Raises:
-        ValueError: the path does not exist for the normaliser.
+        ValueError: If the normaliser or the path does not exist.
     """
     own: dict[str, Path] = {"softmax": "fused", "sigmoid": "chunked", "count": "linear"}
     check_path(path, normaliser, own.get(normaliser))
@@ -101,14 +102,22 @@ def attend(
         with autocast_off(q):
             wide = torch.promote_types(q.dtype, torch.float32)
             keys = k.to(wide)
-            return by_queries(
+            y = by_queries(
                 lambda rows: attention_weights(rows, keys, normaliser, scale),
-                q.to(wide), v.to(wide), entries=k.shape[1],
-            ).to(v.dtype)  # fmt: skip
+                q.to(wide),
+                v.to(wide),
+                entries=k.shape[1],
+            )
+            return y.to(v.dtype)
     return attention_weights(q, k, normaliser, scale).to(v.dtype) @ v
 
 
 def check_path(path: str, of: str, own: str | None) -> None:
+    """Checks that a kind of map (`of`) has the path.
+
+    Raises:
+        ValueError: If it does not, or the normaliser does not exist (`own` is None).
+    """
     if own is None:
         raise ValueError(f"normaliser: {of!r} is not one of {', '.join(NORMALISERS)}")
     allowed = ("auto", "explicit", own)
@@ -119,15 +128,22 @@ def check_path(path: str, of: str, own: str | None) -> None:
 def by_queries(
     weights: Callable[[Tensor], Tensor], q: Tensor, v: Tensor, *, entries: int
 ) -> Tensor:
-    """`weights(q) @ v` by pieces of the queries, where a query of one clip needs `entries` numbers.
+    """Returns `weights(q) @ v`, computed for some queries at a time.
 
-    The backward pass makes the weights of a piece again instead of keeping them.
+    The backward pass computes the weights again instead of keeping them.
+
+    Args:
+        weights: Function from queries (N, Q, D) to rows (N, Q, P).
+        q: Queries.
+        v: Values.
+        entries: Memory of one query of one clip, in numbers.
     """
 
     def piece(rows: Tensor) -> Tensor:
         return weights(rows) @ v
 
-    clips = 1 if torch.compiler.is_exporting() else len(q)  # an export is for any number of them
+    # An export is for any number of clips.
+    clips = 1 if torch.compiler.is_exporting() else len(q)
     pieces = q.split(max(MOST_AT_ONCE // (clips * entries), 1), dim=1)
     if len(pieces) == 1:
         return piece(q)
@@ -146,10 +162,12 @@ def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """One-head scaled_dot_product_attention. Its memory-saving kernels want q, k and v of one
-    width (zero columns change neither the logits, as the scale is explicit, nor the other outputs)
-    and channels next to each other in memory, which a pooled video's are not; otherwise it silently
-    builds the whole map."""
+    """Runs `scaled_dot_product_attention` with one head.
+
+    Its memory-saving kernels need q, k and v of one width, with contiguous channels; otherwise it
+    silently builds the whole map. Zero columns change neither the logits, as the scale is explicit,
+    nor the other outputs.
+    """
     width = max(q.shape[2], v.shape[2])
     q_wide, k_wide, v_wide = (
         F.pad(x, (0, width - x.shape[2])).contiguous().unsqueeze(1) for x in (q, k, v)
@@ -161,7 +179,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def separable_weights(
     a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"], normaliser: Normaliser = "count"
 ) -> Float[Tensor, "N Q P"]:
-    """The rows of `ReLU(a_i + b_j)`, explicitly; by "count" they are the concatenation form's."""
+    """Returns the rows of `ReLU(a_i + b_j)`, explicitly. "count" is the concatenation form."""
     return normalise((a.unsqueeze(2) + b.unsqueeze(1)).relu(), normaliser)
 
 
@@ -173,14 +191,14 @@ def attend_separable(
     normaliser: Normaliser = "count",
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
-    """`y_i = Σ_j ReLU(a_i + b_j) v_j / P` in O((Q + P)(log P + E)), exact in value and gradient.
+    """Returns `y_i = Σ_j ReLU(a_i + b_j) v_j / P` in O((Q + P)(log P + E)); gradients are exact.
 
-    Only keys with b_j > -a_i count. With b sorted they are a suffix, and two suffix sums,
+    Only keys with b_j > -a_i count. In sorted b they are a suffix, and two suffix sums,
     S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalisers have no
-    such sums: their rows are made by some queries at a time ("chunked").
+    such sums; their rows are computed for some queries at a time ("chunked").
 
     Raises:
-        ValueError: a path that the normaliser does not have.
+        ValueError: If the normaliser does not have the path.
     """
     check_path(path, "a separable map", "linear" if normaliser == "count" else "chunked")
     if normaliser != "count":
@@ -189,10 +207,13 @@ def attend_separable(
             a, keys, values = a.to(wide), b.to(wide), v.to(wide)
             if path == "explicit":
                 return (separable_weights(a, keys, normaliser) @ values).to(v.dtype)
-            return by_queries(
+            y = by_queries(
                 lambda rows: separable_weights(rows, keys, normaliser),
-                a, values, entries=b.shape[1],
-            ).to(v.dtype)  # fmt: skip
+                a,
+                values,
+                entries=b.shape[1],
+            )
+            return y.to(v.dtype)
     num_queries, num_keys = a.shape[1], b.shape[1]
     if path == "auto":  # sorting and gathering pay off once the map outgrows its two sides
         path = "linear" if num_queries * num_keys > 16 * (num_queries + num_keys) else "explicit"
@@ -210,34 +231,5 @@ def attend_separable(
 
 
 def _suffix_sums(x: Tensor) -> Tensor:
-    """(N, P, E) -> (N, P + 1, E): entry i is the sum of x[:, i:]; the last one is 0."""
+    """Returns (N, P + 1, E), whose entry i is the sum of x[:, i:]; the last one is 0."""
     return F.pad(x.flip(1).cumsum(1).flip(1), (0, 0, 0, 1))
-
-
-class PairwiseAttention:
-    """What a pairwise block would look at: the map's rows, computed when asked for.
-
-    grid_q, grid_k: (T, H, W) of the queries and of the keys (pooled keys have a smaller grid).
-    normalized: whether a row is a distribution over the keys.
-    kind: "local" where a query sees a window around itself only; its rows are 0 elsewhere.
-    rows: from flat query positions (Q,) to their weights (N, Q, P).
-    """
-
-    def __init__(
-        self,
-        grid_q: Grid,
-        grid_k: Grid,
-        *,
-        normalized: bool,
-        rows: Callable[[Tensor], Tensor],
-        kind: Literal["pairwise", "local"] = "pairwise",
-    ) -> None:
-        self.kind = kind
-        self.grid_q = grid_q
-        self.grid_k = grid_k
-        self.normalized = normalized
-        self._rows = rows
-
-    def rows(self, positions: Tensor) -> Float[Tensor, "N Q T H W"]:
-        """The rows of the query positions (flat indices into grid_q, (Q,)), in float32 or wider."""
-        return self._rows(positions).unflatten(2, self.grid_k)

@@ -81,7 +81,7 @@ def insert_attention(
     return inserted
 
 
-def view_as_video(block: nn.Module, shape: torch.Size, num_frames: int) -> nn.Module:
+def view_as_video(block: nn.Module, shape: torch.Size, num_frames: int = 1) -> nn.Module:
     """Wraps a block in a `VideoView` if features of this shape are images."""
     return VideoView(block, num_frames) if len(shape) == 4 else block
 

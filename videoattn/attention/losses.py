@@ -1,8 +1,9 @@
-"""Losses that attention blocks make beside the classification's: held by the block, collected by
-name, weighted by whoever trains.
+"""Auxiliary losses of attention blocks.
 
-    logits = model(video)                      # training mode: blocks leave their losses behind
-    losses = auxiliary_losses(model)           # {"interaction": ..., "diversity": ...}
+Blocks hold them after a forward pass in training mode; the caller collects and weights them:
+
+    logits = model(video)
+    losses = auxiliary_losses(model)  # {"interaction": ..., "diversity": ...}
     loss = cross_entropy(logits, labels) + sum(weights[name] * x for name, x in losses.items())
 """
 
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 
 class HeldLosses(dict[str, Tensor]):
-    """Named scalars of one forward pass, means over its samples. They belong to that pass's graph,
-    not to the module: a copy of the module, or a file of it, holds none."""
+    """Named losses of one forward pass, means over its samples.
+
+    They belong to the graph of that pass and not to the module: a copy or a file of the module
+    contains none.
+    """
 
     def __deepcopy__(self, memo: dict[int, object]) -> "HeldLosses":
         return HeldLosses()
@@ -21,8 +25,8 @@ class HeldLosses(dict[str, Tensor]):
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
-    """What the blocks of the model hold since the last training-mode forward pass, by name; they
-    hold nothing afterwards. Losses of one name, from several blocks, are added."""
+    """Returns the losses of the last training-mode forward pass by name, and removes them from the
+    blocks. Losses with the same name, from several blocks, are added."""
     found: dict[str, Tensor] = {}
     for module in model.modules():
         held = getattr(module, "losses", None)

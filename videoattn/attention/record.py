@@ -1,149 +1,95 @@
-"""The attention that a forward pass used: rows of pairwise maps, gates, masks, poolings, boxes.
+"""Records the attention of a forward pass: rows of pairwise maps, gates, masks, poolings, boxes.
 
     with record_attention(model, queries=[(3, 60, 80)]) as maps:
         logits = model(video)
     maps["layer2.1_non_local"].weights        # (N, Q, T', H', W')
 
-A block that has a map says so by `maps(*inputs)`, called with what its `forward` was given. Blocks
-run their fast path as ever; a recorded pass computes, beside it and from the same projections'
-code, the map, and of a pairwise one the rows that were asked for. Nothing is kept when nobody
-records.
+Blocks run their fast path as usual. While recording, each block also computes its map from the same
+projections; pairwise blocks compute only the requested rows. Nothing is kept otherwise.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from videoattn.attention.functional import Grid, PairwiseAttention
-from videoattn.types import own_info
+from videoattn.attention.adapters import multihead_maps
+from videoattn.attention.maps import Factors, PairwiseAttention
+from videoattn.attention.maps import GateMap as GateMap
+from videoattn.attention.maps import HasMaps as HasMaps
+from videoattn.attention.maps import PairwiseMap as PairwiseMap
+from videoattn.types import Grid, ModelInfo, own_info
 
 Query = tuple[int, int, int]
-"""(frame, y, x) in the clip that the network was given: frame number and pixels of its input."""
+"""(frame, y, x) in the network's input clip: a frame number and a pixel."""
 
 MOST_ENTRIES = 2**24
-"""Rows are asked for by position above so many map entries (64 MiB of float32) per clip."""
+"""The largest map, in entries per clip, of which all rows are recorded (64 MiB of float32)."""
+
+Maps = dict[str, PairwiseMap | GateMap]
+Found = Mapping[str, PairwiseAttention | GateMap]
 
 
-Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box", "cam"]
-
-
-@dataclass(frozen=True)
-class GateMap:
-    """An attention that has no query. `weights`, float, by kind:
-
-    channel: (N, C), or (N, C, T) for one gate a frame.
-    spatial: (N, T, H, W). temporal: (N, T). mask: (N, C, T, H, W).
-    pooling: (N, D, T, H, W), D weightings of all positions, each with a sum of 1 if `normalized`.
-    cam: (N, T, H, W), what each place adds to a class's score (post-hoc, of no block).
-    box: (N, T, 4), the box (y0, x0, y1, x1) of each frame of the network's input, in its pixels,
-        ends excluded; a frame that is left out has a box of zeros.
-    normalized: whether each weighting is a distribution.
-    identity_value: the weight that changes nothing (1 for a gate, 0 for a signed cam); None if no
-        weight does.
-    description: what a weight is, for the title of a picture, where the kind does not tell.
-    """
-
-    kind: Kind
-    weights: Float[Tensor, "N ..."]
-    normalized: bool = False
-    identity_value: float | None = None
-    description: str = ""
-
-
-@runtime_checkable
-class HasMaps(Protocol):
-    """A block whose attention can be recorded. The key "" is the block's own name; another key
-    ("spatial") is added to it."""
-
-    def maps(self, *inputs: Tensor) -> Mapping[str, PairwiseAttention | GateMap]: ...
-
-
-@dataclass(frozen=True)
-class PairwiseMap:
-    """The recorded rows of one pairwise block, float32 on the CPU.
-
-    kind: pairwise, or local where a query sees a window around itself only (0 elsewhere).
-    weights: (N, Q, T', H', W'), what query q gives to each key position.
-    queries: (Q, 3), the positions (t, y, x) on grid_q that the rows belong to.
-    grid_q, grid_k: (T, H, W) of the block's queries and keys.
-    normalized: whether rows are distributions over the keys (they sum to 1).
-    received: (N, T', H', W'), the mean weight that each key position gets from all queries; None
-        unless asked for.
-    """
-
-    kind: Literal["pairwise", "local"]
-    weights: Float[Tensor, "N Q T H W"]
-    queries: Int64[Tensor, "Q 3"]
-    grid_q: Grid
-    grid_k: Grid
-    normalized: bool
-    received: Float[Tensor, "N T H W"] | None = None
-
-
-def recordable_blocks(model: nn.Module) -> dict[str, nn.Module]:
+def recordable_blocks(model: nn.Module, info: ModelInfo | None = None) -> dict[str, nn.Module]:
     """Returns every block that has maps, by the name of its maps: that of the block in the model,
     or the `map_name` of a whole network."""
-    info = own_info(model)
+    info = info or own_info(model)
     whole = info.map_name if info is not None else ""
+    adapted = info is not None and info.token_grid is not None
     return {
         re.sub(r"(\.block)+$", "", path or whole): model.get_submodule(path)
         for path, module in model.named_modules()
-        if isinstance(module, HasMaps)
+        if isinstance(module, HasMaps) or (adapted and isinstance(module, nn.MultiheadAttention))
     }
 
 
 @contextmanager
 def record_attention(
-    model: nn.Module, queries: Sequence[Query] | None = None, *, received: bool = False
-) -> Iterator[dict[str, PairwiseMap | GateMap]]:
+    model: nn.Module,
+    queries: Sequence[Query | str] | None = None,
+    *,
+    received: bool = False,
+    factors: bool = False,
+    info: ModelInfo | None = None,
+) -> Iterator[Maps]:
     """Records the maps of every attention block that runs inside the `with`.
 
-    queries: positions in the network's input clip; each block answers for the cell of its own grid
-        that holds the position. None asks for all rows, which small grids allow.
-    received: also sum up what each key position receives from all queries (all rows are computed
-        once, in pieces).
+    Yields a dictionary that the forward pass fills: from the name of a block (followed by "." and
+    the name of the map, if the block has several) to its map. The network may be called with
+    positional or keyword arguments; its clip is the first tensor among them.
 
-    Yields a dictionary, filled by the forward pass, from the block's name (and, after a point, the
-    map's, where a block has several) to its map.
+    Args:
+        model: The network. `nn.MultiheadAttention` modules are recorded if its structure has a
+            `token_grid`.
+        queries: Positions in the input clip, or names of special tokens ("class"). Each block
+            records the row of the cell that holds the position. None records all rows, which
+            small grids allow.
+        received: Also sum the weight that each key position receives from all positions.
+        factors: Also keep queries and keys of maps that are products.
+        info: Structure of the network; its own `info` by default.
 
     Raises:
-        ValueError: no block to record; a query outside the clip; all rows of a map too large.
+        ValueError: If there is no block to record, a query is outside the clip, or all rows of a
+            map are too many.
     """
-    blocks = recordable_blocks(model)
+    info = info or own_info(model) or ModelInfo("")
+    blocks = recordable_blocks(model, info)
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no attention block whose map can be recorded; insert one "
-            "with insert_attention, or model.attention in a recipe"
+            "with insert_attention"
         )
-    maps: dict[str, PairwiseMap | GateMap] = {}
-    clip: list[Grid] = []
-
-    def remember_clip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        clip[:] = [tuple(inputs[0].shape[2:])]  # type: ignore[list-item]
-        for query in queries or ():
-            _check_query(query, clip[0])
-
-    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            assert isinstance(module, HasMaps)
-            with torch.no_grad():
-                for key, found in module.maps(*inputs).items():
-                    full = f"{name}.{key}" if key else name
-                    if isinstance(found, GateMap):
-                        maps[full] = replace(found, weights=found.weights.detach().float().cpu())
-                    else:
-                        maps[full] = _record(found, clip[0], queries, received)
-
-        return hook
-
-    handles = [model.register_forward_pre_hook(remember_clip)]
-    handles += [block.register_forward_hook(recorder(name)) for name, block in blocks.items()]
+    maps: Maps = {}
+    recorder = _Recorder(maps, info, queries, received, factors)
+    handles = [model.register_forward_pre_hook(recorder.start, with_kwargs=True)]
+    for name, block in blocks.items():
+        hook = partial(recorder.record, name)
+        handles.append(block.register_forward_hook(hook, with_kwargs=True))
     try:
         yield maps
     finally:
@@ -151,47 +97,120 @@ def record_attention(
             handle.remove()
 
 
-def _record(
-    attention: PairwiseAttention, clip: Grid, queries: Sequence[Query] | None, received: bool
-) -> PairwiseMap:
-    frames, height, width = attention.grid_q
-    num_queries = frames * height * width
-    if queries is None:
-        num_keys = attention.grid_k[0] * attention.grid_k[1] * attention.grid_k[2]
-        if num_queries * num_keys > MOST_ENTRIES:
-            raise ValueError(
-                f"all rows of a {num_queries} x {num_keys} map are too many to keep; "
-                "ask for some with queries=[(frame, y, x), ...]"
-            )
-        positions = torch.arange(num_queries)
-    else:
-        cells = [
-            tuple(
-                at * cells // size
-                for at, cells, size in zip(query, attention.grid_q, clip, strict=True)
-            )
-            for query in queries
-        ]
-        flat = [(t * height + y) * width + x for t, y, x in cells]
-        positions = torch.tensor(flat, dtype=torch.long)
-    where = torch.stack(
-        [positions // (height * width), positions // width % height, positions % width], dim=1
-    )
-    return PairwiseMap(
-        kind=attention.kind,
-        weights=attention.rows(positions).float().cpu(),
-        queries=where.long(),
-        grid_q=attention.grid_q,
-        grid_k=attention.grid_k,
-        normalized=attention.normalized,
-        received=_received(attention, num_queries) if received else None,
-    )
+class _Recorder:
+    """The hooks of one recording."""
+
+    def __init__(
+        self,
+        maps: Maps,
+        info: ModelInfo,
+        queries: Sequence[Query | str] | None,
+        received: bool,
+        factors: bool,
+    ) -> None:
+        self.maps = maps
+        self.info = info
+        self.queries = queries
+        self.received = received
+        self.factors = factors
+        self.clip: Grid = (0, 0, 0)
+
+    def start(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Reads the clip's size, and checks the queries."""
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        sizes = dict(zip(self.info.axes, tensors[0].shape, strict=False))
+        self.clip = (sizes.get("T", 1), sizes.get("H", 1), sizes.get("W", 1))
+        for query in self.queries or ():
+            if not isinstance(query, str):
+                _check_query(query, self.clip)
+
+    @torch.no_grad()
+    def record(
+        self, name: str, block: nn.Module, args: Any, kwargs: Mapping[str, Any], output: object
+    ) -> None:
+        """Adds the maps of a block that has run."""
+        for key, found in self._maps_of(block, args, kwargs).items():
+            full = f"{name}.{key}" if key else name
+            if isinstance(found, GateMap):
+                self.maps[full] = replace(found, weights=_kept(found.weights))
+                continue
+            numbers, special = self._numbers(found)
+            if len(numbers) or not self.queries:  # [] asks for `received` only
+                self.maps[full] = self._rows(found, numbers, special)
+
+    def _maps_of(self, block: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Found:
+        if isinstance(block, HasMaps):
+            return block.maps(*args, **kwargs)
+        assert isinstance(block, nn.MultiheadAttention)
+        assert self.info.token_grid is not None
+        grid = self.info.token_grid(self.clip)
+        return multihead_maps(block, args, kwargs, grid, self.info.special_tokens)
+
+    def _numbers(self, found: PairwiseAttention) -> tuple[Tensor, dict[str, int]]:
+        """Returns the numbers of the queries to record, and the rows of the special ones."""
+        num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
+        special = {name: num_queries + index for index, name in enumerate(found.special)}
+        if self.queries is None:
+            if num_queries * num_keys > MOST_ENTRIES:
+                raise ValueError(
+                    f"all rows of a {num_queries} x {num_keys} map are too many to keep; "
+                    "ask for some with queries=[(frame, y, x), ...]"
+                )
+            return torch.arange(num_queries + len(special)), special
+        numbers: list[int] = []
+        rows: dict[str, int] = {}
+        for query in self.queries:
+            if isinstance(query, str):
+                if query not in special:
+                    continue  # this block has only positions
+                rows[query] = len(numbers)
+                numbers.append(special[query])
+            elif num_queries:
+                numbers.append(_cell_number(query, self.clip, found.grid_q))
+        return torch.tensor(numbers, dtype=torch.long), rows
+
+    def _rows(
+        self, found: PairwiseAttention, numbers: Tensor, special: dict[str, int]
+    ) -> PairwiseMap:
+        _, height, width = (max(size, 1) for size in found.grid_q)
+        cells = [numbers // (height * width), numbers // width % height, numbers % width]
+        queries = torch.stack(cells, dim=1)
+        queries[numbers >= _count(found.grid_q)] = -1  # special
+        rows, elsewhere = found.rows_by_head(numbers)
+        factors = found.factors if self.factors else None
+        if factors is not None:
+            factors = Factors(_kept(factors.q), _kept(factors.k), factors.rule, factors.scale)
+        return PairwiseMap(
+            kind=found.kind,
+            rows=_kept(rows),
+            queries=queries,
+            grid_q=found.grid_q,
+            grid_k=found.grid_k,
+            normalized=found.normalized,
+            received=_received(found) if self.received and _count(found.grid_q) else None,
+            elsewhere=None if elsewhere is None else _kept(elsewhere),
+            special=special,
+            factors=factors,
+        )
 
 
-def _received(attention: PairwiseAttention, num_queries: int) -> Tensor:
-    num_keys = attention.grid_k[0] * attention.grid_k[1] * attention.grid_k[2]
-    pieces = torch.arange(num_queries).split(max(MOST_ENTRIES // num_keys, 1))
-    total = sum(attention.rows(piece).sum(dim=1) for piece in pieces)
+def _kept(x: Tensor) -> Tensor:
+    return x.detach().float().cpu()
+
+
+def _count(grid: Grid) -> int:
+    return grid[0] * grid[1] * grid[2]
+
+
+def _cell_number(query: Query, clip: Grid, grid: Grid) -> int:
+    t, y, x = (at * n // size for at, n, size in zip(query, grid, clip, strict=True))
+    return (t * grid[1] + y) * grid[2] + x
+
+
+def _received(found: PairwiseAttention) -> Tensor:
+    num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
+    pieces = torch.arange(num_queries).split(max(MOST_ENTRIES // (num_keys * found.num_heads), 1))
+    total = sum(found.rows(piece).sum(dim=1) for piece in pieces)
     assert isinstance(total, Tensor)
     return (total / num_queries).float().cpu()
 

@@ -7,30 +7,23 @@ from typing import Literal
 
 from torch import nn
 
-from videoattn.attention.attach import (
-    join_layers,
-    mask_stages,
-    replace_convolutions,
-    replace_head,
-)
+from videoattn.attention import attach
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.cgnl import CompactNonLocal
+from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.attention.blocks.interaction import interaction_pyramid
+from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
+from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
-from videoattn.attention.blocks.similarity import ChannelAttention, SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
-from videoattn.attention.insert import insert_attention
-from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
-Make = Callable[..., nn.Module]
 Kind = Literal["block", "stage_end", "gate", "convolution", "mask", "head", "layers", "network"]
 
 
@@ -58,19 +51,19 @@ class AttentionSystem:
 
     title: str
     paper: str
-    make: Make
+    make: attach.Make
     kind: Kind
     map_of: str
     map_shape: str
     losses: Mapping[str, float] = field(default_factory=dict)
 
     def attach(
-        self, model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+        self, model: nn.Module, info: ModelInfo, make: attach.Make, after: Sequence[str], name: str
     ) -> nn.Module:
-        """Puts blocks into a network and returns it.
+        """Puts blocks into a network, which is changed, and returns it.
 
         Args:
-            model: The network, which is changed.
+            model: The network.
             info: Its structure.
             make: The system's constructor, with its options bound.
             after: Positions; those of the paper if empty.
@@ -79,8 +72,19 @@ class AttentionSystem:
         Raises:
             ValueError: If a position does not exist or does not suit the system.
         """
-        return _ATTACH[self.kind](model, info, make, after, name)
+        return ATTACH[self.kind](model, info, make, after, name)
 
+
+ATTACH: dict[Kind, Callable[..., nn.Module]] = {
+    "block": attach.attach_blocks,
+    "stage_end": attach.attach_stage_ends,
+    "gate": attach.attach_gates,
+    "convolution": attach.attach_convolutions,
+    "mask": attach.attach_masks,
+    "head": attach.attach_head,
+    "layers": attach.attach_layers,
+    "network": attach.attach_network,
+}
 
 SYSTEMS: dict[str, AttentionSystem] = {
     "non_local": AttentionSystem(
@@ -192,7 +196,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
     "interaction": AttentionSystem(
         title="Interaction-aware pyramid",
         paper="Du et al., ECCV 2018",
-        make=interaction_pyramid,
+        make=InteractionPyramid,
         kind="head",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
@@ -206,101 +210,4 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_of="where each level's vector is pooled from",
         map_shape="(N, 1, T, H, W)",
     ),
-}
-
-
-def _attach_blocks(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds blocks after whole blocks: at the published positions, or those named."""
-    insert_attention(model, make, after or published_positions(model, info), name=name, info=info)
-    return model
-
-
-def _attach_stage_ends(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds blocks after the last blocks of the last two stages, or the modules named."""
-    positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
-
-
-def _attach_gates(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds blocks to residual branches, after the last norm and before the addition: in every
-    block, or in the blocks (or after the modules) named."""
-    blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
-    positions = [info.branch_ends.get(block, block) for block in blocks]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
-
-
-def _attach_convolutions(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Replaces the 3x3 convolutions of the last two stages, or of the modules named."""
-    positions = after or [block for stage in stages_of(model, info)[-2:] for block in stage]
-    replace_convolutions(model, make, positions, info=info)
-    return model
-
-
-def _attach_masks(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds masks around the second and third stage, or the stages named."""
-    modules = dict(model.named_modules())
-    if not any(isinstance(modules.get(stage), nn.Sequential) for stage in info.stages):
-        raise ValueError(
-            f"{name} goes around a stage whose blocks run in one nn.Sequential, and "
-            f"{type(model).__name__} has none; choose a ResNet, or another system"
-        )
-    mask_stages(model, make, after or stage_outputs(model, info, 3)[:2], name=name, info=info)
-    return model
-
-
-def _attach_head(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Replaces the classifier by a head over the last three stages or the modules named."""
-    replace_head(model, info, make, after or stage_outputs(model, info, 3))
-    return model
-
-
-def _attach_layers(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds a block after the last module named, with the others as its sources. By default the
-    block before the last attends to the published positions."""
-    positions = list(after)
-    if not positions:
-        positions = [*published_positions(model, info), stages_of(model, info)[-1][-2]]
-    if len(positions) < 2:
-        raise ValueError(f"after: got {positions}; need one or more sources and, last, the query")
-    join_layers(model, make, positions[-1], positions[:-1], name=name, info=info)
-    return model
-
-
-def _attach_network(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Wraps the network, which chooses its crop on the last stage's output, or the module's."""
-    positions = after or stage_outputs(model, info, 1)
-    if len(positions) > 1:
-        raise ValueError(
-            f"after: got {list(positions)}; {name} finds its region on the output of one module"
-        )
-    return make(model, info=info, after=positions[0])
-
-
-_ATTACH: dict[Kind, Callable[..., nn.Module]] = {
-    "block": _attach_blocks,
-    "stage_end": _attach_stage_ends,
-    "gate": _attach_gates,
-    "convolution": _attach_convolutions,
-    "mask": _attach_masks,
-    "head": _attach_head,
-    "layers": _attach_layers,
-    "network": _attach_network,
 }

@@ -1,32 +1,58 @@
-"""`videoattn browse`: a sheet of what the network will see."""
+"""`videoattn browse`: draws the clips that a recipe feeds to its network."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 from math import ceil
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor, nn
 
+from videoattn.cli.arguments import Overrides, Recipe
 from videoattn.data.dataset import Sample
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
-from videoattn.explain.contact import Clip, draw_clips
-from videoattn.explain.marks import PNG_LEVEL
-from videoattn.explain.page import label_frames
-from videoattn.recipe.config import Config
-from videoattn.recipe.console import console as out
+from videoattn.errors import one_of
+from videoattn.explain import PNG_LEVEL, label_frames
+from videoattn.explain.sheet import Clip, draw_clips
+from videoattn.files import write_whole
+from videoattn.recipe.config import AugmentConfig, Config, TestConfig
+from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load
 from videoattn.types import Frames
 
 MIXED_STEPS = 4
-"""Where clips are mixed, so many steps are drawn from: not all batches are mixed."""
-MOST_VIEWS = 10
-"""Of a video: with more, those of its middle clip are drawn."""
+"""If clips are mixed, they are drawn from this many steps: not every batch is mixed."""
+MAX_VIEWS = 10
+"""If a video has more views, only those of its middle clip are drawn."""
+
+Fed = Iterator[tuple[Sample, Tensor, Tensor]]
+"""A sample, its views as the network receives them (V, 3, T, H, W), and their targets."""
+
+
+def command(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    split: Annotated[
+        str, typer.Option(help="train: augmented training clips. test: every view of test videos.")
+    ] = "train",
+    num: Annotated[int, typer.Option(min=1, help="Number of videos.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="A PNG file; NAME_SPLIT.png if not given.")
+    ] = None,
+) -> None:
+    """Draw the clips that a recipe feeds to its network.
+
+    Writes one picture with the label, frame numbers and times of each clip.
+    """
+    browse(recipe, overrides or (), split=split, num_videos=num, output=output)
 
 
 def browse(
@@ -37,17 +63,19 @@ def browse(
     num_videos: int = 8,
     output: Path | None = None,
 ) -> Path:
-    """Draws the clips of some videos, as the network of a recipe is given them, on one sheet (PNG).
+    """Draws clips of some videos, as the network receives them, on one sheet, and returns its file.
 
-    Of training those that its first steps see: the same frames, crops and changes, and where clips
-    are mixed the same pairs (unless others of the batch fail), with the shares of both labels. Of
-    the test part videos from all over the list, each view a row.
+    Training clips are those of the first steps, with the same crops and augmentation. Mixed clips
+    are in the same pairs, unless other videos of the batch fail, and their labels have both shares.
+    Test videos come from the whole list, and each view is a row.
 
-    split: train or test. output: a file; <name>_<split>.png unless given.
+    Args:
+        split: train or test.
+        output: A PNG file; <name>_<split>.png by default.
 
     Raises:
-        ValueError: a wrong recipe or data set; none of the videos can be decoded.
-        DecodeError: a video that cannot be decoded, in training where data.on_error is raise.
+        ValueError: If the recipe or the dataset is wrong, or no video can be decoded.
+        DecodeError: If a training video cannot be decoded and the recipe does not skip it.
     """
     subset = _subset(split)
     config = load(recipe, overrides)
@@ -63,34 +91,29 @@ def browse(
         raise ValueError("none of the videos could be decoded; videoattn prepare verify names all")
     sheet = draw_clips(
         clips,
-        title=f"{config.name}: what {'training' if subset == 'train' else 'testing'} sees",
+        title=f"{config.name}: the network's input in {split}ing",
         details=_input(config, subset, f"{drawn} of {len(samples):,} videos"),
-        description=_augmentation(config) if subset == "train" else _views(config),
+        description=_changes("augment", config.augment)
+        if subset == "train"
+        else _changes("test", config.test),
         legend=_legend(config, subset),
     )
     output = output or Path(f"{config.name}_{split}.png")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output, compress_level=PNG_LEVEL)
-    out.print(str(output), markup=False)
+    write_whole(output, lambda file: sheet.save(file, "PNG", compress_level=PNG_LEVEL))
+    show(output)
     return output
 
 
 def _subset(split: str) -> Subset:
     subsets: dict[str, Subset] = {"train": "train", "test": "test"}
-    if split not in subsets:
-        raise ValueError(f"--split: got {split!r}; choose train or test")
-    return subsets[split]
+    return subsets[one_of("--split", split, subsets)]
 
 
-Seen = Iterator[tuple[Sample, Tensor, Tensor]]
-"""A sample; its views as the network sees them, (V, 3, T, H, W); each view's class shares."""
-
-
-def _training(config: Config, loader: ClipLoader, num_videos: int) -> Seen:
+def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
     num_classes, num_clips = len(loader.dataset.samples.class_names), config.train.num_clips
     to_video = make_to_video(config.clip, torch.device("cpu"))
     mix = make_mix(config.augment, num_classes, num_clips)
-    # Of batches after a step's first, what is mixed depends on what the network has drawn.
+    # Which clips of a step's later batches are mixed depends on the network's random draws.
     batches = loader.batches(0)[:: config.train.accumulate_steps]
     each = num_videos if mix is None else ceil(num_videos / min(MIXED_STEPS, len(batches)))
     for step, indices in enumerate(batches):
@@ -105,15 +128,16 @@ def _training(config: Config, loader: ClipLoader, num_videos: int) -> Seen:
         if mix is not None:
             seed_step(config.seed, 0, step, 0)
             video, target = mix(video, labels)
-        seen = zip(batch, video.split(num_clips), target.split(num_clips), strict=True)
-        yield from islice(seen, each)
+        fed = zip(batch, video.split(num_clips), target.split(num_clips), strict=True)
+        yield from islice(fed, each)
 
 
-def _testing(config: Config, loader: ClipLoader, num_videos: int) -> Seen:
+def _testing(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
     to_video = make_to_video(config.clip, torch.device("cpu"))
     samples = loader.dataset.samples
-    places = np.linspace(0, len(samples) - 1, min(num_videos, len(samples))).round().astype(int)
-    for sample in _decode(loader, places.tolist()):
+    count = min(num_videos, len(samples))
+    indices = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    for sample in _decode(loader, indices):
         yield sample, to_video(sample.frames), torch.zeros(len(sample.frames), 1)
 
 
@@ -123,7 +147,7 @@ def _decode(loader: ClipLoader, indices: Sequence[int]) -> Iterator[Sample]:
         if isinstance(item, Sample):
             yield item
         else:
-            out.print(f"failed: {item.path}: {item.reason}", markup=False)
+            show(f"failed: {item.path}: {item.reason}")
 
 
 def _rows(
@@ -131,7 +155,7 @@ def _rows(
 ) -> Iterator[Clip]:
     num_clips, num_views = len(sample.numbers), len(videos)
     num_crops = num_views // num_clips
-    clips = range(num_clips) if num_views <= MOST_VIEWS else [num_clips // 2]
+    clips = range(num_clips) if num_views <= MAX_VIEWS else [num_clips // 2]
     for view in (clip * num_crops + crop for clip in clips for crop in range(num_crops)):
         clip, crop = divmod(view, num_crops)
         mirrored = sample.mirrored or (num_crops == 10 and crop >= 5)
@@ -145,18 +169,18 @@ def _rows(
             _shown(videos[view], config),
             _label(targets[view], sample.label, samples.class_names),
             "  ·  ".join(filter(None, details)),
-            label_frames(videos.shape[2], sample.numbers[clip].tolist(), sample.fps),
+            label_frames(sample.numbers[clip].tolist(), sample.fps),
         )
 
 
 def _shown(video: Tensor, config: Config) -> Frames:
-    """The colours that were normalized: (3, T, H, W) -> (T, 3, H, W)."""
+    """Undoes the normalization: (3, T, H, W) -> (T, 3, H, W)."""
     mean, std = (torch.tensor(c).view(3, 1, 1, 1) for c in (config.clip.mean, config.clip.std))
     return ((video * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
 
 
 def _label(target: Tensor, own: int, class_names: Sequence[str]) -> str:
-    """The video's own first, then that of what is mixed in."""
+    """Returns the class of the video, then that of the clip mixed into it."""
     others = [label for label in target.nonzero().flatten().tolist() if label != own]
     if own < 0:
         return "no label"
@@ -172,57 +196,29 @@ def _input(config: Config, split: Subset, videos: str) -> str:
     height, width = clip.height, clip.width
     if split == "test":
         height, width = test.height or height, test.width or width
-    frames = f"{clip.num_frames} frames"
-    if clip.sampling == "dense":
-        frames += f", {clip.frame_stride} apart"
-    else:
-        frames += f" ({clip.sampling})"
+    apart = f", {clip.frame_stride} apart" if clip.sampling == "dense" else f" ({clip.sampling})"
     size = f"{height} \u00d7 {width} pixels"
     if split == "test" and not test.num_crops:
         size = f"whole frames, short side {test.short_side} pixels"
-    return f"{videos}  ·  {frames}  ·  {size}"
+    return f"{videos}  ·  {clip.num_frames} frames{apart}  ·  {size}"
 
 
-def _augmentation(config: Config) -> str:
-    augment = config.augment
-    crops = {
-        "area": f"crop {augment.area[0]:g} to {augment.area[1]:g} of the frame's area",
-        "short_side": f"short side {augment.short_side[0]} to {augment.short_side[1]}, random crop",
-        "multi_scale": f"crop at 13 places, scales {', '.join(f'{s:g}' for s in augment.scales)}",
-    }
-    strength = augment.rand_augment_magnitude
-    parts = [
-        crops[augment.crop],
-        "half are mirrored" if augment.flip else "none is mirrored",
-        f"colours \u00b1 {augment.color_jitter:g}" if augment.color_jitter else "",
-        f"{augment.rand_augment} of RandAugment at {strength}" if augment.rand_augment else "",
-        *(
-            f"{100 * share:g} % {what}"
-            for what, share in (
-                ("grey", augment.grayscale),
-                ("partly erased", augment.erase),
-                ("mixup", augment.mixup),
-                ("cutmix", augment.cutmix),
-            )
-            if share
-        ),
+def _changes(section: str, settings: AugmentConfig | TestConfig) -> str:
+    """Returns the settings that differ from the defaults, as a recipe names them."""
+    changes = [
+        f"{field.name}={getattr(settings, field.name)}"
+        for field in fields(settings)
+        if getattr(settings, field.name) != getattr(type(settings)(), field.name)
     ]
-    return "Drawn for each clip: " + ", ".join(filter(None, parts))
-
-
-def _views(config: Config) -> str:
-    test = config.test
-    crops = {0: "uncut", 1: "centre crop", 3: "three crops", 10: "five crops and their mirrors"}
-    clips = f"{test.num_clips} clips" if test.num_clips > 1 else "1 clip"
-    views = test.num_clips * max(test.num_crops, 1)
-    more = f"; the middle clip is shown of {views} views" if views > MOST_VIEWS else ""
-    return f"Of each video {clips}, {crops[test.num_crops]}{more}"
+    return f"{section}: {', '.join(changes) or 'defaults'}"
 
 
 def _legend(config: Config, split: Subset) -> list[str]:
     parts = ["above each frame: its number in the video, and its time"]
     if split == "train" and config.augment.mixup + config.augment.cutmix:
-        parts.append("mixed clips: both labels; numbers and file are those of the first")
+        parts.append("mixed clips: both labels; frame numbers and file of the first")
+    if split == "test" and config.test.num_clips * max(config.test.num_crops, 1) > MAX_VIEWS:
+        parts.append("the views of the middle clip")
     if config.clip.still_frame:
         parts.append("every clip is its middle frame, repeated")
     return parts

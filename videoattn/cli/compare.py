@@ -1,17 +1,22 @@
-"""`videoattn compare`: the same recipe with each attention system and with none, over seeds."""
+"""`videoattn compare`: trains a recipe with each attention system and with none, over seeds."""
 
 import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
 
 from videoattn.attention.systems import SYSTEMS
+from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.cli.test import evaluate_run
-from videoattn.cli.train import train
 from videoattn.engine.checkpoint import LAST
-from videoattn.engine.parallel import resolve_device
-from videoattn.recipe.console import console as out
+from videoattn.errors import one_of
+from videoattn.files import write_text
+from videoattn.recipe.console import console, show
+from videoattn.recipe.experiment import train
+from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
 from videoattn.recipe.run import load as load_predictor
 
@@ -20,7 +25,7 @@ NONE = "none"
 
 
 class Result(NamedTuple):
-    """One finished run: accuracies 0 - 1, and the median of the training clips/s."""
+    """A finished run: accuracies in 0 - 1, and the median training speed in clips/s."""
 
     video_accuracy: float
     clip_accuracy: float
@@ -29,68 +34,71 @@ class Result(NamedTuple):
     clips_per_second: float
 
 
-def compare(
-    recipe: Path,
-    overrides: Sequence[str] = (),
-    *,
-    systems: Sequence[str] = (),
-    num_seeds: int = 3,
-    folder: Path | None = None,
-    device: str = "auto",
-) -> Path:
-    """Trains and tests every system and the bare backbone with seeds 0, 1, ...; writes a table.
+def command(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="An attention system, or none. Repeatable; all if not given."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per system, with seeds 0, 1, ...")] = 3,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the runs and the table; runs/compare_NAME if not given."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a recipe with every attention system and with none.
 
-    Runs that are finished are not repeated, so an interrupted comparison goes on where it stopped.
-    Returns the Markdown file.
-
-    Raises:
-        ValueError: a system that does not exist; a wrong recipe.
+    Prints a table of test accuracies. Finished runs are not repeated: an interrupted comparison
+    continues where it stopped.
     """
-    names = list(systems) or [NONE, *SYSTEMS]
+    names = system or [NONE, *SYSTEMS]
     for name in names:
-        if name != NONE and name not in SYSTEMS:
-            raise ValueError(f"{name!r} is no system; choose from {NONE}, {', '.join(SYSTEMS)}")
-    config = load(recipe, overrides)
-    folder = folder or Path("runs") / f"compare_{config.name}"
+        one_of("--system", name, [NONE, *SYSTEMS])
+    config = load(recipe, overrides or ())
+    folder = folder or RUNS / f"compare_{config.name}"
     results: dict[str, list[Result]] = {}
-    for seed in range(num_seeds):  # a whole round of systems before the next seed
+    table = ""
+    for seed in range(seeds):  # every system has a result before the next seed starts
         for name in names:
-            out.rule(f"{name}, seed {seed}")
+            console.rule(f"{name}, seed {seed}")
+            attention = "null" if name == NONE else name
+            changes = [f"seed={seed}", f"model.attention.name={attention}"]
             run = folder / f"{name}_seed{seed}"
-            changes = [*overrides, f"seed={seed}", f"model.attention.name={_value(name)}"]
-            results.setdefault(name, []).append(_run(recipe, changes, run, device))
+            result = _result(recipe, [*(overrides or ()), *changes], run, device)
+            results.setdefault(name, []).append(result)
             table = _table(results)
-            (folder / "comparison.md").write_text(table)
-            (folder / "comparison.json").write_text(
-                json.dumps({key: [r._asdict() for r in rows] for key, rows in results.items()})
-            )
-    out.print(table, markup=False)
-    return folder / "comparison.md"
+            write_text(folder / "comparison.md", table)
+            values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
+            write_text(folder / "comparison.json", json.dumps(values))
+    for line in table.splitlines():
+        show(line)
 
 
-def _run(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
+def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
+    """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
     if file.exists():
         return Result(**json.loads(file.read_text()))
-    resume = (folder / LAST).exists()  # of an interrupted comparison
-    train(recipe, overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
+    resume = (folder / LAST).exists()
+    train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)
-    model = load_predictor(folder, resolve_device(device)).model
+    model = load_predictor(folder).model
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line["clips_per_second"] for line in lines if line["kind"] == "train"]
     result = Result(
         scores.video_accuracy,
         scores.clip_accuracy,
         scores.num_labelled,
         sum(parameter.numel() for parameter in model.parameters()),
-        statistics.median(speeds),
+        statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
     )
-    file.write_text(json.dumps(result._asdict()))
+    write_text(file, json.dumps(result._asdict()))
     return result
 
 
 def _table(results: dict[str, list[Result]]) -> str:
-    """Markdown: mean and range of the video accuracy over the seeds, in order of the mean."""
+    """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
     lines = [
         "| attention | video accuracy: mean (range) | seeds | parameters | training clips/s |",
         "| --- | --- | --- | --- | --- |",
@@ -106,7 +114,3 @@ def _table(results: dict[str, list[Result]]) -> str:
             f"| {len(rows)} | {rows[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _value(name: str) -> str:
-    return "null" if name == NONE else name

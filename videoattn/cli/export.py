@@ -1,7 +1,7 @@
-"""`videoattn export`: a network in a format that needs less than this package, checked on the spot.
+"""`videoattn export`: writes a network in a format that other programs read, and checks it.
 
-torch-export: a .pt2 file, which torch.export.load reads. onnx: a .onnx file, for onnxruntime and
-others. safetensors: a folder to share, for this package.
+torch-export: a .pt2 file for torch.export.load. onnx: a .onnx file for onnxruntime and others.
+safetensors: a folder to share, for this package.
 """
 
 import copy
@@ -12,17 +12,20 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from videoattn.cli.arguments import Run
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
+from videoattn.files import write_text, write_whole
 from videoattn.recipe.config import Config
-from videoattn.recipe.console import console as out
+from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable
 from videoattn.recipe.run import Predictor, load, require_empty
 
@@ -30,73 +33,75 @@ Network = Callable[[Tensor], Tensor]
 Writer = Callable[[Predictor, Tensor, Path], Network]
 
 TOLERANCE = 1e-4
-"""The largest difference from the network's own logits, as a share of their standard deviation."""
+"""The largest difference from the network's logits, in standard deviations of the logits."""
 
 
-def export(run: Path, output: Path, *, kind: str) -> float:
-    """Writes the network of a run or a shared folder; returns the difference that it checked.
+def command(
+    run: Run,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new file, or a new folder.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors (a folder to share), torch-export (.pt2) or onnx. The latter two "
+            "take normalized video (N, 3, T, H, W) with any N; OUT.json describes the input.",
+        ),
+    ] = "safetensors",
+) -> None:
+    """Write a network for other programs, and check its outputs.
 
-    kind: "safetensors", "torch-export" or "onnx". The input of the latter two is (N, 3, T, H, W),
-    normalized, of any N and of the T, H and W that the run is tested on; OUT.json beside the file
-    has these, the mean and std, and the class names.
-
-    Raises:
-        ValueError: an output that exists; a network that the format cannot hold, or whose answers
-            differ in it.
-        ImportError: onnx without its packages.
+    The written network is loaded again, and must give the logits of the original.
     """
-    write, ending = FORMATS[one_of("--format", kind, FORMATS)]
-    if ending and output.suffix != ending:
-        raise ValueError(f"{output}: {kind} is written to a file that ends in {ending}")
+    write, suffix = FORMATS[one_of("--format", kind, FORMATS)]
+    if suffix and output.suffix != suffix:
+        raise ValueError(f"{output}: {kind} is written to a file that ends in {suffix}")
     require_empty(output)
-    loaded = load(run, torch.device("cpu"))
-    network = write(loaded, _clips(loaded.config, 2), output)
-    difference = _difference(loaded.model, network, loaded.config)
-    if not difference <= TOLERANCE:  # nor where it is not a number
+    predictor = load(run)
+    network = write(predictor, _clips(predictor.config, 2), output)
+    difference = _difference(predictor.model, network, predictor.config)
+    if not difference <= TOLERANCE:  # also refuses NaN
         shutil.rmtree(output) if output.is_dir() else output.unlink()
         raise ValueError(
-            f"as {kind}, {run} answers otherwise: by {difference:.1e} of the logits' standard "
-            f"deviation, {TOLERANCE:.0e} is allowed; nothing is kept; please report it"
+            f"as {kind}, the logits of {run} differ by {difference:.1e} of their standard "
+            f"deviation; at most {TOLERANCE:.0e} is allowed; nothing is kept; please report it"
         )
-    if ending:
-        _write_about(loaded, output.with_name(f"{output.name}.json"))
-    out.print(
+    if suffix:
+        write_text(output.with_name(f"{output.name}.json"), _description(predictor))
+    show(
         f"{output}: differs by {difference:.1e} of the logits' standard deviation from {run}, "
-        "for 1 clip and 3",
-        markup=False,
+        "for 1 clip and 3"
     )
-    return difference
 
 
-def _folder(loaded: Predictor, clips: Tensor, output: Path) -> Network:
-    about = {**loaded.meta, "config": shareable(loaded.meta["config"])}
-    checkpoint.save_folder(output, loaded.model.state_dict(), cast(CheckpointMeta, about))
+def _folder(predictor: Predictor, clips: Tensor, output: Path) -> Network:
+    meta = {**predictor.meta, "config": shareable(predictor.meta["config"])}
+    checkpoint.save_folder(output, predictor.model.state_dict(), cast(CheckpointMeta, meta))
     return load(output).model
 
 
-def _torch_export(loaded: Predictor, clips: Tensor, output: Path) -> Network:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(_program(loaded.model, clips), output)
+def _torch_export(predictor: Predictor, clips: Tensor, output: Path) -> Network:
+    program = _program(predictor.model, clips)
+    write_whole(output, lambda file: torch.export.save(program, file))
     network: Network = torch.export.load(output).module()
     return network
 
 
-def _onnx(loaded: Predictor, clips: Tensor, output: Path) -> Network:
+def _onnx(predictor: Predictor, clips: Tensor, output: Path) -> Network:
     for name in ("onnx", "onnxscript"):
-        _needed(name)
-    runtime = _needed("onnxruntime")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    program = _program(loaded.model, clips)
+        _require(name)
+    runtime = _require("onnxruntime")
+    program = _program(predictor.model, clips)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter calls in torch and in its packages
+        warnings.simplefilter("ignore")  # the exporter warns about its own calls of torch
         try:
-            made = torch.onnx.export(
+            exported = torch.onnx.export(
                 program, input_names=["video"], output_names=["logits"], dynamo=True, verbose=False
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ValueError(_cannot(loaded.model, "ONNX", error)) from error
-    assert made is not None
-    made.save(output)
+            raise ValueError(_refusal(predictor.model, "ONNX", error)) from error
+    assert exported is not None
+    data = exported.model_proto.SerializeToString()
+    write_whole(output, lambda file: file.write(data))
     session = runtime.InferenceSession(output, providers=["CPUExecutionProvider"])
 
     def network(video: Tensor) -> Tensor:
@@ -111,30 +116,30 @@ FORMATS: dict[str, tuple[Writer, str]] = {
     "torch-export": (_torch_export, ".pt2"),
     "onnx": (_onnx, ".onnx"),
 }
+"""Format -> its writer, which returns the network as it was written, and the suffix of its file."""
 
 
 def _program(model: nn.Module, clips: Tensor) -> ExportedProgram:
-    """The network for any number of such clips."""
-    free = {0: torch.export.Dim("clips", min=1)}
+    """Exports the network for any number of clips of this size."""
+    any_number = {0: torch.export.Dim("clips", min=1)}
     model = copy.deepcopy(model)
-    for parameter in model.parameters():  # torch.export.save cannot tell channels-last ones whole
+    for parameter in model.parameters():  # torch.export.save damages channels-last parameters
         parameter.data = parameter.data.contiguous()
     try:
         with torch.no_grad():
-            return torch.export.export(model, (clips,), dynamic_shapes=(free,))
+            return torch.export.export(model, (clips,), dynamic_shapes=(any_number,))
     except (RuntimeError, ValueError) as error:
-        raise ValueError(_cannot(model, "torch.export", error)) from error
+        raise ValueError(_refusal(model, "torch.export", error)) from error
 
 
-def _cannot(model: nn.Module, what: str, error: Exception) -> str:
-    first: BaseException = error
-    while first.__cause__ is not None:  # what went wrong; what was tried then is for torch's people
-        first = first.__cause__
-    reason = str(first).partition("\n")[0]
+def _refusal(model: nn.Module, what: str, error: BaseException) -> str:
+    while error.__cause__ is not None:  # the cause names the operation; the rest is torch's advice
+        error = error.__cause__
+    reason = str(error).partition("\n")[0]
     return f"this {type(model).__name__} cannot be exported by {what}: {reason}"
 
 
-def _needed(name: str) -> ModuleType:
+def _require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -153,25 +158,29 @@ def _clips(config: Config, number: int) -> Tensor:
 
 
 def _difference(model: nn.Module, network: Network, config: Config) -> float:
-    """The largest, for three clips and for one, over the standard deviation of the logits."""
+    """Returns the largest difference of the logits of one and three clips, in their standard
+    deviations."""
     clips = _clips(config, 3)
     with torch.no_grad():
         expected = model(clips)
-        got = torch.cat([network(clips), network(clips[:1])])
-    largest = (got - torch.cat([expected, expected[:1]])).abs().max()
+        logits = torch.cat([network(clips), network(clips[:1])])
+    largest = (logits - torch.cat([expected, expected[:1]])).abs().max()
     return float(largest / expected.std())
 
 
-def _write_about(loaded: Predictor, path: Path) -> None:
-    _, channels, *sizes = _clips(loaded.config, 1).shape
-    about = {
+def _description(predictor: Predictor) -> str:
+    """Returns JSON that describes the input and output of an exported network."""
+    _, channels, *sizes = _clips(predictor.config, 1).shape
+    clip = predictor.config.clip
+    values = {
         "input": {"video": ["N", channels, *sizes], "axes": "N C T H W", "type": "float32"},
-        "output": {"logits": ["N", len(loaded.class_names)]},
-        "normalisation": {
-            "mean": loaded.config.clip.mean,
-            "std": loaded.config.clip.std,
+        "output": {"logits": ["N", len(predictor.class_names)]},
+        "normalisation": {  # as in earlier versions
+            "mean": clip.mean,
+            "std": clip.std,
             "of": "RGB between 0 and 1: (x - mean) / std",
         },
-        **loaded.meta,
+        **predictor.meta,
+        "config": shareable(predictor.meta["config"]),
     }
-    path.write_text(json.dumps(about, indent=2) + "\n")
+    return json.dumps(values, indent=2) + "\n"

@@ -1,185 +1,263 @@
-"""`videoattn prepare verify` and `index`: what is wrong with a data set's files, what they hold."""
+"""`videoattn prepare`: checks, indexes, re-encodes or packs the videos of a dataset."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from videoattn.data.lists import Missing, Samples, existing_root
-from videoattn.data.prepare.index import INDEX_NAME, write_index
-from videoattn.data.prepare.verify import (
-    Journal,
-    Record,
-    describe,
-    examine,
-    to_index,
-    verify,
-    verify_folder,
-    videos_in,
+import typer
+
+from videoattn.cli.arguments import Overrides
+from videoattn.cli.prepare_files import (
+    broken_of,
+    count_frames,
+    examine_all,
+    read_source,
+    show_broken,
+    to_line,
+    to_task,
+    write_lines,
 )
-from videoattn.data.workers import Task
+from videoattn.data.lists import Samples, existing_root, read_folders
+from videoattn.data.prepare import verify as files
+from videoattn.data.prepare.index import INDEX_NAME, write_index
+from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
+from videoattn.data.prepare.reencode import reencode as reencode_video
+from videoattn.data.prepare.shards import write_shards
 from videoattn.engine.progress import Display
-from videoattn.recipe.console import console as out
-from videoattn.recipe.data import make_samples
+from videoattn.files import output_folder, write_whole
+from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.run import require_empty
+
+app = typer.Typer(
+    help="Check, index, re-encode or pack the videos of a dataset.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+What = Annotated[
+    Path,
+    typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+Seconds = Annotated[float, typer.Option(help="Time limit per file, in seconds.")]
+
+CORES = os.cpu_count() or 1
+LIST_SUFFIXES = (".csv", ".json", ".txt")
 
 
-def run_verify(
-    what: Path, overrides: Sequence[str] = (), *, num_workers: int, seconds: float,
-    folder: Path | None = None,
-) -> int:  # fmt: skip
-    """Decodes every file of a recipe's two parts, or of a folder, and writes which are clean.
+@app.command()
+def verify(
+    what: What,
+    overrides: Overrides = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the lists; runs/verify-NAME.")
+    ] = None,
+    workers: Workers = CORES,
+    seconds: Seconds = 60.0,
+) -> None:
+    """Find the broken files of a dataset.
 
-    Returns how many are not.
-
-    Raises:
-        ValueError: a wrong recipe or data set.
+    Decodes every frame of every file, and lists the clean and the broken files. An interrupted
+    check continues where it stopped. A repeated one decodes only new and changed files. The exit
+    status is 1 if a file is broken.
     """
-    parts = parts_of(what, overrides)
-    root, name = _root_and_name(what, overrides)
-    folder = folder or RUNS / f"verify-{name}"
-    items: dict[str, Any] = {}
-    for samples in parts.values():
-        for i in range(len(samples)):
-            items[samples.paths[i]] = _item(samples, i)
-    task = verify_folder if any(s.frame_template for s in parts.values()) else verify
-    about = {"verified": str(root.resolve())}
-    records = examined(
-        "verified", task, root, items, folder / "checked.jsonl", about, num_workers, seconds
+    name, subsets = read_source(what, overrides or ())
+    root = next(iter(subsets.values())).root
+    folder = output_folder(folder or RUNS / f"verify-{name}")
+    items = {s.paths[i]: to_task(s, i) for s in subsets.values() for i in range(len(s))}
+    of_images = any(samples.frame_template for samples in subsets.values())
+    task = files.verify_folder if of_images else files.verify
+    journal = files.Journal(folder / "checked.jsonl", {"verified": str(root.resolve())})
+    records = examine_all(
+        "verified", task, root, items, journal, num_workers=workers, seconds=seconds
     )
-    broken = {path: record for path, record in records.items() if "error" in record}
-    for part, samples in parts.items():
-        kept = [i for i in range(len(samples)) if samples.paths[i] not in broken]
-        lines = [_line(samples, i) for i in kept]
-        write_lines(folder / f"clean{f'_{part}' * bool(part)}.txt", lines)
+    broken = broken_of(records)
+    for subset, samples in subsets.items():
+        clean = (i for i in range(len(samples)) if samples.paths[i] not in broken)
+        lines = (to_line(samples, i) for i in clean)
+        write_lines(folder / (f"clean_{subset}.txt" if subset else "clean.txt"), lines)
         write_lines(folder / "classes.txt", samples.class_names)
-    some = sum("num_frames" in record for record in broken.values())
-    out.print(
-        f"{len(items):,} files: {len(items) - len(broken):,} clean, {len(broken):,} broken"
-        + f" ({some:,} of these give some frames)" * bool(some)
-        + f"; {folder}/ lists them",
-        markup=False,
+    partly = sum("num_frames" in record for record in broken.values())
+    note = f" ({partly:,} of these give some frames)" if partly else ""
+    show(
+        f"{len(items):,} files: {len(items) - len(broken):,} clean, {len(broken):,} broken{note}; "
+        f"{folder}/ lists them"
     )
-    name_broken(broken, folder)
-    return len(broken)
+    show_broken(broken, folder)
+    if broken:
+        raise typer.Exit(1)
 
 
-def run_index(root: Path, *, num_workers: int, seconds: float) -> Path:
-    """Writes the index of a data root. A journal beside it spares files that stay as they are.
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="The dataset's root. The index is written there.")],
+    workers: Workers = CORES,
+    seconds: Seconds = 60.0,
+) -> None:
+    """Write an index, so that training starts sooner.
+
+    It holds the number of frames, frame rate, size and key frames of each video, which training
+    otherwise reads from the files. Run it again after files have changed: only those are read.
+    """
+    root = existing_root(folder)
+    items = {path: root / path for path in files.videos_in(root)}
+    journal = files.Journal(root / f"{INDEX_NAME.removesuffix('.npz')}.jsonl", {"indexed": 1})
+    for name, record in list(journal.records.items()):
+        if "error" not in record and "starts" not in record:
+            del journal.records[name]  # of an earlier version
+    records = examine_all(
+        "indexed", files.describe, root, items, journal, num_workers=workers, seconds=seconds
+    )
+    path = write_index(root, files.to_index([records[name] for name in items]))
+    broken = broken_of(records)
+    num_frames = sum(record.get("num_frames", 0) for record in records.values())
+    note = f"; {len(broken):,} that do not decode have none" if broken else ""
+    show(f"{path}: {len(records):,} videos, {num_frames:,} frames{note}")
+    show_broken(broken)
+
+
+@app.command()
+def reencode(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of videos.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the copies.")],
+    short_side: Annotated[int, typer.Option(help="Short side in pixels, an even number.")] = 128,
+    key_frame_interval: Annotated[
+        int, typer.Option(help="Frames between key frames, at most.")
+    ] = 8,
+    workers: Workers = CORES,
+    seconds: Seconds = 600.0,
+) -> None:
+    """Copy videos so that they load faster.
+
+    The copies are small H.264 files that are quick to seek in, with the same names (.mp4). Frames
+    keep their times; sound is dropped. Lists (.txt, .csv, .json) are copied as they are. An
+    interrupted copy continues where it stopped. The exit status is 1 if a video is broken.
+    """
+    check_settings(short_side, key_frame_interval)
+    source = existing_root(source)
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{folder} is inside of {source}; choose another folder")
+    copies = _copy_names(files.videos_in(source))
+    items = {
+        path: Reencode(source / path, folder / copy, short_side, key_frame_interval)
+        for path, copy in copies.items()
+    }
+    about = {"short_side": short_side, "key_frame_interval": key_frame_interval}
+    journal = files.Journal(output_folder(folder) / "reencoded.jsonl", about)
+    for path, record in list(journal.records.items()):
+        if "error" not in record and not (path in copies and (folder / copies[path]).is_file()):
+            del journal.records[path]  # the copy has been removed
+    records = examine_all(
+        "re-encoded", reencode_video, source, items, journal, num_workers=workers, seconds=seconds
+    )
+    broken = broken_of(records)
+    for path in broken:
+        unfinished_name(folder / copies[path]).unlink(missing_ok=True)  # left by a crash
+    num_lists = _copy_lists(source, folder)
+    whole = [record for path, record in records.items() if path not in broken]
+    before, after = (sum(r[key] for r in whole) / 1e6 for key in ("bytes", "out_bytes"))
+    line = f"{folder}: {len(whole):,} videos, {before:,.1f} MB before, {after:,.1f} MB after"
+    line += f"; {num_lists:,} lists copied" if num_lists else ""
+    show(line + (f"; {len(broken):,} broken ones left out" if broken else ""))
+    renamed = sum(path != copy for path, copy in copies.items())
+    if renamed:
+        show(f"note: {renamed:,} names end in .mp4 now; change them in the lists, too")
+    show_broken(broken, folder)
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def shards(
+    what: What,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    overrides: Overrides = None,
+    max_mb: Annotated[float, typer.Option(help="Largest size of a shard, in MB.")] = 512.0,
+    workers: Workers = CORES,
+    seconds: Seconds = 60.0,
+) -> None:
+    """Pack videos into tar files for streaming.
+
+    The tar files follow WebDataset; data.layout=shards streams them. A recipe's videos go to
+    OUT/train and OUT/test. A folder of class folders goes to OUT.
+    """
+    if max_mb <= 0:
+        raise ValueError(f"--max-mb: got {max_mb:g}; need more than 0")
+    require_empty(folder)
+    if what.is_dir():
+        subsets, skip = {"": read_folders(what)}, False
+    else:
+        subsets = read_source(what, overrides or (), missing="drop")[1]
+        skip = load(what, overrides or ()).data.on_error == "skip"
+    for subset, samples in subsets.items():
+        if samples.frame_template is not None:
+            raise ValueError("shards hold videos, and these are folders of images")
+        kept, broken = count_frames(samples, num_workers=workers, seconds=seconds)
+        if broken and not skip:
+            first = next(iter(broken))
+            raise ValueError(
+                f"{len(broken)} of {len(samples)} videos do not decode; the first: {first}: "
+                f"{broken[first]['error']}; remove them, or skip them with data.on_error=skip"
+            )
+        _pack(kept, folder / subset if subset else folder, max_mb, num_broken=len(broken))
+        show_broken(broken)
+    splits = "" if "train" in subsets else " data.train_split=. data.test_split=."
+    show(f"to train on them: data.layout=shards data.root={folder}{splits}")
+
+
+def _pack(samples: Samples, folder: Path, max_mb: float, *, num_broken: int) -> None:
+    with Display() as display:
+        written = write_shards(
+            samples,
+            folder,
+            max_bytes=int(max_mb * 1e6),
+            wrote=lambda done, total: display.update(
+                f"written {done:,}/{total:,}", done=done, total=total
+            ),
+        )
+    note = f"; {num_broken:,} broken ones left out" if num_broken else ""
+    show(
+        f"{folder}: {len(samples):,} videos of {len(samples.class_names)} classes in "
+        f"{len(written)} shards, {sum(s.num_bytes for s in written) / 1e6:,.1f} MB{note}"
+    )
+
+
+def _copy_lists(source: Path, folder: Path) -> int:
+    """Copies the lists of a dataset, and returns how many there are.
+
+    Links to files outside of the dataset are not copied: the copy may be published.
+    """
+    root, num_lists = source.resolve(), 0
+    for path in files.files_in(source):
+        list_file = (source / path).resolve()
+        if not path.endswith(LIST_SUFFIXES):
+            continue
+        if not list_file.is_relative_to(root):
+            show(f"note: {path} is a link to {list_file}, outside of {source}, and is not copied")
+            continue
+        _copy(list_file, folder / path)
+        num_lists += 1
+    return num_lists
+
+
+def _copy(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    write_whole(target, lambda file: file.write(content))
+
+
+def _copy_names(paths: list[str]) -> dict[str, str]:
+    """Returns the name of the copy of each video.
 
     Raises:
-        ValueError: no such folder, or no video in it.
+        ValueError: If two videos would have one name.
     """
-    root = existing_root(root)
-    items = {path: root / path for path in videos_in(root)}
-    journal = root / f"{INDEX_NAME.removesuffix('.npz')}.jsonl"
-    records = examined(
-        "indexed",
-        describe,
-        root,
-        items,
-        journal,
-        {"indexed": 1},
-        num_workers,
-        seconds,
-        is_complete=lambda record: "starts" in record,
-    )
-    path = write_index(root, to_index([records[name] for name in items]))
-    broken = {path: record for path, record in records.items() if "error" in record}
-    frames = sum(record.get("num_frames", 0) for record in records.values())
-    out.print(
-        f"{path}: {len(records):,} videos, {frames:,} frames"
-        + f"; {len(broken):,} that do not decode have none" * bool(broken),
-        markup=False,
-    )
-    name_broken(broken)
-    return path
-
-
-def parts_of(what: Path, overrides: Sequence[str], missing: Missing = "keep") -> dict[str, Samples]:
-    """A recipe's samples by part, with the missing among them; a folder's under "", unlabelled."""
-    if what.is_dir():
-        _check_no_overrides(what, overrides)
-        paths = videos_in(what)
-        return {"": Samples(what, paths=paths, labels=[-1] * len(paths), class_names=())}
-    config = load(what, overrides).data
-    if config.layout == "shards":
-        raise ValueError("data.layout is shards; prepare reads the videos that they were made of")
-    return {
-        "train": make_samples(config, "train", missing),
-        "test": make_samples(config, "test", missing),
-    }
-
-
-def _check_no_overrides(what: Path, overrides: Sequence[str]) -> None:
-    if overrides:
-        raise ValueError(f"{what} is a folder; {overrides[0]} would change a recipe")
-
-
-def examined(
-    what: str, task: Task, root: Path, items: Mapping[str, Any], journal: Path,
-    about: Mapping[str, Any], num_workers: int, seconds: float,
-    is_complete: Callable[[Record], bool] = lambda _: True,
-) -> dict[str, Record]:  # fmt: skip
-    """Records by path; says how it goes on."""
-    records: dict[str, Record] = {}
-    kept = Journal(journal, about)
-    kept.records = {path: r for path, r in kept.records.items() if "error" in r or is_complete(r)}
-    started, broken = time.perf_counter(), 0
-    try:
-        with Display() as display:
-            for record in examine(
-                task, root, items, kept, num_workers=num_workers, seconds=seconds
-            ):
-                records[record["path"]] = record
-                broken += "error" in record
-                display.update(
-                    f"{what} {len(records):,}/{len(items):,}  broken {broken:,}  "
-                    f"{time.perf_counter() - started:.0f} s",
-                    done=len(records),
-                    total=len(items),
-                )
-    finally:
-        kept.close()
-    return records
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def name_broken(broken: Mapping[str, Record], folder: Path | None = None) -> None:
-    """The first few on the terminal, all in `folder/broken.txt`."""
-    lines = [f"{path}\t{broken[path]['error']}" for path in sorted(broken)]
-    if folder is not None:
-        write_lines(folder / "broken.txt", lines)
-    for line in lines[:10]:
-        out.print("  " + line.replace("\t", ": "), markup=False)
-    if len(lines) > 10:
-        out.print(f"  and {len(lines) - 10:,} more")
-
-
-def _root_and_name(what: Path, overrides: Sequence[str]) -> tuple[Path, str]:
-    if what.is_dir():
-        return what, what.resolve().name
-    config = load(what, overrides)
-    return existing_root(config.data.root), config.name
-
-
-def _item(samples: Samples, index: int) -> Any:
-    """What `verify` takes, or `verify_folder`."""
-    if samples.frame_template is None:
-        return samples.path(index)
-    count = 0 if samples.num_frames is None else int(samples.num_frames[index])
-    return samples.path(index), samples.frame_template, count
-
-
-def _line(samples: Samples, index: int) -> str:
-    """As layouts list and frames read it; a path alone where there is no label."""
-    words = [samples.paths[index]]
-    if samples.frame_template is not None and samples.num_frames is not None:
-        words.append(str(samples.num_frames[index]))
-    if samples.label(index) >= 0:
-        words.append(str(samples.label(index)))
-    return " ".join(words)
+    sources: dict[str, str] = {}
+    for path in paths:
+        copy = str(Path(path).with_suffix(".mp4"))
+        if copy in sources:
+            raise ValueError(f"{sources[copy]} and {path} would both become {copy}; rename one")
+        sources[copy] = path
+    return {path: copy for copy, path in sources.items()}

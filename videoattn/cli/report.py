@@ -1,9 +1,12 @@
-"""What an evaluation leaves behind: tables for people and for programs, and a picture."""
+"""Writes the report of an evaluation: tables, JSON, and a confusion matrix."""
 
 import csv
+import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.failures import as_record
+from videoattn.files import output_folder, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -26,14 +29,19 @@ def write_report(
     class_names: Sequence[str],
     describe: Callable[[int], str] = str,
 ) -> dict[str, object]:
-    """Writes report.json, predictions.csv and, of labelled videos, the tables and the picture.
+    """Writes report.json and predictions.csv; for labeled videos, also tables and a picture.
 
-    `per_class.csv` has a row per class, `confusion.csv` a row per label and a column per
-    prediction, `confusion.png` the same as shares of each row. `describe` names a sample by its
-    index. Returns what report.json holds.
+    `per_class.csv` has a row per class. `confusion.csv` has a row per label and a column per
+    prediction, and `confusion.png` shows it as fractions of each row.
+
+    Args:
+        describe: Returns the name of a sample, given its index.
+
+    Returns:
+        The content of report.json.
 
     Raises:
-        ValueError: when there are not as many names as classes.
+        ValueError: If the number of names is not the number of classes, or `folder` is a link.
     """
     num_classes = evaluation.probabilities.shape[1]
     if len(class_names) != num_classes:
@@ -41,9 +49,9 @@ def write_report(
             f"class_names: {len(class_names)} given, the network scores {num_classes}; "
             "use the data that it was trained on"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    report = summarise(evaluation)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    output_folder(folder)
+    report = summarize(evaluation)
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
     if evaluation.num_labelled:
         counts = confusion(evaluation)
@@ -55,8 +63,8 @@ def write_report(
     return report
 
 
-def summarise(evaluation: Evaluation) -> dict[str, object]:
-    """The numbers of report.json; an accuracy is None where no label is known."""
+def summarize(evaluation: Evaluation) -> dict[str, object]:
+    """Returns the content of report.json; metrics are None if no label is known."""
     parts = {name: _numbers(part) for name, part in evaluation.parts.items()}
     return {
         **_numbers(evaluation),
@@ -66,7 +74,7 @@ def summarise(evaluation: Evaluation) -> dict[str, object]:
         "videos_failed": evaluation.num_failed,
         "videos_labelled": evaluation.num_labelled,
         "views_per_video": evaluation.num_views,
-        "failures": [as_record(failure) for failure in evaluation.failures],
+        "failures": [asdict(failure) for failure in evaluation.failures],
     }
 
 
@@ -78,7 +86,7 @@ def _numbers(evaluation: Evaluation) -> dict[str, float | None]:
 
 
 def confusion(evaluation: Evaluation) -> Confusion:
-    """How often videos of each class (row) were taken for each class (column)."""
+    """Returns how often videos of each class (row) were predicted as each class (column)."""
     labels, predicted = _labelled(evaluation)
     num_classes = evaluation.probabilities.shape[1]
     counts = confusion_matrix(labels, predicted, labels=range(num_classes))
@@ -86,7 +94,8 @@ def confusion(evaluation: Evaluation) -> Confusion:
 
 
 def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) -> None:
-    """A picture of each label's predictions as shares of its videos, with counts where few."""
+    """Draws the predictions for each label as fractions of its videos; up to 20 classes also get
+    counts."""
     num_classes = len(class_names)
     side = min(16.0, 3.0 + 0.45 * num_classes)
     figure = Figure(figsize=(side + 1.0, side), layout="constrained")
@@ -102,10 +111,13 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
         axes.set_yticks(ticks, list(class_names))
     if num_classes <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            color = "white" if shares[row, column] > 0.5 else "black"
             text = str(counts[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour)
-    figure.savefig(path, dpi=110)
+            axes.text(column, row, text, ha="center", va="center", color=color)
+    with warnings.catch_warnings():
+        # Class names may be in a script that the font lacks. It is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _labelled(
@@ -125,7 +137,7 @@ def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[s
         [name, int(support[k]), f"{recall[k]:.4f}", f"{precision[k]:.4f}", f"{f1[k]:.4f}"]
         for k, name in enumerate(class_names)
     )
-    # A class's recall is its accuracy.
+    # The recall of a class is its accuracy.
     _write_csv(path, ["class", "videos", "accuracy", "precision", "f1"], rows)
 
 
@@ -156,7 +168,15 @@ def _write_predictions(
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([_cell(value) for value in header])
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _cell(value: object) -> object:
+    """Returns a cell that no spreadsheet runs as a formula: such text gets a leading quote."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value

@@ -1,22 +1,27 @@
 """`videoattn train`."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
-from videoattn.engine.train import TrainResult
-from videoattn.recipe import experiment
+import typer
+
+from videoattn.cli.arguments import Device, Overrides, Recipe
+from videoattn.recipe.experiment import train
 
 
-def train(
-    recipe: Path,
-    overrides: Sequence[str] = (),
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    folder: Path | None = None,
-) -> TrainResult:
-    """Trains a recipe; see `videoattn.recipe.experiment.train`."""
-    return experiment.train(
-        recipe, *overrides, resume=resume, overwrite=overwrite, device=device, folder=folder
-    )
+def command(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Erase the run in the folder, and start again.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train the network of a recipe.
+
+    The run is written to runs/NAME, where NAME is the recipe's name. On several GPUs or machines:
+    torchrun --nproc-per-node N -m videoattn train RECIPE ...
+    """
+    train(recipe, *(overrides or ()), resume=resume, overwrite=overwrite, device=device)

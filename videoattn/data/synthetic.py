@@ -1,12 +1,12 @@
-"""The demo's clips: H.264 files of eight motions, made by a seed, that no single frame gives away.
+"""Generates the demo's dataset: H.264 clips of eight motions that no single frame reveals.
 
-A textured object moves left, right, up or down, turns either way, grows or shrinks over a textured
-background that a camera pans across, among smaller things that stand still or drift. Four pairs of
-classes are each other's time reversal, so both members of a pair show the same frames. Across the
-pairs every state (place, size, angle) is drawn from one law: in a clip that does not change a
-state, that state rests where a clip that does change it would be seen at some moment.
+A textured object moves left, right, up or down, turns either way, grows or shrinks. Behind it a
+camera pans across a textured background, and smaller objects rest or drift. Four pairs of classes
+are each other's time reversal, so that both classes of a pair have the same frames. Every state
+(position, size, angle) has the same distribution in all classes: a state that does not change in
+a clip has a value that it would have at some moment if it did.
 
-Coordinates are (x, y) with the frame from -1 to 1 and y pointing down, as in `grid_sample`.
+Coordinates are (x, y) from -1 to 1 with y pointing down, as in `grid_sample`.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videoattn.errors import one_of
 from videoattn.types import Frames
 
 Split = Literal["train", "test"]
 
-SIZE = 112  # pixels, both ways
+SIZE = 112  # height and width in pixels
 MIN_FRAMES, MAX_FRAMES = 24, 32
 FRAME_RATES = (12, 15, 24, 25, 30)
 
@@ -39,12 +40,12 @@ MOTIONS: dict[str, tuple[str, int]] = {
     "turns_clockwise": ("angle", 1),
     "turns_counter_clockwise": ("angle", -1),
 }
-"""Class name -> (which state changes, its sign), sorted as class folders are."""
+"""Class name -> (state that changes, sign of the change), sorted as class folders are."""
 
-# How far a state goes during a clip, least and most; size is the logarithm of the radius.
+# Least and most change of a state during a clip. Size is the logarithm of the radius.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
-_PATCH = 48  # pixels of an object's picture: never shrunk more than twice, so it does not alias
+_PATCH = 48  # pixels of an object's image: never shrunk more than twice, so that it does not alias
 _OVERSAMPLING = 4
 
 
@@ -64,17 +65,23 @@ def write_demo_clips(
     num_threads: int = 2,
     on_clip: Callable[[Path], None] | None = None,
 ) -> list[Path]:
-    """Write `root/{train,test}/<class>/<number>.mp4`; the same seed writes the same frames.
+    """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
 
-    `on_clip` is called with each path as it is finished, in order: a progress bar hangs there.
+    Args:
+        root: Folder of the dataset.
+        seed: Seed of all clips.
+        num_train_per_class: Training clips per class.
+        num_test_per_class: Test clips per class.
+        num_threads: Threads that encode.
+        on_clip: Called with each finished path, in order, for example to show progress.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: If a count is below 1.
     """
     counts: dict[Split, int] = {"train": num_train_per_class, "test": num_test_per_class}
     for split, count in counts.items():
         if count < 1:
-            raise ValueError(f"num_{split}_per_class: got {count}; allowed: 1 and more")
+            raise ValueError(f"num_{split}_per_class: got {count}; need at least 1")
     jobs = [
         (root / split / name / f"{number:04d}.mp4", split, name, number)
         for split, count in counts.items()
@@ -98,13 +105,12 @@ def write_demo_clips(
 
 
 def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
-    """The clip of that class and number: a pure function of the arguments.
+    """Returns the clip of a class and number, as a pure function of the arguments.
 
     Raises:
-        ValueError: an unknown motion.
+        ValueError: If the motion is unknown.
     """
-    if motion not in MOTIONS:
-        raise ValueError(f"motion: got {motion!r}; choose from {', '.join(MOTIONS)}")
+    one_of("motion", motion, MOTIONS)
     key = [seed, ("train", "test").index(split), list(MOTIONS).index(motion), number]
     rng = np.random.default_rng(key)
     num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
@@ -122,7 +128,7 @@ def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
 
 
 def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Where the object is in each frame: "x", "y" of its centre, log "size", "angle" in radians.
+    """Draws the object's states in each frame: center "x" and "y", log "size", "angle" in radians.
 
     A motion and its opposite, drawn with the same generator, are each other's time reversal.
     """
@@ -137,19 +143,19 @@ def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> di
     states = {}
     for name, (least, most) in TRAVEL.items():
         travel = rng.uniform(least, most)
-        resting = rng.uniform(-0.5, 0.5)  # a moment of the motion that this clip does not make
-        way = sign * progress if name == changing else torch.full((num_frames,), resting)
-        states[name] = middle[name] + travel * way
+        resting = rng.uniform(-0.5, 0.5)  # a moment of the motion, if this clip had it
+        moment = sign * progress if name == changing else torch.full((num_frames,), resting)
+        states[name] = middle[name] + travel * moment
     return states
 
 
 def encode_clip(path: Path, clip: DemoClip) -> None:
-    """Write one H.264 file; the bytes follow from the frames."""
+    """Writes an H.264 file. The same frames give the same bytes."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         stream.thread_count = 1
-        # Without mbtree=0, x264 165 gave other bytes from call to call, even with one thread.
+        # Without mbtree=0, x264 165 writes other bytes in every call, even with one thread.
         stream.options = {
             "crf": "16",
             "preset": "veryfast",
@@ -164,7 +170,7 @@ def encode_clip(path: Path, clip: DemoClip) -> None:
 
 
 def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
-    """A distractor's states: small, anywhere, at rest or drifting slower than any moving object."""
+    """Draws a distractor's states: small, anywhere, resting or slower than any moving object."""
     progress = torch.linspace(-0.5, 0.5, num_frames)
     speed = 0.25 if rng.random() < 0.5 else 0.0
     return {
@@ -176,7 +182,7 @@ def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
 
 
 def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
-    """Lay `patch` (RGB times alpha, and alpha) over `picture` (T, 3, H, W) in place."""
+    """Draws `patch` (RGB times alpha, and alpha) on `picture` (T, 3, H, W) in place."""
     rows, columns = (_reach(states[name], states["size"]) for name in ("y", "x"))
     axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     x = axis[None, None, columns] - states["x"][:, None, None]
@@ -189,24 +195,24 @@ def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
     picture[:, :, rows, columns].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
 
 
-def _reach(centre: Tensor, log_size: Tensor) -> slice:
-    """The pixels of one axis that the object touches in any frame: nothing else is painted."""
-    radius = torch.exp(log_size) * 1.05  # the interpolation blurs the edge by half a patch pixel
-    first = ((centre - radius).min().item() + 1) * SIZE / 2
-    last = ((centre + radius).max().item() + 1) * SIZE / 2
+def _reach(center: Tensor, log_size: Tensor) -> slice:
+    """Returns the pixels along one axis that the object covers in any frame."""
+    radius = torch.exp(log_size) * 1.05  # interpolation blurs the edge by half a patch pixel
+    first = ((center - radius).min().item() + 1) * SIZE / 2
+    last = ((center + radius).max().item() + 1) * SIZE / 2
     return slice(min(max(int(first), 0), SIZE - 1), min(max(int(last) + 1, 1), SIZE))
 
 
 def _object_picture(rng: np.random.Generator) -> Tensor:
-    """(4, P, P): a random shape with two colours in a random texture and a dark outline."""
+    """Draws a random shape with a random texture of two colors and a dark outline: (4, P, P)."""
     size = _PATCH * _OVERSAMPLING
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    tall = y / rng.uniform(0.65, 0.9)  # longer than wide: turning shows in the outline, too
+    tall = y / rng.uniform(0.65, 0.9)  # longer than wide, so that the outline reveals a turn
     edge = torch.hypot(x, tall) / _outline(torch.atan2(tall, x), rng)  # 1 on the outline
-    first, second = _two_colours(rng)
+    first, second = _two_colors(rng)
     mixed = torch.where(_texture(x, y, rng)[None], first[:, None, None], second[:, None, None])
-    # An off-centre spot: no shape and texture looks the same after part of a turn.
+    # With an off-center spot, no object looks the same after part of a turn.
     spot = torch.hypot(x - 0.45, y) < 0.24
     mixed = torch.where(spot, torch.ones(3, 1, 1) if rng.random() < 0.5 else mixed * 0.15, mixed)
     mixed = torch.where(edge > 0.86, mixed * 0.12, mixed)
@@ -215,9 +221,9 @@ def _object_picture(rng: np.random.Generator) -> Tensor:
 
 
 def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
-    """Distance of the shape's edge from its centre, at most 0.95, in each direction."""
+    """Returns the distance of the shape's edge from its center, at most 0.95, at each angle."""
     corners = int(rng.integers(3, 7))
-    if rng.random() < 0.5:  # a polygon, its corners cut
+    if rng.random() < 0.5:  # a polygon with cut corners
         within = torch.remainder(angle, 2 * np.pi / corners) - np.pi / corners
         return (0.95 * np.cos(np.pi / corners) * 1.25 / torch.cos(within)).clamp(max=0.95)
     depth = rng.uniform(0.1, 0.25)  # a star or a flower
@@ -225,7 +231,7 @@ def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _texture(x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:
-    """A boolean pattern: stripes, checks, dots, rings or sectors."""
+    """Draws a boolean pattern: stripes, checks, dots, rings or sectors."""
     turns = rng.uniform(1.0, 1.8)
     waves = torch.sin(np.pi * turns * x), torch.sin(np.pi * turns * y)
     match int(rng.integers(5)):
@@ -241,22 +247,22 @@ def _texture(x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:
             return torch.sin(int(rng.integers(1, 4)) * torch.atan2(y, x)) > 0
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Two saturated colours whose hues differ by at least a quarter of the circle."""
+def _two_colors(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draws two saturated colors whose hues differ by at least a quarter of the circle."""
     hue = rng.random()
     other = hue + rng.uniform(0.25, 0.75)
-    return _colour(hue, 0.85, rng.uniform(0.8, 1)), _colour(other, 0.75, rng.uniform(0.55, 1))
+    return _color(hue, 0.85, rng.uniform(0.8, 1)), _color(other, 0.75, rng.uniform(0.55, 1))
 
 
-def _colour(hue: float, saturation: float, value: float) -> Tensor:
-    """RGB of a hue in turns: the cosine palette, smooth where HSV has corners."""
+def _color(hue: float, saturation: float, value: float) -> Tensor:
+    """Returns RGB for a hue in turns, from the cosine palette, which is smoother than HSV."""
     wheel = 0.5 + 0.5 * torch.cos(2 * np.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
     return value * (1 - saturation * (1 - wheel))
 
 
 def _background(num_frames: int, rng: np.random.Generator) -> Tensor:
-    """(T, 3, H, W): three muted colours mixed by noise, under a panning camera."""
-    dim, light, third = (_colour(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
+    """Draws three muted colors mixed by noise, under a panning camera: (T, 3, H, W)."""
+    dim, light, third = (_color(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
     amount, other = (_noise(rng) for _ in range(2))
     canvas = torch.lerp(dim[:, None, None], light[:, None, None], amount)
     canvas = torch.lerp(canvas, third[:, None, None].expand_as(canvas), (other > 0.6) * 0.6)
@@ -269,7 +275,7 @@ def _background(num_frames: int, rng: np.random.Generator) -> Tensor:
     axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     x = (axis[None, None, :] * 0.7 + pan[0][:, None, None]).expand(-1, SIZE, -1)
     y = (axis[None, :, None] * 0.7 + pan[1][:, None, None]).expand(-1, -1, SIZE)
-    grid = torch.stack((x, y), dim=-1)  # within 0.91: the canvas is never left
+    grid = torch.stack((x, y), dim=-1)  # at most 0.91, so that it stays on the canvas
     return F.grid_sample(canvas.expand(num_frames, -1, -1, -1), grid, align_corners=False)
 
 
@@ -277,7 +283,7 @@ _BRIGHTNESS = ((0.15, 0.4), (0.5, 0.8), (0.3, 0.7))
 
 
 def _noise(rng: np.random.Generator) -> Tensor:
-    """(H, W) in 0 - 1: bicubic noise summed over four scales."""
+    """Draws bicubic noise in 0 - 1, summed over four scales: (H, W)."""
     total = torch.zeros(1, 1, 160, 160)
     for cells in (4, 9, 20, 45):
         grid = torch.from_numpy(rng.standard_normal((1, 1, cells, cells), dtype=np.float32))

@@ -63,11 +63,11 @@ def save(path: Path, payload: Checkpoint) -> None:
     write_whole(path, lambda file: torch.save(payload, file))
 
 
-def load(path: Path, *, class_names: Sequence[str] | None = None) -> Checkpoint:
-    """Reads a checkpoint onto the CPU and checks it against `class_names` if given.
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, truncated or foreign, or its classes differ.
+        CheckpointError: If the file is missing, damaged or foreign.
     """
     _check_is_zip(path)
     try:
@@ -90,8 +90,6 @@ def load(path: Path, *, class_names: Sequence[str] | None = None) -> Checkpoint:
     missing = sorted(Checkpoint.__required_keys__ - set(payload))
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
-    if class_names is not None:
-        check_classes(path, payload["class_names"], class_names)
     return cast(Checkpoint, payload)
 
 
@@ -147,13 +145,11 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
     return file, payload["model"], _meta_of(payload)
 
 
-def load_weights(
-    path: Path, *, class_names: Sequence[str] | None = None
-) -> tuple[State, CheckpointMeta]:
-    """Reads a file of `save_weights` and checks it against `class_names` if given.
+def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
+    """Reads a file of `save_weights`.
 
     Raises:
-        CheckpointError: If the file is missing, truncated or foreign, or its classes differ.
+        CheckpointError: If the file is missing, damaged or foreign.
     """
     state, metadata = _read_weights(path)
     missing = sorted(({"format"} | CheckpointMeta.__required_keys__) - set(metadata))
@@ -162,10 +158,8 @@ def load_weights(
             f"{path}: its metadata lack {', '.join(missing)}, so it was not written by this "
             "package; convert it first"
         )
-    meta = _meta_of({key: json.loads(text) for key, text in metadata.items() if key != "format"})
-    if class_names is not None:
-        check_classes(path, meta["class_names"], class_names)
-    return state, meta
+    meta = {key: json.loads(text) for key, text in metadata.items() if key != "format"}
+    return state, _meta_of(meta)
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.metrics import fraction
-from videoattn.engine.objective import CrossEntropy, Objective
+from videoattn.engine.objective import CrossEntropy, Objective, fraction
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
@@ -26,7 +25,7 @@ class HasParts(Protocol):
 
 
 WHOLE = ""
-"""The name of a network's own scores, among those of its parts."""
+"""Stands for the name of the part in a network without parts."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def evaluate(
             failures += batch.failures
             if len(batch.frames):
                 with torch.no_grad(), autocast(dtype, parallel.device):
-                    logits = _forward(model, batch, to_video=to_video, max_views=max_views)
+                    logits = _forward(model, batch, to_video, max_views)
                 rows.append({name: _score(logits[name], batch, objective) for name in logits})
             clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1])
             display.update(
@@ -144,25 +143,19 @@ def evaluate(
     finally:
         for module in in_training:
             module.training = True
-    gathered = parallel.gather((failures, rows))
-    return _summarize(
-        [row for _, own in gathered for row in own],
-        [failure for own, _ in gathered for failure in own],
-        objective,
-    )
+    return _summarize(parallel.gather((failures, rows)), objective)
 
 
 def _forward(
-    model: nn.Module, batch: Batch, *, to_video: ToVideo, max_views: int
+    model: nn.Module, batch: Batch, to_video: ToVideo, max_views: int
 ) -> dict[str, Tensor]:
-    """Returns the logits (N V, K) of the network, and of each of its parts, on the CPU."""
+    """Returns the logits (N V, K) of each part on the CPU; `WHOLE` if the network has no parts."""
     chunks: list[dict[str, Tensor]] = []
     for frames in batch.frames.flatten(0, 1).split(max_views):
         video = to_video(frames)
         parts = model.parts(video) if isinstance(model, HasParts) else {WHOLE: model(video)}
         chunks.append({name: logits.float().cpu() for name, logits in parts.items()})
-    logits = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    return {WHOLE: list(logits.values())[-1], **logits}
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
@@ -184,14 +177,18 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
 
 
 def _summarize(
-    rows: Sequence[Mapping[str, _Scores]], failures: Sequence[Failure], objective: Objective
+    gathered: Sequence[tuple[list[Failure], list[dict[str, _Scores]]]], objective: Objective
 ) -> Evaluation:
-    ordered = tuple(sorted(failures, key=lambda failure: failure.index))
+    """Joins the failures and the scores of all ranks."""
+    every = (failure for failures, _ in gathered for failure in failures)
+    failures = tuple(sorted(every, key=lambda failure: failure.index))
+    rows = [row for _, own in gathered for row in own]
     if not rows:
-        first = f"; the first: {ordered[0].path}: {ordered[0].reason}" if ordered else ""
-        raise ValueError(f"none of {len(ordered)} videos could be scored{first}")
-    found = {name: _join([row[name] for row in rows], ordered, objective) for name in rows[0]}
-    return replace(found.pop(WHOLE), parts=found)
+        first = f"; the first: {failures[0].path}: {failures[0].reason}" if failures else ""
+        raise ValueError(f"none of {len(failures)} videos could be scored{first}")
+    parts = {name: _join([row[name] for row in rows], failures, objective) for name in rows[0]}
+    whole = parts.pop(WHOLE) if WHOLE in parts else list(parts.values())[-1]
+    return replace(whole, parts=parts)
 
 
 def _join(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from videoattn.engine.parallel import Parallel
@@ -50,25 +51,20 @@ def count_samples(
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Returns the failures in a file of `append_failures`; none if there is no file."""
+    """Returns the failures in a file of `append_failures`; none if it does not exist."""
     return [Failure(**json.loads(line)) for line in complete_lines(path)]
 
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Appends each failure to a file as one line of JSON."""
     with open(path, "a") as file:
-        file.writelines(json.dumps(as_record(failure)) + "\n" for failure in failures)
+        file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Keeps only these samples in the file: an interrupted run may have listed more after its last
-    checkpoint, and a resumed run meets them again."""
+    """Keeps only these samples in the file. An interrupted run may have listed more after its last
+    checkpoint; a resumed run will list them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:
         append_failures(path, kept)
-
-
-def as_record(failure: Failure) -> dict[str, str | int]:
-    """Returns a failure as plain values."""
-    return {"index": failure.index, "path": failure.path, "reason": failure.reason}

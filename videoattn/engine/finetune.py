@@ -21,7 +21,7 @@ class FineTuning:
             run, as TSN and TSM do.
     """
 
-    backbone: frozenset[str]
+    backbone: frozenset[str] = frozenset()
     frozen_epochs: int = 0
     freeze_batch_norm: bool = False
 

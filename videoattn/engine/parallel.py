@@ -1,8 +1,6 @@
-"""Runs the same code in one process or in several that torchrun starts.
+"""Runs the same code in one process, or in several that torchrun starts.
 
-    torchrun --nproc-per-node 2 train.py ...
-
-Everything that depends on the number of processes is here: the training loop only calls `Parallel`.
+The training loop calls `Parallel` for everything that depends on the number of processes.
 """
 
 import os
@@ -28,7 +26,6 @@ class Parallel:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -79,7 +76,7 @@ class Parallel:
         """Returns a context for one of several passes; only the last one exchanges gradients."""
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
-        return _no_sync(model)
+        return model.no_sync()
 
     def sum_gradients(self, model: nn.Module, *, averaged: bool) -> None:
         """Replaces the gradients by their sum over the ranks.
@@ -119,19 +116,13 @@ class Parallel:
 
 
 @contextmanager
-def _no_sync(model: DistributedDataParallel) -> Iterator[None]:
-    with model.no_sync():
-        yield
-
-
-@contextmanager
 def init_parallel(
     device: str = "auto", *, timeout_seconds: int | float = 1800
 ) -> Iterator[Parallel]:
     """Joins the process group that torchrun's environment describes, and leaves it at the end.
 
     Args:
-        device: auto (a GPU if there is one), cpu, cuda, or cuda:N.
+        device: auto (a GPU, if available), cpu, cuda, or cuda:N.
         timeout_seconds: How long to wait for the other processes, here and in each exchange.
 
     Raises:
@@ -162,20 +153,16 @@ def init_parallel(
             f"{timeout_seconds:g} s: {error}"
         ) from error
     try:
-        yield Parallel(rank, world_size, local_rank, chosen)
+        yield Parallel(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
-
-
-distributed = init_parallel
-"""The former name."""
 
 
 def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     """Returns the device of this process for a name: auto, cpu, cuda, or cuda:N.
 
     Raises:
-        ValueError: If the name is unknown, or there is no such GPU.
+        ValueError: If the name is unknown, or the GPU does not exist.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -185,13 +172,9 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N")
     index = local_rank if name == "cuda" else int(name[5:])
-    if not num_gpus:
-        raise ValueError(
-            f"device: GPU {index} asked for, but torch {torch.__version__} sees none; use cpu"
-        )
     if index >= num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, {num_gpus} visible; use cpu, or start at most as many "
-            "processes as there are GPUs"
+            f"device: GPU {index} asked for, {num_gpus} visible to torch {torch.__version__}; use "
+            "cpu, or start at most as many processes as there are GPUs"
         )
     return torch.device("cuda", index)

@@ -1,17 +1,82 @@
-"""Which part of a network each epoch trains."""
+"""Which parts of a network each epoch trains: stages, and a frozen backbone.
 
-from dataclasses import dataclass, replace
+These are pure functions of the epoch, so a checkpoint stores none of them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from videoattn.engine.batches import ToVideo
 from videoattn.engine.finetune import FineTuning
-from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
-from videoattn.engine.precision import Precision
-from videoattn.engine.stages import Staged, num_stages, split_epochs, stage_of
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A network that trains one of its parts in each stage.
+
+    `set_stage(i)`, i from 0, sets `requires_grad` for the parameters of that part only. In training
+    mode the other parts stay in evaluation mode, and `forward` returns logits to which every
+    parameter of the part contributes.
+    """
+
+    num_stages: int
+
+    def set_stage(self, stage: int) -> None: ...
+
+
+def num_stages(model: nn.Module) -> int:
+    """Returns the number of stages of a network; 1 for most."""
+    return model.num_stages if isinstance(model, Staged) else 1
+
+
+def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tuple[int, ...]:
+    """Returns the number of epochs of each stage: those given, or equal shares.
+
+    Raises:
+        ValueError: If there are fewer epochs than stages, or the given numbers do not fit.
+    """
+    if not given:
+        if num_epochs < stages:
+            raise ValueError(
+                f"num_epochs: {num_epochs} are too few for a network that is trained in {stages} "
+                "stages; give each at least one"
+            )
+        return tuple(num_epochs // stages + (i < num_epochs % stages) for i in range(stages))
+    if stages == 1 and len(given) > 1:
+        raise ValueError(
+            f"stage_epochs: {list(given)} is only for networks that are trained in stages; this "
+            "one is not, so leave it out"
+        )
+    if len(given) != stages or min(given) < 1 or sum(given) != num_epochs:
+        raise ValueError(
+            f"stage_epochs: {list(given)} must be {stages} numbers, 1 or more, for the network's "
+            f"{stages} stages, and {num_epochs} (num_epochs) together; leave it out for equal parts"
+        )
+    return tuple(given)
+
+
+def stage_of(step: int, lengths: Sequence[int]) -> int:
+    """Returns the stage (from 0) of a step or an epoch, given the length of each stage."""
+    return min(bisect_right(list(accumulate(lengths)), step), len(lengths) - 1)
+
+
+def restart_schedule(
+    schedule: Callable[[int], Callable[[int], float]], lengths: Sequence[int]
+) -> Callable[[int], float]:
+    """Returns a learning rate by step that restarts in each stage. `schedule(n)` is the learning
+    rate by step of a stage of n steps; `lengths` has the number of steps of each stage."""
+    schedules = [schedule(length) for length in lengths]
+
+    def lr_at(step: int) -> float:
+        stage = stage_of(step, lengths)
+        return schedules[stage](step - sum(lengths[:stage]))
+
+    return lr_at
 
 
 class Phase(NamedTuple):
@@ -34,7 +99,7 @@ class EpochPlan:
 
     num_epochs: int
     stage_epochs: tuple[int, ...] = ()
-    fine_tuning: FineTuning | None = None
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
     precise_bn: PreciseBatchNorm | None = None
 
     def __post_init__(self) -> None:
@@ -52,13 +117,7 @@ class EpochPlan:
 
     def phase(self, epoch: int) -> Phase:
         """Returns the phase of an epoch (from 0)."""
-        tuning = self.fine_tuning
-        is_frozen = tuning is not None and tuning.is_frozen(epoch)
-        return Phase(stage_of(epoch, self.stage_epochs), is_frozen)
-
-    def is_last_stage(self, epoch: int) -> bool:
-        """Whether `epoch` (from 0) belongs to the last stage."""
-        return self.phase(epoch).stage + 1 == len(self.stage_epochs)
+        return Phase(stage_of(epoch, self.stage_epochs), self.fine_tuning.is_frozen(epoch))
 
     def ends_stage(self, epoch: int) -> bool:
         """Whether a stage ends after `epoch` (from 0)."""
@@ -68,33 +127,17 @@ class EpochPlan:
         """Sets `requires_grad` of all parameters for `epoch`."""
         if isinstance(model, Staged):
             model.set_stage(stage_of(epoch, self.stage_epochs))
-        elif self.fine_tuning is not None:
+        else:
             self.fine_tuning.unfreeze(model)
-        if self.fine_tuning is not None:
-            self.fine_tuning.freeze(model, epoch)
+        self.fine_tuning.freeze(model, epoch)
 
     def set_train_mode(self, model: nn.Module, epoch: int) -> None:
         """Puts the model into training mode, except for frozen batch norms."""
         model.train()
-        if self.fine_tuning is not None:
-            self.fine_tuning.set_train_mode(model, epoch)
-
-    def recompute_norms(
-        self,
-        model: nn.Module,
-        epoch: int,
-        to_video: ToVideo,
-        precision: Precision,
-        parallel: Parallel,
-    ) -> None:
-        """Recomputes batch-norm statistics, if the plan has `precise_bn`."""
-        if self.precise_bn is None:
-            return
-        self.precise_bn.recompute(model, to_video=to_video, precision=precision, parallel=parallel)
-        self.set_train_mode(model, epoch)
+        self.fine_tuning.set_train_mode(model, epoch)
 
     def announce(self, epoch: int, previous: Phase | None) -> list[str]:
-        """Returns lines that tell the user what `epoch` trains from now on."""
+        """Returns lines for the user about what changes with `epoch`."""
         stage, is_frozen = self.phase(epoch)
         lengths, lines = self.stage_epochs, []
         if len(lengths) > 1 and (previous is None or stage != previous.stage):
@@ -102,8 +145,7 @@ class EpochPlan:
             last = first + lengths[stage] - 1
             lines.append(f"stage {stage + 1}/{len(lengths)}: epochs {first} to {last}")
         if is_frozen != (previous is not None and previous.is_frozen):
-            assert self.fine_tuning is not None
-            change = f"is frozen up to epoch {self.fine_tuning.frozen_epochs}"
-            change = change if is_frozen else "is trained now"
+            until = f"is frozen up to epoch {self.fine_tuning.frozen_epochs}"
+            change = until if is_frozen else "is trained now"
             lines.append(f"epoch {epoch + 1}: the backbone {change}")
         return lines

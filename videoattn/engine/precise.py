@@ -28,7 +28,7 @@ class PreciseBatchNorm:
     num_clips: int
 
     def recompute(
-        self, model: nn.Module, *, to_video: ToVideo, precision: Precision, parallel: Parallel
+        self, model: nn.Module, to_video: ToVideo, precision: Precision, parallel: Parallel
     ) -> None:
         """Recomputes the norms in training mode, and leaves the model in evaluation mode.
 

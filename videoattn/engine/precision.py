@@ -1,8 +1,10 @@
 """Chooses the arithmetic of a run: bfloat16 if the hardware has it, float32 otherwise."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+
+from videoattn.errors import one_of
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -13,13 +15,9 @@ def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: If the name is not auto, float32 or bfloat16.
     """
-    if name == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    raise ValueError(f"precision: '{name}' is not one of auto, float32, bfloat16")
+    one_of("precision", name, get_args(Precision))
+    is_low = has_bfloat16(device) if name == "auto" else name == "bfloat16"
+    return torch.bfloat16 if is_low else torch.float32
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,11 +1,10 @@
 """Reports a training run: progress on the terminal, metrics to trackers."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.failures import SKIPPED, keep_failures
-from videoattn.engine.metrics import fraction
+from videoattn.engine.objective import fraction
 from videoattn.engine.plan import EpochPlan
 from videoattn.engine.progress import Clock, Display
 from videoattn.engine.state import RunSettings, Sums, TrainState
@@ -44,13 +43,8 @@ class RunLog:
         self.display.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.display.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self.display.__exit__(*error)
         for tracker in self.trackers:
             tracker.close()
 

@@ -8,42 +8,27 @@ from collections.abc import Sequence
 
 
 def cosine(
-    step: int,
-    *,
-    num_steps: int,
-    base: float,
-    warmup_steps: int = 0,
-    final: float = 0.0,
-    warmup_start: float = 0.0,
+    step: int, *, num_steps: int, base: float, warmup_steps: int = 0, final: float = 0.0
 ) -> float:
-    """Returns the rate at `step`: linear warm-up from `warmup_start` to `base`, then half a cosine
-    down to `final`."""
+    """Returns the rate at `step`: linear warm-up to `base`, then half a cosine down to `final`."""
     _check(step, num_steps=num_steps, warmup_steps=warmup_steps)
     if step < warmup_steps:
-        return _warmup(step, warmup_steps=warmup_steps, start=warmup_start, base=base)
+        return _warmup(step, warmup_steps, base)
     progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
     return final + (base - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def one_cycle(
-    step: int,
-    *,
-    num_steps: int,
-    peak: float,
-    warmup_share: float = 0.3,
-    start_divisor: float = 25.0,
-    final_divisor: float = 1e4,
-) -> float:
+def one_cycle(step: int, *, num_steps: int, peak: float, warmup_share: float = 0.3) -> float:
     """Returns the rate at `step`: half a cosine up to `peak`, then half a cosine down.
 
-    Equals `torch.optim.lr_scheduler.OneCycleLR`: from peak / start_divisor, to peak after
-    `warmup_share` of the run, to peak / start_divisor / final_divisor at the last step.
+    Equals `torch.optim.lr_scheduler.OneCycleLR` with its defaults: from peak / 25, to peak after
+    `warmup_share` of the run, to peak / 25 / 10,000 at the last step.
     """
     _check(step, num_steps=num_steps)
     if not 0.0 < warmup_share < 1.0:
         raise ValueError(f"warmup_share: {warmup_share} is not between 0 and 1")
-    start = peak / start_divisor
-    final = start / final_divisor
+    start = peak / 25.0
+    final = start / 1e4
     top = warmup_share * num_steps - 1.0
     if step <= top:
         return _half_cosine(start, peak, step / max(top, 1.0))
@@ -51,27 +36,21 @@ def one_cycle(
 
 
 def multistep(
-    step: int,
-    *,
-    milestones: Sequence[int],
-    base: float,
-    gamma: float = 0.1,
-    warmup_steps: int = 0,
-    warmup_start: float = 0.0,
+    step: int, *, milestones: Sequence[int], base: float, gamma: float = 0.1, warmup_steps: int = 0
 ) -> float:
     """Returns the rate at `step`: linear warm-up to `base`, times `gamma` after each milestone."""
     _check(step, warmup_steps=warmup_steps)
     if list(milestones) != sorted(milestones):
         raise ValueError(f"milestones: {list(milestones)} do not rise; give steps in order")
     if step < warmup_steps:
-        return _warmup(step, warmup_steps=warmup_steps, start=warmup_start, base=base)
+        return _warmup(step, warmup_steps, base)
     return base * gamma ** sum(step >= milestone for milestone in milestones)
 
 
-def _warmup(step: int, *, warmup_steps: int, start: float, base: float) -> float:
-    # With one step more than the warm-up has, the first step is not wasted at `start` (often 0),
+def _warmup(step: int, warmup_steps: int, base: float) -> float:
+    # Divided by one more than the number of steps, so that the first step does not have the rate 0,
     # and `base` does not occur twice.
-    return start + (base - start) * (step + 1) / (warmup_steps + 1)
+    return base * (step + 1) / (warmup_steps + 1)
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:

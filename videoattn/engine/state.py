@@ -1,7 +1,7 @@
 """The settings of a run, and its training state, which checkpoints store with the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,13 +82,9 @@ class TrainState:
     def next_epoch(self) -> None:
         self.epoch, self.step, self.of_epoch = self.epoch + 1, 0, Sums()
 
-    def as_dict(self) -> dict[str, object]:
-        """Returns the state as plain values."""
-        return asdict(self)
-
 
 def state_from(values: Mapping[str, object], *, steps_per_epoch: int, path: Path) -> TrainState:
-    """Returns the state that `TrainState.as_dict` wrote to the checkpoint at `path`.
+    """Returns the state of the checkpoint at `path`, which stores it as a dict.
 
     Raises:
         ValueError: If it was written inside an epoch with another number of steps.

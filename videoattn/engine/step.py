@@ -44,7 +44,9 @@ class OptimSettings:
         if self.accumulate_steps < 1:
             raise ValueError(f"accumulate_steps: {self.accumulate_steps} is not at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm: {self.clip_norm} is not above 0; null disables it")
+            raise ValueError(
+                f"clip_norm: {self.clip_norm} is not above 0; leave it out to disable it"
+            )
 
 
 class NonFiniteError(FloatingPointError):
@@ -76,9 +78,8 @@ class _Pass(NamedTuple):
     """Results of a forward and backward pass on this rank, on the device."""
 
     losses: Tensor  # (n V,)
-    auxiliary: Mapping[str, Tensor]  # unweighted, times n V
-    correct: Tensor
     indices: Tensor  # (n V,)
+    sums: Tensor  # over clips, in float64: loss, correct, unweighted auxiliary losses by name
 
 
 def update(
@@ -116,14 +117,7 @@ def update(
         _check_labels(batch, context)
         with parallel.accumulate(network, last=batch is batches[-1]):
             passes.append(
-                _forward_backward(
-                    network,
-                    batch,
-                    to_video=to_video,
-                    settings=settings,
-                    parallel=parallel,
-                    scale=1.0 / total,
-                )
+                _forward_backward(network, batch, to_video, settings, parallel, scale=1.0 / total)
             )
     parallel.sum_gradients(model, averaged=not num_idle)
     norm = parallel.clip_grad_norm(model, settings.clip_norm)
@@ -136,7 +130,6 @@ def update(
 def _forward_backward(
     model: nn.Module,
     batch: Batch,
-    *,
     to_video: ToVideo,
     settings: OptimSettings,
     parallel: Parallel,
@@ -157,12 +150,10 @@ def _forward_backward(
         total = total + settings.auxiliary_weights[name] * len(target) * loss.to(total)
     (total * scale).backward()
     metrics = settings.objective.metrics(logits.detach().float(), target)
-    return _Pass(
-        losses.detach(),
-        {name: loss.detach() * len(target) for name, loss in auxiliary.items()},
-        metrics[settings.objective.metric].sum(),
-        batch.indices.repeat_interleave(num_views),
-    )
+    sums = [losses.double().sum(), metrics[settings.objective.metric].sum().double()]
+    sums += [(auxiliary[name].detach() * len(target)).double() for name in sorted(auxiliary)]
+    indices = batch.indices.repeat_interleave(num_views)
+    return _Pass(losses.detach(), indices, torch.stack(sums).detach())
 
 
 def _auxiliary_losses(model: nn.Module, settings: OptimSettings) -> Mapping[str, Tensor]:
@@ -180,21 +171,16 @@ def _auxiliary_losses(model: nn.Module, settings: OptimSettings) -> Mapping[str,
 def _sum_over_ranks(
     passes: Sequence[_Pass], norm: Tensor, settings: OptimSettings, parallel: Parallel
 ) -> StepResult:
-    # A rank without clips has no losses, so the names come from the weights, in the same order.
+    # A rank without clips has no losses, so the names come from the weights.
     weights = settings.auxiliary_weights if settings.auxiliary is not None else {}
     names = sorted(weights)
-    zero = torch.zeros((), dtype=torch.float64, device=norm.device)
-    *own, own_norm = torch.stack(
-        [
-            sum((one.losses.double().sum() for one in passes), zero),
-            sum((one.correct.double() for one in passes), zero),
-            *(sum((one.auxiliary[name].double() for one in passes), zero) for name in names),
-            norm.double(),
-        ]
-    ).tolist()  # the only wait for the device in a step
+    zeros = torch.zeros(2 + len(names), dtype=torch.float64, device=norm.device)
+    sums = sum((one.sums for one in passes), zeros)
+    # The only wait for the device in a step.
+    *own, own_norm = torch.cat([sums, norm.double().view(1)]).tolist()
     num_clips = sum(len(one.losses) for one in passes)
-    clips, loss, correct, *sums = parallel.sum([num_clips, *own])
-    auxiliary_losses = dict(zip(names, sums, strict=True))
+    clips, loss, correct, *of_names = parallel.sum([num_clips, *own])
+    auxiliary_losses = dict(zip(names, of_names, strict=True))
     auxiliary = sum(weights[name] * value for name, value in auxiliary_losses.items())
     return StepResult(loss, auxiliary, correct, int(clips), own_norm, auxiliary_losses)
 

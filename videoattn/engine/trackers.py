@@ -66,8 +66,7 @@ class TensorBoard:
 
 
 def complete_lines(path: Path) -> list[str]:
-    """Returns the lines of a file of JSON objects, without one that was cut off while it was
-    written; none if there is no file."""
+    """Returns the lines of a file of JSON objects, except one that was only partly written."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines() if line.endswith("}")]

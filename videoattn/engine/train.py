@@ -2,12 +2,13 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from videoattn._version import __version__
 from videoattn.engine import checkpoint
@@ -43,22 +44,16 @@ class Validation:
         return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """The outcome of a run. Accuracies are fractions, or None without a validation."""
+class TrainResult(NamedTuple):
+    """The outcome of a run."""
 
-    num_steps: int
-    num_seen: int  # samples trained on, counted in each epoch
-    num_skipped: int  # samples that could not be decoded, counted in each epoch
-    failed: tuple[int, ...]  # indices of samples that were skipped at least once
-    best_accuracy: float | None
-    best_epoch: int | None  # from 1
+    state: TrainState
     evaluation: Evaluation | None  # the last validation of this call
 
 
 def fit(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     *,
     to_video: ToVideo,
@@ -95,8 +90,9 @@ def fit(
                 wrapped, optimizer, batches, to_video, settings, state, run, parallel, log
             )
             is_due = validation is not None and validation.is_due(epoch, plan.num_epochs)
-            if is_due or plan.ends_stage(epoch):
-                plan.recompute_norms(model, epoch, to_video, settings.precision, parallel)
+            if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
+                plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
+                plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
                 save()  # a validation that fails costs no training
                 evaluation = _validate(
@@ -104,12 +100,12 @@ def fit(
                 )
             state.next_epoch()
             save()
-    return _result(state, evaluation)
+    return TrainResult(state, evaluation)
 
 
 def train_one_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     to_video: ToVideo,
     settings: OptimSettings,
@@ -147,13 +143,9 @@ def train_one_epoch(
 
 
 def save_checkpoint(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    run: RunSettings,
-    parallel: Parallel,
+    model: nn.Module, optimizer: Optimizer, state: TrainState, run: RunSettings, parallel: Parallel
 ) -> None:
-    """Writes the last checkpoint, and keeps a copy if `run.keep_epochs` says so.
+    """Writes the last checkpoint, and a copy after every `run.keep_epochs`.
 
     Collective: every rank must call it; the main process writes.
 
@@ -169,7 +161,7 @@ def save_checkpoint(
         "version": __version__,
         "model": weights,
         "optimizer": optimizer.state_dict(),
-        "progress": state.as_dict(),
+        "progress": asdict(state),
         "best": {"accuracy": state.best_accuracy, "epoch": state.best_epoch},
         **run.meta,
     }
@@ -180,7 +172,7 @@ def save_checkpoint(
 
 def _start(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Batches,
     settings: OptimSettings,
     run: RunSettings,
@@ -225,21 +217,9 @@ def _validate(
     accuracy = evaluation.video_metrics[validation.objective.metric]
     is_best = state.best_accuracy is None or accuracy > state.best_accuracy
     # Before the last stage, some parts of the network are untrained.
-    if is_best and plan.is_last_stage(state.epoch):
+    if is_best and plan.phase(state.epoch).stage + 1 == len(plan.stage_epochs):
         state.best_accuracy, state.best_epoch = accuracy, state.epoch + 1
         weights = parallel.state_dict(model)
         if parallel.is_main:
             checkpoint.save_weights(run.folder / BEST, weights, run.meta)
     return evaluation
-
-
-def _result(state: TrainState, evaluation: Evaluation | None) -> TrainResult:
-    return TrainResult(
-        num_steps=state.step_of_run,
-        num_seen=state.num_seen,
-        num_skipped=state.num_skipped,
-        failed=tuple(state.failed),
-        best_accuracy=state.best_accuracy,
-        best_epoch=state.best_epoch,
-        evaluation=evaluation,
-    )

@@ -1,12 +1,12 @@
 """Inception-I3D (Carreira & Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics
 Dataset, CVPR 2017, arXiv 1705.07750): Inception-v1 with every kernel inflated, as a table.
 
-Parameters are named as in piergiaj/pytorch-i3d, and the places as in the authors' code; only the
-classifier, a 1x1x1 convolution there, is the linear layer `fc`, as in our other networks. That is
-the same function: the mean over time of a linear layer is the layer of the mean.
+Parameters have the names of piergiaj/pytorch-i3d, and modules those of the authors' code. Only the
+classifier differs: a 1x1x1 convolution there, the linear layer `fc` here. The function is the same,
+since the mean over time of a linear layer is the layer applied to the mean.
 
-Padding is TensorFlow's SAME: an axis of n positions leaves ceil(n / stride), and what it lacks is
-padded with zeros, the larger half behind. How much depends on n, so each pass works it out.
+Padding is TensorFlow's SAME: an axis of n positions becomes ceil(n / stride), after padding with
+zeros, the larger half at the end. The amount depends on n, so each forward pass computes it.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Logits, ModelInfo, Video
 
@@ -68,18 +69,23 @@ TABLE: dict[str, Convolution | Pool | Branches] = {
 
 
 class InceptionI3d(nn.Sequential):
-    """(N, 3, T, H, W) -> logits (N, K), of any T, H and W: windows of (2, 7, 7) of the last
-    features are averaged, then their averages. An axis shorter than the window is averaged whole.
+    """(N, 3, T, H, W) -> logits (N, K), for any T, H and W.
 
-    width: channels are this times the table's, rounded to multiples of 16. 1 is the published
-        network, with 12,697,264 parameters at 400 classes.
-    dropout: of the averaged features.
-    padding: "same" is TensorFlow's. "fixed" is that of hassony2/kinetics_i3d_pytorch: in height and
-        width, and in the pools, as much in front as an even size needs, whatever the size is (it
-        may not be 1). The two are equal where T is a multiple of 4, and H and W of 16.
+    The head averages windows of (2, 7, 7) of the last features, and then their averages. An axis
+    shorter than the window is averaged whole.
+
+    Args:
+        num_classes: K.
+        width: Factor of the table's channels, rounded to multiples of 16. 1 is the published
+            network, with 12,697,264 parameters for 400 classes.
+        dropout: Dropout of the averaged features.
+        padding: "same" is TensorFlow's. "fixed" is that of hassony2/kinetics_i3d_pytorch: height
+            and width, and all axes of the pools, are padded at the start as an even size needs,
+            whatever the size (which may not be 1). The two are equal if T is a multiple of 4, and
+            H and W are multiples of 16.
 
     Raises:
-        ValueError: another padding.
+        ValueError: If the padding does not exist.
     """
 
     def __init__(
@@ -91,9 +97,7 @@ class InceptionI3d(nn.Sequential):
         padding: str = "same",
     ) -> None:
         super().__init__()
-        if padding not in PADDINGS:
-            raise ValueError(f"padding: {padding!r} is not one of {', '.join(PADDINGS)}")
-        fixed, channels = padding == "fixed", 3
+        fixed, channels = one_of("padding", padding, PADDINGS) == "fixed", 3
         for name, row in TABLE.items():
             layer: nn.Module
             if isinstance(row, Pool):
@@ -131,9 +135,8 @@ class InceptionI3d(nn.Sequential):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and
-    3x3x3, twice; a 3x3x3 max pool and 1x1x1.
-    """
+    """Four parallel branches, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and 3x3x3,
+    twice; a 3x3x3 max pool and 1x1x1."""
 
     def __init__(self, in_channels: int, widths: Branches) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ class Mixed(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm, ReLU; -> (N, out_channels, ceil(T/stride), ...)."""
+    """Convolution, batch norm, ReLU; returns (N, out_channels, ceil(T/stride), ...)."""
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class Unit(nn.Module):
         fixed: bool = False,
     ) -> None:
         super().__init__()
-        if stride == 1:  # as many zeros on both sides, whatever the size
+        if stride == 1:  # the same padding on both sides, for any size
             self.conv3d = Conv3d(in_channels, out_channels, side, padding=side // 2, bias=False)
         else:
             self.conv3d = SameConv3d(in_channels, out_channels, side, stride=stride, bias=False)
@@ -179,7 +182,7 @@ class Unit(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A cubic kernel behind SAME padding; with `fixed`, that of even heights and widths."""
+    """A cubic kernel with SAME padding; with `fixed`, that of even heights and widths."""
 
     fixed = False
 
@@ -192,8 +195,8 @@ class SameConv3d(Conv3d):
 
 
 class MaxPool(nn.Module):
-    """Max pooling behind SAME padding with zeros, whatever the features; with `fixed`, the front is
-    that of even sizes."""
+    """Max pooling after SAME padding with zeros; with `fixed`, the start is padded as for even
+    sizes."""
 
     def __init__(
         self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, fixed: bool = False
@@ -217,34 +220,36 @@ class WindowAverage(nn.Module):
 
     def forward(self, x: Video) -> Tensor:
         for size, extent in zip(reversed(x.shape[2:]), reversed(WINDOW), strict=True):
-            x = (x * _shares(size, extent, x.device)).sum(-1)
+            x = (x * _window_weights(size, extent, x.device)).sum(-1)
         return x
 
 
-def _shares(size: int, extent: int, device: torch.device) -> Tensor:
-    """(size,): how much each position has of the windows along an axis; they sum to 1. Not by an
-    average pool, whose exported graph would be for one size of clip."""
+def _window_weights(size: int, extent: int, device: torch.device) -> Tensor:
+    """Returns the weight (size,) of each position in the mean over all windows along an axis.
+
+    An average pool would tie an exported graph to one size of clip.
+    """
     ahead = torch.arange(size, device=device) + 1
     windows = ahead.minimum(ahead.flip(0)).clamp(max=size - extent + 1).clamp(1, extent)
     return windows / windows.sum()
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros in front and behind, for ceil(size / stride) outputs; kernel >= stride."""
+    """Returns the zeros at the start and end for ceil(size / stride) outputs; kernel >= stride."""
     total = (size - 1) // stride * stride + kernel - size
     return total // 2, total - total // 2
 
 
 def _even(kernel: int, stride: int) -> tuple[int, int]:
-    """`_same` of a size that the stride divides."""
+    """Returns `_same` for a size that the stride divides."""
     return _same(stride, kernel, stride)
 
 
 def _pad(x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
-    """pads: in front and behind, of frames, height and width."""
+    """Pads frames, height and width by (start, end) each."""
     return F.pad(x, [zeros for axis in reversed(pads) for zeros in axis])
 
 
 def _scaled(channels: int, width: float) -> int:
-    unit = math.gcd(channels, 16)  # what reductions, groups and heads of attention divide
+    unit = math.gcd(channels, 16)  # reductions, groups and heads of attention divide it
     return max(unit, round(channels * width / unit) * unit)

@@ -1,9 +1,9 @@
-"""2-D weights into 3-D networks, so that ImageNet's ResNets start I3D, C2D and Slow.
+"""Loads 2-D weights into 3-D networks, so that I3D, C2D and Slow can start from ImageNet ResNets.
 
 Carreira and Zisserman, "Quo Vadis, Action Recognition?" (https://arxiv.org/abs/1705.07750),
 section 2.4: repeat a kernel over time and divide by its length, so that a video of one repeated
 frame gets the features of that frame. Feichtenhofer et al. (https://arxiv.org/abs/1611.02155)
-put it in the centre instead: every video starts with the features of its frames.
+put it in the center instead: every video then has the features of its frames.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Method = Literal["mean", "centre"]
 def inflate_weight(
     weight: Float[Tensor, "O I kH kW"], *, num_frames: int, method: Method = "mean"
 ) -> Float[Tensor, "O I kT kH kW"]:
-    """One kernel over `num_frames` frames: repeated and divided, or zeros around the centre."""
+    """Returns a kernel of `num_frames`: repeated and divided, or zeros around the center."""
     frames = weight.unsqueeze(2)
     if method == "mean":
         return frames.expand(-1, -1, num_frames, -1, -1) / num_frames
@@ -36,13 +36,22 @@ def load_inflated(
     method: Method = "mean",
     head: str = "fc.",
 ) -> list[str]:
-    """Load weights of the same names into a network, inflated where they are 2-D and it is not.
+    """Loads weights by name, inflating 2-D weights of 3-D layers.
 
-    A classifier (names that begin with `head`) of another number of classes is left out. Returns
-    the names that the weights did not reach: blocks that were inserted, and such a classifier.
+    A classifier with another number of classes is left out.
+
+    Args:
+        model: The network.
+        state_dict: The weights.
+        method: "mean" or "centre"; see above.
+        head: Prefix of the classifier's names.
+
+    Returns:
+        Names of the network that were not loaded: inserted blocks, and such a classifier.
 
     Raises:
-        ValueError: the weights hold a name that the network lacks, or a shape that cannot inflate.
+        ValueError: If the weights have a name that the network lacks, or a shape that cannot be
+            inflated.
     """
     own = model.state_dict()
     unknown = [name for name in state_dict if name not in own and not name.startswith(head)]

@@ -1,28 +1,30 @@
 """I3D-ResNet, C2D and Slow: one residual network, and a table of its temporal kernels.
 
-I3D inflates the first convolution of chosen blocks to 3 frames (Wang et al., CVPR 2018, after
-Carreira & Zisserman, CVPR 2017); C2D has no temporal kernel; Slow (Feichtenhofer et al., ICCV
-2019) has them in the last two stages and never pools time. Parameters are named as in torchvision's
-2-D ResNets, so that a 2-D checkpoint inflates key by key.
+I3D inflates the first convolution of some blocks to 3 frames (Wang et al., CVPR 2018, after
+Carreira & Zisserman, CVPR 2017). C2D has no temporal kernels. Slow (Feichtenhofer et al., ICCV
+2019) has them in the last two stages and does not pool time. Parameters have the names of
+torchvision's 2-D ResNets, so that a 2-D checkpoint inflates key by key.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor, nn
 
+from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.models.structure import residual_info
 from videoattn.types import Logits, Video
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 
 @dataclass(frozen=True)
 class TemporalKernels:
-    """stem: frames of conv1. stages: per stage, the pattern of its blocks' temporal kernels,
-    repeated as often as the stage is long. pool_frames: stride of the max pool behind layer1."""
+    """Temporal kernel sizes.
+
+    Args:
+        stem: Frames of conv1.
+        stages: For each stage, the temporal kernels of its blocks, repeated along the stage.
+        pool_frames: Temporal stride of the max pool after layer1.
+    """
 
     stem: int
     stages: tuple[tuple[int, ...], ...]
@@ -44,11 +46,11 @@ BLOCKS: dict[int, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Stem:
-    """How conv1 and the first pool treat time and the border, where published networks differ.
+    """How conv1 and the first pool treat time and the border; published networks differ here.
 
-    PySlowFast's and pytorchvideo's 8x8 models are the default. mmaction2's 32x2 models have
-    conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also pool1_kernel_frames=2
-    (32x2) and pool1_padding=0.
+    The defaults are those of the 8x8 models of PySlowFast and pytorchvideo. mmaction2's 32x2 models
+    have conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also have
+    pool1_kernel_frames=2 (32x2) and pool1_padding=0.
     """
 
     conv1_stride_frames: int = 1
@@ -58,7 +60,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first over k_t frames; -> (N, width, T, H', W')."""
+    """Two 3x3 convolutions, the first over k_t frames; returns (N, width, T, H', W')."""
 
     expansion = 1
 
@@ -78,7 +80,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 over k_t frames, 3x3 (which has the stride), 1x1; -> (N, 4·width, T, H', W')."""
+    """1x1 over k_t frames, 3x3 with the stride, 1x1; returns (N, 4·width, T, H', W')."""
 
     expansion = 4
 
@@ -103,18 +105,26 @@ class Bottleneck(nn.Module):
 class ResNet3d(nn.Module):
     """(N, 3, T, H, W) -> logits (N, K): residual stages, global average pool, dropout, linear.
 
-    kind: the row of temporal kernels: "i3d", "c2d" or "slow".
-    depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks.
-    width: channels of the stem; 64 in every published network.
-    zero_init_residual: the last norm of each block starts at zero, so that blocks start as the
-        identity (Goyal et al., 2017); for training from scratch.
-    head_window: frames, height and width of a window that slides over the last stage, and whose
-        averages are averaged; None for one average over all positions. It differs where the
-        stage's output is larger than the window, as for PySlowFast's and pytorchvideo's networks,
-        trained on 224 pixels, at 256. An axis shorter than the window is averaged whole.
-
-    At 400 classes i3d, slow and c2d at depth 50 have 28,043,472, 32,454,096 and 24,327,632
+    With 400 classes, i3d, slow and c2d at depth 50 have 28,043,472, 32,454,096 and 24,327,632
     parameters.
+
+    Args:
+        kind: The row of temporal kernels: "i3d", "c2d" or "slow".
+        depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks.
+        num_classes: K.
+        stem: Settings of conv1 and the first pool.
+        width: Channels of the stem; 64 in every published network.
+        dropout: Dropout before the classifier.
+        zero_init_residual: Start the last norm of each block at zero, so that blocks start as the
+            identity (Goyal et al., 2017); for training from scratch.
+        head_window: Frames, height and width of a window that slides over the output of layer4;
+            the head reads the mean of its averages. None is one average over all positions. The
+            two differ if the output is larger than the window, as in networks of PySlowFast and
+            pytorchvideo that were trained with 224 pixels and run with 256. An axis shorter than
+            the window is averaged whole.
+
+    Raises:
+        ValueError: If the kind or the depth does not exist.
     """
 
     def __init__(
@@ -130,8 +140,10 @@ class ResNet3d(nn.Module):
         head_window: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        kernels = _lookup("kind", kind, KERNELS)
-        num_blocks = _lookup("depth", depth, BLOCKS)
+        kernels = KERNELS[one_of("kind", kind, KERNELS)]
+        if depth not in BLOCKS:
+            raise ValueError(f"depth: got {depth}; choose from {', '.join(map(str, BLOCKS))}")
+        num_blocks = BLOCKS[depth]
         stem = stem or Stem()
         self.conv1 = Conv3d(
             3,
@@ -175,7 +187,7 @@ class ResNet3d(nn.Module):
     def forward(self, x: Video) -> Logits:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer1(x)
-        if x.shape[2] >= self.pool_frames:  # one frame is left as it is
+        if x.shape[2] >= self.pool_frames:  # a single frame is not pooled
             x = nn.functional.max_pool3d(x, (self.pool_frames, 1, 1))
         return self.forward_head(self.layer4(self.layer3(self.layer2(x))))
 
@@ -219,9 +231,3 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Sequential(
         _conv(in_channels, out_channels, (1, 1, 1), stride), nn.BatchNorm3d(out_channels)
     )
-
-
-def _lookup(name: str, got: K, table: dict[K, V]) -> V:
-    if got not in table:
-        raise ValueError(f"{name}: {got!r} is not one of {', '.join(map(str, table))}")
-    return table[got]

@@ -1,16 +1,19 @@
-"""Temporal segment networks (Wang et al., ECCV 2016, arXiv 1608.00859): a 2-D backbone over
-segments of a video, and a consensus of what it says of each. With `shift_div` it is TSM (Lin et
-al., ICCV 2019, arXiv 1811.08383): parts of the channels move one segment on, or back.
+"""Temporal segment networks (Wang et al., ECCV 2016, arXiv 1608.00859): a 2-D network runs on each
+segment of a video, and a consensus combines the results. With `shift_div` this is TSM (Lin et al.,
+ICCV 2019, arXiv 1811.08383): some channels move to the next or the previous segment.
 
-Segments are the T of the (N, C, T, H, W) that every network here takes, so a video attention block
-sees them as it sees frames. Parameters keep torchvision's names.
+Segments are the T of the input (N, C, T, H, W), so a video attention block treats them as frames.
+Parameters keep torchvision's names.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from videoattn.attention.functional import attend
 from videoattn.attention.insert import VideoView
+from videoattn.errors import one_of
 from videoattn.models.structure import residual_info
 from videoattn.types import Logits, Video
 
@@ -19,21 +22,28 @@ SHIFT_PLACES = ("residual", "block")
 
 
 class TSN(nn.Module):
-    """(N, 3, S, H, W) -> logits (N, K): one image network over S segments, then a consensus.
+    """(N, 3, S, H, W) -> logits (N, K): an image network on S segments, then a consensus.
 
-    backbone: a torchvision ResNet, or a network of its parts' names; its classifier is replaced.
-    consensus: "mean" or "max" of the segments' logits, or "attention": one learned query weighs the
-        segments' features before the classifier. It starts as the mean.
-    dropout: before the classifier.
-    shift_div: 1/shift_div of the channels of a residual block's input is taken from the next
-        segment and as much from the one before (zeros beyond the ends); None shifts nothing.
-    shift_place: "residual", before the block's first convolution only (the paper's choice), or
-        "block", before the shortcut too. Networks with 23 blocks in a stage shift in every second.
+    Args:
+        backbone: A torchvision ResNet or a network whose modules have the same names, or the
+            constructor of one. Its classifier is replaced.
+        num_classes: K.
+        consensus: "mean" or "max" of the segments' logits, or "attention": a learned query weights
+            the segments' features before the classifier. It starts as the mean.
+        dropout: Dropout before the classifier.
+        shift_div: 1/shift_div of the input channels of a residual block come from the next segment,
+            and as many from the previous one (zeros beyond the ends). None shifts nothing.
+        shift_place: Shift before the first convolution of the block only ("residual", as in the
+            paper), or before its shortcut too ("block"). In networks with 23 blocks in a stage,
+            every second block shifts.
+
+    Raises:
+        ValueError: If an option does not exist, or `shift_div` is below 2.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: nn.Module | Callable[[], nn.Module],
         *,
         num_classes: int,
         consensus: str = "mean",
@@ -42,17 +52,16 @@ class TSN(nn.Module):
         shift_place: str = "residual",
     ) -> None:
         super().__init__()
-        if consensus not in CONSENSUS:
-            raise ValueError(f"consensus: {consensus!r} is not one of {', '.join(CONSENSUS)}")
-        part = backbone.get_submodule
-        classifier = part("fc")
+        backbone = backbone if isinstance(backbone, nn.Module) else backbone()
+        get = backbone.get_submodule
+        classifier = get("fc")
         assert isinstance(classifier, nn.Linear)
         features = classifier.in_features
-        self.conv1, self.bn1, self.relu = part("conv1"), part("bn1"), part("relu")
-        self.maxpool, self.avgpool = part("maxpool"), part("avgpool")
+        self.conv1, self.bn1, self.relu = get("conv1"), get("bn1"), get("relu")
+        self.maxpool, self.avgpool = get("maxpool"), get("avgpool")
         self.layer1, self.layer2 = _stage(backbone, "layer1"), _stage(backbone, "layer2")
         self.layer3, self.layer4 = _stage(backbone, "layer3"), _stage(backbone, "layer4")
-        self.consensus = consensus
+        self.consensus = one_of("consensus", consensus, CONSENSUS)
         if consensus == "attention":
             self.query = nn.Parameter(torch.zeros(features))
         self._shift = TemporalShift(shift_div) if shift_div is not None else None
@@ -65,7 +74,7 @@ class TSN(nn.Module):
 
     def forward(self, x: Video) -> Logits:
         num_clips, num_segments = x.shape[0], x.shape[2]
-        self._show_segments(num_segments)
+        self._set_num_segments(num_segments)
         images = x.transpose(1, 2).flatten(0, 1)  # (N·S, 3, H, W)
         images = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         images = self.layer4(self.layer3(self.layer2(self.layer1(images))))
@@ -79,8 +88,7 @@ class TSN(nn.Module):
         return self._consensus(pooled)
 
     def _place_shifts(self, place: str) -> None:
-        if place not in SHIFT_PLACES:
-            raise ValueError(f"shift_place: {place!r} is not one of {', '.join(SHIFT_PLACES)}")
+        one_of("shift_place", place, SHIFT_PLACES)
         if self._shift is None:
             return
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
@@ -88,10 +96,10 @@ class TSN(nn.Module):
         for stage in stages:
             for block in list(stage)[::step]:
                 # A hook, so that parameters keep torchvision's names.
-                where = block.get_submodule("conv1") if place == "residual" else block
-                where.register_forward_pre_hook(self._shift)
+                shifted = block.get_submodule("conv1") if place == "residual" else block
+                shifted.register_forward_pre_hook(self._shift)
 
-    def _show_segments(self, num_segments: int) -> None:
+    def _set_num_segments(self, num_segments: int) -> None:
         if self._shift is not None:
             self._shift.num_segments = num_segments
         for module in self.modules():
@@ -115,11 +123,13 @@ def _stage(backbone: nn.Module, name: str) -> nn.Sequential:
 
 
 class TemporalShift:
-    """A forward pre-hook on (N·S, C, H, W): of C channels, the first C // div come from the next
-    segment, the following C // div from the one before; zeros beyond the ends.
+    """A forward pre-hook that shifts channels of images (N·S, C, H, W) between segments.
+
+    The first C // div channels come from the next segment, the following C // div from the
+    previous one, with zeros beyond the ends.
 
     Raises:
-        ValueError: div below 2, which would leave no channel where it is or ask for more than C.
+        ValueError: If `div` is below 2, which would leave no channel in its segment.
     """
 
     def __init__(self, div: int) -> None:
@@ -132,12 +142,12 @@ class TemporalShift:
         images = inputs[0]
         video = images.unflatten(0, (-1, self.num_segments))  # (N, S, C, H, W)
         fold = images.shape[1] // self.div
-        forth, back, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=2)
-        empty = torch.zeros_like(forth[:, :1])
+        following, previous, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=2)
+        empty = torch.zeros_like(following[:, :1])
         shifted = torch.cat(
             [
-                torch.cat([forth[:, 1:], empty], dim=1),
-                torch.cat([empty, back[:, :-1]], dim=1),
+                torch.cat([following[:, 1:], empty], dim=1),
+                torch.cat([empty, previous[:, :-1]], dim=1),
                 stay,
             ],
             dim=2,

@@ -1,22 +1,40 @@
-"""Prints lines for people, without markup and with control characters made visible."""
+"""Prints the results of commands on the terminal.
 
-import re
+Class names, paths and error messages may come from strangers. Their control characters are made
+visible, because a terminal would obey them, and they are never read as rich markup.
+"""
+
+import unicodedata
 
 from rich.console import Console
+from rich.text import Text
+
+MIN_WIDTH = 60
+"""Tables are drawn for at least this many columns. A narrower terminal wraps their lines."""
+
+_JOINERS = "\u200c\u200d"
+"""Format characters that scripts and emoji need."""
 
 console = Console(highlight=False, soft_wrap=True)
+if console.width < MIN_WIDTH:
+    console.width = MIN_WIDTH
 
 
-def visible(text: str) -> str:
-    r"""Returns text with control characters written as escapes, such as \x1b.
-
-    Class names, paths and error messages may come from strangers, and a terminal obeys some control
-    characters.
-    """
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+def visible(text: object) -> str:
+    r"""Returns `str(text)` on one line: control characters, and characters that the terminal cannot
+    encode, become escapes such as `\x1b`."""
+    escaped = "".join(_escape(char) if _is_control(char) else char for char in str(text))
+    return escaped.encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
-def show(text: str) -> None:
-    """Prints a line."""
-    console.print(visible(text), markup=False)
+def show(text: object) -> None:
+    """Prints one line, as `visible` returns it."""
+    console.print(Text(visible(text)))
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""From a recipe to samples, clips, batches."""
+"""Builds the datasets, transforms and loaders of a recipe."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
@@ -43,30 +40,38 @@ from videoattn.data.transforms.augment import (
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
+from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
+from videoattn.errors import section
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig
 from videoattn.types import Frames
 
 Subset = Literal["train", "test"]
 
 
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
 def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = None) -> Samples:
-    """The videos and labels of the training or test part.
+    """Returns the videos and labels of the training or test split.
 
-    Raises: ValueError for lists that are wrong, and for missing videos unless `on_error` is skip:
-    then training goes without them, and evaluation counts them as failed. `missing` says otherwise.
+    Args:
+        missing: How to treat videos that do not exist. By default, `on_error="skip"` drops them
+            from training and counts them as failed in evaluation.
+
+    Raises:
+        ValueError: If a list is wrong, or videos are missing and `on_error` is "raise".
     """
-    split = config.train_split if subset == "train" else config.test_split
     if missing is None:
         skipped: Missing = "drop" if subset == "train" else "keep"
         missing = skipped if config.on_error == "skip" else "raise"
+    with section("data"):
+        return _read_samples(config, subset, missing)
+
+
+def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Samples:
+    split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
         return _shards(config, subset).samples()
-    root = existing_root(config.root)
+    root = existing_root(str(Path(config.root).expanduser()))
     match config.layout:
         case "ucf101":
             return read_ucf101(root, config.official_split, subset, missing=missing)
@@ -82,24 +87,32 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
             return read_frames(
-                root / split, root, class_names=names, frame_template=config.frame_template,
-                separator=config.separator, missing=missing,
-            )  # fmt: skip
+                root / split,
+                root,
+                class_names=names,
+                frame_template=config.frame_template,
+                separator=config.separator,
+                missing=missing,
+            )
         case "list":
             return read_list(
-                root / split, root, class_names=names, columns=config.columns,
-                separator=config.separator, missing=missing,
-            )  # fmt: skip
+                root / split,
+                root,
+                class_names=names,
+                columns=config.columns,
+                separator=config.separator,
+                missing=missing,
+            )
     return read_folders(root, split, class_names=names)
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
-    """The class list's names; without one, the training part gives the test part its classes."""
+    """Returns the names of the class list; without one, the test split has the training classes."""
     if config.class_list is not None:
-        return read_class_list(config.class_list)
+        return read_class_list(str(Path(config.class_list).expanduser()))
     if subset == "train":
         return None
-    root, split = Path(config.root), config.train_split
+    root, split = Path(config.root).expanduser(), config.train_split
     match config.layout:
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
@@ -110,35 +123,43 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
-    """Raises: ValueError for classes that are not those of the list or of the training part."""
-    shards = open_shards(config.root, getattr(config, f"{subset}_split"))
-    names, of = None, f"data.class_list, {config.class_list}"
+    """Opens shards and checks that their classes are those of the class list, or of training."""
+    split = config.train_split if subset == "train" else config.test_split
+    shards = open_shards(config.root, split)
+    names, source = None, f"data.class_list, {config.class_list}"
     if config.class_list is not None:
         names = read_class_list(config.class_list)
     elif subset == "test":
-        names, of = open_shards(config.root, config.train_split).class_names, "the training shards"
+        names = open_shards(config.root, config.train_split).class_names
+        source = "the training shards"
     if names is not None and names != shards.class_names:
         raise ValueError(
-            f"the {subset} shards have other classes than {of}: {len(shards.class_names)} and "
+            f"the {subset} shards have other classes than {source}: {len(shards.class_names)} and "
             f"{len(names)}, from {shards.class_names[0]!r} and {names[0]!r} on"
         )
     return shards
 
 
 def make_loader(
-    config: Config, subset: Subset, distributed: Parallel, samples: Samples | None = None,
-    *, as_tested: bool = False,
-) -> ClipLoader:  # fmt: skip
-    """Batches of the training part (shuffled, augmented) or the test part (all views, in order).
+    config: Config,
+    subset: Subset,
+    parallel: Parallel,
+    samples: Samples | None = None,
+    *,
+    test_views: bool = False,
+) -> ClipLoader:
+    """Returns the batches of the training split (shuffled and augmented) or of the test split (all
+    views, in order).
 
-    as_tested: the training part's videos, shuffled, each in all views of the test part's.
+    Args:
+        test_views: Loads the training split, shuffled, with the views of the test split.
 
     Raises:
-        ValueError: mirrored clips where direction is the class; a batch that is no whole number of
-            videos; what make_samples and the transforms refuse.
+        ValueError: If mirroring would exchange classes, the batch size is not a multiple of the
+            clips per video, or the dataset or a transform is wrong.
     """
     samples = samples or make_samples(config.data, subset)
-    training = subset == "train" and not as_tested
+    training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)
     clips = ClipDataset(
@@ -147,7 +168,7 @@ def make_loader(
         transform=_train_transform(config) if training else test_transform(config),
         mirror=_mirror(config.augment, samples.class_names) if training else None,
         seed=config.seed,
-        # Evaluation reports, and never stops.
+        # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
         decode=_decode(config.data),
@@ -156,44 +177,39 @@ def make_loader(
     sharded = config.data.layout == "shards"
     return ClipLoader(
         ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
-        batch_size=_train_videos(config) if training else _test_videos(config),
+        batch_size=_videos_per_batch(config, training=training),
         shuffle=subset == "train",
         seed=config.seed,
-        rank=distributed.rank,
-        world_size=distributed.world_size,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
     )
 
 
 def _decode(config: DataConfig) -> Callable[..., Frames]:
-    check_decoder(config.decoder, config.decode_short_side)
+    with section("data"):
+        check_decoder(config.decoder, config.decode_short_side)
     return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
 
 
-def _train_videos(config: Config) -> int:
-    """In a batch: each gives num_clips of its clips."""
-    num_clips, batch_size = config.train.num_clips, config.train.batch_size
-    if num_clips < 1 or batch_size % num_clips:
-        raise ValueError(
-            f"train: batch_size={batch_size} counts clips, and is not a multiple of the num_clips="
-            f"{num_clips} (1 or more) of each video"
-        )
-    return batch_size // num_clips
-
-
-def _test_videos(config: Config) -> int:
-    """In a batch. Whole frames differ in size: each video is a batch of its own, nothing padded."""
+def _videos_per_batch(config: Config, *, training: bool) -> int:
+    if training:
+        num_clips, batch_size = config.train.num_clips, config.train.batch_size
+        if num_clips < 1 or batch_size % num_clips:
+            raise ValueError(
+                f"train.batch_size: got {batch_size}; need a multiple of train.num_clips="
+                f"{num_clips} (1 or more), the clips of each video"
+            )
+        return batch_size // num_clips
     if not config.test.num_crops:
-        return 1
+        return 1  # whole frames differ in size
     return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
 
 
 def _mirror(augment: AugmentConfig, class_names: Sequence[str]) -> Mirror:
-    try:
+    with section("augment"):
         return Mirror(0.5 if augment.flip else 0.0, class_names, augment.flip_labels)
-    except ValueError as error:
-        raise ValueError(f"augment.{error}") from error
 
 
 def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
@@ -201,46 +217,51 @@ def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
     if config.test.num_crops == 10 and pairs:
         a, b = pairs[0]
         raise ValueError(
-            f"test.num_crops: five of ten crops are mirrored, and in a mirror {a!r} is {b!r}; "
-            "use 3, 1 or 0"
+            f"test.num_crops: five of ten crops are mirrored, and the mirror image of {a!r} is "
+            f"{b!r}; use 3, 1 or 0"
         )
 
 
 def _train_frames(config: Config) -> Sampler:
-    clip = config.clip
-    keep = {"keep_tail_frames": True} if clip.keep_tail_frames else {}
-    draw = _sampler(train_sampler, clip, keep)
-    return repeated(draw, config.train.num_clips)
+    keep = {"keep_tail_frames": True} if config.clip.keep_tail_frames else {}
+    return repeated(_sampler(train_sampler, config.clip, keep), config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
+    """Returns the sampler of the test views."""
     test = config.test
     options = {"twice_sample": test.twice_sample, "use_offset": test.use_offset}
-    asked: dict[str, Any] = {name: value for name, value in options.items() if value}
-    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **asked})
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
+    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **chosen})
 
 
 def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, Any]) -> Sampler:
     if clip.target_fps is not None and clip.arithmetic != "plain":
         options["target_fps"] = clip.target_fps
     return make(
-        clip.sampling, num_frames=clip.num_frames, frame_stride=clip.frame_stride,
-        short_video=clip.short_video, arithmetic=clip.arithmetic, **options,
-    )  # fmt: skip
+        clip.sampling,
+        num_frames=clip.num_frames,
+        frame_stride=clip.frame_stride,
+        short_video=clip.short_video,
+        arithmetic=clip.arithmetic,
+        **options,
+    )
 
 
 def clock_of(config: Config) -> float | None:
-    """The rate at which a video's frames are looked at, where that is by their times.
+    """Returns the frame rate at which clips are sampled by the times of frames, or None.
 
-    Raises: ValueError for folders of pictures, which have none; a rate of 0 or less.
+    Raises:
+        ValueError: If the rate is not positive, or the dataset is folders of images, which have no
+            times.
     """
     rate = config.clip.target_fps
     if rate is None or config.clip.arithmetic != "plain":
         return None
     if rate <= 0:
-        raise ValueError(f"clip.target_fps: got {rate}; need frames a second, above 0")
+        raise ValueError(f"clip.target_fps: got {rate}; need frames per second, above 0")
     if config.data.layout == "frames":
-        raise ValueError("clip.target_fps: folders of pictures have no times; leave it out")
+        raise ValueError("clip.target_fps: folders of images have no times; remove it")
     return rate
 
 
@@ -251,58 +272,26 @@ def _train_transform(config: Config) -> TrainTransform:
         "short_side": lambda: ShortSideCrop(crop, augment.short_side),
         "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
     }
-    looks = ColorAugment(
-        color_jitter=augment.color_jitter,
-        grayscale=augment.grayscale,
-        rand_augment=augment.rand_augment,
-        rand_augment_magnitude=augment.rand_augment_magnitude,
-        erase=augment.erase,
-    )
-    return TrainTransform(boxes[augment.crop](), looks)
+    names = ("color_jitter", "grayscale", "rand_augment", "rand_augment_magnitude", "erase")
+    with section("augment"):
+        colors = ColorAugment(**{name: getattr(augment, name) for name in names})
+        return TrainTransform(boxes[augment.crop](), colors)
 
 
 def test_transform(config: Config) -> TestTransform:
+    """Returns the crops of the test views."""
     test, clip = config.test, config.clip
     crop = (test.height or clip.height, test.width or clip.width)
     return TestTransform(test.short_side, crop=crop, num_crops=test.num_crops)
 
 
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
+    """Returns the function from frames (N, T, C, H, W) uint8 to the network's input."""
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
 
 
 def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) and cutmix (Yun et al., ICCV 2019) of a
-    batch's clips, each in its share of the batches.
-
-    num_clips: of each video, side by side: a clip is not mixed with others of its own video.
-
-    Raises:
-        ValueError: shares below 0, or more than 1 together.
-    """
-    shares = [augment.mixup, augment.cutmix]
-    if min(shares) < 0 or sum(shares) > 1:
-        raise ValueError(
-            f"augment: mixup={augment.mixup} and cutmix={augment.cutmix} are shares of the "
-            "batches; need 0 or more each, 1 at most together"
-        )
-    if not sum(shares):
-        return None
-    mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes), v2.CutMix(num_classes=num_classes)]
-
-    def mix(video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = float(torch.rand(()))
-        if drawn >= sum(shares):
-            return video, nn.functional.one_hot(labels, num_classes).float()
-        # To torchvision five axes are a video's; it cuts the last two whatever the others are. It
-        # pairs neighbours: the clips are lined up so that those of one video are none.
-        order = torch.arange(len(video)).view(-1, num_clips).T.flatten()
-        if num_clips > 1:
-            video, labels = video[order], labels[order]
-        mixed, target = mixes[drawn >= shares[0]](tv_tensors.Video(video), labels)
-        mixed = mixed.as_subclass(Tensor)
-        return (
-            (mixed[order.argsort()], target[order.argsort()]) if num_clips > 1 else (mixed, target)
-        )
-
-    return mix
+    """Returns what mixes the clips of a batch, or None if the recipe does not."""
+    with section("augment"):
+        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
+    return mix if sum(mix.fractions) else None

@@ -14,11 +14,11 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
+from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, num_stages
 from videoattn.engine.precision import resolve_precision
-from videoattn.engine.stages import num_stages
-from videoattn.engine.state import RunSettings
+from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
@@ -146,8 +146,8 @@ def train(
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         result = experiment.fit(folder, parallel, previous)
-        if parallel.is_main and result.num_skipped:
-            _show_skipped(folder, result, experiment)
+        if parallel.is_main and result.state.num_skipped:
+            _show_skipped(folder, result.state, experiment)
         return result
 
 
@@ -180,31 +180,27 @@ def assemble(
             new, notes = load_initial_weights(model, config)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
+    notes += [note] if note else []
     batches = make_loader(config, "train", parallel, samples["train"])
+    steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
+    mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    epochs, stages = config.train.num_epochs, config.train.stage_epochs
+    plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
+    test_batches = None
+    if config.train.validate_every:
+        test_batches = make_loader(config, "test", parallel, samples["test"])
     return Experiment(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(
-            config,
-            ceil(len(batches) / config.train.accumulate_steps),
-            precision,
-            make_mix(config.augment, num_classes, config.train.num_clips),
-            num_stages(model),
-        ),
-        EpochPlan(
-            config.train.num_epochs,
-            config.train.stage_epochs,
-            fine_tuning,
-            make_precise_bn(config, model, parallel, samples["train"]),
-        ),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        plan,
         samples,
         batches,
-        make_loader(config, "test", parallel, samples["test"])
-        if config.train.validate_every
-        else None,
+        test_batches,
         make_to_video(config.clip, parallel.device),
-        [*notes, *([note] if note else [])],
+        notes,
     )
 
 
@@ -238,10 +234,10 @@ def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
     return notes
 
 
-def _show_skipped(folder: Path, result: TrainResult, experiment: Experiment) -> None:
-    num_failed = len(result.failed)
+def _show_skipped(folder: Path, state: TrainState, experiment: Experiment) -> None:
+    num_failed = len(state.failed)
     show(
-        f"seen {result.num_seen:,} + skipped {result.num_skipped:,} of "
+        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
         f"{len(experiment.samples['train']):,} videos x {experiment.config.train.num_epochs} "
         f"epochs; {folder / SKIPPED} lists {num_failed:,} videos:"
     )

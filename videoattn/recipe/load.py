@@ -9,12 +9,10 @@ used, and interpolations are refused.
 """
 
 import re
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -27,6 +25,7 @@ from omegaconf.errors import (
 
 from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
+from videoattn.recipe.overrides import parse_override
 
 Values = Mapping[str, Any]
 
@@ -159,7 +158,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
         raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
     merged = OmegaConf.structured(Config)
     recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
-    for words, change in [(source, recipe), *((word, _override(word)) for word in overrides)]:
+    for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
         _check_interpolations(change, words)
         try:
             merged = OmegaConf.merge(merged, change)
@@ -249,49 +248,6 @@ def _without_foreign_options(
             f"{attention.get('name')} and are not used with {names[-1]}"
         )
     return {**values, "model": {**model, "attention": {}}}  # type: ignore[dict-item]
-
-
-def _override(word: str) -> Any:
-    """Parses `key=value`: a text field takes the value as typed, other fields parse it as YAML."""
-    key, equals, text = word.partition("=")
-    if not equals:
-        raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
-    if _is_text_field(key) and not (text == "null" and _is_optional(key)):
-        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-            text = text[1:-1]
-        value: Any = text
-        for name in reversed(key.split(".")):
-            value = {name: value}
-        return value
-    _check_interpolations({key: text}, word)  # before OmegaConf parses it
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([word]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"override {word!r}: {text!r} is not a value ({reason})") from error
-
-
-def _field_type(key: str) -> Any:
-    found: Any = Config
-    for name in key.split("."):
-        hints = {field.name: field.type for field in fields(found)} if _is_section(found) else {}
-        found = hints.get(name)
-    return found
-
-
-def _is_section(value: object) -> bool:
-    return isinstance(value, type) and hasattr(value, "__dataclass_fields__")
-
-
-def _is_text_field(key: str) -> bool:
-    found = _field_type(key)
-    options = typing.get_args(found) if isinstance(found, types.UnionType) else (found,)
-    return any(option is str or typing.get_origin(option) is Literal for option in options)
-
-
-def _is_optional(key: str) -> bool:
-    found = _field_type(key)
-    return isinstance(found, types.UnionType) and type(None) in typing.get_args(found)
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

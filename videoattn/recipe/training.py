@@ -10,18 +10,19 @@ from torch import nn
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
+from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.finetune import FineTuning
 from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
+from videoattn.engine.plan import restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
-from videoattn.engine.stages import restart_schedule, split_epochs
 from videoattn.engine.step import OptimSettings
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
-from videoattn.recipe.data import Mix, make_loader
+from videoattn.recipe.data import make_loader
 
 
 def make_optimizer(
@@ -113,7 +114,7 @@ def make_precise_bn(
         problem = f"{config.model.name} has no batch norms; remove it"
     if problem is not None:
         raise ValueError(f"train.precise_norm_clips: {problem}")
-    batches = make_loader(config, "train", parallel, samples, as_tested=True)
+    batches = make_loader(config, "train", parallel, samples, test_views=True)
     return PreciseBatchNorm(batches, num_clips)
 
 

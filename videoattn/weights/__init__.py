@@ -1,4 +1,4 @@
-"""Public checkpoints: a table of models, a layout per naming, safe reading, and the way back."""
+"""Public checkpoints: a table of models, maps of parameter names, safe reading and writing."""
 
 from videoattn.weights.load import explain, from_state_dict, load_public, to_public
 from videoattn.weights.public import PUBLIC

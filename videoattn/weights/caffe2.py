@@ -1,27 +1,28 @@
-"""Reading Caffe2's pickles: arrays by name, and nothing that a pickle could run.
+"""Reads Caffe2's pickles: arrays by name, and nothing that could run code.
 
-A pickle is a program that may call any function it names. `read_blobs` answers the few names that
-an array is stored by with stand-ins of its own, which do nothing but keep numbers; NumPy itself is
-not handed over, because the state of an array or a dtype can be forged. Every other name is
-refused before anything is called.
+A pickle is a program that may call any function it names. `read_blobs` allows the few names that
+arrays are stored with, and replaces each by a stand-in that only holds numbers. NumPy's own
+functions are not allowed, because the state of an array or a dtype can be forged. Any other name
+is refused before anything is called.
 
-Files are of Python 2 (bytes are `str`, read as latin-1), or of Python 3, at any protocol.
+Files come from Python 2 (bytes are `str`, read as latin-1) or Python 3, at any protocol.
 """
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-_NUMBERS = "fiub"  # kinds of dtype that an array may have; objects, text and records are refused
+_NUMBERS = "fiub"  # allowed kinds of dtype; objects, text and records are refused
 
 
 class _DType:
-    """What `numpy.dtype(code)` is stored by: its code, then its byte order."""
+    """Stands in for `numpy.dtype`, which is stored as its code, then its byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
@@ -38,7 +39,7 @@ class _DType:
 
 
 class _Array:
-    """What an array is stored by: it is made empty, then given its shape, dtype and bytes."""
+    """Stands in for an array, which is created empty, then gets its shape, dtype and bytes."""
 
     def __init__(self, *_: object) -> None:
         self.value = np.empty(0, np.float32)
@@ -48,8 +49,23 @@ class _Array:
         self.value = _array(data, dtype, shape, "F" if is_fortran else "C").value
 
 
+class _Function:
+    """A function that a pickle can call, but whose attributes it cannot set."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self._call = call
+
+    def __call__(self, *args: object) -> object:
+        return self._call(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a function with a state")
+
+
 def _array(data: object, dtype: _DType, shape: tuple[int, ...], order: str = "C") -> _Array:
-    """data: bytes, or what Python 2 took for them."""
+    """data: bytes, or the `str` that Python 2 stored for them."""
     real = dtype.real()
     raw = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(raw, bytes | bytearray):
@@ -59,24 +75,11 @@ def _array(data: object, dtype: _DType, shape: tuple[int, ...], order: str = "C"
     return array
 
 
-def _scalar(dtype: _DType, data: object) -> _Array:
-    return _array(data, dtype, ())
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 stores bytes at protocols 0 to 2; the encoding is always latin-1."""
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """How it stores none."""
-    return b""
-
-
 _STAND_INS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _encode,
-    "__builtin__.bytes": _no_bytes,
+    # How Python 3 stores bytes at protocols 0 to 2. The encoding is always latin-1.
+    "_codecs.encode": _Function(lambda text, encoding: text.encode("latin1")),
+    "__builtin__.bytes": _Function(lambda: b""),
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
     **{
@@ -84,15 +87,15 @@ _STAND_INS: dict[str, Callable[..., object]] = {
         for core in ("core", "_core")
         for name, stand_in in (
             ("multiarray._reconstruct", _Array),
-            ("multiarray.scalar", _scalar),
-            ("numeric._frombuffer", _array),
+            ("multiarray.scalar", _Function(lambda dtype, data: _array(data, dtype, ()))),
+            ("numeric._frombuffer", _Function(_array)),
         )
     },
 }
 
 
 class RefusedGlobalError(Exception):
-    """A pickle named something else than arrays and plain containers."""
+    """A pickle names something other than arrays and plain containers."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -104,32 +107,62 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_blobs(path: Path) -> object:
-    """What a Caffe2 pickle holds, its arrays and numbers as tensors on the CPU.
+    """Returns the content of a Caffe2 pickle, with arrays and numbers as tensors on the CPU.
 
     Raises:
-        ValueError: the pickle names anything but NumPy arrays and plain containers, or is damaged.
+        ValueError: If the pickle names anything but NumPy arrays and plain containers, is damaged,
+            or is too large.
     """
     try:
         with path.open("rb") as file:
-            return _to_tensors(_Unpickler(file, encoding="latin1").load())
+            _check_memo(file)
+            return _to_tensors(_Unpickler(file, encoding="latin1").load(), {})
     except RefusedGlobalError as error:
         raise ValueError(
             f"{path}: refused, nothing in it was run: the pickle asks for {error}, and a Caffe2 "
             "file holds NumPy arrays and plain containers only"
         ) from error
-    # What a pickle cut anywhere, or bytes that are none, raise.
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: the pickle is damaged or too large; fetch it again") from error
+    # A truncated pickle, or bytes that are not a pickle, raise any of these.
     except (
-        pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError,
-        AttributeError, MemoryError, OverflowError, UnicodeDecodeError,
-    ) as error:  # fmt: skip
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise ValueError(
             f"{path}: the pickle is cut short or damaged ({error}); fetch it again"
         ) from error
 
 
-def _to_tensors(value: object) -> object:
+def _check_memo(file: BinaryIO) -> None:
+    """Checks that memo numbers grow one by one, then rewinds the file.
+
+    Python's unpickler allocates memory for all numbers up to the largest, so that a file of nine
+    bytes could ask for gigabytes.
+    """
+    for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) > count:
+            raise pickle.UnpicklingError(f"object {number} is stored before all others")
+    file.seek(0)
+
+
+def _to_tensors(value: object, done: dict[int, object]) -> object:
+    """Converts arrays and numbers; `done` maps the id of a mapping to its converted copy.
+
+    Without it, a mapping that is shared n times at every level takes exponential time.
+    """
     if isinstance(value, Mapping):
-        return {key: _to_tensors(item) for key, item in value.items()}
+        if id(value) not in done:
+            converted: dict[object, object] = {}
+            done[id(value)] = converted  # before its items: it may contain itself
+            converted.update((key, _to_tensors(item, done)) for key, item in value.items())
+        return done[id(value)]
     if isinstance(value, _Array):
         native = value.value.astype(value.value.dtype.newbyteorder("="))  # a copy that is writable
         return torch.from_numpy(native) if native.ndim else torch.tensor(native.item())

@@ -1,9 +1,9 @@
-"""The names that other projects gave to the parameters of one network: a `Layout` per naming.
+"""Maps parameter names between projects, with one `Layout` per naming scheme.
 
-A layout is a table of (their template, our template); our names are torchvision's, with inserted
-non-local blocks as `layer2.1_non_local`. A field such as {i} stands for one of a few words, and
-`words` says where theirs differ from ours ("a" is "1"). The table is read in both directions: a
-public key becomes ours, and ours becomes public, by the first rule that matches.
+A layout is a table of (their template, our template). Our names are torchvision's, with inserted
+non-local blocks as `layer2.1_non_local`. A field such as {i} matches one of a few words; `words`
+translates those that differ ("a" is "1"). The table works in both directions, by the first rule
+that matches.
 """
 
 import re
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 Rules = tuple[tuple[str, str], ...]
+Words = Mapping[str, Mapping[str, str]]
 
-# What a field may be, where it is the same word on both sides.
+# What a field matches if it is the same word on both sides.
 _FIELDS = {
     "L": r"[1-4]",
     "b": r"\d+",
@@ -26,50 +27,42 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """title: whose names, for messages. words: field -> {theirs: ours}. ignored: (pattern of a
-    whole key, why it is no part of the network). frozen_norms: a norm without running statistics
-    is an affine layer, as in models that were trained with frozen batch norm. pointwise: our
-    weights of linear layers that are 1x1x1 convolutions there."""
+    """The parameter names of one project.
+
+    Attributes:
+        title: Name of the project, for messages.
+        words: field -> {their word: our word}.
+        ignored: (Pattern of a whole key, why it does not belong to the network).
+        frozen_norms: Whether a norm may lack running statistics, and is an affine layer then, as
+            in models that were trained with frozen batch norm.
+        pointwise: Our weights of linear layers that are 1x1x1 convolutions in that project.
+    """
 
     title: str
     rules: Rules
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    words: Words = field(default_factory=dict)
     ignored: Rules = ()
     frozen_norms: bool = False
     pointwise: tuple[str, ...] = ()
 
     def ours(self, key: str) -> str | None:
-        """Our name of a public key; None for a key that this project does not use."""
-        for pattern, template in self._reading:
-            match = pattern.fullmatch(key)
-            if match:
-                found = match.groupdict()
-                return template.format(
-                    **{f: self.words.get(f, {}).get(w, w) for f, w in found.items()}
-                )
-        return None
+        """Returns our name of a public key, or None if this project has no such parameter."""
+        return _rename(key, self._reading, self.words)
 
     def theirs(self, key: str) -> str | None:
-        """The public name of one of our keys; None for a parameter that this project lacks."""
-        for pattern, template in self._writing:
-            match = pattern.fullmatch(key)
-            if match:
-                found = match.groupdict()
-                return template.format(
-                    **{f: self._back.get(f, {}).get(w, w) for f, w in found.items()}
-                )
-        return None
+        """Returns the public name of our key, or None if their project has no such parameter."""
+        return _rename(key, self._writing, self._back)
 
     def shape_there(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The public shape of one of our parameters."""
+        """Returns the public shape of one of our parameters."""
         return (*shape, 1, 1, 1) if key in self.pointwise else tuple(shape)
 
     def reason_to_ignore(self, key: str) -> str | None:
-        """Why a key is no part of the network; None where it should be one."""
+        """Returns why a key does not belong to the network, or None if it should."""
         return next((why for pattern, why in self.ignored if re.fullmatch(pattern, key)), None)
 
     @cached_property
-    def _back(self) -> dict[str, dict[str, str]]:
+    def _back(self) -> Words:
         return {f: {ours: theirs for theirs, ours in w.items()} for f, w in self.words.items()}
 
     @cached_property
@@ -81,19 +74,27 @@ class Layout:
         return [(_pattern(ours, self._back), theirs) for theirs, ours in self.rules]
 
 
-def _pattern(template: str, words: Mapping[str, Mapping[str, str]]) -> re.Pattern[str]:
-    """`{i}` -> a named group of the words that i may be; the rest literally."""
+def _rename(key: str, rules: list[tuple[re.Pattern[str], str]], words: Words) -> str | None:
+    for pattern, template in rules:
+        if match := pattern.fullmatch(key):
+            fields = match.groupdict().items()
+            return template.format(**{f: words.get(f, {}).get(word, word) for f, word in fields})
+    return None
+
+
+def _pattern(template: str, words: Words) -> re.Pattern[str]:
+    """Turns `{i}` into a named group of the words that i matches, and escapes the rest."""
     parts = re.split(r"\{(\w+)\}", template)
     for index in range(1, len(parts), 2):
         name = parts[index]
-        may_be = "|".join(map(re.escape, words[name])) if name in words else _FIELDS[name]
-        parts[index] = f"(?P<{name}>{may_be})"
+        choices = "|".join(map(re.escape, words[name])) if name in words else _FIELDS[name]
+        parts[index] = f"(?P<{name}>{choices})"
     parts[::2] = map(re.escape, parts[::2])
     return re.compile("".join(parts))
 
 
 _LETTERS = {"a": "1", "b": "2", "c": "3"}
-_STAGES = {"2": "1", "3": "2", "4": "3", "5": "4"}  # res2 is the first: the stem counts as one
+_STAGES = {"2": "1", "3": "2", "4": "3", "5": "4"}  # their first stage is the stem
 
 torchvision = Layout(
     "torchvision",
@@ -158,7 +159,7 @@ _MM_STEM: Rules = (
 
 
 def _mm_block(theirs: str, ours: str, *, conv1: str) -> Rules:
-    """A residual block. conv1: its first convolution, which TSM puts in a module `net`."""
+    """Rules of a residual block. conv1: its first convolution, which TSM wraps in `net`."""
     return (
         (f"{theirs}.{conv1}.{{end}}", f"{ours}.conv1.{{end}}"),
         (f"{theirs}.conv{{later}}.conv.{{end}}", f"{ours}.conv{{later}}.{{end}}"),
@@ -171,7 +172,7 @@ def _mm_block(theirs: str, ours: str, *, conv1: str) -> Rules:
 def _mm_non_local(theirs: str, ours: str) -> Rules:
     return (
         (f"{theirs}.theta.conv.{{end}}", f"{ours}.theta.{{end}}"),
-        # Sequential(conv, pool) where keys are pooled, as in every public model; else a bare conv
+        # Sequential(conv, pool) if keys are pooled, as in every public model; else the conv alone
         (f"{theirs}.{{pooled}}.0.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
         (f"{theirs}.{{pooled}}.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
         (f"{theirs}.conv_out.conv.{{end}}", f"{ours}.out.{{end}}"),
@@ -183,7 +184,7 @@ _MM_BLOCK, _MM_BLOCK_3D = "backbone.layer{L}.{b}", "layer{L}.{b}"
 _MM_TSM_BLOCK = _mm_block(_MM_BLOCK, _MM_BLOCK_3D, conv1="conv1.conv.net")
 _LATER = {"later": {"2": "2", "3": "3"}}
 
-# TSN, I3D and SlowOnly recognisers, with or without non-local blocks.
+# TSN, I3D and SlowOnly recognizers, with or without non-local blocks.
 mmaction2 = Layout(
     "mmaction2",
     (
@@ -194,8 +195,8 @@ mmaction2 = Layout(
     words=_LATER,
 )
 mmaction2_tsm = Layout("mmaction2 (TSM)", (*_MM_STEM, *_MM_TSM_BLOCK), words=_LATER)
-# Every second block of two stages is inside a wrapper with its non-local block; ours is shown clips
-# by a `VideoView`, whose child is `block`.
+# Every second block of two stages is in a wrapper together with its non-local block. Our non-local
+# block is the child `block` of a `VideoView`, which turns segments into clips.
 mmaction2_tsm_non_local = Layout(
     "mmaction2 (TSM, non-local)",
     (
@@ -214,7 +215,7 @@ mmaction2_tsm_non_local = Layout(
 )
 
 # Blobs of the non-local paper's code, and of PySlowFast's older files. Their epsilon, 1.0000001e-5,
-# is torch's 1e-5 but for one unit in the last place of float32: at most 5e-8 of any output.
+# differs from torch's 1e-5 by one unit in the last place of float32: at most 5e-8 of any output.
 caffe2 = Layout(
     "Caffe2 blobs (video-nonlocal-net, PySlowFast's .pkl)",
     (
@@ -236,7 +237,7 @@ caffe2 = Layout(
     },
     ignored=(
         (r".+_momentum", "the optimizer's momentum"),
-        (r"lr|model_iter|epoch", "where the training run was"),
+        (r"lr|model_iter|epoch", "the state of the training run"),
     ),
     frozen_norms=True,
 )

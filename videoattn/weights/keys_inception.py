@@ -1,11 +1,13 @@
-"""What other projects call the parameters of Inception-I3D. Ours are piergiaj's names, but for the
-classifier, a 1x1x1 convolution there."""
+"""Parameter names of Inception-I3D in other projects.
+
+Ours are piergiaj's names, except for the classifier, which is a 1x1x1 convolution there.
+"""
 
 from videoattn.weights.keys import Layout
 
 _CONVOLUTIONS = ("1a_7x7", "2b_1x1", "2c_3x3")
 _BLOCKS = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
-_PLACES = {
+_MODULES = {
     "conv": {name: name for name in _CONVOLUTIONS},
     "block": {name: name for name in _BLOCKS},
 }
@@ -18,7 +20,7 @@ piergiaj = Layout(
         ("logits.conv3d.{end}", "fc.{end}"),
     ),
     words={
-        **_PLACES,
+        **_MODULES,
         "unit": {name: name for name in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")},
         "part": {"conv3d": "conv3d", "bn": "bn"},
     },
@@ -33,7 +35,7 @@ hassony2 = Layout(
         ("conv3d_0c_1x1.conv3d.{end}", "fc.{end}"),
     ),
     words={
-        **_PLACES,
+        **_MODULES,
         "unit": {
             "branch_0": "b0",
             "branch_1.0": "b1a",

@@ -1,5 +1,4 @@
-"""A public checkpoint becomes a network of this project, or an error that says what did not fit;
-and a network of this project becomes a public checkpoint."""
+"""Converts public checkpoints to networks of this project, and back."""
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
-from videoattn.errors import did_you_mean, first_few
+from videoattn.errors import first_few, one_of
 from videoattn.models import info
 from videoattn.models.table import make_network
 from videoattn.weights.keys import Layout
@@ -21,14 +20,19 @@ from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
 from videoattn.weights.row import PublicModel
 
-# Batch norm's counter: it decides nothing in a network whose momentum is a number.
+# The counter of batch norm. It has no effect if the momentum is a number.
 _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where every key went. used: their key -> ours. ignored: their key -> why it is no part of
-    the network. filled: our key that the file lacks -> what it became."""
+    """What became of every key.
+
+    Attributes:
+        used: Their key -> our key.
+        ignored: Their key -> why it does not belong to the network.
+        filled: Our key that the file lacks -> the value it got.
+    """
 
     used: Mapping[str, str]
     ignored: Mapping[str, str]
@@ -36,21 +40,24 @@ class Explanation:
 
 
 def load_public(name: str, path: Path | str) -> nn.Module:
-    """`from_state_dict` for a file: .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, as published,
-    with its wrappers."""
-    _look_up(name)  # before a large file is read
+    """Loads the public model `name` from a published file; see `from_state_dict`.
+
+    The file is a .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, with its wrappers.
+    """
+    _look_up(name)  # before reading a large file
     return from_state_dict(name, read_state_dict(path))
 
 
 def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The public model `name` with these weights, in eval mode; its forward answers logits.
+    """Returns the public model `name` with the given weights, in eval mode.
 
-    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalized as the table
-    says. The number of classes is that of the weights, so fine-tuned files load too.
+    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalized with mean and
+    standard deviation of the table, and return logits. The weights determine the number of
+    classes, so that fine-tuned files load too.
 
     Raises:
-        ValueError: an unknown name, or weights of which a key or a shape does not fit. The message
-            names the public models that they do fit, where there are some.
+        ValueError: If the name is unknown, or a key or shape does not fit. The message names the
+            public models that the weights fit, if any.
     """
     explanation = explain(name, state_dict)
     ours = {new: state_dict[key] for key, new in explanation.used.items()}
@@ -65,11 +72,13 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
 
 
 def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a network such as `from_state_dict(name, ...)` gives, by their public names:
-    what the project that `name` is from can load. The inverse of `from_state_dict`.
+    """Returns the weights of a network under their public names, for the project of `name`.
+
+    This is the inverse of `from_state_dict`.
 
     Raises:
-        ValueError: an unknown name, or a network with other parameters than the public model.
+        ValueError: If the name is unknown, or the network has other parameters than the public
+            model.
     """
     row = _look_up(name)
     state = model.state_dict()
@@ -78,7 +87,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
     other += [key for key in own if key in state and state[key].shape != own[key]]
     if other:
         raise ValueError(
-            f"{name}: this network is another one; not in both, or not of one shape: "
+            f"{name}: this is another network; missing on one side, or of another shape: "
             f"{first_few(other)}"
         )
     layout = row.layouts[0]
@@ -86,15 +95,15 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
         layout.theirs(key): value.reshape(layout.shape_there(key, value.shape))
         for key, value in state.items()
     }
-    # Caffe2 has no counters; every other parameter of a public model has a public name.
+    # Caffe2 has no counters. Every other parameter of a public model has a public name.
     return {key: value for key, value in public.items() if key is not None}
 
 
 def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
-    """What `from_state_dict` makes of each key.
+    """Returns how `from_state_dict` uses each key.
 
     Raises:
-        ValueError: as `from_state_dict`.
+        ValueError: As in `from_state_dict`.
     """
     _look_up(name)
     explanation, problem = _match(name, state_dict)
@@ -104,7 +113,7 @@ def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
 
 
 def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, str | None]:
-    """Where every key goes, and the first thing that does not fit."""
+    """Returns how every key is used, and the first problem, if any."""
     row = PUBLIC[name]
     layout = max(row.layouts, key=lambda one: _share(one, state_dict))
     ignored = {key: why for key in state_dict if (why := layout.reason_to_ignore(key))}
@@ -119,12 +128,12 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
     lacking = [key for key in own if key not in ours and key not in filled]
     if unused or lacking:
         return explanation, (
-            f"these weights are of another model. In them and not in it: {first_few(unused)}. "
-            f"In it and not in them (our names): {first_few(lacking)}"
+            f"these weights belong to another model. Unknown keys: {first_few(unused)}. "
+            f"Missing parameters (our names): {first_few(lacking)}"
         )
     if len(ours) < len(used):
         repeated = [key for key, new in used.items() if list(used.values()).count(new) > 1]
-        return explanation, f"several keys are one parameter: {first_few(repeated)}"
+        return explanation, f"several keys name one parameter: {first_few(repeated)}"
     misshapen = [
         f"{key} {tuple(ours[new].shape)}, needs {needed}"
         for key, new in used.items()
@@ -134,14 +143,14 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
 
 
 def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
-    """What a file may lack: our key -> what it becomes."""
+    """Returns the parameters that a file may lack, and the values that they get."""
     filled = {}
     for key in own:
         norm, _, end = key.rpartition(".")
         if key in ours:
             continue
         if end == _COUNTER:
-            filled[key] = "0, which decides nothing"
+            filled[key] = "0, which has no effect"
         elif (
             layout.frozen_norms
             and end in ("running_mean", "running_var")
@@ -153,7 +162,10 @@ def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> d
 
 
 def _fill(model: nn.Module, key: str) -> Tensor:
-    """A frozen norm, y = w x + b, is batch norm of mean 0 and variance 1 - epsilon."""
+    """Returns the value of a missing parameter.
+
+    A frozen norm, y = w x + b, is a batch norm with mean 0 and variance 1 - epsilon.
+    """
     norm, _, end = key.rpartition(".")
     if end == _COUNTER:
         return torch.tensor(0)
@@ -163,7 +175,7 @@ def _fill(model: nn.Module, key: str) -> Tensor:
 
 
 def _hint(name: str, state_dict: Mapping[str, Tensor]) -> str:
-    """Which public models these weights may be of."""
+    """Returns a sentence that names the public models that the weights may belong to."""
     layouts = {one.title: one for row in PUBLIC.values() for one in row.layouts}
     best = max(layouts.values(), key=lambda one: _share(one, state_dict))
     share = _share(best, state_dict)
@@ -180,7 +192,7 @@ def _hint(name: str, state_dict: Mapping[str, Tensor]) -> str:
 
 
 def _share(layout: Layout, keys: Collection[str]) -> float:
-    """Which part of the keys has a place in the layout, 0 to 1."""
+    """Returns the fraction of the keys that the layout knows."""
     known = sum(layout.ours(k) is not None or bool(layout.reason_to_ignore(k)) for k in keys)
     return known / max(len(keys), 1)
 
@@ -201,10 +213,10 @@ def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
 
 @cache
 def _build(name: str, num_classes: int) -> nn.Module:
-    """The network on the meta device: no memory, no random numbers drawn. To be copied."""
+    """Returns the network on the meta device, without memory or random numbers. Copy it."""
     row = PUBLIC[name]
     with torch.device("meta"):
-        if row.network.startswith("resnet"):  # torchvision's image networks, which no recipe names
+        if row.network.startswith("resnet"):  # an image network of torchvision
             model: nn.Module = torchvision.models.get_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
@@ -215,7 +227,4 @@ def _build(name: str, num_classes: int) -> nn.Module:
 
 
 def _look_up(name: str) -> PublicModel:
-    if name not in PUBLIC:
-        hint = did_you_mean(name, PUBLIC)
-        raise ValueError(f"{name!r} is not a public model{hint}; choose from {', '.join(PUBLIC)}")
-    return PUBLIC[name]
+    return PUBLIC[one_of("public model", name, PUBLIC)]

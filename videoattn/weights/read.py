@@ -1,9 +1,9 @@
-"""Safe reading of checkpoint files: tensors only, never code, and an error that names the cause.
+"""Reads checkpoint files safely: tensors only, never code. Errors name the cause.
 
 Projects wrap their weights differently: mmaction2 in "state_dict", PySlowFast and pytorchvideo in
-"model_state", torchvision's training script and this project in "model", Caffe2 in "blobs";
+"model_state", torchvision's training script and this project in "model", Caffe2 in "blobs".
 DistributedDataParallel puts "module." before every key, and the TSN and TSM authors' code
-"base_model.", with "new_fc." for the classifier. `read_state_dict` takes all of that off.
+"base_model.", with "new_fc." for the classifier. `read_state_dict` removes all of them.
 """
 
 import pickle
@@ -25,13 +25,13 @@ WRAPPERS = ("state_dict", "model_state", "model", "blobs")
 _LFS_POINTER = b"version https://git-lfs"
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
 _ZIP = b"PK\x03\x04"  # since PyTorch 1.6
-_BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # a number, pickled
+_BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # a pickled number
 _PICKLE = b"\x80"  # at protocol 2 and later
 _DAMAGED = "{}: the checkpoint is cut short or damaged; fetch it again"
 
 
 class _LeftOut:
-    """Stands for an object of a training log while a file is read: takes anything, does nothing."""
+    """Replaces an object of a training log while a file is read: takes anything, does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -40,8 +40,8 @@ class _LeftOut:
         pass
 
 
-# What training scripts leave beside their weights: mmengine its history of losses, torchvision the
-# words of its command line. Their classes are neither needed nor called.
+# Training scripts save these beside the weights: mmengine its history of losses, torchvision its
+# command line. Their classes are neither needed nor called.
 _LOG_OBJECTS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "argparse.Namespace",
@@ -53,13 +53,12 @@ _LOG_OBJECTS = (
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """The weights in a .pth, .pyth, .pt, .safetensors or Caffe2 .pkl file, on the CPU, without
-    wrappers.
+    """Returns the weights in a .pth, .pyth, .pt, .safetensors or Caffe2 .pkl file, on the CPU.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not a checkpoint, is cut short, needs code to be read, or wraps
-            its weights in a way that is not known.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a checkpoint, is cut short or too large, needs code to be
+            read, or wraps its weights in an unknown way.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,14 +75,14 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 
 def _check_first_bytes(path: Path) -> None:
-    """Downloads that went wrong are recognised by how they begin."""
+    """Recognizes failed downloads by their first bytes."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:
         raise ValueError(f"{path}: the file is empty; fetch it again")
     if start.startswith(_LFS_POINTER):
         raise ValueError(
-            f"{path}: a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
+            f"{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its repository"
         )
     if start.startswith(_HTML):
         raise ValueError(
@@ -119,13 +118,17 @@ def _torch_load(path: Path) -> object:
                 "torch.save"
             ) from error
         raise ValueError(_DAMAGED.format(path)) from error
-    # What a zip without its directory, a short file and a pickle cut inside an opcode raise.
-    except (RuntimeError, OSError, EOFError, KeyError, IndexError) as error:
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"{path}: the checkpoint is damaged or too large; fetch it again"
+        ) from error
+    # A zip without its directory, a short file and a pickle cut inside an opcode raise these.
+    except (RuntimeError, OSError, EOFError, KeyError, IndexError, TypeError) as error:
         raise ValueError(_DAMAGED.format(path)) from error
 
 
 def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
-    """The mapping of names to tensors inside a checkpoint."""
+    """Returns the mapping of names to tensors inside a checkpoint."""
     if not isinstance(loaded, Mapping):
         raise ValueError(
             f"{path}: holds a {type(loaded).__name__}, not a mapping of names to tensors"
@@ -136,7 +139,7 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         if not inside:
             raise ValueError(
                 f"{path}: found no weights; its keys are {first_few(map(str, loaded))}; weights "
-                f"are looked for at the top and under {', '.join(WRAPPERS)}"
+                f"may be at the top or under {', '.join(WRAPPERS)}"
             )
         found = loaded[inside[0]]
     if all(key.startswith("module.") for key in found):

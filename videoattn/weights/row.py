@@ -1,37 +1,46 @@
-"""What the table of public models says of each: plain values."""
+"""The types of a row in the table of public models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from videoattn.weights.keys import Layout
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the model was fed. mean, std: of RGB in 0 - 1. sampling: as a recipe's clip.sampling;
-    an image network has one frame. size: pixels of the training crop. Then the published test:
-    short_side and test_size in pixels, and num_clips x num_crops views of a video, each of
-    num_frames frames or of test_frames, where that is given. Ten crops are five and their mirror
-    images."""
+    """The input that a model was trained on and tested with.
 
-    mean: Colour
-    std: Colour
+    Attributes:
+        mean: Mean of RGB, in 0 - 1.
+        std: Standard deviation of RGB, in 0 - 1.
+        sampling: "dense" clips, or one frame of each of `num_frames` segments. An image network
+            has one frame.
+        short_side: Pixels of a test frame's short side.
+        test_size: Pixels of a test crop.
+        num_clips: Test clips per video.
+        num_crops: Test crops per clip. Ten crops are five and their mirror images.
+        test_frames: Frames of a test clip, if not `num_frames`.
+    """
+
+    mean: Color
+    std: Color
     sampling: Literal["dense", "segments"]
     num_frames: int
     frame_stride: int
-    size: int = 224
     short_side: int = 256
     test_size: int = 256
     num_clips: int = 10
     num_crops: int = 3
     test_frames: int | None = None
 
+    size = 224  # pixels of a training crop, in every public model
+
     @property
     def views(self) -> str:
-        """As the published accuracy has them: "10 clips x 3 crops"."""
+        """The views of the published accuracy, as in "10 clips x 3 crops"."""
         crops = f"{self.num_crops} crops" if self.num_crops > 1 else "1 crop"
         if self.sampling == "dense":
             clips = f"{self.num_clips} clips" if self.num_clips > 1 else "1 clip"
@@ -41,26 +50,34 @@ class Preprocessing:
         return f"{frames} segments x {crops}" if frames > 1 else crops
 
 
+class Accuracy(NamedTuple):
+    """A published accuracy: top-1 in percent on the validation set, and the page that states it."""
+
+    top1: float
+    source: str
+
+
 @dataclass(frozen=True)
 class PublicModel:
-    """One row.
+    """A row of the table.
 
-    network, options: as a recipe's model.name and model.options. non_local: options of the blocks
-        behind each of `after`; None for a network without.
-    layouts: how files of this model name its parameters; the first is the one that is written.
-    top1: percent, on the validation set of `dataset`, with the views of `preprocessing`; `source`
-        is the page that says so. None where no such page is known.
-    url: where the file is published, for the user to fetch; None where it is not.
+    Attributes:
+        network: Name of the network, as in a recipe.
+        layouts: How files of this model name its parameters. `to_public` writes the first.
+        options: Options of the network.
+        non_local: Options of the non-local blocks after each of `after`, or None without blocks.
+        dataset: Dataset that the model was trained and tested on.
+        accuracy: None if no page states one.
+        url: Address of the published file, which the user downloads. None if there is none.
     """
 
     network: str
     layouts: tuple[Layout, ...]
     preprocessing: Preprocessing
-    licence: str
+    license: str
     options: Mapping[str, Any] = field(default_factory=dict)
     non_local: Mapping[str, Any] | None = None
     after: tuple[str, ...] = ()
     dataset: str = "Kinetics-400"
-    top1: float | None = None
-    source: str | None = None
+    accuracy: Accuracy | None = None
     url: str | None = None

@@ -1,18 +1,20 @@
-"""CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, with a gate over time.
+"""CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, with an additional temporal gate.
 
-    channel:   M_c = sigmoid(MLP(avg x) + MLP(max x))                      over positions
-    spatial:   M_s = sigmoid(BN(conv([max x ; mean x])))                   over channels
-    temporal:  M_t = sigmoid(BN(conv1d([mean x ; max x])))                 over channels and places
+    channel:   M_c = sigmoid(MLP(avg x) + MLP(max x))              pooled over positions
+    spatial:   M_s = sigmoid(BN(conv([max x ; mean x])))           pooled over channels
+    temporal:  M_t = sigmoid(BN(conv1d([mean x ; max x])))         pooled over channels and H·W
 
-Gates run one after the other, each on what the one before it left. The paper has the channel gate
-and then the spatial one, on images: `gates=[channel, spatial]` is that. The temporal gate mirrors
-its spatial one and is ours, as are the choices of what a gate is pooled over in a clip. As in the
-authors' code the norm before a sigmoid starts at zero, so those gates start at 1/2 everywhere, and
-its momentum is 0.01. Theirs has biases in the MLP, and may pool by the L2 norm and the log of
-summed exponentials too.
+Gates run in sequence, each on the output of the previous one. The paper applies the channel gate
+and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
+is in the authors' code, but not in the paper's formula; as in that code it starts at zero, so those
+gates start at 1/2 everywhere, and its momentum is 0.01.
+
+Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
+gate pools over are ours. In the authors' code the MLP always has biases.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +22,20 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.gates import (
     POOLS,
     SCOPES,
-    STARTS,
+    Gate,
     GateMLP,
     GateNorm,
-    channel_field,
+    channel_map,
     check_each,
-    gate_weights,
     hidden_channels,
+    keep_statistics,
     maximum,
     mean,
-    statistics_kept,
-    zero,
+    zero_parameters,
 )
-from videoattn.attention.common import check_choice
-from videoattn.attention.record import GateMap
+from videoattn.attention.common import check_odd
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Video
 
@@ -42,28 +44,27 @@ TEMPORAL = ("conv", "mlp", "channel")
 
 
 class CBAM(nn.Module):
-    """Gates in a row: (N, C, T, H, W) -> the same shape.
+    """Gates in sequence; keeps the shape (N, C, T, H, W).
 
-    gates: which, in the order they run in.
-    reduction: C/r is the width of the channel gate's MLP; it must divide C.
-    pools: what the channel gate pools by, of avg, max, lp and lse; the MLP's answers are summed.
-    scope: of the channel gate: one a "clip", or one for every "frame"
-        (`model.attention.options.scope=frame`).
-    kernel: of the spatial gate, (frames, height, width), odd: (1, 7, 7) gates each frame by itself
-        as the 2-D block does; (3, 7, 7) and (7, 7, 7) look at its neighbours too.
-    temporal: "conv", a kernel of 7 frames, for clips of any length; "mlp", a perceptron over all
-        frames, T -> T/2 -> T, for clips of `num_frames` only; "channel", a kernel of 7 frames for
-        every channel by itself, on features pooled over height and width: a gate for each channel
-        and frame.
-    num_frames: T as it reaches the block; for temporal="mlp" and nothing else.
-    gate_start: "half" (the paper) or "identity", see `gates`.
+    The maps are the gates: "channel" (N, C), or (N, C, T) with scope="frame"; "spatial"
+    (N, T, H, W); "temporal" (N, T), or (N, C, T) of kind channel with temporal="channel".
 
-    Its maps are the gates as they are multiplied: channel (N, C), or (N, C, T) by frames; spatial
-    (N, T, H, W); temporal (N, T), or of kind channel (N, C, T) for temporal="channel".
+    Args:
+        gates: The gates to apply, in this order.
+        reduction: r; the MLP of the channel gate is C/r wide, and r must divide C.
+        pools: Poolings of the channel gate: avg, max, lp, lse. The MLP's outputs are summed.
+        scope: One channel gate per "clip", or one per "frame".
+        kernel: Odd size (frames, height, width) of the spatial gate. (1, 7, 7) gates each frame by
+            itself, as the 2-D block does; (3, 7, 7) also uses the neighboring frames.
+        temporal: "conv" is a kernel of 7 frames, for clips of any length. "mlp" is a perceptron
+            over all frames, T -> T/2 -> T, for clips of `num_frames`. "channel" is a kernel of 7
+            frames for each channel, pooled over height and width: a gate per channel and frame.
+        num_frames: T at this block; required for temporal="mlp", and invalid otherwise.
+        gate_start: "half" (the paper) or "identity"; see `gates`.
 
     Raises:
-        ValueError: an unknown, repeated or missing gate or pool; C not divisible by `reduction`;
-            an even kernel; `num_frames` that is missing, is not for this gate, or is not T.
+        ValueError: If a name is unknown, repeated or missing; r does not divide C; a kernel size is
+            even; `num_frames` is missing or not used, or a clip has another number of frames.
     """
 
     def __init__(
@@ -82,12 +83,11 @@ class CBAM(nn.Module):
         super().__init__()
         names = [gates] if isinstance(gates, str) else list(gates)
         check_each("gates", names, GATES)
-        check_choice("gate_start", gate_start, STARTS)
-        check_choice("temporal", temporal, TEMPORAL)
+        one_of("temporal", temporal, TEMPORAL)
         if (num_frames is not None) != (temporal == "mlp"):
             raise ValueError(
-                f"temporal={temporal!r} with num_frames={num_frames}: 'mlp' needs the number of "
-                "frames that reach the block, the others take any number: leave it"
+                f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' requires the "
+                "number of frames at this block, and the others accept any number: remove it"
             )
 
         def build(gate: str) -> nn.Module:
@@ -110,67 +110,43 @@ class CBAM(nn.Module):
 
     def maps(self, x: Video) -> dict[str, GateMap]:
         found = {}
-        with statistics_kept(self):
+        with keep_statistics(self):
             for name, gate in self.gates.items():
-                assert isinstance(gate, _Gate)
+                assert isinstance(gate, Gate)
                 weights = gate.weights(x)
-                found[name] = gate.field(weights)
+                found[name] = gate.gate_map(weights)
                 x = x * weights
         return found
 
 
-class _Gate(nn.Module):
-    """x · e(x): a gate says what `logits` are, in a shape that broadcasts, and how to show them."""
-
-    def __init__(self, gate_start: str) -> None:
-        super().__init__()
-        self.gate_start = gate_start
-
-    def forward(self, x: Video) -> Video:
-        return x * self.weights(x)
-
-    def weights(self, x: Video) -> Tensor:
-        return gate_weights(x, self.logits(x), self.gate_start)
-
-    def logits(self, x: Video) -> Tensor:
-        raise NotImplementedError
-
-    def field(self, weights: Tensor) -> GateMap:
-        raise NotImplementedError
-
-
-class ChannelGate(_Gate):
-    """One MLP for all poolings; its answers are summed before the sigmoid."""
+class ChannelGate(Gate):
+    """Sums the outputs of one MLP for all poolings before the sigmoid."""
 
     def __init__(
         self, channels: int, *, reduction: int, pools: Sequence[str], scope: str, gate_start: str
     ) -> None:
         super().__init__(gate_start)
-        check_choice("scope", scope, tuple(SCOPES))
         check_each("pools", pools, tuple(POOLS))
-        self.scope = scope
+        self.scope = one_of("scope", scope, SCOPES)
         self.pools = tuple(pools)
         self.mlp = GateMLP(channels, hidden_channels(channels, reduction))
         if gate_start == "identity":
-            zero(self.mlp.fc2)
+            zero_parameters(self.mlp.fc2)
 
     def logits(self, x: Video) -> Tensor:
-        return _total([self.mlp(POOLS[pool](x, SCOPES[self.scope])) for pool in self.pools])
+        axes = SCOPES[self.scope]
+        return reduce(torch.add, [self.mlp(POOLS[pool](x, axes)) for pool in self.pools])
 
-    def field(self, weights: Tensor) -> GateMap:
-        return channel_field(weights, self.scope)
+    def gate_map(self, weights: Tensor) -> GateMap:
+        return channel_map(weights, self.scope)
 
 
-class SpatialGate(_Gate):
-    """One gate a position, from the maximum and the mean of the channels there."""
+class SpatialGate(Gate):
+    """One gate per position, from the maximum and the mean over its channels."""
 
     def __init__(self, *, kernel: Sequence[int], gate_start: str) -> None:
         super().__init__(gate_start)
-        if len(kernel) != 3 or any(size < 1 or size % 2 == 0 for size in kernel):
-            raise ValueError(
-                f"kernel: got {list(kernel)}; need three odd sizes (frames, height, width), such "
-                "as [1, 7, 7], [3, 7, 7] or [7, 7, 7]"
-            )
+        check_odd("kernel", kernel)
         self.conv = _convolution(2, 1, kernel)
         self.bn = _zero_norm(1)
 
@@ -178,15 +154,16 @@ class SpatialGate(_Gate):
         logits: Tensor = self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
         return logits
 
-    def field(self, weights: Tensor) -> GateMap:
+    def gate_map(self, weights: Tensor) -> GateMap:
         return GateMap("spatial", weights.squeeze(1), identity_value=1.0)
 
 
-class TemporalGate(_Gate):
-    """Kernels of 7 frames over the mean and the maximum, for clips of any length.
+class TemporalGate(Gate):
+    """A kernel of 7 frames over the mean and the maximum, for clips of any length.
 
-    per_channel: take the two over the positions of each channel, for a gate for each channel and
-        frame; else over all channels too, for one gate a frame.
+    Args:
+        per_channel: Pool over the positions of each channel, for one gate per channel and frame.
+            Otherwise pool over the channels too, for one gate per frame.
     """
 
     def __init__(self, channels: int, *, per_channel: bool, gate_start: str) -> None:
@@ -197,19 +174,20 @@ class TemporalGate(_Gate):
         self.bn = _zero_norm(width)
 
     def logits(self, x: Video) -> Tensor:
-        # (N, width, 2, T, 1, 1): a grouped kernel takes neighbours, so a channel's two are those.
+        # Groups are consecutive channels, so the two poolings of a channel must be adjacent:
+        # (N, width, 2, T, 1, 1).
         pooled = torch.stack([mean(x, self.axes), maximum(x, self.axes)], dim=2).flatten(1, 2)
         logits: Tensor = self.bn(self.conv(pooled))
         return logits
 
-    def field(self, weights: Tensor) -> GateMap:
+    def gate_map(self, weights: Tensor) -> GateMap:
         if self.axes == (3, 4):
-            return channel_field(weights, "frame")
+            return channel_map(weights, "frame")
         return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
 
 
-class FrameMLPGate(_Gate):
-    """The channel gate with frames for channels: its MLP knows each frame by its number."""
+class FrameMLPGate(Gate):
+    """The channel gate with frames in place of channels: an MLP over the T frames."""
 
     def __init__(self, num_frames: int, *, gate_start: str) -> None:
         super().__init__(gate_start)
@@ -218,27 +196,20 @@ class FrameMLPGate(_Gate):
         self.num_frames = num_frames
         self.mlp = GateMLP(num_frames, max(num_frames // 2, 1))
         if gate_start == "identity":
-            zero(self.mlp.fc2)
+            zero_parameters(self.mlp.fc2)
 
     def logits(self, x: Video) -> Tensor:
         if x.shape[2] != self.num_frames:
             raise ValueError(
-                f"{x.shape[2]} frames reach this block, and its temporal='mlp' was made for "
-                f"{self.num_frames}; set num_frames, or choose temporal='conv', which takes any"
+                f"num_frames: this block has temporal='mlp' for {self.num_frames} frames, got "
+                f"{x.shape[2]}; change num_frames, or choose temporal='conv' for any number"
             )
         axes = (1, 3, 4)
-        by_pool = [self.mlp(pool(x, axes).transpose(1, 2)) for pool in (mean, maximum)]
-        return _total(by_pool).transpose(1, 2)
+        average, largest = (self.mlp(pool(x, axes).transpose(1, 2)) for pool in (mean, maximum))
+        return (average + largest).transpose(1, 2)
 
-    def field(self, weights: Tensor) -> GateMap:
+    def gate_map(self, weights: Tensor) -> GateMap:
         return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
-
-
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _convolution(inputs: int, outputs: int, kernel: Sequence[int], groups: int = 1) -> Conv3d:

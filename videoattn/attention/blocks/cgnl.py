@@ -1,7 +1,7 @@
 """Compact generalized non-local blocks (Yue et al., NeurIPS 2018, arXiv 1810.13125).
 
-Every (position, channel) entry attends to every other. Per group of channels, θ, φ and g are flat
-vectors of n = T·H·W·C_i/G entries, and the n x n map is never built:
+Every (position, channel) entry attends to every other. For each of G groups of channels, θ, φ and g
+are flat vectors of n = T·H·W·C_i/G entries, and the n x n map is never built:
 
     dot:        y = (θ φᵀ) g = θ <φ, g>
     gaussian:   y = Σ_o a_o θ^o <φ^o, g>,   a_o = b (2γ)^o / o!,   o = 0 .. order      (CGNLx)
@@ -11,13 +11,13 @@ vectors of n = T·H·W·C_i/G entries, and the n x n map is never built:
 CGNLx expands exp(-γ (θ_i - φ_j)²) = exp(-γ(θ_i² + φ_j²)) exp(2γ θ_i φ_j) in powers of θ_i φ_j. The
 authors' code replaces the first factor by the constant b = exp(-2γ); `exact_beta` keeps it.
 
-With the dot kernel and norm="gn", the published block, the size of <φ, g> has no effect: it scales
-a whole group, W_z has no bias and the same groups, and the group norm divides by that very scale.
-Up to its eps the block is x + weight · sign(<φ, g>) · normalized(W_z θ) + bias. norm="bn" is ours:
-its statistics are the batch's (the running ones in evaluation), so that one clip can have more of
-y than another. CGNLx has several powers in one group and keeps their proportions in both.
+In the published block (dot kernel, norm="gn") the magnitude of <φ, g> has no effect: it scales a
+whole group, W_z has no bias and the same groups, and the group norm divides by that scale. Except
+for its eps, the block computes x + weight · sign(<φ, g>) · normalized(W_z θ) + bias. CGNLx adds
+several powers within a group and keeps their proportions with either norm.
 
-Videos: the sums run over T·H·W in place of H·W.
+Where we differ: the sums run over T·H·W in place of H·W, and norm="bn" is ours. Batch norm uses the
+statistics of the batch (running ones in evaluation mode), so y can be larger for some clips.
 """
 
 import math
@@ -26,13 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import check_choice, small_weights, zero_norm
+from videoattn.attention.common import small_weights, widen, zero_norm
 from videoattn.attention.functional import autocast_off
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 Entries = Float[Tensor, "N G *E"]
-"""The entries of each of G groups, in any shape (channels, T, H, W) that they come in."""
+"""The entries of each of G groups, in any shape such as (channels, T, H, W)."""
 
 
 def _sum(x: Entries) -> Tensor:
@@ -40,15 +41,18 @@ def _sum(x: Entries) -> Tensor:
 
 
 def compact_dot(theta: Entries, phi: Entries, g: Entries) -> Entries:
-    """`(θ φᵀ) g` of each group in O(E): one number <φ, g> a group times θ."""
+    """Returns `(θ φᵀ) g` for each group in O(E), as θ times the number <φ, g>."""
     return theta * _sum(phi * g)
 
 
 def compact_gaussian(
     theta: Entries, phi: Entries, g: Entries, *, order: int, gamma: float, exact_beta: bool
 ) -> tuple[Tensor, Entries]:
-    """The kernel's expansion applied to g in O(order · E): the term of order 0, which is one number
-    a group unless exact_beta, and the sum of the others."""
+    """Applies the expansion of the Gaussian kernel to g in O(order · E).
+
+    Returns the term of order 0, which is one number per group unless `exact_beta` is set, and the
+    sum of the other terms.
+    """
     if exact_beta:
         g = g * (-gamma * phi.square()).exp()
         factor: Tensor | float = (-gamma * theta.square()).exp()
@@ -63,20 +67,26 @@ def compact_gaussian(
 
 
 class CompactNonLocal(nn.Module):
-    """CGNL or CGNLx: (N, C, T, H, W) -> the same shape, in time and memory linear in T·H·W.
-
-    inner_channels: width of θ, φ and g; half the channels unless given.
-    groups: of channels that attend among themselves; must divide both widths.
-    kernel: "dot" (CGNL) or "gaussian" (CGNLx).
-    order: the highest power of CGNLx (the authors train with 3; their class says 2).
-    exact_beta: whether CGNLx keeps exp(-γ(θ² + φ²)) or has the authors' constant.
-    gamma: CGNLx's γ.
-    scale: what <φ, g> is divided by: nothing ("none", the authors' setting), "root" of n (their
-        option), or n itself ("count").
-    norm: "gn", the published group norm in the same groups, or "bn". "gn" is the default because
-        the published numbers are its; with it no scale of the dot kernel matters.
+    """CGNL or CGNLx; keeps the shape (N, C, T, H, W), in time and memory linear in T·H·W.
 
     The norm starts at zero, so the block starts as the identity.
+
+    Args:
+        inner_channels: Width C_i of θ, φ and g. Default: C / 2.
+        groups: Number G of channel groups; channels attend within their group. It must divide C
+            and C_i.
+        kernel: "dot" (CGNL) or "gaussian" (CGNLx).
+        order: The highest power of CGNLx. The authors train with 3; the default of their class is
+            2.
+        exact_beta: Keep the factor exp(-γ(θ² + φ²)) of CGNLx in place of the authors' constant.
+        gamma: γ of CGNLx.
+        scale: Divide <φ, g> by 1 ("none", the authors' setting), by sqrt(n) ("root", their option)
+            or by n ("count"). With norm="gn" this does not change the dot kernel.
+        norm: "gn", the group norm of the published results, in the same groups, or "bn".
+
+    Raises:
+        ValueError: If a name is unknown, `groups` does not divide both widths, or `order` or
+            `gamma` is too small.
     """
 
     def __init__(
@@ -94,9 +104,9 @@ class CompactNonLocal(nn.Module):
     ) -> None:
         super().__init__()
         inner = inner_channels or max(channels // 2, 1)
-        check_choice("kernel", kernel, ("dot", "gaussian"))
-        check_choice("scale", scale, ("none", "root", "count"))
-        check_choice("norm", norm, ("gn", "bn"))
+        one_of("kernel", kernel, ("dot", "gaussian"))
+        one_of("scale", scale, ("none", "root", "count"))
+        one_of("norm", norm, ("gn", "bn"))
         if groups < 1 or channels % groups or inner % groups:
             raise ValueError(
                 f"groups={groups} does not divide both {channels} channels and {inner} inner "
@@ -123,24 +133,26 @@ class CompactNonLocal(nn.Module):
     def forward(self, x: Video) -> Video:
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off(x):  # sums of 1e5 terms, and θ times them
-            first, higher = self._respond(theta, phi, g)
+            first, higher = self.respond(theta, phi, g)
             y = (first + higher).flatten(1, 2).to(self.out.weight.dtype)
             y = self.norm(self.out(y))
         return x + y.to(x.dtype)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        """How much each position answers: |y| summed over channels, |θ_i| |<φ, g>| for the dot
-        kernel. CGNLx's order 0 is left out, which says nothing of the position."""
+        """Returns how strongly each position responds: |y| summed over channels.
+
+        For the dot kernel this is |θ_i| |<φ, g>|. The term of order 0 of CGNLx is left out, because
+        it does not depend on the position.
+        """
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off(x):
-            _, y = self._respond(theta, phi, g)
-        description = "How strongly each place of each frame answers to the whole clip"
+            _, y = self.respond(theta, phi, g)
+        description = "How strongly each position of each frame responds to the whole clip"
         return {"": GateMap("spatial", y.abs().sum((1, 2)), description=description)}
 
-    def _respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
-        """CGNLx's term of order 0 (of the dot kernel, 0) and the rest, (N, G, C_i/G, T, H, W)."""
-        wide = torch.promote_types(theta.dtype, torch.float32)
-        theta, phi, g = (y.to(wide).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
+    def respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
+        """Returns the term of order 0 (0 for "dot") and the other terms, (N, G, C_i/G, T, H, W)."""
+        theta, phi, g = (widen(y).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
         if self.scale != "none":
             g = g / theta[0, 0].numel() ** (0.5 if self.scale == "root" else 1.0)
         if self.kernel == "dot":

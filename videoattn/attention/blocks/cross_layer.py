@@ -1,18 +1,18 @@
 """Cross-layer non-local block (Ye et al., ICIP 2020, arXiv 2005.09153).
 
-A deep layer's positions look at those of shallower layers r = 1 .. n:
+Positions of a deep layer attend to those of shallower layers r = 1 .. n:
 
     q = θ(x),  k_r = φ_r(x_r),  v_r = g_r(x_r)
     per_layer:   out = x + Σ_r BN_r(W_z softmax(q k_rᵀ s) v_r)
     joint:       out = x + BN(W_z softmax(q [k_1 .. k_n]ᵀ s) [v_1; ..; v_n])
 
-θ and W_z serve all layers. "per_layer" is the authors' code, which made the published numbers;
+All layers share θ and W_z. "per_layer" is the authors' code, which produced the published numbers.
 "joint" is what their figure shows: one softmax over the positions of all layers, which therefore
 compete. s = 1/sqrt(inner channels).
 
-The authors' code reads the (positions, channels) product as (channels, positions) without
-transposing it, which mixes the two; here positions stay positions. The paper is about images; in a
-video all positions of T·H·W count, and the layers' T, H and W may all differ.
+Where we differ: the authors' code reshapes the (positions, channels) product to (channels,
+positions) without transposing it, which mixes the two; we transpose. The paper is about images; for
+a video, positions run over T·H·W, and T, H and W may differ between layers.
 """
 
 from collections.abc import Sequence
@@ -22,40 +22,38 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.common import (
-    Weights,
-    check_choice,
     grid_of,
-    pairwise_map,
+    one_head,
     small_weights,
     zero_norm,
 )
-from videoattn.attention.functional import (
-    PairwiseAttention,
-    Path,
-    attend,
-    attention_weights,
-    from_tokens,
-    to_tokens,
-)
+from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
+from videoattn.attention.maps import PairwiseAttention
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 Source = Float[Tensor, "N _ _ _ _"]
-"""A video of its own width, length and size."""
+"""A `Video` whose C, T, H and W may differ from those of x."""
 
 
 class CrossLayerNonLocal(nn.Module):
-    """forward(x, *sources): x (N, C, T, H, W), one source (N, C_r, T_r, H_r, W_r) for each of
-    source_channels -> x's shape.
+    """Attention from x to other layers: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
 
-    mode: "per_layer" or "joint".
-    inner_channels: width of queries, keys and values; an eighth of the channels unless given.
-    scale: logits times 1/sqrt(inner_channels), or not.
+    There is one source (N, C_r, T_r, H_r, W_r) for each of `source_channels`. The norms start at
+    zero, so the block starts as the identity.
 
-    The norms start at zero, so the block starts as the identity.
+    Args:
+        source_channels: C_r of each source.
+        mode: "per_layer" or "joint".
+        inner_channels: Width of queries, keys and values. Default: C / 8.
+        scale: Multiply logits by 1/sqrt(inner_channels).
+
+    Raises:
+        ValueError: If `mode` is unknown or `source_channels` is empty; on forward, if the number of
+            sources is wrong.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -67,9 +65,9 @@ class CrossLayerNonLocal(nn.Module):
         scale: bool = True,
     ) -> None:
         super().__init__()
-        check_choice("mode", mode, ("per_layer", "joint"))
+        one_of("mode", mode, ("per_layer", "joint"))
         if not source_channels:
-            raise ValueError("source_channels is empty: name one or more layers to look at")
+            raise ValueError("source_channels is empty; name one or more layers to attend to")
         inner = inner_channels or max(channels // 8, 1)
         self.mode = mode
         self.logit_scale = inner**-0.5 if scale else 1.0
@@ -94,28 +92,35 @@ class CrossLayerNonLocal(nn.Module):
         return out
 
     def project(self, x: Video, *sources: Source) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Queries (N, P, D); each source's keys and values (N, P_r, D)."""
+        """Returns queries (N, P, D), and the keys and values (N, P_r, D) of each source."""
         if len(sources) != len(self.phi):
-            raise ValueError(f"got {len(sources)} sources for a block made for {len(self.phi)}")
+            raise ValueError(f"sources: got {len(sources)}; this block needs {len(self.phi)}")
         keys = [to_tokens(phi(s)) for phi, s in zip(self.phi, sources, strict=True)]
         values = [to_tokens(g(s)) for g, s in zip(self.g, sources, strict=True)]
         return to_tokens(self.theta(x)), keys, values
 
     def maps(self, x: Video, *sources: Source) -> dict[str, PairwiseAttention]:
-        """One map for each source, "source0" being the first: of "per_layer", rows that sum to 1;
-        of "joint", each source's part of the common rows."""
-        q, keys, _ = self.project(x, *sources)
-        joint = self.mode == "joint"
-        all_keys = torch.cat(keys, dim=1)
-        found, end = {}, 0
-        for index, source in enumerate(sources):
-            start, end = end, end + keys[index].shape[1]
-            part = slice(start, end) if joint else slice(None)
-            found[f"source{index}"] = pairwise_map(
-                self._part(part), q, all_keys if joint else keys[index],
-                grid_of(x), grid_of(source), normalized=not joint or len(sources) == 1,
-            )  # fmt: skip
-        return found
+        """Returns one map for each source: "source0", "source1", ...
 
-    def _part(self, part: slice) -> Weights:
-        return lambda q, k: attention_weights(q, k, "softmax", self.logit_scale)[..., part]
+        Rows sum to 1 with mode="per_layer". With mode="joint", a row sums to 1 over all sources.
+        """
+        q, keys, _ = self.project(x, *sources)
+        grid, found = grid_of(x), {}
+        if self.mode == "per_layer":
+            for index, (k, source) in enumerate(zip(keys, sources, strict=True)):
+                own = one_head(q, k, "softmax", self.logit_scale)
+                found[f"source{index}"] = PairwiseAttention(
+                    grid, grid_of(source), normalized=True, rows=own.rows, factors=own
+                )
+            return found
+        joint = one_head(q, torch.cat(keys, dim=1), "softmax", self.logit_scale)
+        sizes = [k.shape[1] for k in keys]
+        for index, source in enumerate(sources):
+
+            def rows(positions: Tensor, index: int = index) -> Tensor:
+                return joint.rows(positions).split(sizes, dim=-1)[index]
+
+            found[f"source{index}"] = PairwiseAttention(
+                grid, grid_of(source), normalized=len(sources) == 1, rows=rows
+            )
+        return found

@@ -1,10 +1,11 @@
-"""What all gates share: y = e · x, where e comes from a few pooled numbers of x.
+"""What all gates share: y = e · x, where e is computed from a few pooled numbers of x.
 
-    gate_start="half":      e = sigmoid(z)        in (0, 1), the papers' form; about 1/2 at first
-    gate_start="identity":  e = 2 sigmoid(z)      in (0, 2), and the layer that makes z starts at
-                                                  zero, so e = 1 to the bit and y = x
+    gate_start="half":      e = sigmoid(z)      in (0, 1), as in the papers; about 1/2 at the start
+    gate_start="identity":  e = 2 sigmoid(z)    in (0, 2); the layer that computes z starts at zero,
+                                                so e = 1 and y = x exactly
 
-With "half" a pretrained branch is halved, or worse, before the first step; "identity" is ours.
+"half" halves the features of a pretrained branch, or worse, before the first step; "identity" is
+ours and avoids this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,30 +16,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.common import check_choice
-from videoattn.attention.record import GateMap
+from videoattn.attention.common import widen
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
+from videoattn.types import Video
 
 STARTS = ("half", "identity")
 SCOPES: dict[str, tuple[int, ...]] = {"clip": (2, 3, 4), "frame": (3, 4)}
-"""The axes of (N, C, T, H, W) that one gate is pooled over: one a clip, or one a frame."""
+"""The axes of (N, C, T, H, W) to pool over for one gate per clip, or one per frame."""
 
 
-def gate_weights(x: Tensor, logits: Tensor, start: str) -> Tensor:
-    """What x is multiplied by, in x's dtype, so that the product has it too."""
-    weights = torch.sigmoid(logits)
-    return (2 * weights if start == "identity" else weights).to(x.dtype)
+class Gate(nn.Module):
+    """Base of a gate. A subclass implements `logits` and, if it has a map, `gate_map`.
+
+    Args:
+        gate_start: "half" or "identity"; see above.
+
+    Raises:
+        ValueError: If `gate_start` is another name.
+    """
+
+    def __init__(self, gate_start: str) -> None:
+        super().__init__()
+        self.gate_start = one_of("gate_start", gate_start, STARTS)
+
+    def forward(self, x: Video) -> Video:
+        return x * self.weights(x)
+
+    def weights(self, x: Video) -> Tensor:
+        """Returns e in the dtype of x and in a shape that broadcasts with x."""
+        weights = torch.sigmoid(self.logits(x))
+        return (2 * weights if self.gate_start == "identity" else weights).to(x.dtype)
+
+    def logits(self, x: Video) -> Tensor:
+        raise NotImplementedError
+
+    def gate_map(self, weights: Tensor) -> GateMap:
+        raise NotImplementedError
 
 
-def channel_field(weights: Tensor, scope: str) -> GateMap:
-    """The map of (N, C, 1, 1, 1) or (N, C, T, 1, 1) gates: (N, C), or (N, C, T) by frames."""
+def channel_map(weights: Tensor, scope: str) -> GateMap:
+    """Returns the map of gates (N, C, 1, 1, 1) as (N, C), or of (N, C, T, 1, 1) as (N, C, T)."""
     weights = weights[..., 0, 0] if scope == "frame" else weights.flatten(1)
     return GateMap("channel", weights, identity_value=1.0)
 
 
 def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Summed up in float32 at least: a float16 sum over a clip leaves its range."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return x.mean(tuple(axes), keepdim=True, dtype=wide).to(x.dtype)
+    """Sums in float32 or wider, because a float16 sum over a clip overflows."""
+    return widen(x).mean(tuple(axes), keepdim=True).to(x.dtype)
 
 
 def maximum(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -46,13 +71,11 @@ def maximum(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _norm(x: Tensor, axes: Sequence[int]) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=tuple(axes), keepdim=True, dtype=wide).to(x.dtype)
+    return torch.linalg.vector_norm(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
 
 
 def _log_sum_exp(x: Tensor, axes: Sequence[int]) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.logsumexp(x.to(wide), dim=tuple(axes), keepdim=True).to(x.dtype)
+    return torch.logsumexp(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
 
 
 POOLS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
@@ -61,11 +84,11 @@ POOLS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
     "lp": _norm,
     "lse": _log_sum_exp,
 }
-"""Poolings by name; axes are kept with size 1. lp is the L2 norm, lse the log of summed exps."""
+"""Poolings that keep the axes with size 1. lp is the L2 norm, lse the log of the sum of exps."""
 
 
 class GateMLP(nn.Module):
-    """fc2(ReLU(fc1(s))) over axis 1 of pooled (N, C, T, 1, 1) features, by 1x1x1 convolutions."""
+    """fc2(ReLU(fc1(s))) over axis 1 of pooled features (N, C, T, 1, 1)."""
 
     def __init__(self, channels: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -81,10 +104,11 @@ class GateMLP(nn.Module):
 
 
 class GateNorm(nn.BatchNorm3d):
-    """Batch norm of pooled features, which may be one number a channel (one clip, one frame).
+    """Batch norm for pooled features, which may have one value per channel (one clip, one frame).
 
-    Training statistics of one number are none: it would raise, or make the gate constant. There
-    the running ones are used, and stay what they were.
+    The statistics of a single value are undefined, so batch norm would raise an error or make the
+    gate constant. For such an input this layer uses its running statistics and does not update
+    them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,8 +120,8 @@ class GateNorm(nn.BatchNorm3d):
 
 
 @contextmanager
-def statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in training mode use their batch and leave running statistics alone."""
+def keep_statistics(block: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training mode use batch statistics but do not update running ones."""
     norms = [
         module
         for module in block.modules()
@@ -112,20 +136,23 @@ def statistics_kept(block: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def zero(layer: nn.Module) -> None:
+def zero_parameters(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
 def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
-    """C/r, which must be whole; with a divisor, C/r rounded to the nearest multiple of it, and to
-    no less than it.
+    """Returns C / reduction, rounded to the nearest multiple of `divisor` (and at least that).
 
     Raises:
-        ValueError: a reduction or divisor below 1; C not divisible by r where nothing is rounded.
+        ValueError: If an argument is below 1, or if divisor is 1 and C / reduction is not an
+            integer.
     """
     if reduction < 1 or divisor < 1:
-        raise ValueError(f"reduction={reduction}, divisor={divisor}: both must be at least 1")
+        raise ValueError(
+            f"reduction and divisor must be at least 1, got reduction={reduction}, "
+            f"divisor={divisor}"
+        )
     if divisor > 1:
         return max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)
     if channels % reduction:
@@ -137,10 +164,14 @@ def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
 
 
 def check_each(name: str, got: Sequence[str], allowed: Sequence[str]) -> None:
-    """Raises: ValueError where `got` is empty, names something unknown, or the same twice."""
+    """Checks a list of choices.
+
+    Raises:
+        ValueError: If the list is empty, or has an unknown or a repeated name.
+    """
     for item in got:
-        check_choice(name, item, allowed)
+        one_of(name, item, allowed)
     if not got or len(set(got)) < len(got):
         raise ValueError(
-            f"{name}: got {list(got)}; name one or more of {', '.join(allowed)}, each once"
+            f"{name}: got {list(got)}; choose one or more of {', '.join(allowed)}, each once"
         )

@@ -1,19 +1,21 @@
 """Hard attention by cropping, AG-CNN (Guan et al., Diagnose like a Radiologist: Attention Guided
 Convolutional Neural Network for Thorax Disease Classification, 2018, arXiv 1801.09927).
 
-    H(p) = max_k |f_k(p)|             f: what the last stage of the global branch puts out
-    M(p) = 1 where H(p) > tau         tau = 0.7
-    box  = around the largest connected region of M
-    out  = W [pool_g(f_g) ; pool_l(f_l)] + b        the local branch sees the box, resized
+    H(p) = max_k |f_k(p)|             f: output of the last stage of the global branch
+    M(p) = 1 if H(p) > tau, else 0    tau = 0.7
+    box  = bounding box of the largest connected region of M
+    out  = W [pool_g(f_g) ; pool_l(f_l)] + b        the local branch reads the resized crop
 
-Two networks of one kind with weights of their own, trained one after the other: the global one, the
-local one on the crops of a fixed global one, then W and b on the features of both, fixed.
+The two branches have the same architecture and separate weights. Training has three stages: the
+global branch; the local branch on crops from the frozen global branch; then W and b on the features
+of both frozen branches.
 
-Where we differ. The paper cuts images; here a clip gets one box for all frames, one in space and
-time, or one for each frame. It does not say how H is scaled, and tau has no meaning on another
-scale than [0, 1]: each clip's H goes from 0 to 1. It has a sigmoid for each of its diseases, here a
-softmax over classes. Boxes have a least size, and a map that is the same everywhere means the whole
-frame. The crop is of what the network is given, augmented as that is.
+Where we differ. The paper crops images; here a clip gets one box for all frames, one in space and
+time, or one per frame. The paper does not define the scale of H, and tau needs one: here H goes
+from 0 to 1 in each clip. The paper's pooling is a global maximum; here it is that of the backbone,
+usually a mean. The paper has a sigmoid per disease, here a softmax over classes. Boxes have a
+minimum size, and a constant map selects the whole frame. The crop is taken from the network's
+input, after augmentation. The paper selects the best epoch of every stage; nothing here does.
 """
 
 import copy
@@ -34,44 +36,45 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.capture import InputTap, Tap
-from videoattn.attention.common import check_choice, evaluating
+from videoattn.attention.capture import Taps
+from videoattn.attention.common import evaluating, mean_of_segments, small_weights
 from videoattn.attention.insert import check_positions, output_shapes
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
 
-REGIONS = ("tube", "volume", "frame")
-STAGES = ("global", "local", "fusion")
-_HEAT = "How active the features at each place are: the box is put where they are most"
+_HEAT = "How active the features are at each position; the box surrounds the most active region"
 
 
 class HardCrop(nn.Module):
-    """(N, 3, T, H, W) -> logits (N, K) of a global view, a crop of it, and both.
+    """Classifies a clip (N, 3, T, H, W), a crop of it, and both together: logits (N, K).
 
-    model: a network with a linear classifier: the global branch. The local branch begins as a copy
-        of it, as the paper's two begin with the same ImageNet weights.
-    info: the network's structure; its own `info` by default.
-    after: the module whose output is f, (N, C, T', H', W') or (N·T', C, H', W').
-    region: "tube", one box for all frames, of H's maximum over time; "volume", the largest region
-        of space and time, cut from both; "frame", a box for each of the T' frames, each scaled and
-        thresholded alone, as images are.
-    threshold: tau, 0 or more and below 1.
-    statistic: of |f| over the channels: "max", "l1" or "l2".
-    scale: H to [0, 1] by "minmax" or by its "max" alone.
-    min_size: the least side of a box, as a share of the clip's.
+    In training mode the logits are those of the current stage (see `set_stage`; the first is the
+    global branch). Modules that the stage does not train are in evaluation mode, so neither their
+    weights nor their running statistics change. In evaluation mode the logits are those of the
+    fusion; `parts` returns all three. The fusion reads the input of each branch's classifier,
+    averaged over segments if there are several.
 
-    In training mode the logits are those of the stage (`set_stage`; a new one is in stage 0, the
-    global branch), and what the stage does not train is in evaluation mode: neither its weights nor
-    its running statistics move. In evaluation mode they are those of the fusion; `parts` has all.
-    The fusion reads the input of each branch's classifier, its mean over segments if there are
-    several.
+    Args:
+        model: The global branch, a network with a linear classifier. The local branch starts as a
+            copy of it, just as the paper initializes both with the same ImageNet weights.
+        info: The network's structure. Default: its attribute `info`.
+        after: The module whose output is f, (N, C, T', H', W') or (N·T', C, H', W').
+        region: "tube", one box for all frames: H is scaled over the clip and thresholded, and a
+            cell counts if it passes in any frame. "volume": the largest region of space and time,
+            which also crops time. "frame": one box for each of the T' frames, which are scaled and
+            thresholded separately.
+        threshold: tau, in [0, 1).
+        statistic: H over the channels of |f|: "max", "l1" or "l2".
+        scale: Scale H to [0, 1] by "minmax" or by its "max".
+        min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
 
     Raises:
-        ValueError: an unknown option or module, a module that returns no grid, a model without a
-            linear classifier.
+        ValueError: If an option or module is unknown, the module does not return a grid, or the
+            model has no linear classifier.
     """
 
-    num_stages = len(STAGES)
+    num_stages = 3
 
     def __init__(
         self,
@@ -86,15 +89,12 @@ class HardCrop(nn.Module):
         min_size: float = 0.25,
     ) -> None:
         super().__init__()
-        check_choice("region", region, REGIONS)
-        check_choice("statistic", statistic, STATISTICS)
-        check_choice("scale", scale, SCALES)
         if not 0 <= threshold < 1:
             raise ValueError(
-                f"threshold: {threshold} is not in [0, 1): H goes from 0 to 1; the paper's is 0.7"
+                f"threshold: got {threshold}; need 0 or more and below 1 (the paper has 0.7)"
             )
         if not 0 <= min_size <= 1:
-            raise ValueError(f"min_size: {min_size} is not in [0, 1]; it is a share of each side")
+            raise ValueError(f"min_size: got {min_size}; need a fraction of each side, 0 to 1")
         info = info or own_info(model)
         if info is None:
             raise ValueError(
@@ -102,39 +102,38 @@ class HardCrop(nn.Module):
                 "attribute `info` (videoattn.types.ModelInfo)"
             )
         check_positions(model, [after], info)
-        output_shapes(model, [after], info)  # refuses a module without features
+        output_shapes(model, [after], info)  # raises an error for a module without features
         classifier = linear_classifier(model, info)  # the fusion needs its input
-        self.region = region
+        self.region = one_of("region", region, ("tube", "volume", "frame"))
         self.threshold = threshold
-        self.statistic = statistic
-        self.scale = scale
+        self.statistic = one_of("statistic", statistic, STATISTICS)
+        self.scale = one_of("scale", scale, SCALES)
         self.min_size = min_size
         local = copy.deepcopy(model)
         self.global_branch, self._global_taps = model, _taps(model, after, info.classifier)
         self.local_branch, self._local_taps = local, _taps(local, after, info.classifier)
         self.fusion = nn.Linear(2 * classifier.in_features, classifier.out_features)
-        nn.init.normal_(self.fusion.weight, std=0.01)
-        nn.init.zeros_(self.fusion.bias)
+        small_weights(self.fusion)
         self.set_stage(0)
         self.info = _info_of_both(info)
 
     def set_stage(self, stage: int) -> None:
-        """0 trains the global branch, 1 the local one, 2 the fusion; the rest is frozen.
+        """Trains the global branch (0), the local branch (1) or the fusion (2); freezes the rest.
 
         Raises:
-            ValueError: another number.
+            ValueError: If the stage is another number.
         """
-        if not 0 <= stage < len(STAGES):
-            raise ValueError(f"stage: {stage} is not 0 (global), 1 (local) or 2 (fusion)")
+        if not 0 <= stage < self.num_stages:
+            raise ValueError(f"stage: got {stage}; need 0 (global), 1 (local) or 2 (fusion)")
         self.stage = stage
-        for number, part in enumerate(self._trained()):
-            part.requires_grad_(number == stage)
+        for number, module in enumerate(self._modules_by_stage()):
+            module.requires_grad_(number == stage)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "HardCrop":
         super().train(mode)
-        for number, part in enumerate(self._trained()):
-            part.train(mode and number == self.stage)
+        for number, module in enumerate(self._modules_by_stage()):
+            module.train(mode and number == self.stage)
         return self
 
     def forward(self, x: Video) -> Logits:
@@ -152,18 +151,20 @@ class HardCrop(nn.Module):
         return self._fused(pooled_g, pooled_l)
 
     def parts(self, x: Video) -> dict[str, Logits]:
-        """The logits of the global branch, of the local one on the crop, and of both fused."""
+        """Returns the logits "global", "local" (of the crop) and "fused"."""
         logits_g, features, pooled_g = self._global(x)
         logits_l, pooled_l = self._local(crop(x, self._boxes(features, x)))
         return {"global": logits_g, "local": logits_l, "fused": self._fused(pooled_g, pooled_l)}
 
     def boxes(self, x: Video) -> Tensor:
-        """Where the global branch looks: (N, R, 3, 2), the first (t, y, x) and the first after. R
-        is 1, or T' where frames have boxes of their own; the time of these is the clip's."""
+        """Returns the boxes (N, R, 3, 2) as [start, end) for t, y and x.
+
+        R is 1, or T' for region="frame", where t spans the whole clip.
+        """
         return self._boxes(self._global(x)[1], x)
 
     def maps(self, x: Video) -> Mapping[str, GateMap]:
-        """The box in each frame, and the scaled H that it was found on ("heat")."""
+        """Returns the box in each frame as "", and the scaled H as "heat"."""
         with evaluating(self):
             features = self._global(x)[1]
         boxes = self._boxes(features, x)
@@ -177,21 +178,22 @@ class HardCrop(nn.Module):
             "heat": GateMap("spatial", heat, description=_HEAT),
         }
 
-    def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def _modules_by_stage(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.global_branch, self.local_branch, self.fusion
 
     def _global(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), f (N, C, T', H', W'), and the classifier's input, (N, D)."""
+        """Returns logits (N, K), f (N, C, T', H', W') and the classifier's input (N, D)."""
         logits = self.global_branch(x)
-        features, pooled = self._global_taps.pop("features"), _pooled(self._global_taps)
+        features = self._global_taps.pop("features")
+        pooled = mean_of_segments(self._global_taps.pop("pooled"))
         if features.ndim == 4:  # (N·S, C, H, W)
             features = features.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         return logits, features, pooled
 
     def _local(self, x: Video) -> tuple[Tensor, Tensor]:
         logits = self.local_branch(x)
-        del self._local_taps["features"]
-        return logits, _pooled(self._local_taps)
+        self._local_taps.pop("features")
+        return logits, mean_of_segments(self._local_taps.pop("pooled"))
 
     def _fused(self, pooled_g: Tensor, pooled_l: Tensor) -> Logits:
         logits: Tensor = self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
@@ -216,21 +218,16 @@ class HardCrop(nn.Module):
         return pixels.unflatten(0, (x.shape[0], -1))
 
 
-def _taps(model: nn.Module, after: str, classifier: str) -> dict[str, Tensor]:
-    """Returns the dictionary into which a forward pass puts f and the classifier's input."""
-    taps: dict[str, Tensor] = {}
-    model.get_submodule(after).register_forward_hook(Tap(taps, "features"))
-    model.get_submodule(classifier).register_forward_pre_hook(InputTap(taps, "pooled"))
+def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
+    """Collects f and the classifier's input in each forward pass."""
+    taps = Taps()
+    taps.tap_output(model.get_submodule(after), "features")
+    taps.tap_input(model.get_submodule(classifier), "pooled")
     return taps
 
 
-def _pooled(taps: dict[str, Tensor]) -> Tensor:
-    pooled = taps.pop("pooled")
-    return pooled.mean(1) if pooled.ndim == 3 else pooled  # (N, S, C) of segments
-
-
 def _info_of_both(info: ModelInfo) -> ModelInfo:
-    """Returns the structure of the two branches; the local one's features are the last."""
+    """Returns the structure of both branches, with the features of the local one."""
     branches = ("global_branch", "local_branch")
     return ModelInfo(
         "fusion",

@@ -1,21 +1,23 @@
 """The two losses of interaction-aware attention (Du et al., ECCV 2018, arXiv 1808.01106).
 
-For one clip, X (P, C) the pooled features, A (D, P) the rows, each of Euclidean length 1:
+For one clip with pooled features X (P, C) and rows A (D, P), each of Euclidean length 1:
 
     interaction = -||A X||² + Σ_{m≠k} (A Aᵀ)²_mk
     diversity   = sqrt(Σ_jmk (1 - (a_mk - softmax(y_j)_mk)²))     a: the fused softmax, j: levels
 
-The first asks for rows that keep as much of X as principal components would (positions are the
-features and channels the samples), and do not overlap; the second keeps the fused rows away from
-each level's own.
+The first loss asks for rows that keep much of X and do not overlap. Over free rows of length 1,
+principal components minimize the normalized form (positions are features, channels are samples);
+softmax rows are positive and cannot reach them. The second loss keeps the fused rows away from
+those of each level.
 
-Where we differ. With X as it comes and weight 1 the first one collapses: D rows that all equal the
-first principal component cost `-D l_1 + D(D - 1)`, less than D components do wherever
-`D l_1 - Σ_{k≤D} l_k > D(D - 1)` (l: the eigenvalues of X Xᵀ), which activations usually fulfil. And
-it falls for ever as X grows. So by default X is divided by its Frobenius norm, per clip, and gets
-no gradient; the collapse is then dearer than the components for every X. The second varies by a
-share of about 1/P only; by default it is a root of the mean instead of the sum, in [0, 1]. Both of
-the paper's forms are there as "literal".
+Where we differ. With the features X themselves and weight 1, the first loss collapses: D rows equal
+to the first principal component cost `-D l_1 + D(D - 1)`, which is less than D components cost if
+`D l_1 - Σ_{k≤D} l_k > D(D - 1)` (l: the eigenvalues of X Xᵀ). Activations usually satisfy this. The
+loss is also unbounded below as X grows. So by default X is divided by its Frobenius norm, per clip,
+and gets no gradient; the collapse then costs more than the components for every X. The second loss
+varies only by a fraction of about 1/P. By default it is the root of the mean in place of the sum,
+in [0, 1], and its gradient is then so small that a weight of 0.01 has hardly any effect. Both of
+the paper's forms are available as "literal".
 """
 
 from collections.abc import Sequence
@@ -25,26 +27,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 FORMS = ("normalized", "scaled", "literal")
-"""normalized: X / ||X||, without a gradient for X. scaled: with one. literal: the paper's."""
+"""normalized: X / ||X|| without a gradient for X. scaled: with a gradient. literal: the paper's."""
 
 Rows = Float[Tensor, "N D P"]
 
 
 def unit_rows(scores: Rows) -> Rows:
-    """`softmax(y) / ||softmax(y)||₂` over positions, in one step through the log of the norm: no
-    square of a tiny weight underflows."""
+    """Returns `softmax(y) / ||softmax(y)||₂` over positions.
+
+    Using the log of the norm avoids the square of a tiny weight, which would underflow.
+    """
     return (scores - 0.5 * torch.logsumexp(2 * scores, dim=-1, keepdim=True)).exp()
 
 
 def interaction_loss(
     rows: Rows, x: Float[Tensor, "N P C"], form: str = "normalized"
 ) -> Float[Tensor, " N"]:
-    """One value a clip, for rows of length 1: within [-D l_1, D(D - 1)]. X Xᵀ is never formed."""
+    """Returns one value per clip, in [-D l_1, D(D - 1)] for rows of length 1."""
     if form == "normalized":
         x = x.detach()
     if form != "literal":
         norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-        x = x / norm.clamp_min(torch.finfo(x.dtype).tiny)  # features of zeros stay zeros
+        x = x / norm.clamp_min(torch.finfo(x.dtype).tiny)  # zero features stay zero
     kept = (rows @ x).square().sum((1, 2))
     overlaps = (rows @ rows.transpose(1, 2)).tril(-1)  # symmetric: each pair once
     return 2 * overlaps.square().sum((1, 2)) - kept
@@ -53,11 +57,14 @@ def interaction_loss(
 def diversity_loss(
     fused: Rows, levels: Sequence[Rows], form: str = "normalized"
 ) -> Float[Tensor, " N"]:
-    """One value a clip, of softmax rows. The literal form lies within
-    [sqrt(J D (P - 2)), sqrt(J D P)] for J levels; the others are divided by the upper bound."""
+    """Returns one value per clip for softmax rows.
+
+    The literal form lies in [sqrt(J D (P - 2)), sqrt(J D P)] for J levels; the other forms are
+    divided by the upper bound.
+    """
     rest = 1 - (fused.unsqueeze(1) - torch.stack(list(levels), 1)).square()  # (N, J, D, P)
     axes = (1, 2, 3)
     total = rest.sum(axes) if form == "literal" else rest.mean(axes)
-    if fused.shape[-1] <= 2:  # only there the sum can reach 0, where a root has no gradient
+    if fused.shape[-1] <= 2:  # the sum can reach 0, and sqrt has no gradient there
         total = total + torch.finfo(total.dtype).eps
     return total.sqrt()

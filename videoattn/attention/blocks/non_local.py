@@ -8,68 +8,61 @@
 | dot_product       | θ_i · φ_j                 | P      | any sign, any sum        |
 | concatenation     | ReLU(w · [θ_i ; φ_j])     | P      | not negative, any sum    |
 
-i and j run over all T·H·W positions, so the paper's form is spatiotemporal as it is; `scope` keeps
-them within one frame, one pixel's time line, or a group of frames. Defaults are
-the authors' code: half the channels inside, keys and values max-pooled by (1, 2, 2) *before* their
-1x1x1 convolutions, s = 1/sqrt(inner channels), a batch norm whose weight starts at zero. mmcv and
-the toolboxes on it pool *after* the convolution, use s = 1 and no bias in W_z: another function,
-available by `pool_order`, `scale` and `out_bias`.
+i and j run over all P = T·H·W positions, so the paper's block is spatiotemporal as published;
+`scope` restricts j to the query's frame, to its pixel in all frames, or to a group of frames.
+
+The defaults are those of the authors' code: half the channels inside, keys and values max-pooled by
+(1, 2, 2) *before* their 1x1x1 convolutions, s = 1/sqrt(inner channels), and a batch norm whose
+weight starts at zero. The paper's text and mmcv pool *after* φ and g; mmcv also uses s = 1 and no
+bias in W_z. These are different functions: see `pool_order`, `scale` and `out_bias`.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from videoattn.attention.common import (
-    check_choice,
-    grid_of,
-    pool_keys,
-    small_weights,
-    zero_norm,
-)
-from videoattn.attention.functional import (
-    Grid,
-    PairwiseAttention,
-    Path,
-    attend,
-    attend_separable,
-    attention_weights,
-    autocast_off,
-    from_tokens,
-    separable_weights,
-    to_tokens,
-)
-from videoattn.types import Video
+from videoattn.attention.blocks.pairwise import PairwiseBlock
+from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
+from videoattn.attention.functional import Normaliser, autocast_off, to_tokens
+from videoattn.attention.maps import PairwiseAttention
+from videoattn.errors import one_of
+from videoattn.types import Grid, Video
 
-FORMS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+FORMS: dict[str, tuple[str, Normaliser]] = {
+    "embedded_gaussian": ("dot", "softmax"),
+    "gaussian": ("raw", "softmax"),
+    "dot_product": ("dot", "count"),
+    "concatenation": ("concat", "count"),
+}
+"""The similarity and the normalizer of each form."""
 SCOPES = ("space_time", "space", "time")
 
 
-class NonLocal(nn.Module):
-    """A non-local block over all positions of a clip: (N, C, T, H, W) -> the same shape.
+class NonLocal(PairwiseBlock):
+    """A non-local block; keeps the shape (N, C, T, H, W).
 
-    form: the pairwise function f of the table above.
-    inner_channels: width of theta, phi and g; half the channels unless given.
-    key_pool: max-pooling (frames, height, width) of keys and values, or None. An axis shorter than
-        its pool is pooled whole.
-    pool_order: pool "before" the projections (the authors) or "after" them (mmcv).
-    scale: logits times 1/sqrt(inner_channels). Only the embedded gaussian has it (None: True
-        there), as in every public implementation.
-    out_bias: whether W_z has a bias. Batch norm takes it up, but checkpoints differ.
-    scope: what a query sees: all of "space_time", its own frame ("space"), its own place in every
-        frame ("time"; keys are not pooled over space then), or, by a number, the group of so many
-        frames that it lies in (the authors' long-clip setting; T must be a multiple of it).
-    zero_init: which weight makes the block start as the identity: the "norm"'s, or W_z itself
-        ("conv"), which then has no norm behind it.
+    With zero_init="norm", theta, phi, g and W_z have zero gradient until the weight of the norm has
+    left zero. So the first step moves only the norm, as intended.
 
-    With zero_init="norm" the first step moves only the norm: theta, phi, g and W_z have zero
-    gradient until its weight has left zero. That is intended.
+    Args:
+        form: A form from the table above.
+        inner_channels: Width of theta, phi and g. Default: C / 2.
+        key_pool: Max-pooling (frames, height, width) of keys and values, or None. An axis shorter
+            than its pool is pooled to size 1.
+        pool_order: Pool "before" the projections (the authors' code) or "after" them (mmcv).
+        scale: Multiply logits by 1/sqrt(inner_channels). Only the embedded Gaussian has this
+            factor, as in every public implementation; None means True for it.
+        out_bias: Give W_z a bias. Batch norm cancels it, but checkpoints differ.
+        scope: Which positions a query attends to: all ("space_time"), those of its own frame
+            ("space"), or its own pixel in every frame ("time"; keys are then not pooled over
+            space). A number n splits the clip into groups of n frames, and a query attends to its
+            group (the authors' long-clip setting); T must be a multiple of n.
+        zero_init: Which weight starts at zero and makes the block the identity: that of the "norm",
+            or W_z itself ("conv"), which then has no norm after it.
+
+    Raises:
+        ValueError: If an option is invalid; on forward, if `scope` frames do not divide T.
     """
-
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
 
     def __init__(
         self,
@@ -84,34 +77,16 @@ class NonLocal(nn.Module):
         scope: str | int = "space_time",
         zero_init: str = "norm",
     ) -> None:
-        super().__init__()
-        check_choice("form", form, FORMS)
-        check_choice("pool_order", pool_order, ("before", "after"))
-        check_choice("zero_init", zero_init, ("norm", "conv"))
-        if scale and form != "embedded_gaussian":
-            raise ValueError(
-                f"scale=True is for form='embedded_gaussian'; {form!r} has no logit scale: leave it"
-            )
-        if scope not in SCOPES and (isinstance(scope, str) or scope < 1):
-            raise ValueError(
-                f"scope: {scope!r} is not one of {', '.join(SCOPES)}, or a number of frames "
-                "(1 or more)"
-            )
+        _check(form, pool_order, scale, scope, zero_init)
         inner = inner_channels or max(channels // 2, 1)
+        scaled = form == "embedded_gaussian" and scale is not False
+        super().__init__(*FORMS[form], inner**-0.5 if scaled else 1.0, key_pool)
         self.form = form
-        self.key_pool = key_pool
         self.pool_order = pool_order
         self.scope = scope
-        self.logit_scale = (
-            inner**-0.5 if form == "embedded_gaussian" and scale is not False else 1.0
+        self.theta, self.phi = (
+            nn.Identity() if form == "gaussian" else nn.Conv3d(channels, inner, 1) for _ in range(2)
         )
-        self.normaliser: Literal["softmax", "count"] = (
-            "softmax" if form.endswith("gaussian") else "count"
-        )
-
-        if form != "gaussian":
-            self.theta = nn.Conv3d(channels, inner, 1)
-            self.phi = nn.Conv3d(channels, inner, 1)
         if form == "concatenation":
             self.pair = nn.Linear(2 * inner, 1, bias=False)  # w = [w_theta ; w_phi]
         self.g = nn.Conv3d(channels, inner, 1)
@@ -124,70 +99,54 @@ class NonLocal(nn.Module):
             zero_norm(self.bn)
 
     def forward(self, x: Video) -> Video:
-        groups = self._split(x)
-        q, k, v, _ = self.project(groups)
-        if self.form == "concatenation":
-            y = attend_separable(*self._separate(q, k), v, path=self.path)
-        elif self.form == "gaussian":
-            # x_i · x_j over ReLU channels reaches 1e4 and more: rounding q and k to bfloat16
-            # before the softmax would pick other keys.
-            with autocast_off(x):
-                wide = torch.promote_types(q.dtype, torch.float32)
-                y = attend(q.to(wide), k.to(wide), v.to(wide), path=self.path).to(v.dtype)
-        else:
-            y = attend(q, k, v, normaliser=self.normaliser, scale=self.logit_scale, path=self.path)
-        y = self.bn(self.out(from_tokens(y, grid_of(groups))))
-        return x + self._join(y, x)
+        return x + self._join(self.respond(self._split(x)), x)
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid (T', H', W')."""
-        source = pool_keys(x, self.key_pool) if self.pool_order == "before" else x
-        k = source if self.form == "gaussian" else self.phi(source)
-        v = self.g(source)
-        if self.pool_order == "after":
+        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
+        before = self.pool_order == "before"
+        source = pool_keys(x, self.key_pool) if before else x
+        k, v = self.phi(source), self.g(source)
+        if not before:
             k, v = pool_keys(k, self.key_pool), pool_keys(v, self.key_pool)
-        q = x if self.form == "gaussian" else self.theta(x)
-        return to_tokens(q), to_tokens(k), to_tokens(v), grid_of(k)
+        return to_tokens(self.theta(x)), to_tokens(k), to_tokens(v), grid_of(k)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """The map that `forward` uses on x, by rows; keys outside the query's scope have weight
-        0."""
+        """Returns the map that `forward` uses for x, computed row by row.
+
+        Keys outside the query's scope have weight 0.
+        """
         q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = (tokens.to(wide).unflatten(0, (len(x), -1)) for tokens in (q, k))
+        factors = self.factors(q, k) if self.scope == "space_time" else None
+        q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
         num_groups, group_size = q.shape[1:3]
 
         def rows(positions: Tensor) -> Tensor:
-            if self.scope == "time":  # a group is a place, its queries are frames
+            if self.scope == "time":  # a group is a pixel, its queries are frames
                 group, own = positions % num_groups, positions // num_groups
             else:
                 group, own = positions // group_size, positions % group_size
-            parts = k.new_zeros(len(x), len(positions), num_groups, k.shape[2])
+            found = k.new_zeros(len(x), len(positions), num_groups, k.shape[2])
             for index in group.unique().tolist():
                 chosen = group == index
-                parts[:, chosen, index] = self._weights(q[:, index, own[chosen]], k[:, index])
-            return (parts.transpose(2, 3) if self.scope == "time" else parts).flatten(2)
+                with autocast_off(q):
+                    found[:, chosen, index] = self.weights(q[:, index, own[chosen]], k[:, index])
+            return (found.transpose(2, 3) if self.scope == "time" else found).flatten(2)
 
         if self.scope == "time":
             key_grid = (key_frames, *x.shape[3:])
         else:
             key_grid = (key_frames * num_groups, key_height, key_width)
-        normalized = self.normaliser == "softmax"
-        return {"": PairwiseAttention(grid_of(x), key_grid, normalized=normalized, rows=rows)}
-
-    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
-        with autocast_off(q):
-            if self.form == "concatenation":
-                return separable_weights(*self._separate(q, k))
-            return attention_weights(q, k, self.normaliser, self.logit_scale)
-
-    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """w · [θ_i ; φ_j] = a_i + b_j: two vectors instead of an N·P·2D tensor."""
-        w_theta, w_phi = self.pair.weight.to(q.dtype).squeeze(0).chunk(2)
-        return q @ w_theta, k @ w_phi
+        found = PairwiseAttention(
+            grid_of(x),
+            key_grid,
+            normalized=self.normaliser == "softmax",
+            rows=rows,
+            factors=factors,
+        )
+        return {"": found}
 
     def _split(self, x: Video) -> Tensor:
-        """(N, C, T, H, W) -> (N·G, C, t, h, w), the G groups that attend among themselves."""
+        """(N, C, T, H, W) -> (N·G, C, t, h, w), where queries attend within their group."""
         if self.scope == "space_time":
             return x
         if self.scope == "time":
@@ -205,6 +164,23 @@ class NonLocal(nn.Module):
         if self.scope == "space_time":
             return y
         if self.scope == "time":
-            places = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
-            return places.permute(0, 3, 4, 1, 2)
+            pixels = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
+            return pixels.permute(0, 3, 4, 1, 2)
         return y.unflatten(0, (like.shape[0], -1)).transpose(1, 2).flatten(2, 3)
+
+
+def _check(
+    form: str, pool_order: str, scale: bool | None, scope: str | int, zero_init: str
+) -> None:
+    one_of("form", form, FORMS)
+    one_of("pool_order", pool_order, ("before", "after"))
+    one_of("zero_init", zero_init, ("norm", "conv"))
+    if scale and form != "embedded_gaussian":
+        raise ValueError(
+            f"scale=True requires form='embedded_gaussian'; {form!r} has no logit scale: remove it"
+        )
+    if scope not in SCOPES and (isinstance(scope, str) or scope < 1):
+        raise ValueError(
+            f"scope: got {scope!r}; choose from {', '.join(SCOPES)}, or give a number of frames "
+            "(1 or more)"
+        )

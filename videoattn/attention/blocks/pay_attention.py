@@ -2,25 +2,28 @@
 
 Each level's local features l_i and a global feature g give one attended vector g_a:
 
-| form   | compatibility c_i              | normaliser | g_a                      |
-| pc     | u · (l_i + g)                  | softmax    | Σ softmax(c)_i l_i       |
-| dp     | g · l_i                        | sigmoid    | mean of sigmoid(c_i) l_i |
-| pc_mlp | u · tanh(W_l l_i + W_g g + b)  |
+| compatibility | c_i                            | | normaliser | g_a                      |
+| pc            | u · (l_i + g)                  | | softmax    | Σ softmax(c)_i l_i       |
+| dp            | g · l_i                        | | sigmoid    | mean of sigmoid(c_i) l_i |
+| pc_mlp        | u · tanh(W_l l_i + W_g g + b)  |
 
     concat: logits = W [g_a of level 1; ...; g_a of level S]
     indep:  probabilities = mean over s of softmax(W_s g_a of level s)
 
-Positions are those of all frames. With the softmax this is `attend`, with u or g as its one query.
-For indep the logits are the logs of those probabilities: their softmax gives them back, and cross
-entropy of them is the paper's negative log-likelihood.
+Positions are those of all frames. With the softmax this is `attend` with one query, u or g. For
+indep, the logits are the logs of those probabilities, so cross-entropy of the logits is the paper's
+negative log-likelihood.
 
-What the paper leaves to be found out: in pc the term u · g is the same at every position, so the
-softmax removes it. That map does not depend on g, which gets no gradient through it and no
-projection here. With the sigmoid g does count; pc_mlp is our form in which it always does.
+In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
+not depend on g, and g has no gradient and no projection; nor does the network's own pooling or
+dropout have any effect. With the sigmoid g does matter, and in pc_mlp, which is ours, it always
+does.
 
-Where widths differ the paper projects g down to l's; SaoYan's public code projects l up to g's
-(`project="local"`), has the sigmoid as an option, and returns c as the map: `compatibility` gives
-that, while recorded maps are the weights. u starts small: each level about as its average.
+Where we differ. In the paper g comes from layers after the last local level; here it is the pooled
+output of the last stage, which by default is itself the last level. If widths differ, the paper
+projects g to the width of l. SaoYan's public code projects l to the width of g (`project="local"`),
+has the sigmoid as an option, and returns c as the map: see `compatibility`; recorded maps are the
+weights. u starts small, so each level starts near its average.
 """
 
 import math
@@ -31,30 +34,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.pyramid import Level
-from videoattn.attention.common import check_choice, grid_of
+from videoattn.attention.common import grid_of, mean_of_segments, small_weights, widen
 from videoattn.attention.functional import Path, attend, autocast_off, to_tokens
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
-
-COMPATIBILITIES = ("pc", "dp", "pc_mlp")
-NORMALISERS = ("softmax", "sigmoid")
-SCOPES = ("joint", "per_frame")
-PROJECTIONS = ("global", "local")
-CLASSIFIERS = ("concat", "indep")
 
 
 class LevelAttention(nn.Module):
-    """One level: local (N, C, T, H, W), g (N, G) -> the attended vector (N, D), where D is C.
+    """One level: forward(local, g) with (N, C, T, H, W) and (N, G) returns g_a (N, D).
 
-    compatibility, normaliser: as in the tables above.
-    scope: positions compete over all frames ("joint"), or within each, and the frames' vectors are
-        averaged ("per_frame").
-    project: where C and G differ, which one takes the other's width: g ("global") or the local
-        features ("local"; D is then G).
+    Args:
+        compatibility: "pc", "dp" or "pc_mlp".
+        normaliser: "softmax" or "sigmoid".
+        scope: Positions compete over all frames ("joint"), or within each frame, and the vectors of
+            the frames are averaged ("per_frame").
+        project: If C and G differ, project g to C channels ("global"; D = C) or the local features
+            to G channels ("local"; D = G).
+
+    Raises:
+        ValueError: If a name is unknown.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -67,17 +69,16 @@ class LevelAttention(nn.Module):
         project: str = "global",
     ) -> None:
         super().__init__()
-        check_choice("compatibility", compatibility, COMPATIBILITIES)
-        check_choice("normaliser", normaliser, NORMALISERS)
-        check_choice("scope", scope, SCOPES)
-        check_choice("project", project, PROJECTIONS)
-        self.form, self.normaliser, self.scope = compatibility, normaliser, scope
+        self.form = one_of("compatibility", compatibility, ("pc", "dp", "pc_mlp"))
+        self.normaliser = one_of("normaliser", normaliser, ("softmax", "sigmoid"))
+        self.scope = one_of("scope", scope, ("joint", "per_frame"))
+        one_of("project", project, ("global", "local"))
         self.out_channels = global_channels if project == "local" else channels
         self.project_local: nn.Linear | None = None
         self.project_global: nn.Linear | None = None
         if self.out_channels != channels:
             self.project_local = nn.Linear(channels, global_channels, bias=False)
-        # pc with a softmax does not use g: its projection would never get a gradient.
+        # pc with a softmax does not use g, so its projection would never get a gradient.
         uses_global = compatibility == "dp" or (compatibility, normaliser) == ("pc", "sigmoid")
         if self.out_channels != global_channels and uses_global:
             self.project_global = nn.Linear(global_channels, channels, bias=False)
@@ -91,9 +92,9 @@ class LevelAttention(nn.Module):
     def forward(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N D"]:
         values, num_frames = self._values(local), local.shape[2]
         q, k = self._query_and_keys(values, g)
-        with autocast_off(local):  # products of whole features, such as g · l, outgrow bfloat16
+        with autocast_off(local):  # products of whole features such as g · l overflow bfloat16
             v = values.to(k.dtype)
-            if self.normaliser == "sigmoid":  # per frame it is the same: a mean of equal means
+            if self.normaliser == "sigmoid":  # for both scopes: a mean of means over equal counts
                 weights = (self._logits(q, k) + self._offset(g, k)).sigmoid() / k.shape[1]
                 return (weights.unsqueeze(1) @ v).squeeze(1).to(values.dtype)
             if self.scope == "joint":
@@ -103,15 +104,21 @@ class LevelAttention(nn.Module):
             return attended.unflatten(0, (-1, num_frames)).mean(1).to(values.dtype)
 
     def compatibility(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
-        """c, before any normalisation. In pc with a softmax, u · g is in it where g has l's width,
-        and left out, as it would be by the softmax, where it does not."""
+        """Returns c.
+
+        For pc with a softmax, c includes u · g if g has the width of l. Otherwise it does not,
+        because the softmax cancels this term.
+        """
         q, k = self._query_and_keys(self._values(local), g)
         with autocast_off(local):
             return (self._logits(q, k) + self._offset(g, k)).unflatten(1, grid_of(local))
 
     def weights(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
-        """What each position weighs. By the softmax, in the sum that is the attended vector (all
-        add up to 1); by the sigmoid, in (0, 1), in the mean."""
+        """Returns the weight of each position.
+
+        With the softmax, weights sum to 1 and g_a is the weighted sum. With the sigmoid they lie in
+        (0, 1), and g_a is the mean of weighted features.
+        """
         c = self.compatibility(local, g)
         if self.normaliser == "sigmoid":
             return c.sigmoid()
@@ -124,16 +131,17 @@ class LevelAttention(nn.Module):
         return tokens if self.project_local is None else self.project_local(tokens)
 
     def _query_and_keys(self, values: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, C) and (N, P, C), in float32 or wider."""
-        wide = torch.promote_types(values.dtype, torch.float32)
+        """Returns q (N, 1, D) and k (N, P, D) in float32 or wider."""
         if self.form == "dp":
-            return self._global(g).to(wide).unsqueeze(1), values.to(wide)
+            k = widen(values)
+            return self._global(g).to(k.dtype).unsqueeze(1), k
         if self.form == "pc_mlp":
             values = torch.tanh(self.mix_local(values) + self.mix_global(g).unsqueeze(1))
-        return self.u.to(wide).expand(values.shape[0], 1, -1), values.to(wide)
+        k = widen(values)
+        return self.u.to(k.dtype).expand(values.shape[0], 1, -1), k
 
     def _offset(self, g: Tensor, like: Tensor) -> Tensor | float:
-        """u · g of pc, (N, 1)."""
+        """Returns the term u · g of pc, (N, 1)."""
         if self.form != "pc" or (self.project_global is None and g.shape[1] != len(self.u)):
             return 0.0
         return (self._global(g).to(like.dtype) @ self.u.to(like.dtype)).unsqueeze(1)
@@ -147,13 +155,19 @@ class LevelAttention(nn.Module):
 
 
 class LearnToPay(nn.Module):
-    """A head: forward(pooled, *levels) -> logits, (N, K), or (N, 1, K) where pooled is (N, S, C).
+    """A head that classifies the attended vectors of all levels.
 
-    g is the backbone's pooled feature; of several segments', the mean. It decides where to look and
-    is not classified itself. `classifier`: "concat" or "indep"; the others: see LevelAttention.
+    forward(pooled, *levels) returns logits: (N, K) for pooled features (N, C) of the backbone, or
+    (N, 1, K) for those of S segments (N, S, C). g is `pooled`, or its mean over segments. It only
+    selects positions, and is not classified itself.
+
+    Args:
+        level_channels: Channels of each level.
+        classifier: "concat" or "indep".
+        compatibility, normaliser, scope, project: See `LevelAttention`.
 
     Raises:
-        ValueError: an unknown choice.
+        ValueError: If a name is unknown.
     """
 
     def __init__(
@@ -169,26 +183,22 @@ class LearnToPay(nn.Module):
         project: str = "global",
     ) -> None:
         super().__init__()
-        check_choice("classifier", classifier, CLASSIFIERS)
-        levels = [
-            LevelAttention(
-                channels, width, compatibility=compatibility, normaliser=normaliser, scope=scope,
-                project=project,
-            )
-            for channels in level_channels
-        ]  # fmt: skip
+        self.classifier = one_of("classifier", classifier, ("concat", "indep"))
+        options = {
+            "compatibility": compatibility,
+            "normaliser": normaliser,
+            "scope": scope,
+            "project": project,
+        }
+        levels = [LevelAttention(channels, width, **options) for channels in level_channels]
         self.levels = nn.ModuleList(levels)
         widths = [level.out_channels for level in levels]
         inputs = [sum(widths)] if classifier == "concat" else widths
         self.classifiers = nn.ModuleList(nn.Linear(size, num_classes) for size in inputs)
-        self.classifier = classifier
-        for linear in self.classifiers:
-            assert isinstance(linear, nn.Linear)
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
+        small_weights(self.classifiers)
 
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:
-        g = _mean_of_segments(pooled)
+        g = mean_of_segments(pooled)
         attended = [level(x, g) for level, x in zip(self.levels, levels, strict=True)]
         if self.classifier == "concat":
             logits: Tensor = self.classifiers[0](torch.cat(attended, 1))
@@ -199,16 +209,12 @@ class LearnToPay(nn.Module):
         return logits.unsqueeze(1) if pooled.ndim == 3 else logits
 
     def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
-        """ "0", "1", ...: what each position of the level weighs, (N, 1, T, H, W)."""
-        g = _mean_of_segments(pooled)
+        """Returns the weights of each level's positions, (N, 1, T, H, W), as "0", "1", ..."""
+        g = mean_of_segments(pooled)
         found = {}
         for index, (level, x) in enumerate(zip(self.levels, levels, strict=True)):
             assert isinstance(level, LevelAttention)
-            weights = level.weights(x, g).unsqueeze(1)
             normalized = level.normaliser == "softmax"
+            weights = level.weights(x, g).unsqueeze(1)
             found[str(index)] = GateMap("pooling", weights, normalized=normalized)
         return found
-
-
-def _mean_of_segments(pooled: Tensor) -> Float[Tensor, "N C"]:
-    return pooled.mean(1) if pooled.ndim == 3 else pooled

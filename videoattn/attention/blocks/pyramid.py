@@ -1,9 +1,11 @@
-"""The pooling inside interaction-aware attention: few rows of weights over all positions of a
-pyramid's last level, from scores of every level. See interaction.py for the formula.
+"""The pooling of interaction-aware attention: D weighted sums over the positions of the last level.
+
+See interaction.py for the formula.
 """
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -17,37 +19,47 @@ from videoattn.attention.blocks.interaction_loss import (
     interaction_loss,
     unit_rows,
 )
-from videoattn.attention.common import check_choice, grid_of
-from videoattn.attention.functional import Grid, attend, autocast_off, from_tokens, to_tokens
+from videoattn.attention.common import grid_of, small_weights, widen
+from videoattn.attention.functional import attend, autocast_off, from_tokens, to_tokens
 from videoattn.attention.losses import HeldLosses
+from videoattn.errors import one_of
 from videoattn.types import Video
 
-FUSIONS = ("sum", "mean", "max", "learned")
-DOWN_SAMPLINGS = ("max", "avg")
-BIASES = ("none", "row", "position")
-CENTERS = ("none", "channel_mean")
-POOLS = ("l2", "simplex")
-
 Level = Float[Tensor, "N _ _ _ _"]
-"""A `Video` among others, of its own channels and grid."""
+"""A `Video` with its own number of channels and its own grid."""
+
+
+class PoolingOptions(TypedDict, total=False):
+    """The optional arguments of `PyramidPooling`."""
+
+    rows: int | Sequence[int]
+    fusion: str
+    down_sampling: str
+    bias: str
+    center: str
+    pool_with: str
+    loss: str
 
 
 class PyramidPooling(nn.Module):
-    """Levels (N, C_j, T_j, H_j, W_j), the last one the reference -> M as tokens (N, D, C_J).
+    """Pools levels (N, C_j, T_j, H_j, W_j) to the tokens M (N, D, C_J) of the last level.
 
-    rows: D; or a grid, [height, width] or [frames, height, width], for a row per position of it:
-        M is then that feature map (`to_video`). [7, 7] over a clip's 7x7 features aggregates time.
-    fusion: "sum", "mean" or "max" of the levels' scores, or a "learned" convex combination.
-    down_sampling: "max" or "avg" pooling of earlier levels to the reference's grid.
-    bias: "none"; "row", one for each row; "position", one for each position, which needs the
-        reference's grid in `rows` ([height, width]: the same in every frame).
-    center: "channel_mean" subtracts from each position of X its mean over the channels.
-    pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
-    loss: "normalized" (see interaction_loss.py), "scaled" or "literal".
+    Args:
+        level_channels: C_j of each level.
+        rows: D; or a grid, [height, width] or [frames, height, width], for D = its size. With a
+            grid, `to_video` returns M as a feature map.
+        fusion: Combines the scores of all levels by their "sum", "mean" or "max", or by a "learned"
+            convex combination.
+        down_sampling: "max" or "avg" pooling of earlier levels to the grid of the last one.
+        bias: "none"; "row", one value per row; or "position", one per position, which needs that
+            grid as `rows` ([height, width]: the same values in every frame).
+        center: "channel_mean" subtracts from each position of X its mean over the channels.
+        pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
+        loss: "normalized", "scaled" or "literal"; see interaction_loss.py.
 
     Raises:
-        ValueError: an unknown choice; rows that are no number or grid; a position bias without a
-            grid, or for another grid than the features have.
+        ValueError: If a name is unknown, `rows` is not a number or grid, or a position bias has no
+            grid; on forward, if the grid of a position bias differs from that of the features.
     """
 
     def __init__(
@@ -63,80 +75,69 @@ class PyramidPooling(nn.Module):
         loss: str = "normalized",
     ) -> None:
         super().__init__()
-        check_choice("fusion", fusion, FUSIONS)
-        check_choice("down_sampling", down_sampling, DOWN_SAMPLINGS)
-        check_choice("bias", bias, BIASES)
-        check_choice("center", center, CENTERS)
-        check_choice("pool_with", pool_with, POOLS)
-        check_choice("loss", loss, FORMS)
-        self.grid = _grid_of_rows(rows)
-        if bias == "position" and self.grid is None:
-            raise ValueError(
-                f"bias='position' has a value for each position of a grid, but rows={rows} is only "
-                "a number; give the grid of the last level, as in rows=[7, 7]"
-            )
-        num_rows = math.prod(self.grid) if self.grid else rows
-        assert isinstance(num_rows, int)
-        self.fusion, self.down_sampling, self.loss = fusion, down_sampling, loss
-        self.center, self.pool_with = center, pool_with
+        self.fusion = one_of("fusion", fusion, ("sum", "mean", "max", "learned"))
+        self.down_sampling = one_of("down_sampling", down_sampling, ("max", "avg"))
+        one_of("bias", bias, ("none", "row", "position"))
+        self.center = one_of("center", center, ("none", "channel_mean"))
+        self.pool_with = one_of("pool_with", pool_with, ("l2", "simplex"))
+        self.loss = one_of("loss", loss, FORMS)
+        num_rows, self.grid = _count_rows(rows)
         self.scores = nn.ModuleList(
             nn.Linear(channels, num_rows, bias=bias == "row") for channels in level_channels
         )
         self.position: nn.Parameter | None = None
-        if bias == "position" and self.grid is not None:
+        if bias == "position":
+            if self.grid is None:
+                raise ValueError(
+                    f"bias='position' needs a value for each position of a grid, got rows={rows}; "
+                    "give the grid of the last level, such as rows=[7, 7]"
+                )
             self.position = nn.Parameter(torch.zeros(len(level_channels), *self.grid))
         if fusion == "learned":
             self.mixture = nn.Parameter(torch.zeros(len(level_channels)))
-        # Rows that start equal get equal gradients and stay equal: never zero.
-        for linear in self.scores:
-            assert isinstance(linear, nn.Linear)
-            nn.init.normal_(linear.weight, std=0.01)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        # Not zero: equal rows would get equal gradients and stay equal.
+        small_weights(self.scores)
         self.losses = HeldLosses()
 
     def forward(self, *levels: Level) -> Float[Tensor, "N D C"]:
         reduced, values = self._reduce(levels)
-        with autocast_off(values):  # scores go into exponentials, rows into squares
+        with autocast_off(values):  # scores are exponentiated and rows are squared
             if not self.training and self._is_attention:
                 return self._attend(reduced, values).to(levels[-1].dtype)
             scores = self.level_scores(reduced)
             fused = self.fuse(scores)
             a, rows = fused.softmax(-1), unit_rows(fused)
             if self.training:
-                self._hold_losses(a, rows, scores, values)
+                own = [y.softmax(-1) for y in scores]
+                self.losses["interaction"] = interaction_loss(rows, values, self.loss).mean()
+                self.losses["diversity"] = diversity_loss(a, own, self.loss).mean()
             pooled = (a if self.pool_with == "simplex" else rows) @ values
         return pooled.to(levels[-1].dtype)
 
-    def _hold_losses(self, a: Rows, rows: Rows, scores: Sequence[Rows], values: Tensor) -> None:
-        own = [y.softmax(-1) for y in scores]
-        self.losses["interaction"] = interaction_loss(rows, values, self.loss).mean()
-        self.losses["diversity"] = diversity_loss(a, own, self.loss).mean()
-
     def weightings(self, *levels: Level) -> tuple[Video, list[Video]]:
-        """The fused softmax rows and each level's own, (N, D, T, H, W) on the reference's grid."""
+        """Returns the fused softmax rows and those of each level, all (N, D, T, H, W)."""
         reduced, values = self._reduce(levels)
+        grid = grid_of(levels[-1])
         with autocast_off(values):
             scores = self.level_scores(reduced)
-            every = [y.softmax(-1).unflatten(2, grid_of(levels[-1])) for y in scores]
-            return self.fuse(scores).softmax(-1).unflatten(2, grid_of(levels[-1])), every
+            every = [y.softmax(-1).unflatten(2, grid) for y in scores]
+            return self.fuse(scores).softmax(-1).unflatten(2, grid), every
 
     def to_video(self, tokens: Float[Tensor, "N D C"]) -> Video:
-        """M as a feature map of the grid in `rows`; one frame where that has only two axes."""
-        assert self.grid is not None, "rows is a number: there is no grid to lay M out on"
+        """Returns M as a feature map on the grid `rows`, with one frame if the grid has 2 axes."""
+        assert self.grid is not None, "rows is a number, so M has no grid"
         frames, height, width = (1, *self.grid)[-3:]
         return from_tokens(tokens, (frames, height, width))
 
     def level_scores(self, reduced: Sequence[Level]) -> list[Rows]:
-        """y_j of each level, (N, D, P)."""
+        """Returns y_j of each level, (N, D, P)."""
         found = []
         for index, (x, linear) in enumerate(zip(reduced, self.scores, strict=True)):
             assert isinstance(linear, nn.Linear)
             bias = None if linear.bias is None else linear.bias.to(x.dtype)
             y = F.linear(to_tokens(x), linear.weight.to(x.dtype), bias).transpose(1, 2)
             if self.position is not None:
-                prior = self.position[index].expand(self.checked(grid_of(x)))
-                y = y + prior.flatten().to(x.dtype)
+                y = y + self._prior(self.position[index], x).to(x.dtype)
             found.append(y)
         return found
 
@@ -146,19 +147,27 @@ class PyramidPooling(nn.Module):
             return stacked.amax(0)
         return (self._shares(stacked).view(-1, 1, 1, 1) * stacked).sum(0)
 
+    def _prior(self, position: Tensor, x: Level) -> Tensor:
+        grid = grid_of(x)
+        if grid[-position.ndim :] != position.shape:
+            raise ValueError(
+                f"bias='position' has rows={list(position.shape)}, but the features of the last "
+                f"level are {list(grid)} (frames, height, width); change rows or bias"
+            )
+        return position.expand(grid).flatten()
+
     def _shares(self, like: Tensor) -> Float[Tensor, " J"]:
-        """The factor of each level in the fusions that are linear."""
+        """Returns the factor of each level in a linear fusion."""
         if self.fusion == "learned":
             return self.mixture.to(like.dtype).softmax(0)
         count = len(self.scores)
         return like.new_full((count,), 1 / count if self.fusion == "mean" else 1.0)
 
     def _reduce(self, levels: Sequence[Level]) -> tuple[list[Level], Float[Tensor, "N P C"]]:
-        """Every level on the reference's grid, and X, all in float32 or wider."""
-        wide = torch.promote_types(levels[-1].dtype, torch.float32)
-        grid = grid_of(levels[-1])
+        """Returns every level on the grid of the last one, and X, in float32 or wider."""
+        dtype, grid = widen(levels[-1]).dtype, grid_of(levels[-1])
         pool = F.adaptive_max_pool3d if self.down_sampling == "max" else F.adaptive_avg_pool3d
-        reduced = [(x if grid_of(x) == grid else pool(x, grid)).to(wide) for x in levels]
+        reduced = [(x if grid_of(x) == grid else pool(x, grid)).to(dtype) for x in levels]
         values = to_tokens(reduced[-1])
         if self.center == "channel_mean":
             values = values - values.mean(2, keepdim=True)
@@ -166,34 +175,26 @@ class PyramidPooling(nn.Module):
 
     @property
     def _is_attention(self) -> bool:
-        """Whether M is softmax(q kᵀ) v with learned q. A bias per row cancels."""
+        """Whether M is softmax(q kᵀ) v with a learned q. A bias per row cancels."""
         return self.pool_with == "simplex" and self.fusion != "max" and self.position is None
 
     def _attend(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:
-        """A sum over levels is one product with their channels side by side."""
+        """Computes the sum over levels as one product of their concatenated channels."""
         keys = to_tokens(torch.cat(list(reduced), 1))
-        weights = [linear.weight.to(keys.dtype) for linear in self.scores]
         shares = self._shares(keys)
-        query = torch.cat(
-            [share * weight for share, weight in zip(shares, weights, strict=True)], 1
-        )
-        return attend(query.expand(keys.shape[0], -1, -1), keys, values)
-
-    def checked(self, grid: Grid) -> Grid:
-        assert self.grid is not None
-        if grid[-len(self.grid) :] != self.grid:
-            raise ValueError(
-                f"bias='position' was made for a grid of rows={list(self.grid)}, the last level's "
-                f"features are {list(grid)} (frames, height, width); change rows, or bias"
-            )
-        return grid
+        weights = [
+            share * linear.weight.to(keys.dtype)
+            for share, linear in zip(shares, self.scores, strict=True)
+        ]
+        return attend(torch.cat(weights, 1).expand(keys.shape[0], -1, -1), keys, values)
 
 
-def _grid_of_rows(rows: int | Sequence[int]) -> tuple[int, ...] | None:
+def _count_rows(rows: int | Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
+    """Returns D, and the grid if there is one."""
     sizes = [rows] if isinstance(rows, int) else list(rows)
     if min(sizes, default=0) < 1 or (not isinstance(rows, int) and len(sizes) not in (2, 3)):
         raise ValueError(
             f"rows: got {rows}; need a number of 1 or more, or a grid [height, width] or [frames, "
             "height, width]"
         )
-    return None if isinstance(rows, int) else tuple(sizes)
+    return math.prod(sizes), None if isinstance(rows, int) else tuple(sizes)

@@ -4,10 +4,11 @@
     s = sigmoid(BN(W mean(f)))        W: C -> C, 1x1, no bias
     out = s · f
 
-Squeeze-and-excitation without a bottleneck and with a norm. In the paper it refines two levels of a
-pyramid for segmentation, and has nothing before the pooling; the authors' code puts the convolution
-there, which also brings the level to the pyramid's width. Their images are our frames: the mean is
-over T·H·W or over each frame, and the convolution is (1, 3, 3).
+This is squeeze-and-excitation without a bottleneck and with a norm. In the paper it refines two
+levels of a segmentation pyramid, and nothing precedes the pooling; in the authors' code a
+convolution does, which also changes the level's width to that of the pyramid. Where we differ:
+their images are our frames, so the mean is over T·H·W or over each frame, and the convolution is
+(1, 3, 3).
 """
 
 import torch.nn.functional as F
@@ -15,36 +16,38 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import (
     SCOPES,
-    STARTS,
+    Gate,
     GateNorm,
-    channel_field,
-    gate_weights,
+    channel_map,
+    keep_statistics,
     mean,
-    statistics_kept,
-    zero,
+    zero_parameters,
 )
-from videoattn.attention.common import check_choice
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 NORMS = ("bn", "ln", "none")
 
 
-class AttentionRefinement(nn.Module):
-    """One gate a channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
+class AttentionRefinement(Gate):
+    """One gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
 
-    pre_conv: a 3x3 convolution, norm and ReLU before the gate (the authors' code).
-    out_channels: the width behind that convolution; C unless given, and always C without it.
-    scope: "clip", one gate a channel and clip, or "frame", one for every frame of it
-        (`model.attention.options.scope=frame`).
-    norm: before the sigmoid: "bn" (the paper), "ln" over the channels, or "none". Batch norm of
-        pooled features has one number a channel and clip: in training, small batches make it noisy,
-        and where one number is all (one clip) it uses its running statistics and leaves them alone.
-        Choose "ln" for training on single clips.
-    gate_start: "half" (the paper) or "identity", see `gates`. With pre_conv only the gate is 1 at
-        the start: the convolution before it changes x.
+    The map is the gate that multiplies f: (N, C), or (N, C, T) with scope="frame".
 
-    Its map is the gate that f is multiplied by: (N, C), or (N, C, T) by frames.
+    Args:
+        pre_conv: Apply a 3x3 convolution, norm and ReLU before the gate (the authors' code).
+        out_channels: Width after that convolution. Default: C; without `pre_conv` it must be C.
+        scope: "clip" for one gate per channel and clip, or "frame" for one per channel and frame.
+        norm: The norm before the sigmoid: "bn" (the paper), "ln" over the channels, or "none".
+            Batch norm of pooled features has one value per channel and clip, so it is noisy for
+            small batches. For a single clip it uses its running statistics and does not update
+            them; use "ln" to train on single clips.
+        gate_start: "half" (the paper) or "identity"; see `gates`. With `pre_conv`, "identity" sets
+            only the gate to 1: the convolution still changes x.
+
+    Raises:
+        ValueError: If a name is unknown, or `out_channels` differs from C without `pre_conv`.
     """
 
     def __init__(
@@ -57,57 +60,49 @@ class AttentionRefinement(nn.Module):
         norm: str = "bn",
         gate_start: str = "half",
     ) -> None:
-        super().__init__()
-        check_choice("scope", scope, tuple(SCOPES))
-        check_choice("norm", norm, NORMS)
-        check_choice("gate_start", gate_start, STARTS)
+        super().__init__(gate_start)
+        self.scope = one_of("scope", scope, SCOPES)
+        one_of("norm", norm, NORMS)
         width = channels if out_channels is None else out_channels
         if width != channels and not pre_conv:
             raise ValueError(
-                f"out_channels={width} of {channels} channels needs pre_conv=True: without the "
-                "convolution the block keeps its channels"
+                f"out_channels={width} differs from the {channels} input channels, which requires "
+                "pre_conv=True: without the convolution the block keeps its channels"
             )
-        self.scope = scope
-        self.gate_start = gate_start
-        self.conv = (
-            nn.Conv3d(channels, width, (1, 3, 3), padding=(0, 1, 1), bias=False)
-            if pre_conv
-            else None
-        )
+        self.conv: nn.Conv3d | None = None
+        if pre_conv:
+            self.conv = nn.Conv3d(channels, width, (1, 3, 3), padding=(0, 1, 1), bias=False)
         self.bn = nn.BatchNorm3d(width) if pre_conv else None
         self.gate_conv = nn.Conv3d(width, width, 1, bias=False)
-        self.gate_norm: nn.Module = {
-            "bn": GateNorm,
-            "ln": _ChannelLayerNorm,
-            "none": nn.Identity,
-        }[norm](width)
+        norms = {"bn": GateNorm, "ln": _ChannelLayerNorm, "none": nn.Identity}
+        self.gate_norm: nn.Module = norms[norm](width)
         for conv in (self.conv, self.gate_conv):
             if conv is not None:
                 nn.init.kaiming_normal_(conv.weight, a=1)
         if gate_start == "identity":
-            zero(self.gate_conv if norm == "none" else self.gate_norm)
+            zero_parameters(self.gate_conv if norm == "none" else self.gate_norm)
 
     def forward(self, x: Video) -> Tensor:
         features = self._features(x)
-        return (features * self._weights(features)).to(x.dtype)
+        return (features * self.weights(features)).to(x.dtype)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        with statistics_kept(self):
-            weights = self._weights(self._features(x))
-        return {"": channel_field(weights, self.scope)}
+        with keep_statistics(self):
+            weights = self.weights(self._features(x))
+        return {"": channel_map(weights, self.scope)}
+
+    def logits(self, x: Video) -> Tensor:
+        logits: Tensor = self.gate_norm(self.gate_conv(mean(x, SCOPES[self.scope])))
+        return logits
 
     def _features(self, x: Video) -> Tensor:
         if self.conv is None or self.bn is None:
             return x
         return F.relu(self.bn(self.conv(x)))
 
-    def _weights(self, features: Tensor) -> Tensor:
-        logits = self.gate_norm(self.gate_conv(mean(features, SCOPES[self.scope])))
-        return gate_weights(features, logits, self.gate_start)
-
 
 class _ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over axis 1: each clip's, or each frame's, channels by themselves."""
+    """Layer norm over axis 1, for each clip or frame separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)

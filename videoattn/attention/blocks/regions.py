@@ -1,8 +1,9 @@
-"""From a map of how active places are to a box, and from a box to a crop of the clip's size.
+"""Finds the most active region of a feature map, its bounding box, and the crop of that box.
 
-A feature cell i of g covers the input's pixels [i·S, (i+1)·S) with S = size / g; a box that does
-not end on a whole pixel is widened to the next one. Everything is tensors of fixed shapes: every
-clip of a batch has boxes of its own, and torch.compile and torch.export see no branch.
+Of g cells along an axis of `size` pixels, cell i covers the pixels [i·S, (i+1)·S) with S = size/g;
+a box that ends between two pixels is widened to whole pixels. All functions work on batches in
+which every clip has its own boxes, and have no data-dependent shapes or branches, for torch.compile
+and torch.export.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from videoattn.attention.common import widen
 from videoattn.attention.functional import autocast_off
 from videoattn.types import Video
 
@@ -18,38 +20,44 @@ STATISTICS = ("max", "l1", "l2")
 SCALES = ("minmax", "max")
 
 Ends = Int64[Tensor, "N 3 2"]
-"""Boxes: the first (t, y, x) in them, and the first after them."""
+"""Boxes as [start, end) for t, y and x."""
 
 
 def activity(features: Video, statistic: str) -> Float[Tensor, "N T H W"]:
-    """How active each place is: over the channels, the maximum, the mean or the root of the mean
-    square of |f|; in float32 at least."""
-    size = features.to(torch.promote_types(features.dtype, torch.float32)).abs()
+    """Returns the activity of each position, in float32 or wider.
+
+    Args:
+        statistic: Over channels, the maximum of |f| ("max"), its mean ("l1") or its root mean
+            square ("l2").
+    """
+    size = widen(features).abs()
     if statistic == "max":
         return size.amax(1)
     return size.mean(1) if statistic == "l1" else size.square().mean(1).sqrt()
 
 
 def scaled(heat: Float[Tensor, "N T H W"], scale: str) -> Float[Tensor, "N T H W"]:
-    """Each row of N between 0 and 1: (h - min) / (max - min), or h / max. Zeros where all places
-    are as active (or, by "max", not at all)."""
+    """Scales each map to [0, 1] by (h - min) / (max - min) ("minmax") or h / max ("max").
+
+    A constant map ("minmax") or a map of zeros ("max") becomes zero.
+    """
     low = heat.amin((1, 2, 3), keepdim=True) if scale == "minmax" else torch.zeros_like(heat[:1])
     span = (heat - low).amax((1, 2, 3), keepdim=True)
     return (heat - low) / torch.where(span > 0, span, 1.0)
 
 
 def largest_region(mask: Bool[Tensor, "N T H W"]) -> Bool[Tensor, "N T H W"]:
-    """The part of each mask that is connected (by faces: 4 neighbours in a frame, 6 in a volume)
-    and has the most cells; of equal ones the first in the order T, H, W.
+    """Returns the largest connected component of each mask; of equal ones, the first in T, H, W.
 
-    Cells that reach each other are found by squaring the matrix of who is next to whom: log2(P)
-    products of P x P matrices for P cells, which is exact whatever the region's shape. Grids are
-    those of a network's last stage: P is 49 for a frame, some hundred for a volume.
+    Cells are connected by faces: 4 neighbors in a frame, 6 in a volume. Reachability is computed by
+    squaring the adjacency matrix: log2(P) products of P x P matrices for P cells, which is exact
+    for any shape. Grids come from the last stage of a network, so P is 49 for a frame and a few
+    hundred for a volume.
     """
     grid = mask.shape[1:]
     num_cells = grid.numel()
-    places = torch.cartesian_prod(*(torch.arange(n, device=mask.device) for n in grid))
-    steps = (places[:, None] - places).abs().sum(-1)  # (P, P)
+    positions = torch.cartesian_prod(*(torch.arange(n, device=mask.device) for n in grid))
+    steps = (positions[:, None] - positions).abs().sum(-1)  # (P, P)
     inside = mask.flatten(1)
     reach = (steps <= 1) & inside[:, :, None] & inside[:, None, :]  # (N, P, P)
     with autocast_off(mask):
@@ -62,7 +70,7 @@ def largest_region(mask: Bool[Tensor, "N T H W"]) -> Bool[Tensor, "N T H W"]:
 
 
 def bounding_boxes(mask: Bool[Tensor, "N T H W"]) -> Ends:
-    """The smallest box around each mask, in cells; around everything where a mask is empty."""
+    """Returns the bounding box of each mask in cells; an empty mask gives the whole grid."""
     mask = mask | ~mask.any(3).any(2).any(1)[:, None, None, None]
     ends = []
     for axis, others in ((1, (3, 2)), (2, (3, 1)), (3, (2, 1))):
@@ -72,10 +80,10 @@ def bounding_boxes(mask: Bool[Tensor, "N T H W"]) -> Ends:
 
 
 def in_pixels(boxes: Ends, grid: tuple[int, ...], size: tuple[int, ...], min_size: float) -> Ends:
-    """Boxes of cells of a grid as boxes of frames and pixels of a clip (T, H, W).
+    """Converts boxes in cells of a grid to boxes in frames and pixels of a clip of size (T, H, W).
 
-    A box with a side shorter than `min_size` of the clip's grows about its centre, and is moved
-    inside where it would leave the clip.
+    A side shorter than the fraction `min_size` of the clip's grows around its center. A box that
+    would leave the clip is moved inside.
     """
     cells = torch.tensor(grid, device=boxes.device)
     pixels = torch.tensor(size, device=boxes.device)
@@ -89,17 +97,17 @@ def in_pixels(boxes: Ends, grid: tuple[int, ...], size: tuple[int, ...], min_siz
 
 
 def crop(video: Video, boxes: Int64[Tensor, "N R 3 2"]) -> Video:
-    """What is in the boxes, resized to the clip's size; gradients reach the video, not the boxes.
+    """Crops each clip to its boxes and resizes the crop to the size of the clip.
 
-    R = 1 is one box for the clip, cut from time too. Otherwise each frame t has the box
-    t·R // T of its own, and no frame is left out. The same numbers as `F.interpolate` (bilinear or
-    trilinear, align_corners=False) of `video[..., y0:y1, x0:x1]`, as products with matrices of two
-    entries a row, because each clip has another box.
+    With R = 1 a clip has one box, which also crops time. Otherwise frame t has box t·R // T, and no
+    frame is dropped. The result equals `F.interpolate` (bilinear or trilinear, align_corners=False)
+    of `video[..., y0:y1, x0:x1]`. It is computed as products with matrices that have two entries
+    per row, because every clip has another box. Gradients reach the video, not the boxes.
     """
     num_frames, height, width = video.shape[2:]
-    wide = torch.promote_types(video.dtype, torch.float32)
     with autocast_off(video):
-        frames = video.to(wide).transpose(1, 2)  # (N, T, C, H, W)
+        frames = widen(video).transpose(1, 2)  # (N, T, C, H, W)
+        wide = frames.dtype
         if boxes.shape[1] == 1:
             in_time = _resampling(boxes[:, 0, 0], num_frames, wide)  # (N, T, T)
             frames = (in_time @ frames.flatten(2)).view_as(frames)
@@ -112,13 +120,15 @@ def crop(video: Video, boxes: Int64[Tensor, "N R 3 2"]) -> Video:
 
 
 def box_of_frame(num_frames: int, num_boxes: int, device: torch.device) -> Tensor:
-    """The number of the box that each frame has: t·R // T."""
+    """Returns the index of each frame's box, t·R // T."""
     return torch.arange(num_frames, device=device) * num_boxes // num_frames
 
 
 def _resampling(ends: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """(..., 2) -> (..., size, size): output pixels by input pixels. Rows sum to 1; nothing outside
-    [start, end) has weight."""
+    """Returns matrices (..., size, size) from input to output pixels for [start, end) (..., 2).
+
+    Rows sum to 1, and pixels outside [start, end) have weight 0.
+    """
     start, end = ends[..., :1].to(dtype), ends[..., 1:].to(dtype)
     at = torch.arange(size, device=ends.device, dtype=dtype)
     source = (at + 0.5) * ((end - start) / size) - 0.5 + start

@@ -1,58 +1,65 @@
 """Residual attention (Wang et al., Residual Attention Network for Image Classification, CVPR 2017,
-arXiv 1704.06904): a mask branch beside a trunk.
+arXiv 1704.06904): a mask branch next to a trunk.
 
     out = F + M(u) · F
 
-u is what enters the trunk, F what leaves it, M a small encoder and decoder over u with a value in
-(0, 1) for every channel and position. As in the authors' network definition: D times {max pool 3 of
-stride 2, r residual units}, with r more at the deepest level; then up again, resized to the level
-above, plus that level's features through one unit, r units; the last resize is to F, without
-either; then twice {norm, ReLU, 1x1x1 convolution}, and a sigmoid. Units are bottlenecks of a
-quarter of the width with norms first. A well-known PyTorch port adds three more sums: we do not.
+u is the input of the trunk, F its output, and M a small encoder and decoder that computes a value
+for every channel and position of F from u. As in the authors' network definition, M consists of
 
-| activation | M from the last convolution's x                                              |
-| mixed      | sigmoid(x)                                                                   |
-| channel    | x / |x|, the length taken over the channels of a position: in (-1, 1)        |
-| spatial    | sigmoid((x - mean) / deviation), both of a channel's map in a frame          |
+- D levels down, each with a max pool of size 3 and stride 2 and r residual units;
+- r more units at the deepest level;
+- D - 1 levels up, each resized to the level above, plus the features of that level through one
+  unit, followed by r units;
+- a resize to the size of F, two times {norm, ReLU, 1x1x1 convolution}, and an activation.
 
-Where we differ: the paper builds networks of such modules. Here the trunk is a stage that is there
-already, and only the mask is new, so that a pretrained backbone can have it. Resizing has
-align_corners=False. Time: by default a frame has its own mask, which is the 2-D module on each;
-`temporal_kernel` and `temporal_mask` let frames mix.
+A unit is a pre-activation bottleneck with a quarter of the width. A well-known PyTorch port adds
+three more skip connections; we do not.
+
+| activation | M as a function of the last convolution's output x                         |
+| mixed      | sigmoid(x)                                                                 |
+| channel    | x / |x| with the norm over the channels of a position: in (-1, 1)          |
+| spatial    | sigmoid((x - mean) / std) with mean and std of a channel's map in a frame  |
+
+Where we differ: the paper builds whole networks from such modules. Here the trunk is an existing
+stage, so a pretrained backbone can have masks. Resizing uses align_corners=False. The authors'
+pools have no padding, ours have padding 1, so their windows lie one cell apart. By default each
+frame has its own mask, which is the 2-D module per frame; `temporal_kernel` and `temporal_mask` mix
+frames.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.common import check_choice
-from videoattn.attention.record import GateMap
+from videoattn.attention.blocks.gates import STARTS
+from videoattn.attention.common import widen
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Video
 
 ACTIVATIONS = ("mixed", "channel", "spatial")
-STARTS = ("half", "identity")
 _EPS = 1e-6
 
 
 class ResidualMask(nn.Module):
-    """The mask branch around a stage: u, trunk (N, C, T, H, W) -> the masked trunk, alike.
+    """The mask branch of a stage: forward(u, trunk) returns out, all (N, C, T, H, W).
 
-    depth: D, how often the mask halves the grid. None: what brings `grid` down to 7, so 3 at
-        56 x 56, 2 at 28 x 28 and 1 at 14 x 14 (the paper's), and at least 1. Height or width that
-        pooling would bring below 2 is left as it is at that level.
-    grid: the side of the stage's features for 224 x 224 input; whoever attaches the mask knows it.
-    units: r, residual units at each level.
-    activation: of the table above.
-    temporal_kernel: 1 or 3, frames of the units' 3x3 convolutions.
-    temporal_mask: pool (and resize) time too. The clip must have 2^depth frames or more there; the
-        "spatial" activation's mean and deviation are then those of all frames.
-    gate_start: "half", the paper's, begins near out = 1.5·F. "identity" multiplies M by a learned
-        number that begins at 0, so out = F to the bit, as a trained backbone wants it; the mask's
-        own weights begin to learn when that number has left 0.
+    Args:
+        depth: D, the number of times the mask halves the grid. Default: `depth_for(grid)`. A level
+            does not halve a height or width of 2 or less.
+        grid: Height and width of the stage's features for an input of 224 x 224.
+        units: r, the number of residual units per level.
+        activation: A name from the table above.
+        temporal_kernel: Number of frames, 1 or 3, of the 3x3 convolutions in the units.
+        temporal_mask: Also pool and resize time. This needs 2^depth frames or more, and the
+            "spatial" activation then uses the mean and std over all frames.
+        gate_start: "half" (the paper) starts near out = 1.5·F. "identity" multiplies M by a learned
+            scalar that starts at 0, so out = F exactly, which suits a trained backbone; the weights
+            of the mask get no gradient until the scalar has left 0.
 
     Raises:
-        ValueError: an option of another value; clips too short for `temporal_mask`.
+        ValueError: If an option is invalid; on forward, if clips are too short for `temporal_mask`.
     """
 
     def __init__(
@@ -68,8 +75,7 @@ class ResidualMask(nn.Module):
         gate_start: str = "half",
     ) -> None:
         super().__init__()
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("gate_start", gate_start, STARTS)
+        one_of("gate_start", gate_start, STARTS)
         if depth is None:
             depth = depth_for(grid)
         if depth < 1 or units < 1:
@@ -77,7 +83,7 @@ class ResidualMask(nn.Module):
         if temporal_kernel not in (1, 3):
             raise ValueError(f"temporal_kernel must be 1 or 3, got {temporal_kernel}")
         self.depth = depth
-        self.activation = activation
+        self.activation = one_of("activation", activation, ACTIVATIONS)
         self.temporal_mask = temporal_mask
 
         def run(count: int) -> nn.Sequential:
@@ -85,7 +91,7 @@ class ResidualMask(nn.Module):
 
         self.down = nn.ModuleList(run(units) for _ in range(depth))
         self.bottom = run(units)
-        # Of levels 1 to D - 1: the deepest has no level below to come up from.
+        # For levels 1 to D - 1; nothing is resized to the deepest level.
         self.skips = nn.ModuleList(run(1) for _ in range(depth - 1))
         self.up = nn.ModuleList(run(units) for _ in range(depth - 1))
         self.out = nn.Sequential(
@@ -101,12 +107,12 @@ class ResidualMask(nn.Module):
         return trunk + self.mask(u, trunk).to(trunk.dtype) * trunk
 
     def mask(self, u: Video, trunk: Video) -> Video:
-        """M, as it multiplies the trunk: with the learned scale, if there is one."""
+        """Returns M, including the learned scalar if there is one."""
         if self.temporal_mask and u.shape[2] < 2**self.depth:
             raise ValueError(
-                f"temporal_mask=True with depth={self.depth} halves time {self.depth} times and "
-                f"needs {2**self.depth} frames or more at this stage, got {u.shape[2]}; pass "
-                "longer clips, lower depth, or set temporal_mask=False"
+                f"temporal_mask=True with depth={self.depth} needs {2**self.depth} frames or more "
+                f"at this stage, got {u.shape[2]}; use longer clips, lower depth, or set "
+                "temporal_mask=False"
             )
         levels: list[Tensor] = []
         x = u
@@ -137,21 +143,21 @@ class ResidualMask(nn.Module):
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "mixed":
             return x.sigmoid()
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares
+        wide = widen(x)
         if self.activation == "channel":
             return wide * (wide.square().sum(1, keepdim=True) + _EPS**2).rsqrt()
         axes = (2, 3, 4) if self.temporal_mask else (3, 4)
-        centred = wide - wide.mean(axes, keepdim=True)
-        return (centred * (centred.square().mean(axes, keepdim=True) + _EPS).rsqrt()).sigmoid()
+        centered = wide - wide.mean(axes, keepdim=True)
+        return (centered * (centered.square().mean(axes, keepdim=True) + _EPS).rsqrt()).sigmoid()
 
 
 def depth_for(grid: int) -> int:
-    """How often a grid is halved until it is about 7 wide, at least once: 56 -> 3, 28 -> 2, ..."""
+    """Returns how many halvings reduce a grid to about 7: 56 -> 3, 28 -> 2, 14 or less -> 1."""
     return max((grid // 7).bit_length() - 1, 1)
 
 
 class _Unit(nn.Module):
-    """A residual unit with norms first: 1x1x1 to a quarter of the width, k_t x 3 x 3, 1x1x1."""
+    """A pre-activation bottleneck: 1x1x1 to a quarter of the width, k_t x 3 x 3, 1x1x1."""
 
     def __init__(self, channels: int, kernel_frames: int) -> None:
         super().__init__()

@@ -1,45 +1,49 @@
-"""Squeeze-and-excitation (Hu et al., CVPR 2018, arXiv 1709.01507), and the self-gating of S3D-G
-(Xie et al., ECCV 2018, arXiv 1712.04851), which is it without the bottleneck.
+"""Squeeze-and-excitation (Hu et al., CVPR 2018, arXiv 1709.01507) and S3D-G's self-gating (Xie et
+al., ECCV 2018, arXiv 1712.04851), which is the same without the bottleneck.
 
     s = mean of x over positions
     squeeze-and-excitation:  e = sigmoid(W2 ReLU(W1 s + b1) + b2)     W1: C -> C/r, W2: C/r -> C
     self-gating:             e = sigmoid(W s + b)                     W: C -> C
     y = e · x
 
-The paper's network is 2-D. Here a gate belongs to a clip, s being the mean over T·H·W, or to each
-frame alone. Both papers' starts leave about half of x ("half").
+Where we differ: the network of Hu et al. is 2-D. Here a gate belongs to a clip, and s is the mean
+over T·H·W, or it belongs to a frame. With both papers' initialization e is about 1/2 ("half").
 """
 
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import (
     SCOPES,
-    STARTS,
+    Gate,
     GateMLP,
-    channel_field,
-    gate_weights,
+    channel_map,
     hidden_channels,
     maximum,
     mean,
-    zero,
+    zero_parameters,
 )
-from videoattn.attention.common import check_choice
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
+from videoattn.errors import one_of
 from videoattn.types import Video
 
 
-class SqueezeExcite(nn.Module):
-    """One gate a channel: (N, C, T, H, W) -> the same shape.
+class SqueezeExcite(Gate):
+    """One gate per channel; keeps the shape (N, C, T, H, W).
 
-    reduction: r. None is S3D-G's self-gating, one C x C layer.
-    scope: "clip", one gate a channel and clip, or "frame", one for every frame of it: T independent
-        2-D blocks, which suits a TSN's segments (`model.attention.options.scope=frame`).
-    gate_start: "half" (the papers) or "identity", see `gates`.
-    divisor: round C/r to a multiple of it, as timm does (8 there). With 1, C/r must be whole.
-    bias: whether the layers have biases.
-    add_maxpool: s is half the mean and half the maximum (timm's option).
+    The map is the gate that multiplies x: (N, C), or (N, C, T) with scope="frame".
 
-    Its map is the gate that x is multiplied by: (N, C), or (N, C, T) by frames.
+    Args:
+        reduction: r. None selects S3D-G's self-gating, a single C x C layer.
+        scope: "clip" for one gate per channel and clip, or "frame" for one per channel and frame.
+            The latter is T independent 2-D blocks, which suits the segments of a TSN.
+        gate_start: "half" (the papers) or "identity"; see `gates`.
+        divisor: Round C/r to a multiple of this number (timm uses 8). With 1, C/r must be an
+            integer.
+        bias: Give the layers biases.
+        add_maxpool: Compute s as half the mean plus half the maximum (an option of timm).
+
+    Raises:
+        ValueError: If a name is unknown, r does not divide C, or `divisor` is set without r.
     """
 
     def __init__(
@@ -53,15 +57,13 @@ class SqueezeExcite(nn.Module):
         bias: bool = True,
         add_maxpool: bool = False,
     ) -> None:
-        super().__init__()
-        check_choice("scope", scope, tuple(SCOPES))
-        check_choice("gate_start", gate_start, STARTS)
+        super().__init__(gate_start)
+        self.scope = one_of("scope", scope, SCOPES)
         if reduction is None and divisor != 1:
             raise ValueError(
-                f"divisor={divisor} rounds C/reduction, and reduction=None has none: leave it"
+                f"divisor={divisor} rounds C/reduction, which does not exist for reduction=None; "
+                "remove it"
             )
-        self.scope = scope
-        self.gate_start = gate_start
         self.add_maxpool = add_maxpool
         self.excite: nn.Module
         if reduction is None:
@@ -73,13 +75,10 @@ class SqueezeExcite(nn.Module):
             self.excite = mlp = GateMLP(channels, hidden, bias=bias)
             last = mlp.fc2
         if gate_start == "identity":
-            zero(last)
-
-    def forward(self, x: Video) -> Video:
-        return x * self._weights(x)
+            zero_parameters(last)
 
     def logits(self, x: Video) -> Tensor:
-        """(N, C, 1, 1, 1), or (N, C, T, 1, 1) by frames: what the sigmoid is given."""
+        """Returns the input of the sigmoid, (N, C, 1, 1, 1) or (N, C, T, 1, 1)."""
         axes = SCOPES[self.scope]
         pooled = mean(x, axes)
         if self.add_maxpool:
@@ -88,7 +87,4 @@ class SqueezeExcite(nn.Module):
         return logits
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        return {"": channel_field(self._weights(x), self.scope)}
-
-    def _weights(self, x: Video) -> Tensor:
-        return gate_weights(x, self.logits(x), self.gate_start)
+        return {"": channel_map(self.weights(x), self.scope)}

@@ -1,67 +1,64 @@
 """Stand-alone self-attention (Ramachandran et al., Stand-Alone Self-Attention in Vision Models,
-NeurIPS 2019, arXiv 1906.05909), with a window over frames too.
+NeurIPS 2019, arXiv 1906.05909), extended to windows over frames.
 
     y_i = Σ_{j in window(i)} softmax_j(q_i · (k_j + r_{j-i})) v_j      q, k, v = W_q x, W_k x, W_v x
 
-for each head by itself; r_{(a,b,c)} = [r_t(a) ; r_h(b) ; r_w(c)] is learned, and split along a
-head's width. There is no 1/sqrt(d). It stands where a 3x3 convolution stood; a stride is an average
-pool behind it. Where we differ: the paper's window is k x k (here: a frame kernel of 1); the three
-projections are full matrices, as the paper's parameter counts say, although its text has one small
-matrix for each head; neighbours beyond the border are left out of the softmax, where the public
-code gives weight to zero padding (`border="zero"`); r starts at N(0, 1/d), not at N(0, 1), and W_q
-and W_k start small, so that a layer starts near the mean of its window.
+This is computed for each head separately. r_{(a,b,c)} = [r_t(a) ; r_h(b) ; r_w(c)] is learned, and
+splits the width of a head among the axes. Logits have no factor 1/sqrt(d). The layer replaces a 3x3
+convolution; a stride becomes an average pool after it.
 
-How it is computed. q · r_{j-i} is a sum of one number for each axis, so it can be had as a product
-with one-hot keys: a query gets extra columns that hold its scores with every key's place along each
-axis, a key ones that say where it lies. Masks are such scores too. Then queries are cut into tiles,
-each with the keys that any of its queries sees, and a tile is ordinary attention (`attend`).
+Where we differ. The paper's window is k x k, which is a window of 1 frame here. The projections are
+full matrices, as the paper's parameter counts imply, although its text has a small matrix for each
+head. Neighbors outside the clip are left out of the softmax, while the public code gives weight to
+zero padding (`border="zero"`). r starts at N(0, 1/d) in place of N(0, 1), and W_q and W_k start
+small, so that a layer starts near the mean of its window.
+
+How it is computed. q · r_{j-i} is a sum of one number per axis, so it can be part of a product with
+one-hot keys: extra columns of a query hold its scores for every key position along each axis, and
+extra columns of a key are one-hot for its position. Masks are such scores too. The queries are then
+cut into tiles, each with all keys that its queries attend to, and a tile is ordinary attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.attention.common import check_choice, grid_of
-from videoattn.attention.functional import (
-    PairwiseAttention,
-    Path,
-    attend,
-    attention_weights,
-    autocast_off,
-)
+from videoattn.attention.common import check_odd, grid_of, widen
+from videoattn.attention.functional import Path, attend, autocast_off
+from videoattn.attention.maps import PairwiseAttention
+from videoattn.errors import one_of
 from videoattn.types import Video
 
-BORDERS = ("mask", "zero")
 AXES = ("t", "h", "w")
 
 
 class StandAloneAttention(nn.Module):
     """Attention within a window: (N, C, T, H, W) -> (N, C', T, ⌈H/stride⌉, ⌈W/stride⌉).
 
-    stride: of an average pool over height and width behind the attention.
-    window: (k_t, k_h, k_w), odd. Grids smaller than the window are fine: what lies outside is
-        masked (or zero), so one recipe serves any clip length. (1, 7, 7) is the paper's layer on
-        each frame. Axes with a window of 1 have no relative positions, their share of a head's
-        width goes to the others.
-    heads: must divide the output channels.
-    border: "mask" leaves neighbours outside the clip out; "zero" keeps them as zero features.
+    Memory: frames are processed in chunks, and the backward pass recomputes each chunk. So for any
+    T, copies of keys and values exist for one chunk only: at most 3·k_t frames, each position in at
+    most 9 tiles (3 along each of H and W). Unfolding would make k_t·k_h·k_w copies. No map is built
+    if `scaled_dot_product_attention` has a fused kernel.
 
-    Memory: frames are worked off in chunks, one row of tiles along time after the other, and in
-    training the chunk is computed again in the backward pass. So, whatever T is, beside q, k and v
-    there is one chunk's copies of them: those of at most 3·k_t frames, each position in at most
-    9 tiles (3 along each of height and width). Unfolding would copy each k_t·k_h·k_w times. No map
-    is built where `scaled_dot_product_attention` has a fused kernel.
+    Args:
+        stride: Stride over H and W of an average pool after the attention.
+        window: Odd sizes (k_t, k_h, k_w); (1, 7, 7) is the paper's layer on each frame. It may
+            exceed the grid, so one setting works for any clip length. An axis of size 1 has no
+            relative positions, and the other axes get its share of a head's width.
+        heads: Number of heads; it must divide C'.
+        border: "mask" leaves out neighbors outside the clip, "zero" treats them as zero features.
 
     Raises:
-        ValueError: channels that do not divide by heads; windows that are not three odd numbers.
+        ValueError: If `heads` does not divide C', `window` is not three odd numbers, `stride` is
+            below 1, or `border` is unknown.
     """
 
-    path: Path = "auto"
-    """How `attend` computes the map; "explicit" builds all of it, for comparison."""
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -74,11 +71,11 @@ class StandAloneAttention(nn.Module):
         border: str = "mask",
     ) -> None:
         super().__init__()
-        _check(out_channels, stride, window, heads, border)
+        _check(out_channels, stride, window, heads)
         self.stride = stride
         self.window = tuple(window)
         self.heads = heads
-        self.border = border
+        self.border = one_of("border", border, ("mask", "zero"))
         self.query = nn.Conv3d(in_channels, out_channels, 1, bias=False)
         self.key = nn.Conv3d(in_channels, out_channels, 1, bias=False)
         self.value = nn.Conv3d(in_channels, out_channels, 1, bias=False)
@@ -87,36 +84,35 @@ class StandAloneAttention(nn.Module):
         for axis, extent, share in zip(AXES, self.window, self.shares, strict=True):
             table = nn.Parameter(torch.empty(heads, extent, share)) if share else None
             self.register_parameter(f"position_{axis}", table)
-        self._reset(width)
-
-    def _reset(self, width: int) -> None:
         nn.init.kaiming_normal_(self.value.weight, mode="fan_out", nonlinearity="relu")
         for conv in (self.query, self.key):
-            # Kaiming's start gives logits of hundreds where the input is a residual sum, as in
-            # basic blocks: one neighbour takes all, and rounding decides which.
+            # With Kaiming's initialization, logits reach hundreds if the input is a residual sum,
+            # as in basic blocks. One neighbor then gets all the weight, and rounding decides which.
             nn.init.normal_(conv.weight, std=0.01)
-        for table in self._tables():
+        for table in self.position_tables():
             if table is not None:
                 nn.init.normal_(table, std=width**-0.5)
 
+    def position_tables(self) -> list[nn.Parameter | None]:
+        """Returns r_t, r_h and r_w, each (heads, window size, share of the width), or None."""
+        return [getattr(self, f"position_{axis}") for axis in AXES]
+
     def forward(self, x: Video) -> Tensor:
         q, k, v = self._project(x)
-        cuts = self._cuts(x)
-        again = torch.is_grad_enabled() and max(cut.count for cut in cuts) > 1
+        axes = zip(x.shape[2:], self.window, self._pads(), strict=True)
+        cuts = [_cut(size, extent, pad) for size, extent, pad in axes]
+        attend_frames: Callable[..., Tensor] = self._attend_frames
+        if torch.is_grad_enabled() and max(cut.count for cut in cuts) > 1:
+            attend_frames = partial(
+                checkpoint, attend_frames, use_reentrant=False, preserve_rng_state=False
+            )
         frames, height, width = (cut.count * cut.length for cut in cuts)
         q = F.pad(q, (0, 0, 0, width - q.shape[4], 0, height - q.shape[3], 0, frames - q.shape[2]))
         chunks = []
         for index, queries in enumerate(q.split(cuts[0].length, dim=2)):
             start = cuts[0].starts[index]
             near = slice(start, start + cuts[0].span)
-            args = (queries, k[:, :, near], v[:, :, near], cuts, index)
-            if again:
-                chunk = checkpoint(
-                    self._attend_frames, *args, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                chunk = self._attend_frames(*args)
-            chunks.append(chunk)
+            chunks.append(attend_frames(queries, k[:, :, near], v[:, :, near], cuts, index))
         y = torch.cat(chunks, dim=2)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
         if self.stride > 1:
             pool = (1, min(self.stride, y.shape[3]), min(self.stride, y.shape[4]))
@@ -124,41 +120,44 @@ class StandAloneAttention(nn.Module):
         return y
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """The mean of the heads' maps, on the grid before the stride's pool; 0 outside the window.
-        With border="zero" the padding's share is missing from a row."""
+        """Returns the map of each head, on the grid before the pool; 0 outside the window.
+
+        With border="zero", rows omit the weight of the padding.
+        """
         q, k, _ = self._project(x)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = q.to(wide).flatten(2, 4), k.to(wide)
+        q, k = widen(q).flatten(2, 4), widen(k)
         pads = self._pads()
         sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], pads, strict=True)]
-        keys = _with_places(k).flatten(2, 4)
+        keys = _with_one_hots(k).flatten(2, 4)
 
         def rows(positions: Tensor) -> Tensor:
             _, height, width = x.shape[2:]
             positions = positions.to(x.device)
             at = (positions // (height * width), positions // width % height, positions % width)
-            relative = []
-            for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True):
-                places = torch.arange(size, device=own.device)
-                relative.append(places - (own + pad).unsqueeze(1) + extent // 2)
+            offsets = [
+                torch.arange(size, device=x.device) - (own + pad).unsqueeze(1) + extent // 2
+                for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True)
+            ]
             with autocast_off(x):
-                asked = self._with_scores(q[:, :, positions], relative)
-                mean = sum(  # a head at a time: the rows of all would be large
-                    attention_weights(asked[:, head], keys[:, head], "softmax", 1.0)
-                    for head in range(self.heads)
-                )
-            assert isinstance(mean, Tensor)
-            mean = (mean / self.heads).unflatten(2, sizes)
-            for axis, (pad, size) in enumerate(zip(pads, x.shape[2:], strict=True), start=2):
-                mean = mean.narrow(axis, pad, size)
-            return mean.flatten(2)
+                queries = self._with_scores(q[:, :, positions], offsets)
+                found = (queries @ keys.transpose(2, 3)).softmax(-1).unflatten(3, sizes)
+            for axis, (pad, size) in enumerate(zip(pads, x.shape[2:], strict=True), start=3):
+                found = found.narrow(axis, pad, size)
+            return found.flatten(3)
 
         grid = grid_of(x)
-        normalized = self.border == "mask"
-        return {"": PairwiseAttention(grid, grid, normalized=normalized, rows=rows, kind="local")}
+        found = PairwiseAttention(
+            grid,
+            grid,
+            normalized=self.border == "mask",
+            rows=rows,
+            num_heads=self.heads,
+            kind="local",
+        )
+        return {"": found}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (N, heads, T, H, W, D); keys and values alike, with the zero border if any."""
+        """Returns q, k and v as (N, heads, T, H, W, D); k and v include the zero border, if any."""
         border = [pad for pad in reversed(self._pads()) for _ in range(2)]
         k, v = F.pad(self.key(x), border), F.pad(self.value(x), border)
         q, k, v = (
@@ -170,58 +169,53 @@ class StandAloneAttention(nn.Module):
     def _pads(self) -> list[int]:
         return [extent // 2 if self.border == "zero" else 0 for extent in self.window]
 
-    def _cuts(self, x: Tensor) -> list["_Cut"]:
-        sizes = zip(x.shape[2:], self.window, self._pads(), strict=True)
-        return [_cut(size, extent, pad) for size, extent, pad in sizes]
-
-    def _tables(self) -> list[nn.Parameter | None]:
-        return [getattr(self, f"position_{axis}") for axis in AXES]
-
     def _attend_frames(
         self, q: Tensor, k: Tensor, v: Tensor, cuts: list["_Cut"], index: int
     ) -> Tensor:
-        """One chunk, the tiles of `index` along time: (N, heads, t, H, W, D) -> (N, C, t, H, W)."""
+        """Attends in tile `index` along time: (N, heads, t, H, W, D) -> (N, C', t, H, W)."""
         _, down, along = cuts
         q = q.unflatten(4, (along.count, along.length)).unflatten(3, (down.count, down.length))
         q = q.permute(0, 1, 3, 5, 2, 4, 6, 7)  # (N, heads, tiles down, along, t, h, w, D)
-        relative = [cut.relative(q.device) for cut in cuts]
-        places = [
-            relative[0][index].view(q.shape[4], 1, 1, -1),
-            relative[1].view(down.count, 1, 1, down.length, 1, -1),
-            relative[2].view(along.count, 1, 1, along.length, -1),
+        in_time, in_height, in_width = (cut.offsets(q.device) for cut in cuts)
+        offsets = [
+            in_time[index].view(q.shape[4], 1, 1, -1),
+            in_height.view(down.count, 1, 1, down.length, 1, -1),
+            in_width.view(along.count, 1, 1, along.length, -1),
         ]
         tiles = q.shape[:4]
-        q = self._with_scores(q, places).flatten(4, 6).flatten(0, 3)
-        k, v = (_near(features, down, along) for features in (k, v))
-        k, v = (tokens.flatten(4, 6).flatten(0, 3) for tokens in (_with_places(k), v))
+        q = self._with_scores(q, offsets).flatten(4, 6).flatten(0, 3)
+        k, v = (_tiles_of_keys(features, down, along) for features in (k, v))
+        k, v = (tokens.flatten(4, 6).flatten(0, 3) for tokens in (_with_one_hots(k), v))
         y = attend(q, k, v, path=self.path).unflatten(0, tiles)
         y = y.unflatten(4, (cuts[0].length, down.length, along.length))
         y = y.permute(0, 1, 7, 4, 2, 5, 3, 6)  # (N, heads, D, t, tiles down, h, tiles along, w)
         return y.flatten(6, 7).flatten(4, 5).flatten(1, 2)
 
-    def _with_scores(self, q: Tensor, relative: Sequence[Tensor]) -> Tensor:
-        """(N, heads, ..., D) queries with one more column for each place that a key can have along
-        each axis. relative, one per axis: (..., places), where in the query's window they lie."""
+    def _with_scores(self, q: Tensor, offsets: Sequence[Tensor]) -> Tensor:
+        """Appends to queries (N, heads, ..., D) a column per key position along each axis.
+
+        `offsets`, one for each axis (..., key positions): where a key lies in a query's window.
+        """
         columns = [q]
-        parts = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
-        for part, table, extent, where in zip(
-            parts, self._tables(), self.window, relative, strict=True
+        shares = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
+        for share, table, extent, offset in zip(
+            shares, self.position_tables(), self.window, offsets, strict=True
         ):
-            hidden = (where < 0) | (where >= extent)
-            where = where.clamp(0, extent - 1).expand(*q.shape[:-1], -1)
-            if table is None or part is None:
-                scores = q.new_zeros(where.shape)
+            hidden = (offset < 0) | (offset >= extent)
+            offset = offset.clamp(0, extent - 1).expand(*q.shape[:-1], -1)
+            if table is None or share is None:
+                scores = q.new_zeros(offset.shape)
             else:
-                scores = part.flatten(2, -2) @ table.transpose(1, 2)  # (N, heads, ..., extent)
-                scores = scores.view(*q.shape[:-1], extent).gather(-1, where)
-            # Finite, as it is multiplied by the zeros of keys elsewhere; exp of it is 0.
+                scores = share.flatten(2, -2) @ table.transpose(1, 2)  # (N, heads, ..., extent)
+                scores = scores.view(*q.shape[:-1], extent).gather(-1, offset)
+            # Finite, because it is multiplied by the zeros of other keys; its exp is 0.
             never = max(-1e9, torch.finfo(scores.dtype).min / 4)
             columns.append(scores.masked_fill(hidden, never).to(q.dtype))
         return torch.cat(columns, dim=-1)
 
 
-def _with_places(k: Tensor) -> Tensor:
-    """(..., T, H, W, D) keys with the one-hot of their t, of their y and of their x behind them."""
+def _with_one_hots(k: Tensor) -> Tensor:
+    """Appends to keys (..., T, H, W, D) the one-hot columns of their t, y and x."""
     columns = [k]
     for axis in (-4, -3, -2):
         eye = torch.eye(k.shape[axis], dtype=k.dtype, device=k.device)
@@ -230,9 +224,8 @@ def _with_places(k: Tensor) -> Tensor:
     return torch.cat(columns, dim=-1)
 
 
-def _near(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
-    """(N, heads, t, H, W, D) -> (N, heads, tiles down, tiles along, t, h, w, D): each tile's keys,
-    as copies where tiles overlap."""
+def _tiles_of_keys(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
+    """(N, heads, t, H, W, D) -> (N, heads, tiles down, tiles along, t, h, w, D)."""
     for axis, cut in ((4, along), (3, down)):
         if cut.count > 1:
             features = features.index_select(axis, cut.keys(features.device))
@@ -242,7 +235,7 @@ def _near(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """An axis in `count` tiles of `length` queries; each sees within `span` keys from its start."""
+    """An axis cut into tiles of `length` queries, each with `span` keys from its start."""
 
     extent: int
     pad: int
@@ -255,20 +248,22 @@ class _Cut:
         return len(self.starts)
 
     def keys(self, device: torch.device) -> Tensor:
-        """(count · span,): the keys of all tiles."""
+        """Returns the key positions of all tiles, (count · span,)."""
         starts = torch.tensor(self.starts, device=device).unsqueeze(1)
         return (starts + torch.arange(self.span, device=device)).flatten()
 
-    def relative(self, device: torch.device) -> Tensor:
-        """(count, length, span): a key's place in the window of a query, 0 to extent - 1 inside."""
+    def offsets(self, device: torch.device) -> Tensor:
+        """Returns where keys lie in the window of each query, (count, length, span)."""
         keys = self.keys(device).view(self.count, 1, self.span)
         queries = torch.arange(self.count * self.length, device=device) + self.pad
         return keys - queries.view(self.count, self.length, 1) + self.extent // 2
 
 
 def _cut(size: int, extent: int, pad: int) -> _Cut:
-    """Tiles of half a window: longer ones see more keys than their queries need, shorter ones copy
-    every key more often (measured on a CPU). An axis of two windows or less is one tile."""
+    """Cuts an axis into tiles of half a window, or one tile if it has two windows or fewer.
+
+    Half a window is fastest on a CPU: longer tiles have unneeded keys, shorter ones copy more.
+    """
     length = size if size <= 2 * extent else (extent + 1) // 2
     count = -(-size // length)
     span = min(size + 2 * pad, length + extent - 1)
@@ -278,26 +273,21 @@ def _cut(size: int, extent: int, pad: int) -> _Cut:
 
 
 def _shares(width: int, window: Sequence[int]) -> list[int]:
-    """How much of a head's width each axis' positions get: equal parts, the rest to the first."""
+    """Splits a head's width equally among the axes; the first one also gets the remainder."""
     moving = [axis for axis, extent in enumerate(window) if extent > 1]
-    shares = [width // len(moving) if axis in moving else 0 for axis in range(3)] if moving else []
+    shares = [width // len(moving) if axis in moving else 0 for axis in range(3)]
     if moving:
         shares[moving[0]] += width - sum(shares)
-    return shares or [0, 0, 0]
+    return shares
 
 
-def _check(out_channels: int, stride: int, window: Sequence[int], heads: int, border: str) -> None:
-    check_choice("border", border, BORDERS)
+def _check(out_channels: int, stride: int, window: Sequence[int], heads: int) -> None:
     if heads < 1 or out_channels % heads:
         divisors = [n for n in range(1, min(out_channels, 64) + 1) if out_channels % n == 0]
         raise ValueError(
             f"heads={heads} does not divide the {out_channels} channels of this layer; choose one "
             f"of {', '.join(map(str, divisors))}"
         )
-    if len(window) != 3 or any(extent < 1 or extent % 2 == 0 for extent in window):
-        raise ValueError(
-            f"window: got {list(window)}; need three odd numbers (frames, height, width), such as "
-            "[3, 7, 7]; one that is larger than the grid is cut at its border"
-        )
+    check_odd("window", window)
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")

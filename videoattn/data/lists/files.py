@@ -51,14 +51,23 @@ class Found(NamedTuple):
 
 
 def find_videos(
-    root: Path, folder: str, listed: Listed, *, match: Match, missing: Missing
+    root: Path,
+    folder: str,
+    listed: Listed,
+    *,
+    match: Match,
+    missing: Missing,
+    frame_template: str | None = None,
 ) -> Samples:
     """Finds the listed videos. Their names are relative to `root/folder` (see `all_videos`).
+
+    With `frame_template`, the names are folders of images, which the index does not contain.
 
     Raises:
         ListError: If all videos are missing, or some are and `missing` is "raise".
     """
-    if match == "name" or (root / INDEX_NAME).is_file():
+    indexed = frame_template is None and (root / INDEX_NAME).is_file()
+    if match == "name" or indexed:
         found = all_videos(root, folder)
     else:
         found = _in_listed_folders(root, folder, listed.names)
@@ -74,16 +83,6 @@ def find_videos(
         for i, name in enumerate(listed.names):
             if rows[i] < 0:
                 rows[i] = by_stem.get(_stem(name), -1)
-    return _to_samples(root, folder, listed, found, rows, missing)
-
-
-def find_folders(
-    root: Path, folder: str, listed: Listed, *, frame_template: str, missing: Missing
-) -> Samples:
-    """Finds the listed folders of images, as `find_videos` finds videos."""
-    found = _in_listed_folders(root, folder, listed.names)
-    by_path = _first_rows(path[len(folder) :] for path in found.paths)
-    rows = [by_path.get(name, -1) for name in listed.names]
     return _to_samples(root, folder, listed, found, rows, missing, frame_template)
 
 
@@ -120,7 +119,7 @@ def walk(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if os.path.isdir(entry):  # unlike entry.is_dir, accepts a link to itself
+        if _is_folder(entry):
             yield from walk(entry.path, f"{prefix}{entry.name}/", above | {here})
         else:
             yield prefix + entry.name
@@ -148,11 +147,16 @@ def first_file(root: Path, names: Iterable[str], description: str) -> Path:
 
 def folders_in(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if _is_folder(e) and not e.name.startswith("."))
 
 
 def is_video(name: str) -> bool:
     return name.lower().endswith(_ENDINGS)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # entry.is_dir() alone raises OSError for a link to itself.
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))
 
 
 def _is_inside(path: str) -> bool:
@@ -189,7 +193,7 @@ def _to_samples(
     found: Found,
     rows: list[int],
     missing: Missing,
-    frame_template: str | None = None,
+    frame_template: str | None,
 ) -> Samples:
     """rows: the row in `found` of each listed name, or -1 if it does not exist."""
     lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]

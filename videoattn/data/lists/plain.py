@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn
 
-from videoattn.data.lists.files import (
-    Listed,
-    Missing,
-    existing_root,
-    find_folders,
-    find_videos,
-    is_video,
-)
+from videoattn.data.lists.files import Listed, Missing, existing_root, find_videos, is_video
 from videoattn.data.lists.lines import Lines, ListError, split_last, to_integer
 from videoattn.data.lists.samples import Samples
 
@@ -78,22 +71,26 @@ def read_frames(
     listed = parse_list(
         list_file, class_names, columns="path frames label", separator=separator, root=root
     )
-    return find_folders(root, "", listed, frame_template=frame_template, missing=missing)
+    return find_videos(
+        root, "", listed, match="path", missing=missing, frame_template=frame_template
+    )
 
 
 def check_template(template: str) -> None:
-    """Checks that a template gives each frame number its own file name.
+    """Checks that a template gives each frame number its own file name inside the folder.
 
     Raises:
         ValueError: If it does not.
     """
+    numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
+    huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
     try:
-        good = template.format(1) != template.format(2)
-    except (ValueError, IndexError, KeyError):
+        good = not huge and len({template.format(number) for number in numbers}) == len(numbers)
+    except (ValueError, IndexError, KeyError, AttributeError):
         good = False
-    if not good:
+    if not good or ".." in template.split("/") or template.startswith("/"):
         raise ValueError(
-            f"frame_template: got {template!r}; it needs one place for the frame's number, "
+            f"frame_template: got {template!r}; need a file name with one frame number, "
             "as in img_{:05d}.jpg"
         )
 

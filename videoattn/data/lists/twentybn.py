@@ -8,7 +8,6 @@ from videoattn.data.lists.files import (
     Listed,
     Missing,
     existing_root,
-    find_folders,
     find_videos,
     first_file,
     first_folder,
@@ -83,7 +82,9 @@ def read_jester(root: str | Path, split: str = "train", *, missing: Missing = "r
     classes = read_class_list(_list_file(root, "jester-v1", "labels", "csv"))
     listed = read_jester_csv(_list_file(root, "jester-v1", split, "csv"), classes)
     folder = first_folder(root, ("20bn-jester-v1", "rawframes"))
-    return find_folders(root, folder, listed, frame_template="{:05d}.jpg", missing=missing)
+    return find_videos(
+        root, folder, listed, match="path", missing=missing, frame_template="{:05d}.jpg"
+    )
 
 
 def read_jester_csv(path: Path, class_names: tuple[str, ...]) -> Listed:

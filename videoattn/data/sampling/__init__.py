@@ -1,10 +1,10 @@
-"""Samplers by name: which frames of a video make a clip.
+"""Selects the frames of a video that make a clip.
 
-`plain_sampling` has our arithmetic, `published_sampling` that of other toolboxes.
+`frames` has this project's arithmetic, `published` that of other toolboxes.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from videoattn.data.sampling import plain, published
-from videoattn.data.sampling.plain import Indices, ShortVideo
-from videoattn.data.sampling.plain import ShortVideoError as ShortVideoError
+from videoattn.data.sampling import frames, published
+from videoattn.data.sampling.frames import Indices, ShortVideo
+from videoattn.data.sampling.frames import ShortVideoError as ShortVideoError
 
 Pattern = Literal["dense", "segments", "uniform"]
 Arithmetic = Literal["plain", "mmaction2", "pyslowfast"]
@@ -22,23 +22,33 @@ Arithmetic = Literal["plain", "mmaction2", "pyslowfast"]
 Sampler = Callable[[int, float, torch.Generator], Indices]
 """(frames in the video, frames per second, generator) -> indices."""
 
-_TRAIN: dict[tuple[str, str], Callable[..., Indices]] = {
-    ("plain", "dense"): plain.dense_train,
-    ("plain", "segments"): plain.segments_train,
-    ("plain", "uniform"): plain.uniform_train,
-    ("mmaction2", "dense"): published.mmaction2_train,
-    ("mmaction2", "segments"): published.mmaction2_segments_train,
-    ("mmaction2", "uniform"): plain.uniform_train,
-    ("pyslowfast", "dense"): published.pyslowfast_train,
+Table = dict[str, dict[str, Callable[..., Indices]]]
+
+_TRAIN: Table = {
+    "plain": {
+        "dense": frames.dense_train,
+        "segments": frames.segments_train,
+        "uniform": frames.uniform_train,
+    },
+    "mmaction2": {
+        "dense": published.mmaction2_train,
+        "segments": published.mmaction2_segments_train,
+        "uniform": frames.uniform_train,
+    },
+    "pyslowfast": {"dense": published.pyslowfast_train},
 }
-_VIEWS: dict[tuple[str, str], Callable[..., Indices]] = {
-    ("plain", "dense"): plain.dense_views,
-    ("plain", "segments"): plain.segments_views,
-    ("plain", "uniform"): plain.uniform_views,
-    ("mmaction2", "dense"): published.mmaction2_views,
-    ("mmaction2", "segments"): published.mmaction2_segments_views,
-    ("mmaction2", "uniform"): plain.uniform_views,
-    ("pyslowfast", "dense"): published.pyslowfast_views,
+_VIEWS: Table = {
+    "plain": {
+        "dense": frames.dense_views,
+        "segments": frames.segments_views,
+        "uniform": frames.uniform_views,
+    },
+    "mmaction2": {
+        "dense": published.mmaction2_views,
+        "segments": published.mmaction2_segments_views,
+        "uniform": frames.uniform_views,
+    },
+    "pyslowfast": {"dense": published.pyslowfast_views},
 }
 
 
@@ -51,13 +61,21 @@ def train_sampler(
     arithmetic: Arithmetic = "plain",
     **options: Any,
 ) -> Sampler:
-    """A sampler that draws one clip at random. `options`: what else the arithmetic can do.
+    """Returns a sampler that draws one random clip of shape (1, num_frames).
 
-    Raises: ValueError for a pattern or an option that the arithmetic does not have, and for counts
-    below 1.
+    Args:
+        pattern: "dense" takes frames `frame_stride` apart; "segments" one frame of each of
+            `num_frames` equal segments; "uniform" the same with segments that share their ends.
+        num_frames: Frames of a clip.
+        frame_stride: Distance between frames. Segments ignore it.
+        short_video: What to do if a clip is longer than the video (see `frames`).
+        arithmetic: Whose rounding to use.
+        options: Further options of the arithmetic.
+
+    Raises:
+        ValueError: If the arithmetic lacks the pattern or an option, or a count is below 1.
     """
-    make = _find(_TRAIN, arithmetic, pattern)
-    return _bind(make, arithmetic, pattern, num_frames, frame_stride, short_video, options)
+    return _bind(_TRAIN, arithmetic, pattern, num_frames, frame_stride, short_video, options)
 
 
 def view_sampler(
@@ -70,18 +88,32 @@ def view_sampler(
     arithmetic: Arithmetic = "plain",
     **options: Any,
 ) -> Sampler:
-    """A sampler that takes `num_clips` views, evenly spread, without randomness.
+    """Returns a sampler of `num_clips` evenly spaced views, without randomness.
 
-    Raises: as `train_sampler`.
+    Arguments and errors are those of `train_sampler`.
     """
-    make = _find(_VIEWS, arithmetic, pattern)
-    options |= {"num_clips": num_clips} if num_clips != 1 else {}
-    return _bind(make, arithmetic, pattern, num_frames, frame_stride, short_video, options)
+    if num_clips != 1:
+        options["num_clips"] = num_clips
+    return _bind(_VIEWS, arithmetic, pattern, num_frames, frame_stride, short_video, options)
 
 
 def repeated(draw: Sampler, num_clips: int) -> Sampler:
-    """A sampler that draws `num_clips` times, each on its own."""
+    """Returns a sampler that draws `num_clips` independent clips."""
     return draw if num_clips == 1 else partial(_repeated, draw, num_clips)
+
+
+def at_rate(times: Float64[np.ndarray, " N"], fps: float) -> Int64[np.ndarray, " M"]:
+    """Returns the index of the visible frame at each tick of a clock.
+
+    Args:
+        times: When each frame appears, in seconds from the first. The last one remains visible
+            for the mean duration.
+        fps: Ticks per second.
+    """
+    duration = times[-1] * len(times) / max(len(times) - 1, 1)
+    ticks = np.arange(max(round(duration * fps), 1)) / fps
+    # A tolerance of one millisecond: Matroska rounds times to milliseconds.
+    return np.searchsorted(times, ticks + 1e-3, side="right") - 1
 
 
 def _repeated(
@@ -90,37 +122,26 @@ def _repeated(
     return np.concatenate([draw(num_video_frames, fps, generator) for _ in range(num_clips)])
 
 
-def at_rate(times: Float64[np.ndarray, " N"], fps: float) -> Int64[np.ndarray, " M"]:
-    """Which frame is shown at each tick of a clock of `fps` ticks a second; `times` are when the
-    frames are shown, in seconds from the first. The last one is shown for the mean time."""
-    duration = times[-1] * len(times) / max(len(times) - 1, 1)
-    ticks = np.arange(max(round(duration * fps), 1)) / fps
-    # A millisecond's grace: Matroska rounds times to it.
-    return np.searchsorted(times, ticks + 1e-3, side="right") - 1
-
-
-def _find(
-    table: Mapping[tuple[str, str], Callable[..., Indices]], arithmetic: str, pattern: str
-) -> Callable[..., Indices]:
-    arithmetics = dict.fromkeys(known for known, _ in table)
-    if arithmetic not in arithmetics:
-        raise ValueError(f"arithmetic: got {arithmetic!r}; choose from {', '.join(arithmetics)}")
-    if (arithmetic, pattern) not in table:
-        patterns = [known for of, known in table if of == arithmetic]
+def _bind(
+    table: Table,
+    arithmetic: str,
+    pattern: str,
+    num_frames: int,
+    frame_stride: int,
+    short_video: str,
+    options: dict[str, Any],
+) -> Sampler:
+    """Looks up a function and binds its options."""
+    if arithmetic not in table:
+        raise ValueError(f"arithmetic: got {arithmetic!r}; choose from {', '.join(table)}")
+    if pattern not in table[arithmetic]:
         raise ValueError(
-            f"sampling: {arithmetic} has no {pattern!r}; it has {', '.join(patterns)}"
+            f"sampling: {arithmetic} has no {pattern!r}; it has {', '.join(table[arithmetic])}"
             + ("" if arithmetic == "plain" else "; or choose arithmetic plain")
         )
-    return table[arithmetic, pattern]
-
-
-def _bind(
-    make: Callable[..., Indices], arithmetic: str, pattern: str,
-    num_frames: int, frame_stride: int, short_video: str, options: Mapping[str, Any],
-) -> Sampler:  # fmt: skip
-    known = inspect.signature(make).parameters
-    unknown = [name for name in options if name not in known]
-    if unknown:
+    sample = table[arithmetic][pattern]
+    known = inspect.signature(sample).parameters
+    if unknown := [name for name in options if name not in known]:
         raise ValueError(
             f"{unknown[0]}: {arithmetic} {pattern!r} sampling has no such option; leave it out"
         )
@@ -128,6 +149,6 @@ def _bind(
     for name in ("num_frames", "frame_stride", "num_clips"):
         if counts[name] < 1:
             raise ValueError(f"{name}: got {counts[name]}; need at least 1")
-    # Segments have no stride: what a recipe says of it means nothing to them.
-    stride = {"frame_stride": frame_stride} if "frame_stride" in known else {}
-    return partial(make, num_frames=num_frames, short_video=short_video, **stride, **options)
+    if "frame_stride" in known:
+        options = {"frame_stride": frame_stride, **options}
+    return partial(sample, num_frames=num_frames, short_video=short_video, **options)

@@ -1,9 +1,8 @@
-"""The frames that mmaction2 and PySlowFast take, by their own arithmetic, rounding included: with
-it their published accuracies can be reproduced.
+"""Frame indices of mmaction2 and PySlowFast, with their rounding.
 
-Every function is a sampler of `videoattn.data.sampling` whose keyword arguments are not bound yet.
-`target_fps` spaces the frames as if every video had that rate (None: the video's own). A video that
-names no rate counts as one of the target's.
+With them, published accuracies can be reproduced. `target_fps` spaces the frames as if every video
+had that rate (None: the rate of the video). A video without a rate is treated as if it had the
+target's.
 """
 
 import math
@@ -11,16 +10,26 @@ import math
 import numpy as np
 import torch
 
-from videoattn.data.sampling.plain import Indices, ShortVideo, draw, enough, within
+from videoattn.data.sampling.frames import Indices, ShortVideo, check_length, draw, within
 
 
 def mmaction2_train(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, frame_stride: int = 1, num_clips: int = 1, short_video: ShortVideo = "loop",
-    target_fps: float | None = None, keep_tail_frames: bool = False,
-) -> Indices:  # fmt: skip
-    """SampleFrames (mmaction/datasets/transforms/loading.py, 4d6c934), one random start in each
-    part of the video. Frames behind the last whole part are reached with `keep_tail_frames`."""
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    num_clips: int = 1,
+    short_video: ShortVideo = "loop",
+    target_fps: float | None = None,
+    keep_tail_frames: bool = False,
+) -> Indices:
+    """Draws one start in each of `num_clips` parts of the video.
+
+    This is SampleFrames (mmaction/datasets/transforms/loading.py, 4d6c934). Frames after the last
+    whole part are only sampled with `keep_tail_frames`.
+    """
     span = _mmaction2_span(num_frames * frame_stride, fps, target_fps)
     room = num_video_frames - span + 1
     part = room / num_clips if keep_tail_frames else room // num_clips
@@ -40,12 +49,21 @@ def mmaction2_train(
 
 
 def mmaction2_views(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, frame_stride: int = 1, num_clips: int = 1, short_video: ShortVideo = "loop",
-    target_fps: float | None = None, twice_sample: bool = False,
-) -> Indices:  # fmt: skip
-    """SampleFrames in test mode, for 3-D networks. `twice_sample`: twice as many clips, as far
-    apart; they go on past the end."""
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    num_clips: int = 1,
+    short_video: ShortVideo = "loop",
+    target_fps: float | None = None,
+    twice_sample: bool = False,
+) -> Indices:
+    """Spaces clips as SampleFrames in test mode, for 3D networks.
+
+    `twice_sample` takes twice as many clips at the same distance, past the end of the video.
+    """
     if twice_sample and num_clips == 1:
         raise ValueError("twice_sample: dense clips need num_clips of 2 or more to be doubled")
     span = _mmaction2_span((num_frames - 1) * frame_stride + 1, fps, None)
@@ -64,53 +82,85 @@ def mmaction2_views(
 
 
 def mmaction2_segments_train(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, short_video: ShortVideo = "loop", target_fps: float | None = None,
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    short_video: ShortVideo = "loop",
+    target_fps: float | None = None,
     keep_tail_frames: bool = False,
-) -> Indices:  # fmt: skip
-    """SampleFrames with clips of one frame: the segments of a 2-D network."""
+) -> Indices:
+    """Draws one frame per segment: SampleFrames with clips of one frame, for 2D networks."""
     return mmaction2_train(
-        num_video_frames, fps, generator, num_frames=1, num_clips=num_frames,
-        short_video=short_video, target_fps=target_fps, keep_tail_frames=keep_tail_frames,
-    ).reshape(1, num_frames)  # fmt: skip
+        num_video_frames,
+        fps,
+        generator,
+        num_frames=1,
+        num_clips=num_frames,
+        short_video=short_video,
+        target_fps=target_fps,
+        keep_tail_frames=keep_tail_frames,
+    ).reshape(1, num_frames)
 
 
 def mmaction2_segments_views(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, short_video: ShortVideo = "loop", target_fps: float | None = None,
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    short_video: ShortVideo = "loop",
+    target_fps: float | None = None,
     twice_sample: bool = False,
-) -> Indices:  # fmt: skip
-    """The middle of each segment, at whatever rate. `twice_sample`: a second view of the segments'
-    beginnings."""
-    part = num_video_frames / num_frames
-    begins = np.arange(num_frames) * part
-    places = np.stack([begins + part / 2, begins][: 2 if twice_sample else 1])
-    return within(places.astype(np.int64), num_video_frames, short_video)
+) -> Indices:
+    """Takes the middle of each segment, at any rate.
+
+    `twice_sample` adds a view of the segments' first frames.
+    """
+    length = num_video_frames / num_frames
+    starts = np.arange(num_frames) * length
+    positions = np.stack([starts + length / 2, starts][: 2 if twice_sample else 1])
+    return within(positions.astype(np.int64), num_video_frames, short_video)
 
 
 def pyslowfast_train(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, frame_stride: int = 1, short_video: ShortVideo = "repeat_last",
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    short_video: ShortVideo = "repeat_last",
     target_fps: float | None = None,
-) -> Indices:  # fmt: skip
-    """slowfast/datasets/decoder.py, 287ec00: a uniform start, not rounded to a frame."""
+) -> Indices:
+    """Draws a uniform start, not rounded to a frame (slowfast/datasets/decoder.py, 287ec00)."""
     span = _pyslowfast_span(num_video_frames, fps, num_frames * frame_stride, target_fps)
-    enough(num_video_frames, math.ceil(span), short_video)
-    place = float(torch.rand((), generator=generator, dtype=torch.float64))
-    start = place * max(num_video_frames - span, 0)
+    check_length(num_video_frames, math.ceil(span), short_video)
+    fraction = float(torch.rand((), generator=generator, dtype=torch.float64))
+    start = fraction * max(num_video_frames - span, 0)
     return _pyslowfast_clip(num_video_frames, start, span, num_frames)[None]
 
 
 def pyslowfast_views(
-    num_video_frames: int, fps: float, generator: torch.Generator, *,
-    num_frames: int, frame_stride: int = 1, num_clips: int = 1,
-    short_video: ShortVideo = "repeat_last", target_fps: float | None = None,
+    num_video_frames: int,
+    fps: float,
+    generator: torch.Generator,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    num_clips: int = 1,
+    short_video: ShortVideo = "repeat_last",
+    target_fps: float | None = None,
     use_offset: bool = False,
-) -> Indices:  # fmt: skip
-    """The same in testing. Frames past the end are the last one, whatever `short_video` (but
-    "error"); `use_offset` is TEST's USE_OFFSET_SAMPLING: whole distances, up to the end."""
+) -> Indices:
+    """Spaces clips as PySlowFast in testing.
+
+    Indices past the end become the last frame, under every policy except "error". `use_offset` is
+    TEST.USE_OFFSET_SAMPLING: distances are whole numbers, and clips reach the end.
+    """
     span = _pyslowfast_span(num_video_frames, fps, num_frames * frame_stride, target_fps)
-    enough(num_video_frames, math.ceil(span), short_video)
+    check_length(num_video_frames, math.ceil(span), short_video)
     room = max(num_video_frames - span, 0)
     if not use_offset:
         starts = [room * view / num_clips for view in range(num_clips)]
@@ -123,7 +173,7 @@ def pyslowfast_views(
 
 
 def _mmaction2_span(length: int, fps: float, target_fps: float | None) -> float:
-    """Frames of the video that a clip covers; with a target rate not a whole number."""
+    """Returns the frames of the video that a clip covers, a fraction if there is a target rate."""
     return max(1.0, length * ((fps or target_fps) / target_fps)) if target_fps else float(length)
 
 
@@ -145,6 +195,6 @@ def _pyslowfast_span(
 def _pyslowfast_clip(
     num_video_frames: int, start: float, span: float, num_frames: int
 ) -> np.ndarray:
-    # torch's float32 linspace, as published: numpy's rounds differently at whole frames.
-    places = torch.linspace(start, start + span - 1, num_frames)
-    return places.clamp(0, num_video_frames - 1).long().numpy()
+    # torch's float32 linspace, as in PySlowFast. NumPy's rounds differently at whole frames.
+    positions = torch.linspace(start, start + span - 1, num_frames)
+    return positions.clamp(0, num_video_frames - 1).long().numpy()

@@ -1,7 +1,7 @@
-"""Augmentation of training clips on uint8: one draw for all frames of a clip.
+"""Augments training clips in uint8, with the same random values for all frames of a clip.
 
-All randomness comes from the sample's own generator. Mirroring, which may change a label, is in
-mirror.py; mixup and cutmix join clips of a batch, and are the trainer's.
+All randomness comes from the sample's generator. Mirroring can change a label and is in mirror.py.
+Mixup and cutmix combine clips of a batch and belong to training.
 """
 
 import math
@@ -18,16 +18,16 @@ from torchvision.transforms import v2
 
 from videoattn.data.transforms import Box, Crops, check_fits, place, source_size
 
-GREY = 128
-"""What is put where there is no picture."""
+GRAY = 128
+"""Fills pixels outside of the image."""
 
 QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
-"""TSN's 13 places, in quarters of the room left in y and x: corners, edges, centre, and between."""
+"""TSN's 13 positions, in quarters of the free space in y and x: corners, edges, center, between."""
 
 
 @runtime_checkable
 class CropBox(Protocol):
-    """Which part of a frame becomes `crop`, (height, width) in pixels."""
+    """Draws the box of a frame that is resized to `crop`, (height, width) in pixels."""
 
     @property
     def crop(self) -> tuple[int, int]: ...
@@ -37,8 +37,13 @@ class CropBox(Protocol):
 
 @dataclass(frozen=True)
 class AreaCrop:
-    """A share of the frame's area in `area`, its width over height in `aspect_ratio` (log-uniform),
-    anywhere (Szegedy et al., CVPR 2015)."""
+    """Draws a box of random area, shape and position (Szegedy et al., CVPR 2015).
+
+    Attributes:
+        crop: Height and width after the resize.
+        area: Range of the box's fraction of the frame's area.
+        aspect_ratio: Range of width over height, drawn log-uniformly.
+    """
 
     crop: tuple[int, int]
     area: tuple[float, float] = (0.25, 1.0)
@@ -53,13 +58,13 @@ class AreaCrop:
     def __call__(self, height: int, width: int, generator: torch.Generator) -> Box:
         low, high = self.aspect_ratio
         for _ in range(10):
-            share, ratio, y, x = torch.rand(4, generator=generator).tolist()
-            area = height * width * (self.area[0] + share * (self.area[1] - self.area[0]))
+            fraction, ratio, y, x = torch.rand(4, generator=generator).tolist()
+            area = height * width * (self.area[0] + fraction * (self.area[1] - self.area[0]))
             aspect = math.exp(math.log(low) + ratio * (math.log(high) - math.log(low)))
             h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < h <= height and 0 < w <= width:
                 return place(height, width, h, w, (y, x))
-        # No draw fitted (a very wide or tall frame): the largest centred box of an allowed ratio.
+        # No draw fits a very wide or tall frame: use the largest centered box of an allowed ratio.
         aspect = min(max(width / height, low), high)
         h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
         return place(height, width, max(h, 1), max(w, 1), (0.5, 0.5))
@@ -67,8 +72,11 @@ class AreaCrop:
 
 @dataclass(frozen=True)
 class ShortSideCrop:
-    """Scale jitter (Simonyan and Zisserman, ICLR 2015): the frame's short side becomes some number
-    of pixels in `short_side`, both ends included, and the crop is cut anywhere."""
+    """Scale jitter (Simonyan and Zisserman, ICLR 2015).
+
+    The frame's short side is resized to a random number of pixels in `short_side`, both ends
+    included, and the crop is at a random position.
+    """
 
     crop: tuple[int, int]
     short_side: tuple[int, int] = (256, 320)
@@ -90,9 +98,9 @@ class ShortSideCrop:
 class MultiScaleCrop:
     """Corner cropping with scale jitter (Wang et al., Temporal Segment Networks, ECCV 2016).
 
-    Height and width are shares in `scales` of the largest box with the crop's shape: the same
-    share, or neighbours in that list. The box lies at one of 13 places (`QUARTERS`). Each pair of
-    shares is as likely as another, and each place.
+    The largest box with the crop's shape is scaled in height and width by two factors of `scales`,
+    equal or neighbors in that list. It is at one of 13 positions (`QUARTERS`). All pairs of factors
+    and all positions are equally likely.
     """
 
     crop: tuple[int, int]
@@ -107,7 +115,7 @@ class MultiScaleCrop:
         return boxes[int(torch.randint(len(boxes), (1,), generator=generator))]
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """All that may be drawn in a frame of this size."""
+        """Returns all boxes that can be drawn in a frame of this size."""
         largest = min(height * self.crop[1], width * self.crop[0])  # height = largest // crop width
         boxes = []
         for (i, y_scale), (j, x_scale) in product(enumerate(self.scales), repeat=2):
@@ -124,13 +132,16 @@ class MultiScaleCrop:
 
 @dataclass(frozen=True)
 class ColorAugment:
-    """What changes the pixels of a crop, in the order of these fields.
+    """Changes the pixels of a crop, in the order of the attributes.
 
-    `color_jitter`: brightness, contrast and saturation are multiplied by up to 1 ± this, the hue
-    turned by up to a quarter of it (of half a circle). `grayscale`, `erase`: the probability of no
-    colour, and of a grey rectangle of 2 to 33 % of the crop (Zhong et al., AAAI 2020), at the same
-    place in every frame. `rand_augment`: so many operations of RandAugment (Cubuk et al., CVPRW
-    2020), each of strength `rand_augment_magnitude` of 30; 0 for none.
+    Attributes:
+        color_jitter: Brightness, contrast and saturation are multiplied by 1 ± this at most. The
+            hue is rotated by at most an eighth of this, in turns.
+        grayscale: Probability of removing all color.
+        rand_augment: Number of operations of RandAugment (Cubuk et al., CVPRW 2020).
+        rand_augment_magnitude: Strength of each operation, 0 to 30.
+        erase: Probability of a gray rectangle of 2 to 33 % of the crop, at the same position in
+            every frame (Zhong et al., AAAI 2020).
     """
 
     color_jitter: float = 0.0
@@ -144,7 +155,7 @@ class ColorAugment:
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name}: got {chance}; need a probability, 0 to 1")
         if not 0 <= self.color_jitter <= 1:
-            raise ValueError(f"color_jitter: got {self.color_jitter}; need a share, 0 to 1")
+            raise ValueError(f"color_jitter: got {self.color_jitter}; need a fraction, 0 to 1")
         if self.rand_augment < 0:
             raise ValueError(f"rand_augment: got {self.rand_augment}; need 0 operations or more")
         strength = self.rand_augment_magnitude
@@ -165,7 +176,7 @@ class ColorAugment:
 
 
 class TrainTransform:
-    """A random box, resized to its crop, and its looks changed: each clip has a draw of its own."""
+    """Crops a random box, resizes it and changes its colors, with new random values per clip."""
 
     random = True
     mirrors = False
@@ -185,7 +196,7 @@ class TrainTransform:
 
 
 def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:
-    """One draw of brightness, contrast, saturation and hue for all frames."""
+    """Changes brightness, contrast, saturation and hue equally in all frames."""
     *factors, turn = (torch.rand(4, generator=generator) * 2 - 1).mul_(strength).tolist()
     functions = (
         v2.functional.adjust_brightness,
@@ -194,45 +205,45 @@ def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> 
     )
     for adjust, factor in zip(functions, factors, strict=True):
         clips = adjust(clips, 1 + factor)
-    out: Tensor = v2.functional.adjust_hue(clips, turn / 8)  # in turns of the colour circle
+    out: Tensor = v2.functional.adjust_hue(clips, turn / 8)  # in turns of the color circle
     return out
 
 
 def rand_augment(clips: Crops, num_ops: int, magnitude: int, generator: torch.Generator) -> Crops:
-    """The same operations for all frames; what they uncover is grey."""
+    """Applies the same random operations to all frames. Uncovered pixels become gray."""
     augment = v2.RandAugment(
-        num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=GREY
+        num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY
     )
-    with _in_place_of_the_global_state(generator):
+    with _as_global_generator(generator):
         out: Tensor = augment(clips)
     return out
 
 
 def erase_box(clips: Crops, generator: torch.Generator) -> Crops:
-    """A grey rectangle, 2 to 33 % of the crop, width over height 0.3 to 3.3, in every frame."""
+    """Puts a gray rectangle on 2 to 33 % of every frame, with width over height 0.3 to 3.3."""
     height, width = clips.shape[-2:]
-    share, ratio, y, x = torch.rand(4, generator=generator).tolist()
-    area = height * width * (0.02 + share * 0.31)
+    fraction, ratio, y, x = torch.rand(4, generator=generator).tolist()
+    area = height * width * (0.02 + fraction * 0.31)
     aspect = math.exp((2 * ratio - 1) * math.log(3.3))
     h = min(height, max(1, round(math.sqrt(area / aspect))))
     w = min(width, max(1, round(math.sqrt(area * aspect))))
     box = place(height, width, h, w, (y, x))
     clips = clips.clone()
-    clips[..., box.y0 : box.y1, box.x0 : box.x1] = GREY
+    clips[..., box.y0 : box.y1, box.x0 : box.x1] = GRAY
     return clips
 
 
 def chance(probability: float, generator: torch.Generator) -> bool:
-    """Whether a thing of this probability happens; one that never does draws nothing."""
+    """Draws True with the given probability. Probability 0 consumes no random numbers."""
     return bool(probability) and float(torch.rand(1, generator=generator)) < probability
 
 
-_global_state = threading.Lock()  # there is one for all threads
+_global_state = threading.Lock()  # all threads share torch's generator
 
 
 @contextmanager
-def _in_place_of_the_global_state(generator: torch.Generator) -> Iterator[None]:
-    """torchvision draws from torch's global state only: the generator's stands there meanwhile."""
+def _as_global_generator(generator: torch.Generator) -> Iterator[None]:
+    """Uses `generator` as torch's global generator, from which torchvision always draws."""
     with _global_state:
         outside = torch.get_rng_state()
         torch.set_rng_state(generator.get_state())

@@ -1,4 +1,4 @@
-"""Mirrored clips, and the classes that a mirror turns into others: moves_left, moves_right."""
+"""Mirrors clips, and swaps the labels of classes such as moves_left and moves_right."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,17 @@ _MIRRORED |= {right: left for left, right in _MIRRORED.items()}
 
 
 class Mirror:
-    """Decides whether a sample is mirrored, and which label it then has.
+    """Decides whether a sample is mirrored, and which label it has then.
 
-    probability: of being mirrored. flip_labels: names of classes that become each other; a class
-        that is paired with itself stays what it is.
+    Args:
+        probability: Probability of mirroring a sample.
+        class_names: Names of all classes.
+        flip_labels: Pairs of classes whose labels are swapped. A class paired with itself keeps
+            its label.
 
     Raises:
-        ValueError: a probability that is none; a pair with a class that does not exist or is in
-            two pairs; class names that tell directions (`direction_pairs`) and are in no pair.
+        ValueError: If the probability is not in 0 - 1, a pair names a class that does not exist or
+            is in two pairs, or class names contain directions (`direction_pairs`) without a pair.
     """
 
     def __init__(
@@ -52,22 +55,26 @@ class Mirror:
             )
 
     def draw(self, generator: torch.Generator) -> bool:
-        """Whether a sample is mirrored."""
+        """Draws whether a sample is mirrored."""
         return chance(self.probability, generator)
 
     def label(self, label: int) -> int:
-        """What a sample of this label is when mirrored; -1, no label, stays."""
+        """Returns the label of a mirrored sample. -1, which means no label, stays."""
         return int(self.labels[label]) if label >= 0 else label
 
 
 def direction_pairs(
     class_names: Sequence[str], without: Mapping[str, str] | None = None
 ) -> list[Pair]:
-    """Classes whose names differ in left and right, or in clockwise and counterclockwise: one is
-    what the other looks like in a mirror. Classes that `without` names are left out.
+    """Returns pairs of classes that are each other's mirror image, judged by their names.
 
-    Names such as "Pulling something from left to right", moves_left and TurnLeft are all read. One
-    that says left and has no partner tells no direction: "left hook".
+    Their names differ only in left and right, or in clockwise and counterclockwise. Names such as
+    "Pulling something from left to right", moves_left and TurnLeft are understood. A name without a
+    counterpart, such as "left hook", is not a direction.
+
+    Args:
+        class_names: Names of all classes.
+        without: Pairs of classes to leave out.
     """
     known = {name for pair in (without or {}).items() for name in pair}
     by_words = {_words(name): name for name in class_names if name not in known}
@@ -89,20 +96,20 @@ def _mirrored_labels(
     class_names: Sequence[str], flip_labels: Mapping[str, str]
 ) -> Int64[np.ndarray, " K"]:
     labels = np.arange(len(class_names))
-    place = {name: index for index, name in enumerate(class_names)}
+    label_of = {name: label for label, name in enumerate(class_names)}
     seen: set[str] = set()
     for pair in flip_labels.items():
         for name in sorted(set(pair)):
-            if name not in place:
+            if name not in label_of:
                 hint = did_you_mean(name, class_names)
                 raise ValueError(
-                    f"flip_labels: {name!r} is no class{hint}; the {len(class_names)} classes "
+                    f"flip_labels: {name!r} is not a class{hint}; the {len(class_names)} classes "
                     f"begin with {', '.join(class_names[:3])}"
                 )
             if name in seen:
                 raise ValueError(f"flip_labels: {name!r} is in two pairs; name each pair once")
             seen.add(name)
-        a, b = (place[name] for name in pair)
+        a, b = (label_of[name] for name in pair)
         labels[a], labels[b] = b, a
     return labels
 

@@ -1,14 +1,14 @@
-"""Which frames of a video make a clip: pure index arithmetic, no I/O.
+"""Computes frame indices of clips, without I/O.
 
-Every function gives int64 frame indices of shape (V, T), each below the video's frame count: V
-clips of T frames. `dense` takes T frames a fixed stride apart; `segments` cuts the video into T
-equal parts and takes one frame of each; `uniform` does so from first to last frame, with parts
-that share their ends.
+Every function returns int64 indices of shape (V, T), V clips of T frames, all below the video's
+frame count. `dense` takes T frames at a fixed stride. `segments` splits the video into T equal
+segments and takes one frame of each. `uniform` does the same from the first to the last frame, with
+segments that share their ends.
 
-Where a clip reaches past the end, a policy says what happens:
+If a clip extends past the end of the video, a policy decides:
   loop         index modulo the frame count (mmaction2's default)
-  repeat_last  the last frame of the clip that is still inside the video, repeated
-  error        ShortVideoError
+  repeat_last  repeats the last frame of the clip that is inside the video
+  error        raises ShortVideoError
 """
 
 from itertools import pairwise
@@ -23,7 +23,7 @@ ShortVideo = Literal["loop", "repeat_last", "error"]
 
 
 class ShortVideoError(ValueError):
-    """The video has fewer frames than the clip spans, and the policy is "error"."""
+    """The video has fewer frames than the clip needs, and the policy is "error"."""
 
 
 def dense_train(
@@ -35,7 +35,7 @@ def dense_train(
     frame_stride: int = 1,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """One clip whose start is uniform over all places where it fits."""
+    """Draws one clip; its start is uniform over all positions that fit."""
     span = (num_frames - 1) * frame_stride + 1
     start = draw(max(num_video_frames - span, 0) + 1, 1, generator)
     clip = start + np.arange(num_frames)[None] * frame_stride
@@ -52,7 +52,7 @@ def dense_views(
     num_clips: int = 1,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """`num_clips` clips evenly from the first place to the last; one clip: the centre."""
+    """Spaces `num_clips` clips evenly from the first position to the last; one is centered."""
     span = (num_frames - 1) * frame_stride + 1
     last_start = max(num_video_frames - span, 0)
     if num_clips == 1:
@@ -71,15 +71,15 @@ def segments_train(
     num_frames: int,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """One frame at a uniform place of each of `num_frames` equal parts.
+    """Draws one frame of each of `num_frames` equal segments.
 
-    A video with fewer frames than parts repeats frames in order, whichever the policy (unless it
-    is "error"): parts shorter than a frame still name a frame.
+    A video with fewer frames than segments repeats frames in order, under every policy except
+    "error".
     """
-    enough(num_video_frames, num_frames, short_video)
+    check_length(num_video_frames, num_frames, short_video)
     jitter = torch.rand(num_frames, generator=generator, dtype=torch.float64).numpy()
-    places = (np.arange(num_frames) + jitter) * (num_video_frames / num_frames)
-    return np.minimum(places.astype(np.int64), num_video_frames - 1)[None]
+    positions = (np.arange(num_frames) + jitter) * (num_video_frames / num_frames)
+    return np.minimum(positions.astype(np.int64), num_video_frames - 1)[None]
 
 
 def segments_views(
@@ -91,12 +91,12 @@ def segments_views(
     num_clips: int = 1,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """The middle frame of each part; several clips lie evenly spread inside the parts."""
-    enough(num_video_frames, num_frames, short_video)
-    part = num_video_frames / num_frames
-    inside = (np.arange(num_clips) + 0.5) * part / num_clips
-    places = np.arange(num_frames) * part + inside[:, None]
-    return places.astype(np.int64)
+    """Takes the middle frame of each segment; several clips are evenly spaced inside it."""
+    check_length(num_video_frames, num_frames, short_video)
+    length = num_video_frames / num_frames
+    offsets = (np.arange(num_clips) + 0.5) * length / num_clips
+    positions = np.arange(num_frames) * length + offsets[:, None]
+    return positions.astype(np.int64)
 
 
 def uniform_train(
@@ -107,9 +107,11 @@ def uniform_train(
     num_frames: int,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """One frame of each part, its two ends included (mmaction2's UniformSample, and PySlowFast's
-    Something-Something)."""
-    enough(num_video_frames, num_frames, short_video)
+    """Draws one frame of each segment, with both ends included.
+
+    This is mmaction2's UniformSample, and PySlowFast's sampling for Something-Something.
+    """
+    check_length(num_video_frames, num_frames, short_video)
     ends = np.round((num_video_frames - 1) / num_frames * np.arange(num_frames + 1)).astype(int)
     drawn = [int(draw(int(high - low) + 1, 1, generator)[0]) for low, high in pairwise(ends)]
     return (ends[:-1] + drawn)[None]
@@ -124,23 +126,25 @@ def uniform_views(
     num_clips: int = 1,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """`num_clips` views evenly spread inside the parts (mmaction2's UniformSample)."""
-    enough(num_video_frames, num_frames, short_video)
-    part = (num_video_frames - 1) / num_frames
-    starts = np.round(part * np.arange(num_frames)).astype(np.int64)
-    inside = (part / (num_clips + 1) * np.arange(1, num_clips + 1)).astype(np.int64)
-    return starts + inside[:, None]
+    """Spaces `num_clips` views evenly inside the segments (mmaction2's UniformSample)."""
+    check_length(num_video_frames, num_frames, short_video)
+    length = (num_video_frames - 1) / num_frames
+    starts = np.round(length * np.arange(num_frames)).astype(np.int64)
+    offsets = (length / (num_clips + 1) * np.arange(1, num_clips + 1)).astype(np.int64)
+    return starts + offsets[:, None]
 
 
 def within(clips: Indices, num_video_frames: int, short_video: ShortVideo) -> Indices:
-    """Indices past the end of the video brought inside by the policy.
+    """Applies the policy to indices past the end of the video.
 
-    Raises: ShortVideoError under "error"; ValueError for an unknown policy or an empty video.
+    Raises:
+        ShortVideoError: If there are any and the policy is "error".
+        ValueError: If the policy is unknown or the video is empty.
     """
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames: got {num_video_frames}; need at least 1")
     if short_video == "error":
-        enough(num_video_frames, int(clips.max()) + 1, short_video)
+        check_length(num_video_frames, int(clips.max()) + 1, short_video)
         return clips
     if short_video == "loop":
         return np.mod(clips, num_video_frames)
@@ -151,8 +155,8 @@ def within(clips: Indices, num_video_frames: int, short_video: ShortVideo) -> In
     raise ValueError(f"short_video: got {short_video!r}; choose from loop, repeat_last, error")
 
 
-def enough(num_video_frames: int, needed: int, short_video: ShortVideo) -> None:
-    """Raises: ShortVideoError for fewer frames than needed, under the policy "error"."""
+def check_length(num_video_frames: int, needed: int, short_video: ShortVideo) -> None:
+    """Raises ShortVideoError if the video is too short and the policy is "error"."""
     if short_video == "error" and num_video_frames < needed:
         raise ShortVideoError(
             f"has {num_video_frames} frames, but the clip needs {needed}; "
@@ -161,6 +165,6 @@ def enough(num_video_frames: int, needed: int, short_video: ShortVideo) -> None:
 
 
 def draw(high: int, size: int, generator: torch.Generator) -> Int64[np.ndarray, " V"]:
-    """Uniform from 0 to high - 1."""
+    """Draws uniform integers from 0 to high - 1."""
     drawn: np.ndarray = torch.randint(high, (size,), generator=generator).numpy()
     return drawn

@@ -1,0 +1,293 @@
+"""Attention between positions with a choice of similarity and normalizer.
+
+    y = normalize(similarity(θ(x), φ(x))) g(x)        z = x + BN(W_z y)
+
+| similarity | logit of query i and key j         | computed by                              |
+| dot        | q_i · k_j                          | `attend`                                 |
+| scaled     | q_i · k_j / sqrt(D)                | `attend`                                 |
+| raw        | q_i · k_j, always in float32       | `attend` (for the non-local "gaussian")  |
+| cosine     | tau · q_i · k_j / (|q_i| |k_j|)    | `attend` on `cosine_tokens`              |
+| rbf        | -|q_i - k_j|² / (2 bandwidth²)     | `attend` on `rbf_tokens`                 |
+| additive   | w · tanh(q_i + k_j)                | `attend_additive`, in chunks of queries  |
+| concat     | ReLU(w · [q_i ; k_j])              | `attend_separable`                       |
+
+Every similarity works with every normalizer of `functional`: softmax (rows sum to 1), sigmoid
+(weights in (0, 1), rows that start near a sum of 1; ours), and count (the logit divided by P). The
+forms of the non-local paper are special cases, and `NonLocal` is built on the same base. The
+additive similarity is that of Bahdanau, Cho and Bengio (ICLR 2015, arXiv 1409.0473), whose two
+matrices are θ and φ here.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videoattn.attention.common import (
+    grid_of,
+    one_head,
+    pool_keys,
+    small_weights,
+    widen,
+    zero_norm,
+)
+from videoattn.attention.functional import (
+    NORMALISERS,
+    Normaliser,
+    Path,
+    attend,
+    attend_separable,
+    attention_weights,
+    autocast_off,
+    by_queries,
+    check_path,
+    from_tokens,
+    normalise,
+    separable_weights,
+    to_tokens,
+)
+from videoattn.attention.maps import Factors, PairwiseAttention
+from videoattn.errors import one_of
+from videoattn.types import Grid, Video
+
+SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
+
+
+class PairwiseBlock(nn.Module):
+    """Base of `SimilarityAttention` and `NonLocal`: projections, pooled keys and the attention.
+
+    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, and `pair` for the vector w
+    of the additive and concat similarities. It does so in the order that its checkpoints have.
+
+    Args:
+        similarity: A name from the table above.
+        normaliser: "softmax", "sigmoid" or "count".
+        logit_scale: Factor of all logits but the additive and concat ones.
+        key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    """
+
+    theta: nn.Module
+    phi: nn.Module
+    g: nn.Module
+    pair: nn.Linear
+    out: nn.Conv3d
+    bn: nn.Module
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
+
+    def __init__(
+        self,
+        similarity: str,
+        normaliser: Normaliser,
+        logit_scale: float,
+        key_pool: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        self.similarity = similarity
+        self.normaliser = normaliser
+        self.logit_scale = logit_scale
+        self.key_pool = key_pool
+
+    def respond(self, x: Video) -> Video:
+        """Returns BN(W_z y), which the block adds to x."""
+        q, k, v, _ = self.project(x)
+        y: Tensor = self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
+        return y
+
+    def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
+        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
+        source = pool_keys(x, self.key_pool)
+        q, k, v = (to_tokens(y) for y in (self.theta(x), self.phi(source), self.g(source)))
+        return q, k, v, grid_of(source)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns y as tokens (N, P, E)."""
+        normaliser, path = self.normaliser, self.path
+        if self.similarity == "additive":
+            return attend_additive(q, k, self._pair(q), v, normaliser=normaliser, path=path)
+        if self.similarity == "concat":
+            return attend_separable(*self._separate(q, k), v, normaliser=normaliser, path=path)
+        scale = self.logit_scale
+        if self.similarity in ("dot", "scaled"):
+            return attend(q, k, v, normaliser=normaliser, scale=scale, path=path)
+        # Norms, squared distances and products of raw features (1e4 and more after a ReLU) need
+        # float32: rounding them to bfloat16 before the softmax would select other keys.
+        with autocast_off(q):
+            q, k = self._as_products(q, k)
+            y = attend(q, k, v.to(q.dtype), normaliser=normaliser, scale=scale, path=path)
+        return y.to(v.dtype)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
+        if self.similarity == "additive":
+            return additive_weights(q, k, self._pair(q), self.normaliser)
+        if self.similarity == "concat":
+            return separable_weights(*self._separate(q, k), self.normaliser)
+        return attention_weights(*self._as_products(q, k), self.normaliser, self.logit_scale)
+
+    def factors(self, q: Tensor, k: Tensor) -> Factors | None:
+        """Returns the map as a rule applied to a product, or None if it is not one."""
+        with autocast_off(q):
+            if self.similarity == "concat" and self.normaliser == "count":
+                a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
+                q = torch.stack([a, torch.ones_like(a)], dim=2)
+                k = torch.stack([torch.ones_like(b), b], dim=2)
+                return one_head(q, k, "relu_sum", 1.0)
+            if self.similarity in ("concat", "additive"):
+                return None
+            products = self._as_products(widen(q), widen(k))
+            return one_head(*products, self.normaliser, self.logit_scale)
+
+    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns queries and keys whose dot products are the logits, up to the scale."""
+        if self.similarity == "cosine":
+            return cosine_tokens(q), cosine_tokens(k)
+        if self.similarity == "rbf":
+            return rbf_tokens(q, k, self.normaliser)
+        if self.similarity == "raw":
+            return widen(q), widen(k)
+        return q, k
+
+    def _pair(self, like: Tensor) -> Tensor:
+        return self.pair.weight.to(like.dtype).squeeze(0)
+
+    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """w · [q_i ; k_j] = a_i + b_j: two vectors replace a tensor with Q·P·2D entries."""
+        w_q, w_k = self._pair(q).chunk(2)
+        return q @ w_q, k @ w_k
+
+
+class SimilarityAttention(PairwiseBlock):
+    """Attention over all positions of a clip; keeps the shape (N, C, T, H, W).
+
+    The norm starts at zero, so the block starts as the identity.
+
+    Args:
+        similarity: A name from the table above, except "raw".
+        normaliser: "softmax", "sigmoid" or "count".
+        inner_channels: Width D of q, k and v. Default: C / 2.
+        key_pool: Max-pooling (frames, height, width) of x before the projections of keys and
+            values, or None. An axis shorter than its pool is pooled to size 1.
+        tau: The largest logit of "cosine".
+        bandwidth: Bandwidth of "rbf". The default D^(1/4) scales q · k as "scaled" does.
+
+    Raises:
+        ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        similarity: str = "scaled",
+        normaliser: str = "softmax",
+        inner_channels: int | None = None,
+        key_pool: Sequence[int] | None = (1, 2, 2),
+        tau: float = 10.0,
+        bandwidth: float | None = None,
+    ) -> None:
+        one_of("similarity", similarity, SIMILARITIES)
+        one_of("normaliser", normaliser, NORMALISERS)
+        for name, value in (("tau", tau), ("bandwidth", bandwidth)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        inner = inner_channels or max(channels // 2, 1)
+        scales = {"scaled": inner**-0.5, "cosine": tau, "rbf": (bandwidth or inner**0.25) ** -2}
+        scale = scales.get(similarity, 1.0)
+        super().__init__(similarity, cast(Normaliser, normaliser), scale, key_pool)
+        self.theta = nn.Conv3d(channels, inner, 1)
+        self.phi = nn.Conv3d(channels, inner, 1)
+        self.g = nn.Conv3d(channels, inner, 1)
+        if similarity in ("additive", "concat"):
+            self.pair = nn.Linear(inner if similarity == "additive" else 2 * inner, 1, bias=False)
+        self.out = nn.Conv3d(inner, channels, 1)
+        self.bn = nn.BatchNorm3d(channels)
+        small_weights(self)
+        zero_norm(self.bn)
+
+    def forward(self, x: Video) -> Video:
+        return x + self.respond(x)
+
+    def maps(self, x: Video) -> dict[str, PairwiseAttention]:
+        """Returns the weights that `forward` uses for x, computed row by row."""
+        q, k, _, key_grid = self.project(x)
+        q, k = widen(q), widen(k)
+
+        def rows(positions: Tensor) -> Tensor:
+            with autocast_off(q):
+                return self.weights(q[:, positions], k)
+
+        found = PairwiseAttention(
+            grid_of(x),
+            key_grid,
+            normalized=self.normaliser == "softmax",
+            rows=rows,
+            factors=self.factors(q, k),
+        )
+        return {"": found}
+
+
+def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
+    """Scales tokens to length 1, so that their dot products are cosines. Zero tokens stay zero."""
+    return F.normalize(widen(x), dim=-1, eps=1e-6)
+
+
+def rbf_tokens(
+    q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normaliser: Normaliser
+) -> tuple[Float[Tensor, "N Q W"], Float[Tensor, "N P W"]]:
+    """Returns queries and keys whose dot product is `-|q_i - k_j|² / 2`, in float32 or wider.
+
+    One extra channel, 1 in q and `-|k|²/2` in k, gives `q · k - |k|²/2`. The remaining term
+    `-|q|²/2` is the same for all keys. A softmax cancels it; for other normalizers a second extra
+    channel adds it.
+    """
+    q, k = widen(q), widen(k)
+    q_length = -q.square().sum(-1, keepdim=True) / 2
+    k_length = -k.square().sum(-1, keepdim=True) / 2
+    q_one, k_one = torch.ones_like(q_length), torch.ones_like(k_length)
+    if normaliser == "softmax":
+        return torch.cat([q, q_one], dim=-1), torch.cat([k, k_length], dim=-1)
+    return torch.cat([q, q_one, q_length], dim=-1), torch.cat([k, k_length, k_one], dim=-1)
+
+
+def additive_weights(
+    q: Float[Tensor, "N Q D"],
+    k: Float[Tensor, "N P D"],
+    w: Float[Tensor, " D"],
+    normaliser: Normaliser = "softmax",
+) -> Float[Tensor, "N Q P"]:
+    """Returns the normalized rows of `w · tanh(q_i + k_j)`. Needs O(Q·P·D) memory."""
+    return normalise((q.unsqueeze(2) + k.unsqueeze(1)).tanh() @ w, normaliser)
+
+
+def attend_additive(
+    q: Float[Tensor, "N Q D"],
+    k: Float[Tensor, "N P D"],
+    w: Float[Tensor, " D"],
+    v: Float[Tensor, "N P E"],
+    *,
+    normaliser: Normaliser = "softmax",
+    path: Path = "auto",
+) -> Float[Tensor, "N Q E"]:
+    """Returns `normalize(w · tanh(q_i + k_j)) v`, computed in float32 or wider.
+
+    The Q·P·D intermediate values cannot be avoided. Path "chunked", which "auto" selects, computes
+    them for a few queries at a time.
+
+    Raises:
+        ValueError: If `path` is not "auto", "explicit" or "chunked".
+    """
+    check_path(path, "an additive map", "chunked")
+    with autocast_off(q):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q, keys, w, values = (x.to(wide) for x in (q, k, w, v))
+        if path == "explicit":
+            return (additive_weights(q, keys, w, normaliser) @ values).to(v.dtype)
+        return by_queries(
+            lambda rows: additive_weights(rows, keys, w, normaliser),
+            q,
+            values,
+            entries=k.shape[1:].numel(),
+        ).to(v.dtype)

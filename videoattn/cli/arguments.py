@@ -1,0 +1,16 @@
+"""Arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML), such as configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe, as key=value: train.lr=0.02 model.name=tsn_r18"),
+]
+Run = Annotated[
+    Path, typer.Argument(help="The folder of a run, a shared folder, or a checkpoint file in one.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -1,0 +1,136 @@
+"""`videoattn list`: the attention systems and the public models."""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+import typer
+from rich.table import Column, Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from videoattn.attention.systems import SYSTEMS
+from videoattn.models.resnet3d import ResNet3d
+from videoattn.recipe.console import console, show
+from videoattn.weights.public import PUBLIC
+from videoattn.weights.row import PublicModel
+
+COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
+CLIP = (1, 3, 8, 224, 224)
+
+app = typer.Typer(
+    help="List the attention systems or the public models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+class AttentionRow(NamedTuple):
+    """A system, with the parameters and MACs that it adds to an I3D-R50 at its default positions.
+
+    A multiply-add is one MAC. Elementwise operations are not counted.
+    """
+
+    name: str
+    title: str
+    map_of: str
+    map_shape: str
+    parameters: int
+    macs: int
+
+    def cells(self) -> list[str]:
+        """Returns the columns after the name."""
+        parameters, macs = f"{self.parameters / 1e6:+.2f} M", f"{self.macs / 1e9:+.2f} G"
+        return [self.title, self.map_of, self.map_shape, parameters, macs]
+
+
+@app.command()
+def attention() -> None:
+    """List each attention system and its cost.
+
+    Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
+    """
+    table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:])
+    for row in attention_rows():
+        table.add_row(row.name, *row.cells())
+    table.caption = (
+        "parameters and multiply-adds added to an I3D-R50 (28.0 M, 8x224x224 frames) at the "
+        "default positions; to train with one: "
+        "videoattn train configs/demo.yaml model.attention.name=NAME"
+    )
+    console.print(table)
+
+
+@app.command()
+def weights() -> None:
+    """List each public model and its accuracy.
+
+    Shows the network, the published accuracy with its views, the license, and the file.
+    """
+    for name, row in PUBLIC.items():
+        details = (row.network, frames_of(row), attention_of(row), accuracy_of(row), row.license)
+        show(name)
+        show(f"  {', '.join(detail for detail in details if detail)}")
+        # Addresses are long. Each has its own line so that it can be copied.
+        show(f"  file: {row.url or 'not published'}")
+        if row.accuracy:
+            show(f"  accuracy: {row.accuracy.source}")
+    show("")
+    show(
+        "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
+        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT"
+    )
+
+
+@cache
+def attention_rows() -> list[AttentionRow]:
+    """Returns a row for each system. Takes a few seconds to compute shapes."""
+    base_parameters, base_macs = _count(_backbone())
+    found = []
+    for name, system in SYSTEMS.items():
+        with torch.device("meta"):
+            network = _backbone()
+            model = system.attach(network, network.info, partial(system.make), (), name)
+        parameters, macs = _count(model)
+        title = f"{system.title} ({system.paper})"
+        added = (parameters - base_parameters, macs - base_macs)
+        found.append(AttentionRow(name, title, system.map_of, system.map_shape, *added))
+    return found
+
+
+def _backbone() -> ResNet3d:
+    with torch.device("meta"):
+        return ResNet3d("i3d", depth=50, num_classes=400)
+
+
+def _count(model: nn.Module) -> tuple[int, int]:
+    """Counts parameters, and multiply-adds of one clip, on the meta device."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(torch.empty(CLIP, device="meta"))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+
+
+def frames_of(row: PublicModel) -> str:
+    """Returns how the frames of a clip are sampled, such as "8 x 8" or "8 segments"."""
+    clip = row.preprocessing
+    if clip.sampling == "dense":
+        return f"{clip.num_frames} x {clip.frame_stride}"
+    return f"{clip.num_frames} segments" if clip.num_frames > 1 else "an image"
+
+
+def attention_of(row: PublicModel) -> str:
+    """Returns the attention blocks, such as "5 non-local (gaussian)", or ""."""
+    if row.non_local is None:
+        return ""
+    form = str(row.non_local.get("form", "embedded_gaussian")).replace("_", " ")
+    return f"{len(row.after)} non-local ({form})"
+
+
+def accuracy_of(row: PublicModel) -> str:
+    """Returns the published accuracy with its views, or "" if none was published."""
+    if row.accuracy is None:
+        return ""
+    dataset = "" if row.dataset == "Kinetics-400" else f"{row.dataset}, "
+    return f"{row.accuracy.top1:g} % ({dataset}{row.preprocessing.views})"

@@ -1,0 +1,160 @@
+"""What the `videoattn prepare` commands share: reading a source, examining files, reporting."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videoattn.data.lists import Missing, Samples
+from videoattn.data.prepare.verify import Journal, Record, describe, examine, videos_in
+from videoattn.data.workers import Crash, Task, in_processes
+from videoattn.engine.progress import Display
+from videoattn.files import write_text
+from videoattn.recipe.console import show
+from videoattn.recipe.data import make_samples
+from videoattn.recipe.load import load
+
+NUM_BROKEN_SHOWN = 10
+
+
+def read_source(
+    what: Path, overrides: Sequence[str], missing: Missing = "keep"
+) -> tuple[str, dict[str, Samples]]:
+    """Returns a name, and the samples of each subset: "train" and "test" of a recipe, or "" for all
+    videos of a folder, without labels.
+
+    Args:
+        missing: Whether listed videos that do not exist are kept among a recipe's samples.
+
+    Raises:
+        ValueError: If the recipe is wrong, or no video is found.
+    """
+    if what.is_dir():
+        if overrides:
+            raise ValueError(f"{what} is a folder; {overrides[0]} would change a recipe")
+        paths = videos_in(what)
+        samples = Samples(what, paths=paths, labels=[-1] * len(paths), class_names=())
+        return what.resolve().name, {"": samples}
+    config = load(what, overrides)
+    if config.data.layout == "shards":
+        raise ValueError("data.layout is shards; prepare reads the videos that they were made of")
+    return config.name, {
+        "train": make_samples(config.data, "train", missing),
+        "test": make_samples(config.data, "test", missing),
+    }
+
+
+def to_task(samples: Samples, index: int) -> Any:
+    """Returns the argument of `verify`, or of `verify_folder` for a folder of images."""
+    if samples.frame_template is None:
+        return samples.path(index)
+    num_frames = 0 if samples.num_frames is None else int(samples.num_frames[index])
+    return samples.path(index), samples.frame_template, num_frames
+
+
+def to_line(samples: Samples, index: int) -> str:
+    """Returns a line of a list (data.layout list or frames), or the path of an unlabeled video."""
+    words = [samples.paths[index]]
+    if samples.frame_template is not None and samples.num_frames is not None:
+        words.append(str(samples.num_frames[index]))
+    if samples.label(index) >= 0:
+        words.append(str(samples.label(index)))
+    return " ".join(words)
+
+
+def examine_all(
+    verb: str,
+    task: Task,
+    root: Path,
+    items: Mapping[str, Any],
+    journal: Journal,
+    *,
+    num_workers: int,
+    seconds: float,
+) -> dict[str, Record]:
+    """Runs a task on every file that the journal does not know, shows the progress, and closes the
+    journal.
+
+    Args:
+        verb: What the progress line says has been done, such as "verified".
+        items: The argument of the task by path, relative to the root.
+        seconds: Time limit per file.
+
+    Returns:
+        The record of each path.
+    """
+    records: dict[str, Record] = {}
+    started, num_broken = time.perf_counter(), 0
+    try:
+        with Display() as display:
+            for record in examine(
+                task, root, items, journal, num_workers=num_workers, seconds=seconds
+            ):
+                records[record["path"]] = record
+                num_broken += "error" in record
+                display.update(
+                    f"{verb} {len(records):,}/{len(items):,}  broken {num_broken:,}  "
+                    f"{time.perf_counter() - started:.0f} s",
+                    done=len(records),
+                    total=len(items),
+                )
+    finally:
+        journal.close()
+    return records
+
+
+def broken_of(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Returns the records of the files that have an error."""
+    return {path: record for path, record in records.items() if "error" in record}
+
+
+def show_broken(broken: Mapping[str, Record], folder: Path | None = None) -> None:
+    """Prints the first broken files, and writes all of them to `broken.txt` in the folder."""
+    errors = [(path, broken[path]["error"]) for path in sorted(broken)]
+    if folder is not None:
+        write_lines(folder / "broken.txt", (f"{path}\t{error}" for path, error in errors))
+    for path, error in errors[:NUM_BROKEN_SHOWN]:
+        show(f"  {path}: {error}")
+    if len(errors) > NUM_BROKEN_SHOWN:
+        show(f"  and {len(errors) - NUM_BROKEN_SHOWN:,} more")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def count_frames(
+    samples: Samples, *, num_workers: int, seconds: float
+) -> tuple[Samples, dict[str, Record]]:
+    """Returns the samples that decode, with frame counts and rates, and the records of the others.
+
+    Videos that the dataset's index knows are not opened.
+    """
+    counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
+    if samples.num_frames is not None and samples.fps is not None:
+        counts, rates = samples.num_frames.copy(), samples.fps.copy()
+    unknown = {samples.path(int(i)): int(i) for i in np.flatnonzero(counts == 0)}
+    broken: dict[str, Record] = {}
+    with Display() as display:
+        results = in_processes(describe, list(unknown), num_workers=num_workers, seconds=seconds)
+        for done, (path, record) in enumerate(results, start=1):
+            index = unknown[path]
+            if isinstance(record, Crash):
+                record = {"error": record.reason}
+            if "error" in record:
+                broken[samples.paths[index]] = record
+            else:
+                counts[index], rates[index] = record["num_frames"], record["fps"]
+            display.update(f"counted {done:,}/{len(unknown):,}", done=done, total=len(unknown))
+    rows = np.flatnonzero(counts)
+    kept = Samples(
+        samples.root,
+        paths=samples.paths.take(rows),
+        labels=samples.labels[rows],
+        class_names=samples.class_names,
+        num_frames=counts[rows],
+        fps=rates[rows],
+    )
+    return kept, broken

@@ -1,0 +1,53 @@
+"""Mixes the clips of a batch: mixup and cutmix."""
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+
+class Mix:
+    """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) or cutmix (Yun et al., ICCV 2019), each on a
+    fraction of the batches.
+
+    Calling it with a video (N, C, T, H, W) and labels (N,) returns the mixed video and the class
+    probabilities (N, K). Draws from torch's global generator.
+
+    Args:
+        mixup, cutmix: Fractions of the batches; at most 1 together.
+        num_clips: Clips per video, which are next to each other in a batch. Clips of one video are
+            not mixed with each other.
+
+    Raises:
+        ValueError: If a fraction is negative, or their sum is more than 1.
+    """
+
+    def __init__(
+        self, num_classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, num_clips: int = 1
+    ) -> None:
+        if min(mixup, cutmix) < 0 or mixup + cutmix > 1:
+            raise ValueError(
+                f"mixup={mixup} and cutmix={cutmix} are fractions of the batches; need 0 or more "
+                "each, and at most 1 together"
+            )
+        self.num_classes = num_classes
+        self.num_clips = num_clips
+        self.fractions = (mixup, cutmix)
+        self._mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes)]
+        self._mixes += [v2.CutMix(num_classes=num_classes)]
+
+    def __call__(self, video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = float(torch.rand(()))
+        if drawn >= sum(self.fractions):
+            return video, nn.functional.one_hot(labels, self.num_classes).float()
+        mix = self._mixes[drawn >= self.fractions[0]]
+        # torchvision takes five axes for a video; it crops the last two in any case. It mixes
+        # neighbors, so clips of one video are moved apart first.
+        order = torch.arange(len(video)).view(-1, self.num_clips).T.flatten()
+        if self.num_clips > 1:
+            video, labels = video[order], labels[order]
+        mixed, target = mix(tv_tensors.Video(video), labels)
+        mixed = mixed.as_subclass(Tensor)
+        if self.num_clips > 1:
+            mixed, target = mixed[order.argsort()], target[order.argsort()]
+        return mixed, target
