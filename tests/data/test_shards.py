@@ -312,8 +312,8 @@ def test_a_pipe_that_fails(folder: Path) -> None:
     ("content", "message"),
     [
         (None, r"shards.json cannot be read \(No such file or directory\); it comes with the "),
-        ("[]", r"shards.json is no list of shards \("),
-        ('{"class_names": ["a"]}', r"shards.json is no list of shards \('shards'\)$"),
+        ("[]", r"shards.json is not a list of shards \("),
+        ('{"class_names": ["a"]}', r"shards.json is not a list of shards \('shards'\)$"),
         ('{"class_names": ["a"], "shards": []}', "lists no class, no shard, or one without"),
         (
             '{"class_names": ["a"], "shards": [{"name": "000001.tar", "num_samples": 2}]}',

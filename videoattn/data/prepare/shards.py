@@ -1,4 +1,4 @@
-"""Videos into tar shards, whose files are described in `shards`."""
+"""Writes videos to tar shards; `videoattn.data.shards` describes the files."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ import torch
 from videoattn.data.lists import Samples
 from videoattn.data.shards import TABLE, import_webdataset, key
 
-_BLOCK = 512  # a tar file is made of them
+_BLOCK = 512  # bytes; tar files consist of these
 
 
 class Shard(NamedTuple):
@@ -24,13 +24,18 @@ def write_shards(
     samples: Samples, folder: Path, *, max_bytes: int,
     wrote: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shard]:  # fmt: skip
-    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing. The frames
-    of the samples are counted, and their rates known.
+    """Writes tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
 
-    The samples come in a drawn order, always the same: neighbours in a list are of one class.
-    `wrote` is told after each how many of how many are done.
+    The samples are written in a random order that is always the same, because neighbors in a list
+    are often of one class.
 
-    Raises: ValueError for no samples; OSError.
+    Args:
+        samples: With the number of frames and the frame rate of each.
+        wrote: Called after each sample with the number of samples done and in total.
+
+    Raises:
+        ValueError: If there are no samples.
+        OSError: If the files cannot be written.
     """
     if not len(samples):
         raise ValueError(f"no video for {folder}")
@@ -86,10 +91,10 @@ def _sample(samples: Samples, index: int) -> dict[str, bytes]:
 
 
 def _whole(size: int) -> int:
-    """Of a tar file: it is made of whole records."""
+    """Returns the size of a tar file, which is made of whole records."""
     return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _size(sample: dict[str, bytes]) -> int:
-    """In the tar file: a header, and whole blocks."""
+    """Returns the size in a tar file: a header and whole blocks for each file."""
     return sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in sample.values())
