@@ -17,9 +17,9 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import VideoBytes
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
-from videoattn.data.prepare.shards import write_shards
 from videoattn.data.shards import BUFFER, TABLE, Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset, _ahead
+from videoattn.data.shards.write import write_shards
 
 
 def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:

@@ -21,9 +21,12 @@ class Shard(NamedTuple):
 
 
 def write_shards(
-    samples: Samples, folder: Path, *, max_bytes: int,
+    samples: Samples,
+    folder: Path,
+    *,
+    max_bytes: int,
     wrote: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Shard]:  # fmt: skip
+) -> list[Shard]:
     """Writes tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
 
     The samples are written in a random order that is always the same, because neighbors in a list
@@ -39,10 +42,7 @@ def write_shards(
     """
     if not len(samples):
         raise ValueError(f"no video for {folder}")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for old in unfinished.iterdir():
-        old.unlink()
+    unfinished = _empty_folder(folder.with_name(f".{folder.name}.unfinished"))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
     used = 0
@@ -75,14 +75,25 @@ def write_shards(
     return shards
 
 
+def _empty_folder(folder: Path) -> Path:
+    """Creates a folder, or removes the shards that an interrupted call left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    return folder
+
+
 def _sample(samples: Samples, index: int) -> dict[str, bytes]:
     assert samples.num_frames is not None
     assert samples.fps is not None
     path, label = samples.path(index), samples.label(index)
     about = {
-        "path": samples.paths[index], "label": label, "class": samples.class_names[label],
-        "num_frames": int(samples.num_frames[index]), "fps": float(samples.fps[index]),
-    }  # fmt: skip
+        "path": samples.paths[index],
+        "label": label,
+        "class": samples.class_names[label],
+        "num_frames": int(samples.num_frames[index]),
+        "fps": float(samples.fps[index]),
+    }
     return {
         path.suffix.lower().removeprefix("."): path.read_bytes(),
         "cls": str(label).encode(),
