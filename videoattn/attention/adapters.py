@@ -38,11 +38,7 @@ def multihead_maps(
     mask = _mask(call.arguments, q, k)
     num_special = len(special)
     num_tokens = num_special + grid[0] * grid[1] * grid[2]
-    if key.shape[1] != num_tokens:
-        raise ValueError(
-            f"MultiheadAttention: got {key.shape[1]} keys; the network's token grid {grid} and "
-            f"{num_special} special tokens are {num_tokens}: correct the network's ModelInfo"
-        )
+    _check_num_keys(key, grid, num_special)
     k = _positions_first(k, num_special, num_tokens)
     grid_q, num_queries = grid, query.shape[1]
     if num_queries == num_tokens:
@@ -66,6 +62,15 @@ def multihead_maps(
         grid_q, grid, normalized=True, rows=rows, num_heads=heads, special=special, factors=factors
     )
     return {"": found}
+
+
+def _check_num_keys(key: Tensor, grid: Grid, num_special: int) -> None:
+    num_tokens = num_special + grid[0] * grid[1] * grid[2]
+    if key.shape[1] != num_tokens:
+        raise ValueError(
+            f"MultiheadAttention: got {key.shape[1]} keys; the network's token grid {grid} and "
+            f"{num_special} special tokens are {num_tokens}: correct the network's ModelInfo"
+        )
 
 
 def _batch_first(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:

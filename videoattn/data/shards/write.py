@@ -65,14 +65,18 @@ def write_shards(
     finally:
         if writer is not None:
             writer.close()
-    table = {
-        "class_names": list(samples.class_names),
-        "num_samples": len(order),
-        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
-    }
-    (unfinished / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    (unfinished / TABLE).write_text(_table(samples, shards))
     unfinished.replace(folder)
     return shards
+
+
+def _table(samples: Samples, shards: list[Shard]) -> str:
+    table = {
+        "class_names": list(samples.class_names),
+        "num_samples": len(samples),
+        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
+    }
+    return json.dumps(table, indent=1) + "\n"
 
 
 def _empty_folder(folder: Path) -> Path:
