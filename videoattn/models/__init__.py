@@ -39,7 +39,7 @@ def features(model: nn.Module, x: Tensor) -> Video:
     The forward pass ends there. Special tokens of a transformer are left out.
 
     Raises:
-        ValueError: If the structure of the network is unknown.
+        ValueError: If its structure is unknown.
     """
     structure = info(model)
     with capture(model, [structure.features], stop=True) as outputs:

@@ -161,20 +161,12 @@ class ResNet3d(nn.Module):
             padding=(0, stem.pool1_padding, stem.pool1_padding),
         )
         block = BasicBlock if depth < 50 else Bottleneck
-        channels, stages = width, []
+        stages, channels = [], width
         for stage, (count, pattern) in enumerate(zip(num_blocks, kernels.stages, strict=True)):
-            blocks = nn.Sequential()
-            for index in range(count):
-                blocks.append(
-                    block(
-                        channels,
-                        width * 2**stage,
-                        kernel_frames=pattern[index % len(pattern)],
-                        stride=2 if stage and not index else 1,
-                    )
-                )
-                channels = width * 2**stage * block.expansion
-            stages.append(blocks)
+            stages.append(
+                _stage(block, channels, width * 2**stage, count, pattern, 1 + bool(stage))
+            )
+            channels = width * 2**stage * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.pool_frames = kernels.pool_frames
         self.head_window = head_window
@@ -206,10 +198,25 @@ class ResNet3d(nn.Module):
         nn.init.zeros_(self.fc.bias)
         if zero_init_residual:
             for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    nn.init.zeros_(module.bn3.weight)
-                elif isinstance(module, BasicBlock):
-                    nn.init.zeros_(module.bn2.weight)
+                if isinstance(module, BasicBlock | Bottleneck):
+                    last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                    nn.init.zeros_(last.weight)
+
+
+def _stage(
+    block: type[BasicBlock | Bottleneck],
+    in_channels: int,
+    width: int,
+    num_blocks: int,
+    kernel_frames: tuple[int, ...],
+    stride: int,
+) -> nn.Sequential:
+    blocks = nn.Sequential()
+    for index in range(num_blocks):
+        kernel = kernel_frames[index % len(kernel_frames)]
+        blocks.append(block(in_channels, width, kernel_frames=kernel, stride=stride))
+        in_channels, stride = width * block.expansion, 1  # after the first block
+    return blocks
 
 
 def _conv(
