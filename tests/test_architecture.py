@@ -53,6 +53,21 @@ def test_rules(path: Path) -> None:
     in_thread = ["except BaseException"] * (path == PACKAGE / "data/shards/streaming.py")
     assert rules.bad_habits(source) == in_thread
     assert rules.foreign_words(source, relative(path), KEYS) == []
+    assert rules.dialect(rules.texts(source), str(relative(path))) == []
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "data/README.md", ".ci/run", "Makefile", "setup.cfg")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("configs/*.yaml")),
+    *sorted(ROOT.glob("tools/**/*.py")),
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_and_scripts_are_in_plain_english(path: Path) -> None:
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    assert rules.dialect(lines, str(path.relative_to(ROOT))) == []
 
 
 @pytest.mark.parametrize("package", CEILINGS)
