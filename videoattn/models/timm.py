@@ -19,12 +19,7 @@ def make_tsn(
     shift_div: int | None = None,
     shift_place: str = "residual",
 ) -> TSN:
-    """Returns a TSN over one of timm's ResNets, such as resnet26d.
-
-    Args:
-        num_classes: See `TSN`, as for the other arguments.
-        backbone: One of `timm.list_models(module="resnet")`.
-    """
+    """Returns a `TSN` over one of timm's ResNets (`timm.list_models(module="resnet")`)."""
     timm = optional_import("timm", "timm")
     known = dict.fromkeys(timm.list_models(module="resnet"))
     network = timm.create_model(one_of("options.backbone", backbone, known), pretrained=False)
