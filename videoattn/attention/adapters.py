@@ -23,9 +23,7 @@ def multihead_maps(
     """Returns the map of an `nn.MultiheadAttention` for one call.
 
     Args:
-        module: The module.
-        args: Positional arguments of the call.
-        kwargs: Its keyword arguments.
+        args, kwargs: Arguments of the call.
         grid: (T, H, W) of the network's tokens.
         special: Names of the special tokens, which come first.
 
@@ -46,14 +44,13 @@ def multihead_maps(
             f"{num_special} special tokens are {num_tokens}: correct the network's ModelInfo"
         )
     k = _positions_first(k, num_special, num_tokens)
-    if query.shape[1] == num_tokens:
-        grid_q: Grid = grid
+    grid_q, num_queries = grid, query.shape[1]
+    if num_queries == num_tokens:
         q = _positions_first(q, num_special, num_tokens)
         mask = _positions_first(mask, num_special, num_tokens)
     else:  # learned queries that pool the tokens
         grid_q = (0, 0, 0)
-        one = query.shape[1] == 1
-        special = ("class",) if one else tuple(f"query{i}" for i in range(query.shape[1]))
+        special = tuple(f"query{i}" for i in range(num_queries)) if num_queries > 1 else ("class",)
     mask = _positions_first(mask.transpose(2, 3), num_special, num_tokens).transpose(2, 3)
     scale = q.shape[3] ** -0.5
 
@@ -64,14 +61,9 @@ def multihead_maps(
             return (q[:, :, queries] @ k.transpose(2, 3) * scale + chosen).softmax(-1)
 
     factors = None if bool((mask != 0).any()) else Factors(q, k, "softmax", scale)
+    heads = module.num_heads
     found = PairwiseAttention(
-        grid_q,
-        grid,
-        normalized=True,
-        rows=rows,
-        num_heads=module.num_heads,
-        special=special,
-        factors=factors,
+        grid_q, grid, normalized=True, rows=rows, num_heads=heads, special=special, factors=factors
     )
     return {"": found}
 

@@ -22,7 +22,7 @@ from videoattn.data.prepare import verify as files
 from videoattn.data.prepare.index import INDEX_NAME, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
 from videoattn.data.prepare.reencode import reencode as reencode_video
-from videoattn.data.prepare.shards import write_shards
+from videoattn.data.shards.write import write_shards
 from videoattn.engine.progress import Display
 from videoattn.files import output_folder, write_whole
 from videoattn.recipe.console import show

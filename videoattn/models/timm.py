@@ -42,8 +42,7 @@ def make_tsn(
 
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of one of timm's ResNets, or None for other networks."""
-    if "timm" not in sys.modules:  # then the network cannot be one of its own
+    resnet = sys.modules.get("timm.models.resnet")  # if not loaded, the network is not timm's
+    if resnet is None or not isinstance(model, resnet.ResNet):
         return None
-    from timm.models.resnet import ResNet
-
-    return residual_info(model, axes="NCHW") if isinstance(model, ResNet) else None
+    return residual_info(model, axes="NCHW")
