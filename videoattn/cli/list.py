@@ -51,7 +51,9 @@ def attention() -> None:
 
     Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
     """
-    table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:])
+    table = Table(
+        *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
+    )
     for row in attention_rows():
         table.add_row(row.name, *row.cells())
     table.caption = (
