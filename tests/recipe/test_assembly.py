@@ -94,7 +94,7 @@ def test_weights_lie_in_channels_last_memory() -> None:
         (ModelConfig(attention=AttentionConfig(name="non_local", options={"foo": 1})),
          "model.attention.options: unknown 'foo'; it may be one of form, inner_channels"),
         (ModelConfig(attention=AttentionConfig(name="non_local", after=("layer9.0",))),
-         r"cannot insert after 'layer9.0' \(did you mean .*\); the places are layer1.0"),
+         r"cannot insert after 'layer9.0' \(did you mean .*\); choose from layer1.0"),
         (ModelConfig(attention=AttentionConfig(after=("layer2.0",))),
          "model.attention has settings but no name; choose model.attention.name from non_local"),
     ],
