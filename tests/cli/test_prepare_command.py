@@ -97,7 +97,7 @@ def test_verify_a_folder(clips: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "is a folder; train.lr=1 would change a recipe" in refused(*call, "train.lr=1")
     Path("none").mkdir()
     assert "none holds no video" in refused("prepare", "verify", "none")
-    assert "here/checked.jsonl was begun with" in refused(
+    assert "here/checked.jsonl belongs to a run with" in refused(
         "prepare", "verify", clips / "train", "--out", "here"
     )
 
@@ -151,7 +151,7 @@ def test_reencode(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*call) == 1
     redone = [path for path, time in made.items() if path.stat().st_mtime_ns != time]
     assert redone == [gone]
-    begun = "out/reencoded.jsonl was begun with {'short_side': 32, 'key_frame_interval': 8}"
+    begun = "out/reencoded.jsonl belongs to a run with {'short_side': 32, 'key_frame_interval': 8}"
     assert begun in refused(*call[:-3], 64)
     assert "clips/out is inside of clips; choose another folder" in refused(
         "prepare", "reencode", clips, "clips/out"

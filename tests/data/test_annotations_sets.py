@@ -69,9 +69,7 @@ def test_hmdb51_errors(bow: str, message: str, tmp_path: Path) -> None:
 
 def test_hmdb51_empty_split(tmp_path: Path) -> None:
     root = hmdb51(tmp_path, "c.avi 1\n")
-    with pytest.raises(
-        ValueError, match=r"_test_split1.txt: no video of the test part of split 1$"
-    ):
+    with pytest.raises(ValueError, match=r"_test_split1.txt: no test video in split 1$"):
         read_hmdb51(root, 1, "test")
     with pytest.raises(
         ValueError, match=r"^\*_test_split2.txt was not found in .*; put HMDB51's list files there$"

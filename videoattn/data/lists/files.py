@@ -1,4 +1,4 @@
-"""Finds listed videos by the root's index, or by listing folders, without opening any file."""
+"""Finds listed videos in the root's index, or in its folders, without opening any file."""
 
 import os
 import warnings
@@ -59,12 +59,12 @@ def find_videos(
     missing: Missing,
     frame_template: str | None = None,
 ) -> Samples:
-    """Finds the listed videos. Their names are relative to `root/folder` (see `all_videos`).
+    """Returns the listed videos. Their names are relative to `root/folder` (see `all_videos`).
 
     With `frame_template`, the names are folders of images, which the index does not contain.
 
     Raises:
-        ListError: If all videos are missing, or some are and `missing` is "raise".
+        ListError: If all videos are missing, or any if `missing` is "raise".
     """
     indexed = frame_template is None and (root / INDEX_NAME).is_file()
     if match == "name" or indexed:
@@ -101,7 +101,7 @@ def walk(
 ) -> Iterator[str]:
     """Yields the path of every file in a folder and below, except for hidden files and folders.
 
-    Follows links to folders, but not to a folder that contains the link: such a walk has no end.
+    Follows links to folders, except links to a folder that contains them: these never end.
 
     Args:
         folder: Folder to list.
@@ -195,7 +195,7 @@ def _to_samples(
     missing: Missing,
     frame_template: str | None,
 ) -> Samples:
-    """rows: the row in `found` of each listed name, or -1 if it does not exist."""
+    """Joins a list and the existing files; `rows` maps listed names to `found`, -1 if missing."""
     lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]
     if lost and (missing == "raise" or len(lost) == len(rows)):
         raise ListError(_missing_message(root, folder, lost, len(rows), found))

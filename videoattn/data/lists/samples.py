@@ -33,7 +33,7 @@ class Samples:
         frame_template: str | None = None,
         missing: Sequence[str] = (),
     ) -> None:
-        """`paths` are relative to `root`, or absolute."""
+        """Creates the table; `paths` are relative to `root`, or absolute."""
         self.root = root
         self.paths = paths if isinstance(paths, PackedStrings) else PackedStrings.of(paths)
         self.labels: Int64[np.ndarray, " N"] = np.array(labels, dtype=np.int64)

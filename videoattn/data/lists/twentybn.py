@@ -1,4 +1,4 @@
-"""Something-Something v2 and Jester, which have the same publisher."""
+"""Reads Something-Something v2 and Jester, which have the same publisher."""
 
 import json
 from pathlib import Path
