@@ -332,7 +332,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     assert json.loads(line)["path"] == str(broken)
     shutil.copyfile(broken, copy / "train/moves_up/0001.mp4")
     stopped = refused(*words, "--overwrite", "data.on_error=skip", "data.max_failures=1")
-    assert "2 videos could not be decoded, 1 are allowed; see runs/tiny/skipped.jsonl" in stopped
+    assert "2 videos could not be decoded, of at most 1; see runs/tiny/skipped.jsonl" in stopped
 
 
 def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Path) -> None:
@@ -351,9 +351,11 @@ def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Pat
     for split in ("train", "test"):
         for name in ("grows", "shrinks"):
             shutil.copytree(clips / split / name, two / split / name)
-    assert "was trained on 8 classes, the data have 2" in refused("test", run, f"data.root={two}")
+    assert "was trained on 8 classes, but the data has 2" in refused(
+        "test", run, f"data.root={two}"
+    )
     cut = tmp_path / "cut.pt"
     cut.write_bytes((run / "checkpoint-last.pt").read_bytes()[:5000])
-    assert "is truncated (5000 bytes, its end is missing)" in refused("test", cut)
+    assert "is truncated after 5000 bytes" in refused("test", cut)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
     assert "was not written by this package" in refused("test", tmp_path / "foreign.pt")

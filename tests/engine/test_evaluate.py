@@ -78,7 +78,7 @@ def test_nothing_to_score_is_an_error() -> None:
         evaluate(tiny_net(), lost, to_video=to_video)
     with pytest.raises(ValueError, match=r"none of 0 videos could be scored"):
         evaluate(tiny_net(), FakeBatches(num_samples=0), to_video=to_video)
-    with pytest.raises(ValueError, match=r"max_views: 0 is not at least 1"):
+    with pytest.raises(ValueError, match=r"max_views: got 0; need at least 1"):
         evaluate(tiny_net(), BATCHES, to_video=to_video, max_views=0)
 
 
@@ -87,7 +87,7 @@ def test_a_repeated_sample_is_an_error() -> None:
         def epoch(self, epoch: int, skip_batches: int = 0):
             return iter([self.batch([0, 1]), self.batch([1, 2])])
 
-    with pytest.raises(ValueError, match=r"samples \[1\] were given more than once; each counts"):
+    with pytest.raises(ValueError, match=r"samples \[1\] occur more than once; pass each"):
         evaluate(tiny_net(), Twice(), to_video=to_video)
 
 

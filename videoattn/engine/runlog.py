@@ -54,7 +54,7 @@ class RunLog:
             self.display.line(text)
 
     def step(self, state: TrainState, result: StepResult, *, waited: float) -> None:
-        """Reports a completed step, for which the loop waited this many seconds for data."""
+        """Reports a completed step; `waited` is the time spent waiting for data, in seconds."""
         self.clock.step(clips=result.num_clips, waited=waited)
         self.display.update(self.progress_line(state), done=state.step_of_run, total=self.num_steps)
         is_last = state.step == state.steps_per_epoch

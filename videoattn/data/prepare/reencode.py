@@ -1,8 +1,8 @@
 """Re-encodes a video so that it is smaller and faster to seek in: H.264 in MP4.
 
 The copy has all frames that decode, rotated as the file specifies and scaled to the short side.
-Frames keep their times; sound is left out. With a key frame every few frames, decoding a clip starts
-just before its first frame.
+Frames keep their times; sound is left out. With a key frame every few frames, decoding of a clip
+starts just before its first frame.
 """
 
 from fractions import Fraction
