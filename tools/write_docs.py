@@ -43,7 +43,7 @@ def decoders(
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
     ],
 ) -> None:
-    """Print what each decoder makes of every frame of every video (docs/decoders.md)."""
+    """Print the result of each decoder on every frame of every video (docs/decoders.md)."""
     from decoders import COLUMNS, compare
 
     print_table(COLUMNS, compare(folder))

@@ -166,7 +166,7 @@ def test_the_other_commands_take_the_folder(
     assert command("predict", folder, clips / "test/grows/0000.mp4", "--top", 1) == 0
     assert capsys.readouterr().out.splitlines()[1].split("%")[1].strip() in MOTIONS
     assert command("test", folder, f"data.root={clips}") == 0
-    assert "8 videos asked for, 8 decoded, 0 failed" in capsys.readouterr().out
+    assert "8 videos, 8 decoded, 0 failed" in capsys.readouterr().out
     shutil.rmtree(folder / "test")
     words = ("--method", "cam", "--out", tmp_path)
     assert command("visualize", folder, clips / "test/grows/0000.mp4", *words) == 0
@@ -238,7 +238,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 def test_refusals(images: Path, folder: Path, tmp_path: Path) -> None:
     words = ("convert", images, "--as", "torchvision/resnet18")
     assert refused(*words, folder) == (
-        f"error: {folder} exists already; choose another name, or remove it"
+        f"error: {folder} already exists; choose another name, or remove it"
     )
     (tmp_path / "three.txt").write_text("a\nb\n\nc\n")
     assert refused(*words, tmp_path / "new", "--classes", tmp_path / "three.txt") == (

@@ -262,7 +262,7 @@ def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
         ),
         (lambda path: relabel(path, b"2"), r"\(0000000\d has the label 2; there are 2 classes\)"),
         (lambda path: relabel(path, b"x"), r"\(invalid literal for int"),
-        (lambda path: relabel(path, None), r"\(there is 0000000\d with json, mp4, where"),
+        (lambda path: relabel(path, None), r"\(got sample 0000000\d with json, mp4; need"),
     ],
 )
 def test_other_damage(damage: Any, problem: str, folder: Path) -> None:

@@ -173,5 +173,5 @@ def test_safetensors_hold_all_that_prediction_needs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is truncated or not a safetensors file"):
         load_weights(path)
     save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"lack class_names, config, format, preprocessing"):
+    with pytest.raises(CheckpointError, match=r"lacks class_names, config, format, preprocessing"):
         load_weights(path)

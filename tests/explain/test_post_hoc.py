@@ -238,7 +238,7 @@ def test_the_default_layer_is_the_last_stage() -> None:
 
 def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
-    with pytest.raises(ValueError, match=r"in training mode, in which clips mix; call model\.eval"):
+    with pytest.raises(ValueError, match=r"in training mode, which mixes clips; call model\.eval"):
         saliency(made(Pooled).train(), x, TARGETS)
     with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose one of body,"):
         grad_cam(model, x, TARGETS, layer="layer9")

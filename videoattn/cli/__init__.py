@@ -2,7 +2,7 @@
 
 
 def main() -> None:
-    """Runs the command that the program's arguments name."""
+    """Runs the command in `sys.argv`."""
     from videoattn.cli import app  # `import videoattn.cli.train` does not need it
 
     app.main()

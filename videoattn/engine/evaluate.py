@@ -65,11 +65,11 @@ class Evaluation:
         return len(self.failures)
 
     @property
-    def num_asked(self) -> int:
+    def num_videos(self) -> int:
         return self.num_decoded + self.num_failed
 
     @property
-    def num_labelled(self) -> int:
+    def num_labeled(self) -> int:
         return int((self.labels >= 0).sum())
 
     def describe(self) -> str:
@@ -81,7 +81,7 @@ class Evaluation:
         return (
             f"video {name} {_percent(self.video_metrics[name])}  {f'({parts})  ' * bool(parts)}"
             f"clip {name} {_percent(self.clip_metrics[name])}  "
-            f"videos {self.num_labelled}  views {self.num_views}  failed {self.num_failed}"
+            f"videos {self.num_labeled}  views {self.num_views}  failed {self.num_failed}"
         )
 
 

@@ -86,7 +86,7 @@ class RunLog:
             "loss": evaluation.loss,
             f"video_{name}": evaluation.video_metrics[name],
             f"clip_{name}": evaluation.clip_metrics[name],
-            "videos": evaluation.num_labelled,
+            "videos": evaluation.num_labeled,
             "views": evaluation.num_views,
             "failed": evaluation.num_failed,
         }

@@ -1,4 +1,4 @@
-"""Explains the score of a class by a map, for networks with and without attention.
+"""Computes maps that explain the score of a class, for any network.
 
 A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/dA. x: the input.
 
@@ -81,7 +81,7 @@ def hires_cam(
 
 
 def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
-    """Returns a nonnegative map (N, T, H, W): how fast the score changes with each pixel."""
+    """Returns the nonnegative map (N, T, H, W) of the score's gradient at each pixel."""
     return GateMap("cam", _input_gradient(model, video, targets)[0].abs().amax(1))
 
 
@@ -117,15 +117,15 @@ def occlusion(
     fill: str = "mean",
     batch_size: int = 16,
 ) -> GateMap:
-    """Returns how much the score falls when a patch around each pixel is hidden, (N, T, H, W).
+    """Returns the decrease of the score when a patch is hidden, as a map (N, T, H, W).
 
-    The mean over the patches that contain the pixel. Takes one forward pass per patch.
+    A pixel has the mean over the patches that contain it. Takes one forward pass per patch.
 
     Args:
-        patch: Frames, height and width; by default a quarter of the clip and 2/7 of the frame.
-        stride: By default half of the patch.
-        fill: What hides a patch: the clip's mean color, zero, the clip blurred in space, or
-            "freeze", the frame before the patch, which hides motion only.
+        patch: Frames, height and width. Default: a quarter of the clip and 2/7 of the frame.
+        stride: Default: half of the patch.
+        fill: The content of a hidden patch: the clip's mean color, zero, the clip blurred in space,
+            or "freeze", the frame before the patch, which hides only motion.
 
     Raises:
         ValueError: If a patch is larger than the clip, a stride is not between 1 and the patch,
@@ -206,7 +206,7 @@ def _input_gradient(model: nn.Module, video: Video, targets: Labels) -> tuple[Vi
 
 
 def _check_relus(score: Tensor, calls: int) -> None:
-    """Checks that every activation in the graph was guided; `calls` counts the guided ones."""
+    """Checks that every activation in the graph is a guided ReLU; `calls` counts those."""
     relus, others, visited, nodes = 0, set(), set(), [score.grad_fn]
     while nodes:
         node = nodes.pop()
@@ -253,7 +253,7 @@ def _filled(video: Video, fill: str) -> Video:
 
 
 def _frozen(video: Video, window: Window) -> Tensor:
-    """Returns the frame before the window (or the first frame) for each frame of the window."""
+    """Returns the frame before the window, or the first frame, once for each window frame."""
     frames, height, width = (part for part in window if isinstance(part, slice))
     still = video[:, :, max(frames.start - 1, 0), height, width].unsqueeze(2)
     return still.expand(-1, -1, frames.stop - frames.start, -1, -1)
@@ -265,4 +265,4 @@ def _score(logits: Logits, targets: Labels) -> Float[Tensor, " N"]:
 
 def _check_eval(model: nn.Module) -> None:
     if model.training:
-        raise ValueError("the network is in training mode, in which clips mix; call model.eval()")
+        raise ValueError("the network is in training mode, which mixes clips; call model.eval()")
