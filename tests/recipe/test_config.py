@@ -105,7 +105,7 @@ def test_not_a_number(recipe: Path) -> None:
         ("data: {root: x}\n", "name has no value; give one, as in name=..."),
         ("name: a\ndatas: 1\n", r"recipe.yaml: unknown key 'datas' \(did you mean data\?\)"),
         ("name: [a\n", "recipe.yaml is not valid YAML: while parsing a flow sequence"),
-        ("- a\n- b\n", "recipe.yaml is not a recipe: it must hold key: value lines"),
+        ("- a\n- b\n", "recipe.yaml is not a recipe; need lines of key: value"),
         ("3\n", "recipe.yaml is not a recipe"),
     ],
 )

@@ -225,7 +225,7 @@ def attach_masks(
     for position, shape in output_shapes(model, stages, info).items():
         stage = modules[position]
         if not isinstance(stage, nn.Sequential) or len(stage) < 2:
-            raise ValueError(f"{position!r} is not a stage of two or more blocks: nothing to mask")
+            raise ValueError(f"{position!r} has nothing to mask; need a stage of 2 or more blocks")
         mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
         model.set_submodule(position, MaskedStage(stage, mask, name))
     return model

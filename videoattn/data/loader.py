@@ -38,7 +38,7 @@ class ClipLoader:
     Without shuffling (evaluation) every sample is counted once, and ranks may have unequal numbers
     of batches. Batches are in pinned memory if there is a GPU.
 
-    A file fails if it crashes a worker or takes a worker longer than `timeout_seconds`. With
+    A file fails if it crashes a worker or keeps it busy for longer than `timeout_seconds`. With
     on_error="skip", the workers restart and continue without the file; the other samples do not
     change. A worker that is killed from outside always ends the epoch.
 

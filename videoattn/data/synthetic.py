@@ -50,7 +50,7 @@ _OVERSAMPLING = 4
 
 
 class DemoClip(NamedTuple):
-    """One clip before it is encoded."""
+    """A clip before it is encoded."""
 
     frames: Frames
     frame_rate: int  # frames per second

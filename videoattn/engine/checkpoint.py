@@ -49,7 +49,7 @@ class Checkpoint(CheckpointMeta):
 
 
 class CheckpointError(ValueError):
-    """Raised for a file that is no usable checkpoint of this model and dataset."""
+    """Raised for a file that cannot be used: not a checkpoint, damaged, or of another model."""
 
 
 def save(path: Path, payload: Checkpoint) -> None:

@@ -83,7 +83,7 @@ def restart_schedule(
 
 
 class Phase(NamedTuple):
-    """Consecutive epochs that train the same parameters."""
+    """A run of consecutive epochs that train the same parameters."""
 
     stage: int  # from 0
     is_frozen: bool  # whether the backbone is

@@ -145,7 +145,7 @@ def train_one_epoch(
 def save_checkpoint(
     model: nn.Module, optimizer: Optimizer, state: TrainState, run: RunSettings, parallel: Parallel
 ) -> None:
-    """Writes the last checkpoint, and a copy after every `run.keep_epochs`.
+    """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
     Collective: every rank must call it; the main process writes.
 

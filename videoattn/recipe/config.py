@@ -86,7 +86,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of training clips, equal in all frames of a clip."""
+    """The augmentation of training clips, equal in all frames of a clip."""
 
     crop: Literal["area", "short_side", "multi_scale"] = "area"
     """area: a random area and aspect ratio. short_side: a random short side, then a random crop.

@@ -155,7 +155,7 @@ def _read(path: Path) -> Any:
 
 def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str]) -> Config:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
+        raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
     recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
     for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:

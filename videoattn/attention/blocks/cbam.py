@@ -1,4 +1,4 @@
-"""CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, with an additional temporal gate.
+"""The gates of CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, and a temporal gate.
 
     channel:   M_c = sigmoid(MLP(avg x) + MLP(max x))              pooled over positions
     spatial:   M_s = sigmoid(BN(conv([max x ; mean x])))           pooled over channels
@@ -44,7 +44,7 @@ TEMPORAL = ("conv", "mlp", "channel")
 
 
 class CBAM(nn.Module):
-    """Gates in sequence; keeps the shape (N, C, T, H, W).
+    """Applies gates in sequence; keeps the shape (N, C, T, H, W).
 
     The maps are the gates: "channel" (N, C), or (N, C, T) with scope="frame"; "spatial"
     (N, T, H, W); "temporal" (N, T), or (N, C, T) of kind channel with temporal="channel".
@@ -142,7 +142,7 @@ class ChannelGate(Gate):
 
 
 class SpatialGate(Gate):
-    """One gate per position, from the maximum and the mean over its channels."""
+    """A gate per position, from the maximum and the mean over its channels."""
 
     def __init__(self, *, kernel: Sequence[int], gate_start: str) -> None:
         super().__init__(gate_start)

@@ -1,4 +1,4 @@
-"""Hard attention by cropping, AG-CNN (Guan et al., Diagnose like a Radiologist: Attention Guided
+"""The hard-attention network AG-CNN (Guan et al., Diagnose like a Radiologist: Attention Guided
 Convolutional Neural Network for Thorax Disease Classification, 2018, arXiv 1801.09927).
 
     H(p) = max_k |f_k(p)|             f: output of the last stage of the global branch

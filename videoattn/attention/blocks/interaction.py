@@ -1,4 +1,4 @@
-"""Interaction-aware spatio-temporal pyramid attention (Du et al., ECCV 2018, arXiv 1808.01106).
+"""A head with interaction-aware pyramid attention (Du et al., ECCV 2018, arXiv 1808.01106).
 
     y_j = W_j X_jᵀ (+ b_j)          scores of the P positions, in D rows, from each level j
     a   = softmax(F(y_1, ..., y_J)) over the positions of all frames

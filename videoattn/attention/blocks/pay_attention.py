@@ -1,4 +1,4 @@
-"""Learn to pay attention (Jetley et al., ICLR 2018, arXiv 1804.02391).
+"""A head from "Learn to pay attention" (Jetley et al., ICLR 2018, arXiv 1804.02391).
 
 Each level's local features l_i and a global feature g give one attended vector g_a:
 
@@ -41,7 +41,7 @@ from videoattn.types import Video
 
 
 class LevelAttention(nn.Module):
-    """One level: forward(local, g) with (N, C, T, H, W) and (N, G) returns g_a (N, D).
+    """The attention of one level: forward(local, g) maps (N, C, T, H, W) and (N, G) to g_a (N, D).
 
     Args:
         compatibility: "pc", "dp" or "pc_mlp".

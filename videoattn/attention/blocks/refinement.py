@@ -31,7 +31,7 @@ NORMS = ("bn", "ln", "none")
 
 
 class AttentionRefinement(Gate):
-    """One gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
+    """A gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
 
     The map is the gate that multiplies f: (N, C), or (N, C, T) with scope="frame".
 
@@ -102,7 +102,7 @@ class AttentionRefinement(Gate):
 
 
 class _ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over axis 1, for each clip or frame separately."""
+    """A layer norm over axis 1, for each clip or frame separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)

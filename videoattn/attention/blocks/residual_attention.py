@@ -1,5 +1,5 @@
-"""Residual attention (Wang et al., Residual Attention Network for Image Classification, CVPR 2017,
-arXiv 1704.06904): a mask branch next to a trunk.
+"""A mask branch next to a trunk (Wang et al., Residual Attention Network for Image Classification,
+CVPR 2017, arXiv 1704.06904).
 
     out = F + M(u) · F
 

@@ -100,8 +100,8 @@ class Video:
     def frame_times(self, num_frames: int | None = None) -> Float64[np.ndarray, " T"]:
         """Returns the display time of each frame, in seconds after the first.
 
-        The times are those stored in MP4 and Matroska, where the rate may vary. Frames of other
-        files are evenly spaced at the mean rate.
+        MP4 and Matroska store the times, and their rate may vary. Frames of other files are evenly
+        spaced at the mean rate.
 
         Args:
             num_frames: Known number of frames; saves counting them in other files.

@@ -37,7 +37,7 @@ class Listed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Existing files: sorted paths relative to the root, and the columns of the index if any."""
+    """The existing files: sorted paths relative to the root, and the index's columns if any."""
 
     paths: list[str]
     num_frames: Int64[np.ndarray, " N"] | None = None
@@ -133,7 +133,7 @@ def existing_root(root: str | Path) -> Path:
 
 
 def first_folder(root: Path, names: Sequence[str]) -> str:
-    """Returns the first existing folder with a slash, or "" (the root itself) if there is none."""
+    """Returns the first existing folder, ending in a slash, or "" (the root) if none exists."""
     return next((f"{name}/" for name in names if (root / name).is_dir()), "")
 
 

@@ -39,7 +39,7 @@ class Lines(NamedTuple):
         raise ListError(f"{self.path} {self.unit} {first}: {message}{also}")
 
     def require(self, rows: Sequence[Row | None], expected: str) -> list[Row]:
-        """Returns the parsed rows. None marks a malformed one.
+        """Returns the parsed rows. None marks a malformed row.
 
         Raises:
             ListError: If a row is malformed.

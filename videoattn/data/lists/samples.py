@@ -10,7 +10,7 @@ from videoattn.data.strings import PackedStrings
 
 
 class Samples:
-    """Paths, labels and class names of a dataset, in flat arrays that workers share.
+    """The paths, labels and class names of a dataset, in flat arrays that workers share.
 
     Attributes:
         num_frames: Frame count of each video, or None if no count is known before decoding. A 0
