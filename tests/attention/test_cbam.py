@@ -358,7 +358,7 @@ def test_recording_in_a_tsn_covers_its_segments(temporal: str, time_kind: str) -
         ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
         ({"gate_start": "zero"}, "gate_start: 'zero' does not exist; choose from half, identity"),
         ({"temporal": "lstm"}, "temporal: 'lstm' does not exist; choose from conv, mlp, channel"),
-        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' requires"),
+        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' needs"),
         ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* remove it"),
         ({"temporal": "mlp", "num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),

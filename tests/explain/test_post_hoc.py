@@ -245,7 +245,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="'fc' does not return one feature map"):
         grad_cam(model, x, TARGETS, layer="fc")
     with pytest.raises(
-        ValueError, match="the scores of Flat are not one linear layer `fc` of the mean"
+        ValueError, match="the scores of Flat are not a linear function of the mean of"
     ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
     with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):

@@ -226,5 +226,5 @@ def test_settings_that_are_dropped_or_renamed_are_noted(recipe: Path) -> None:
 
 def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes("name: h\u00f6".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml is not a recipe: it is not UTF-8 text; save it"):
+    with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it"):
         config.load(tmp_path / "a.yaml")

@@ -173,9 +173,9 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     shape = tuple(inputs[info.classifier].shape)
     if not isinstance(classifier, nn.Linear) or len(shape) > 3:
         raise ValueError(
-            f"{type(model).__name__} has no linear classifier of one vector for each clip: "
-            f"`{info.classifier}` is a {type(classifier).__name__} of {shape}; choose another "
-            "network"
+            f"{type(model).__name__}: got the classifier `{info.classifier}`, a "
+            f"{type(classifier).__name__} of {shape}; need a linear layer of one vector per clip; "
+            "choose another network"
         )
     return classifier
 

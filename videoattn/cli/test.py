@@ -45,7 +45,7 @@ def evaluate_run(
 
     Raises:
         ValueError: If the run cannot be loaded, or its data is unknown or has other classes.
-        OSError: If the folder cannot be written; the message comes before any scoring.
+        OSError: If the folder cannot be written; raised before scoring.
     """
     with init_parallel(device) as parallel:
         data = remembered_data(run if run.is_dir() else run.parent)

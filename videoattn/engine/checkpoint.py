@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
-    """Reads a file of `save_weights`.
+    """Reads a file that `save_weights` wrote.
 
     Raises:
         CheckpointError: If the file is missing, damaged or foreign.

@@ -30,7 +30,7 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:

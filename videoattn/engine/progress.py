@@ -52,7 +52,7 @@ class Display:
             self.line(line)
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line above the live line."""
         if not self.enabled:
             return
         self._last_line = time.monotonic()

@@ -49,7 +49,7 @@ class RunLog:
             tracker.close()
 
     def lines(self, texts: Sequence[str]) -> None:
-        """Prints lines that stay."""
+        """Prints permanent lines above the live line."""
         for text in texts:
             self.display.line(text)
 

@@ -64,7 +64,7 @@ def fit(
     parallel: Parallel | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains `model`, which is on its device, in place; writes checkpoints and logs.
+    """Trains `model` in place on its device, and writes checkpoints and logs.
 
     `resume` is a loaded checkpoint of the same run: training continues bit for bit.
 

@@ -34,7 +34,7 @@ def canvas_axes(size: tuple[int, int]) -> Axes:
 
 
 def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
-    """Returns the RGB picture with the drawing of axes of its size over it."""
+    """Draws the content of axes over a picture of the same size, and returns it in RGB."""
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

@@ -55,9 +55,8 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
         or not torch.allclose(classifier(pooled), logits, rtol=1e-3, atol=1e-4)
     ):
         raise ValueError(
-            f"cam: the scores of {type(model).__name__} are not one linear layer "
-            f"`{structure.classifier}` of the mean of {layer!r}; use grad_cam or hires_cam, which "
-            "work for any network"
+            f"cam: the scores of {type(model).__name__} are not a linear function of the mean of "
+            f"{layer!r} by `{structure.classifier}`; use grad_cam or hires_cam"
         )
     weights = classifier.weight[targets].detach()
     return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), identity_value=0.0)
@@ -167,7 +166,7 @@ def _activations(model: nn.Module, video: Video, layer: str) -> tuple[Tensor, Lo
     _check_eval(model)
     if not layer or layer not in dict(model.named_modules()):
         names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"layer {layer!r} does not exist; choose one of {names}, or inside one")
+        raise ValueError(f"layer {layer!r} does not exist; choose {names}, or a module in one")
     # A copy continues, because an in-place activation after the layer would overwrite its output.
     with capture(model, [layer], copy=True) as outputs:
         logits = model(video)

@@ -61,7 +61,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """A block 3x3 (over k_t frames), 3x3: (N, width, T, H', W')."""
+    """A residual block 3x3 (over k_t frames), 3x3, with output (N, width, T, H', W')."""
 
     expansion = 1
 
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A block 1x1 (over k_t frames), 3x3 (with the stride), 1x1: (N, 4·width, T, H', W')."""
+    """A residual block 1x1 (over k_t frames), 3x3 (stride), 1x1: (N, 4·width, T, H', W')."""
 
     expansion = 4
 

@@ -144,9 +144,7 @@ def _read(path: Path) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not a recipe: it is not UTF-8 text; save it as UTF-8"
-        ) from error
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     except OSError as error:  # what OmegaConf raises for a file that holds one word or number

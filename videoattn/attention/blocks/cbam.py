@@ -86,8 +86,8 @@ class CBAM(nn.Module):
         one_of("temporal", temporal, TEMPORAL)
         if (num_frames is not None) != (temporal == "mlp"):
             raise ValueError(
-                f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' requires the "
-                "number of frames at this block, and the others accept any number: remove it"
+                f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' needs the "
+                "number of frames at this block, 'conv' and 'channel' need None"
             )
 
         def build(gate: str) -> nn.Module:

@@ -65,7 +65,7 @@ class HardCrop(nn.Module):
             which also crops time. "frame": one box for each of the T' frames, which are scaled and
             thresholded separately.
         threshold: tau, in [0, 1).
-        statistic: H over the channels of |f|: "max", "l1" or "l2".
+        statistic: H as the "max", the mean ("l1") or the root mean square ("l2") of |f|.
         scale: Scale H to [0, 1] by "minmax" or by its "max".
         min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
 

@@ -46,8 +46,8 @@ class LevelAttention(nn.Module):
     Args:
         compatibility: "pc", "dp" or "pc_mlp".
         normalizer: "softmax" or "sigmoid".
-        scope: Positions compete over all frames ("joint"), or within each frame, and the vectors of
-            the frames are averaged ("per_frame").
+        scope: With "joint", positions compete over all frames. With "per_frame", they compete
+            within each frame, and the vectors of the frames are averaged.
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
             to G channels ("local"; D = G).
 

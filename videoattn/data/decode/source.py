@@ -67,7 +67,7 @@ class DecodeError(Exception):
 
     Attributes:
         path: The path or name of the video.
-        reason: What is wrong with it.
+        reason: The problem.
         num_frames: The number of frames that decode, set only if they are too few.
     """
 

@@ -41,7 +41,7 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
 
 
 def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> bool:
-    """Returns whether a new decoder gives these frames first."""
+    """Returns whether a new decoder outputs exactly these frames first."""
     found, to_rgb = 0, ToRGB()
     with Video(path) as video:
         for packet in [*packets, None]:

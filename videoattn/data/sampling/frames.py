@@ -107,7 +107,7 @@ def uniform_train(
     num_frames: int,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """Draws one frame of each segment, with both ends included.
+    """Draws one frame of each segment; segments include both ends.
 
     This is mmaction2's UniformSample, and PySlowFast's sampling for Something-Something.
     """

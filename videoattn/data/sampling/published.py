@@ -1,6 +1,6 @@
 """Computes frame indices as mmaction2 and PySlowFast do, with their rounding.
 
-Published accuracies can be reproduced with them. `target_fps` spaces the frames as if every video
+They reproduce published accuracies. `target_fps` spaces the frames as if every video
 had that rate (None: the rate of the video). A video without a rate is treated as if it had the
 target rate.
 """

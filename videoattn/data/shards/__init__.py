@@ -61,7 +61,7 @@ class Shards:
         return np.cumsum(self.counts) - self.counts
 
     def samples(self) -> Samples:
-        """Returns the names of all samples. Labels are -1, because they are in the samples."""
+        """Returns the names of all samples. Labels are -1: reading a sample reveals its label."""
         tars = map(tar_name, self.urls)
         paths = [
             f"{tar}/{number:08d}"
@@ -215,7 +215,7 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
         )
     label, about = int(sample["cls"]), json.loads(sample["json"])
     if not 0 <= label < num_classes:
-        raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
+        raise ValueError(f"{name}: got label {label}; need 0 to {num_classes - 1}")
     return VideoBytes(
         f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
         int(about["num_frames"]), float(about["fps"]),
