@@ -189,9 +189,9 @@ def _read_from_start(path: Path, indices: np.ndarray) -> Frames | None:
     """Decodes every frame up to the last index, without seeking or skipping.
 
     Returns:
-        The frames. Frame numbers shift if damage is in frames that are otherwise skipped, so that
-        fewer frames decode. The result is then None if stored times identify the frames; without
-        stored times it is empty, and counts as "other frames".
+        The frames. If damage outside of the requested frames leaves fewer frames, their numbers
+        shift. The result is then None if the file stores times, which identify frames. Otherwise
+        it is empty, and counts as "other frames".
     """
     wanted, count = set(indices.tolist()), 0
     images: list[np.ndarray] = []

@@ -229,7 +229,7 @@ def cut(path: Path) -> None:
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is neither a run's folder with a checkpoint-last"):
+    with pytest.raises(CheckpointError, match=r"need the folder of a run with checkpoint-last"):
         videoattn.load(tmp_path)
     with pytest.raises(CheckpointError, match=r"nor a shared one with model.safetensors and conf"):
         videoattn.load(tmp_path / "nothing")

@@ -260,7 +260,7 @@ def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
             lambda path: path.write_bytes((path.parent / "000000.tar").read_bytes()),
             r"\(got sample 00000000 with cls, json, mp4; need 0000000\d with a video, cls ",
         ),
-        (lambda path: relabel(path, b"2"), r"\(0000000\d has the label 2; there are 2 classes\)"),
+        (lambda path: relabel(path, b"2"), r"\(0000000\d: got label 2; need 0 to 1\)"),
         (lambda path: relabel(path, b"x"), r"\(invalid literal for int"),
         (lambda path: relabel(path, None), r"\(got sample 0000000\d with json, mp4; need"),
     ],

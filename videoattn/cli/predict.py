@@ -33,7 +33,7 @@ def predict(
 ) -> Evaluation:
     """Prints the `top` classes of each video, and returns the scores.
 
-    Frames are sampled as the run's own config describes.
+    The config of the run determines the sampled frames.
 
     Raises:
         ValueError: If the run cannot be loaded, or a video is a folder or an address.

@@ -136,8 +136,8 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
     file = path / LAST if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(
-            f"{path} is neither a run's folder with a {LAST}, nor a shared one with {WEIGHTS} and "
-            f"{ABOUT}, nor a checkpoint"
+            f"{path}: need the folder of a run with {LAST}, a shared folder with {WEIGHTS} and "
+            f"{ABOUT}, or a checkpoint"
         )
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
@@ -270,7 +270,9 @@ def _check_is_zip(path: Path) -> None:
 
 def _check_format(path: Path, found: object) -> None:
     if found != FORMAT:
-        raise CheckpointError(f"{path}: has format {found}; this version reads {FORMAT}; update it")
+        raise CheckpointError(
+            f"{path}: has format {found}; this version reads {FORMAT}; update the package"
+        )
 
 
 def _check_plain(value: object, name: str) -> None:

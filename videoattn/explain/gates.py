@@ -42,8 +42,8 @@ def draw_gate(
 
     Args:
         frames, title, labels: As in `draw_sheet`.
-        input_size: The (height, width) of the network's input, in whose pixels boxes are given.
-            Default: the size of `frames`.
+        input_size: The (height, width) of the network's input; boxes are in its pixels. Default:
+            the size of `frames`.
 
     Raises:
         ValueError: If the frames do not fit the map, weights are not finite or have a wrong shape,

@@ -192,7 +192,7 @@ class FrameMLPGate(Gate):
     def __init__(self, num_frames: int, *, gate_start: str) -> None:
         super().__init__(gate_start)
         if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+            raise ValueError(f"num_frames: got {num_frames}; need at least 1")
         self.num_frames = num_frames
         self.mlp = GateMLP(num_frames, max(num_frames // 2, 1))
         if gate_start == "identity":

@@ -113,9 +113,9 @@ class CompactNonLocal(nn.Module):
                 "channels; choose a common divisor"
             )
         if order < 0:
-            raise ValueError(f"order must be at least 0, got {order}")
+            raise ValueError(f"order: got {order}; need at least 0")
         if gamma <= 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+            raise ValueError(f"gamma: got {gamma}; need more than 0")
         self.groups = groups
         self.kernel = kernel
         self.order = order

@@ -150,8 +150,7 @@ def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
     """
     if reduction < 1 or divisor < 1:
         raise ValueError(
-            f"reduction and divisor must be at least 1, got reduction={reduction}, "
-            f"divisor={divisor}"
+            f"reduction and divisor: got {reduction} and {divisor}; need at least 1 each"
         )
     if divisor > 1:
         return max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)

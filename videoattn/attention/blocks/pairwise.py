@@ -192,7 +192,7 @@ class SimilarityAttention(PairwiseBlock):
         one_of("normalizer", normalizer, NORMALIZERS)
         for name, value in (("tau", tau), ("bandwidth", bandwidth)):
             if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+                raise ValueError(f"{name}: got {value}; need more than 0")
         inner = inner_channels or max(channels // 2, 1)
         scales = {"scaled": inner**-0.5, "cosine": tau, "rbf": (bandwidth or inner**0.25) ** -2}
         scale = scales.get(similarity, 1.0)

@@ -21,8 +21,8 @@ have no effect. With the sigmoid, and in pc_mlp (which is ours), the map depends
 Where we differ. In the paper g comes from layers after the last local level; here it is the pooled
 output of the last stage, which by default is itself the last level. If widths differ, the paper
 projects g to the width of l. SaoYan's public code projects l to the width of g (`project="local"`),
-has the sigmoid as an option, and returns c as the map: see `compatibility`; recorded maps are the
-weights. u starts small, so each level starts near its average.
+has the sigmoid as an option, and returns c as the map. Here recorded maps are the weights, and the
+method `compatibility` returns c. u starts small, so each level starts near its average.
 """
 
 import math

@@ -290,4 +290,4 @@ def _check(out_channels: int, stride: int, window: Sequence[int], heads: int) ->
         )
     check_odd("window", window)
     if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+        raise ValueError(f"stride: got {stride}; need at least 1")

@@ -69,8 +69,8 @@ def decode(
             It is called once. Each frame is cropped as it is decoded, so that only one whole frame
             is in memory at a time.
         short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
-            Faster, but the pixels differ from those of cropping first.
-        starts: Where PyAV may start decoding in a file without timestamps.
+            This is faster, but gives other pixels than cropping first.
+        starts: The packets at which PyAV may start decoding in a file without timestamps.
 
     Raises:
         DecodeError: If the file cannot be read, has too few frames, or the decoder is not exact for

@@ -1,9 +1,9 @@
 """Reads and writes the index of a data root, `videoattn_index.npz`.
 
-With it, lists are checked and frames counted without opening any video. The file is an npz of flat
-arrays, one row per video in the order of the paths: `paths` (uint8: the paths relative to the root,
-concatenated), `ends` (int64: where each path ends), `num_frames` (int64; 0: unknown, as for a file
-that does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
+The index replaces opening videos to check lists and count frames. The file is an npz of flat
+arrays with one row per video, sorted by path: `paths` (uint8: the paths relative to the root,
+concatenated), `ends` (int64: the end of each path), `num_frames` (int64; 0 if unknown, for example
+if a file does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
 after rotation), `key_frames` (int64, their number).
 
 `file_bytes` (int64), `start_ends` (int64), `start_packets` and `start_frames` (int64) hold the

@@ -7,7 +7,7 @@ segments that share ends.
 
 If a clip extends past the end of the video, a policy decides:
   loop         index modulo the frame count (mmaction2's default)
-  repeat_last  repeats the last frame of the clip that is inside the video
+  repeat_last  repeats the last of the clip's frames inside the video
   error        raises ShortVideoError
 """
 

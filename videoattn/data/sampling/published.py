@@ -173,7 +173,7 @@ def pyslowfast_views(
 
 
 def _mmaction2_span(length: int, fps: float, target_fps: float | None) -> float:
-    """Returns the frames of the video that a clip covers, a fraction if there is a target rate."""
+    """Returns the number of video frames that a clip spans; a target rate makes it fractional."""
     return max(1.0, length * ((fps or target_fps) / target_fps)) if target_fps else float(length)
 
 
