@@ -24,7 +24,7 @@ app = typer.Typer(help="Print the Markdown tables of the documentation.", no_arg
 
 @app.command()
 def attention() -> None:
-    """Print every attention system and what it adds to an I3D-R50 (docs/attention.md)."""
+    """Print every attention system and its cost in an I3D-R50 (docs/attention.md)."""
     rows = listing.attention_rows()
     print_table(listing.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
 

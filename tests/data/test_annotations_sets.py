@@ -271,7 +271,7 @@ def test_something_labels(tmp_path: Path) -> None:
     root = something(tmp_path, [entry("78687")])
     write(root, **{"something-something-v2-labels__json": '{"a": "0", "b": "2"}'})
     with pytest.raises(
-        ValueError, match=r"labels.json: no class has the number 1, of 2; expected a"
+        ValueError, match=r"labels.json: number 1 is missing among 2 classes; expected a"
     ):
         read_something(root)
     write(root, **{"something-something-v2-labels__json": '["a"]'})

@@ -15,8 +15,8 @@ from videoattn.types import ModelInfo, Video, own_info
 class VideoView(nn.Module):
     """Lets a video block read the features (N·T, C, H, W) of a 2-D network as (N, C, T, H, W).
 
-    Each 4-D input is such a stack of images; other inputs, such as a pooled feature, pass
-    unchanged. A video that the block returns becomes images again; logits pass unchanged.
+    A 4-D input is a stack of images. Other inputs, such as a pooled feature, pass unchanged. If the
+    block returns a video, it becomes images again; logits pass unchanged.
 
     Args:
         block: The video block.

@@ -172,8 +172,8 @@ class HasMaps(Protocol):
 def to_input(found: PairwiseMap | GateMap, size: Grid, *, smooth: bool = False) -> Tensor:
     """Resamples a map to the grid (T, H, W) of a clip.
 
-    A frame has the weights of the temporal cell that covers it. A pixel has those of its cell, or
-    of a bilinear interpolation between cell centers.
+    A frame has the weights of the temporal cell that covers it. A pixel has the weights of its
+    cell, or of a bilinear interpolation between cell centers.
 
     Args:
         found: The map.

@@ -1,4 +1,4 @@
-"""The command line: one file per command."""
+"""The command-line interface, with one file per command."""
 
 
 def main() -> None:

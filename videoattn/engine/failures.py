@@ -45,8 +45,8 @@ def count_samples(
     if run.max_failures is not None and len(state.failed) > run.max_failures:
         last = list(new.values())[-1]
         raise TooManyFailuresError(
-            f"{len(state.failed)} videos could not be decoded, of at most {run.max_failures}; see "
-            f"{run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
+            f"{len(state.failed)} videos could not be decoded; at most {run.max_failures} may fail"
+            f"; see {run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
         )
 
 

@@ -1,6 +1,6 @@
 """Freezes pretrained parameters in fine-tuning.
 
-Which are frozen is a pure function of the epoch, so checkpoints do not store it.
+The frozen set is a pure function of the epoch, so checkpoints do not store it.
 """
 
 from collections.abc import Iterator

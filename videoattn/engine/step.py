@@ -94,8 +94,8 @@ def update(
 ) -> StepResult:
     """Takes one step on the mean loss over all clips of `group` on all ranks.
 
-    `model` is the result of `parallel.wrap`. Each view counts as a clip. Without a clip on any
-    rank, nothing changes.
+    `model` is the result of `parallel.wrap`. Each view counts as a clip. If no rank has a
+    clip, nothing changes.
 
     Raises:
         NonFiniteError: If the loss or the gradient is not finite; the message names the samples.

@@ -219,8 +219,8 @@ def _check_relus(score: Tensor, calls: int) -> None:
     if others or relus != calls or not relus:
         found = ", ".join(sorted(others)) or f"{relus - calls} ReLU calls outside nn.ReLU modules"
         raise ValueError(
-            f"guided_backprop: needs a network of nn.ReLU modules, and this one has {found}; use "
-            "saliency or a CAM"
+            f"guided_backprop: got a network with {found}; need only nn.ReLU modules; use saliency "
+            "or a CAM"
         )
 
 

@@ -75,7 +75,7 @@ def make_grid(
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
     """Returns the number of columns for panels of an aspect ratio (width / height).
 
-    It fills rows, and gives `groups` such grids, one below the other, a pleasant shape.
+    Rows are full, and `groups` such grids, one below the other, have a pleasant shape.
     """
     if count <= 4:
         return count
@@ -136,7 +136,7 @@ class Sheet:
         draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
 
     def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
-        """Draws the colors over gray, as over a frame, or solid for charts.
+        """Draws a color bar: colors over gray, as over frames, or solid colors for charts.
 
         Numbers are multiples if the unit is the uniform weight.
         """

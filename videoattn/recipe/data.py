@@ -134,8 +134,8 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
         source = "the training shards"
     if names is not None and names != shards.class_names:
         raise ValueError(
-            f"the {subset} shards have other classes than {source}: {len(shards.class_names)} and "
-            f"{len(names)}, from {shards.class_names[0]!r} and {names[0]!r} on"
+            f"the {subset} shards have {len(shards.class_names)} classes from "
+            f"{shards.class_names[0]!r} on; need the {len(names)} of {source}, from {names[0]!r} on"
         )
     return shards
 

@@ -28,7 +28,7 @@ class Initial(NamedTuple):
 
 
 def load_initial_weights(model: nn.Module, config: Config) -> Initial:
-    """Loads the weights that `model.weights` names into the model.
+    """Loads the weights of `model.weights` into the model.
 
     `model.weights` is a run, a shared folder or a checkpoint of ours; `torchvision/resnet50`, which
     is downloaded; or a public name with its file, such as `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D

@@ -6,8 +6,8 @@
 
 Gates run in sequence, each on the output of the previous one. The paper applies the channel gate
 and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
-is in the authors' code, but not in the paper's formula; as in that code it starts at zero, so those
-gates start at 1/2 everywhere, and its momentum is 0.01.
+is in the authors' code, but not in the paper's formula. There and here it starts at zero, so the
+gate starts at 1/2 everywhere; the momentum is 0.01.
 
 Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
 gate pools over are ours. In the authors' code the MLP always has biases.

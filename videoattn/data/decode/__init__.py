@@ -3,7 +3,7 @@
 Frame i is the i-th frame that the decoder outputs. Frame counts in headers, frame rates and seek
 tables may be wrong, so none of them is used. The default decoder is PyAV, which is exact for every
 file that decodes. decord and torchcodec return the same frames or refuse the file
-(docs/decoders.md lists which). Frames are counted and timed by PyAV, whichever decoder is used.
+(docs/decoders.md lists which). PyAV counts and times the frames for every decoder.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,7 +4,7 @@ A frame's index is its number in the decoder's output. If the container stores p
 (MP4, Matroska), the packets are listed first, and only the packets that requested frames need are
 decoded. Other files are decoded from the last known group start (see `GroupStarts`), or from the
 first packet. Anything unexpected (a damaged packet or frame, missing or disordered times) makes
-decoding start over from the first packet. Damage inside a frame that is skipped is not noticed.
+decoding start over from the first packet. Damage inside skipped frames is not detected.
 """
 
 import os
@@ -81,7 +81,7 @@ class Video:
     def num_frames(self) -> int:
         """The number of frames, from the container's list or, without one, by decoding.
 
-        Damage that leaves the packets whole is not noticed; `decode` then raises a DecodeError
+        Damage inside packets is not detected; `decode` then raises a DecodeError
         with the true count.
         """
         return len(self.packet_index.packets) if self.packet_index else self._count()
@@ -255,7 +255,7 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
         video.flush()
         for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
-                if frame.is_corrupt:  # what conceals the damage depends on earlier frames
+                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:

@@ -114,7 +114,7 @@ def parse_list(
     if not separator:
         raise ValueError("separator: got ''; need some text; ' ' matches any blanks and tabs")
     if not list_file.is_file():
-        raise ListError(f"{list_file}: the list file does not exist")
+        raise ListError(f"{list_file}: the list file does not exist; correct its path")
     lines = Lines.read(list_file)
     lines.check_not_empty(_EXAMPLES[columns].partition(",")[0])
     parsed = _parse_lines(lines.text, columns, separator)

@@ -12,8 +12,8 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
     """Returns pairs (packet, frame): decoding from the packet gives the frames from `frame` on.
 
     Every key packet is tried, and kept if decoding from it reproduces the frames of the whole file
-    up to the second next key packet. Returns nothing for damaged files: what conceals the damage
-    depends on earlier frames.
+    up to the second next key packet. Returns nothing for damaged files, because the concealment of
+    damage depends on earlier frames.
     """
     with Video(path) as video:
         video.stream.codec_context.copy_opaque = True
