@@ -194,7 +194,7 @@ def test_a_shared_network_in_python(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text('{"a'), "config.json: is damaged: not JSON "),
         (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged: not JSON "),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: has format None; this"),
-        (lambda f: without(f, "class_names"), "config.json: is damaged, it lacks class_names; "),
+        (lambda f: without(f, "class_names"), "config.json: is damaged: it lacks class_names; "),
         (lambda f: set_value(f, "class_names", 8), "class_names: need a list of strings, one"),
         (lambda f: set_value(f, "format", "videoattn/9"), "has format videoattn/9; this version"),
         (lambda f: set_value(f, "class_names", ["a"]), r"is of another model: fc.weight is \(8, "),

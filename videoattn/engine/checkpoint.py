@@ -22,7 +22,7 @@ FORMAT = "videoattn/1"
 LAST = "checkpoint-last.pt"
 """The newest checkpoint in a run folder."""
 WEIGHTS, ABOUT = "model.safetensors", "config.json"
-"""The two files of a folder to share: no code, no pickles."""
+"""The two files of a folder to share. They hold no code and no pickles."""
 
 State = dict[str, Tensor]
 
@@ -235,7 +235,7 @@ def _read_meta(path: Path) -> CheckpointMeta:
     _check_format(path, meta.get("format") if isinstance(meta, dict) else None)
     missing = sorted(CheckpointMeta.__required_keys__ - set(meta))
     if missing:
-        raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
+        raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}; copy it again")
     names = meta["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: class_names: need a list of strings, one per class")

@@ -147,7 +147,7 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:  # what OmegaConf raises for a file that holds one word or number
+    except OSError as error:  # OmegaConf raises this for a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 

@@ -188,7 +188,7 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
             some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has} (systems with some: {some})"
+                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
             )
     return {**own, **chosen}
 

@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = frozenset(
 _ENDINGS = tuple(VIDEO_SUFFIXES)
 
 Missing = Literal["raise", "drop", "keep"]
-"""What to do about listed videos that do not exist. Decoding a kept one fails."""
+"""The treatment of listed videos that do not exist. Decoding a kept video fails."""
 
 Match = Literal["path", "stem", "name"]
 """path: the listed path. stem: that path, with any extension. name: a file of that name, with any
