@@ -239,7 +239,7 @@ def test_visualize_draws_sheets_and_overlays(
         assert sum(1 for _ in container.decode(video=0)) >= 4
 
 
-def test_visualize_refuses_what_the_network_does_not_see(run: Path, clips: Path) -> None:
+def test_visualize_refuses_queries_outside_the_clip(run: Path, clips: Path) -> None:
     video = clips / "test/moves_left/0000.mp4"
     assert refused("visualize", run, video, "--query", "1,2").startswith(
         "error: query '1,2' is not FRAME,X,Y: a frame number and a pixel"

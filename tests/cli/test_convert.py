@@ -235,7 +235,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
         videoattn.load(tmp_path / "nothing")
 
 
-def test_refusals(images: Path, folder: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(images: Path, folder: Path, tmp_path: Path) -> None:
     words = ("convert", images, "--as", "torchvision/resnet18")
     assert refused(*words, folder) == (
         f"error: {folder} already exists; choose another name, or remove it"

@@ -95,7 +95,7 @@ def losses() -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("source", ["made", "real"])
-def test_skip_ends_adds_up_and_names_each(
+def test_skipping_finishes_and_names_each_failed_file(
     source: str,
     videos: Path,
     tmp_path: Path,

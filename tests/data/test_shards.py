@@ -43,7 +43,7 @@ def loader(folder: Path, split: str = ".", on_error: Any = "raise", **kwargs: An
     return ClipLoader(ShardDataset(shards, clips), **options)
 
 
-def test_what_is_written(thirteen: Path, folder: Path) -> None:
+def test_written_files(thirteen: Path, folder: Path) -> None:
     samples = read_folders(thirteen)
     table = json.loads((folder / TABLE).read_text())
     assert table["class_names"] == ["left", "right"]
@@ -96,7 +96,7 @@ def test_a_video_in_memory_decodes_as_its_file(decoder: Any, thirteen: Path) -> 
         decode(VideoBytes("name", b"no video"), [0])
 
 
-def test_the_samples_of_files(thirteen: Path, folder: Path) -> None:
+def test_shards_give_the_samples_of_their_files(thirteen: Path, folder: Path) -> None:
     """A sample's pixels are those of its file in a list of the shards' order."""
     streamed = loader(folder, shuffle=False, batch_size=13)
     (batch,) = streamed.epoch(0)

@@ -77,7 +77,7 @@ def go(
 
 
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_each_stage_changes_only_its_part(
+def test_each_stage_changes_only_its_modules(
     tmp_path: Path, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     run = replace(run_in(tmp_path), keep_epochs=1)

@@ -74,7 +74,7 @@ def test_the_paddings_differ_by_size_alone() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 12))
-def test_same_leaves_a_place_for_every_stride(size: int) -> None:
+def test_same_padding_has_an_output_for_every_stride(size: int) -> None:
     x = torch.rand(1, 2, size, size, size)
     for pool in (MaxPool((3, 3, 3), (2, 2, 2)), MaxPool((2, 2, 2), (2, 2, 2))):
         assert pool(x).shape[2:] == (-(-size // 2),) * 3

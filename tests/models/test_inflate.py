@@ -21,7 +21,7 @@ def test_a_still_video_gets_the_frame_s_features(num_frames: int, method: str) -
     torch.testing.assert_close(F.conv3d(video, inflated)[:, :, 0], F.conv2d(frame, weight))
 
 
-def test_mean_repeats_and_centre_places() -> None:
+def test_mean_repeats_and_centre_uses_the_center() -> None:
     weight = torch.ones(1, 1, 1, 1)
     mean = inflate_weight(weight, num_frames=3, method="mean").flatten()
     centre = inflate_weight(weight, num_frames=3, method="centre").flatten()
@@ -96,7 +96,7 @@ def test_a_still_video_has_its_frame_s_features_in_every_layer(
         torch.testing.assert_close(answer, logits, rtol=1e-9, atol=1e-11)
 
 
-def test_a_classifier_of_other_classes_is_left_as_it_was() -> None:
+def test_a_classifier_of_other_classes_is_unchanged() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3)
     before = model.fc.weight.clone()
     assert load_inflated(model, _image_network().state_dict()) == ["fc.weight", "fc.bias"]

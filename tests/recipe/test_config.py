@@ -72,7 +72,7 @@ def test_recipes_load_are_short_and_name_their_runs(path: Path, tmp_path: Path) 
         ("faster", "override 'faster' is not key=value, as in train.lr=0.02"),
     ],
 )  # fmt: skip
-def test_bad_overrides(recipe: Path, override: str, message: str) -> None:
+def test_invalid_overrides_are_rejected(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config.load(recipe, [override])
 
@@ -121,7 +121,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
         config.load(tmp_path / "nowhere.yaml")
 
 
-def test_another_attention_system_leaves_the_options_of_the_recipe_s_own(recipe: Path) -> None:
+def test_choosing_another_attention_system_drops_the_recipes_options(recipe: Path) -> None:
     kept = config.load(recipe, ["model.attention.name=non_local"]).model.attention
     assert (kept.after, kept.options) == (("layer2.1",), {"key_pool": [1, 2, 2]})
     other = config.load(

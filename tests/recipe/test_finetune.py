@@ -102,7 +102,7 @@ def moved_by_epoch(folder: Path, num_epochs: int, start: nn.Module) -> list[set[
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 @pytest.mark.parametrize("freeze_batch_norm", [False, True])
 @pytest.mark.parametrize("frozen_epochs", [0, 2, 4])
-def test_each_option_keeps_what_it_says(
+def test_each_option_freezes_its_parameters(
     tmp_path: Path,
     frozen_epochs: int,
     freeze_batch_norm: bool,
@@ -135,7 +135,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_same(*(load(tmp_path / name / "checkpoint-last.pt") for name in ("halved", "whole")))
 
 
-def test_no_graph_is_kept_for_what_is_frozen(
+def test_no_graph_is_kept_for_frozen_parameters(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Up to the first new block; behind it, gradients pass through but are not summed."""
@@ -204,7 +204,7 @@ def begun(asked: Config, num_classes: int = 4) -> tuple[nn.Module, FineTuning | 
     return model, make_fine_tuning(asked, model, new)
 
 
-def test_the_backbone_is_what_the_weights_reached(weights: Path) -> None:
+def test_the_backbone_is_all_pretrained_parameters(weights: Path) -> None:
     asked = recipe(weights, freeze_backbone_epochs=2, freeze_batch_norm=True, num_epochs=3)
     model, tuning = begun(asked)
     assert tuning is not None

@@ -44,7 +44,9 @@ def images(tmp_path: Path) -> tuple[str, nn.Module]:
 
 
 @pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
-def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], name: str) -> None:
+def test_image_weights_leave_attention_blocks_at_their_initialization(
+    images: tuple[str, nn.Module], name: str
+) -> None:
     source, network = images
     attention = AttentionConfig(name="non_local", after=("layer2.1", "layer3.0"))
     model, notes = started(recipe(source, name=name, attention=attention))
@@ -59,7 +61,7 @@ def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], 
 
 
 @pytest.mark.parametrize(("inflate", "frames"), [("mean", [1, 1, 1]), ("centre", [0, 3, 0])])
-def test_the_recipe_says_how_to_inflate(
+def test_the_recipe_selects_the_inflation(
     images: tuple[str, nn.Module], inflate: str, frames: list[int]
 ) -> None:
     source, network = images

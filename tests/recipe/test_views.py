@@ -97,7 +97,7 @@ def test_several_clips_of_each_video_fill_a_batch(recipe: Path) -> None:
     assert sorted(seen.tolist()) == list(range(7))
 
 
-def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
+def test_precise_norms_use_training_videos_with_test_views(recipe: Path) -> None:
     """Both parts hold the same clips, so their views are the same, in another order."""
     config = load(recipe, ["train.precise_norm_clips=5", "test.num_clips=2", "test.batch_size=4"])
     model, samples = make_model(config.model, 2), make_samples(config.data, "train")
@@ -146,7 +146,7 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
         ("model.name=x", "x has no batch norms; remove it"),
     ],
 )
-def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> None:
+def test_invalid_precise_norms_are_rejected(recipe: Path, word: str, message: str) -> None:
     config = load(recipe, ["train.precise_norm_clips=5", word])
     model = torch.nn.Linear(1, 1) if "model" in word else make_model(load(recipe).model, 2)
     samples = make_samples(config.data, "train")
