@@ -22,9 +22,9 @@ CEILINGS = {
     "weights": 1_250,
     "data": 4_600,
     "engine": 2_110,
-    "explain": 2_250,
+    "explain": 1_620,
     "recipe": 2_050,
-    "cli": 2_250,
+    "cli": 2_280,
 }
 
 

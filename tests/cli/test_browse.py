@@ -12,7 +12,7 @@ from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
-from videoattn.explain.contact import Clip, draw_clips
+from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.load import load

@@ -243,7 +243,7 @@ def test_visualize_refuses_what_the_network_does_not_see(run: Path, clips: Path)
         "error: query '1,2' is not FRAME,X,Y: a frame number and a pixel"
     )
     assert "query: frame 999 is not in" in refused("visualize", run, video, "--query", "999,1,1")
-    assert "query: pixel (0, 0) is outside the centre crop that the network sees; x must be" in (
+    assert "query: pixel (0, 0) is outside the center crop that the network sees; x must be" in (
         refused("visualize", run, video, "--query", "3,0,0")
     )
     assert refused("visualize", run, video, "--layer", "fc") == (

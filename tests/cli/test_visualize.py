@@ -1,18 +1,22 @@
-"""`videoattn visualize` on networks of every kind of map: which files, and what it says."""
+"""`videoattn visualize` on networks with every kind of map: its files and its output."""
 
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from PIL import Image
 
 from videoattn.cli.app import main
-from videoattn.cli.visualize import _choose_maps, _owners, visualize, visualize_score
+from videoattn.cli.clip import read_clip
+from videoattn.cli.visualize import choose_maps, map_owners, visualize, visualize_score
+from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
-from videoattn.recipe.load import load
+from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.model import make_model
+from videoattn.recipe.run import load
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
 
@@ -24,8 +28,14 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "test/moves_left/0000.mp4"
 
 
-def untrained(folder: Path, system: str, model: str = "i3d_r18", **options: object) -> Path:
-    """A checkpoint of a network with the system."""
+def untrained(
+    folder: Path,
+    system: str,
+    model: str = "i3d_r18",
+    class_names: tuple[str, str] = ("left", "right"),
+    **options: object,
+) -> Path:
+    """Writes a checkpoint of a network with an attention system."""
     values = {
         "name": "tiny",
         "data": {"root": "nowhere"},
@@ -38,9 +48,9 @@ def untrained(folder: Path, system: str, model: str = "i3d_r18", **options: obje
         },
     }
     torch.manual_seed(0)
-    network = make_model(load(values, []).model, 2)
+    network = make_model(load_recipe(values, []).model, 2)
     path = folder / "best.safetensors"
-    about = {"config": values, "class_names": ["left", "right"], "preprocessing": {}}
+    about = {"config": values, "class_names": list(class_names), "preprocessing": {}}
     save_weights(path, network.state_dict(), about)  # type: ignore[arg-type]
     return path
 
@@ -70,7 +80,7 @@ def test_the_files_of_every_kind(
     for name in expected:
         ends = (".png", ".mp4") if name.endswith("*") else (".png",)
         names |= {f"0000_{name.rpartition('.')[0]}{end}" for end in ends}
-    if system == "stand_alone":  # so many queries as lie apart on its grid
+    if system == "stand_alone":  # a second query if its grid holds one far enough away
         names |= {path.name for path in written if path.stem.endswith("_2")}
     assert {path.name for path in written} == names
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -82,7 +92,7 @@ def test_the_files_of_every_kind(
             assert path.stat().st_size > 1000
 
 
-def test_many_blocks_do_not_flood_the_folder(
+def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = untrained(tmp_path, "self_gating")
@@ -90,20 +100,20 @@ def test_many_blocks_do_not_flood_the_folder(
     names = [f"0000_layer{stage}.1.bn2.self_gating.png" for stage in (1, 2, 3, 4)]
     assert [path.name for path in written] == names
     assert {path.parent for path in written} == {tmp_path / "pictures"}
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "4 of 8 attention blocks are drawn, the last of each stage; for others give --layer a "
-        "name, or the beginning of some (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
-    ) in said
-    assert "these maps have no query: --query has only chosen the clip" in said
+        "drawing 4 of 8 attention blocks, the last of each stage; for others pass --layer with a "
+        "name or a prefix (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
+    ) in printed
+    assert "these maps have no query; --query only selected the clip" in printed
 
 
 def choose(layer: str | None, *blocks: str, keys: tuple[str, ...] = ("",)) -> list[str]:
     names = {f"{block}.{key}".rstrip(".") for block in blocks for key in keys}
-    return _choose_maps(layer, _owners(dict.fromkeys(sorted(names), 0), blocks))
+    return choose_maps(layer, map_owners(dict.fromkeys(sorted(names), 0), blocks))
 
 
-def test_a_layer_is_a_beginning_that_cuts_no_number_in_two() -> None:
+def test_a_layer_is_a_prefix_that_does_not_split_a_number() -> None:
     blocks = ("layer1.1.bn2.se", "layer1.10.bn2.se", "layer2.1.bn2.se")
     assert choose("layer1", *blocks) == list(blocks[:2])
     assert choose("layer1.1", *blocks) == [blocks[0]]
@@ -115,7 +125,7 @@ def test_a_layer_is_a_beginning_that_cuts_no_number_in_two() -> None:
         choose("layer3", *blocks)
 
 
-def test_without_a_layer_few_blocks_are_all_drawn_and_of_many_the_last_of_each_stage() -> None:
+def test_without_a_layer_few_blocks_are_drawn_or_the_last_of_each_stage() -> None:
     four = [f"layer2.{index}_nl" for index in range(4)]
     assert choose(None, *four) == four
     assert choose(None, *four, "layer3.0_nl", "layer3.1_nl") == ["layer2.3_nl", "layer3.1_nl"]
@@ -124,14 +134,14 @@ def test_without_a_layer_few_blocks_are_all_drawn_and_of_many_the_last_of_each_s
     assert choose(None, "a", "a.gate", keys=("", "b")) == ["a", "a.b", "a.gate", "a.gate.b"]
 
 
-def test_a_map_belongs_to_the_longest_block_that_it_begins_with() -> None:
+def test_a_map_belongs_to_the_longest_matching_block() -> None:
     maps = dict.fromkeys(("cbam", "cbam.spatial", "cbam.gates.0", "cbam.gates.0.x", "cbam2"), 0)
-    owners = _owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
+    owners = map_owners(maps, ["cbam", "cbam.gates.0", "cbam2"])
     assert list(owners.values()) == ["cbam", "cbam", "cbam.gates.0", "cbam.gates.0", "cbam2"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_a_score_rests_on(tmp_path: Path, video: Path, method: str) -> None:
+def test_the_files_of_every_method(tmp_path: Path, video: Path, method: str) -> None:
     run = untrained(tmp_path, "non_local")
     written = visualize_score(run, video, method=method, target="right")
     stem = tmp_path / "pictures" / f"0000_{method}_right"
@@ -149,12 +159,86 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
             main(["visualize", str(run), str(video), *words])
         return str(stop.value.code)
 
-    assert "method: 'gradcam' is not one of cam, grad_cam," in refused("--method", "gradcam")
-    assert "layer: saliency looks at the input; --layer is for cam, grad_cam, hires_cam" in refused(
+    assert (
+        "method: 'gradcam' does not exist (did you mean grad_cam?); choose from cam, grad_cam,"
+        in refused("--method", "gradcam")
+    )
+    assert "layer: saliency explains the input; --layer is for cam, grad_cam, hires_cam" in refused(
         "--method", "saliency", "--layer", "layer4"
     )
-    assert "target: 'rigth' is no class of" in refused("--method", "cam", "--target", "rigth")
-    assert "did you mean right?" in refused("--method", "cam", "--target", "rigth")
-    assert "cam has no query: leave --query" in refused("--method", "cam", "--query", "0,1,1")
+    misspelled = refused("--method", "cam", "--target", "rigth")
+    assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
+    words = ("--method", "cam", "--query", "0,1,1")
+    assert "cam has no query: leave out --query, or --method" in refused(*words)
     assert "--target is the class of a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
+
+
+@pytest.mark.parametrize("name", ["2/../../../escaped", "..", "a" * 300, "tab\tnul\0", "$x$"])
+def test_class_names_stay_in_the_output_folder(name: str, tmp_path: Path, video: Path) -> None:
+    run = untrained(tmp_path, "non_local", class_names=("left", name))
+    (tmp_path / "out" / "0000_saliency_2").mkdir(parents=True)
+    folder = tmp_path / "out"
+    before = {path for path in tmp_path.rglob("*") if folder not in path.parents}
+    written = visualize_score(run, video, method="saliency", target=name, folder=folder)
+    assert [path.parent for path in written] == [folder, folder]
+    assert all(path.is_file() for path in written)
+    assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == before
+
+
+def test_a_link_in_the_output_folder_is_replaced(tmp_path: Path, video: Path) -> None:
+    run = untrained(tmp_path, "self_gating")
+    outside = tmp_path / "outside.png"
+    (tmp_path / "pictures").mkdir()
+    link = tmp_path / "pictures" / "0000_layer4.1.bn2.self_gating.png"
+    link.symlink_to(outside)
+    visualize(run, video, layer="layer4.1")
+    assert not outside.exists()
+    assert not link.is_symlink()
+
+
+def test_a_video_is_opened_once_and_only_the_drawn_frames_are_cropped(
+    tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_file = av.open
+
+    def counting(*words: object, **options: object) -> object:
+        opened.append(words[0])
+        return open_file(*words, **options)
+
+    monkeypatch.setattr(av, "open", counting)
+    clip = read_clip(load(untrained(tmp_path, "non_local")), video, 10)
+    assert len(opened) == 1
+    assert clip.frames.shape[0] == len(clip.numbers) == 4
+    assert clip.frames.shape[2:] == (clip.box.y1 - clip.box.y0, clip.box.x1 - clip.box.x0)
+    whole = decode(video, clip.numbers)
+    box = clip.box
+    assert torch.equal(clip.frames, whole[..., box.y0 : box.y1, box.x0 : box.x1])
+
+
+def test_a_damaged_video_is_read_as_far_as_it_decodes(tmp_path: Path, video: Path) -> None:
+    num_frames = count_frames(video)[0]
+    error = DecodeError(video, "too few frames", num_frames // 2)
+    calls = []
+
+    def failing(source: object, numbers: list[int], **options: object) -> object:
+        calls.append(list(numbers))
+        if len(calls) == 1:
+            raise error
+        return decode(video, numbers, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("videoattn.cli.clip.decode", failing)
+        clip = read_clip(load(untrained(tmp_path, "non_local")), video)
+    assert max(calls[0]) >= num_frames // 2 > max(calls[1])
+    assert clip.numbers == calls[1]
+
+
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
+    run = load(untrained(tmp_path, "non_local"))
+    text = tmp_path / "a.mp4"
+    text.write_text("text")
+    for path in (text, tmp_path / "absent.mp4"):
+        with pytest.raises(DecodeError, match=str(path)):
+            read_clip(run, path)

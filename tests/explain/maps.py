@@ -7,7 +7,7 @@ from videoattn.attention.record import GateMap, PairwiseMap
 CLIP = (4, 24, 32)
 
 
-def grey_frames(clip: tuple[int, int, int] = CLIP, level: int = 128) -> torch.Tensor:
+def gray_frames(clip: tuple[int, int, int] = CLIP, level: int = 128) -> torch.Tensor:
     return torch.full((clip[0], 3, clip[1], clip[2]), level, dtype=torch.uint8)
 
 
@@ -20,7 +20,7 @@ def one_hot_map(
     weight: float = 1.0,
     normalized: bool = True,
 ) -> PairwiseMap:
-    """All the attention of one query on one key cell."""
+    """Returns a map whose one query gives all its weight to one key cell."""
     weights = torch.zeros(1, 1, *grid)
     weights[0, 0, *cell] = weight
     return PairwiseMap(
@@ -35,7 +35,7 @@ def one_hot_map(
 
 
 def hot_spot(*shape: int, at: tuple[int, ...], low: float = 0.2, high: float = 0.8) -> torch.Tensor:
-    """Weights that are `low` everywhere but at one entry."""
+    """Returns weights that are `low` everywhere except at one entry."""
     weights = torch.full(shape, low)
     weights[at] = high
     return weights
@@ -44,7 +44,7 @@ def hot_spot(*shape: int, at: tuple[int, ...], low: float = 0.2, high: float = 0
 def one_box(
     box: tuple[float, float, float, float] = (6.0, 8.0, 18.0, 24.0), *, left_out: int | None = None
 ) -> GateMap:
-    """The same box (y0, x0, y1, x1) in each of CLIP's frames, but in one that is left out."""
+    """Returns the same box (y0, x0, y1, x1) for each frame of CLIP, except one that has none."""
     boxes = torch.tensor([[box] * CLIP[0]])
     if left_out is not None:
         boxes[0, left_out] = 0

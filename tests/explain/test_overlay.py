@@ -7,15 +7,15 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tests.explain.maps import grey_frames, hot_spot, one_box, one_hot_map
+from tests.explain.maps import gray_frames, hot_spot, one_box, one_hot_map
 from videoattn.attention.record import GateMap
-from videoattn.explain import write_field_overlay, write_overlay
+from videoattn.explain import write_overlay
 from videoattn.explain.overlay import STRIP, even_size
 
 
-def test_the_file_holds_every_frame_as_long_as_asked(tmp_path: Path) -> None:
+def test_the_file_holds_every_frame_for_the_given_time(tmp_path: Path) -> None:
     path = tmp_path / "overlay.mp4"
-    write_overlay(path, grey_frames((4, 23, 31)), one_hot_map((1, 1, 2)), hold=3, short_side=320)
+    write_overlay(path, gray_frames((4, 23, 31)), one_hot_map((1, 1, 2)), hold=3, short_side=320)
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
@@ -36,8 +36,8 @@ def test_sizes_are_even_and_large_enough_to_see() -> None:
 
 
 def test_a_frame_is_held_at_least_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"hold: 0 file frames .* give 1 or more"):
-        write_overlay(tmp_path / "a.mp4", grey_frames(), one_hot_map(), hold=0)
+    with pytest.raises(ValueError, match=r"hold: got 0 file frames .* need 1 or more"):
+        write_overlay(tmp_path / "a.mp4", gray_frames(), one_hot_map(), hold=0)
 
 
 def decoded(path: Path) -> list[np.ndarray]:
@@ -45,11 +45,11 @@ def decoded(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24").astype(int) for frame in file.decode(video=0)]
 
 
-def test_weights_without_a_query_lie_over_the_frames(tmp_path: Path) -> None:
+def test_weights_without_a_query_are_drawn_over_the_frames(tmp_path: Path) -> None:
     weights = hot_spot(1, 2, 3, 4, at=(0, 1, 1, 2))
     path = tmp_path / "a.mp4"
-    write_field_overlay(
-        path, grey_frames(), GateMap("spatial", weights, identity_value=1.0), hold=2, short_side=240
+    write_overlay(
+        path, gray_frames(), GateMap("spatial", weights, identity_value=1.0), hold=2, short_side=240
     )
     frames = decoded(path)
     assert len(frames) == 8
@@ -57,14 +57,14 @@ def test_weights_without_a_query_lie_over_the_frames(tmp_path: Path) -> None:
     hot = [int(np.ptp(frame[120, 200])) > 60 for frame in frames]
     assert hot == [False] * 4 + [True] * 4
     strip = [int(frame[-STRIP:].max()) for frame in frames]
-    assert min(strip) > 200  # the present frame's bar is lit
+    assert min(strip) > 200  # the bar of the current frame is white
 
 
-def test_a_box_is_drawn_beside_what_it_holds(tmp_path: Path) -> None:
-    frames = grey_frames(level=60)
+def test_a_box_is_drawn_next_to_its_contents(tmp_path: Path) -> None:
+    frames = gray_frames(level=60)
     frames[:, :, 6:18, 8:24] = 200
     path = tmp_path / "a.mp4"
-    write_field_overlay(path, frames, one_box(left_out=3), hold=1, short_side=240)
+    write_overlay(path, frames, one_box(left_out=3), hold=1, short_side=240)
     drawn = decoded(path)
     assert drawn[0].shape[1] % 2 == 0
     assert drawn[0].shape[1] > 640
@@ -78,24 +78,20 @@ def test_a_box_is_drawn_beside_what_it_holds(tmp_path: Path) -> None:
 def test_the_window_of_a_local_map_is_outlined(tmp_path: Path) -> None:
     whole, local = (tmp_path / name for name in ("whole.mp4", "local.mp4"))
     attention_map = one_hot_map((1, 1, 2))
-    write_overlay(whole, grey_frames(), attention_map, hold=1, short_side=240)
-    seen = dataclasses.replace(attention_map, kind="local")
-    write_overlay(local, grey_frames(), seen, hold=1, short_side=240)
+    write_overlay(whole, gray_frames(), attention_map, hold=1, short_side=240)
+    windowed = dataclasses.replace(attention_map, kind="local")
+    write_overlay(local, gray_frames(), windowed, hold=1, short_side=240)
     changed = [
         np.argwhere(np.abs(a - b)[:240].max(axis=2) > 60)
         for a, b in zip(decoded(local), decoded(whole), strict=True)
     ]
-    assert [len(places) > 0 for places in changed] == [False, False, True, True]
+    assert [len(pixels) > 0 for pixels in changed] == [False, False, True, True]
     assert_allclose(changed[2].min(axis=0), (80, 160), atol=3)
     assert_allclose(changed[2].max(axis=0), (159, 239), atol=3)
 
 
-def test_a_gate_without_a_place_has_no_overlay(tmp_path: Path) -> None:
+def test_a_temporal_gate_has_no_overlay(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"temporal map: has no place in the frame .*; allowed are spatial, mask"
+        ValueError, match=r"temporal map: cannot be drawn over frames; need one of spatial, mask"
     ):
-        write_field_overlay(
-            tmp_path / "a.mp4", grey_frames(), GateMap("temporal", torch.ones(1, 4))
-        )
-    with pytest.raises(ValueError, match=r"hold: 0 file frames .* give 1 or more"):
-        write_field_overlay(tmp_path / "a.mp4", grey_frames(), one_box(), hold=0)
+        write_overlay(tmp_path / "a.mp4", gray_frames(), GateMap("temporal", torch.ones(1, 4)))

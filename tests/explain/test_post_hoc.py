@@ -1,4 +1,4 @@
-"""The exact relations between post-hoc maps, on networks small enough to know the answer."""
+"""Exact relations between post-hoc maps, on networks small enough to know the answer."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ class Pooled(nn.Module):
 
 
 class Flat(nn.Module):
-    """The linear layer sees every position; with `bias_free` the head is positively homogeneous."""
+    """The linear layer reads every position; a `deep` head is positively homogeneous."""
 
     info = ModelInfo("fc")
 
@@ -74,9 +74,9 @@ def made(kind: type, **options: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_behind_a_mean_the_cams_are_one(kind: str) -> None:
-    """Before the ReLU grad_cam is cam / positions, hires_cam is too, and sums to the logit less its
-    bias: in a whole I3D, and in a TSN, whose segments are T."""
+def test_after_a_mean_the_cams_agree(kind: str) -> None:
+    """Before the ReLU, grad_cam and hires_cam are cam / positions, and sum to the logit minus its
+    bias: in an I3D, and in a TSN, whose segments are T."""
     torch.manual_seed(0)
     model = ResNet3d("i3d", depth=18, num_classes=4, width=8) if kind == "i3d" else None
     model = model or TSN(torchvision.models.resnet18(), num_classes=4)
@@ -92,7 +92,7 @@ def test_behind_a_mean_the_cams_are_one(kind: str) -> None:
     torch.testing.assert_close(exact.weights.sum((1, 2, 3)), scores.detach())
 
 
-def test_hires_cam_is_complete_where_grad_cam_is_not() -> None:
+def test_hires_cam_is_complete_and_grad_cam_is_not() -> None:
     model, x = made(Flat), clip(2, 3, 2, 4, 4)
     scores = (model(x) - model.fc.bias).gather(1, TARGETS[:, None])[:, 0].detach()
     total = hires_cam(model, x, TARGETS, layer="body").weights.sum((1, 2, 3))
@@ -104,7 +104,7 @@ def test_hires_cam_is_complete_where_grad_cam_is_not() -> None:
     torch.testing.assert_close(total, homogeneous(x).gather(1, TARGETS[:, None])[:, 0].detach())
 
 
-def test_an_in_place_activation_does_not_overwrite_what_is_kept() -> None:
+def test_an_in_place_activation_does_not_overwrite_captured_features() -> None:
     x = clip(2, 3, 4, 6, 6)
     for method in (grad_cam, hires_cam):
         kept = [method(made(Pooled, in_place=p), x, TARGETS, layer="body") for p in (False, True)]
@@ -123,7 +123,7 @@ def test_linear_models_have_known_answers() -> None:
     model, x = made(Linear), clip(2, 3, 4, 6, 6)
     expected = model.weight[TARGETS].abs().amax(1)
     torch.testing.assert_close(saliency(model, x, TARGETS).weights, expected)
-    patch, stride = (2, 3, 3), (2, 3, 3)  # side by side: each place is hidden once
+    patch, stride = (2, 3, 3), (2, 3, 3)  # side by side: each position is hidden once
     drops = occlusion(model, x, TARGETS, patch=patch, stride=stride, fill="zero").weights
     for t, y, w in ((0, 0, 0), (2, 3, 3), (0, 3, 0)):
         window = (..., slice(t, t + 2), slice(y, y + 3), slice(w, w + 3))
@@ -147,7 +147,7 @@ def test_a_patch_over_everything_is_the_filled_clip(fill: str) -> None:
     torch.testing.assert_close(found, drop.view(2, 1, 1, 1).expand(2, 4, 6, 6))
 
 
-def test_freezing_hides_motion_only() -> None:
+def test_freeze_hides_motion_only() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
     still = x[:, :, :1].expand(-1, -1, 4, -1, -1)
     everything = {"patch": (2, 3, 3), "fill": "freeze"}
@@ -180,7 +180,7 @@ def test_overlapping_patches_are_averaged_up_to_the_borders() -> None:
     torch.testing.assert_close(one.weights, found)
 
 
-def test_guided_backprop_is_the_gradient_where_all_weights_are_positive() -> None:
+def test_guided_backprop_is_the_gradient_if_all_weights_are_positive() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
     assert (
         guided_backprop(model, x, TARGETS).weights < saliency(model, x, TARGETS).weights - 1e-6
@@ -192,7 +192,7 @@ def test_guided_backprop_is_the_gradient_where_all_weights_are_positive() -> Non
     )
 
 
-def test_another_head_changes_a_cam_and_hardly_guided_backprop() -> None:
+def test_another_head_changes_a_cam_but_hardly_guided_backprop() -> None:
     """The sanity check of Adebayo et al. (2018): a map of the class must know the head."""
     torch.manual_seed(0)
     model, x = (
@@ -214,7 +214,7 @@ def test_another_head_changes_a_cam_and_hardly_guided_backprop() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_clips_do_not_mix_and_nothing_is_left(name: str) -> None:
+def test_clips_do_not_mix_and_no_hook_is_left(name: str) -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
     options = {"layer": "relu"} if name in OF_A_LAYER else {}
     both = METHODS[name](model, x, TARGETS, **options).weights
@@ -226,7 +226,7 @@ def test_clips_do_not_mix_and_nothing_is_left(name: str) -> None:
     assert one_frame.shape[:2] == (2, 1)
 
 
-def test_without_a_layer_the_last_stage() -> None:
+def test_the_default_layer_is_the_last_stage() -> None:
     model = ResNet3d(num_classes=3, kind="i3d", depth=18, width=8).eval()
     x = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     for method in (cam, grad_cam, hires_cam):
@@ -238,23 +238,32 @@ def test_without_a_layer_the_last_stage() -> None:
 
 def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
-    with pytest.raises(ValueError, match=r"in training mode, where clips mix; call model\.eval"):
+    with pytest.raises(ValueError, match=r"in training mode, in which clips mix; call model\.eval"):
         saliency(made(Pooled).train(), x, TARGETS)
-    with pytest.raises(ValueError, match="layer 'layer9' does not exist; it may be one of body,"):
+    with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose one of body,"):
         grad_cam(model, x, TARGETS, layer="layer9")
-    with pytest.raises(ValueError, match="'fc' does not put out one feature map"):
+    with pytest.raises(ValueError, match="'fc' does not return one feature map"):
         grad_cam(model, x, TARGETS, layer="fc")
-    with pytest.raises(ValueError, match="Flat's scores are not one linear layer `fc` of the mean"):
+    with pytest.raises(
+        ValueError, match="the scores of Flat are not one linear layer `fc` of the mean"
+    ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
     with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):
         cam(model, x, TARGETS, layer="body")  # a ReLU lies between
-    with pytest.raises(ValueError, match="fill 'grey' is not one of mean, zero, blur, freeze"):
+    with pytest.raises(
+        ValueError, match=r"fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"
+    ):
         occlusion(model, x, TARGETS, fill="grey")
-    with pytest.raises(ValueError, match=r"height 6, patch 7, stride 1; need 1 <= stride <= patch"):
+    with pytest.raises(
+        ValueError,
+        match=r"height: got patch 7 and stride 1 in a clip of 6; need 1 <= stride <= patch",
+    ):
         occlusion(model, x, TARGETS, patch=(1, 7, 1), stride=(1, 1, 1))
     swish = made(Pooled)
     swish.relu = nn.SiLU()
-    with pytest.raises(ValueError, match=r"for nn\.ReLU modules, and this network has Silu"):
+    with pytest.raises(
+        ValueError, match=r"needs a network of nn\.ReLU modules, and this one has Silu"
+    ):
         guided_backprop(swish, x, TARGETS)
 
     class Functional(Pooled):

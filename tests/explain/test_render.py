@@ -2,7 +2,7 @@ import pytest
 import torch
 from matplotlib import colormaps
 
-from tests.explain.maps import CLIP, grey_frames, one_hot_map
+from tests.explain.maps import CLIP, gray_frames, one_hot_map
 from videoattn.explain.render import (
     DIVERGING,
     SEQUENTIAL,
@@ -21,7 +21,7 @@ def test_the_unit_is_the_uniform_weight() -> None:
     assert (scale.bottom, scale.diverging) == (0.0, False)
 
 
-def test_the_unit_may_be_the_uniform_weight_of_what_is_visible() -> None:
+def test_the_unit_may_be_the_uniform_weight_of_the_visible_positions() -> None:
     scale = make_scale(one_hot_map().weights[0, 0], normalized=True, visible=6)
     assert (scale.unit, scale.top) == pytest.approx((1 / 6, 6.0))
 
@@ -32,30 +32,30 @@ def test_a_flat_map_does_not_look_peaked() -> None:
     assert strength(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0]), scale).tolist() == [0, 0, 0.5, 1, 1]
 
 
-def test_responses_are_shown_as_they_are_around_zero() -> None:
+def test_responses_keep_their_values_around_zero() -> None:
     weights = torch.tensor([[[-0.5, 0.2]]])
     scale = make_scale(weights, normalized=False)
     assert (scale.unit, scale.bottom, scale.top, scale.diverging) == (1.0, -0.5, 0.5, True)
     assert make_scale(torch.zeros(1, 1, 2), normalized=False).top == 1.0
 
 
-def test_upsampling_is_right_at_cell_centres_and_invents_nothing() -> None:
+def test_upsampling_keeps_cell_centers_and_the_range() -> None:
     weights = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    drawn = upsample(weights, (15, 20))  # odd cells of 5 pixels: a pixel at each centre
+    drawn = upsample(weights, (15, 20))  # 5 pixels per cell: one pixel at each center
     torch.testing.assert_close(drawn[:, 2::5, 2::5], weights, atol=1e-5, rtol=0)
     assert drawn.min() >= weights.min()
     assert drawn.max() <= weights.max()
 
 
 @pytest.mark.parametrize(
-    ("weight", "normalized", "place"), [(1.0, True, 1.0), (0.3, False, 1.0), (-0.3, False, 0.0)]
+    ("weight", "normalized", "position"), [(1.0, True, 1.0), (0.3, False, 1.0), (-0.3, False, 0.0)]
 )
-def test_the_colour_of_a_hot_cell(weight: float, normalized: bool, place: float) -> None:
+def test_the_color_of_a_hot_cell(weight: float, normalized: bool, position: float) -> None:
     attention_map = one_hot_map((1, 1, 2), weight=weight, normalized=normalized)
     weights = attention_map.weights[0, 0]
-    frames = grey_frames((4, 15, 20))
+    frames = gray_frames((4, 15, 20))
     drawn = blend(frames, weights, make_scale(weights, normalized=normalized))
-    hot = torch.tensor(colormaps[SEQUENTIAL if normalized else DIVERGING](place)[:3])
+    hot = torch.tensor(colormaps[SEQUENTIAL if normalized else DIVERGING](position)[:3])
     expected = 255 * (STRONGEST_ALPHA * hot + (1 - STRONGEST_ALPHA) * 128 / 255)
     for frame in (2, 3):  # the frames that temporal cell 1 of 2 covers
         torch.testing.assert_close(
@@ -64,9 +64,9 @@ def test_the_colour_of_a_hot_cell(weight: float, normalized: bool, place: float)
     assert torch.equal(drawn[:2], frames[:2])
 
 
-def test_frames_keep_their_brightness_where_nothing_is_looked_at() -> None:
+def test_frames_keep_their_brightness_without_attention() -> None:
     weights = one_hot_map((0, 0, 0)).weights[0, 0]
-    frames = grey_frames(level=60)
+    frames = gray_frames(level=60)
     frames[:, 0] = 200
     drawn = blend(frames, weights, make_scale(weights, normalized=True))[3].float()
     luma = torch.tensor([0.299, 0.587, 0.114])
@@ -75,6 +75,6 @@ def test_frames_keep_their_brightness_where_nothing_is_looked_at() -> None:
 
 
 def test_resizing() -> None:
-    frames = grey_frames()
+    frames = gray_frames()
     assert resize(frames, CLIP[1:]) is frames
-    assert torch.equal(resize(frames, (48, 64)), grey_frames((4, 48, 64)))
+    assert torch.equal(resize(frames, (48, 64)), gray_frames((4, 48, 64)))

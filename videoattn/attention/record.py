@@ -135,7 +135,7 @@ class _Recorder:
                 self.maps[full] = replace(found, weights=_kept(found.weights))
                 continue
             numbers, special = self._numbers(found)
-            if len(numbers):
+            if len(numbers) or not self.queries:  # [] asks for `received` only
                 self.maps[full] = self._rows(found, numbers, special)
 
     def _maps_of(self, block: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Found:

@@ -19,9 +19,8 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.errors import one_of
-from videoattn.explain.contact import Clip, draw_clips
-from videoattn.explain.marks import PNG_LEVEL
-from videoattn.explain.page import label_frames
+from videoattn.explain import PNG_LEVEL, label_frames
+from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.files import write_whole
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
@@ -170,7 +169,7 @@ def _rows(
             _shown(videos[view], config),
             _label(targets[view], sample.label, samples.class_names),
             "  ·  ".join(filter(None, details)),
-            label_frames(videos.shape[2], sample.numbers[clip].tolist(), sample.fps),
+            label_frames(sample.numbers[clip].tolist(), sample.fps),
         )
 
 

@@ -1,328 +1,29 @@
-"""`videoattn visualize`: where does the network look, across the frames of a video?"""
+"""`videoattn visualize`: draws where a network looks, across the frames of a video."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from torch import Tensor
 
-from videoattn.attention.record import (
-    GateMap,
-    PairwiseMap,
-    Query,
-    record_attention,
-    recordable_blocks,
-)
+from videoattn import explain
+from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.record import Query, record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Run
-from videoattn.data.dataset import sample_generator, sample_numbers
-from videoattn.data.decode import decode, probe
-from videoattn.data.transforms import Box, resize
+from videoattn.cli.clip import Clip, parse_query, read_clip
 from videoattn.engine.parallel import resolve_device
-from videoattn.errors import did_you_mean
-from videoattn.explain import (
-    METHODS,
-    OF_A_LAYER,
-    PLACED,
-    choose_queries,
-    draw_field,
-    draw_sheet,
-    write_field_overlay,
-    write_overlay,
-)
-from videoattn.explain.marks import PNG_LEVEL
-from videoattn.models import info as info_of
-from videoattn.recipe.console import console as out
-from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
+from videoattn.errors import one_of
+from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.models import info
+from videoattn.recipe.console import show
 from videoattn.recipe.run import Predictor, load
 
-CHOSEN = 2
-"""Queries for each block when the user names none."""
-MOST_BLOCKS = 4
-"""A network with more has the last one of each stage drawn when the user names none."""
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """The clip that the network is shown: the centre view.
-
-    shown: its frames as decoded, cut to the crop, (T, 3, H, W) uint8; pictures are drawn on them.
-    video: what the network sees, (1, 3, T, h, w). box: the crop in the video's pixels.
-    numbers: the frames' places in the video, which has `fps` frames a second.
-    """
-
-    shown: Tensor
-    video: Tensor
-    box: Box
-    numbers: list[int]
-    fps: float
-
-
-def visualize(
-    run: Path,
-    video: Path,
-    *,
-    queries: Sequence[str] = (),
-    layer: str | None = None,
-    folder: Path | None = None,
-    device: str = "auto",
-) -> list[Path]:
-    """Draws the maps of attention blocks: contact sheets (PNG), and overlays (MP4) of those that
-    have a place in the frame; of a pairwise or local map one of each for every query.
-
-    queries: "FRAME,X,Y", a frame number and a pixel of the video. Without any, each block's
-        positions that receive the most attention are asked.
-    layer: a block, one of its maps, or the beginning of such names (layer3); without it every
-        block's, or in a network of many the last of each stage.
-
-    Raises:
-        ValueError: a query that is malformed or outside what the network sees; an unknown layer.
-        DecodeError: the video cannot be decoded.
-    """
-    loaded = load(run, resolve_device(device))
-    asked = [_parse(query) for query in queries]
-    clip = _read_clip(loaded, video, asked[0][0] if asked else None)
-    pixels = [_pixel(query, clip) for query in asked]  # (frame, y, x) of the crop
-    height, width = clip.video.shape[3:]
-    scale = (height / clip.shown.shape[2], width / clip.shown.shape[3])
-    inputs = [(t, int(y * scale[0]), int(x * scale[1])) for t, y, x in pixels]
-
-    maps, said = _look(loaded, clip, inputs, received=not asked)
-    owners = _owners(maps, list(recordable_blocks(loaded.model)))
-    names = _choose_maps(layer, owners)
-    if asked and all(isinstance(maps[name], GateMap) for name in names):
-        out.print("these maps have no query: --query has only chosen the clip", markup=False)
-    folder = folder or loaded.folder / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in names:
-        recorded = maps[name]
-        block = owners[name]
-        stem = f"{video.stem}_{block}{name.removeprefix(block).replace('.', '_', 1)}"
-        title = f"{video.name}: {said}\n{name} of {loaded.config.model.name}"
-        if isinstance(recorded, GateMap):
-            written += _draw_field(folder / stem, clip, recorded, title)
-            continue
-        chosen: Sequence[Query | None] = pixels
-        if not asked:
-            size = (len(clip.numbers), height, width)
-            found = choose_queries(recorded, size, count=CHOSEN)
-            again = _look(loaded, clip, found)[0][name]
-            assert isinstance(again, PairwiseMap)
-            recorded, chosen = again, [None] * len(found)  # the query's cell's centre is marked
-        for number, pixel in enumerate(chosen):
-            written += _draw(folder / f"{stem}_{number + 1}", clip, recorded, number, pixel, title)
-    for path in written:
-        out.print(str(path), markup=False)
-    return written
-
-
-def visualize_score(
-    run: Path,
-    video: Path,
-    *,
-    method: str,
-    layer: str | None = None,
-    target: str | None = None,
-    folder: Path | None = None,
-    device: str = "auto",
-) -> list[Path]:
-    """Draws what a class's score rests on: one of `explain.METHODS`, for networks with attention
-    and without.
-
-    layer: of the CAMs; the last stage unless given. target: a class; the one that the
-        network names unless given.
-
-    Raises:
-        ValueError: an unknown method, layer or class; a network that the method is not for.
-        DecodeError: the video cannot be decoded.
-    """
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
-    if layer is not None and method not in OF_A_LAYER:
-        raise ValueError(
-            f"layer: {method} looks at the input; --layer is for {', '.join(OF_A_LAYER)}"
-        )
-    loaded = load(run, resolve_device(device))
-    if target is not None and target not in loaded.class_names:
-        hint = did_you_mean(target, loaded.class_names)
-        raise ValueError(
-            f"target: {target!r} is no class of {run}{hint}; it has {', '.join(loaded.class_names)}"
-        )
-    clip = _read_clip(loaded, video, None)
-    with torch.no_grad():
-        logits = loaded.model(clip.video)
-    label = loaded.class_names.index(target) if target else int(logits.argmax())
-    options = {"layer": layer or info_of(loaded.model).features} if method in OF_A_LAYER else {}
-    labels = torch.tensor([label], device=logits.device)
-    found = METHODS[method](loaded.model, clip.video, labels, **options)
-    found = replace(found, weights=found.weights.float().cpu())
-    share = 100 * float(logits.softmax(1)[0, label])
-    name = loaded.class_names[label]
-    place = "".join(f" at {layer}" for layer in options.values())
-    folder = folder or loaded.folder / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    title = f"{video.name}: {name}, {share:.0f} %\n{method}{place} of {loaded.config.model.name}"
-    written = _draw_field(folder / f"{video.stem}_{method}_{name}", clip, found, title)
-    for path in written:
-        out.print(str(path), markup=False)
-    return written
-
-
-def _draw(
-    stem: Path, clip: _Clip, recorded: PairwiseMap, query: int, pixel: Query | None, title: str
-) -> list[Path]:
-    sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
-    draw_sheet(
-        clip.shown,
-        recorded,
-        title=title,
-        query=query,
-        pixel=pixel,
-        origin=(clip.box.y0, clip.box.x0),
-        frame_numbers=clip.numbers,
-        frames_per_second=clip.fps,
-    ).save(sheet, compress_level=PNG_LEVEL)
-    write_overlay(overlay, clip.shown, recorded, query=query, pixel=pixel)
-    return [sheet, overlay]
-
-
-def _draw_field(stem: Path, clip: _Clip, recorded: GateMap, title: str) -> list[Path]:
-    sheet, overlay = Path(f"{stem}.png"), Path(f"{stem}.mp4")
-    seen = (clip.video.shape[3], clip.video.shape[4])
-    draw_field(
-        clip.shown,
-        recorded,
-        title=title,
-        frame_numbers=clip.numbers,
-        frames_per_second=clip.fps,
-        input_size=seen,
-    ).save(sheet, compress_level=PNG_LEVEL)
-    if recorded.kind not in PLACED:
-        return [sheet]
-    write_field_overlay(overlay, clip.shown, recorded, input_size=seen)
-    return [sheet, overlay]
-
-
-def _look(
-    loaded: Predictor, clip: _Clip, queries: Sequence[Query], *, received: bool = False
-) -> tuple[dict[str, PairwiseMap | GateMap], str]:
-    """The maps of every block, and the class that the network names. In float32."""
-    with (
-        torch.no_grad(),
-        record_attention(loaded.model, queries=queries, received=received) as maps,
-    ):
-        probabilities = loaded.model(clip.video).softmax(1)[0]
-    best = int(probabilities.argmax())
-    return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
-
-
-def _read_clip(loaded: Predictor, path: Path, frame: int | None) -> _Clip:
-    config = replace(loaded.config, test=replace(loaded.config.test, num_clips=1, num_crops=1))
-    info = probe(path)
-    if frame is not None and not 0 <= frame < info.num_frames:
-        raise ValueError(
-            f"query: frame {frame} is not in {path}; it has frames 0 to {info.num_frames - 1}"
-        )
-    numbers = sample_numbers(
-        test_frames(config), path, info.num_frames, info.fps, sample_generator(0, 0, 0),
-        clock_of(config),
-    )[0]  # fmt: skip
-    if frame is not None and config.clip.sampling == "dense":
-        numbers = _moved_to(numbers, frame, info.num_frames)
-    frames = decode(path, numbers)
-    transform = test_transform(config)
-    box = transform.boxes(info.height, info.width)[0]
-    shown = frames[..., box.y0 : box.y1, box.x0 : box.x1]
-    seen = resize(shown, transform.crop)[None]
-    device = next(loaded.model.parameters()).device
-    return _Clip(
-        shown=shown,
-        video=make_to_video(config.clip, device)(seen),
-        box=box,
-        numbers=numbers.tolist(),
-        fps=info.fps,
-    )
-
-
-def _moved_to(numbers: np.ndarray, frame: int, num_frames: int) -> np.ndarray:
-    """The clip, moved so that its middle is the frame, as far as the video's ends allow."""
-    shift = frame - numbers[len(numbers) // 2]
-    shift = min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
-    return numbers + shift
-
-
-def _parse(query: str) -> tuple[int, int, int]:
-    try:
-        frame, x, y = (int(part) for part in query.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f"query {query!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
-        ) from error
-    return frame, x, y
-
-
-def _pixel(query: tuple[int, int, int], clip: _Clip) -> Query:
-    """(FRAME, X, Y) of the video -> (frame, y, x) of the clip's crop."""
-    frame, x, y = query
-    distances = [abs(number - frame) for number in clip.numbers]
-    nearest = distances.index(min(distances))
-    gaps = np.diff(np.sort(np.unique(clip.numbers)))
-    if distances[nearest] > (gaps.max() if len(gaps) else 0):
-        raise ValueError(
-            f"query: frame {frame} is not in the clip that the network is shown, frames "
-            f"{min(clip.numbers)} to {max(clip.numbers)}; ask for it in a call of its own"
-        )
-    box = clip.box
-    if not (box.x0 <= x < box.x1 and box.y0 <= y < box.y1):
-        raise ValueError(
-            f"query: pixel ({x}, {y}) is outside the centre crop that the network sees; "
-            f"x must be {box.x0} to {box.x1 - 1}, y {box.y0} to {box.y1 - 1}"
-        )
-    return nearest, y - box.y0, x - box.x0
-
-
-def _owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
-    """For each map its block: the one of the longest name that the map's begins with."""
-    return {
-        name: max(
-            (block for block in blocks if name == block or name.startswith(f"{block}.")), key=len
-        )
-        for name in maps
-    }
-
-
-def _choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
-    """The names of the maps to draw, and a word on those that are left out."""
-    blocks = list(dict.fromkeys(owners.values()))
-    if layer is not None:
-        whole = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 is not layer10
-        chosen = [name for name in owners if whole.match(name)]
-        if not chosen:
-            raise ValueError(
-                f"layer {layer!r} has no attention map; choose from {', '.join(blocks)}"
-            )
-        return chosen
-    drawn = blocks
-    if len(blocks) > MOST_BLOCKS:
-        last = {_stage(block): block for block in blocks}
-        drawn = list(last.values())[-MOST_BLOCKS:]
-        out.print(
-            f"{len(drawn)} of {len(blocks)} attention blocks are drawn, the last of each stage; "
-            "for others give --layer a name, or the beginning of some (--layer "
-            f"{_stage(blocks[0])}): {', '.join(blocks)}",
-            markup=False,
-        )
-    return [name for name, block in owners.items() if block in drawn]
-
-
-def _stage(block: str) -> str:
-    """layer2.1.bn2.cbam is in layer2: what stands before the first number of a list of blocks."""
-    return re.split(r"\.(?=\d)", block)[0]
+NUM_QUERIES = 2  # per block, if the user names none
+MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 
 def command(
@@ -374,3 +75,190 @@ def command(
     visualize_score(
         run, video, method=method, layer=layer, target=target, folder=output, device=device
     )
+
+
+def visualize(
+    run: Path,
+    video: Path,
+    *,
+    queries: Sequence[str] = (),
+    layer: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draws the maps of attention blocks and returns the files that were written.
+
+    A map gets a contact sheet (PNG), and an overlay (MP4) if it has positions in the frame;
+    pairwise and local maps get both for every query.
+
+    Args:
+        queries: "FRAME,X,Y", a frame number and a pixel of the video; by default the positions
+            that receive the most attention in each block.
+        layer: A block, one of its maps, or a prefix of such names ("layer3"); by default every
+            block, or the last block of each stage if there are many.
+    """
+    loaded = load(run, resolve_device(device))
+    positions = [parse_query(query) for query in queries]
+    clip = read_clip(loaded, video, positions[0][0] if positions else None)
+    pixels = [clip.pixel(position) for position in positions]
+    inputs = [clip.to_input(pixel) for pixel in pixels]
+    maps, answer = _record(loaded, clip, inputs, received=not pixels)
+    owners = map_owners(maps, list(recordable_blocks(loaded.model)))
+    names = choose_maps(layer, owners)
+    if pixels and all(isinstance(maps[name], GateMap) for name in names):
+        show("these maps have no query; --query only selected the clip")
+    folder = output_folder(folder or loaded.folder / "pictures")
+    written: list[Path] = []
+    for name in names:
+        recorded, block = maps[name], owners[name]
+        short = safe_file_name(block + name.removeprefix(block).replace(".", "_", 1))
+        stem = f"{folder / safe_file_name(video.stem)}_{short}"
+        title = f"{video.name}: {answer}\n{name} of {loaded.config.model.name}"
+        if isinstance(recorded, GateMap):
+            written += _save(stem, clip, recorded, title)
+            continue
+        chosen: Sequence[Query | None] = pixels
+        if not pixels:
+            found = explain.choose_queries(recorded, clip.grid, count=NUM_QUERIES)
+            recorded = _record(loaded, clip, found)[0][name]
+            chosen = [None] * len(found)  # the center of the query's cell is marked
+        for index, pixel in enumerate(chosen):
+            written += _save(f"{stem}_{index + 1}", clip, recorded, title, index, pixel)
+    return written
+
+
+def visualize_score(
+    run: Path,
+    video: Path,
+    *,
+    method: str,
+    layer: str | None = None,
+    target: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draws what the score of a class depends on and returns the files that were written.
+
+    Works for networks with and without attention.
+
+    Args:
+        method: A name in `explain.METHODS`.
+        layer: The layer of a CAM; the last stage unless given.
+        target: A class; the predicted one unless given.
+
+    Raises:
+        ValueError: If a name is unknown, or the method does not apply to the network.
+    """
+    one_of("method", method, explain.METHODS)
+    if layer is not None and method not in explain.OF_A_LAYER:
+        raise ValueError(
+            f"layer: {method} explains the input; --layer is for {', '.join(explain.OF_A_LAYER)}"
+        )
+    loaded = load(run, resolve_device(device))
+    if target is not None:
+        one_of("target", target, loaded.class_names)
+    clip = read_clip(loaded, video, None)
+    with torch.no_grad():
+        logits = loaded.model(clip.video)
+    label = loaded.class_names.index(target) if target else int(logits.argmax())
+    options = (
+        {"layer": layer or info(loaded.model).features} if method in explain.OF_A_LAYER else {}
+    )
+    labels = torch.tensor([label], device=logits.device)
+    found = explain.METHODS[method](loaded.model, clip.video, labels, **options)
+    found = replace(found, weights=found.weights.float().cpu())
+    percent = 100 * float(logits.softmax(1)[0, label])
+    name = loaded.class_names[label]
+    where = "".join(f" at {layer}" for layer in options.values())
+    title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
+    folder = output_folder(folder or loaded.folder / "pictures")
+    stem = f"{folder / safe_file_name(video.stem)}_{method}_{safe_file_name(name)}"
+    return _save(stem, clip, found, title)
+
+
+def _save(
+    stem: str,
+    clip: Clip,
+    recorded: PairwiseMap | GateMap,
+    title: str,
+    query: int = 0,
+    pixel: Query | None = None,
+) -> list[Path]:
+    """Writes and prints the sheet of a map, and its overlay if it has one."""
+    labels = explain.label_frames(clip.numbers, clip.fps)
+    if isinstance(recorded, GateMap):
+        image = explain.draw_gate(
+            clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
+        )
+    else:
+        image = explain.draw_sheet(
+            clip.frames,
+            recorded,
+            title=title,
+            labels=labels,
+            query=query,
+            pixel=pixel,
+            origin=(clip.box.y0, clip.box.x0),
+        )
+    written = [Path(f"{stem}.png")]
+    write_whole(written[0], lambda file: image.save(file, "PNG", compress_level=explain.PNG_LEVEL))
+    if isinstance(recorded, PairwiseMap) or recorded.kind in explain.SPATIAL:
+        written.append(Path(f"{stem}.mp4"))
+        with TemporaryDirectory() as temporary:
+            path = Path(temporary) / "overlay.mp4"
+            explain.write_overlay(
+                path, clip.frames, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
+            )
+            write_whole(written[1], lambda file: file.write(path.read_bytes()))
+    for path in written:
+        show(path)
+    return written
+
+
+def _record(
+    loaded: Predictor, clip: Clip, queries: Sequence[Query], *, received: bool = False
+) -> tuple[dict[str, PairwiseMap | GateMap], str]:
+    """Returns the maps of every block, and the predicted class with its probability."""
+    with (
+        torch.no_grad(),
+        record_attention(loaded.model, queries=queries, received=received) as maps,
+    ):
+        probabilities = loaded.model(clip.video).softmax(1)[0]
+    best = int(probabilities.argmax())
+    return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
+
+
+def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
+    """Returns the block of each map: the longest block name that the map's name starts with."""
+    longest_first = sorted(blocks, key=len, reverse=True)
+    return {
+        name: next(block for block in longest_first if f"{name}.".startswith(f"{block}."))
+        for name in maps
+    }
+
+
+def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
+    """Returns the names of the maps to draw, and prints a note about those that are left out."""
+    blocks = list(dict.fromkeys(owners.values()))
+    if layer is not None:
+        prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
+        chosen = [name for name in owners if prefix.match(name)]
+        if not chosen:
+            names = ", ".join(blocks)
+            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
+        return chosen
+    drawn = blocks
+    if len(blocks) > MOST_BLOCKS:
+        last = {_stage(block): block for block in blocks}
+        drawn = list(last.values())[-MOST_BLOCKS:]
+        note = (
+            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
+            f"others pass --layer with a name or a prefix (--layer {_stage(blocks[0])}): "
+        )
+        show(note + ", ".join(blocks))
+    return [name for name, block in owners.items() if block in drawn]
+
+
+def _stage(block: str) -> str:
+    """Returns the name before the first list index: "layer2" for "layer2.1.bn2.cbam"."""
+    return re.split(r"\.(?=\d)", block)[0]

@@ -1,18 +1,20 @@
-"""Pictures of attention: where a pixel of a clip looks, what is gated, masked, pooled, cut out."""
+"""Pictures of attention: contact sheets, overlays and post-hoc maps."""
 
-from videoattn.explain.choose import choose_queries
-from videoattn.explain.fields import draw_field
-from videoattn.explain.overlay import PLACED, write_field_overlay, write_overlay
+from videoattn.explain.gates import draw_gate
+from videoattn.explain.marks import PNG_LEVEL
+from videoattn.explain.overlay import SPATIAL, write_overlay
+from videoattn.explain.pairwise import choose_queries, draw_sheet
 from videoattn.explain.post_hoc import METHODS, OF_A_LAYER
-from videoattn.explain.sheet import draw_sheet
+from videoattn.explain.sheet import label_frames
 
 __all__ = [
     "METHODS",
     "OF_A_LAYER",
-    "PLACED",
+    "PNG_LEVEL",
+    "SPATIAL",
     "choose_queries",
-    "draw_field",
+    "draw_gate",
     "draw_sheet",
-    "write_field_overlay",
+    "label_frames",
     "write_overlay",
 ]

@@ -1,61 +1,45 @@
-"""The marks on a picture: text, the query's ring, arrows. A figure's unit is one pixel, y down."""
+"""Draws text, rings, arrows and outlines on a picture. One unit is one pixel; y points down."""
 
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
+from PIL import Image
 
-Picture = UInt8[np.ndarray, "H W 3"]
 Point = tuple[float | int, float | int]  # x, y
 
-INK, SOFT, ACCENT = "#1d1d1f", "#6e6e73", "#00b4d8"
-FONT = "DejaVu Sans"  # comes with matplotlib: the same sheet on every machine
+INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
+FONT = "DejaVu Sans"  # ships with matplotlib: sheets look the same on every machine
 RING_RADIUS = 13.0
-PNG_LEVEL = 4  # of zlib: half the time of the usual 6, for 6 % more bytes
-DOTS_PER_INCH = 72  # so that a point, matplotlib's unit of fonts and lines, is a pixel
+PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
+DOTS_PER_INCH = 72  # makes a point, matplotlib's unit for fonts and lines, one pixel
 
 
-def canvas_axes(picture: Picture) -> Axes:
-    """Axes over the whole of a new figure that shows the picture pixel by pixel."""
-    height, width = picture.shape[:2]
-    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+def canvas_axes(size: tuple[int, int]) -> Axes:
+    """Returns axes that cover a new, transparent figure of (width, height) pixels."""
+    width, height = size
+    inches = (width / DOTS_PER_INCH, height / DOTS_PER_INCH)
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="none")
     FigureCanvasAgg(figure)
-    figure.add_artist(_Ground(picture))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return axes
 
 
-class _Ground(Artist):
-    """The picture as it is: `figimage` would resample it, at twice the cost of all marks on it."""
-
-    def __init__(self, picture: Picture) -> None:
-        super().__init__()
-        opaque = np.full((*picture.shape[:2], 1), 255, np.uint8)
-        self._image = np.concatenate((picture, opaque), axis=-1)[::-1]  # drawn from the last row up
-        self.set_zorder(-1)
-
-    def draw(self, renderer: RendererBase) -> None:
-        context = renderer.new_gc()
-        renderer.draw_image(context, 0, 0, self._image)
-        context.restore()
-
-
-def to_picture(axes: Axes) -> Picture:
-    """The drawn figure, as RGB."""
+def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
+    """Returns the picture, RGB, with what was drawn on axes of its size."""
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    marks = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    return Image.alpha_composite(picture.convert("RGBA"), marks).convert("RGB")
 
 
 def draw_text(
@@ -64,101 +48,78 @@ def draw_text(
     text: str,
     *,
     size: int = 15,
-    colour: str = INK,
+    color: str = INK,
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
-    room: float | int | None = None,
-) -> None:
-    """Text with its baseline at `at` (x, y), above the arrows. A dollar sign is a dollar sign.
+    room: float | int = float("inf"),
+) -> float:
+    """Draws text with its baseline at (x, y) and returns the x of its right end.
 
-    Text wider than `room` pixels becomes smaller, by a third at most; then it loses its end.
+    Text wider than `room` pixels is made smaller, by at most a third, and then cut with an
+    ellipsis. Dollar signs are ordinary characters; control characters are replaced.
     """
-    drawn = axes.text(
-        *at,
-        text,
-        fontsize=size,
-        color=colour,
-        fontfamily=FONT,
-        fontweight="bold" if bold else "normal",
-        ha=align,
-        va="baseline",
-        parse_math=False,
-        path_effects=[withStroke(linewidth=4, foreground="white")],
-        zorder=6,
-    )
-    if room is None or not text:
-        return
-    width = drawn.get_window_extent().width
-    drawn.set_fontsize(size * min(max(0.98 * room / width, 2 / 3), 1))
-    while text and drawn.get_window_extent().width > room:
-        text = text[:-1].rstrip()
-        drawn.set_text(text + "\u2026")
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
+    if not text or room < size:
+        return float(at[0])
+    # `Text.get_window_extent` measures hinted glyphs, up to 10 % off from what is drawn.
+    font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
+    width = _width(text, font)
+    font.set_size(size * min(max(room / width, 2 / 3), 1))
+    width = _width(text, font)
+    while width > room:
+        text = text.removesuffix("\u2026")[:-1].rstrip() + "\u2026"
+        width = _width(text, font)
+    left = at[0] - width * {"left": 0, "center": 0.5, "right": 1}[align]
+    outline = [withStroke(linewidth=4, foreground="white")]
+    drawn = axes.text(left, at[1], text, fontproperties=font, color=color, parse_math=False)
+    drawn.set(path_effects=outline, zorder=6)
+    return left + width
+
+
+def _width(text: str, font: FontProperties) -> float:
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
-    """The query's mark: a white ring, legible on any ground, with its centre left open."""
-    for line_width, colour in ((7.0, "black"), (3.6, "white")):
-        strength = alpha if colour == "white" else 0.7 * alpha
-        ring = Circle(at, RING_RADIUS, fill=False, ec=colour, lw=line_width, alpha=strength)
+    """Marks a query with a white ring on a dark outline, open at its center except for a dot."""
+    for line_width, color, strength in ((7.0, "black", 0.7 * alpha), (3.6, "white", alpha)):
+        ring = Circle(at, RING_RADIUS, fill=False, ec=color, lw=line_width, alpha=strength)
         axes.add_patch(ring).set_zorder(5)
     axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
 
 
-def draw_frame(axes: Axes, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    """An accent around the panel at (y, x) of (height, width) pixels."""
-    axes.add_patch(
-        Rectangle(
-            (corner[1] - 2, corner[0] - 2),
-            size[1] + 4,
-            size[0] + 4,
-            fill=False,
-            ec=ACCENT,
-            lw=4,
-            joinstyle="miter",
-        )
-    )
-
-
 def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
-    """A thin dashed rectangle just inside two corners, legible on any ground."""
+    """Draws a thin dashed rectangle just inside two corners, visible on any background."""
     (x0, y0), (x1, y1) = upper_left, lower_right
-    for line_width, colour, style in ((3.0, "black", "-"), (1.6, "white", (0, (4, 3)))):
+    for line_width, color, style, alpha in (
+        (3.0, "black", "-", 0.55),
+        (1.6, "white", (0, (4, 3)), 1.0),
+    ):
         inset = Rectangle((x0 + 1.5, y0 + 1.5), x1 - x0 - 3, y1 - y0 - 3, fill=False, ls=style)
-        inset.set(edgecolor=colour, linewidth=line_width, alpha=0.55 if colour == "black" else 1.0)
+        inset.set(edgecolor=color, linewidth=line_width, alpha=alpha)
         axes.add_patch(inset).set_zorder(2)
 
 
-def draw_arrow(
-    axes: Axes,
-    start: Point,
-    end: Point,
-    *,
-    strength: float,
-    colour: str = "white",
-) -> None:
-    """A bowed arrow whose tip is at `end`; strength (0 - 1) makes it wider and more opaque.
+def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
+    """Draws a curved arrow from the ring around `start` to `end`.
 
-    It begins at the ring around `start`; one that would end inside the ring is left out.
+    A higher strength (0 to 1) makes it wider and more opaque. An arrow that would end inside the
+    ring is omitted.
     """
     distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
     if distance <= RING_RADIUS + 6:
         return
     line_width = 1.0 + 2.0 * strength
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>,head_length=0.5,head_width=0.24",
-            connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
-            mutation_scale=10 + 6 * strength,
-            shrinkA=RING_RADIUS + 2,
-            shrinkB=0,
-            lw=line_width,
-            color=colour,
-            alpha=0.45 + 0.55 * strength,
-            capstyle="round",
-            joinstyle="miter",
-            path_effects=[withStroke(linewidth=line_width + 2.4, foreground="#000000")],
-            zorder=3 + strength,
-        )
+    arrow = FancyArrowPatch(
+        start,
+        end,
+        arrowstyle="-|>,head_length=0.5,head_width=0.24",
+        connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
+        mutation_scale=10 + 6 * strength,
+        shrinkA=RING_RADIUS + 2,
+        shrinkB=0,
     )
+    arrow.set(color="white", linewidth=line_width, alpha=0.45 + 0.55 * strength)
+    arrow.set(capstyle="round", joinstyle="miter", zorder=3 + strength)
+    arrow.set_path_effects([withStroke(linewidth=line_width + 2.4, foreground="#000000")])
+    axes.add_patch(arrow)

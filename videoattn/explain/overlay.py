@@ -1,161 +1,147 @@
-"""A clip with attention over it, as an H.264 file slow enough to look at."""
+"""Writes a clip with attention drawn over it as an H.264 file, slow enough to look at."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from matplotlib.axes import Axes
+from PIL import Image
 
 from videoattn.attention.record import GateMap, PairwiseMap
-from videoattn.explain.boxes import area_shares, box_pictures, boxes_in_frames
-from videoattn.explain.geometry import frame_shares, query_position, weights_of, window_of
-from videoattn.explain.heat import frame_amounts, placed_weights
-from videoattn.explain.marks import Picture, canvas_axes, draw_outline, draw_ring, to_picture
-from videoattn.explain.render import blend, make_field_scale, resize
-from videoattn.explain.sheet import query_scale
+from videoattn.explain import geometry
+from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
+from videoattn.explain.gates import frame_amounts, spatial_weights
+from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_ring
+from videoattn.explain.pairwise import query_scale
+from videoattn.explain.render import blend, make_gate_scale, resize
+from videoattn.explain.sheet import Panels
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
-STRIP = 40  # below the picture: each frame's share of the attention, the present one lit
-PLACED = ("spatial", "mask", "pooling", "box", "cam")
-"""The kinds without a query that can lie over a frame."""
-FILE_RATE = 25  # frames a second; players seek badly in files of very few
+STRIP = 40  # below the picture: one bar per frame, with the current frame highlighted
+SPATIAL = ("spatial", "mask", "pooling", "box", "cam")
+"""The kinds without a query that can be drawn over a frame."""
+FILE_RATE = 25  # frames per second; players seek badly at very low rates
 
 
 def write_overlay(
     path: Path,
     frames: Frames,
-    attention_map: PairwiseMap,
+    attention_map: PairwiseMap | GateMap,
     *,
     sample: int = 0,
     query: int = 0,
     pixel: tuple[int, int, int] | None = None,
-    hold: int = 5,
-    short_side: int = SHORT_SIDE,
-) -> None:
-    """Writes an MP4 (H.264, yuv420p) of T x `hold` frames at 25 a second.
-
-    frames, sample, query, pixel: as in `draw_sheet`. The ring is bright on the query's frame and
-    faint on the others; the strip below is each frame's share of the attention. Of a local map the
-    window is outlined.
-
-    Raises:
-        ValueError: sample, query, pixel or the frames do not belong to the map; hold below 1.
-    """
-    _check_hold(hold)
-    weights = weights_of(attention_map, sample, query)
-    clip = (frames.shape[0], frames.shape[2], frames.shape[3])
-    position = query_position(attention_map, query, clip, pixel)
-    size = even_size(clip[1], clip[2], short_side)
-    pictures = blend(resize(frames, size), weights, query_scale(attention_map, weights))
-    factors = (size[0] / clip[1], size[1] / clip[2])
-    window = window_of(weights, clip) if attention_map.kind == "local" else None
-
-    def mark(axes: Axes, frame: int) -> None:
-        if window is not None and frame in window.frames:
-            draw_outline(
-                axes,
-                (window.left * factors[1], window.top * factors[0]),
-                (window.right * factors[1], window.bottom * factors[0]),
-            )
-        at = (position.x * factors[1], position.y * factors[0])
-        draw_ring(axes, at, alpha=1.0 if frame == position.frame else 0.35)
-
-    _write(path, pictures, frame_shares(weights, clip[0]), hold, mark)
-
-
-def write_field_overlay(
-    path: Path,
-    frames: Frames,
-    field_map: GateMap,
-    *,
-    sample: int = 0,
     input_size: tuple[int, int] | None = None,
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> None:
-    """The same for a map without a query: the weights over the frames, a mask's and a pooling's
-    mean; or each frame's box, with what is in it at its right.
+    """Writes an MP4 (H.264, yuv420p) of T x `hold` frames at 25 frames per second.
 
-    The strip is each frame's share of weights that sum to 1, else its mean weight; of boxes, the
-    part of the frame that they cover.
+    The strip below the picture has a bar for each frame: its share of the attention, its mean
+    weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
+
+    Args:
+        frames, sample, query, pixel: As in `draw_sheet`.
+        input_size: As in `draw_gate`.
 
     Raises:
-        ValueError: a kind that has no place in the frame; what `draw_field` refuses; hold below 1.
+        ValueError: As `draw_sheet` and `draw_gate`; if the map cannot be drawn over frames.
     """
-    _check_hold(hold)
-    if field_map.kind not in PLACED:
-        raise ValueError(
-            f"{field_map.kind} map: has no place in the frame to lay over it; allowed are "
-            f"{', '.join(PLACED)}: use draw_field"
-        )
-    size = even_size(frames.shape[2], frames.shape[3], short_side)
-    if field_map.kind == "box":
-        boxes = boxes_in_frames(frames, field_map, sample, input_size)
-        _write(path, box_pictures(frames, boxes, size), area_shares(frames, boxes), hold)
-        return
-    weights = placed_weights(field_map, sample)
-    scale = make_field_scale(
-        weights, normalized=field_map.normalized, identity_value=field_map.identity_value
-    )
-    amounts, _ = frame_amounts(field_map, weights, len(frames))
-    _write(path, blend(resize(frames, size), weights, scale), amounts, hold)
-
-
-def _check_hold(hold: int) -> None:
     if hold < 1:
-        raise ValueError(f"hold: {hold} file frames for each frame of the clip; give 1 or more")
+        raise ValueError(f"hold: got {hold} file frames per frame of the clip; need 1 or more")
+    clip = (frames.shape[0], frames.shape[2], frames.shape[3])
+    size = even_size(clip[1], clip[2], short_side)
+    position: geometry.Position | None = None
+    window: geometry.Window | None = None
+    if isinstance(attention_map, PairwiseMap):
+        weights = geometry.weights_of(attention_map, sample, query)
+        position = geometry.query_position(attention_map, query, clip, pixel)
+        window = geometry.window_of(weights, clip) if attention_map.kind == "local" else None
+        panels = blend(resize(frames, size), weights, query_scale(attention_map, weights))
+        amounts = geometry.frame_shares(weights, clip[0])
+    else:
+        panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
+    factors = (size[0] / clip[1], size[1] / clip[2])
+    pictures = []
+    for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
+        height, width = panel.shape[:2]
+        picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
+        picture.paste(Image.fromarray(panel), (0, 0))
+        axes = canvas_axes(picture.size)
+        if position is not None:
+            _draw_marks(axes, frame, position, window, factors)
+        _draw_strip(axes, (height, width), frame, amounts)
+        pictures += [draw_over(picture, axes)] * hold
+    _encode(path, pictures)
+
+
+def _draw_marks(
+    axes: Axes,
+    frame: int,
+    position: geometry.Position,
+    window: geometry.Window | None,
+    factors: tuple[float, float],
+) -> None:
+    scale_y, scale_x = factors
+    if window is not None and frame in window.frames:
+        corner = (window.left * scale_x, window.top * scale_y)
+        draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
+    alpha = 1.0 if frame == position.frame else 0.35
+    draw_ring(axes, (position.x * scale_x, position.y * scale_y), alpha=alpha)
+
+
+def _draw_gate(
+    frames: Frames,
+    gate_map: GateMap,
+    sample: int,
+    size: tuple[int, int],
+    input_size: tuple[int, int] | None,
+) -> tuple[Panels, list[float]]:
+    if gate_map.kind not in SPATIAL:
+        raise ValueError(
+            f"{gate_map.kind} map: cannot be drawn over frames; need one of {', '.join(SPATIAL)}: "
+            "use draw_gate"
+        )
+    weights = geometry.gate_weights(gate_map, sample)
+    if gate_map.kind == "box":
+        boxes = boxes_in_frames(frames, weights, input_size)
+        return box_panels(frames, boxes, size), area_shares(frames, boxes)
+    weights = spatial_weights(gate_map, weights)
+    scale = make_gate_scale(
+        weights, normalized=gate_map.normalized, identity_value=gate_map.identity_value
+    )
+    amounts, _ = frame_amounts(gate_map, weights, len(frames))
+    return blend(resize(frames, size), weights, scale), amounts
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """The size with the short side enlarged to at least `short_side`; even, as yuv420p needs."""
+    """Returns an even size, as yuv420p needs, with a short side of at least `short_side`."""
     factor = max(short_side / min(height, width), 1.0)
     return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
 
 
-def encode(path: Path, pictures: list[Picture]) -> None:
-    """Writes RGB pictures of one even size as H.264, yuv420p, playable while it loads."""
-    height, width = pictures[0].shape[:2]
+def _encode(path: Path, pictures: list[Image.Image]) -> None:
+    # faststart lets players begin before the whole file is loaded
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         options = {"crf": "16", "preset": "veryfast"}
         stream = file.add_stream("libx264", rate=FILE_RATE, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = Fraction(1, FILE_RATE)
+        stream.width, stream.height = pictures[0].size
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILE_RATE)
         for picture in pictures:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            file.mux(stream.encode(frame))
         file.mux(stream.encode())
-
-
-def _write(
-    path: Path,
-    pictures: Frames,
-    amounts: list[float],
-    hold: int,
-    mark: Callable[[Axes, int], None] = lambda axes, frame: None,
-) -> None:
-    """Encodes the pictures, each with its marks, above a strip of what each frame amounts to."""
-    drawn = []
-    for frame, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
-        height, width = picture.shape[:2]
-        ground = np.full((height + STRIP, width, 3), 24, np.uint8)
-        ground[:height] = picture
-        axes = canvas_axes(ground)
-        mark(axes, frame)
-        _draw_strip(axes, (height, width), frame, amounts)
-        drawn += [to_picture(axes)] * hold
-    encode(path, drawn)
 
 
 def _draw_strip(axes: Axes, size: tuple[int, int], frame: int, amounts: list[float]) -> None:
     step = (size[1] - 16) / len(amounts)
-    base, tallest = size[0] + STRIP - 6, STRIP - 12
     most = max(abs(amount) for amount in amounts) or 1.0
     axes.bar(
         [8 + (index + 0.5) * step for index in range(len(amounts))],
-        [-tallest * abs(amount) / most for amount in amounts],
-        bottom=base,
+        [-(STRIP - 12) * abs(amount) / most for amount in amounts],
+        bottom=size[0] + STRIP - 6,
         width=max(step - 4, 1),
         color=["white" if index == frame else "#7a7a80" for index in range(len(amounts))],
         linewidth=0,

@@ -1,4 +1,4 @@
-"""From attention weights to colours over frames: pure functions, uint8 frames in and out."""
+"""Turns attention weights into colors over frames. Pure functions; frames are uint8."""
 
 from functools import cache
 from typing import NamedTuple
@@ -12,20 +12,24 @@ from torch.nn.functional import interpolate
 from videoattn.explain.geometry import cells_of_frames
 from videoattn.types import Frames
 
-SEQUENTIAL = "plasma"  # perceptually uniform, and no part of it is a colour of grey frames
+SEQUENTIAL = "plasma"  # perceptually uniform, and none of its colors occurs in a gray frame
 DIVERGING = "coolwarm"
-STRONGEST_ALPHA = 0.75  # what is looked at stays recognisable under its own heat
+STRONGEST_ALPHA = 0.75  # an object stays recognizable under the strongest color
 FRAME_SATURATION = 0.25
-LEAST_RANGE = 3.0  # in uniform weights: a map that is nearly flat must not look like a peaked one
-LEAST_SPAN = 0.05  # of the largest weight, for the same reason where no uniform weight is a measure
+LEAST_RANGE = 3.0  # in uniform weights: a nearly flat map must not look peaked
+LEAST_SPAN = 0.05  # of the largest weight: the same for maps that have no uniform weight
 
 
 class Scale(NamedTuple):
-    """How weights become colours: the same for all frames of a sheet or an overlay.
+    """Maps weights to colors; one scale serves all frames of a sheet or an overlay.
 
-    `unit` is the weight that is shown as 1; `bottom` and `top` are the shown values with the first
-    and the last colour. Colour begins at `least`: at the bottom, or above it, or, where the scale
-    is diverging, to both sides of it.
+    Args:
+        unit: The weight that is displayed as 1.
+        bottom: The displayed value with the first color.
+        top: The displayed value with the last color.
+        least: The displayed value that is left uncolored: the bottom, the uniform weight, or the
+            middle of a diverging scale.
+        diverging: Whether values on both sides of `least` are colored.
     """
 
     unit: float
@@ -34,13 +38,28 @@ class Scale(NamedTuple):
     least: float
     diverging: bool
 
+    def text(self, value: float) -> str:
+        """Formats a displayed value, as a multiple if the unit is not 1."""
+        return number_text(value) + ("\u00d7" if self.unit != 1 and value else "")
+
+
+def number_text(value: float | int) -> str:
+    """Formats three digits, or two and a power of ten (2.9e4), with a typographic minus."""
+    text = f"{value:.3g}"
+    if "e" in text:
+        digits, power = f"{value:.1e}".split("e")
+        text = f"{digits}e{int(power)}"
+    return text.replace("-", "\u2212")
+
 
 def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None) -> Scale:
-    """The scale for a map (T', H', W') of one query, from its largest |weight|.
+    """Returns the scale for weights of any shape, from their largest absolute value.
 
-    Weights that sum to 1 are shown in multiples of 1 / (T' H' W'), what each position would get
-    if the query looked everywhere alike; `visible` is the number of positions that it can see at
-    all, where not all. Responses that are no probabilities are shown as they are.
+    Normalized weights are displayed as multiples of the uniform weight, 1 / (number of
+    positions). Other responses are displayed as they are, around zero.
+
+    Args:
+        visible: The number of positions that the query sees, if not all.
     """
     unit = 1.0 / (visible or weights.numel()) if normalized else 1.0
     top = float(weights.abs().max()) / unit
@@ -49,16 +68,17 @@ def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None)
     return Scale(unit, -(top or 1.0), top or 1.0, 0.0, True)
 
 
-def make_field_scale(
+def make_gate_scale(
     weights: Tensor, *, normalized: bool, identity_value: float | None, positions: int | None = None
 ) -> Scale:
-    """The scale for weights that belong to no query, of any shape, from their range.
+    """Returns the scale for the weights of a gate map, of any shape.
 
-    positions: over how many a weighting sums to 1, where it does and they are not all.
+    If weights lie on both sides of the identity value (or 0), the scale diverges around it.
+    Otherwise it spans the range of the weights: half-open gates differ little compared with their
+    distance from 1.
 
-    Diverging around the neutral weight (or 0) where there are weights on both sides of it. Where
-    all are on one side it runs over their own range: half-open gates differ by little beside their
-    distance from 1, and a scale from 1 would show that distance only.
+    Args:
+        positions: The number of positions over which normalized weights sum to 1, if not all.
     """
     if normalized:
         return make_scale(weights, normalized=True, visible=positions)
@@ -72,10 +92,9 @@ def make_field_scale(
 
 
 def strength(values: Tensor, scale: Scale) -> Tensor:
-    """How much of a mark values (in units of the scale) are worth: 0 none, 1 the strongest.
+    """Returns how strongly values (in units of the scale) are marked, from 0 to 1.
 
-    Weights that sum to 1 count from the uniform one up: a query that looks everywhere alike marks
-    nothing.
+    Normalized weights count from the uniform weight up, so a flat map marks nothing.
     """
     beyond = values - scale.least
     if scale.diverging:
@@ -83,28 +102,28 @@ def strength(values: Tensor, scale: Scale) -> Tensor:
     return (beyond / (scale.top - scale.least)).clamp(0, 1)
 
 
-def colours(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
-    """RGB (..., 3) and alpha (...), both 0 - 1, of values (...) in units of the scale."""
-    place = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
+def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Returns RGB (..., 3) and alpha (...), both from 0 to 1, for values in units of the scale."""
+    position = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
     table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
-    colour = table[(place * (len(table) - 1)).round().long()]
-    # around the middle of a diverging scale a steep alpha would draw the zero lines as contours
+    color = table[(position * (len(table) - 1)).round().long()]
+    # A steep alpha around the middle of a diverging scale would draw zero as a contour.
     power = 1.25 if scale.diverging else 0.75
-    return colour, STRONGEST_ALPHA * strength(values, scale).pow(power)
+    return color, STRONGEST_ALPHA * strength(values, scale).pow(power)
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map (T', H', W') smoothly drawn out to (T', H, W); right at each cell's centre.
+    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values.
 
-    Cubic, and held inside the map's own range: no overshoot invents attention.
+    Bicubic, clamped to the range of the map so that overshoot does not invent attention.
     """
-    # antialias selects the cubic of a = -0.5, which rings less; enlarging, it blurs nothing
+    # antialias selects the cubic kernel with a = -0.5, which rings less.
     drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]
     return drawn.clamp(weights.min(), weights.max())
 
 
 def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
-    """The frames at (height, width) pixels, cubic and antialiased."""
+    """Resizes frames to (height, width) pixels, bicubic and antialiased."""
     if size == tuple(frames.shape[-2:]):
         return frames
     drawn = interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
@@ -112,25 +131,25 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
-    """The frames with a query's map (T', H', W') over them, in 8 bits.
+    """Draws a map (T', H', W') over frames.
 
-    The frames are muted first: their own colours would be taken for attention.
+    Frames are desaturated first, because their own colors could be mistaken for attention.
     """
     num_frames, _, height, width = frames.shape
     cells = cells_of_frames(num_frames, weights.shape[0])
-    heat, alpha = colours(upsample(weights / scale.unit, (height, width)), scale)
+    heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)
     heat, alpha = heat.movedim(-1, 1)[cells], alpha[:, None][cells]
-    drawn = _mute(frames).mul_(1 - alpha).add_(heat.mul_(alpha))
+    drawn = _desaturate(frames).mul_(1 - alpha).add_(heat.mul_(alpha))
     return drawn.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _mute(frames: Frames) -> Tensor:
+def _desaturate(frames: Frames) -> Tensor:
     pixels = frames.float().div_(255)
-    grey = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    return pixels.sub_(grey).mul_(FRAME_SATURATION).add_(grey)
+    gray = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    return pixels.sub_(gray).mul_(FRAME_SATURATION).add_(gray)
 
 
 @cache
 def _table(name: str) -> Tensor:
-    colour_map = colormaps[name]
-    return torch.tensor([colour_map(i)[:3] for i in range(colour_map.N)], dtype=torch.float32)
+    color_map = colormaps[name]
+    return torch.tensor([color_map(i)[:3] for i in range(color_map.N)], dtype=torch.float32)

@@ -1,158 +1,240 @@
-"""A contact sheet: all frames of a clip, and where one of its pixels looks in each of them.
-
-The figure of Wang et al., "Non-local Neural Networks" (CVPR 2018), figure 3: the strongest key
-positions joined to the query by arrows that run across the frames; here over the whole map.
-"""
+"""Contact sheets: the frames of a clip in a grid, with a header, a color bar and labels."""
 
 from collections.abc import Sequence
+from math import ceil, log
+from typing import NamedTuple
 
 import torch
-from matplotlib.axes import Axes
+from jaxtyping import UInt8
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import PairwiseMap
-from videoattn.explain.geometry import (
-    Key,
-    Position,
-    frame_shares,
-    query_position,
-    strongest_keys,
-    weights_of,
-    window_of,
-)
-from videoattn.explain.layout import Layout, make_layout
-from videoattn.explain.marks import (
-    canvas_axes,
-    draw_arrow,
-    draw_frame,
-    draw_outline,
-    draw_ring,
-    to_picture,
-)
-from videoattn.explain.page import (
-    Labels,
-    bar_corner,
-    blank,
-    draw_bars,
-    label_colour_bar,
-    label_frames,
-    paint_colour_bar,
-    paste_panels,
-    write_foot,
-    write_head,
-    write_labels,
-)
-from videoattn.explain.render import Scale, blend, make_scale, resize, strength
+from videoattn.explain.geometry import Position
+from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
+from videoattn.explain.render import Scale, colors_of, resize
 from videoattn.types import Frames
 
+MARGIN, GAP = 56, 20
+HEAD, FOOT = 146, 84
+LABEL, BAR = 30, 50  # above and below a panel
+CONTENT_WIDTH, LEAST_CONTENT = 1640, 880  # the header needs some room
+TALLEST_PANEL, TALLEST_CONTENT = 460, 1500
+PLEASANT_ASPECT = 1.8  # of all panels together
+MOST_COLUMNS, TALLEST, HEADING, BETWEEN = 16, 200, 40, 18  # of rows of clips
+COLOR_BAR = (300, 14)  # width, height
 
-def draw_sheet(
-    frames: Frames,
-    attention_map: PairwiseMap,
+Panels = UInt8[Tensor, "P 3 H2 W2"]
+Labels = list[tuple[str, str]]
+"""The number of each frame, and its time or ""."""
+
+
+class Grid(NamedTuple):
+    """Panels in rows. `corners` are (y, x); `panel` and `frame` are the (height, width) of a panel
+    and of the video that it shows; `top` and `bottom` include the heading and the bars."""
+
+    corners: list[tuple[int, int]]
+    panel: tuple[int, int]
+    frame: tuple[int, int]
+    top: int
+    bottom: int
+    right: int
+
+    def point(self, position: Position) -> tuple[float, float]:
+        """Returns the (x, y) on the sheet of a position in the clip."""
+        y, x = self.corners[position.frame]
+        return (
+            x + position.x * self.panel[1] / self.frame[1],
+            y + position.y * self.panel[0] / self.frame[0],
+        )
+
+
+def make_grid(
+    count: int,
+    frame: tuple[int, int],
+    columns: int,
     *,
-    title: str,
-    sample: int = 0,
-    query: int = 0,
-    pixel: tuple[int, int, int] | None = None,
-    frame_numbers: Sequence[int] | None = None,
-    frames_per_second: float | int | None = None,
-    origin: tuple[int, int] = (0, 0),
-    num_arrows: int = 20,
-) -> Image.Image:
-    """The sheet of one query of one sample, as an RGB image.
+    tallest: int,
+    top: int = HEAD,
+    heading: int = 0,
+    gap: int = GAP,
+    below: int = BAR,
+) -> Grid:
+    """Lays out panels of one aspect ratio, as large as the sheet's width and `tallest` allow."""
+    width = (CONTENT_WIDTH - (columns - 1) * gap) // columns
+    width = max(min(width, tallest * frame[1] // frame[0]), 1)
+    height = max(round(width * frame[0] / frame[1]), 1)
+    row = LABEL + height + below
+    y, bottom = top + heading + LABEL, top + heading + ceil(count / columns) * row
+    cells = [divmod(index, columns) for index in range(count)]
+    corners = [(y + i * row, MARGIN + j * (width + gap)) for i, j in cells]
+    right = MARGIN + columns * (width + gap) - gap
+    return Grid(corners, (height, width), frame, top, bottom, right)
 
-    frames: the clip as the network saw it: the same frames and crop, at any resolution.
-    title: its first line is the heading; a second one stands smaller below.
-    pixel: the (frame, y, x) of `frames` that was asked for; else the query cell's centre is marked.
-    frame_numbers: the frames' places in their video, frames_per_second: of that video, for labels.
-    origin: the (y, x) of the frames' corner in that video, where they are a crop of it: added to
-        the query's pixel where the sheet names it.
 
-    Raises:
-        ValueError: sample, query, pixel or the frames do not belong to the map.
+def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
+    """Returns the number of columns for panels of an aspect ratio (width / height) that fills rows
+    and gives `groups` such grids, one below the other, a pleasant shape."""
+    if count <= 4:
+        return count
+
+    def cost(columns: int) -> float:
+        rows = ceil(count / columns)
+        whole = columns * aspect / (rows * groups)
+        return abs(log(whole / PLEASANT_ASPECT)) + 6 * (columns * rows / count - 1)
+
+    return min(range(2, min(count, 12) + 1), key=cost)
+
+
+def stack_grids(counts: Sequence[int], frame: tuple[int, int], *, heading: int = 0) -> list[Grid]:
+    """Lays out groups of panels, one below the other, each with a `heading` pixels high."""
+    columns = choose_columns(max(counts), frame[1] / frame[0], len(counts))
+    rows = sum(ceil(count / columns) for count in counts)
+    tallest = min(TALLEST_PANEL, TALLEST_CONTENT // rows - LABEL - BAR)
+    grids: list[Grid] = []
+    for count in counts:
+        top = grids[-1].bottom if grids else HEAD
+        grids.append(make_grid(count, frame, columns, tallest=tallest, top=top, heading=heading))
+    return grids
+
+
+def label_frames(numbers: Sequence[int], frames_per_second: float | int | None = None) -> Labels:
+    """Returns frame numbers as text and, if the frame rate is known, times in seconds."""
+    times = [f"{n / frames_per_second:.2f} s" if frames_per_second else "" for n in numbers]
+    return [(str(number), time) for number, time in zip(numbers, times, strict=True)]
+
+
+class Sheet:
+    """A white picture with a header, grids of panels and a footer.
+
+    Pixels are painted into `picture`; text and marks are drawn on `axes`.
     """
-    weights = weights_of(attention_map, sample, query)
-    clip = (frames.shape[0], frames.shape[2], frames.shape[3])
-    position = query_position(attention_map, query, clip, pixel)
-    labels = label_frames(clip[0], frame_numbers, frames_per_second)
-    layout = make_layout(*clip)
-    scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
 
-    picture = blank(layout.width, layout.height)
-    paste_panels(picture, layout, blend(resize(frames, layout.panel), weights, scale))
-    corner = bar_corner(layout.width)
-    paint_colour_bar(picture, scale, corner)
+    def __init__(self, grids: Sequence[Grid], *, below: int = 0) -> None:
+        """Creates a sheet around grids; `below` pixels stay free below them."""
+        self.width = max(MARGIN + LEAST_CONTENT, *(grid.right for grid in grids)) + MARGIN
+        self.height = grids[-1].bottom + below + FOOT
+        self.picture = Image.new("RGB", (self.width, self.height), "white")
+        self.axes = canvas_axes(self.picture.size)
 
-    axes = canvas_axes(picture)
-    details = _query_line(position, labels, origin, scale)
-    write_head(axes, layout.width, title, details, _says(scale, local))
-    uniform = "attention, times the uniform weight" + (" of its window" if local else "")
-    label = "response" if scale.diverging else uniform
-    label_colour_bar(axes, scale, corner, label, times=not scale.diverging)
-    write_labels(axes, layout, labels, marked=position.frame)
-    shares = frame_shares(weights, clip[0])
-    draw_bars(axes, layout, shares, [f"{100 * share:.0f} %" for share in shares])
-    draw_frame(axes, layout.corners[position.frame], layout.panel)
-    if local:
-        _outline_window(axes, layout, weights)
-    keys = strongest_keys(weights, num_arrows, clip)
-    _draw_marks(axes, layout, scale, position, keys)
-    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
-    write_foot(axes, layout.width, layout.height, parts)
-    return Image.fromarray(to_picture(axes))
+    def image(self) -> Image.Image:
+        return draw_over(self.picture, self.axes)
+
+    def write_head(self, title: str, details: str, description: str) -> None:
+        """Writes the title, its second line with the details, and what the sheet shows."""
+        heading, _, rest = title.partition("\n")
+        room = self.width - 2 * MARGIN - COLOR_BAR[0] - 40
+        draw_text(self.axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
+        line = "  ·  ".join(filter(None, [rest, details]))
+        draw_text(self.axes, (MARGIN, 90), line, color=SOFT, room=room)
+        draw_text(self.axes, (MARGIN, 116), description, room=self.width - 2 * MARGIN)
+
+    def write_foot(self, parts: Sequence[str]) -> None:
+        text, room = "  ·  ".join(parts), self.width - 2 * MARGIN
+        draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
+
+    def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
+        """Draws the colors as they look over a gray frame, or solid if no frame is below them.
+
+        The numbers are multiples if the unit is the uniform weight.
+        """
+        (width, height), left, top = COLOR_BAR, self.width - MARGIN - COLOR_BAR[0], 58
+        row, alpha = colors_of(torch.linspace(scale.bottom, scale.top, width), scale)
+        if not solid:
+            row = row * alpha[:, None] + 0.5 * (1 - alpha[:, None])
+        bar = (row * 255).byte().expand(height, width, 3)
+        self.picture.paste(Image.fromarray(bar.numpy()), (left, top))
+        draw_text(self.axes, (left, top - 9), label, size=13, color=SOFT, room=width)
+        middle = scale.least if scale.diverging else (scale.bottom + scale.top) / 2
+        y = top + height
+        for value in (scale.bottom, middle, scale.top):
+            x = left + width * (value - scale.bottom) / (scale.top - scale.bottom)
+            self.axes.plot([x, x], [y, y + 4], color=SOFT, lw=1)
+            at = (x, y + 18)
+            draw_text(self.axes, at, scale.text(value), size=13, color=SOFT, align="center")
+
+    def draw_panels(self, grid: Grid, panels: Panels, labels: Labels, *, marked: int = -1) -> None:
+        """Pastes panels and writes number and time above each; the marked one is framed."""
+        height, width = grid.panel
+        for index, (panel, (y, x)) in enumerate(zip(panels, grid.corners, strict=True)):
+            self.picture.paste(Image.fromarray(panel.permute(1, 2, 0).numpy()), (x, y))
+            number, time = labels[index]
+            bold = index == marked
+            end = draw_text(self.axes, (x, y - 9), number, size=14, bold=bold, room=width) + 8
+            if x + width - end > 45:
+                draw_text(self.axes, (end, y - 9), time, size=14, color=SOFT, room=x + width - end)
+            if index == marked:
+                frame = Rectangle((x - 2, y - 2), width + 4, height + 4, fill=False, lw=4)
+                frame.set(edgecolor=ACCENT, joinstyle="miter")
+                self.axes.add_patch(frame)
+
+    def draw_bars(
+        self, grid: Grid, values: Sequence[float], texts: Sequence[str], identity: float | None
+    ) -> None:
+        """Draws a bar from 0 to each panel's value below it, all to one scale, with a text.
+
+        A line marks the identity value at every bar; texts are then aligned at the right.
+        """
+        low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
+        high = high if high > low else low + 1.0
+        height, width = grid.panel
+        per_unit = (width - 60) / (high - low)  # 60 pixels for the text
+        for value, text, (y, x) in zip(values, texts, grid.corners, strict=True):
+            zero, end, middle = x - low * per_unit, x + (value - low) * per_unit, y + height + 14
+            span = sorted((zero, end))
+            self.axes.fill_between(span, middle - 5, middle + 5, color=SOFT, lw=0)
+            if identity is None and low == 0:
+                draw_text(self.axes, (end + 8, middle + 5), text, size=14)
+                continue
+            draw_text(self.axes, (x + width, middle + 5), text, size=14, align="right")
+            if identity is not None:
+                mark = x + (identity - low) * per_unit
+                self.axes.plot([mark, mark], [middle - 11, middle + 11], color=INK, lw=1.6)
 
 
-def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
-    """The scale of one query's weights. In a local map uniform means uniform in its window."""
-    visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
-    return make_scale(weights, normalized=attention_map.normalized, visible=visible)
+class Clip(NamedTuple):
+    """A clip, its heading (left, bold) and details (right), and a label for each frame."""
+
+    frames: Frames
+    heading: str
+    details: str
+    labels: Labels
 
 
-def _query_line(position: Position, labels: Labels, origin: tuple[int, int], scale: Scale) -> str:
-    number, time = labels[position.frame]
-    time = f" ({time})" if time else ""
-    y, x = origin[0] + int(position.y), origin[1] + int(position.x)
-    line = f"query: frame {number}{time}, x {x}, y {y}"
-    return f"{line}  ·  response, not a probability" if scale.diverging else line
+def draw_clips(
+    clips: Sequence[Clip], *, title: str, details: str, description: str, legend: Sequence[str]
+) -> Image.Image:
+    """Draws clips, which may differ in size, one below the other.
 
-
-def _says(scale: Scale, local: bool) -> str:
-    what = "how it responds to" if scale.diverging else "how much it attends to"
-    where = "each position of the window around it" if local else "each position of every frame"
-    return f"Where the ringed pixel looks: {what} {where}"
-
-
-def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
-    parts = ["ring: the query"]
-    if local:
-        parts.append("dashed: its window")
-    if num_arrows > 1:
-        parts.append(f"arrows: its {num_arrows} strongest key positions, wider where stronger")
-    elif num_arrows:
-        parts.append("arrow: its strongest key position")
-    share = "summed |response|" if scale.diverging else "attention"
-    parts.append(f"bars: each frame's share of the {share}")
-    if frames_per_cell > 1:
-        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
-    return parts
-
-
-def _outline_window(axes: Axes, layout: Layout, weights: Tensor) -> None:
-    window = window_of(weights, layout.clip)
-    for frame in window.frames:
-        corners = [
-            layout.point(Position(frame, *at))
-            for at in ((window.top, window.left), (window.bottom, window.right))
-        ]
-        draw_outline(axes, *corners)
-
-
-def _draw_marks(
-    axes: Axes, layout: Layout, scale: Scale, position: Position, keys: list[Key]
-) -> None:
-    start = layout.point(position)
-    strengths = strength(torch.tensor([key.weight for key in keys]) / scale.unit, scale).tolist()
-    for key, worth in zip(reversed(keys), reversed(strengths), strict=True):  # the strongest on top
-        draw_arrow(axes, start, layout.point(key.position), strength=worth)
-    draw_ring(axes, start)
+    Args:
+        title: The heading of the sheet; a second line is drawn smaller, before the details.
+        description: What the sheet shows.
+        legend: What the marks mean.
+    """
+    grids: list[Grid] = []
+    for clip in clips:
+        num_frames, _, height, width = clip.frames.shape
+        grid = make_grid(
+            num_frames,
+            (height, width),
+            ceil(num_frames / ceil(num_frames / MOST_COLUMNS)),  # full rows
+            tallest=TALLEST,
+            top=grids[-1].bottom + BETWEEN if grids else HEAD,
+            heading=HEADING,
+            gap=10,
+            below=8,
+        )
+        grids.append(grid)
+    sheet = Sheet(grids)
+    sheet.write_head(title, details, description)
+    left, right = MARGIN, sheet.width - MARGIN
+    room = 0.48 * (right - left)
+    for clip, grid in zip(clips, grids, strict=True):
+        y = grid.top + 30
+        sheet.axes.plot([left, right], [y - 26, y - 26], color=LINE, lw=1)
+        draw_text(sheet.axes, (left, y), clip.heading, size=17, bold=True, room=room)
+        at = (right, y)
+        draw_text(sheet.axes, at, clip.details, size=14, color=SOFT, align="right", room=room)
+        sheet.draw_panels(grid, resize(clip.frames, grid.panel), clip.labels)
+    sheet.write_foot(legend)
+    return sheet.image()

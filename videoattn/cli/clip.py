@@ -1,0 +1,129 @@
+"""Reads the clip of a video that a network sees, for commands that draw on its frames."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from av.error import FFmpegError
+from torch import Tensor
+
+from videoattn.attention.record import Query
+from videoattn.data.dataset import sample_generator, sample_numbers
+from videoattn.data.decode import DecodeError, Video, decode
+from videoattn.data.decode.source import reason
+from videoattn.data.transforms import Box, resize
+from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
+from videoattn.recipe.run import Predictor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The center view of a video.
+
+    Args:
+        frames: Decoded frames, cut to the crop, (T, 3, H, W) uint8. Pictures are drawn on them.
+        video: The network's input, (1, 3, T, h, w).
+        box: The crop in pixels of the video.
+        numbers: The index of each frame in the video.
+        fps: The frame rate of the video.
+    """
+
+    frames: Tensor
+    video: Tensor
+    box: Box
+    numbers: list[int]
+    fps: float
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The (T, h, w) of the network's input."""
+        return self.video.shape[2], self.video.shape[3], self.video.shape[4]
+
+    def pixel(self, query: tuple[int, int, int]) -> Query:
+        """Converts (FRAME, X, Y) in the video to (frame, y, x) in `frames`.
+
+        Raises:
+            ValueError: If the position is outside the clip or its crop.
+        """
+        frame, x, y = query
+        distances = [abs(number - frame) for number in self.numbers]
+        nearest = distances.index(min(distances))
+        gaps = np.diff(np.sort(np.unique(self.numbers)))
+        if distances[nearest] > (gaps.max() if len(gaps) else 0):
+            raise ValueError(
+                f"query: frame {frame} is not in the network's clip, frames {min(self.numbers)} to "
+                f"{max(self.numbers)}; run the command again for this frame"
+            )
+        box = self.box
+        if not (box.x0 <= x < box.x1 and box.y0 <= y < box.y1):
+            raise ValueError(
+                f"query: pixel ({x}, {y}) is outside the center crop that the network sees; "
+                f"x must be {box.x0} to {box.x1 - 1}, y {box.y0} to {box.y1 - 1}"
+            )
+        return nearest, y - box.y0, x - box.x0
+
+    def to_input(self, pixel: Query) -> Query:
+        """Converts a (frame, y, x) in `frames` to one in `video`."""
+        (height, width), (_, h, w) = self.frames.shape[2:], self.grid
+        return pixel[0], int(pixel[1] * (h / height)), int(pixel[2] * (w / width))
+
+
+def parse_query(text: str) -> tuple[int, int, int]:
+    """Returns the numbers in "FRAME,X,Y".
+
+    Raises:
+        ValueError: If the text has another form.
+    """
+    try:
+        frame, x, y = (int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"query {text!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
+        ) from error
+    return frame, x, y
+
+
+def read_clip(predictor: Predictor, path: Path, frame: int | None = None) -> Clip:
+    """Reads the clip in the middle of a video, or around a frame; decodes only its frames.
+
+    Raises:
+        ValueError: If the video does not have that frame.
+        DecodeError: If the video cannot be decoded.
+    """
+    try:
+        with Video(path) as video:
+            return _read_clip(predictor, video, frame, video.num_frames)
+    except DecodeError as error:
+        if error.num_frames is None:
+            raise
+        with Video(path) as video:  # damaged: it has fewer frames than it lists
+            return _read_clip(predictor, video, frame, error.num_frames)
+    except (FFmpegError, OSError) as error:
+        raise DecodeError(path, reason(error)) from error
+
+
+def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames: int) -> Clip:
+    if frame is not None and not 0 <= frame < num_frames:
+        raise ValueError(
+            f"query: frame {frame} is not in {video.source}; choose one of frames 0 to "
+            f"{num_frames - 1}"
+        )
+    config = predictor.config
+    config = replace(config, test=replace(config.test, num_clips=1, num_crops=1))
+    sampler, generator = test_frames(config), sample_generator(0, 0, 0)
+    clock = clock_of(config)
+    numbers = sample_numbers(sampler, video, num_frames, video.fps, generator, clock)[0]
+    if frame is not None and config.clip.sampling == "dense":
+        shift = frame - numbers[len(numbers) // 2]  # the frame becomes the middle of the clip
+        numbers = numbers + min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
+    transform = test_transform(config)
+    boxes: list[Box] = []
+
+    def crop(height: int, width: int) -> Box:
+        boxes[:] = transform.boxes(height, width)
+        return boxes[0]
+
+    frames = decode(video, numbers, crop=crop)
+    inputs = resize(frames, transform.crop)[None]
+    to_video = make_to_video(config.clip, predictor.device)
+    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), video.fps)

@@ -1,0 +1,234 @@
+"""Contact sheets of maps without a query: gates, masks, poolings and class activation maps."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videoattn.attention.record import GateMap
+from videoattn.explain.boxes import draw_boxes
+from videoattn.explain.geometry import cells_of_frames, frame_shares, gate_weights
+from videoattn.explain.marks import INK, LINE, SOFT, draw_text
+from videoattn.explain.render import Scale, blend, colors_of, make_gate_scale, number_text, resize
+from videoattn.explain.sheet import (
+    CONTENT_WIDTH,
+    MARGIN,
+    Labels,
+    Sheet,
+    label_frames,
+    make_grid,
+    stack_grids,
+)
+from videoattn.types import Frames
+
+MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
+HEADING = 34
+CHART_HEIGHT = 440
+NAMED = 6  # channels, at each end
+
+
+def draw_gate(
+    frames: Frames,
+    gate_map: GateMap,
+    *,
+    title: str,
+    labels: Labels | None = None,
+    sample: int = 0,
+    input_size: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Draws the map of one sample: heat over the frames, a bar below each frame (temporal), a
+    chart (channel), or boxes and their contents.
+
+    Args:
+        frames, title, labels: As in `draw_sheet`.
+        input_size: The (height, width) of the network's input, whose pixels boxes refer to; the
+            size of `frames` unless given.
+
+    Raises:
+        ValueError: If the frames do not fit the map, weights are not finite or have a wrong shape,
+            or a box is outside the input.
+    """
+    labels = labels or label_frames(range(len(frames)))
+    weights = gate_weights(gate_map, sample)
+    if gate_map.kind == "box":
+        return draw_boxes(frames, weights, title, labels, input_size)
+    draw = _draw_channels if gate_map.kind == "channel" else _draw_frames
+    return draw(frames, gate_map, weights, title, labels)
+
+
+def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
+    """Returns one weight per position (T', H', W'): the mean over channels or weightings."""
+    return weights.mean(0) if gate_map.kind in ("mask", "pooling") else weights
+
+
+def frame_amounts(
+    gate_map: GateMap, weights: Tensor, num_frames: int
+) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of normalized weights, or else its mean weight; and as text."""
+    if gate_map.normalized:
+        shares = frame_shares(weights, num_frames)
+        return shares, [f"{100 * share:.0f} %" for share in shares]
+    cells = cells_of_frames(num_frames, len(weights))
+    means = weights.double().reshape(len(weights), -1).mean(1)[cells].tolist()
+    return means, [number_text(mean) for mean in means]
+
+
+def _draw_frames(
+    frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
+) -> Image.Image:
+    """Draws frames under their heat, once or for each weighting, or unchanged above their gates."""
+    temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
+    maps = _maps(gate_map, weights)
+    shown = torch.stack(list(maps.values()))
+    scale = make_gate_scale(
+        shown,
+        normalized=gate_map.normalized,
+        identity_value=identity,
+        positions=shown[0].numel(),
+    )
+    size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
+    grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
+    sheet = Sheet(grids)
+    panels = resize(frames, grids[0].panel)
+    for (heading, weights), grid in zip(maps.items(), grids, strict=True):
+        sheet.draw_panels(grid, panels if temporal else blend(panels, weights, scale), labels)
+        draw_text(sheet.axes, (MARGIN, grid.top + 22), heading, size=17, bold=True)
+        sheet.draw_bars(grid, *frame_amounts(gate_map, weights, len(frames)), identity)
+    if not temporal:
+        sheet.draw_color_bar(scale, _bar_label(gate_map, scale))
+    sheet.write_head(title, _range(shown, gate_map, scale), _description(gate_map))
+    bars = (
+        "share of the weight"
+        if gate_map.normalized
+        else f"{'' if temporal else 'mean '}{_noun(gate_map)}"
+    )
+    parts = [f"bars: each frame's {bars}"]
+    if identity is not None:
+        parts.append(f"line: the identity, {number_text(identity)}")
+    shape = " x ".join(map(str, shown.shape[1:]))
+    sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
+    return sheet.image()
+
+
+def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
+    """Returns the maps (T', H', W') to draw, by their headings."""
+    if gate_map.kind != "pooling" or len(weights) == 1:
+        return {"": spatial_weights(gate_map, weights)}
+    peaked = torch.argsort(weights.flatten(1).amax(1), descending=True, stable=True)
+    chosen = sorted(peaked[:MOST_WEIGHTINGS].tolist())
+    return {f"weighting {d}": weights[d] for d in chosen}
+
+
+def _draw_channels(
+    frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
+) -> Image.Image:
+    """Sorts channels by their gate: bars, or a heat map whose columns are below the frames."""
+    per_frame, num_frames = weights.ndim == 2, len(frames)
+    means = weights.mean(1) if per_frame else weights
+    order = torch.argsort(means, descending=True, stable=True)
+    identity = gate_map.identity_value
+    scale = make_gate_scale(weights, normalized=gate_map.normalized, identity_value=identity)
+    shown = weights[order] / scale.unit
+    if per_frame:
+        shown = shown[:, cells_of_frames(num_frames, shown.shape[1])]
+    size, column = (frames.shape[2], frames.shape[3]), CONTENT_WIDTH / num_frames
+    strip = make_grid(num_frames, size, num_frames, tallest=120, gap=6, below=28)
+    shift = MARGIN + column / 2 - strip.panel[1] / 2  # panels are centered above columns
+    corners = [(y, round(shift + i * column)) for i, (y, _) in enumerate(strip.corners)]
+    strip = strip._replace(corners=corners, right=MARGIN + CONTENT_WIDTH)
+    sheet = Sheet([strip], below=CHART_HEIGHT + 90)
+    sheet.draw_panels(strip, resize(frames, strip.panel), labels)
+    _draw_chart(sheet, strip.bottom, shown, scale, order.tolist(), identity)
+
+    named = [f"{c} ({number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
+    count = min(NAMED, max(len(named) // 2, 1))
+    mean = ", mean over frames" if per_frame else ""
+    ends = {"strongest": named[:count], "weakest": named[::-1][:count]}
+    for row, (end, names) in enumerate(ends.items()):
+        at = (MARGIN, strip.bottom + CHART_HEIGHT + 48 + 24 * row)
+        text = f"{end} channels{mean}: {', '.join(names)}"
+        draw_text(sheet.axes, at, text, size=14, room=CONTENT_WIDTH)
+    sheet.write_head(title, _range(weights, gate_map, scale), _description(gate_map))
+    sheet.draw_color_bar(scale, _bar_label(gate_map, scale), solid=True)
+    marks = "rows: channels, strongest first; columns" if per_frame else "bars: channels; height"
+    sheet.write_foot([f"{marks}: the {_noun(gate_map)}{' in the frame above' * per_frame}"])
+    return sheet.image()
+
+
+def _draw_chart(
+    sheet: Sheet, top: int, shown: Tensor, scale: Scale, order: list[int], identity: float | None
+) -> None:
+    """Draws gates in order: (C) as bars, or (C, T) as rows of a heat map."""
+    corner = (MARGIN / sheet.width, 1 - (top + CHART_HEIGHT) / sheet.height)
+    size = (CONTENT_WIDTH / sheet.width, CHART_HEIGHT / sheet.height)
+    axes = sheet.axes.figure.add_axes((*corner, *size))
+    axes.set_facecolor("#f6f6f6")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=8)
+    count, colors = len(order), colors_of(shown, scale)[0].tolist()
+    named = range(count) if count <= 30 else [0, count - 1]
+    names = [str(order[index]) for index in named]
+    if shown.ndim == 2:
+        axes.imshow(colors, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks(named, names)
+        return
+    gap = 0.15 * CONTENT_WIDTH / count if count <= CONTENT_WIDTH / 4 else -1  # overlap hides seams
+    bars = axes.vlines(range(count), 0, shown, colors=colors, lw=CONTENT_WIDTH / count - gap)
+    bars.set_antialiased(False)
+    values = [0.0, *shown.tolist(), identity or 0.0]
+    low, high = min(values), max(values)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(low, high + 0.06 * (high - low or 1.0)))
+    axes.grid(axis="y", color=LINE)
+    axes.set_axisbelow(True)
+    axes.set_xticks(named, names)
+    if identity is not None:
+        axes.axhline(identity, color=INK, lw=1.4, ls=(0, (5, 4)))
+
+
+def _noun(gate_map: GateMap) -> str:
+    nouns = {"mask": "mask value", "cam": "contribution to the score"}
+    default = "weight" if gate_map.identity_value is None else "gate"
+    return "strength" if gate_map.description else nouns.get(gate_map.kind, default)
+
+
+def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
+    """Describes the range of the weights, in units of the scale, and what changes nothing."""
+    shown = weights / scale.unit
+    found = torch.stack([shown.min(), shown.mean(), shown.max()])
+    found = torch.where(found.abs() < 1e-3 * shown.abs().max(), 0, found)
+    low, mean, high = (scale.text(value) for value in found.tolist())
+    text = f"min {low}, mean {mean}, max {high}"
+    value = gate_map.identity_value
+    return text if value is None else f"{text}  ·  identity: {number_text(value)}"
+
+
+def _bar_label(gate_map: GateMap, scale: Scale) -> str:
+    if gate_map.normalized:
+        return "weight, times the uniform weight"
+    value = gate_map.identity_value
+    if value is None or scale.bottom <= value <= scale.top:
+        return _noun(gate_map)
+    return f"{_noun(gate_map)}  ({number_text(value)} is outside this range)"
+
+
+def _description(gate_map: GateMap) -> str:
+    kind, channels = gate_map.kind, gate_map.weights.shape[1]
+    if gate_map.description:
+        return gate_map.description
+    if kind == "pooling":
+        each = "" if channels == 1 else f", in {channels} weightings"
+        if channels > MOST_WEIGHTINGS:
+            each += f", of which the {MOST_WEIGHTINGS} most peaked are drawn"
+        return f"Attention pooling: the weight of each position in the pooled feature{each}"
+    if kind == "mask":
+        return f"A mask over the features: the mean over {channels} channels at each position"
+    if kind == "cam":
+        return "The contribution of each position of each frame to the score of the class"
+    each = {
+        "spatial": "position of each frame",
+        "temporal": "frame",
+        "channel": f"of {channels} channels" + ", per frame" * (gate_map.weights.ndim == 3),
+    }[kind]
+    if gate_map.identity_value is None:
+        return f"{kind.capitalize()} attention: the weight of each {each}"
+    return f"A {kind} gate: the factor applied to the features of each {each}"

@@ -1,0 +1,150 @@
+"""Contact sheets of pairwise attention: where one pixel of a clip looks, in all of its frames.
+
+They extend figure 3 of Wang et al., "Non-local Neural Networks" (CVPR 2018): arrows join a query
+to its strongest key positions across the frames, over the whole map as heat.
+"""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videoattn.attention.record import PairwiseMap, Query
+from videoattn.explain import geometry
+from videoattn.explain.geometry import Position
+from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
+from videoattn.explain.render import Scale, blend, make_scale, resize, strength
+from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
+from videoattn.types import Frames
+
+SPACE_APART = 0.25  # of the shorter side of the frame
+TIME_APART = 0.5  # of the clip
+
+
+def draw_sheet(
+    frames: Frames,
+    attention_map: PairwiseMap,
+    *,
+    title: str,
+    labels: Labels | None = None,
+    sample: int = 0,
+    query: int = 0,
+    pixel: tuple[int, int, int] | None = None,
+    origin: tuple[int, int] = (0, 0),
+    num_arrows: int = 20,
+) -> Image.Image:
+    """Draws the attention of one query of one sample.
+
+    Args:
+        frames: The network's clip: the same frames and crop, at any resolution.
+        title: The heading; a second line is drawn smaller below it.
+        labels: The number and time of each frame; counted from 0 unless given.
+        pixel: The query (frame, y, x) in `frames`; the center of its cell unless given.
+        origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
+
+    Raises:
+        ValueError: If the pixel or the frames do not fit the map.
+    """
+    weights = geometry.weights_of(attention_map, sample, query)
+    clip = (frames.shape[0], frames.shape[2], frames.shape[3])
+    position = geometry.query_position(attention_map, query, clip, pixel)
+    labels = labels or label_frames(range(clip[0]))
+    scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
+    (grid,) = stack_grids([clip[0]], clip[1:])
+    sheet = Sheet([grid])
+    panels = blend(resize(frames, grid.panel), weights, scale)
+    sheet.draw_panels(grid, panels, labels, marked=position.frame)
+    shares = geometry.frame_shares(weights, clip[0])
+    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares], None)
+    keys = geometry.strongest_keys(weights, num_arrows, clip)
+    _draw_marks(sheet, grid, position, keys, scale)
+    if local:
+        window = geometry.window_of(weights, clip)
+        corners = ((window.top, window.left), (window.bottom, window.right))
+        for frame in window.frames:
+            points = [grid.point(Position(frame, *at)) for at in corners]
+            draw_outline(sheet.axes, points[0], points[1])
+    number, time = labels[position.frame]
+    y, x = origin[0] + int(position.y), origin[1] + int(position.x)
+    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
+    _write(sheet, title, details, scale, local)
+    sheet.write_foot(_legend(scale, len(keys), clip[0] / weights.shape[0], local))
+    return sheet.image()
+
+
+def _draw_marks(
+    sheet: Sheet, grid: Grid, position: Position, keys: list[tuple[Position, float]], scale: Scale
+) -> None:
+    start = grid.point(position)
+    for key, weight in reversed(keys):  # strongest on top
+        worth = float(strength(torch.tensor(weight / scale.unit), scale))
+        draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
+    draw_ring(sheet.axes, start)
+
+
+def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) -> None:
+    where = "each position of the window around it" if local else "each position of every frame"
+    if scale.diverging:
+        label, description = "response", f"The response of the ringed pixel to {where}"
+        details += "  ·  not a probability"
+    else:
+        label = "attention, times the uniform weight" + (" of its window" if local else "")
+        description = f"The attention of the ringed pixel to {where}"
+    sheet.write_head(title, details, description)
+    sheet.draw_color_bar(scale, label)
+
+
+def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
+    """Returns the scale of a query's weights; in a local map, uniform means over its window."""
+    visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
+    return make_scale(weights, normalized=attention_map.normalized, visible=visible)
+
+
+def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
+    parts = ["ring: the query"]
+    if local:
+        parts.append("dashed: its window")
+    if num_arrows:
+        parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
+    share = "summed absolute response" if scale.diverging else "attention"
+    parts.append(f"bars: each frame's share of the {share}")
+    if frames_per_cell > 1:
+        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
+    return parts
+
+
+def choose_queries(
+    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
+) -> list[Query]:
+    """Returns the (frame, y, x) of a clip (T, H, W) that receive the most attention, most first.
+
+    Greedy non-maximum suppression keeps them a quarter of the frame or half of the clip apart, so
+    that their pictures differ. A small grid may hold fewer than `count`. Each is the center pixel
+    of a key cell.
+
+    Raises:
+        ValueError: If the map was recorded without `received`.
+    """
+    if attention_map.received is None:
+        raise ValueError(
+            "attention map: the attention that each position receives was not recorded; use "
+            "record_attention(model, received=True), or choose a query"
+        )
+    received = attention_map.received[sample].flatten()
+    frames, height, width = attention_map.grid_k
+    shorter = min(clip[1], clip[2])
+    chosen: list[Query] = []
+    for index in torch.argsort(received, descending=True, stable=True).tolist():
+        cell = (index // (height * width), index // width % height, index % width)
+        center = geometry.cell_center(cell, (frames, height, width), clip)
+        candidate = (center.frame, int(center.y), int(center.x))
+        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
+            chosen.append(candidate)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
+    time = (a[0] - b[0]) / (TIME_APART * num_frames)
+    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
+    return time**2 + y**2 + x**2 >= 1
