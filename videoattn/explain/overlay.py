@@ -1,4 +1,4 @@
-"""Writes a clip with attention drawn over it as an H.264 file, slow enough to look at."""
+"""Writes a clip with attention drawn over it as H.264 or WebP, slow enough to look at."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -37,12 +37,13 @@ def write_overlay(
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> None:
-    """Writes an MP4 (H.264, yuv420p) of T x `hold` frames at 25 frames per second.
+    """Writes an MP4 (H.264, yuv420p) of T x `hold` frames at 25 frames per second, or a WebP.
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
     weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
 
     Args:
+        path: The file; an animated WebP if its name ends in .webp.
         frames, sample, query, pixel: As in `draw_sheet`.
         input_size: As in `draw_gate`.
 
@@ -73,8 +74,13 @@ def write_overlay(
         if position is not None:
             _draw_marks(axes, frame, position, window, factors)
         _draw_strip(axes, (height, width), frame, amounts)
-        pictures += [draw_over(picture, axes)] * hold
-    _encode(path, pictures)
+        pictures.append(draw_over(picture, axes))
+    if path.suffix == ".webp":
+        milliseconds = 1000 * hold // FILE_RATE
+        first, *others = pictures
+        first.save(path, save_all=True, append_images=others, duration=milliseconds, quality=90)
+    else:
+        _encode(path, [picture for picture in pictures for _ in range(hold)])
 
 
 def _draw_marks(
