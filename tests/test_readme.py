@@ -71,6 +71,8 @@ def test_every_block_is_run() -> None:
 
 
 def test_its_commands_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines have no comments and no patterns, which an interactive zsh does not take."""
+    assert not re.search(r"[#*?\[\]{}~$]", "\n".join(SHELL))
     monkeypatch.chdir(clone)
     for line in "\n".join(SHELL).splitlines():
         program, *words = shlex.split(line)
@@ -80,9 +82,6 @@ def test_its_commands_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.M), line
         else:
             assert program == "pip"
-            assert [word for word in words if "." in word.strip(".")] == (
-                ["constraints.txt"] if "-c" in words else []
-            )
     assert (ROOT / "constraints.txt").is_file()
     assert list((clone / "runs/demo/moving/pictures").glob("*.png"))
     assert (clone / "runs/mine/test").is_dir()
@@ -111,7 +110,7 @@ def test_its_python_trains(clone: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (expression,) = re.findall(r"`(videoattn\.train\(.*?\))`", TEXT)
     eval(expression, {"videoattn": videoattn})
-    assert (tmp_path / "runs/mine/last.pt").is_file()
+    assert (tmp_path / "runs/mine/checkpoint-last.pt").is_file()
 
 
 def test_its_table_of_public_models() -> None:
