@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -152,6 +153,24 @@ def test_files_that_pages_name_exist(page: Path) -> None:
     roots = (ROOT, ROOT / "videoattn")  # design.md names files of the package
     missing = [name for name in named if not any((root / name).exists() for root in roots)]
     assert missing == []
+
+
+def test_commands_in_the_page_of_datasets_run(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset", reason="install videoattn[shards]")
+    (tmp_path / "configs").symlink_to(clone / "configs")
+    shutil.copytree(clone / "my_clips", tmp_path / "my_clips")
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^    videoattn (.*)$", (ROOT / "data/README.md").read_text(), re.M)
+    assert len(lines) == 6
+    for line in lines:
+        assert command(*shlex.split(line)) == 0, line
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == (
+        ["shards", "verify-my_clips", "waving"]
+    )
+    assert (tmp_path / "my_clips/videoattn_index.npz").is_file()
+    assert len(list((tmp_path / "my_small_clips").rglob("*.mp4"))) == 16
 
 
 def test_settings_in_the_page_of_datasets_load() -> None:
