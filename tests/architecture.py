@@ -60,17 +60,17 @@ DIALECT = {
     r"\banew\b": "again, from scratch",
     r"\blent\b": "in use",
     r"\bso many\b": "this many, a number",
-    r"\b(is|are) no [a-z]": "is not a",
+    r"(?<!there )\b(is|are) no [a-z]": "is not a",
     r"\bbehind\b": "after",
     r"\bsays so\b": "reports this",
-    r"\bstands?\b": "is",
+    r"\bstands?\b(?!-| for| in for)": "is",
     r"\bto the same bits\b": "bit for bit",
     r"\bwhat it is (told|given)\b": "its arguments",
     r"\b(thereof|whereof|whatsoever)\b": "",
     r"\bgoes on\b|\bgo on\b": "continues",
 }
 # Legitimate uses: (file, words).
-ALLOWED: set[tuple[str, str]] = set()
+ALLOWED = {("data/synthetic.py", "behind")}  # in space
 
 
 def imports(source: str, module: str) -> Iterator[str]:
@@ -151,12 +151,16 @@ def bad_habits(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             found += [node.func.id] * (node.func.id in ("print", "eval", "exec"))
-        if isinstance(node, ast.ExceptHandler):
+        if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
             caught = ast.unparse(node.type) if node.type else "everything"
             found += [f"except {caught}"] * (caught in ("everything", "Exception", "BaseException"))
         if isinstance(node, ast.Global):
             found.append(f"global {', '.join(node.names)}")
     return found
+
+
+def _raises_again(node: ast.ExceptHandler) -> bool:
+    return any(isinstance(item, ast.Raise) for item in ast.walk(node))
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """The pyramid and its head, in float64 against the definition."""
 
 import copy
+import inspect
 import io
 import math
 from functools import partial
@@ -15,10 +16,11 @@ from tests.reference import interaction as reference
 from videoattn.attention import record_attention
 from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss
-from videoattn.attention.blocks.pyramid import PyramidPooling
+from videoattn.attention.blocks.pyramid import PoolingOptions, PyramidPooling
 from videoattn.attention.insert import output_shapes
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
+from videoattn.errors import check_options
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 
@@ -333,6 +335,16 @@ def test_parameter_count() -> None:
 def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         head(**options)
+
+
+def test_options_include_those_of_the_pooling() -> None:
+    check_options("options", InteractionPyramid, {"rows": 8, "residual": True})
+    with pytest.raises(ValueError, match=r"options: unknown 'row' \(did you mean rows\?\); it may"):
+        check_options("options", InteractionPyramid, {"row": 8})
+    signature = inspect.signature(PyramidPooling).parameters.values()
+    assert {p.name for p in signature if p.kind is p.KEYWORD_ONLY} == set(
+        PoolingOptions.__annotations__
+    )
 
 
 def test_unknown_levels_are_rejected() -> None:

@@ -95,6 +95,14 @@ def test_a_transformer_called_by_keyword_is_recorded_by_head() -> None:
     torch.testing.assert_close(maps["pooler"].elsewhere, pooled[..., 0])
 
 
+def test_no_queries_record_only_what_is_received() -> None:
+    model, pixels = Tokens().eval(), torch.randn(1, 2, 3, 12, 16)
+    with torch.no_grad(), record_attention(model, queries=[], received=True) as maps:
+        model(pixels)
+    assert maps["attention"].rows.shape == (1, 2, 0, *GRID)
+    assert maps["attention"].received.shape == (1, *GRID)
+
+
 def test_all_rows_and_factors_give_the_same_map() -> None:
     model, pixels = Tokens().eval(), torch.randn(1, 2, 3, 12, 16)
     with torch.no_grad(), record_attention(model, factors=True) as maps:

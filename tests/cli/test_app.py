@@ -1,4 +1,4 @@
-"""The command itself: its table, its start, and what it makes of errors."""
+"""The `videoattn` command: help, imports and error messages."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ from videoattn.data.decode import DecodeError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_describes_itself_as_the_table_does(
+def test_the_help_of_a_command_begins_with_its_line_in_the_table(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = import_module(f"videoattn.cli.{COMMANDS[name][0]}")
@@ -41,7 +41,7 @@ def test_help_imports_no_command() -> None:
 
 
 @pytest.mark.parametrize("name", ["predict", "train"])
-def test_a_command_imports_what_it_needs(name: str) -> None:
+def test_a_command_does_not_import_what_it_does_not_use(name: str) -> None:
     code = (
         "import sys\nfrom importlib import import_module\n"
         f"import_module('videoattn.cli.{name}')\n"

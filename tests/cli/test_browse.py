@@ -36,7 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
-    """The rows of the sheets that are drawn."""
+    """Returns a list that receives the rows of each sheet."""
     rows: list[Clip] = []
 
     def keeping(clips: list[Clip], **words: object) -> Image.Image:
@@ -48,7 +48,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
 
 
 class Recorder(nn.Module):
-    """Keeps what it is shown."""
+    """A network that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Recorder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x)
-        torch.rand(3)  # dropout would
+        torch.rand(3)  # as dropout does
         return self.weight.expand(len(x), -1)
 
 
-def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[torch.Tensor]:
-    """What the engine gives a network in its first steps, batch by batch."""
+def fed_in_training(config: Config, samples: Samples, num_steps: int) -> list[torch.Tensor]:
+    """Returns the batches that the engine feeds a network in its first steps."""
     recorder, loader = Recorder(), make_loader(config, "train", Parallel(), samples)
     batches, train = loader.epoch(0), config.train
     for step in range(num_steps):
@@ -90,14 +90,14 @@ def shown_in_training(config: Config, samples: Samples, num_steps: int) -> list[
     ],
     ids=["plain", "mixed", "several clips", "accumulated"],
 )
-def test_the_sheet_shows_what_training_is_given(
+def test_the_sheet_shows_the_clips_of_training(
     recipe: Path, drawn: list[Clip], tmp_path: Path, words: list[str], steps: int, each: int
 ) -> None:
     config = load(recipe, words)
     samples = make_samples(config.data, "train")
     num_clips = config.train.num_clips
     browse(recipe, words, num_videos=steps * each, output=tmp_path / "sheet.png")
-    given = shown_in_training(config, samples, steps)[:: config.train.accumulate_steps]
+    given = fed_in_training(config, samples, steps)[:: config.train.accumulate_steps]
     want = torch.cat([batch[: each * num_clips] for batch in given])
     assert len(drawn) == len(want) == steps * each * num_clips
     mean, std = (torch.tensor(c).view(3, 1, 1, 1) for c in (config.clip.mean, config.clip.std))
@@ -142,7 +142,7 @@ def test_rows_name_the_clip(recipe: Path, drawn: list[Clip], tmp_path: Path) -> 
         ),
     ],
 )  # fmt: skip
-def test_of_the_test_part_each_view_is_a_row(
+def test_each_view_of_a_test_video_is_a_row(
     recipe: Path, drawn: list[Clip], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     words: list[str], rows: int, first: str, last: str, size: tuple[int, int],
 ) -> None:  # fmt: skip
@@ -200,7 +200,7 @@ def test_errors(recipe: Path, call: Callable[[Path], object], message: str) -> N
         call(recipe)
 
 
-def test_directions_that_no_pair_names(recipe: Path, tmp_path: Path) -> None:
+def test_classes_that_differ_by_direction_need_a_pair(recipe: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"
     plain.write_text(recipe.read_text().replace(", turns_clockwise: turns_counter_clockwise", ""))
     with pytest.raises(
@@ -209,3 +209,11 @@ def test_directions_that_no_pair_names(recipe: Path, tmp_path: Path) -> None:
     ):  # fmt: skip
         browse(plain)
     browse(plain, ["augment.flip=false"], num_videos=1, output=tmp_path / "sheet.png")
+
+
+def test_a_sheet_is_complete_or_absent(recipe: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sheet.png"
+    target.mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*sheet\.png: .*directory"):
+        browse(recipe, num_videos=1, output=target)
+    assert list(tmp_path.iterdir()) == [target]

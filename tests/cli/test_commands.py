@@ -1,4 +1,4 @@
-"""The commands as users type them, on clips that the demo's generator encodes."""
+"""The commands as users type them, on clips of the demo."""
 
 import csv
 import json
@@ -56,24 +56,26 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clips: Path) -> Path
 
 @pytest.fixture(scope="module")
 def run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run, made by tools/train.py in a process of its own."""
+    """A run that tools/train.py trained in another process."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(RECIPE)
     words = [sys.executable, str(ROOT / "tools/train.py"), "tiny.yaml", f"data.root={clips}"]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in another order: other bits
+    threads = {
+        "OMP_NUM_THREADS": str(torch.get_num_threads())
+    }  # the order of sums decides their last bits
     subprocess.run(words, cwd=folder, check=True, capture_output=True, env=os.environ | threads)
     return folder / "runs/tiny"
 
 
 def command(*words: object) -> int:
-    """Runs `videoattn WORDS`; its exit code."""
+    """Runs `videoattn WORDS`, and returns its exit status."""
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     return 0 if stop.value.code is None else int(stop.value.code)
 
 
 def refused(*words: object) -> str:
-    """The one line that `videoattn WORDS` ends with."""
+    """Runs `videoattn WORDS`, which must fail, and returns its error message."""
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     assert isinstance(stop.value.code, str)
@@ -95,7 +97,7 @@ def picture_size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def test_training_leaves_what_a_run_needs(run: Path) -> None:
+def test_training_writes_the_files_of_a_run(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "tensorboard", "checkpoint-last.pt", "best.safetensors",
@@ -107,7 +109,7 @@ def test_training_leaves_what_a_run_needs(run: Path) -> None:
 
 
 def test_a_run_is_a_recipe(run: Path, recipe: Path) -> None:
-    """Its config.yaml trains the same run again, to the bit."""
+    """Its config.yaml trains the same run again, bit for bit."""
     assert command("train", run / "config.yaml", "name=again") == 0
     again = weights(Path("runs/again"))
     assert all(torch.equal(value, again[name]) for name, value in weights(run).items())
@@ -286,7 +288,7 @@ def test_resuming_equals_the_uninterrupted_run(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker:UserWarning")
-def test_workers_change_no_bit(run: Path, recipe: Path, clips: Path) -> None:
+def test_the_number_of_workers_does_not_change_a_bit(run: Path, recipe: Path, clips: Path) -> None:
     assert command("train", recipe, f"data.root={clips}", "data.num_workers=4") == 0
     assert curve(Path("runs/tiny")) == curve(run)
     other = weights(Path("runs/tiny"))
@@ -294,7 +296,7 @@ def test_workers_change_no_bit(run: Path, recipe: Path, clips: Path) -> None:
 
 
 def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) -> None:
-    """13 test videos on 2 processes are 13; both processes' training is one run."""
+    """13 test videos on 2 processes count as 13, and one run is written."""
     thirteen = Path("thirteen")
     shutil.copytree(clips, thirteen)
     for path in sorted((thirteen / "test").glob("*/0001.mp4"))[:3]:
@@ -316,7 +318,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:200])
     words = ("train", recipe, f"data.root={copy}", "train.num_epochs=1")
     assert str(broken) in refused(*words)
-    assert command(*words, "data.on_error=skip") == 0  # a run without a checkpoint is no loss
+    assert command(*words, "data.on_error=skip") == 0  # it has no checkpoint to lose
     (line,) = Path("runs/tiny/skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == str(broken)
     shutil.copyfile(broken, copy / "train/moves_up/0001.mp4")

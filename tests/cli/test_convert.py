@@ -1,4 +1,4 @@
-"""`convert`, and the folders that it writes: what other people's weights and nets are shared as."""
+"""`videoattn convert`, and the shared folders that it writes."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edit(folder: Path, **changes: dict[str, object]) -> None:
-    """What a person would do in config.json."""
+    """Changes settings in config.json, as a person would."""
     path = folder / "config.json"
     about = json.loads(path.read_text())
     for part, values in changes.items():
@@ -68,7 +68,7 @@ def edit(folder: Path, **changes: dict[str, object]) -> None:
 
 
 def views(folder: Path, video: Path) -> Tensor:
-    """RGB in 0 - 1 of the frames that the network is shown, (V, T, 3, H, W)."""
+    """Returns the frames of each view, RGB in 0 - 1, (V, T, 3, H, W)."""
     config = load(folder, torch.device("cpu")).config
     samples = Samples(Path(), paths=[str(video)], labels=[-1], class_names=["x"])
     (batch,) = make_loader(config, "test", Parallel(), samples).epoch(0)
@@ -114,7 +114,7 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
 
 
 def public_network(name: str, *, num_classes: int) -> nn.Module:
-    """The public model, freshly initialised, but for blocks that would change nothing."""
+    """Returns the public model with random weights. No block is the identity."""
     row = PUBLIC[name]
     model = make_network(row.network, row.options, num_classes=num_classes)
     insert_attention(model, partial(NonLocal, **row.non_local), row.after, name="non_local")
@@ -124,7 +124,7 @@ def public_network(name: str, *, num_classes: int) -> nn.Module:
     return model
 
 
-def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "a.pth", tmp_path / "out"
     state = torchvision.models.resnet18(num_classes=1000).state_dict()
     torch.save({k: v for k, v in state.items() if "num_batches" not in k}, file)
@@ -228,14 +228,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def test_what_is_no_folder(tmp_path: Path) -> None:
+def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is neither a run's folder with a checkpoint-last"):
         videoattn.load(tmp_path)
     with pytest.raises(CheckpointError, match=r"nor a shared one with model.safetensors and conf"):
         videoattn.load(tmp_path / "nothing")
 
 
-def test_what_it_refuses(images: Path, folder: Path, tmp_path: Path) -> None:
+def test_refusals(images: Path, folder: Path, tmp_path: Path) -> None:
     words = ("convert", images, "--as", "torchvision/resnet18")
     assert refused(*words, folder) == (
         f"error: {folder} exists already; choose another name, or remove it"

@@ -1,4 +1,4 @@
-"""`export`: what is written answers as the network does, for any number of clips."""
+"""`videoattn export`: the written network gives the same logits, for any number of clips."""
 
 import importlib
 import json
@@ -42,7 +42,7 @@ NETWORKS: dict[str, ModelConfig] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared folder of each network, none of whose layers changes nothing."""
+    """A shared folder of each network. No layer is the identity."""
     root = tmp_path_factory.mktemp("shared")
     for name, config in NETWORKS.items():
         checkpoint.save_folder(root / name, *made(config))
@@ -68,7 +68,7 @@ def made(config: ModelConfig) -> tuple[dict[str, Tensor], CheckpointMeta]:
 
 # Each format with both kinds of network and both kinds of attention: a trace takes seconds.
 @pytest.mark.parametrize("name", ["i3d_cbam", "tsn_non_local"])
-def test_onnx_answers_as_the_network(
+def test_onnx_gives_the_same_logits(
     folders: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.onnx"
@@ -86,7 +86,7 @@ def test_onnx_answers_as_the_network(
 
 
 @pytest.mark.parametrize("name", ["plain", "i3d_non_local", "tsn_cbam"])
-def test_torch_export_answers_as_the_network(folders: Path, tmp_path: Path, name: str) -> None:
+def test_torch_export_gives_the_same_logits(folders: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "net.pt2"
     assert command("export", folders / name, file, "--format", "torch-export") == 0
     video = torch.randn(5, 3, 4, 32, 32)
@@ -114,7 +114,7 @@ def test_a_run_becomes_a_folder_to_share(tmp_path: Path) -> None:
         "config.json", "model.safetensors",
     ]  # fmt: skip
     text = json.loads((tmp_path / "shared/config.json").read_text())
-    config = shareable(about["config"])  # without the places of data
+    config = shareable(about["config"])  # without the data section
     header = {"format": checkpoint.FORMAT, "version": videoattn.__version__}
     assert text == {**header, **about, "config": config}
     loaded = videoattn.load(tmp_path / "shared")
@@ -127,7 +127,7 @@ def test_a_run_becomes_a_folder_to_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "out"), [("safetensors", "folder"), ("torch-export", "a.pt2"), ("onnx", "a.onnx")]
 )
-def test_what_answers_otherwise_is_not_kept(
+def test_a_network_with_other_logits_is_not_kept(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, out: str
 ) -> None:
     def worse(loaded: object, clips: Tensor, output: Path) -> Any:
@@ -152,7 +152,7 @@ def nothing(loaded: object, clips: Tensor, output: Path) -> Any:
     return lambda video: torch.full((len(video), len(CLASSES)), torch.nan)
 
 
-def test_what_it_refuses(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("export", folders / "plain")
     assert refused(*words, tmp_path / "a.pt", "--format", "onx").startswith(
         "error: --format: 'onx' does not exist (did you mean onnx?); choose from safetensors, torch"
@@ -194,7 +194,7 @@ class Sorting(nn.Module):
          r" violated \(clips\)"),
     ],
 )  # fmt: skip
-def test_what_a_format_cannot_hold(
+def test_a_network_that_a_format_cannot_hold(
     tmp_path: Path, kind: str, network: nn.Module, message: str
 ) -> None:
     write, ending = export.FORMATS[kind]

@@ -1,4 +1,4 @@
-"""Three stages by one command, and the three accuracies that `videoattn test` says."""
+"""Hard crop: three training stages in one command, and the three accuracies of `test`."""
 
 import json
 from pathlib import Path
@@ -82,13 +82,17 @@ def test_from_the_recipe_to_the_accuracies_and_pictures(
     assert {f"{stem}.png", f"{stem}_heat.png"} <= {p.name for p in Path("pictures").iterdir()}
 
 
-def test_both_branches_begin_with_the_weights_of_a_run(recipe: Path, clips: Path) -> None:
+def test_both_branches_start_from_the_weights_of_a_run(recipe: Path, clips: Path) -> None:
     words = ("train", recipe, f"data.root={clips}")
     assert command(*words, "train.num_epochs=1") == 0
     start = ("train.lr=0.0", "model.weights=runs/plain")
     assert command(*words, *HARD_CROP, "name=crop", *start) == 0
     cropped = weights("runs/crop")
-    moving = ("running_mean", "running_var", "num_batches_tracked")  # what training moves anyhow
+    moving = (
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    )  # training changes these at any learning rate
     for name, value in weights("runs/plain").items():
         if not name.endswith(moving):
             assert torch.equal(cropped[f"global_branch.{name}"], value), name

@@ -1,4 +1,4 @@
-"""`videoattn prepare` as users type it, and training from what it makes."""
+"""`videoattn prepare` as users type it, and training on its shards."""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ def test_reencode(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(read_folders("out", "train")) == len(read_folders(clips, "train"))
     made = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.mp4")}
     gone = next(iter(made))
-    gone.unlink()  # as if a run had been stopped before it
+    gone.unlink()  # as if the copy had been interrupted before this file
     assert command(*call) == 1
     redone = [path for path, time in made.items() if path.stat().st_mtime_ns != time]
     assert redone == [gone]

@@ -1,4 +1,4 @@
-"""A run folder from somebody else describes a network; it causes nothing else.
+"""A run folder from somebody else describes a network, and has no other effect.
 
 Every key of a stored config is given hostile values while an audit hook watches for processes,
 sockets, and files that are written or removed.

@@ -31,7 +31,7 @@ COMMON_CLIPS = {
     "delayed.mkv": {"times": list(range(100, 118))},
     "mpeg4.avi": {"codec": "mpeg4"},
 }
-"""What `make_clip` is told, for clips of 18 frames."""
+"""Options of `make_clip`, for clips of 18 frames."""
 
 
 def decode_all(path: Path) -> Frames:
@@ -52,7 +52,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> MakeClip:
-    """make_clip(name, num_frames): frame i is grey, 20 + 4 * i (so that the index can be read)."""
+    """make_clip(name, num_frames): frame i has the gray level 20 + 4 * i, which identifies it."""
 
     def make(
         name: str,
@@ -98,7 +98,7 @@ def thirteen(make_clip: MakeClip, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def break_decoder(monkeypatch: pytest.MonkeyPatch) -> BreakDecoder:
-    """break_decoder(do, name, ...): what happens in a loader process that opens these files."""
+    """break_decoder(do, name, ...): calls `do` in a worker that opens one of these files."""
     opened = Video.__init__
 
     def change(do: Callable[[], object], *names: str) -> None:

@@ -166,7 +166,7 @@ def test_an_index_without_starts_loads(tmp_path: Path) -> None:
     assert index is not None
     assert index.num_frames.tolist() == [NUM_FRAMES]
     np.savez(tmp_path / INDEX_NAME, **{**new, "start_frames": new["start_frames"][:1]})
-    with pytest.raises(ValueError, match=r"is damaged: its arrays disagree; write it anew"):
+    with pytest.raises(ValueError, match=r"is damaged: its arrays disagree; delete it"):
         read_group_starts(tmp_path)
 
 

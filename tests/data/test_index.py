@@ -78,8 +78,7 @@ def test_a_file_that_is_not_an_index(content: bytes, tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_bytes(content)
     with pytest.raises(
         ValueError,
-        match=r"npz is damaged or no index \(.+\); delete it, or write it anew with "
-        "`videoattn prepare index`$",
+        match=r"npz is damaged or not an index \(.+\); delete it, or index the folder again$",
     ):
         read_index(tmp_path)
 
@@ -94,12 +93,14 @@ def test_arrays_that_disagree(tmp_path: Path) -> None:
         {"paths": good["paths"][:1]},
     ):
         np.savez(tmp_path / INDEX_NAME, **{**good, **wrong})
-        with pytest.raises(ValueError, match=r"is damaged: its arrays disagree; write it anew"):
+        with pytest.raises(
+            ValueError, match=r"is damaged: its arrays disagree; delete it, or index"
+        ):
             read_index(tmp_path)
     np.savez(tmp_path / INDEX_NAME, **{**good, "num_frames": np.array([0.5, 1])})
-    with pytest.raises(ValueError, match=r"is damaged or no index \(Cannot cast"):
+    with pytest.raises(ValueError, match=r"is damaged or not an index \(Cannot cast"):
         read_index(tmp_path)
     del good["fps"]
     np.savez(tmp_path / INDEX_NAME, **good)
-    with pytest.raises(ValueError, match=r"is damaged or no index \(.*fps"):
+    with pytest.raises(ValueError, match=r"is damaged or not an index \(.*fps"):
         read_index(tmp_path)

@@ -106,11 +106,11 @@ def test_resumed_only_what_is_new_changed_or_crashed_is_looked_at(tmp_path: Path
     with pytest.raises(
         ValueError,
         match=r"journal\.jsonl was begun with {'about': 1}, and this run is {'about': 2}; "
-        "choose another folder, or remove it to begin anew$",
+        "choose another folder, or remove it to start again$",
     ):
         Journal(path, {"about": 2})
     path.write_text('{"about": 1}\n[]\n')
-    with pytest.raises(ValueError, match=r"journal\.jsonl is damaged \(.+\); remove it to begin"):
+    with pytest.raises(ValueError, match=r"journal\.jsonl is damaged \(.+\); remove it to start"):
         Journal(path, {"about": 1})
 
 

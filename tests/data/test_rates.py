@@ -15,8 +15,9 @@ from videoattn.data.lists import Samples
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import TestTransform
 from videoattn.engine.parallel import Parallel
+from videoattn.recipe import data as recipe_data
 from videoattn.recipe.config import Config
-from videoattn.recipe.data import clock_of, make_loader, test_frames
+from videoattn.recipe.data import clock_of, make_loader
 from videoattn.recipe.load import load
 
 # 25 frames a second, with a gap of 20 frames in the middle: 3 s together.
@@ -103,10 +104,10 @@ def test_recipe_chooses_the_frames(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("clip.target_fps=0",), r"^clip.target_fps: got 0.0; need frames a second, above 0$"),
+        (("clip.target_fps=0",), r"^clip.target_fps: got 0.0; need frames per second, above 0$"),
         (
             ("data.layout=frames", "clip.target_fps=10"),
-            r"^clip.target_fps: folders of pictures have no times; leave it out$",
+            r"^clip.target_fps: folders of images have no times; remove it$",
         ),
         (("test.twice_sample=true",), "^twice_sample: plain 'dense' sampling has no such option"),
         (
@@ -121,7 +122,7 @@ def test_recipe_chooses_the_frames(
 )
 def test_recipes_that_cannot_be(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, *words)
-    refuses = clock_of if "target_fps" in message else test_frames
+    refuses = clock_of if "target_fps" in message else recipe_data.test_frames
     with pytest.raises(ValueError, match=message):
         refuses(config)
 

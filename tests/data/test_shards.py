@@ -17,9 +17,9 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import VideoBytes
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
-from videoattn.data.prepare.shards import write_shards
 from videoattn.data.shards import BUFFER, TABLE, Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset, _ahead
+from videoattn.data.shards.write import write_shards
 
 
 def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
@@ -312,8 +312,8 @@ def test_a_pipe_that_fails(folder: Path) -> None:
     ("content", "message"),
     [
         (None, r"shards.json cannot be read \(No such file or directory\); it comes with the "),
-        ("[]", r"shards.json is no list of shards \("),
-        ('{"class_names": ["a"]}', r"shards.json is no list of shards \('shards'\)$"),
+        ("[]", r"shards.json is not a list of shards \("),
+        ('{"class_names": ["a"]}', r"shards.json is not a list of shards \('shards'\)$"),
         ('{"class_names": ["a"], "shards": []}', "lists no class, no shard, or one without"),
         (
             '{"class_names": ["a"], "shards": [{"name": "000001.tar", "num_samples": 2}]}',

@@ -114,7 +114,7 @@ def test_no_crop_is_the_whole_frame(size: tuple[int, int], want: tuple[int, int]
         (lambda: TestTransform(8, crop=(9, 9)), r"does not fit into frames whose short side is 8"),
         (
             lambda: TestTransform(8, crop=(8, 8), num_crops=2),
-            r"^num_crops: got 2; choose 1 \(centre\), 3, 10 \(five and their mirror images\) or 0",
+            r"^num_crops: got 2; choose 1 \(center\), 3, 10 \(five and their mirror images\) or 0",
         ),
         (lambda: TestTransform(0, crop=(8, 8), num_crops=0), r"^short_side: got 0; need at least"),
     ],

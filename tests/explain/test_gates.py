@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from tests.explain.maps import CLIP, gray_frames, hot_spot, one_box
+from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.record import GateMap
 from videoattn.explain import boxes, draw_gate
 from videoattn.explain.boxes import GAP, LINE_COLOR
@@ -138,6 +139,9 @@ def test_the_text_of_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "layer2  ·  min \u22120.5, mean \u22120.25, max 0" in texts
     described = GateMap("spatial", torch.rand(1, *GRID), description="How loud each position is")
     assert "How loud each position is" in texts_of(described, monkeypatch)
+    cgnl = CompactNonLocal(64).maps(torch.rand(1, 64, *GRID))[""]
+    texts = texts_of(cgnl, monkeypatch)
+    assert "How strongly each position of each frame responds to the whole clip" in texts
 
 
 def test_numbers_as_text() -> None:

@@ -208,7 +208,7 @@ def test_heads_that_read_no_vector_are_not_replaced() -> None:
 def test_networks_of_unknown_structure() -> None:
     with pytest.raises(ValueError, match="the structure of Identity is unknown; name a layer, or"):
         info(nn.Identity())
-    with pytest.raises(ValueError, match="the head of ResNet cannot run alone; give the network a"):
+    with pytest.raises(ValueError, match="the head of ResNet cannot run alone; give it a method"):
         head(torchvision.models.resnet18(), torch.zeros(1, 512, 1, 2, 2))
 
 

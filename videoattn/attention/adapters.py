@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,23 +38,26 @@ def multihead_maps(
     with autocast_off(query):
         q, k = _projected(module, query, key)
     mask = _mask(call.arguments, q, k)
-    num_special = len(special)
-    num_tokens = num_special + grid[0] * grid[1] * grid[2]
-    if key.shape[1] != num_tokens:
+    tokens = _Tokens(len(special), len(special) + grid[0] * grid[1] * grid[2])
+    if key.shape[1] != tokens.total:
         raise ValueError(
             f"MultiheadAttention: got {key.shape[1]} keys; the network's token grid {grid} and "
-            f"{num_special} special tokens are {num_tokens}: correct the network's ModelInfo"
+            f"{len(special)} special tokens are {tokens.total}: correct the network's ModelInfo"
         )
-    k = _positions_first(k, num_special, num_tokens)
-    if query.shape[1] == num_tokens:
-        grid_q: Grid = grid
-        q = _positions_first(q, num_special, num_tokens)
-        mask = _positions_first(mask, num_special, num_tokens)
-    else:  # learned queries that pool the tokens
-        grid_q = (0, 0, 0)
-        one = query.shape[1] == 1
-        special = ("class",) if one else tuple(f"query{i}" for i in range(query.shape[1]))
-    mask = _positions_first(mask.transpose(2, 3), num_special, num_tokens).transpose(2, 3)
+    k = tokens.positions_first(k)
+    mask = tokens.positions_first(mask.transpose(2, 3)).transpose(2, 3)
+    if query.shape[1] == tokens.total:
+        q, mask = tokens.positions_first(q), tokens.positions_first(mask)
+        return {"": _attention(q, k, mask, grid, grid, special)}
+    # Learned queries that pool the tokens.
+    one = query.shape[1] == 1
+    special = ("class",) if one else tuple(f"query{i}" for i in range(query.shape[1]))
+    return {"": _attention(q, k, mask, (0, 0, 0), grid, special)}
+
+
+def _attention(
+    q: Tensor, k: Tensor, mask: Tensor, grid_q: Grid, grid_k: Grid, special: tuple[str, ...]
+) -> PairwiseAttention:
     scale = q.shape[3] ** -0.5
 
     def rows(queries: Tensor) -> Tensor:
@@ -64,16 +67,15 @@ def multihead_maps(
             return (q[:, :, queries] @ k.transpose(2, 3) * scale + chosen).softmax(-1)
 
     factors = None if bool((mask != 0).any()) else Factors(q, k, "softmax", scale)
-    found = PairwiseAttention(
+    return PairwiseAttention(
         grid_q,
-        grid,
+        grid_k,
         normalized=True,
         rows=rows,
-        num_heads=module.num_heads,
+        num_heads=q.shape[1],
         special=special,
         factors=factors,
     )
-    return {"": found}
 
 
 def _batch_first(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
@@ -119,10 +121,15 @@ def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
     return extra
 
 
-def _positions_first(x: Tensor, num_special: int, num_tokens: int) -> Tensor:
-    """Moves the special tokens of axis 2 after those of the grid."""
-    if x.shape[2] == 1:
-        return x
-    return torch.cat(
-        [x[:, :, num_special:num_tokens], x[:, :, :num_special], x[:, :, num_tokens:]], dim=2
-    )
+class _Tokens(NamedTuple):
+    """The order of a network's tokens: special ones, then those of the grid; `total` in all."""
+
+    num_special: int
+    total: int
+
+    def positions_first(self, x: Tensor) -> Tensor:
+        """Moves the special tokens of axis 2 after those of the grid."""
+        if x.shape[2] == 1:
+            return x
+        positions, special = x[:, :, self.num_special : self.total], x[:, :, : self.num_special]
+        return torch.cat([positions, special, x[:, :, self.total :]], dim=2)

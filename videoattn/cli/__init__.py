@@ -1,1 +1,8 @@
-"""What each command of `videoattn` does, as functions of plain arguments; cli.py reads words."""
+"""The command line: one file per command."""
+
+
+def main() -> None:
+    """Runs the command that the program's arguments name."""
+    from videoattn.cli import app  # `import videoattn.cli.train` does not need it
+
+    app.main()

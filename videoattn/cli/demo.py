@@ -60,7 +60,7 @@ def command(
     load(RECIPE, changes)  # an error in the recipe comes before the clips are written
     _write_clips(clips)
     train(RECIPE, *changes, folder=moving, overwrite=overwrite, device=device)
-    console.rule("the same recipe on clips of one repeated frame: what is possible without motion")
+    console.rule("the same recipe on still frames: what is possible without motion")
     changes.append("clip.still_frame=true")
     train(RECIPE, *changes, folder=still, overwrite=overwrite, device=device)
 

@@ -21,6 +21,7 @@ CLIP = (1, 3, 8, 224, 224)
 app = typer.Typer(
     help="List the attention systems or the public models.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -46,8 +47,13 @@ class AttentionRow(NamedTuple):
 
 @app.command()
 def attention() -> None:
-    """List each attention system, the meaning of its map, and its cost in an I3D-R50."""
-    table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:])
+    """List each attention system and its cost.
+
+    Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
+    """
+    table = Table(
+        *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
+    )
     for row in attention_rows():
         table.add_row(row.name, *row.cells())
     table.caption = (
@@ -60,7 +66,10 @@ def attention() -> None:
 
 @app.command()
 def weights() -> None:
-    """List each public model: network, published accuracy with its views, license and file."""
+    """List each public model and its accuracy.
+
+    Shows the network, the published accuracy with its views, the license, and the file.
+    """
     for name, row in PUBLIC.items():
         details = (row.network, frames_of(row), attention_of(row), accuracy_of(row), row.license)
         show(name)

@@ -36,7 +36,7 @@ def predict(
     Frames are sampled as the run's own config describes.
 
     Raises:
-        ValueError: If there is no run, or a video is a folder or an address.
+        ValueError: If the run cannot be loaded, or a video is a folder or an address.
     """
     paths = [_file_of(str(video)) for video in videos]
     with init_parallel(device) as parallel:

@@ -22,7 +22,7 @@ from videoattn.data.prepare import verify as files
 from videoattn.data.prepare.index import INDEX_NAME, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
 from videoattn.data.prepare.reencode import reencode as reencode_video
-from videoattn.data.prepare.shards import write_shards
+from videoattn.data.shards.write import write_shards
 from videoattn.engine.progress import Display
 from videoattn.files import output_folder, write_whole
 from videoattn.recipe.console import show
@@ -33,6 +33,7 @@ from videoattn.recipe.run import require_empty
 app = typer.Typer(
     help="Check, index, re-encode or pack the videos of a dataset.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -57,10 +58,11 @@ def verify(
     workers: Workers = CORES,
     seconds: Seconds = 60.0,
 ) -> None:
-    """Decode every frame of every file, and list the clean and the broken files.
+    """Find the broken files of a dataset.
 
-    An interrupted check continues where it stopped. A repeated one decodes only new and changed
-    files. The exit status is 1 if a file is broken.
+    Decodes every frame of every file, and lists the clean and the broken files. An interrupted
+    check continues where it stopped. A repeated one decodes only new and changed files. The exit
+    status is 1 if a file is broken.
     """
     name, subsets = read_source(what, overrides or ())
     root = next(iter(subsets.values())).root
@@ -95,10 +97,10 @@ def index(
     workers: Workers = CORES,
     seconds: Seconds = 60.0,
 ) -> None:
-    """Write an index of the videos, so that training starts without opening each of them.
+    """Write an index, so that training starts sooner.
 
-    It holds the number of frames, frame rate, size and key frames of each video. Run it again after
-    files have changed: only those are read.
+    It holds the number of frames, frame rate, size and key frames of each video, which training
+    otherwise reads from the files. Run it again after files have changed: only those are read.
     """
     root = existing_root(folder)
     items = {path: root / path for path in files.videos_in(root)}
@@ -128,9 +130,10 @@ def reencode(
     workers: Workers = CORES,
     seconds: Seconds = 600.0,
 ) -> None:
-    """Copy videos as small H.264 files that are quick to seek in, under the same names (.mp4).
+    """Copy videos so that they load faster.
 
-    Frames keep their times; sound is dropped. Lists (.txt, .csv, .json) are copied as they are. An
+    The copies are small H.264 files that are quick to seek in, with the same names (.mp4). Frames
+    keep their times; sound is dropped. Lists (.txt, .csv, .json) are copied as they are. An
     interrupted copy continues where it stopped. The exit status is 1 if a video is broken.
     """
     check_settings(short_side, key_frame_interval)
@@ -176,9 +179,10 @@ def shards(
     workers: Workers = CORES,
     seconds: Seconds = 60.0,
 ) -> None:
-    """Pack videos into tar files (WebDataset), which data.layout=shards streams.
+    """Pack videos into tar files for streaming.
 
-    A recipe's videos go to OUT/train and OUT/test. A folder of class folders goes to OUT.
+    The tar files follow WebDataset; data.layout=shards streams them. A recipe's videos go to
+    OUT/train and OUT/test. A folder of class folders goes to OUT.
     """
     if max_mb <= 0:
         raise ValueError(f"--max-mb: got {max_mb:g}; need more than 0")

@@ -29,7 +29,7 @@ def read_source(
         missing: Whether listed videos that do not exist are kept among a recipe's samples.
 
     Raises:
-        ValueError: If the recipe is wrong, or there are no videos.
+        ValueError: If the recipe is wrong, or no video is found.
     """
     if what.is_dir():
         if overrides:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +114,10 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
             color = "white" if shares[row, column] > 0.5 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    with warnings.catch_warnings():
+        # Class names may be in a script that the font lacks. It is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _labelled(

@@ -44,7 +44,7 @@ def evaluate_run(
         folder: Where the report is written; <run>/test by default.
 
     Raises:
-        ValueError: If there is no run, its data are not known, or they have other classes.
+        ValueError: If the run cannot be loaded, its data are unknown, or they have other classes.
         OSError: If the folder cannot be written. Nothing is scored then.
     """
     with init_parallel(device) as parallel:

@@ -110,7 +110,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         return [[(epoch, index) for index in batch] for batch in batches]
 
     def fetch(self, key: tuple[int, int], video: VideoBytes | None = None) -> Sample | Failure:
-        """Returns the sample, or a Failure whatever `on_error` is.
+        """Returns the sample; for a file that fails, a Failure for either value of `on_error`.
 
         Args:
             video: The encoded video, if the sample's path cannot be opened.

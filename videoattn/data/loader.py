@@ -172,7 +172,7 @@ class ClipLoader:
 class _Loaded(NamedTuple):
     """A batch on its way to the main process; channels are last."""
 
-    frames: UInt8[Tensor, "N V T H W C"] | None  # None if there is no sample
+    frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
     labels: list[int]
     indices: list[int]

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.explain.boxes import draw_boxes
 from videoattn.explain.geometry import cells_of_frames, frame_shares, gate_weights
 from videoattn.explain.marks import INK, LINE, SOFT, draw_text

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videoattn.attention.record import GateMap, PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap
 
 
 class Position(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from videoattn.attention.record import GateMap, PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import geometry
 from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
 from videoattn.explain.gates import frame_amounts, spatial_weights

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.record import PairwiseMap, Query
+from videoattn.attention.maps import PairwiseMap
+from videoattn.attention.record import Query
 from videoattn.explain import geometry
 from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring

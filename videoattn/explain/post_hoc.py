@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.capture import capture
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.models import as_video, info
 from videoattn.types import Labels, Logits, ModelInfo, Video

@@ -39,7 +39,7 @@ def features(model: nn.Module, x: Tensor) -> Video:
     The forward pass ends there. Special tokens of a transformer are left out.
 
     Raises:
-        ValueError: If the structure of the network is unknown.
+        ValueError: If its structure is unknown.
     """
     structure = info(model)
     with capture(model, [structure.features], stop=True) as outputs:
@@ -77,7 +77,7 @@ def head(model: nn.Module, features: Video) -> Logits:
         found = library.head(model, features)
         if found is not None:
             return found
+    name = type(model).__name__
     raise ValueError(
-        f"the head of {type(model).__name__} cannot run alone; give the network a method "
-        "`forward_head(features)`"
+        f"the head of {name} cannot run alone; give it a method `forward_head(features)`"
     )

@@ -30,14 +30,16 @@ def make(name: str, *, num_classes: int) -> nn.Module:
 
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of a pytorchvideo network, or None for other networks."""
-    if _is_net(model):
+    if _is_a(model, "net", "Net"):
         blocks = model.get_submodule("blocks")
-        stages = [f"blocks.{name}.res_blocks" for name, m in blocks.named_children() if _staged(m)]
+        numbers = [name for name, _ in blocks.named_children()]
+        modules = dict(blocks.named_modules())
+        stages = [f"blocks.{n}.res_blocks" for n in numbers if f"{n}.res_blocks" in modules]
         if not stages:
             return None
-        classifier = f"blocks.{len(list(blocks.children())) - 1}.proj"
+        classifier = f"blocks.{numbers[-1]}.proj"
         return residual_info(model, stages, classifier=classifier, branch_end="branch2.norm_c")
-    if _is_efficient(model):
+    if _is_a(model, "accelerator.mobile_cpu.efficient_x3d", "EfficientX3d"):
         return residual_info(
             model,
             ("s2", "s3", "s4", "s5"),
@@ -49,27 +51,13 @@ def info(model: nn.Module) -> ModelInfo | None:
 
 def head(model: nn.Module, features: Tensor) -> Logits | None:
     """Returns a pytorchvideo network's logits for its last features, or None for others."""
-    if _is_net(model):
+    if _is_a(model, "net", "Net"):
         logits: Tensor = list(model.get_submodule("blocks").children())[-1](features)
         return logits
     return None
 
 
-def _staged(stage: nn.Module) -> bool:
-    return "res_blocks" in dict(stage.named_children())
-
-
-def _is_net(model: nn.Module) -> bool:
-    if "pytorchvideo" not in sys.modules:  # then the network cannot be one of its own
-        return False
-    from pytorchvideo.models.net import Net
-
-    return isinstance(model, Net)
-
-
-def _is_efficient(model: nn.Module) -> bool:
-    if "pytorchvideo" not in sys.modules:
-        return False
-    from pytorchvideo.models.accelerator.mobile_cpu.efficient_x3d import EfficientX3d
-
-    return isinstance(model, EfficientX3d)
+def _is_a(model: nn.Module, module: str, name: str) -> bool:
+    """Returns whether the network is of a class of pytorchvideo, without importing the library."""
+    loaded = sys.modules.get(f"pytorchvideo.models.{module}")
+    return loaded is not None and isinstance(model, getattr(loaded, name))

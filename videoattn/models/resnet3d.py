@@ -6,6 +6,7 @@ Carreira & Zisserman, CVPR 2017). C2D has no temporal kernels. Slow (Feichtenhof
 torchvision's 2-D ResNets, so that a 2-D checkpoint inflates key by key.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -143,7 +144,6 @@ class ResNet3d(nn.Module):
         kernels = KERNELS[one_of("kind", kind, KERNELS)]
         if depth not in BLOCKS:
             raise ValueError(f"depth: got {depth}; choose from {', '.join(map(str, BLOCKS))}")
-        num_blocks = BLOCKS[depth]
         stem = stem or Stem()
         self.conv1 = Conv3d(
             3,
@@ -161,21 +161,10 @@ class ResNet3d(nn.Module):
             padding=(0, stem.pool1_padding, stem.pool1_padding),
         )
         block = BasicBlock if depth < 50 else Bottleneck
-        channels, stages = width, []
-        for stage, (count, pattern) in enumerate(zip(num_blocks, kernels.stages, strict=True)):
-            blocks = nn.Sequential()
-            for index in range(count):
-                blocks.append(
-                    block(
-                        channels,
-                        width * 2**stage,
-                        kernel_frames=pattern[index % len(pattern)],
-                        stride=2 if stage and not index else 1,
-                    )
-                )
-                channels = width * 2**stage * block.expansion
-            stages.append(blocks)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(
+            block, BLOCKS[depth], kernels.stages, width
+        )
+        channels = 8 * width * block.expansion
         self.pool_frames = kernels.pool_frames
         self.head_window = head_window
         self.avgpool = nn.AdaptiveAvgPool3d(1)
@@ -231,3 +220,24 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Sequential(
         _conv(in_channels, out_channels, (1, 1, 1), stride), nn.BatchNorm3d(out_channels)
     )
+
+
+def _stages(
+    block: type[BasicBlock] | type[Bottleneck],
+    num_blocks: Sequence[int],
+    patterns: Sequence[Sequence[int]],
+    width: int,
+) -> list[nn.Sequential]:
+    """Returns the stages: stage i has width * 2^i channels; all but the first halve the frame."""
+    channels, stages = width, []
+    for stage, (count, pattern) in enumerate(zip(num_blocks, patterns, strict=True)):
+        blocks = nn.Sequential()
+        for index in range(count):
+            kernel_frames = pattern[index % len(pattern)]
+            stride = 2 if stage and not index else 1
+            blocks.append(
+                block(channels, width * 2**stage, kernel_frames=kernel_frames, stride=stride)
+            )
+            channels = width * 2**stage * block.expansion
+        stages.append(blocks)
+    return stages

@@ -29,8 +29,7 @@ def residual_info(
     Args:
         model: The network, with or without inserted attention blocks.
         stages: Names of the containers.
-        classifier: See `ModelInfo`.
-        axes: See `ModelInfo`.
+        classifier, axes: See `ModelInfo`.
         branch_end: The last norm of a residual branch inside its block ("branch2.norm_c"); by
             default the last batch norm among the block's children.
     """
@@ -98,7 +97,7 @@ def optional_import(package: str, module: str) -> ModuleType:
 def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
     """Returns the convolutions that cannot be trained in bfloat16 on a CPU with such clips.
 
-    Only convolutions of other libraries are unsafe; ours are `layers.Conv3d`.
+    Ours, `layers.Conv3d`, can.
 
     Args:
         model: The network. It runs once, on the CPU, in float32, and keeps its mode.

@@ -14,26 +14,6 @@ from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
 
-
-def _tsn(
-    depth: int,
-    *,
-    num_classes: int,
-    consensus: str = "mean",
-    dropout: float = 0.5,
-    shift_div: int | None = None,
-    shift_place: str = "residual",
-) -> TSN:
-    return TSN(
-        torchvision.models.get_model(f"resnet{depth}", weights=None),
-        num_classes=num_classes,
-        consensus=consensus,
-        dropout=dropout,
-        shift_div=shift_div,
-        shift_place=shift_place,
-    )
-
-
 STEM2 = Stem(conv1_stride_frames=2)
 STEM4 = Stem(conv1_stride_frames=2, pool1_kernel_frames=2, pool1_stride_frames=2)
 
@@ -50,7 +30,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **{
         f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
-    **{f"tsn_r{depth}": partial(_tsn, depth) for depth in BLOCKS},
+    **{
+        f"tsn_r{depth}": partial(TSN, partial(torchvision.models.get_model, f"resnet{depth}"))
+        for depth in BLOCKS
+    },
     "inception_i3d": InceptionI3d,
     **{name: partial(torchvision_networks.make, name) for name in torchvision_networks.NAMES},
     **{f"pytorchvideo_{name}": partial(pytorchvideo.make, name) for name in pytorchvideo.NAMES},

@@ -19,12 +19,7 @@ def make_tsn(
     shift_div: int | None = None,
     shift_place: str = "residual",
 ) -> TSN:
-    """Returns a TSN over one of timm's ResNets, such as resnet26d.
-
-    Args:
-        num_classes: See `TSN`, as for the other arguments.
-        backbone: One of `timm.list_models(module="resnet")`.
-    """
+    """Returns a `TSN` over one of timm's ResNets (`timm.list_models(module="resnet")`)."""
     timm = optional_import("timm", "timm")
     known = dict.fromkeys(timm.list_models(module="resnet"))
     network = timm.create_model(one_of("options.backbone", backbone, known), pretrained=False)
@@ -42,8 +37,7 @@ def make_tsn(
 
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of one of timm's ResNets, or None for other networks."""
-    if "timm" not in sys.modules:  # then the network cannot be one of its own
+    resnet = sys.modules.get("timm.models.resnet")  # if not loaded, the network is not timm's
+    if resnet is None or not isinstance(model, resnet.ResNet):
         return None
-    from timm.models.resnet import ResNet
-
-    return residual_info(model, axes="NCHW") if isinstance(model, ResNet) else None
+    return residual_info(model, axes="NCHW")

@@ -6,6 +6,8 @@ Segments are the T of the input (N, C, T, H, W), so a video attention block trea
 Parameters keep torchvision's names.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,8 @@ class TSN(nn.Module):
     """(N, 3, S, H, W) -> logits (N, K): an image network on S segments, then a consensus.
 
     Args:
-        backbone: A torchvision ResNet, or a network whose modules have the same names. Its
-            classifier is replaced.
+        backbone: A torchvision ResNet or a network whose modules have the same names, or the
+            constructor of one. Its classifier is replaced.
         num_classes: K.
         consensus: "mean" or "max" of the segments' logits, or "attention": a learned query weights
             the segments' features before the classifier. It starts as the mean.
@@ -41,7 +43,7 @@ class TSN(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: nn.Module | Callable[[], nn.Module],
         *,
         num_classes: int,
         consensus: str = "mean",
@@ -50,6 +52,7 @@ class TSN(nn.Module):
         shift_place: str = "residual",
     ) -> None:
         super().__init__()
+        backbone = backbone if isinstance(backbone, nn.Module) else backbone()
         get = backbone.get_submodule
         classifier = get("fc")
         assert isinstance(classifier, nn.Linear)

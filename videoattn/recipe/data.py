@@ -272,14 +272,9 @@ def _train_transform(config: Config) -> TrainTransform:
         "short_side": lambda: ShortSideCrop(crop, augment.short_side),
         "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
     }
+    names = ("color_jitter", "grayscale", "rand_augment", "rand_augment_magnitude", "erase")
     with section("augment"):
-        colors = ColorAugment(
-            color_jitter=augment.color_jitter,
-            grayscale=augment.grayscale,
-            rand_augment=augment.rand_augment,
-            rand_augment_magnitude=augment.rand_augment_magnitude,
-            erase=augment.erase,
-        )
+        colors = ColorAugment(**{name: getattr(augment, name) for name in names})
         return TrainTransform(boxes[augment.crop](), colors)
 
 

@@ -136,7 +136,7 @@ def train(
     config = load(recipe, overrides, notes=notes)
     folder = folder or RUNS / config.name
     with init_parallel(device) as parallel, ExitStack() as stack:
-        samples = {name: make_samples(config.data, name) for name in ("train", "test")}
+        samples = read_samples(config)
         previous = stack.enter_context(
             claim(folder, config, parallel, resume=resume, overwrite=overwrite)
         )
@@ -149,6 +149,11 @@ def train(
         if parallel.is_main and result.state.num_skipped:
             _show_skipped(folder, result.state, experiment)
         return result
+
+
+def read_samples(config: Config) -> dict[str, Samples]:
+    """Returns the training and test videos of a recipe."""
+    return {"train": make_samples(config.data, "train"), "test": make_samples(config.data, "test")}
 
 
 def assemble(
@@ -167,17 +172,16 @@ def assemble(
     Raises:
         ValueError: If a setting or the dataset is wrong. The message names the key.
     """
-    samples = samples or {name: make_samples(config.data, name) for name in ("train", "test")}
+    samples = samples or read_samples(config)
     num_classes = len(samples["train"].class_names)
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
     new: list[str] | None = None
     notes: list[str] = []
-    if config.model.weights is not None:
-        if previous is not None:
-            new = new_parameters(previous)
-        else:
-            new, notes = load_initial_weights(model, config)
+    if config.model.weights is not None and previous is not None:
+        new = new_parameters(previous)
+    elif config.model.weights is not None:
+        new, notes = load_initial_weights(model, config)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
     notes += [note] if note else []
@@ -185,6 +189,8 @@ def assemble(
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    epochs, stages = config.train.num_epochs, config.train.stage_epochs
+    plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
     test_batches = None
     if config.train.validate_every:
         test_batches = make_loader(config, "test", parallel, samples["test"])
@@ -193,12 +199,7 @@ def assemble(
         model,
         make_optimizer(model, config, fine_tuning),
         make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
-        EpochPlan(
-            config.train.num_epochs,
-            config.train.stage_epochs,
-            fine_tuning or FineTuning(),
-            precise_bn,
-        ),
+        plan,
         samples,
         batches,
         test_batches,

@@ -83,8 +83,12 @@ def decode(
     if requested.size == 0 or requested.min() < 0:
         raise ValueError(f"indices: got {requested.tolist()}; need one or more, none negative")
     numbers, positions = np.unique(requested, return_inverse=True)
-    with _errors(source), closing(_read(source, numbers, decoder, short_side, starts)) as images:
-        frames = _collect(images, len(numbers), crop)
+    try:
+        with closing(_read(source, numbers, decoder, short_side, starts)) as images:
+            frames = _collect(images, len(numbers), crop)
+    except FFmpegError as error:
+        path = source.source if isinstance(source, Video) else source
+        raise DecodeError(path, reason(error)) from error
     if not np.array_equal(numbers, requested):
         frames = frames[positions]
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
@@ -112,7 +116,7 @@ def probe(source: VideoSource) -> VideoInfo:
     Raises:
         DecodeError: If the file cannot be read or no frame decodes.
     """
-    with _errors(source), Video(source) as video:
+    with Video(source) as video:
         num_frames, height, width = 0, 0, 0
         for frame in video.frames():
             if num_frames == 0:
@@ -133,7 +137,7 @@ def count_frames(source: VideoSource) -> tuple[int, float]:
     """
     if isinstance(source, FrameFolder):
         return count_folder(source), 0.0
-    with _errors(source), Video(source) as video:
+    with Video(source) as video:
         return video.num_frames, video.fps
 
 
@@ -145,7 +149,7 @@ def frame_times(
     Raises:
         DecodeError: If the file cannot be read, holds no frame, or states no frame rate.
     """
-    with _errors(source), _opened(source) as video:
+    with _opened(source) as video:
         return video.frame_times(num_frames)
 
 
@@ -188,13 +192,3 @@ def _opened(source: VideoSource | Video) -> Iterator[Video]:
         return
     with Video(source) as video:
         yield video
-
-
-@contextmanager
-def _errors(source: VideoSource | Video) -> Iterator[None]:
-    """Raises the errors of FFmpeg and of the file system as DecodeErrors."""
-    try:
-        yield
-    except (FFmpegError, OSError) as error:
-        path = source.source if isinstance(source, Video) else source
-        raise DecodeError(path, reason(error)) from error

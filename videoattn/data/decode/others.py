@@ -112,7 +112,7 @@ def _refuse(video: Video, decoder: str, why: str) -> NoReturn:
 
 @contextmanager
 def _decoder_errors(video: Video, decoder: str) -> Iterator[None]:
-    """Raises whatever the library raises as a DecodeError; its errors share no base class."""
+    """Turns any error of the library into a DecodeError; its errors share no base class."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,8 @@
 """Which packets to decode for a frame: where decoding can start, and what can be skipped."""
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import av
@@ -99,6 +101,27 @@ class PacketIndex(NamedTuple):
         return [
             (first + np.flatnonzero(needed[first : last + 1])).tolist() for first, last in spans
         ]
+
+
+def up_to_frame(packets: Iterator[av.Packet], frame: int) -> Iterator[av.Packet]:
+    """Stops once every frame up to `frame` has its packet. For MP4.
+
+    MP4 stores decoding times, and FFmpeg shifts them so that no frame is displayed before it is
+    decoded. So all packets that come after this one are displayed after its decoding time.
+    """
+    first = list(islice(packets, frame + 1))
+    yield from first
+    times = [packet.pts for packet in first if packet.pts is not None]
+    enough = frame + 1
+    for packet in packets:
+        if len(times) >= enough and packet.dts is not None:
+            missing = frame + 1 - sum(time < packet.dts for time in times)
+            if missing <= 0:
+                return
+            enough = len(times) + missing  # at the earliest
+        yield packet
+        if packet.pts is not None:
+            times.append(packet.pts)
 
 
 def _nal_length_size(codec: av.VideoCodecContext) -> int:

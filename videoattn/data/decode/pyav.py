@@ -10,7 +10,7 @@ decoding start over from the first packet. Damage inside a frame that is skipped
 import os
 from collections.abc import Generator, Iterator
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 
 import av
 import numpy as np
@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float64
 
-from videoattn.data.decode.packets import GroupStarts, PacketIndex
+from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
 from videoattn.data.decode.source import (
     DecodeError,
     FrameIndices,
@@ -50,15 +50,18 @@ class Video:
     opening the file and listing its packets again.
 
     Raises:
-        DecodeError: If the file is empty or is not a video.
-        OSError: If it cannot be read.
+        DecodeError: If the file cannot be read, is empty, or is not a video.
     """
 
     def __init__(self, source: VideoSource) -> None:
         self.source = source
-        self.num_bytes = (
-            len(source.data) if isinstance(source, VideoBytes) else os.path.getsize(str(source))
-        )
+        try:
+            if isinstance(source, VideoBytes):
+                self.num_bytes = len(source.data)
+            else:
+                self.num_bytes = os.path.getsize(str(source))
+        except OSError as error:
+            raise DecodeError(source, reason(error)) from error
         if self.num_bytes == 0:
             raise DecodeError(source, "the file is empty (0 bytes)")
         self.last_error: FFmpegError | None = None
@@ -130,31 +133,15 @@ class Video:
             self.close()
             self._open()
         self._demuxing = True
-        return (packet for packet in self.container.demux(self.stream) if packet.size)
+        try:
+            yield from (packet for packet in self.container.demux(self.stream) if packet.size)
+        except FFmpegError as error:
+            raise DecodeError(self.source, reason(error)) from error
 
     def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
-        """Stops once every frame up to `frame` has its packet.
-
-        MP4 stores decoding times, and FFmpeg shifts them so that no frame is displayed before it
-        is decoded; that is how the end is known. Other files give all their packets.
-        """
+        """Stops once every frame up to `frame` has its packet, if the container allows."""
         packets = self.packets()
-        if self.container.format.name != _MP4:
-            yield from packets
-            return
-        first = list(islice(packets, frame + 1))
-        yield from first
-        times = [packet.pts for packet in first if packet.pts is not None]
-        enough = frame + 1
-        for packet in packets:
-            if len(times) >= enough and packet.dts is not None:
-                missing = frame + 1 - sum(time < packet.dts for time in times)
-                if missing <= 0:
-                    return
-                enough = len(times) + missing  # at the earliest
-            yield packet
-            if packet.pts is not None:
-                times.append(packet.pts)
+        return up_to_frame(packets, frame) if self.container.format.name == _MP4 else packets
 
     def feed(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Decodes a packet; None drains the decoder. A damaged packet gives no frame."""

@@ -156,8 +156,7 @@ def _read_columns(
             ]
     except (KeyError, ValueError, TypeError, BadZipFile, EOFError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged or no index ({error}); delete it, or write it anew with "
-            "`videoattn prepare index`"
+            f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
 
 
@@ -169,6 +168,5 @@ def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
 
 def _disagree(root: Path) -> ValueError:
     return ValueError(
-        f"{root / INDEX_NAME} is damaged: its arrays disagree; write it anew with "
-        "`videoattn prepare index`"
+        f"{root / INDEX_NAME} is damaged: its arrays disagree; delete it, or index the folder again"
     )

@@ -1,7 +1,8 @@
-"""A video smaller and quicker to seek in: H.264 in MP4, every frame at its time.
+"""Re-encodes a video so that it is smaller and faster to seek in: H.264 in MP4.
 
-The frames are those that decode, turned as the file asks and scaled to the short side; sound is
-left out. With a key frame every few frames a clip is decoded from just before its first frame.
+The frames are those that decode, rotated as the file asks and scaled to the short side. They keep
+their times; sound is left out. With a key frame every few frames, decoding a clip starts just
+before its first frame.
 """
 
 from fractions import Fraction
@@ -23,8 +24,12 @@ _CRF = 20  # x264's constant rate factor; its own default is 23
 
 
 class Reencode(NamedTuple):
-    """Where a video goes, and how. `short_side` in pixels, `key_frame_interval` in frames, the
-    most between two key frames."""
+    """A job: the video, its copy, and how to encode it.
+
+    Args:
+        short_side: In pixels.
+        key_frame_interval: The maximum number of frames between two key frames.
+    """
 
     path: Path
     out: Path
@@ -33,13 +38,16 @@ class Reencode(NamedTuple):
 
 
 def reencode(job: Reencode) -> Record:
-    """`num_frames`, `out_bytes`, `height` and `width` of the file that it writes, whole or not at
-    all; `error` where the source does not decode. Frames that are smaller are not enlarged."""
+    """Writes the copy, whole or not at all; smaller frames are not enlarged.
+
+    Returns `num_frames`, `out_bytes`, `height` and `width` of the copy, or an `error` if the source
+    does not decode.
+    """
     unfinished = unfinished_name(job.out)
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
         num_frames = _write(job, unfinished, timed=True) if _is_timed(job.path) else None
-        if num_frames is None:  # at equal distances then
+        if num_frames is None:  # then evenly spaced
             num_frames = _write(job, unfinished, timed=False)
         written = probe(unfinished)
     except (DecodeError, FFmpegError, OSError) as error:
@@ -59,7 +67,7 @@ def unfinished_name(out: Path) -> Path:
 
 
 def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Even numbers, as the chroma of H.264 needs."""
+    """Returns the size of the copy: even numbers, which the chroma of H.264 needs."""
     scale = min(short_side / min(width, height), 1.0)
     even = [max(2 * round(side * scale / 2), 2) for side in (width, height)]
     return even[0], even[1]
@@ -73,7 +81,7 @@ def check_settings(short_side: int, key_frame_interval: int) -> None:
 
 
 def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
-    """How many frames were written; None where they turn out to have no times in order."""
+    """Returns the number of frames written, or None if their times are not in order."""
     scaler = VideoReformatter()
     with Video(job.path) as video, av.open(str(out), "w", format="mp4") as container:
         rate = Fraction(video.stream.average_rate or video.stream.guessed_rate or 25)
@@ -96,7 +104,7 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             if pts <= last:
                 return None
             small.pts, small.time_base = pts, stream.codec_context.time_base
-            small.pict_type = PictureType.NONE  # or the key frames would be the source's
+            small.pict_type = PictureType.NONE  # otherwise the source's key frames are kept
             container.mux(stream.encode(small))
             count, last = count + 1, pts
         if count == 0:
@@ -109,7 +117,7 @@ def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
     if not quarters:
         return frame
     height, width = frame.height, frame.width
-    luma, chroma = np.split(frame.to_ndarray(), [height])  # the latter is both, one above the other
+    luma, chroma = np.split(frame.to_ndarray(), [height])  # both chroma planes, one above the other
     planes = [luma, *chroma.reshape(2, height // 2, width // 2)]
     turned = [np.rot90(plane, quarters) for plane in planes]
     flat = np.concatenate([plane.ravel() for plane in turned])

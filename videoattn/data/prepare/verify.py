@@ -1,8 +1,8 @@
-"""What every file of a data set is: looked at in processes, remembered from run to run.
+"""Inspects every video of a dataset in processes, and caches the results.
 
-A crash or a hang of the decoder costs the file that it happens on. What was found stands in a file
-of JSON lines, so that a run that was stopped goes on where it was, and one that follows looks at
-files that are new or changed.
+A decoder that crashes or hangs costs only the file that it was given. The results are kept in a
+file of JSON lines, so that an interrupted run continues, and a later run inspects only files that
+are new or have changed.
 """
 
 import json
@@ -26,12 +26,12 @@ from videoattn.data.strings import PackedStrings
 from videoattn.data.workers import Crash, Task, in_processes
 
 Record = dict[str, Any]
-"""Of one file: `path`, `bytes` and `mtime_ns`; `error` where something is wrong with it, and then
-`crashed` if that ended a process; and what else was found."""
+"""What was found about one file: `path`, `bytes` and `mtime_ns`; `error` if something is wrong with
+it, and `crashed` if that ended a process; and further values."""
 
 
 class Facts(NamedTuple):
-    """What index and shards tell of a video. Sizes in pixels, after rotation."""
+    """What the index and shards store about a video. Sizes are in pixels, after rotation."""
 
     num_frames: int
     fps: float
@@ -41,12 +41,13 @@ class Facts(NamedTuple):
 
 
 class Journal:
-    """One JSON object a line: first what the run is about, then a record for each file.
+    """A file of JSON lines: first a description of the run, then a record for each file.
 
-    A line is appended by one write, so that a run that is stopped loses nothing but the files that
-    it was at; half a line at the end is passed over.
+    Each line is appended with one write, so that an interrupted run loses only the files that it
+    was inspecting. Half a line at the end is ignored.
 
-    Raises: ValueError for a journal of something else.
+    Raises:
+        ValueError: If the journal belongs to a run with another description.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -77,12 +78,12 @@ class Journal:
             self.records = {line["path"]: line for line in lines}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{self.path} is damaged ({error}); remove it to begin anew"
+                f"{self.path} is damaged ({error}); remove it to start again"
             ) from error
         if first != about:
             raise ValueError(
                 f"{self.path} was begun with {first}, and this run is {dict(about)}; "
-                "choose another folder, or remove it to begin anew"
+                "choose another folder, or remove it to start again"
             )
         return whole
 
@@ -91,10 +92,12 @@ def examine(
     task: Task, root: Path, items: Mapping[str, Any], journal: Journal, *,
     num_workers: int, seconds: float,
 ) -> Iterator[Record]:  # fmt: skip
-    """A record of each file: the journal's where the file is as it was then, else a new one.
+    """Yields a record for each file: the journal's if the file has not changed, else a new one.
 
-    items: by path relative to `root`, or absolute: what the task takes. What crashed or took too
-    long is tried again.
+    Files that crashed the decoder or took too long are tried again.
+
+    Args:
+        items: What the task takes for each file, by the path relative to `root`, or absolute.
     """
     states = {path: _state(root / path) for path in items}
     known = [path for path in items if _is_known(journal.records.get(path), states[path])]
@@ -117,7 +120,11 @@ def files_in(root: Path) -> list[str]:
 
 
 def videos_in(root: Path) -> list[str]:
-    """Raises: ValueError for a folder without one."""
+    """Returns the videos in a folder and below, sorted.
+
+    Raises:
+        ValueError: If there are none.
+    """
     paths = [path for path in files_in(root) if is_video(path)]
     if not paths:
         raise ValueError(f"{root} holds no video")
@@ -125,7 +132,7 @@ def videos_in(root: Path) -> list[str]:
 
 
 def verify(path: Path) -> Record:
-    """Decodes everything. `error`: nothing decodes, or less than is there."""
+    """Decodes a whole file; `error` is set if nothing decodes, or less than the file lists."""
     try:
         facts, listed, problem = _look(path, thorough=True)
     except DecodeError as error:
@@ -189,9 +196,9 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
 
 
 def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
-    """Facts; how many frames are listed, where the container lists them; what went wrong.
+    """Returns the facts, the number of listed frames if the container lists them, and the problem.
 
-    Without `thorough`, frames of a container that lists them are not decoded but for one.
+    Without `thorough`, only one frame is decoded if the container lists them.
     """
     try:
         with Video(path) as video:

@@ -1,9 +1,9 @@
-"""Tar shards of a data set, read as streams: local paths, URLs and pipes, as webdataset opens them.
+"""Reads tar shards of a dataset as streams: local paths, URLs and pipes, as webdataset opens them.
 
-A folder of shards has a `shards.json`: the classes, and how many samples each shard holds. Sample
-number i of the data set is i-th in the order of that list; its files in the tar are `i.mp4` (the
-video as it was, by its own suffix), `i.cls` (the label, from 0) and `i.json` (path, frames, rate),
-i in eight digits.
+A folder of shards has a `shards.json` with the classes and the number of samples in each shard.
+Sample i of the dataset is the i-th in the order of that list. Its files in the tar are `i.mp4` (the
+original video, with its own suffix), `i.cls` (the label, from 0) and `i.json` (path, frames, rate),
+where i has eight digits.
 """
 
 import json
@@ -29,9 +29,8 @@ from videoattn.types import Failure
 
 TABLE = "shards.json"
 BUFFER = 256
-"""How far samples move in a shuffled epoch, within the order of their shards: at most so many
-encoded videos are kept in memory."""
-
+"""How far a shuffled epoch moves a sample from its position in the order of the shards: at most
+this many encoded videos are kept in memory."""
 
 _TAR = re.compile(r"[^/\s]+\.tar")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
@@ -40,8 +39,12 @@ _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one part of a data set: `urls[s]` holds `counts[s]` samples, whose names in it
-    are numbers from `names[s]` on."""
+    """The shards of one split.
+
+    Args:
+        counts: The number of samples in each shard.
+        names: The name of each shard's first sample, a number; the others count from there.
+    """
 
     urls: tuple[str, ...]
     counts: Int64[np.ndarray, " S"]
@@ -49,16 +52,16 @@ class Shards:
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many samples."""
+        """Returns the number of samples."""
         return int(self.counts.sum())
 
     @property
     def firsts(self) -> Int64[np.ndarray, " S"]:
-        """Each shard's first sample, by its place in the data set."""
+        """The index in the dataset of each shard's first sample."""
         return np.cumsum(self.counts) - self.counts
 
     def samples(self) -> Samples:
-        """Names of all samples; labels are -1, as they are known when a sample is read."""
+        """Returns the names of all samples. Labels are -1: they are known once a sample is read."""
         tars = map(tar_name, self.urls)
         paths = [
             f"{tar}/{number:08d}"
@@ -69,11 +72,12 @@ class Shards:
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """All samples, dealt to the processes: process r has positions r, r + world_size, ...
+        """Returns all samples; rank r takes positions r, r + world_size, ...
 
-        Each process reads a stretch of the shards, of the same length to within one sample: a shard
-        is read by one process, or by more where stretches meet in it. With a generator the shards
-        come in a drawn order, and each sample up to BUFFER places later than it is read.
+        Each rank reads a contiguous part of the shards, of the same length to within one sample. A
+        shard is read by one rank, or by several if their parts meet in it. With a generator, the
+        order of the shards is random, and each sample comes up to BUFFER positions after it is
+        read.
         """
         which = np.arange(len(self.urls))
         if generator is not None:
@@ -89,8 +93,11 @@ class Shards:
         return numbers
 
     def read(self, wanted: Sequence[int]) -> Iterator[VideoBytes | Failure]:
-        """The wanted samples, none twice, in the order asked for. A shard is opened once, if at
-        all, and read to the last sample wanted; those that it fails to give are failures."""
+        """Yields the wanted samples, without repeats, in the given order.
+
+        A shard is opened at most once, and read up to its last wanted sample. Samples that it fails
+        to give are failures.
+        """
         numbers = np.array(wanted, np.int64)
         shard_of = np.searchsorted(self.firsts, numbers, side="right") - 1
         last = np.zeros(len(self.urls), np.int64)
@@ -111,7 +118,7 @@ class Shards:
             yield held.pop(index)
 
     def _shard(self, shard: int, last: int) -> Iterator[tuple[int, VideoBytes | Failure]]:
-        """Samples of a shard from its first to number `last`; failures from where it breaks off."""
+        """Yields the samples of a shard up to number `last`; failures from where it breaks off."""
         index = first = int(self.firsts[shard])
         url, good, problem = self.urls[shard], "none", "it ends there"
         try:
@@ -131,15 +138,17 @@ class Shards:
 
 
 def open_shards(root: str, split: str) -> Shards:
-    """The shards of `root/split/`, or those that `split` names itself.
+    """Opens the shards of `root/split/`, or those that `split` names itself.
 
-    split: a folder that holds a shards.json, local or a URL; or tar files, such as
-    `train/{000000..000011}.tar`, `https://host/train/{000000..000011}.tar` or
-    `pipe:aws s3 cp s3://bucket/train/{000000..000011}.tar -`: their shards.json is read in the same
-    way, by its name in place of the tar file's.
+    Args:
+        split: A folder that holds a shards.json, local or a URL; or tar files, such as
+            `train/{000000..000011}.tar`, `https://host/train/{000000..000011}.tar` or
+            `pipe:aws s3 cp s3://bucket/train/{000000..000011}.tar -`. Their shards.json is read in
+            the same way, with its name in place of the tar file's.
 
-    Raises: ValueError for shards that are not found, or of which shards.json does not tell;
-    ImportError without webdataset.
+    Raises:
+        ValueError: If the shards are not found, or shards.json does not list them.
+        ImportError: If webdataset is not installed.
     """
     complete = split.startswith(("/", "pipe:", "file:")) or "://" in split
     inside = root if split == "." else f"{root.rstrip('/')}/{split}"
@@ -168,9 +177,10 @@ def open_shards(root: str, split: str) -> Shards:
 
 
 def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
-    """Every sample of a shard, whose names are numbers from `first` on.
+    """Yields every sample of a shard; their names are numbers from `first` on.
 
-    Raises: DecodeError where it breaks off, or holds something else.
+    Raises:
+        DecodeError: If the shard breaks off, or holds something else.
     """
     tariterators, stream = import_webdataset().tariterators, None
     try:
@@ -187,17 +197,17 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
 
 
 def key(number: int) -> str:
-    """A sample's name."""
+    """Returns the name of a sample."""
     return f"{number:08d}"
 
 
 def tar_name(url: str) -> str:
-    """The shard's file, in a path, a URL or a command."""
+    """Returns the name of the shard's file in a path, a URL or a command."""
     return _TAR.findall(url)[-1]
 
 
 def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> VideoBytes:
-    """Raises: ValueError for a sample that is not what `videoattn prepare shards` writes."""
+    """Raises a ValueError for a sample that `write_shards` would not write."""
     suffixes = [suffix for suffix in sample if suffix in _VIDEO]
     if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
         files = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
@@ -215,14 +225,13 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
 
 
 def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Classes; by shard, the number of its first sample, and how many it holds."""
+    """Returns the classes, and by shard the number of its first sample and its size."""
     try:
         with import_webdataset().gopen(url, "rb") as stream:
             content = stream.read()
     except OSError as error:
         raise ValueError(
-            f"{url} cannot be read ({_reason(error)}); it comes with the shards that "
-            "`videoattn prepare shards` writes"
+            f"{url} cannot be read ({_reason(error)}); it comes with the shards: copy it as well"
         ) from error
     try:
         table = json.loads(content)
@@ -230,7 +239,7 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
         names = np.cumsum([0, *counts.values()]).tolist()
         class_names = tuple(str(name) for name in table["class_names"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{url} is no list of shards ({error})") from error
+        raise ValueError(f"{url} is not a list of shards ({error})") from error
     if not class_names or min(counts.values(), default=0) < 1:
         raise ValueError(f"{url} lists no class, no shard, or one without samples")
     return class_names, dict(zip(counts, names, strict=False)), counts
@@ -244,7 +253,7 @@ def _checked(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Without what webdataset adds to it."""
+    """Returns the message without what webdataset adds to it."""
     text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
     if ended := re.search(r": exit (-?\d+) \(read\)", text):
         return f"the command that reads it ended with exit code {ended[1]}"

@@ -1,8 +1,7 @@
-"""Clips from shards: the trainer's process reads the tar files, one after the other and ahead of
-what is needed; the loader's processes get the encoded videos and decode them.
+"""Clips from shards: the main process reads the tar files ahead of time, and the workers decode.
 
-So a batch is the same samples whatever the number of those processes, a shard is read once, and
-resuming inside an epoch passes over shards that were consumed without opening them.
+So a batch holds the same samples for any number of workers, and a shard is read once. Resuming
+inside an epoch does not open the shards that were consumed.
 """
 
 import threading
@@ -26,8 +25,11 @@ Key = tuple[int, int, VideoBytes | Failure]
 
 
 class ShardDataset:
-    """What a loader asks of a data set. `clips` makes samples of videos; its table of samples is
-    that of the shards."""
+    """A dataset of shards, for ClipLoader.
+
+    Args:
+        clips: Makes samples from videos. Its samples are those of the shards.
+    """
 
     def __init__(self, shards: Shards, clips: ClipDataset) -> None:
         self.shards = shards
@@ -37,7 +39,7 @@ class ShardDataset:
         return len(self.shards)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
-        """One sample, as of a ClipDataset; its shard is read for it alone."""
+        """Returns one sample; reads its shard for it alone."""
         epoch, index = key
         item = self.fetch((epoch, index, next(self.shards.read([index]))))
         if isinstance(item, Failure) and self.on_error == "raise":
@@ -57,7 +59,7 @@ class ShardDataset:
         return self.shards.order(generator, world_size)
 
     def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
-        """The batches' samples with their videos, as they are read."""
+        """Yields the samples of the batches with their videos, as they are read."""
         return _ahead(self._read(epoch, batches), _AHEAD)
 
     def fetch(self, key: Key) -> Sample | Failure:
@@ -76,8 +78,7 @@ class ShardDataset:
 
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
-    """The same items, up to `depth` of them made ahead by a thread, which ends with whoever asks
-    for them."""
+    """Yields the items; a thread makes up to `depth` of them ahead, and ends with the generator."""
     ready: Queue[tuple[bool, Any]] = Queue(depth)
     stopped = threading.Event()
 
@@ -96,7 +97,7 @@ def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
                 if not put((True, item)):
                     return
             put((False, None))
-        except BaseException as error:  # raised again where the items are asked for
+        except BaseException as error:  # raised again in the consumer
             put((False, error))
 
     thread = threading.Thread(target=make, daemon=True)

@@ -1,4 +1,4 @@
-"""Videos into tar shards, whose files are described in `shards`."""
+"""Writes videos to tar shards; `videoattn.data.shards` describes the files."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ import torch
 from videoattn.data.lists import Samples
 from videoattn.data.shards import TABLE, import_webdataset, key
 
-_BLOCK = 512  # a tar file is made of them
+_BLOCK = 512  # bytes; tar files consist of these
 
 
 class Shard(NamedTuple):
@@ -21,23 +21,28 @@ class Shard(NamedTuple):
 
 
 def write_shards(
-    samples: Samples, folder: Path, *, max_bytes: int,
+    samples: Samples,
+    folder: Path,
+    *,
+    max_bytes: int,
     wrote: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Shard]:  # fmt: skip
-    """Tar files of at most `max_bytes` (or one sample) and their table, all or nothing. The frames
-    of the samples are counted, and their rates known.
+) -> list[Shard]:
+    """Writes tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
 
-    The samples come in a drawn order, always the same: neighbours in a list are of one class.
-    `wrote` is told after each how many of how many are done.
+    The samples are written in a random order that is always the same, because neighbors in a list
+    are often of one class.
 
-    Raises: ValueError for no samples; OSError.
+    Args:
+        samples: With the number of frames and the frame rate of each.
+        wrote: Called after each sample with the number of samples done and in total.
+
+    Raises:
+        ValueError: If there are no samples.
+        OSError: If the files cannot be written.
     """
     if not len(samples):
         raise ValueError(f"no video for {folder}")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for old in unfinished.iterdir():
-        old.unlink()
+    unfinished = _empty_folder(folder.with_name(f".{folder.name}.unfinished"))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
     used = 0
@@ -60,14 +65,26 @@ def write_shards(
     finally:
         if writer is not None:
             writer.close()
-    table = {
-        "class_names": list(samples.class_names),
-        "num_samples": len(order),
-        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
-    }
-    (unfinished / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    (unfinished / TABLE).write_text(_table(samples, shards))
     unfinished.replace(folder)
     return shards
+
+
+def _table(samples: Samples, shards: list[Shard]) -> str:
+    table = {
+        "class_names": list(samples.class_names),
+        "num_samples": len(samples),
+        "shards": [{"name": shard.name, "num_samples": shard.num_samples} for shard in shards],
+    }
+    return json.dumps(table, indent=1) + "\n"
+
+
+def _empty_folder(folder: Path) -> Path:
+    """Creates a folder, or removes the shards that an interrupted call left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    return folder
 
 
 def _sample(samples: Samples, index: int) -> dict[str, bytes]:
@@ -75,9 +92,12 @@ def _sample(samples: Samples, index: int) -> dict[str, bytes]:
     assert samples.fps is not None
     path, label = samples.path(index), samples.label(index)
     about = {
-        "path": samples.paths[index], "label": label, "class": samples.class_names[label],
-        "num_frames": int(samples.num_frames[index]), "fps": float(samples.fps[index]),
-    }  # fmt: skip
+        "path": samples.paths[index],
+        "label": label,
+        "class": samples.class_names[label],
+        "num_frames": int(samples.num_frames[index]),
+        "fps": float(samples.fps[index]),
+    }
     return {
         path.suffix.lower().removeprefix("."): path.read_bytes(),
         "cls": str(label).encode(),
@@ -86,10 +106,10 @@ def _sample(samples: Samples, index: int) -> dict[str, bytes]:
 
 
 def _whole(size: int) -> int:
-    """Of a tar file: it is made of whole records."""
+    """Returns the size of a tar file, which is made of whole records."""
     return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _size(sample: dict[str, bytes]) -> int:
-    """In the tar file: a header, and whole blocks."""
+    """Returns the size in a tar file: a header and whole blocks for each file."""
     return sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in sample.values())
