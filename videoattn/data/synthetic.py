@@ -69,7 +69,6 @@ def write_demo_clips(
     """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
 
     Args:
-        num_threads: Threads that encode.
         on_clip: Called with each finished path, in order, for example to show progress.
 
     Raises:
@@ -107,14 +106,12 @@ def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
     """
     one_of("motion", motion, MOTIONS)
     states, rng = _draw_object(motion, seed, split, number)
-    num_frames = len(states["x"])
-    picture = _background(num_frames, rng)
+    picture = _background(len(states["x"]), rng)
     for _ in range(int(rng.integers(2, 5))):
-        _paint(picture, _object_picture(rng), _drift(num_frames, rng))
+        _paint(picture, _object_picture(rng), _drift(len(picture), rng))
     _paint(picture, _object_picture(rng), states)
-
-    frames = picture.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    frames = frames.contiguous(memory_format=torch.channels_last)
+    picture.mul_(255).round_().clamp_(0, 255)
+    frames = picture.to(torch.uint8, memory_format=torch.channels_last)
     return DemoClip(frames, int(rng.choice(FRAME_RATES)))
 
 
