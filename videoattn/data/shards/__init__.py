@@ -1,4 +1,4 @@
-"""Reads tar shards of a dataset as streams: local paths, URLs and pipes, as webdataset opens them.
+"""Streams tar shards of a dataset from local paths, URLs and pipes, which webdataset opens.
 
 A folder of shards has a `shards.json` with the classes and the number of samples in each shard.
 Sample i of the dataset is the i-th in the order of that list. Its files in the tar are `i.mp4` (the
@@ -43,7 +43,7 @@ class Shards:
 
     Args:
         counts: The number of samples in each shard.
-        names: The name of each shard's first sample, a number; the others count from there.
+        names: The number that names each shard's first sample; later samples count up from it.
     """
 
     urls: tuple[str, ...]
@@ -61,7 +61,7 @@ class Shards:
         return np.cumsum(self.counts) - self.counts
 
     def samples(self) -> Samples:
-        """Returns the names of all samples. Labels are -1: they are known once a sample is read."""
+        """Returns the names of all samples. Labels are -1: reading a sample reveals its label."""
         tars = map(tar_name, self.urls)
         paths = [
             f"{tar}/{number:08d}"
@@ -72,12 +72,11 @@ class Shards:
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """Returns all samples; rank r takes positions r, r + world_size, ...
+        """Returns the order of all samples; rank r takes positions r, r + world_size, ...
 
-        Each rank reads a contiguous part of the shards, of the same length to within one sample. A
-        shard is read by one rank, or by several if their parts meet in it. With a generator, the
-        order of the shards is random, and each sample comes up to BUFFER positions after it is
-        read.
+        Each rank reads a contiguous range of samples; the lengths differ by one at most. A shard is
+        read by one rank, or by several if their ranges meet in it. With a generator, the order of
+        the shards is random, and each sample comes up to BUFFER positions after it is read.
         """
         which = np.arange(len(self.urls))
         if generator is not None:
@@ -95,15 +94,15 @@ class Shards:
     def read(self, wanted: Sequence[int]) -> Iterator[VideoBytes | Failure]:
         """Yields the wanted samples, without repeats, in the given order.
 
-        A shard is opened at most once, and read up to its last wanted sample. Samples that it fails
-        to give are failures.
+        A shard is opened at most once, and read up to its last wanted sample. Samples that cannot
+        be read become failures.
         """
         numbers = np.array(wanted, np.int64)
         shard_of = np.searchsorted(self.firsts, numbers, side="right") - 1
         last = np.zeros(len(self.urls), np.int64)
         np.maximum.at(last, shard_of, numbers)
-        asked = np.zeros(len(self), bool)
-        asked[numbers] = True
+        is_wanted = np.zeros(len(self), bool)
+        is_wanted[numbers] = True
         arriving = (
             found
             for shard in dict.fromkeys(shard_of.tolist())
@@ -113,12 +112,12 @@ class Shards:
         for index in wanted:
             while index not in held:
                 number, video = next(arriving)
-                if asked[number]:
+                if is_wanted[number]:
                     held[number] = video
             yield held.pop(index)
 
     def _shard(self, shard: int, last: int) -> Iterator[tuple[int, VideoBytes | Failure]]:
-        """Yields the samples of a shard up to number `last`; failures from where it breaks off."""
+        """Yields the samples of a shard up to number `last`, and failures after an error."""
         index = first = int(self.firsts[shard])
         url, good, problem = self.urls[shard], "none", "it ends there"
         try:
@@ -156,7 +155,7 @@ def open_shards(root: str, split: str) -> Shards:
     listed = _TAR.search(where) is not None
     if where.startswith("pipe:") and not listed:
         raise ValueError(
-            f"{split!r} names no tar file; a command must, as in "
+            f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
     urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
@@ -180,7 +179,7 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     """Yields every sample of a shard; their names are numbers from `first` on.
 
     Raises:
-        DecodeError: If the shard breaks off, or holds something else.
+        DecodeError: If the shard is truncated, or holds other files.
     """
     tariterators, stream = import_webdataset().tariterators, None
     try:
@@ -207,17 +206,16 @@ def tar_name(url: str) -> str:
 
 
 def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> VideoBytes:
-    """Raises a ValueError for a sample that `write_shards` would not write."""
+    """Returns the video of a sample; raises a ValueError if `write_shards` would not write it."""
     suffixes = [suffix for suffix in sample if suffix in _VIDEO]
     if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
         files = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise ValueError(
-            f"there is {sample['__key__']} with {files}, where {name} was due with a video, "
-            "cls and json"
+            f"got sample {sample['__key__']} with {files}; need {name} with a video, cls and json"
         )
     label, about = int(sample["cls"]), json.loads(sample["json"])
     if not 0 <= label < num_classes:
-        raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
+        raise ValueError(f"{name}: got label {label}; need 0 to {num_classes - 1}")
     return VideoBytes(
         f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
         int(about["num_frames"]), float(about["fps"]),
@@ -225,13 +223,13 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
 
 
 def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Returns the classes, and by shard the number of its first sample and its size."""
+    """Returns the classes, and for each shard the number of its first sample and its size."""
     try:
         with import_webdataset().gopen(url, "rb") as stream:
             content = stream.read()
     except OSError as error:
         raise ValueError(
-            f"{url} cannot be read ({_reason(error)}); it comes with the shards: copy it as well"
+            f"{url} cannot be read ({_reason(error)}); copy it together with the shards"
         ) from error
     try:
         table = json.loads(content)
@@ -241,19 +239,19 @@ def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, in
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{url} is not a list of shards ({error})") from error
     if not class_names or min(counts.values(), default=0) < 1:
-        raise ValueError(f"{url} lists no class, no shard, or one without samples")
+        raise ValueError(f"{url} lists no class, no shard, or an empty shard; write them again")
     return class_names, dict(zip(counts, names, strict=False)), counts
 
 
 def _checked(name: str) -> str:
-    """Returns a shard's name, which becomes part of a path, an address or a command."""
+    """Returns a safe shard name, because it becomes part of a path, an address or a command."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
     return name
 
 
 def _reason(error: Exception) -> str:
-    """Returns the message without what webdataset adds to it."""
+    """Returns the message of an error without webdataset's additions."""
     text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
     if ended := re.search(r": exit (-?\d+) \(read\)", text):
         return f"the command that reads it ended with exit code {ended[1]}"
