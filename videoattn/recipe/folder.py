@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
-from videoattn.recipe.load import comparable, load, to_dict, to_yaml
+from videoattn.recipe.console import show
+from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -126,10 +126,9 @@ def _lock(folder: Path) -> int:
             f"{folder} is in use by {holder}; wait for it to end, or choose another name=..."
         ) from error
     except OSError as error:  # some network file systems have no locks
-        warnings.warn(
-            f"{folder} cannot be locked ({error.strerror}): make sure that no other process "
-            "trains in it",
-            stacklevel=2,
+        show(
+            f"note: {folder} cannot be locked ({error.strerror}): make sure that no other process "
+            "trains in it"
         )
     if not path.exists() or path.stat().st_ino != os.fstat(lock).st_ino:
         os.close(lock)  # the previous holder removed this file after we opened it
@@ -182,12 +181,12 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _is_config(path: Path) -> bool:
-    """Returns whether the file is a config of ours: strict loading refuses other tools' configs."""
+    """Returns whether the file is a config of ours: its keys are those of a recipe."""
     try:
-        load(path, ["data.root=."])
+        values = read_yaml(path)
+        return isinstance(values, dict) and "name" in values and bool(comparable(values))
     except ValueError:
         return False
-    return True
 
 
 def _files(folder: Path) -> list[str]:
@@ -205,7 +204,10 @@ def _start(folder: Path, config: Config, parallel: Parallel) -> None:
             if _WRITTEN.fullmatch(name) and name != LOCK:
                 (folder / name).unlink()
         write_text(folder / CONFIG, to_yaml(config))
-        remember_data(folder, config)
+        try:
+            remember_data(folder, config)
+        except OSError as error:
+            show(f"note: `videoattn test {folder}` will ask for its data: {error}")
     parallel.barrier()
 
 

@@ -71,7 +71,7 @@ def load(
     values, source = recipe, "the recipe"
     if not isinstance(recipe, Mapping):
         source = str(recipe)
-        values = _read(Path(recipe))
+        values = read_yaml(Path(recipe))
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -111,7 +111,10 @@ def comparable(values: Values) -> dict[str, Any]:
 
     The values are only for comparison: none is resolved.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+    except (OmegaConfBaseException, TypeError) as error:
+        raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     assert isinstance(settings, dict)
     return {str(key): _plain(value) for key, value in settings.items()}
@@ -138,7 +141,8 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file, without inserting any `${key}`."""
     if not path.is_file():
         raise ValueError(f"{path}: no such recipe; configs/ has the recipes of videoattn")
     try:
