@@ -166,8 +166,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
     """Loads weights from `path` into a model with exactly the same names and shapes.
 
     Raises:
-        CheckpointError: If they differ; the message names the first tensors. The model is then
-            unchanged.
+        CheckpointError: If they differ, with the first tensors; the model is then unchanged.
     """
     check_fit(model, state, path=path)
     model.load_state_dict(dict(state))
@@ -270,9 +269,7 @@ def _check_is_zip(path: Path) -> None:
 
 def _check_format(path: Path, found: object) -> None:
     if found != FORMAT:
-        raise CheckpointError(
-            f"{path}: has format {found}; this version reads {FORMAT}; update the package"
-        )
+        raise CheckpointError(f"{path}: has format {found}; need {FORMAT}; update the package")
 
 
 def _check_plain(value: object, name: str) -> None:

@@ -61,8 +61,7 @@ def make_fine_tuning(
     """Returns the settings of fine-tuning, or None if pretrained parameters train like all others.
 
     Args:
-        new: Names of the parameters without pretrained weights; None if there are no
-            pretrained weights.
+        new: Names of the parameters without pretrained weights; None without pretrained weights.
 
     Raises:
         ValueError: If a setting is out of range, or there are no pretrained weights.
