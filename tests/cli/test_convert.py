@@ -231,7 +231,7 @@ def cut(path: Path) -> None:
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"need the folder of a run with checkpoint-last"):
         videoattn.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"nor a shared one with model.safetensors and conf"):
+    with pytest.raises(CheckpointError, match=r"a shared folder with model.safetensors and conf"):
         videoattn.load(tmp_path / "nothing")
 
 
@@ -241,9 +241,10 @@ def test_invalid_arguments_are_rejected(images: Path, folder: Path, tmp_path: Pa
         f"error: {folder} already exists; choose another name, or remove it"
     )
     (tmp_path / "three.txt").write_text("a\nb\n\nc\n")
-    assert refused(*words, tmp_path / "new", "--classes", tmp_path / "three.txt") == (
-        f"error: --classes: {tmp_path / 'three.txt'} has 3 names, the weights have 8 classes; one "
-        "name a line"
+    three = tmp_path / "three.txt"
+    assert refused(*words, tmp_path / "new", "--classes", three) == (
+        f"error: --classes: {three} has 3 names, the weights have 8 classes; write one name per "
+        "line"
     )
     assert refused("convert", images, "--as", "torchvision/resnet19", tmp_path / "new").startswith(
         "error: --as: 'torchvision/resnet19' does not exist (did you mean torchvision/resnet18?); "

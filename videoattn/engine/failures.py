@@ -62,8 +62,8 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Removes other samples from the file: those that an interrupted run listed after its last
-    checkpoint. The resumed run lists them again."""
+    """Keeps only these samples in the file. An interrupted run may have listed more samples after
+    its last checkpoint; the resumed run lists them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:
