@@ -1,4 +1,4 @@
-"""What a GPU must answer: what the CPU does, up to rounding."""
+"""A GPU must give the results of the CPU, up to rounding."""
 
 import copy
 import csv

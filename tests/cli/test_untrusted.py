@@ -58,13 +58,13 @@ sys.addaudithook(_watch)
 
 
 def _of_loader_processes(event: str) -> bool:
-    """Whether multiprocessing did it: forks, and sockets between the processes."""
+    """Returns whether multiprocessing is the cause: forks, and sockets between processes."""
     return event.startswith(("os.fork ", "socket.__new__", "socket.bind")) or "/pymp-" in event
 
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Yields a list of what the process did inside the `with` beyond reading and computing."""
+    """Yields a list of the actions inside the `with` other than reading and computing."""
     global _seen
     _seen = seen = []
     try:

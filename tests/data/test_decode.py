@@ -21,7 +21,7 @@ from videoattn.data.decode import (
 
 
 def levels(frames: torch.Tensor) -> list[int]:
-    """The index that `make_clip` wrote as each frame's grey level."""
+    """Returns the index that `make_clip` stored as the gray level of each frame."""
     grey = frames.float().mean(dim=(1, 2, 3))
     return ((grey - 20) / 4).round().int().tolist()
 
@@ -181,7 +181,7 @@ def test_mp4_is_listed_up_to_the_last_requested_frame(
 
 
 def test_times_in_the_order_of_decoding_are_not_used(make_clip: MakeClip) -> None:
-    """As an AVI's packets copied into MP4: the pictures are shown in another order."""
+    """An AVI's packets copied to MP4 have times in the order of decoding."""
     source = make_clip("a.mp4", 30, options={"bf": "3", "b-adapt": "0"})
     path = source.with_name("copied.mp4")
     with av.open(str(source)) as old, av.open(str(path), "w") as new:

@@ -40,7 +40,7 @@ def _image_network(depth: int = 18) -> nn.Module:
 
 
 def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What the stem, the first pool, every block and the classifier put out."""
+    """Returns the outputs of the stem, the first pool, every block and the classifier."""
     seen: dict[str, Tensor] = {}
     for name in ("bn1", "maxpool", *insertion_places(model), "fc"):
         model.get_submodule(name).register_forward_hook(

@@ -180,7 +180,7 @@ def test_weights_of_the_recipe_replace_the_systems_loss_weights(tmp_path: Path) 
 def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
     labels = torch.arange(4)
     video = labels.float().view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).contiguous()
-    neighbour = torch.tensor([3, 0, 1, 2])
+    neighbor = torch.tensor([3, 0, 1, 2])
     torch.manual_seed(0)
     up = make_mix(AugmentConfig(mixup=1.0), 4)
     assert up is not None
@@ -189,7 +189,7 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
         assert type(mixed) is torch.Tensor
         assert torch.allclose(target.sum(1), torch.ones(4))
         share = target[labels, labels].view(4, 1, 1, 1, 1)
-        other = neighbour.float().view(4, 1, 1, 1, 1)
+        other = neighbor.float().view(4, 1, 1, 1, 1)
         torch.testing.assert_close(mixed, share * video + (1 - share) * other)
     cut = make_mix(AugmentConfig(cutmix=1.0), 4)
     assert cut is not None

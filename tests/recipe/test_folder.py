@@ -1,4 +1,4 @@
-"""A run's folder: what is erased, and who may train in it."""
+"""The folder of a run: erasing it, and locking it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a network starts from: `model.weights`, and what is said of what that leaves fresh."""
+"""The initial weights of a network: `model.weights`, and notes about other parameters."""
 
 import os
 from dataclasses import replace
