@@ -76,7 +76,7 @@ def noted(log: Path, path: Path) -> Record:
 
 
 def looked(root: Path, journal: Journal) -> tuple[dict[str, str], list[str]]:
-    """What examining a folder came to, and which files were looked at for it."""
+    """Returns the records of a folder, and the files that were inspected for them."""
     log = root.parent / "log"
     log.write_text("")
     items = {path: root / path for path in files_in(root)}

@@ -1,4 +1,4 @@
-"""Inception-I3D: the table, its padding, low precision, and what is made of the whole network."""
+"""Inception-I3D: the table, the padding, low precision, compiling and exporting."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from videoattn.weights.keys_inception import hassony2, piergiaj
 
 
 def narrow(**options: object) -> InceptionI3d:
-    """Its running statistics are not those of a start, at which much would hold by accident."""
+    """Running statistics differ from their initial values, with which much would hold by chance."""
     torch.manual_seed(0)
     model = InceptionI3d(num_classes=3, width=0.125, **options)
     for module in model.modules():

@@ -72,8 +72,8 @@ def _borders(model: ResNet3d) -> dict[str, int]:
 def test_a_still_video_has_its_frame_s_features_in_every_layer(
     method: str, kind: str, depth: int
 ) -> None:
-    """In float64, module by module. By "centre" in all frames, and so the logits are the frame's.
-    By "mean" in all that padding has not reached; the next one to the border differs."""
+    """Compares in float64, module by module. With "centre", all frames and the logits are equal.
+    With "mean", all frames that padding does not reach are equal; the next frame differs."""
     images = _image_network(depth).double()
     model = ResNet3d(kind, depth=depth, num_classes=7).eval().double()
     assert load_inflated(model, images.state_dict(), method=method) == []
