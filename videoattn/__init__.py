@@ -1,6 +1,6 @@
 """Video action recognition whose subject is attention.
 
-The names below import torch when they are first used, so that `import videoattn` is quick.
+The names below import torch on first use, so that `import videoattn` is quick.
 """
 
 from typing import TYPE_CHECKING

@@ -1,13 +1,13 @@
 """Lets `import torchvision` succeed where its compiled operators cannot load.
 
-torchvision registers Python-side fake kernels for `torchvision::nms` when it is imported. If its
-C++ extension does not match the installed torch (there is no CPU build of torchvision 0.28, and
-users meet the same with mismatched wheels), the operator's schema was never declared and the
-import dies with "operator torchvision::nms does not exist". Declaring the two schemas first is
-enough: everything that this project takes from torchvision (`transforms.v2`, `models`) is Python.
+torchvision registers fake kernels for `torchvision::nms` when it is imported. If its C++ extension
+does not match the installed torch, the operator's schema is not declared, and the import fails with
+"operator torchvision::nms does not exist". This happens with mismatched wheels, and torchvision
+0.28 has no CPU build. Declaring the two schemas first is enough: this project uses only Python code
+of torchvision (`transforms.v2`, `models`).
 
-The repair waits for the first `import torchvision`, so that `import videoattn`, and with it
-`videoattn --help`, need not load torch.
+The schemas are declared at the first `import torchvision`, so that `import videoattn` and
+`videoattn --help` do not load torch.
 """
 
 import ctypes
@@ -16,11 +16,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-_declared: list[object] = []  # a torch Library that is collected takes its schemas with it
+_declared: list[object] = []  # garbage collection of a torch Library removes its schemas
 
 
 def _extension_loads(package: Path) -> bool:
-    """Whether torchvision's own C++ extension can be loaded beside the installed torch."""
+    """Returns whether torchvision's C++ extension can be loaded with the installed torch."""
     libraries = sorted(package.glob("_C.*"))
     try:
         for library in libraries:
@@ -31,7 +31,7 @@ def _extension_loads(package: Path) -> bool:
 
 
 class _BeforeTorchvision:
-    """A finder that finds nothing: it declares the operators just before torchvision is found."""
+    """Declares the operators just before torchvision is imported; finds no module itself."""
 
     def find_spec(
         self, name: str, path: object = None, target: ModuleType | None = None
@@ -43,7 +43,7 @@ class _BeforeTorchvision:
         if spec is None or spec.origin is None:
             return spec
 
-        import torch  # its libraries must be in the process before the extension is tried
+        import torch  # loads the libraries that the extension needs
 
         if not _extension_loads(Path(spec.origin).parent):
             library = torch.library.Library("torchvision", "DEF")

@@ -1,4 +1,4 @@
-"""Error messages that state what was given, what is allowed, and what to do."""
+"""Error messages that state the value, the allowed values, and the remedy."""
 
 import inspect
 import re
@@ -26,7 +26,7 @@ def one_of(argument: str, name: str, choices: Collection[str]) -> str:
     """Returns `name` if it is one of the choices.
 
     Raises:
-        ValueError: If it is not; the message lists the choices and suggests the closest one.
+        ValueError: If `name` is unknown; the message lists the choices and suggests the closest.
     """
     if name not in choices:
         hint = did_you_mean(name, choices)

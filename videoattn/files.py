@@ -30,8 +30,7 @@ def output_folder(folder: Path) -> Path:
     """Creates a folder for output, with its parents, and returns it.
 
     Raises:
-        ValueError: If it is a symbolic link or a file. A link inside a shared run could lead
-            anywhere.
+        ValueError: If it is a symbolic link or a file. A link in a shared run may point anywhere.
     """
     if folder.is_symlink():
         raise ValueError(f"{folder} is a link; remove it, or choose another output folder")
@@ -74,7 +73,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             ) from error
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {kept}") from error
     finally:
-        with suppress(OSError):  # it was renamed, or could not be made
+        with suppress(OSError):  # it was renamed, or never created
             partial.unlink()
 
 

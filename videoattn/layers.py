@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that pads short clips itself if the CPU kernel's own padding is unsafe."""
+    """An `nn.Conv3d` that pads short clips explicitly if the CPU kernel's padding is unsafe."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)

@@ -1,4 +1,4 @@
-"""The axis letters and tensor aliases that every signature uses, and records that packages share.
+"""Axis letters, tensor aliases, and the records that packages share.
 
 N clips, V views, S segments, C channels, T frames, H height, W width, K classes.
 Decoded frames are (T, C, H, W) uint8. Networks take (N, C, T, H, W) float, `channels_last_3d` in
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The structure of a network, as far as other packages use it. All names are dotted names.
+    """The structure of a network, for other packages. All names are dotted names.
 
     Args:
         classifier: The layer that returns the logits.
@@ -59,7 +59,7 @@ class ModelInfo:
         token_grid: For a network of tokens, the function from a clip's (T, H, W) to the (T, H, W)
             of its tokens; None for other networks.
         special_tokens: Tokens without a position, in order, before the grid's ("class").
-        map_name: Name of the attention maps that the network itself has, not one of its blocks.
+        map_name: Name of the attention maps of the network as a whole, if it has such maps.
     """
 
     classifier: str
@@ -78,6 +78,6 @@ class ModelInfo:
 
 
 def own_info(model: object) -> ModelInfo | None:
-    """Returns the `info` attribute of a network that has one, as all of ours do, or None."""
+    """Returns the `info` attribute of a network, or None. All our networks have one."""
     info = getattr(model, "info", None)
     return info if isinstance(info, ModelInfo) else None

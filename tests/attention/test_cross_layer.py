@@ -164,7 +164,7 @@ def test_parameter_count_of_the_published_network(depth: int) -> None:
     assert added == convolutions + 5 * 2 * 2048
     third = {50: ["1", "3", "5"], 101: ["6", "13", "20"]}[depth]
     positions = ["layer2.1", "layer2.3", *(f"layer3.{index}" for index in third)]
-    assert list(dict(model.named_modules())["layer4.1_cross_layer"].places) == positions
+    assert list(dict(model.named_modules())["layer4.1_cross_layer"].sources) == positions
 
 
 @every_mode

@@ -49,7 +49,7 @@ def test_fused_softmax_equals_explicit(width_qk: int, width_v: int) -> None:
 def test_re_associated_dot_product_equals_explicit(num_queries: int, num_keys: int) -> None:
     q, k, v = random(2, num_queries, 4), random(2, num_keys, 4, seed=1), random(2, num_keys, 4)
     paths = [
-        attend(q, k, v, normaliser="count", scale=0.7, path=path)
+        attend(q, k, v, normalizer="count", scale=0.7, path=path)
         for path in ("explicit", "linear", "auto")
     ]
     expected, *others = [values_and_gradients(y, q, k, v) for y in paths]
@@ -77,7 +77,7 @@ def test_sorted_concatenation_where_no_and_where_every_key_counts() -> None:
 def test_linear_paths_pass_gradcheck() -> None:
     q, k, v = random(1, 4, 2), random(1, 5, 2, seed=1), random(1, 5, 3, seed=2)
     assert torch.autograd.gradcheck(
-        lambda *x: attend(*x, normaliser="count", path="linear"), (q, k, v)
+        lambda *x: attend(*x, normalizer="count", path="linear"), (q, k, v)
     )
     a, b = random(1, 4), random(1, 5, seed=1)
     assert torch.autograd.gradcheck(lambda *x: attend_separable(*x, path="linear"), (a, b, v))
@@ -96,15 +96,15 @@ def test_dot_product_sum_is_kept_in_float32_under_bfloat16_autocast() -> None:
     """4,096 terms of 1: a bfloat16 accumulator would stop at 256."""
     ones = torch.ones(1, 4096, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        y = attend(ones, ones, ones, normaliser="count", path="linear")
+        y = attend(ones, ones, ones, normalizer="count", path="linear")
     torch.testing.assert_close(y, torch.full_like(y, 2.0))
 
 
 def test_paths_that_do_not_exist() -> None:
     x = random(1, 2, 2)
-    with pytest.raises(ValueError, match="path 'linear' does not exist for softmax; use one of"):
+    with pytest.raises(ValueError, match="path: got 'linear'; for softmax, choose from"):
         attend(x, x, x, path="linear")
-    with pytest.raises(ValueError, match="path 'fused' does not exist for count"):
-        attend(x, x, x, normaliser="count", path="fused")
-    with pytest.raises(ValueError, match="path 'fused' does not exist for a separable map"):
+    with pytest.raises(ValueError, match="path: got 'fused'; for count"):
+        attend(x, x, x, normalizer="count", path="fused")
+    with pytest.raises(ValueError, match="path: got 'fused'; for a separable map"):
         attend_separable(x[..., 0], x[..., 0], x, path="fused")

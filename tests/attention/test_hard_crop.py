@@ -295,7 +295,7 @@ def test_default_position_is_the_last_stage(kind: str) -> None:
     network = backbone(kind)
     other = system.attach(network, info(network), system.make, ["layer3"], "hard_crop").eval()
     assert other.maps(noise(1, 3, 4, 64, 64).float())["heat"].weights.shape[2:] == (4, 4)
-    with pytest.raises(ValueError, match=r"after: got \['layer3', 'layer4'\]; hard_crop finds its"):
+    with pytest.raises(ValueError, match=r"after: got \['layer3', 'layer4'\]; hard_crop needs one"):
         system.attach(network, info(network), system.make, ["layer3", "layer4"], "hard_crop")
 
 
@@ -309,7 +309,9 @@ def test_invalid_arguments_are_rejected() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             HardCrop(Pooled(), after="grid", **options)
-    with pytest.raises(ValueError, match=r"'fc' gives \(1, 5\), not features \(N, C, T, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"'fc' returns \(1, 5\); attention needs features \(N, C, T,"
+    ):
         HardCrop(Pooled(), after="fc")
     with pytest.raises(ValueError, match=r"cannot insert after 'layer9'"):
         HardCrop(Pooled(), after="layer9")

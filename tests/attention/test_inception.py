@@ -104,9 +104,7 @@ def test_insertion_keeps_keys_and_starts_as_the_identity(name: str) -> None:
 def test_positions_are_the_mixed_blocks() -> None:
     model = plain()
     assert insertion_places(model) == MIXED
-    message = (
-        r"cannot insert after 'Mixed_4g' \(did you mean Mixed_4\w\?\); the places are Mixed_3b, "
-    )
+    message = r"cannot insert after 'Mixed_4g' \(did you mean Mixed_4\w\?\); choose from Mixed_3b, "
     with pytest.raises(ValueError, match=message + ", ".join(MIXED[1:])):
         insert_attention(model, nn.Conv3d, ["Mixed_4g"])
 

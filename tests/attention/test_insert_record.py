@@ -92,22 +92,22 @@ def test_wrong_places_and_names() -> None:
     model = i3d()
     with pytest.raises(
         ValueError,
-        match=r"cannot insert after 'layer2\.2' \(did you mean layer2\.1\?\); the places are "
+        match=r"cannot insert after 'layer2\.2' \(did you mean layer2\.1\?\); choose from "
         r"layer1\.0, layer1\.1, layer2\.0, .*layer4\.1$",
     ):
         insert_attention(model, NonLocal, ["layer2.2"])
     insert_attention(model, NonLocal, ["layer2.1"])
-    with pytest.raises(ValueError, match="'1_attention' exists already: one block of a name"):
+    with pytest.raises(ValueError, match="'1_attention' already exists; choose another name"):
         insert_attention(model, NonLocal, ["layer2.1"])
     model = i3d()
     model.extra = nn.Sequential(nn.ModuleDict({"never": nn.Conv3d(3, 3, 1)}))
-    with pytest.raises(ValueError, match=r"forward pass of ResNet3d never reaches \['extra.0'\]"):
+    with pytest.raises(ValueError, match=r"ResNet3d does not run \['extra.0'\]; choose other"):
         insert_attention(model, NonLocal, ["extra.0"])
 
 
 def test_a_view_refuses_half_clips() -> None:
     view = VideoView(NonLocal(4), num_frames=4)
-    with pytest.raises(ValueError, match="6 images are not a whole number of clips of 4 frames"):
+    with pytest.raises(ValueError, match="6 images do not divide into clips of 4 frames"):
         view(torch.zeros(6, 4, 2, 2))
 
 
@@ -161,7 +161,7 @@ def test_recording_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         model(video())
     monkeypatch.setattr("videoattn.attention.record.MOST_ENTRIES", 10)
     with (
-        pytest.raises(ValueError, match=r"all rows of a 48 x 12 map are too many to keep; ask"),
+        pytest.raises(ValueError, match=r"all rows of a 48 x 12 map are too many to keep; name"),
         record_attention(model),
     ):
         model(video())

@@ -350,7 +350,7 @@ def test_options_include_those_of_the_pooling() -> None:
 def test_unknown_levels_are_rejected() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["interaction"]
-    with pytest.raises(ValueError, match=r"cannot insert after 'layer9'.*; the places are layer1"):
+    with pytest.raises(ValueError, match=r"cannot insert after 'layer9'.*; choose from layer1"):
         system.attach(model, model.info, system.make, ("layer2", "layer9"), "interaction")
     system.attach(model, model.info, system.make, ("layer3", "layer4"), "interaction")
     scores = model.fc.block.pyramid.scores

@@ -23,7 +23,7 @@ from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
 from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
-from videoattn.attention.functional import NORMALISERS
+from videoattn.attention.functional import NORMALIZERS
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.types import Grid, ModelInfo
 
@@ -175,9 +175,9 @@ def test_factors_follow_their_rule(rule: str) -> None:
 
 def pairwise_blocks() -> dict[str, nn.Module]:
     blocks: dict[str, nn.Module] = {f"non_local {form}": NonLocal(8, form=form) for form in FORMS}
-    for similarity, normaliser in itertools.product(SIMILARITIES, NORMALISERS):
-        name = f"{similarity} {normaliser}"
-        blocks[name] = SimilarityAttention(8, similarity=similarity, normaliser=normaliser)
+    for similarity, normalizer in itertools.product(SIMILARITIES, NORMALIZERS):
+        name = f"{similarity} {normalizer}"
+        blocks[name] = SimilarityAttention(8, similarity=similarity, normalizer=normalizer)
     for variant in ("authors", "plain"):
         blocks[f"sagan {variant}"] = SelfAttention(8, variant=variant)
     return blocks

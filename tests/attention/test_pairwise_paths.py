@@ -14,14 +14,14 @@ from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
 from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
-from videoattn.attention.functional import NORMALISERS
+from videoattn.attention.functional import NORMALIZERS
 
 BLOCKS = [
     *(NonLocal(4, form=form, scope=s) for form in FORMS for s in ("space_time", "space", "time")),
     *(SelfAttention(8, variant=variant) for variant in ("authors", "plain")),
     *(
-        SimilarityAttention(4, similarity=similarity, normaliser=normaliser)
-        for similarity, normaliser in itertools.product(SIMILARITIES, NORMALISERS)
+        SimilarityAttention(4, similarity=similarity, normalizer=normalizer)
+        for similarity, normalizer in itertools.product(SIMILARITIES, NORMALIZERS)
     ),
 ]
 
@@ -51,9 +51,9 @@ def test_fast_equals_explicit(block: nn.Module, monkeypatch: pytest.MonkeyPatch)
 def test_the_path_of_a_block_reaches_its_attention(
     block: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    softmax = getattr(block, "normaliser", "softmax") == "softmax"
+    softmax = getattr(block, "normalizer", "softmax") == "softmax"
     monkeypatch.setattr(block, "path", "linear" if softmax else "fused")
-    with pytest.raises(ValueError, match=r"path '(linear|fused)' does not exist"):
+    with pytest.raises(ValueError, match=r"path: got '(linear|fused)'; for"):
         trained(block)(clip(1, 8 if isinstance(block, SelfAttention) else 4, 2, 4, 4))
 
 

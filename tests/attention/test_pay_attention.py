@@ -17,7 +17,7 @@ from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 
 FORMS = pytest.mark.parametrize("compatibility", ["pc", "dp", "pc_mlp"])
-NORMALISERS = pytest.mark.parametrize("normaliser", ["softmax", "sigmoid"])
+NORMALIZERS = pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
 SCOPES = pytest.mark.parametrize("scope", ["joint", "per_frame"])
 
 
@@ -54,7 +54,7 @@ def definition(made: LevelAttention, local: Tensor, g: Tensor) -> tuple[Tensor, 
             c[:, t, i, j] = torch.tanh(hidden + g @ made.mix_global.weight.T) @ made.u
         else:
             c[:, t, i, j] = (x + g if g.shape[1] == x.shape[1] else x) @ made.u
-    if made.normaliser == "sigmoid":
+    if made.normalizer == "sigmoid":
         a = torch.sigmoid(c) / c[0].numel()
     elif made.scope == "joint":
         a = (c.exp().flatten(1) / c.exp().sum((1, 2, 3))[:, None]).view_as(c)
@@ -64,15 +64,15 @@ def definition(made: LevelAttention, local: Tensor, g: Tensor) -> tuple[Tensor, 
 
 
 @FORMS
-@NORMALISERS
+@NORMALIZERS
 @SCOPES
 @pytest.mark.parametrize("project", ["global", "local"])
 @pytest.mark.parametrize("width", [9, 6])
 def test_equals_the_definition(
-    compatibility: str, normaliser: str, scope: str, project: str, width: int
+    compatibility: str, normalizer: str, scope: str, project: str, width: int
 ) -> None:
     made = level(
-        6, width, compatibility=compatibility, normaliser=normaliser, scope=scope, project=project
+        6, width, compatibility=compatibility, normalizer=normalizer, scope=scope, project=project
     )
     g = random(2, width, seed=1)
     vector, c = definition(made, LOCAL, g)
@@ -81,7 +81,7 @@ def test_equals_the_definition(
     assert got.shape == (2, width if project == "local" else 6)
     torch.testing.assert_close(made.compatibility(LOCAL, g), c)
     weights = made.weights(LOCAL, g)
-    if normaliser == "softmax":
+    if normalizer == "softmax":
         torch.testing.assert_close(weights.sum((1, 2, 3)), torch.ones(2).double())
         per_frame = weights.sum((2, 3))
         assert torch.allclose(per_frame, torch.full((2, 3), 1 / 3).double()) == (
@@ -111,7 +111,7 @@ def test_softmax_removes_the_global_feature_in_pc() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"normaliser": "sigmoid"}, {"compatibility": "dp"}, {"compatibility": "pc_mlp"}],
+    [{"normalizer": "sigmoid"}, {"compatibility": "dp"}, {"compatibility": "pc_mlp"}],
 )
 def test_global_feature_matters_in_other_forms(options: dict[str, str]) -> None:
     made = level(**options)
@@ -134,9 +134,9 @@ def test_level_is_scaled_dot_product_attention_with_one_query(compatibility: str
 
 
 @FORMS
-@NORMALISERS
-def test_order_of_positions_does_not_matter(compatibility: str, normaliser: str) -> None:
-    made = level(compatibility=compatibility, normaliser=normaliser)
+@NORMALIZERS
+def test_order_of_positions_does_not_matter(compatibility: str, normalizer: str) -> None:
+    made = level(compatibility=compatibility, normalizer=normalizer)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     shuffled = LOCAL.flatten(2)[:, :, order].view_as(LOCAL)
     torch.testing.assert_close(made(shuffled, GLOBAL), made(LOCAL, GLOBAL))
@@ -208,15 +208,15 @@ def test_global_feature_is_the_mean_over_segments() -> None:
     torch.testing.assert_close(made(segments, *LEVELS)[:, 0], made(segments.mean(1), *LEVELS))
 
 
-@NORMALISERS
+@NORMALIZERS
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_every_level_has_a_map(kind: str, normaliser: str) -> None:
+def test_every_level_has_a_map(kind: str, normalizer: str) -> None:
     torch.manual_seed(0)
     model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     if kind == "tsn":
         model = TSN(torchvision.models.resnet18(), num_classes=3)
     system = SYSTEMS["pay_attention"]
-    make = partial(system.make, normaliser=normaliser, compatibility="dp")
+    make = partial(system.make, normalizer=normalizer, compatibility="dp")
     model = system.attach(model, model.info, make, (), "pay_attention").eval()
     with torch.no_grad(), record_attention(model) as maps:
         assert model(torch.randn(2, 3, 4, 64, 96)).shape == (2, 3)
@@ -224,7 +224,7 @@ def test_every_level_has_a_map(kind: str, normaliser: str) -> None:
     frames = 2 if kind == "i3d" else 4
     for found, size in zip(maps.values(), ((8, 12), (4, 6), (2, 3)), strict=True):
         assert found.kind == "pooling"
-        assert found.normalized == (normaliser == "softmax")
+        assert found.normalized == (normalizer == "softmax")
         assert found.weights.shape == (2, 1, frames, *size)
         if found.normalized:
             torch.testing.assert_close(found.weights.sum((1, 2, 3, 4)), torch.ones(2))
@@ -241,8 +241,8 @@ def test_every_level_has_a_map(kind: str, normaliser: str) -> None:
         ),
         ({"classifier": "vote"}, "classifier: 'vote' does not exist; choose from concat, indep"),
         (
-            {"normaliser": "count"},
-            "normaliser: 'count' does not exist; choose from softmax, sigmoid",
+            {"normalizer": "count"},
+            "normalizer: 'count' does not exist; choose from softmax, sigmoid",
         ),
         ({"scope": "frame"}, r"scope: 'frame' does not exist \(did you mean per_frame\?\)"),
         ({"project": "up"}, "project: 'up' does not exist; choose from global, local"),
@@ -256,7 +256,7 @@ def test_invalid_options_are_rejected(options: dict[str, str], message: str) -> 
 def test_unknown_levels_are_rejected() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3, width=8)
     system = SYSTEMS["pay_attention"]
-    with pytest.raises(ValueError, match=r"cannot insert after 'layer5'.*; the places are layer1"):
+    with pytest.raises(ValueError, match=r"cannot insert after 'layer5'.*; choose from layer1"):
         system.attach(model, model.info, system.make, ("layer5",), "pay_attention")
 
 
@@ -266,7 +266,7 @@ def test_unknown_levels_are_rejected() -> None:
 def test_block_reproduces_the_outputs_of_the_public_code() -> None:
     """SaoYan's LinearAttentionBlock, where op is u and images are clips of one frame."""
     record = fill.read("blocks", "saoyan_pc_softmax")
-    made = LevelAttention(16, 16, normaliser=record["options"]["normalize"])
+    made = LevelAttention(16, 16, normalizer=record["options"]["normalize"])
     made.load_state_dict({"u": fill.state_dict(record)["op.weight"].flatten()})
     g = np.random.RandomState(1).standard_normal((2, 16, 1, 1)).astype(np.float32)
     with torch.no_grad():
@@ -279,16 +279,16 @@ def test_block_reproduces_the_outputs_of_the_public_code() -> None:
     assert y.std(unbiased=False).item() == pytest.approx(record["output_std"], rel=2e-2)
 
 
-@NORMALISERS
-def test_local_projection_and_sigmoid_match_the_public_code(normaliser: str) -> None:
+@NORMALIZERS
+def test_local_projection_and_sigmoid_match_the_public_code(normalizer: str) -> None:
     """Follows SaoYan's code: a 1x1 convolution projects l to the width of g, another without a bias
     scores l + g, and the product with the sigmoid is averaged."""
-    made = level(6, 9, normaliser=normaliser, project="local")
+    made = level(6, 9, normalizer=normalizer, project="local")
     assert made.project_local is not None
     image = LOCAL[:, :, 0]
     up = F.conv2d(image, made.project_local.weight[:, :, None, None])
     c = F.conv2d(up + GLOBAL[:, :, None, None], made.u[None, :, None, None])
-    if normaliser == "softmax":
+    if normalizer == "softmax":
         expected = (c.flatten(2).softmax(2).view_as(c) * up).sum((2, 3))
     else:
         expected = F.adaptive_avg_pool2d(torch.sigmoid(c) * up, 1).flatten(1)

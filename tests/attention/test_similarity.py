@@ -8,10 +8,10 @@ from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
-from videoattn.attention.functional import NORMALISERS
+from videoattn.attention.functional import NORMALIZERS
 
 every_pair = pytest.mark.parametrize(
-    ("similarity", "normaliser"), list(itertools.product(SIMILARITIES, NORMALISERS))
+    ("similarity", "normalizer"), list(itertools.product(SIMILARITIES, NORMALIZERS))
 )
 
 
@@ -27,9 +27,9 @@ def by_definition(block: SimilarityAttention, x: Tensor) -> Tensor:
             logits = torch.stack(
                 [_logit(block, query, keys[n, :, j]) for j in range(keys.shape[2])]
             )
-            if block.normaliser == "softmax":
+            if block.normalizer == "softmax":
                 weights = logits.softmax(0)
-            elif block.normaliser == "sigmoid":
+            elif block.normalizer == "sigmoid":
                 weights = 1 / (1 + len(logits) * (-logits).exp())
             else:
                 weights = logits / len(logits)
@@ -49,15 +49,15 @@ def _logit(block: SimilarityAttention, q: Tensor, k: Tensor) -> Tensor:
     return logits[block.similarity]()
 
 
-def small(similarity: str, normaliser: str, **options: object) -> SimilarityAttention:
+def small(similarity: str, normalizer: str, **options: object) -> SimilarityAttention:
     return SimilarityAttention(
-        6, similarity=similarity, normaliser=normaliser, tau=3.0, bandwidth=1.5, **options
+        6, similarity=similarity, normalizer=normalizer, tau=3.0, bandwidth=1.5, **options
     )
 
 
 @every_pair
-def test_equals_the_definition_by_any_path(similarity: str, normaliser: str) -> None:
-    block = trained(small(similarity, normaliser))
+def test_equals_the_definition_by_any_path(similarity: str, normalizer: str) -> None:
+    block = trained(small(similarity, normalizer))
     x = clip(2, 6, 2, 4, 3)
     expected = by_definition(block, x)
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-12)
@@ -67,34 +67,34 @@ def test_equals_the_definition_by_any_path(similarity: str, normaliser: str) -> 
 
 @every_pair
 @pytest.mark.parametrize("training", [True, False])
-def test_starts_as_exactly_the_identity(similarity: str, normaliser: str, training: bool) -> None:
+def test_starts_as_exactly_the_identity(similarity: str, normalizer: str, training: bool) -> None:
     x = clip(2, 6, 3, 4, 4).float()
-    assert torch.equal(small(similarity, normaliser).train(training)(x), x)
+    assert torch.equal(small(similarity, normalizer).train(training)(x), x)
 
 
 @every_pair
-def test_gradients_reach_every_parameter(similarity: str, normaliser: str) -> None:
-    block = trained(small(similarity, normaliser))
+def test_gradients_reach_every_parameter(similarity: str, normalizer: str) -> None:
+    block = trained(small(similarity, normalizer))
     moved = with_gradient(block, (block(clip(2, 6, 2, 4, 3)) ** 3).sum())
     without = {"phi.bias"}  # under a softmax it adds a constant to each row
     assert moved | without == {name for name, _ in block.named_parameters()} | without
 
 
 @every_pair
-def test_permuting_positions_permutes_the_output(similarity: str, normaliser: str) -> None:
-    block = trained(small(similarity, normaliser, key_pool=None))
+def test_permuting_positions_permutes_the_output(similarity: str, normalizer: str) -> None:
+    block = trained(small(similarity, normalizer, key_pool=None))
     x = clip(2, 6, 2, 4, 3)
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
 
 
 @every_pair
-def test_recorded_rows_times_values_are_the_output(similarity: str, normaliser: str) -> None:
-    block = trained(small(similarity, normaliser))
+def test_recorded_rows_times_values_are_the_output(similarity: str, normalizer: str) -> None:
+    block = trained(small(similarity, normalizer))
     x = clip(2, 6, 3, 4, 5)
     found = block.maps(x)[""]
     assert found.grid_k == (3, 2, 2)
     rows = found.rows(torch.arange(60)).flatten(2)
-    assert found.normalized == (normaliser == "softmax")
+    assert found.normalized == (normalizer == "softmax")
     if found.normalized:
         torch.testing.assert_close(rows.sum(2), torch.ones(2, 60, dtype=torch.float64))
     values = block.project(x)[2]
@@ -103,7 +103,7 @@ def test_recorded_rows_times_values_are_the_output(similarity: str, normaliser: 
 
 
 @pytest.mark.parametrize(
-    ("similarity", "normaliser", "form"),
+    ("similarity", "normalizer", "form"),
     [
         ("scaled", "softmax", "embedded_gaussian"),
         ("dot", "count", "dot_product"),
@@ -111,9 +111,9 @@ def test_recorded_rows_times_values_are_the_output(similarity: str, normaliser: 
     ],
 )
 def test_three_combinations_are_the_non_local_block(
-    similarity: str, normaliser: str, form: str
+    similarity: str, normalizer: str, form: str
 ) -> None:
-    block, other = trained(small(similarity, normaliser)), trained(NonLocal(6, form=form))
+    block, other = trained(small(similarity, normalizer)), trained(NonLocal(6, form=form))
     other.load_state_dict(block.state_dict())  # equal keys
     x = clip(2, 6, 2, 4, 3)
     torch.testing.assert_close(block(x), other(x))
@@ -141,8 +141,8 @@ def test_rbf_of_equal_lengths_is_the_scaled_product() -> None:
 
 
 @every_pair
-def test_bfloat16_stays_near_float32(similarity: str, normaliser: str) -> None:
-    block = trained(small(similarity, normaliser))
+def test_bfloat16_stays_near_float32(similarity: str, normalizer: str) -> None:
+    block = trained(small(similarity, normalizer))
     assert bfloat16_error(block, clip(2, 6, 4, 6, 6)) < 2e-2
 
 
@@ -190,8 +190,8 @@ def test_invalid_options_are_rejected() -> None:
         ValueError, match="similarity: 'l2' does not exist; choose from dot, scaled"
     ):
         SimilarityAttention(6, similarity="l2")
-    with pytest.raises(ValueError, match="normaliser: 'none' does not exist; choose from softmax"):
-        SimilarityAttention(6, normaliser="none")
+    with pytest.raises(ValueError, match="normalizer: 'none' does not exist; choose from softmax"):
+        SimilarityAttention(6, normalizer="none")
     with pytest.raises(ValueError, match=r"tau must be above 0, got 0\.0"):
         SimilarityAttention(6, tau=0.0)
     with pytest.raises(ValueError, match=r"bandwidth must be above 0, got -1\.0"):

@@ -214,15 +214,6 @@ def test_predict_reads_files_only(run: Path, clips: Path) -> None:
     )
 
 
-def test_the_demo_does_not_erase_the_runs_of_an_earlier_one(tmp_path: Path) -> None:
-    run = tmp_path / "moving"
-    run.mkdir()
-    assert refused("demo", tmp_path) == (
-        f"error: {run} holds a run of an earlier demo; erase it with --overwrite, or choose "
-        "another folder"
-    )
-
-
 @pytest.mark.parametrize("query", [(), ("--query", "10,60,50", "--query", "14,40,40")])
 def test_visualize_draws_sheets_and_overlays(
     run: Path, clips: Path, tmp_path: Path, query: tuple[str, ...]

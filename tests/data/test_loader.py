@@ -158,7 +158,7 @@ def test_what_fails_in_the_middle_leaves_no_gap(
 def test_threads_of_one_process(
     num_cores: int, num_threads: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch is told to start no others there, and stays as it is here."""
+    """In these threads torch starts no others; its setting here does not change."""
     monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
     before = torch.get_num_threads()
     torch.set_num_threads(3)

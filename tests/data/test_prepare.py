@@ -67,7 +67,7 @@ def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
 
 
 def noted(log: Path, path: Path) -> Record:
-    """Notes that it looked; a file that says so kills the process."""
+    """Logs the file; one that contains "kill" kills the process."""
     with log.open("a") as file:
         file.write(f"{path.name}\n")
     if path.read_text() == "kill":

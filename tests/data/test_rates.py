@@ -104,10 +104,10 @@ def test_recipe_chooses_the_frames(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("clip.target_fps=0",), r"^clip.target_fps: got 0.0; need frames a second, above 0$"),
+        (("clip.target_fps=0",), r"^clip.target_fps: got 0.0; need frames per second, above 0$"),
         (
             ("data.layout=frames", "clip.target_fps=10"),
-            r"^clip.target_fps: folders of pictures have no times; leave it out$",
+            r"^clip.target_fps: folders of images have no times; remove it$",
         ),
         (("test.twice_sample=true",), "^twice_sample: plain 'dense' sampling has no such option"),
         (

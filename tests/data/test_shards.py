@@ -278,7 +278,7 @@ def test_other_damage(damage: Any, problem: str, folder: Path) -> None:
 
 
 def relabel(path: Path, label: bytes | None) -> None:
-    """Writes the shard anew with another label, or none."""
+    """Writes the shard again with another label, or none."""
     with tarfile.open(path) as tar:
         files = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
     writer = shards_module.import_webdataset().TarWriter(str(path), encoder=False)

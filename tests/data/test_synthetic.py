@@ -19,6 +19,7 @@ from videoattn.data.synthetic import (
     demo_clip,
     draw_states,
     encode_clip,
+    object_centers,
     write_demo_clips,
 )
 
@@ -115,6 +116,22 @@ def test_clip_is_small_uint8_video() -> None:
     assert MIN_FRAMES <= len(clip.frames) <= MAX_FRAMES
     assert clip.frames.shape[1:] == (3, SIZE, SIZE)
     assert clip.frame_rate in FRAME_RATES
+
+
+def test_the_centers_are_where_the_object_is() -> None:
+    """The object covers each center and moves; the background there changes little."""
+    centers = object_centers("moves_right", seed=0, split="test", number=4)
+    frames = demo_clip("moves_right", seed=0, split="test", number=4).frames
+    assert centers.shape == (len(frames), 2)
+    travel = (centers[-1] - centers[0]) * 2 / SIZE
+    assert TRAVEL["x"][0] <= travel[0] <= TRAVEL["x"][1]
+    assert travel[1] == 0
+    x, y = centers.round().long().T
+    patches = torch.stack(
+        [frames[t, :, y[t] - 5 : y[t] + 5, x[t] - 5 : x[t] + 5] for t in range(len(frames))]
+    ).float()
+    still = frames[:, :, y[0] - 5 : y[0] + 5, x[0] - 5 : x[0] + 5].float()
+    assert patches.std(dim=0).mean() < 0.5 * still.std(dim=0).mean()
 
 
 @pytest.mark.parametrize("motion", MOTIONS)

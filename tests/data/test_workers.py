@@ -120,7 +120,7 @@ def test_a_death_from_outside_is_no_files_fault(
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_is_killed_at_rest(signum: int, thirteen: Path) -> None:
-    """The trainer is told at the next batch that does not come: not in the middle of a step."""
+    """The error comes with the next batch, not in the middle of a training step."""
     known = active_children()
     batches = loader(thirteen, batch_size=1, num_workers=1)
     epoch = batches.epoch(0)

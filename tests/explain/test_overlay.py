@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from PIL import Image
 
 from tests.explain.maps import gray_frames, hot_spot, one_box, one_hot_map
 from videoattn.attention.record import GateMap
@@ -27,6 +28,20 @@ def test_the_file_holds_every_frame_for_the_given_time(tmp_path: Path) -> None:
     ring = [int(frame[:320].max()) for frame in frames]  # bright on its frame, then faint
     assert min(ring[:3]) > 230
     assert max(ring[3:6]) < 215
+
+
+def test_a_webp_holds_every_frame_once(tmp_path: Path) -> None:
+    path = tmp_path / "overlay.webp"
+    write_overlay(path, gray_frames((4, 23, 31)), one_hot_map((1, 1, 2)), hold=5, short_side=320)
+    with Image.open(path) as file:
+        assert (file.format, file.n_frames, file.size) == ("WEBP", 4, (432, 320 + STRIP))
+        frames = []
+        for number in range(4):
+            file.seek(number)
+            frames.append(np.asarray(file.convert("RGB")))
+            assert file.info["duration"] == 200
+    hot = [int(np.ptp(frame[160, 270].astype(int))) > 60 for frame in frames]
+    assert hot == [False, False, True, True]
 
 
 def test_sizes_are_even_and_large_enough_to_see() -> None:

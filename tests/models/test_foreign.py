@@ -256,7 +256,9 @@ def test_positions_without_features() -> None:
     attention = AttentionConfig(name="non_local", after=("blocks.5",))
     with (
         torch.device("meta"),
-        pytest.raises(ValueError, match=r"'blocks.5' gives \(1, 3\), not features \(N, C, T, H, W"),
+        pytest.raises(
+            ValueError, match=r"'blocks.5' returns \(1, 3\); attention needs features \("
+        ),
     ):
         make_model(ModelConfig(name="pytorchvideo_slow_r50", attention=attention), 3)
 

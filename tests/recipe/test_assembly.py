@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal
+from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.maps import HasMaps
 from videoattn.engine.step import OptimSettings
@@ -49,7 +50,14 @@ def test_one_field_puts_the_same_blocks_into_both_kinds(name: str) -> None:
     assert names == ["layer2.1_non_local", "layer3.1_non_local"]
 
 
-def test_published_places_and_counts() -> None:
+def test_attention_options_of_earlier_versions_keep_their_meaning() -> None:
+    attention = AttentionConfig(name="similarity", options={"normaliser": "sigmoid"})
+    model = make_model(ModelConfig(name="i3d_r18", attention=attention), 3)
+    blocks = [module for module in model.modules() if isinstance(module, SimilarityAttention)]
+    assert {block.normalizer for block in blocks} == {"sigmoid"}
+
+
+def test_published_positions_and_counts() -> None:
     with torch.device("meta"):
         model = make_model(
             ModelConfig(name="i3d_r50", attention=AttentionConfig(name="non_local")), 400
@@ -59,8 +67,8 @@ def test_published_places_and_counts() -> None:
         )
     assert sum(p.numel() for p in model.parameters()) == 35_401_936
     assert [n for n, m in deeper.named_modules() if isinstance(m, NonLocal)] == [
-        f"{place}_non_local"
-        for place in ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20")
+        f"{position}_non_local"
+        for position in ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20")
     ]
 
 
@@ -86,7 +94,7 @@ def test_weights_lie_in_channels_last_memory() -> None:
         (ModelConfig(attention=AttentionConfig(name="non_local", options={"foo": 1})),
          "model.attention.options: unknown 'foo'; it may be one of form, inner_channels"),
         (ModelConfig(attention=AttentionConfig(name="non_local", after=("layer9.0",))),
-         r"cannot insert after 'layer9.0' \(did you mean .*\); the places are layer1.0"),
+         r"cannot insert after 'layer9.0' \(did you mean .*\); choose from layer1.0"),
         (ModelConfig(attention=AttentionConfig(after=("layer2.0",))),
          "model.attention has settings but no name; choose model.attention.name from non_local"),
     ],

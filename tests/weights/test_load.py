@@ -220,7 +220,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 def test_another_network_is_not_written_as_a_public_model() -> None:
     model = torchvision.models.resnet18(num_classes=3)
     message = (
-        "torchvision/resnet34: this is another network; missing on one side, or of another shape: "
+        "torchvision/resnet34: the network differs from this public model in "
         "layer1.2.conv1.weight, layer1.2.bn1.weight, "
     )
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -117,7 +117,7 @@ def test_a_truncated_safetensors(tmp_path: Path) -> None:
 
 def test_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": WEIGHTS, "meta": Path("x")}, tmp_path / "a.pth")
-    message = r"holds Python objects beside its tensors \(pathlib\S*\), which could run code"
+    message = r"holds Python objects besides tensors \(pathlib\S*\), which could run code"
     with pytest.raises(ValueError, match=message):
         read_state_dict(tmp_path / "a.pth")
 

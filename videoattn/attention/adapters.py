@@ -1,4 +1,4 @@
-"""Maps of attention modules of other libraries, computed from the arguments of their forward."""
+"""Computes the maps of other libraries' attention modules from the arguments of a call."""
 
 import inspect
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def multihead_maps(
         special: Names of the special tokens, which come first.
 
     Raises:
-        ValueError: If the number of keys is not that of the tokens.
+        ValueError: If the number of keys differs from the number of tokens.
     """
     call = inspect.signature(module.forward).bind(*args, **kwargs)
     call.apply_defaults()
@@ -104,7 +104,7 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
 
 
 def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
-    """Returns what is added to the logits, (N or 1, h or 1, Q or 1, P)."""
+    """Returns the mask as a term of the logits, (N or 1, h or 1, Q or 1, P)."""
     extra = q.new_zeros(1, 1, 1, k.shape[2])
     for name in ("attn_mask", "key_padding_mask"):
         mask = arguments[name]
@@ -112,7 +112,7 @@ def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
             continue
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf)
-        mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))  # bias_k and the zero key are seen
+        mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))  # bias_k and the zero key stay
         if name == "key_padding_mask":
             mask = mask.view(-1, 1, 1, mask.shape[-1])
         else:

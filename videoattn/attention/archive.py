@@ -1,4 +1,4 @@
-"""One file for the maps of a clip: its frames, the maps, and facts about both.
+"""Saves and loads the maps of a clip, with its frames and facts about it, as one file.
 
 The file is a zip archive that `numpy.load` opens: `index.json`, and one .npy for each array. It
 holds no pickles, so a file from somebody else is safe to load.
@@ -23,8 +23,12 @@ FORMAT = "videoattn-maps/1"
 
 
 class MapArchive(NamedTuple):
-    """The content of a file. frames: those of the clip, if they were stored. about: any facts,
-    such as the video's name and the prediction, as JSON values."""
+    """The content of a file that `save_maps` wrote.
+
+    Args:
+        frames: The frames of the clip, or None if they were not saved.
+        about: Facts such as the video's name and the prediction, as JSON values.
+    """
 
     maps: dict[str, PairwiseMap | GateMap]
     frames: Frames | None
@@ -65,7 +69,7 @@ def load_maps(path: Path) -> MapArchive:
     """Reads a file that `save_maps` wrote.
 
     Raises:
-        ValueError: If the file is not such an archive.
+        ValueError: If the file is not an archive of maps.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:

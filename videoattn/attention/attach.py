@@ -1,5 +1,5 @@
-"""The ways in which an attention system goes into a network: after blocks, on branches, instead of
-a layer, around a stage, and others.
+"""Attaches attention systems to networks: after blocks, on branches, instead of a layer, around a
+stage, and others.
 
 Every `attach_*` function takes the network, its structure, the constructor of the block, the
 positions (those of the paper if empty) and the name of the blocks, and returns the network. No
@@ -97,16 +97,16 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
 class Joined(nn.Module):
     """Calls `block(x, *features)` with the outputs of other modules in the same forward pass."""
 
-    def __init__(self, model: nn.Module, block: nn.Module, places: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, block: nn.Module, sources: Sequence[str]) -> None:
         super().__init__()
         self.block = block
-        self.places = tuple(places)
+        self.sources = tuple(sources)
         self._taps = Taps()
-        for place in places:
-            self._taps.tap_output(model.get_submodule(place), place)
+        for source in sources:
+            self._taps.tap_output(model.get_submodule(source), source)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [self._taps.pop(place) for place in self.places]  # nothing is kept
+        features = [self._taps.pop(source) for source in self.sources]
         result: Tensor = self.block(x, *features)
         return result
 
@@ -147,7 +147,7 @@ def attach_head(
     of the positions, by default of the last three stages. It returns (N, K) or (N, 1, K).
 
     Raises:
-        ValueError: If the network has no linear classifier of such an input.
+        ValueError: If the network has no linear classifier, or its input has another shape.
     """
     levels = after or stage_outputs(model, info, 3)
     check_positions(model, levels, info)
@@ -234,13 +234,14 @@ def attach_masks(
 def attach_network(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Returns `make(model, info=info, after=...)`, which contains the network.
+    """Wraps the network: returns `make(model, info=info, after=...)`.
 
-    It chooses a region on the output of one module, by default of the last stage.
+    The wrapper selects a region on the output of one module, by default the last stage.
     """
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(
-            f"after: got {list(positions)}; {name} finds its region on the output of one module"
+            f"after: got {list(positions)}; {name} needs one module, whose output "
+            "selects the region"
         )
     return make(model, info=info, after=positions[0])

@@ -1,4 +1,4 @@
-"""Collects the outputs or inputs of modules: `capture` during one forward pass, `Taps` in all."""
+"""Collects the outputs or inputs of modules, in one forward pass (`capture`) or in all (`Taps`)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Captured(dict[str, Tensor]):
-    """The tensor of each module, of its last call. calls: how often each module ran."""
+    """The last tensor of each module by name; `calls` counts how often each module ran."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Taps:
         self.tensors: dict[str, Tensor] = {}
 
     def pop(self, key: str) -> Tensor:
-        """Returns a tensor and forgets it.
+        """Returns and removes a tensor.
 
         Raises:
             ValueError: If the module has not run since the last call.

@@ -1,4 +1,4 @@
-"""What many blocks share: checks, grids, pooled keys, initial weights."""
+"""Helpers of many blocks: checks, grids, pooled keys, initial weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def mean_of_segments(pooled: Tensor) -> Tensor:
 
 
 def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:
-    """Max-pools over (frames, height, width), if any; an axis shorter than its pool becomes 1."""
+    """Max-pools by (frames, height, width), if set; an axis shorter than its pool becomes 1."""
     if pool is None:
         return x
     return F.max_pool3d(x, [min(p, size) for p, size in zip(pool, x.shape[2:], strict=True)])

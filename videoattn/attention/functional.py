@@ -1,11 +1,11 @@
 """The math of pairwise attention, and the choice of a fast path.
 
 Tokens are (N, P, C): P positions, in the order T, H, W, with C channels. `attend` computes
-`normalise(q kᵀ · scale) v`; `attend_separable` has the logits `ReLU(a_i + b_j)` instead of the
+`normalize(q kᵀ · scale) v`; `attend_separable` has the logits `ReLU(a_i + b_j)` instead of the
 product. Both have an explicit path that builds the whole map. Tests compare the other paths with it
 in float64.
 
-| normaliser | weight of key j of P keys     | a row                          |
+| normalizer | weight of key j of P keys     | a row                          |
 | softmax    | exp(l_ij) / Σ exp(l_ij)       | sums to 1                      |
 | sigmoid    | sigmoid(l_ij - log P)         | in (0, 1), sums to about 1     |
 | count      | l_ij / P                      | any sign, any sum              |
@@ -25,10 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from videoattn.types import Grid, Video
 
 Tokens = Float[Tensor, "N P C"]
-Normaliser = Literal["softmax", "sigmoid", "count"]
+Normalizer = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
-NORMALISERS = ("softmax", "sigmoid", "count")
+NORMALIZERS = ("softmax", "sigmoid", "count")
 MOST_AT_ONCE = 2**24
 """The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 
@@ -49,22 +49,22 @@ def from_tokens(tokens: Tokens, grid: Grid) -> Video:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def normalise(logits: Float[Tensor, "... P"], normaliser: Normaliser) -> Float[Tensor, "... P"]:
+def normalize(logits: Float[Tensor, "... P"], normalizer: Normalizer) -> Float[Tensor, "... P"]:
     """Returns the weights of the table above.
 
     The offset of the sigmoid gives rows of logits near 0 a sum near 1 for any number of keys.
     """
-    if normaliser == "softmax":
+    if normalizer == "softmax":
         return logits.softmax(-1)
     num_keys = logits.shape[-1]
-    return (logits - math.log(num_keys)).sigmoid() if normaliser == "sigmoid" else logits / num_keys
+    return (logits - math.log(num_keys)).sigmoid() if normalizer == "sigmoid" else logits / num_keys
 
 
 def attention_weights(
-    q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normaliser: Normaliser, scale: float
+    q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normalizer: Normalizer, scale: float
 ) -> Float[Tensor, "N Q P"]:
     """Returns the rows of the map for these queries, explicitly: O(Q·P) memory."""
-    return normalise(q @ k.transpose(1, 2) * scale, normaliser)
+    return normalize(q @ k.transpose(1, 2) * scale, normalizer)
 
 
 def attend(
@@ -72,24 +72,24 @@ def attend(
     k: Float[Tensor, "N P D"],
     v: Float[Tensor, "N P E"],
     *,
-    normaliser: Normaliser = "softmax",
+    normalizer: Normalizer = "softmax",
     scale: float = 1.0,
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
-    """Returns `normalise(q kᵀ · scale) v`, by the cheapest exact path.
+    """Returns `normalize(q kᵀ · scale) v`, by the cheapest exact path.
 
     softmax uses `scaled_dot_product_attention` ("fused": memory linear in positions). count is
     re-associated to `q ((kᵀ/P) v)` ("linear") if that needs fewer multiply-adds: (Q + P)·D·E
     instead of Q·P·(D + E). sigmoid has neither. Its rows are computed in float32, for some queries
-    at a time ("chunked": memory linear in positions), and again in the backward pass.
+    at a time ("chunked": memory linear in positions), and once more in the backward pass.
 
     Raises:
-        ValueError: If the normaliser or the path does not exist.
+        ValueError: If the normalizer or the path does not exist.
     """
     own: dict[str, Path] = {"softmax": "fused", "sigmoid": "chunked", "count": "linear"}
-    check_path(path, normaliser, own.get(normaliser))
+    check_path(path, normalizer, own.get(normalizer))
     if path == "auto":
-        path = _cheaper_association(q, k, v) if normaliser == "count" else own[normaliser]
+        path = _cheaper_association(q, k, v) if normalizer == "count" else own[normalizer]
     if path == "fused":
         return _fused(q, k, v, scale)
     if path == "linear":
@@ -103,26 +103,26 @@ def attend(
             wide = torch.promote_types(q.dtype, torch.float32)
             keys = k.to(wide)
             y = by_queries(
-                lambda rows: attention_weights(rows, keys, normaliser, scale),
+                lambda rows: attention_weights(rows, keys, normalizer, scale),
                 q.to(wide),
                 v.to(wide),
                 entries=k.shape[1],
             )
             return y.to(v.dtype)
-    return attention_weights(q, k, normaliser, scale).to(v.dtype) @ v
+    return attention_weights(q, k, normalizer, scale).to(v.dtype) @ v
 
 
-def check_path(path: str, of: str, own: str | None) -> None:
-    """Checks that a kind of map (`of`) has the path.
+def check_path(path: str, kind: str, own: str | None) -> None:
+    """Checks that a kind of map has the path. `own` is its path besides "auto" and "explicit".
 
     Raises:
-        ValueError: If it does not, or the normaliser does not exist (`own` is None).
+        ValueError: If it does not, or the kind is an unknown normalizer (`own` is None).
     """
     if own is None:
-        raise ValueError(f"normaliser: {of!r} is not one of {', '.join(NORMALISERS)}")
+        raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
     allowed = ("auto", "explicit", own)
     if path not in allowed:
-        raise ValueError(f"path {path!r} does not exist for {of}; use one of {allowed}")
+        raise ValueError(f"path: got {path!r}; for {kind}, choose from {', '.join(allowed)}")
 
 
 def by_queries(
@@ -136,7 +136,7 @@ def by_queries(
         weights: Function from queries (N, Q, D) to rows (N, Q, P).
         q: Queries.
         v: Values.
-        entries: Memory of one query of one clip, in numbers.
+        entries: Count of intermediate values for one query of one clip.
     """
 
     def piece(rows: Tensor) -> Tensor:
@@ -177,10 +177,10 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def separable_weights(
-    a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"], normaliser: Normaliser = "count"
+    a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"], normalizer: Normalizer = "count"
 ) -> Float[Tensor, "N Q P"]:
     """Returns the rows of `ReLU(a_i + b_j)`, explicitly. "count" is the concatenation form."""
-    return normalise((a.unsqueeze(2) + b.unsqueeze(1)).relu(), normaliser)
+    return normalize((a.unsqueeze(2) + b.unsqueeze(1)).relu(), normalizer)
 
 
 def attend_separable(
@@ -188,27 +188,27 @@ def attend_separable(
     b: Float[Tensor, "N P"],
     v: Float[Tensor, "N P E"],
     *,
-    normaliser: Normaliser = "count",
+    normalizer: Normalizer = "count",
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
     """Returns `y_i = Σ_j ReLU(a_i + b_j) v_j / P` in O((Q + P)(log P + E)); gradients are exact.
 
     Only keys with b_j > -a_i count. In sorted b they are a suffix, and two suffix sums,
-    S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalisers have no
+    S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalizers have no
     such sums; their rows are computed for some queries at a time ("chunked").
 
     Raises:
-        ValueError: If the normaliser does not have the path.
+        ValueError: If the normalizer does not have the path.
     """
-    check_path(path, "a separable map", "linear" if normaliser == "count" else "chunked")
-    if normaliser != "count":
+    check_path(path, "a separable map", "linear" if normalizer == "count" else "chunked")
+    if normalizer != "count":
         with autocast_off(v):
             wide = torch.promote_types(v.dtype, torch.float32)
             a, keys, values = a.to(wide), b.to(wide), v.to(wide)
             if path == "explicit":
-                return (separable_weights(a, keys, normaliser) @ values).to(v.dtype)
+                return (separable_weights(a, keys, normalizer) @ values).to(v.dtype)
             y = by_queries(
-                lambda rows: separable_weights(rows, keys, normaliser),
+                lambda rows: separable_weights(rows, keys, normalizer),
                 a,
                 values,
                 entries=b.shape[1],

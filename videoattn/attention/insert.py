@@ -13,7 +13,7 @@ from videoattn.types import ModelInfo, Video, own_info
 
 
 class VideoView(nn.Module):
-    """Gives a video block the features (N·T, C, H, W) of a 2-D network as (N, C, T, H, W).
+    """Lets a video block read the features (N·T, C, H, W) of a 2-D network as (N, C, T, H, W).
 
     Each 4-D input is such a stack of images; other inputs, such as a pooled feature, pass
     unchanged. A video that the block returns becomes images again; logits pass unchanged.
@@ -36,8 +36,8 @@ class VideoView(nn.Module):
     def _clips(self, images: Tensor) -> Video:
         if images.shape[0] % self.num_frames:
             raise ValueError(
-                f"{images.shape[0]} images are not a whole number of clips of {self.num_frames} "
-                "frames; pass clips whole, or set num_frames"
+                f"{images.shape[0]} images do not divide into clips of {self.num_frames} frames; "
+                "pass whole clips, or set num_frames"
             )
         return images.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
 
@@ -95,9 +95,7 @@ def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> s
         return f"{position}_{name}"
     module = model.get_submodule(position)
     if name in module._modules:
-        raise ValueError(
-            f"{position!r} has a {name!r} already: one block of a name after one module"
-        )
+        raise ValueError(f"{position!r} already has a block {name!r}; choose another name")
     module.add_module(name, block)
     if type(module).forward is not nn.Sequential.forward:  # a Sequential runs its new last child
         # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
@@ -129,22 +127,22 @@ def check_positions(
         if not position or position not in known:
             usual = insertion_places(model, info)
             raise ValueError(
-                f"cannot insert after {position!r}{did_you_mean(position, usual)}; the places are "
+                f"cannot insert after {position!r}{did_you_mean(position, usual)}; choose from "
                 f"{', '.join(usual)}"
             )
 
 
 def insertion_places(model: nn.Module, info: ModelInfo | None = None) -> list[str]:
-    """Returns the names of the modules after which a block is usually inserted.
+    """Returns the usual insertion points: names of modules to insert a block after.
 
     These are the blocks of a network of known structure. For other networks they are the children
-    of each `nn.Sequential` or `nn.ModuleList` that holds blocks, and not only single layers (a
-    shortcut's convolution and norm) or other containers.
+    of each `nn.Sequential` or `nn.ModuleList` that holds blocks. Containers of single layers (a
+    shortcut's convolution and norm) or of other containers do not count.
     """
     info = info or own_info(model)
     if info is not None and info.stages:
         return info.blocks
-    places: list[str] = []
+    points: list[str] = []
     for path, module in model.named_modules():
         children = dict(module.named_children())
         holds_blocks = any(
@@ -152,14 +150,14 @@ def insertion_places(model: nn.Module, info: ModelInfo | None = None) -> list[st
             for child in children.values()
         )
         if isinstance(module, nn.Sequential | nn.ModuleList) and holds_blocks:
-            places += [f"{path}.{name}" if path else name for name in children]
-    return places
+            points += [f"{path}.{name}" if path else name for name in children]
+    return points
 
 
 def output_shapes(
     model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
 ) -> dict[str, torch.Size]:
-    """Returns the output shape of each module for an example input, in the order they run.
+    """Returns the output shape of each module for an example input, in order of execution.
 
     Raises:
         ValueError: If a module does not run, or does not return features.
@@ -169,14 +167,14 @@ def output_shapes(
         shadow(example_input(model, info))
     missing = [position for position in positions if position not in outputs.calls]
     if missing:
-        raise ValueError(f"the forward pass of {type(model).__name__} never reaches {missing}")
+        raise ValueError(f"{type(model).__name__} does not run {missing}; choose other modules")
     for position in positions:
         output = outputs.get(position)
         if output is None or output.ndim not in (4, 5):
             gives = "no tensor" if output is None else tuple(output.shape)
             raise ValueError(
-                f"{position!r} gives {gives}, not features (N, C, T, H, W) or (N, C, H, W) that "
-                "attention could work on; choose an earlier place"
+                f"{position!r} returns {gives}; attention needs features (N, C, T, H, W) or "
+                "(N, C, H, W); choose an earlier module"
             )
     return {position: output.shape for position, output in outputs.items()}
 
@@ -198,7 +196,7 @@ def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
 
 def _insert_child(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:
     if name in parent._modules:
-        raise ValueError(f"{name!r} exists already: one block of a name after one child")
+        raise ValueError(f"{name!r} already exists; choose another name")
     items = list(parent._modules.items())
     position = [key for key, _ in items].index(child) + 1
     items.insert(position, (name, block))

@@ -1,6 +1,6 @@
 """Auxiliary losses of attention blocks.
 
-Blocks hold them after a forward pass in training mode; the caller collects and weights them:
+Blocks keep them after a forward pass in training mode. The caller collects and weights them:
 
     logits = model(video)
     losses = auxiliary_losses(model)  # {"interaction": ..., "diversity": ...}
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 
 class HeldLosses(dict[str, Tensor]):
-    """Named losses of one forward pass, means over its samples.
+    """The named losses of one forward pass, as means over its samples.
 
-    They belong to the graph of that pass and not to the module: a copy or a file of the module
-    contains none.
+    They belong to the graph of that pass: a copy or a checkpoint of the module has none.
     """
 
     def __deepcopy__(self, memo: dict[int, object]) -> "HeldLosses":

@@ -1,4 +1,4 @@
-"""Attention maps: what a block offers, what is recorded, and how maps are resampled and stored.
+"""The types of attention maps, and their resampling to the grid of a clip.
 
 A pairwise map has one row for each query position: the weight that the query gives to each key
 position. Other maps (gates, masks, poolings, boxes) have no query.
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from videoattn.attention.functional import autocast_off, normalise
+from videoattn.attention.functional import autocast_off, normalize
 from videoattn.types import Grid
 
 Kind = Literal["channel", "spatial", "temporal", "mask", "pooling", "box", "cam"]
@@ -38,8 +38,8 @@ class Factors(NamedTuple):
         with autocast_off(self.q):
             logits = self.q[:, :, positions.to(self.q.device)] @ self.k.transpose(2, 3) * self.scale
         if self.rule == "relu_sum":
-            return normalise(logits.relu(), "count")
-        return normalise(logits, self.rule)
+            return normalize(logits.relu(), "count")
+        return normalize(logits, self.rule)
 
 
 class PairwiseAttention:
@@ -108,10 +108,10 @@ class PairwiseMap:
         grid_k: (T', H', W') of its keys.
         normalized: Whether rows, with `elsewhere`, are distributions over the keys.
         received: (N, T', H', W'), the mean weight that each key position receives from all
-            positions and heads, if it was asked for.
+            positions and heads, if requested.
         elsewhere: (N, h, Q), weight on keys without a position (class tokens, padding), if any.
         special: For each special query, such as "class", the index of its row.
-        factors: The whole map as a product, if it is one and was asked for.
+        factors: The whole map as a product, if it is one and was requested.
     """
 
     kind: Literal["pairwise", "local"]
@@ -142,13 +142,13 @@ class GateMap:
             temporal: (N, T).
             mask: (N, C, T, H, W).
             pooling: (N, D, T, H, W), D weightings of all positions.
-            cam: (N, T, H, W), what each position adds to a class's score (from `explain`).
+            cam: (N, T, H, W), the contribution of each position to a class's score (`explain`).
             box: (N, T, 4), the box (y0, x0, y1, x1) in each frame of the network's input, in its
                 pixels, ends excluded; all zeros for a frame without a box.
         weights: Float weights of that shape.
         normalized: Whether each weighting is a distribution.
         identity_value: The weight that changes nothing (1 for a gate, 0 for a signed cam), if any.
-        description: The meaning of a weight, for titles, if the kind does not tell it.
+        description: The meaning of a weight, for titles, if the kind alone is not enough.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""Where attention blocks go in a network: its stages, and the positions that papers chose."""
+"""The stages of a network, and the positions that papers chose for attention blocks."""
 
 from torch import nn
 
@@ -8,9 +8,9 @@ from videoattn.types import ModelInfo
 def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
     """Returns the five positions that the authors of the non-local paper chose.
 
-    Two are after every second block of the stage at an eighth of the frame's height, three in the
-    stage at a sixteenth (R101: blocks 6, 13, 20). If the former stage is short, there is one in it
-    and one after every second block of the latter: one at depth 18, two in Inception.
+    Two are in the stage at 1/8 of the frame's height, after every second block; three are in the
+    stage at 1/16 (R101: blocks 6, 13, 20). If the 1/8 stage is short, it has one, and the 1/16
+    stage has one after every second block: one at depth 18, two in Inception.
     """
     second, third = stages_of(model, info)[-3:-1]
     if len(second) < 4:
@@ -35,8 +35,8 @@ def stages_of(model: nn.Module, info: ModelInfo) -> list[tuple[str, ...]]:
 
 
 def stage_outputs(model: nn.Module, info: ModelInfo, count: int) -> list[str]:
-    """Returns the modules that return the features of the last `count` stages: the stage itself if
-    it runs its blocks one after the other, else its last block."""
+    """Returns names of the modules whose outputs are the features of the last `count` stages: each
+    stage itself if it runs its blocks in sequence, else its last block."""
     modules = dict(model.named_modules())
     outputs = []
     for name, blocks in zip(info.stages, stages_of(model, info), strict=True):

@@ -36,8 +36,8 @@ Found = Mapping[str, PairwiseAttention | GateMap]
 
 
 def recordable_blocks(model: nn.Module, info: ModelInfo | None = None) -> dict[str, nn.Module]:
-    """Returns every block that has maps, by the name of its maps: that of the block in the model,
-    or the `map_name` of a whole network."""
+    """Returns every block that has maps, by the name of its maps: its own name in the model, or
+    the `map_name` of a whole network."""
     info = info or own_info(model)
     whole = info.map_name if info is not None else ""
     adapted = info is not None and info.token_grid is not None
@@ -147,14 +147,14 @@ class _Recorder:
         return multihead_maps(block, args, kwargs, grid, self.info.special_tokens)
 
     def _numbers(self, found: PairwiseAttention) -> tuple[Tensor, dict[str, int]]:
-        """Returns the numbers of the queries to record, and the rows of the special ones."""
+        """Returns the indices of the queries to record, and the row of each special query."""
         num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
         special = {name: num_queries + index for index, name in enumerate(found.special)}
         if self.queries is None:
             if num_queries * num_keys > MOST_ENTRIES:
                 raise ValueError(
-                    f"all rows of a {num_queries} x {num_keys} map are too many to keep; "
-                    "ask for some with queries=[(frame, y, x), ...]"
+                    f"queries: got None; all rows of a {num_queries} x {num_keys} map are too many "
+                    "to keep; name some, as in queries=[(frame, y, x), ...]"
                 )
             return torch.arange(num_queries + len(special)), special
         numbers: list[int] = []

@@ -1,4 +1,4 @@
-"""Every attention system by name: its paper, its block, where it goes, and what its map means."""
+"""The table of attention systems: paper, block, positions, and the meaning of the map."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,10 +32,10 @@ class AttentionSystem:
     """A row of the table.
 
     Args:
-        title: The name, for people.
+        title: The name in tables and titles.
         paper: Authors, venue and year.
         make: The constructor of the block.
-        kind: Where the block goes, and so the arguments of `make`:
+        kind: The kind of position, which determines the arguments of `make`:
             block: after whole blocks; (channels).
             stage_end: after the last blocks of stages; (channels).
             gate: on residual branches; (channels).
@@ -60,7 +60,7 @@ class AttentionSystem:
     def attach(
         self, model: nn.Module, info: ModelInfo, make: attach.Make, after: Sequence[str], name: str
     ) -> nn.Module:
-        """Puts blocks into a network, which is changed, and returns it.
+        """Inserts blocks into a network in place, and returns the network.
 
         Args:
             model: The network.
@@ -156,7 +156,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         paper="Guan et al., arXiv 1801.09927",
         make=HardCrop,
         kind="network",
-        map_of="the box that the local branch sees; its heat: how active places are",
+        map_of="the box that the local branch sees; its heat: how active positions are",
         map_shape="(N, T, 4); (N, T', H', W')",
     ),
     "squeeze_excite": AttentionSystem(

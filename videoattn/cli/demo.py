@@ -2,25 +2,34 @@
 
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from videoattn import explain
+from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
+from videoattn.cli.clip import read_clip
 from videoattn.cli.test import evaluate_run
 from videoattn.cli.visualize import visualize
-from videoattn.data.synthetic import MOTIONS, write_demo_clips
+from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.parallel import resolve_device
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
+from videoattn.recipe.run import load as load_run
 
 RECIPE = Path("configs/demo.yaml")
 NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
+BLOCK = "layer2.1_non_local"
+MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")
 EXPECTED = 0.95
 """Video accuracy that every working installation exceeds."""
 
@@ -63,6 +72,7 @@ def command(
     for motion in ("moves_left", "turns_clockwise"):
         video = _first_correct(clips, motion, scores)
         visualize(moving, video, folder=pictures / motion, device=device)
+    _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     show(
         f"video accuracy {100 * scores.video_accuracy:.1f} %, on still frames "
@@ -96,3 +106,29 @@ def _first_correct(clips: Path, motion: str, scores: Evaluation) -> Path:
     videos = sorted((clips / "test" / motion).iterdir())
     correct = scores.probabilities.argmax(1)[scores.labels == label] == label
     return videos[int(correct.int().argmax())]
+
+
+def _draw_object(run: Path, clips: Path, path: Path, device: str) -> None:
+    """Draws where the center of a moving object attends, as an animated WebP.
+
+    Draws the test clip whose attention is spread most over the frames; in most clips, nearly all of
+    it falls on the first or the last frames.
+    """
+    predictor = load_run(run, resolve_device(device))
+    drawings = []
+    for motion, number in product(MOVES, range(NUM_TEST)):
+        clip = read_clip(predictor, clips / "test" / motion / f"{number:04d}.mp4")
+        frame = clip.numbers[len(clip.numbers) // 2]
+        x, y = object_centers(motion, seed=0, split="test", number=number)[frame].tolist()
+        pixel = clip.pixel((frame, int(x), int(y)))
+        with (
+            torch.no_grad(),
+            record_attention(predictor.model, queries=[clip.to_input(pixel)]) as maps,
+        ):
+            predictor.model(clip.video)
+        attention = maps[BLOCK]
+        largest_share = float(attention.weights.sum(dim=(-2, -1)).max())
+        drawings.append((largest_share, clip, attention, pixel))
+    _, clip, attention, pixel = min(drawings, key=lambda drawing: drawing[0])
+    explain.write_overlay(path, clip.frames, attention, pixel=pixel, short_side=336)
+    show(path)

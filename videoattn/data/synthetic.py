@@ -46,6 +46,7 @@ MOTIONS: dict[str, tuple[str, int]] = {
 # Least and most change of a state during a clip. Size is the logarithm of the radius.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
+_Drawn = tuple[dict[str, Tensor], np.random.Generator]
 _PATCH = 48  # pixels of an object's image: never shrunk more than twice, so that it does not alias
 _OVERSAMPLING = 4
 
@@ -69,11 +70,6 @@ def write_demo_clips(
     """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
 
     Args:
-        root: Folder of the dataset.
-        seed: Seed of all clips.
-        num_train_per_class: Training clips per class.
-        num_test_per_class: Test clips per class.
-        num_threads: Threads that encode.
         on_clip: Called with each finished path, in order, for example to show progress.
 
     Raises:
@@ -96,13 +92,11 @@ def write_demo_clips(
         encode_clip(path, demo_clip(name, seed=seed, split=split, number=number))
         return path
 
-    written = []
     with ThreadPoolExecutor(num_threads) as pool:
         for path in pool.map(write, jobs):
-            written.append(path)
             if on_clip is not None:
                 on_clip(path)
-    return written
+    return [path for path, *_ in jobs]
 
 
 def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
@@ -112,20 +106,20 @@ def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
         ValueError: If the motion is unknown.
     """
     one_of("motion", motion, MOTIONS)
-    key = [seed, ("train", "test").index(split), list(MOTIONS).index(motion), number]
-    rng = np.random.default_rng(key)
-    num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
-    states = draw_states(motion, num_frames=num_frames, rng=rng)
-
-    picture = _background(num_frames, rng)
+    states, rng = _draw_object(motion, seed, split, number)
+    picture = _background(len(states["x"]), rng)
     for _ in range(int(rng.integers(2, 5))):
-        _paint(picture, _object_picture(rng), _drift(num_frames, rng))
+        _paint(picture, _object_picture(rng), _drift(len(picture), rng))
     _paint(picture, _object_picture(rng), states)
+    picture.mul_(255).round_().clamp_(0, 255)
+    frames = picture.to(torch.uint8, memory_format=torch.channels_last)
+    return DemoClip(frames, int(rng.choice(FRAME_RATES)))
 
-    frames = picture.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    return DemoClip(
-        frames.contiguous(memory_format=torch.channels_last), int(rng.choice(FRAME_RATES))
-    )
+
+def object_centers(motion: str, *, seed: int, split: Split, number: int) -> Tensor:
+    """Returns the center of the object in each frame of a clip, (T, 2): x and y in pixels."""
+    states, _ = _draw_object(motion, seed, split, number)
+    return (torch.stack((states["x"], states["y"]), dim=1) + 1) * (SIZE / 2)
 
 
 def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -168,6 +162,14 @@ def encode_clip(path: Path, clip: DemoClip) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def _draw_object(motion: str, seed: int, split: Split, number: int) -> _Drawn:
+    """Draws the states of a clip's object, and returns the generator that draws the rest."""
+    key = [seed, ("train", "test").index(split), list(MOTIONS).index(motion), number]
+    rng = np.random.default_rng(key)
+    num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
+    return draw_states(motion, num_frames=num_frames, rng=rng), rng
 
 
 def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Writes a clip with attention drawn over it as an H.264 file, slow enough to look at."""
+"""Writes a clip with attention drawn over it as H.264 or WebP, slow enough to look at."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +38,7 @@ def write_overlay(
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> None:
-    """Writes an MP4 (H.264, yuv420p) of T x `hold` frames at 25 frames per second.
+    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp).
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
     weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
@@ -74,8 +74,8 @@ def write_overlay(
         if position is not None:
             _draw_marks(axes, frame, position, window, factors)
         _draw_strip(axes, (height, width), frame, amounts)
-        pictures += [draw_over(picture, axes)] * hold
-    _encode(path, pictures)
+        pictures.append(draw_over(picture, axes))
+    _write(path, pictures, hold)
 
 
 def _draw_marks(
@@ -123,14 +123,19 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
 
 
-def _encode(path: Path, pictures: list[Image.Image]) -> None:
+def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:
+    first, *others = pictures
+    if path.suffix == ".webp":
+        milliseconds = 1000 * hold // FILE_RATE
+        first.save(path, save_all=True, append_images=others, duration=milliseconds, quality=90)
+        return
     # faststart lets players begin before the whole file is loaded
     with av.open(file_url(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         options = {"crf": "16", "preset": "veryfast"}
         stream = file.add_stream("libx264", rate=FILE_RATE, options=options)
-        stream.width, stream.height = pictures[0].size
+        stream.width, stream.height = first.size
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILE_RATE)
-        for picture in pictures:
+        for picture in [picture for picture in pictures for _ in range(hold)]:
             frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
             file.mux(stream.encode(frame))
         file.mux(stream.encode())

@@ -1,4 +1,4 @@
-"""Networks by name (`table`), and what a network consists of: `info`, `features` and `head`."""
+"""Networks by name (`table`), and access to their structure, features and head."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,16 +11,16 @@ from videoattn.types import Logits, ModelInfo, Video, own_info
 
 @runtime_checkable
 class HasHead(Protocol):
-    """A network of ours, whose head can run alone."""
+    """A network whose head can run on features."""
 
     def forward_head(self, features: Video) -> Logits: ...
 
 
 def info(model: nn.Module) -> ModelInfo:
-    """Returns the structure of a network: its own `info`, or by its type for other libraries'.
+    """Returns the structure of a network: its `info`, or that of its type for other libraries.
 
     Raises:
-        ValueError: If the network has no `info` and is of no known type.
+        ValueError: If the network has no `info` and an unknown type.
     """
     found = own_info(model)
     for library in (torchvision, pytorchvideo, timm):
@@ -39,7 +39,7 @@ def features(model: nn.Module, x: Tensor) -> Video:
     The forward pass ends there. Special tokens of a transformer are left out.
 
     Raises:
-        ValueError: If its structure is unknown.
+        ValueError: If the structure of the network is unknown.
     """
     structure = info(model)
     with capture(model, [structure.features], stop=True) as outputs:
@@ -52,7 +52,7 @@ def as_video(features: Tensor, structure: ModelInfo, x: Tensor) -> Video:
 
     Args:
         features: (N, C, T', H', W'), images (N T', C, H', W'), or tokens (N, P, C).
-        structure: The network's.
+        structure: The structure of the network.
         x: The network's input, in the layout `structure.axes`.
     """
     if features.ndim == 3 and structure.token_grid is not None:

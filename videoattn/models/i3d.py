@@ -31,7 +31,7 @@ class Convolution(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """(frames, height, width) of each."""
+    """Kernel and stride of a pool, each (frames, height, width)."""
 
     kernel: tuple[int, int, int]
     stride: tuple[int, int, int]
@@ -69,7 +69,7 @@ TABLE: dict[str, Convolution | Pool | Branches] = {
 
 
 class InceptionI3d(nn.Sequential):
-    """(N, 3, T, H, W) -> logits (N, K), for any T, H and W.
+    """Inception-I3D: (N, 3, T, H, W) -> logits (N, K), for any T, H and W.
 
     The head averages windows of (2, 7, 7) of the last features, and then their averages. An axis
     shorter than the window is averaged whole.
@@ -79,9 +79,9 @@ class InceptionI3d(nn.Sequential):
         width: Factor of the table's channels, rounded to multiples of 16. 1 is the published
             network, with 12,697,264 parameters for 400 classes.
         dropout: Dropout of the averaged features.
-        padding: "same" is TensorFlow's. "fixed" is that of hassony2/kinetics_i3d_pytorch: height
-            and width, and all axes of the pools, are padded at the start as an even size needs,
-            whatever the size (which may not be 1). The two are equal if T is a multiple of 4, and
+        padding: "same" is TensorFlow's. "fixed" is the padding of hassony2/kinetics_i3d_pytorch:
+            height and width, and all axes of the pools, are padded at the start as if their size
+            were even (a size of 1 is not allowed). The two are equal if T is a multiple of 4, and
             H and W are multiples of 16.
 
     Raises:
@@ -182,7 +182,7 @@ class Unit(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A cubic kernel with SAME padding; with `fixed`, that of even heights and widths."""
+    """A cubic kernel with SAME padding; `fixed` pads height and width as if they were even."""
 
     fixed = False
 
@@ -195,8 +195,7 @@ class SameConv3d(Conv3d):
 
 
 class MaxPool(nn.Module):
-    """Max pooling after SAME padding with zeros; with `fixed`, the start is padded as for even
-    sizes."""
+    """Max pooling after SAME padding with zeros; `fixed` pads the start as if sizes were even."""
 
     def __init__(
         self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, fixed: bool = False
@@ -216,7 +215,7 @@ class MaxPool(nn.Module):
 
 
 class WindowAverage(nn.Module):
-    """(N, C, T, H, W) -> (N, C): the mean over the means of all windows."""
+    """Averages the means of all windows: (N, C, T, H, W) -> (N, C)."""
 
     def forward(self, x: Video) -> Tensor:
         for size, extent in zip(reversed(x.shape[2:]), reversed(WINDOW), strict=True):
@@ -235,7 +234,7 @@ def _window_weights(size: int, extent: int, device: torch.device) -> Tensor:
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Returns the zeros at the start and end for ceil(size / stride) outputs; kernel >= stride."""
+    """Returns the padding (start, end) for ceil(size / stride) outputs; kernel >= stride."""
     total = (size - 1) // stride * stride + kernel - size
     return total // 2, total - total // 2
 

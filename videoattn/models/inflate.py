@@ -1,9 +1,9 @@
 """Loads 2-D weights into 3-D networks, so that I3D, C2D and Slow can start from ImageNet ResNets.
 
 Carreira and Zisserman, "Quo Vadis, Action Recognition?" (https://arxiv.org/abs/1705.07750),
-section 2.4: repeat a kernel over time and divide by its length, so that a video of one repeated
-frame gets the features of that frame. Feichtenhofer et al. (https://arxiv.org/abs/1611.02155)
-put it in the center instead: every video then has the features of its frames.
+section 2.4, repeat a kernel over time and divide it by its length, so that a video of one repeated
+frame has the features of that frame. Feichtenhofer et al. (https://arxiv.org/abs/1611.02155) put
+the kernel in the center frame: every video then has the features of its frames.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Method = Literal["mean", "centre"]
 def inflate_weight(
     weight: Float[Tensor, "O I kH kW"], *, num_frames: int, method: Method = "mean"
 ) -> Float[Tensor, "O I kT kH kW"]:
-    """Returns a kernel of `num_frames`: repeated and divided, or zeros around the center."""
+    """Returns a kernel of `num_frames`: repeated and divided, or zero except in the center."""
     frames = weight.unsqueeze(2)
     if method == "mean":
         return frames.expand(-1, -1, num_frames, -1, -1) / num_frames
@@ -47,7 +47,7 @@ def load_inflated(
         head: Prefix of the classifier's names.
 
     Returns:
-        Names of the network that were not loaded: inserted blocks, and such a classifier.
+        Names of the parameters that were not loaded: inserted blocks, and such a classifier.
 
     Raises:
         ValueError: If the weights have a name that the network lacks, or a shape that cannot be

@@ -23,7 +23,7 @@ into tokens (mvit), and a video block cannot be inserted between tokens."""
 def make(name: str, *, num_classes: int) -> nn.Module:
     """Returns the hub's network; average pools of a fixed window also take smaller clips."""
     hub = optional_import("pytorchvideo", "pytorchvideo.models.hub")
-    # The heads of these return probabilities unless the activation is removed.
+    # The heads of these networks return probabilities unless the activation is removed.
     logits = {"head_activation": None} if name.startswith(("r2plus1d", "x3d")) else {}
     return with_fitting_pools(getattr(hub, name)(**{NAMES[name]: num_classes}, **logits))
 

@@ -19,7 +19,7 @@ from videoattn.types import Logits, Video
 
 @dataclass(frozen=True)
 class TemporalKernels:
-    """Temporal kernel sizes.
+    """Temporal kernel sizes of a network.
 
     Args:
         stem: Frames of conv1.
@@ -47,7 +47,7 @@ BLOCKS: dict[int, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Stem:
-    """How conv1 and the first pool treat time and the border; published networks differ here.
+    """Strides, kernels and padding of conv1 and the first pool, in which published networks differ.
 
     The defaults are those of the 8x8 models of PySlowFast and pytorchvideo. mmaction2's 32x2 models
     have conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also have
@@ -61,7 +61,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first over k_t frames; returns (N, width, T, H', W')."""
+    """Two 3x3 convolutions, the first over k_t frames, with output (N, width, T, H', W')."""
 
     expansion = 1
 
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 over k_t frames, 3x3 with the stride, 1x1; returns (N, 4·width, T, H', W')."""
+    """Convolutions 1x1 over k_t frames, 3x3 with the stride, 1x1: (N, 4·width, T, H', W')."""
 
     expansion = 4
 
@@ -104,7 +104,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """(N, 3, T, H, W) -> logits (N, K): residual stages, global average pool, dropout, linear.
+    """A 3-D ResNet: (N, 3, T, H, W) -> logits (N, K).
 
     With 400 classes, i3d, slow and c2d at depth 50 have 28,043,472, 32,454,096 and 24,327,632
     parameters.

@@ -1,4 +1,4 @@
-"""Helpers that describe networks, and that adapt networks of other libraries."""
+"""Describes the structure of networks, and adapts networks of other libraries."""
 
 import importlib
 import warnings
@@ -58,7 +58,7 @@ def _last_norm(block: nn.Module) -> str | None:
 
 
 class FittingAvgPool3d(nn.AvgPool3d):
-    """Averages over a window; an axis shorter than the window is averaged whole."""
+    """An average pool; an axis shorter than its window is averaged whole."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self.kernel_size, tuple)
@@ -95,9 +95,9 @@ def optional_import(package: str, module: str) -> ModuleType:
 
 
 def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
-    """Returns the convolutions that cannot be trained in bfloat16 on a CPU with such clips.
+    """Returns the convolutions that have wrong gradients in bfloat16 on a CPU for such clips.
 
-    Ours, `layers.Conv3d`, can.
+    `layers.Conv3d` is safe and never listed.
 
     Args:
         model: The network. It runs once, on the CPU, in float32, and keeps its mode.

@@ -1,4 +1,4 @@
-"""timm's ResNets as the image network of a TSN."""
+"""Temporal segment networks over timm's ResNets."""
 
 import sys
 
@@ -23,7 +23,7 @@ def make_tsn(
     timm = optional_import("timm", "timm")
     known = dict.fromkeys(timm.list_models(module="resnet"))
     network = timm.create_model(one_of("options.backbone", backbone, known), pretrained=False)
-    # torchvision's names for these layers; neither has parameters.
+    # torchvision's names for these layers, which have no parameters.
     network.relu, network.avgpool = network.act1, network.global_pool
     return TSN(
         network,

@@ -1,7 +1,7 @@
 """torchvision's video networks by name, with torchvision's parameter names.
 
-R(2+1)D is here and not a row of resnet3d's temporal kernels: each of its convolutions is two with
-a norm between them, and it halves the frames in three stages.
+R(2+1)D cannot be a row of resnet3d's temporal kernels: it splits each convolution into two with a
+norm between them, and halves the frames in three stages.
 """
 
 import torchvision
@@ -24,7 +24,7 @@ def make(name: str, *, num_classes: int) -> nn.Module:
 
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of a torchvision network, or None for other networks."""
-    if isinstance(model, S3D):  # one list of all layers; these are Inception's Mixed blocks
+    if isinstance(model, S3D):  # the list of all layers; these are Inception's Mixed blocks
         stages = {
             f"Mixed_{number}": tuple(f"features.{index}" for index in blocks)
             for number, blocks in ((3, range(5, 7)), (4, range(8, 13)), (5, range(14, 16)))

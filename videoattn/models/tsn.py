@@ -22,7 +22,7 @@ SHIFT_PLACES = ("residual", "block")
 
 
 class TSN(nn.Module):
-    """(N, 3, S, H, W) -> logits (N, K): an image network on S segments, then a consensus.
+    """An image network on S segments, then a consensus: (N, 3, S, H, W) -> logits (N, K).
 
     Args:
         backbone: A torchvision ResNet or a network whose modules have the same names, or the
@@ -32,7 +32,7 @@ class TSN(nn.Module):
             the segments' features before the classifier. It starts as the mean.
         dropout: Dropout before the classifier.
         shift_div: 1/shift_div of the input channels of a residual block come from the next segment,
-            and as many from the previous one (zeros beyond the ends). None shifts nothing.
+            and 1/shift_div from the previous one (zeros beyond the ends). None disables shifts.
         shift_place: Shift before the first convolution of the block only ("residual", as in the
             paper), or before its shortcut too ("block"). In networks with 23 blocks in a stage,
             every second block shifts.
@@ -107,7 +107,7 @@ class TSN(nn.Module):
                 module.num_frames = num_segments
 
     def _consensus(self, features: Tensor) -> Logits:
-        """(N, S, C) -> (N, K)."""
+        """Combines the segments: (N, S, C) -> (N, K)."""
         if self.consensus == "attention":
             query = self.query.to(features.dtype).expand(features.shape[0], 1, -1)
             scale = features.shape[2] ** -0.5

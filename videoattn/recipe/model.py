@@ -11,6 +11,9 @@ from videoattn.models import info
 from videoattn.models.table import make_network
 from videoattn.recipe.config import AttentionConfig, ModelConfig
 
+_RENAMED_OPTIONS = {"normaliser": "normalizer"}
+"""Attention options that had other names in earlier versions: old -> new."""
+
 
 def make_model(
     config: ModelConfig | str, num_classes: int, *, attention: str | None = None
@@ -19,7 +22,7 @@ def make_model(
 
     Args:
         config: The model section of a recipe, or the name of a network, such as "i3d_r50".
-        attention: With a name: an attention system, at its published positions.
+        attention: An attention system at its published positions, if `config` is a name.
 
     Raises:
         ValueError: If a network, system, option or position does not exist; the message lists the
@@ -32,8 +35,9 @@ def make_model(
     chosen = config.attention
     if chosen.name is not None:
         system = SYSTEMS[one_of("model.attention.name", chosen.name, SYSTEMS)]
-        check_options("model.attention.options", system.make, chosen.options)
-        block = partial(system.make, **chosen.options)
+        options = {_RENAMED_OPTIONS.get(key, key): value for key, value in chosen.options.items()}
+        check_options("model.attention.options", system.make, options)
+        block = partial(system.make, **options)
         model = system.attach(model, info(model), block, chosen.after, chosen.name)
     elif chosen.after or chosen.options:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Reads Caffe2's pickles: arrays by name, and nothing that could run code.
+"""Reads arrays from Caffe2's pickles without running code.
 
-A pickle is a program that may call any function it names. `read_blobs` allows the few names that
-arrays are stored with, and replaces each by a stand-in that only holds numbers. NumPy's own
-functions are not allowed, because the state of an array or a dtype can be forged. Any other name
-is refused before anything is called.
+A pickle is a program that may call any function it names. `read_blobs` allows only the names that
+stored arrays use, and replaces each by a class or function of this module that only holds numbers.
+NumPy's own functions are not used, because the state of an array or a dtype can be forged. Any
+other name is refused before anything is called.
 
 Files come from Python 2 (bytes are `str`, read as latin-1) or Python 3, at any protocol.
 """
@@ -22,7 +22,7 @@ _NUMBERS = "fiub"  # allowed kinds of dtype; objects, text and records are refus
 
 
 class _DType:
-    """Stands in for `numpy.dtype`, which is stored as its code, then its byte order."""
+    """Replaces `numpy.dtype`, which is stored as its code, then its byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
@@ -39,7 +39,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for an array, which is created empty, then gets its shape, dtype and bytes."""
+    """Replaces an array, which is created empty, then gets its shape, dtype and bytes."""
 
     def __init__(self, *_: object) -> None:
         self.value = np.empty(0, np.float32)
@@ -65,7 +65,7 @@ class _Function:
 
 
 def _array(data: object, dtype: _DType, shape: tuple[int, ...], order: str = "C") -> _Array:
-    """data: bytes, or the `str` that Python 2 stored for them."""
+    """Creates an array from `data`: bytes, or the `str` that Python 2 stored for them."""
     real = dtype.real()
     raw = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(raw, bytes | bytearray):
@@ -95,7 +95,7 @@ _STAND_INS: dict[str, Callable[..., object]] = {
 
 
 class RefusedGlobalError(Exception):
-    """A pickle names something other than arrays and plain containers."""
+    """Raised for a pickle that names anything but arrays and plain containers."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -144,7 +144,7 @@ def _check_memo(file: BinaryIO) -> None:
     """Checks that memo numbers grow one by one, then rewinds the file.
 
     Python's unpickler allocates memory for all numbers up to the largest, so that a file of nine
-    bytes could ask for gigabytes.
+    bytes could allocate gigabytes.
     """
     for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) > count:

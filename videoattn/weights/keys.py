@@ -2,8 +2,8 @@
 
 A layout is a table of (their template, our template). Our names are torchvision's, with inserted
 non-local blocks as `layer2.1_non_local`. A field such as {i} matches one of a few words; `words`
-translates those that differ ("a" is "1"). The table works in both directions, by the first rule
-that matches.
+translates the words that differ ("a" is "1"). The first rule that matches applies, in either
+direction.
 """
 
 import re
@@ -14,7 +14,7 @@ from functools import cached_property
 Rules = tuple[tuple[str, str], ...]
 Words = Mapping[str, Mapping[str, str]]
 
-# What a field matches if it is the same word on both sides.
+# The words of fields that are the same on both sides.
 _FIELDS = {
     "L": r"[1-4]",
     "b": r"\d+",
@@ -33,9 +33,9 @@ class Layout:
         title: Name of the project, for messages.
         words: field -> {their word: our word}.
         ignored: (Pattern of a whole key, why it does not belong to the network).
-        frozen_norms: Whether a norm may lack running statistics, and is an affine layer then, as
-            in models that were trained with frozen batch norm.
-        pointwise: Our weights of linear layers that are 1x1x1 convolutions in that project.
+        frozen_norms: Whether a norm may lack running statistics. It is then an affine layer, as in
+            models that were trained with frozen batch norm.
+        pointwise: Weights of our linear layers that are 1x1x1 convolutions in that project.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Layout:
     pointwise: tuple[str, ...] = ()
 
     def ours(self, key: str) -> str | None:
-        """Returns our name of a public key, or None if this project has no such parameter."""
+        """Returns our name for a public key, or None if this project has no such parameter."""
         return _rename(key, self._reading, self.words)
 
     def theirs(self, key: str) -> str | None:
@@ -159,7 +159,7 @@ _MM_STEM: Rules = (
 
 
 def _mm_block(theirs: str, ours: str, *, conv1: str) -> Rules:
-    """Rules of a residual block. conv1: its first convolution, which TSM wraps in `net`."""
+    """Returns the rules of a residual block. TSM wraps its first convolution, `conv1`, in `net`."""
     return (
         (f"{theirs}.{conv1}.{{end}}", f"{ours}.conv1.{{end}}"),
         (f"{theirs}.conv{{later}}.conv.{{end}}", f"{ours}.conv{{later}}.{{end}}"),
@@ -172,7 +172,7 @@ def _mm_block(theirs: str, ours: str, *, conv1: str) -> Rules:
 def _mm_non_local(theirs: str, ours: str) -> Rules:
     return (
         (f"{theirs}.theta.conv.{{end}}", f"{ours}.theta.{{end}}"),
-        # Sequential(conv, pool) if keys are pooled, as in every public model; else the conv alone
+        # Sequential(conv, pool) if keys are pooled, as in every public model; else only the conv
         (f"{theirs}.{{pooled}}.0.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
         (f"{theirs}.{{pooled}}.conv.{{end}}", f"{ours}.{{pooled}}.{{end}}"),
         (f"{theirs}.conv_out.conv.{{end}}", f"{ours}.out.{{end}}"),

@@ -1,6 +1,6 @@
 """Parameter names of Inception-I3D in other projects.
 
-Ours are piergiaj's names, except for the classifier, which is a 1x1x1 convolution there.
+Our names are piergiaj's. Only the classifier differs: it is a 1x1x1 convolution there.
 """
 
 from videoattn.weights.keys import Layout

@@ -26,11 +26,11 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of every key.
+    """The use of every key of a file.
 
     Attributes:
         used: Their key -> our key.
-        ignored: Their key -> why it does not belong to the network.
+        ignored: Their key -> the reason why it does not belong to the network.
         filled: Our key that the file lacks -> the value it got.
     """
 
@@ -51,8 +51,8 @@ def load_public(name: str, path: Path | str) -> nn.Module:
 def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Returns the public model `name` with the given weights, in eval mode.
 
-    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalized with mean and
-    standard deviation of the table, and return logits. The weights determine the number of
+    Video models take (N, 3, T, H, W), torchvision's ResNets (N, 3, H, W), normalized with the mean
+    and standard deviation of the table, and return logits. The weights determine the number of
     classes, so that fine-tuned files load too.
 
     Raises:
@@ -77,8 +77,8 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
     This is the inverse of `from_state_dict`.
 
     Raises:
-        ValueError: If the name is unknown, or the network has other parameters than the public
-            model.
+        ValueError: If the name is unknown, or the network's parameters differ from the public
+            model's.
     """
     row = _look_up(name)
     state = model.state_dict()
@@ -87,8 +87,8 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
     other += [key for key in own if key in state and state[key].shape != own[key]]
     if other:
         raise ValueError(
-            f"{name}: this is another network; missing on one side, or of another shape: "
-            f"{first_few(other)}"
+            f"{name}: the network differs from this public model in {first_few(other)} (missing "
+            "on one side, or of another shape); choose the name of its own public model"
         )
     layout = row.layouts[0]
     public = {
@@ -100,7 +100,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
 
 
 def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
-    """Returns how `from_state_dict` uses each key.
+    """Returns the use of each key by `from_state_dict`.
 
     Raises:
         ValueError: As in `from_state_dict`.
@@ -113,7 +113,7 @@ def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
 
 
 def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, str | None]:
-    """Returns how every key is used, and the first problem, if any."""
+    """Returns the use of every key, and the first problem, if any."""
     row = PUBLIC[name]
     layout = max(row.layouts, key=lambda one: _share(one, state_dict))
     ignored = {key: why for key in state_dict if (why := layout.reason_to_ignore(key))}
@@ -143,7 +143,7 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
 
 
 def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
-    """Returns the parameters that a file may lack, and the values that they get."""
+    """Returns the parameters that the file lacks but does not need, with their values."""
     filled = {}
     for key in own:
         norm, _, end = key.rpartition(".")
@@ -198,7 +198,7 @@ def _share(layout: Layout, keys: Collection[str]) -> float:
 
 
 def classifier_of(name: str) -> str:
-    """Returns our name of the public model's classifier."""
+    """Returns our name for the public model's classifier."""
     return info(_build(name, 1)).classifier
 
 
@@ -213,7 +213,7 @@ def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
 
 @cache
 def _build(name: str, num_classes: int) -> nn.Module:
-    """Returns the network on the meta device, without memory or random numbers. Copy it."""
+    """Returns the network on the meta device, without memory. It is cached: do not change it."""
     row = PUBLIC[name]
     with torch.device("meta"):
         if row.network.startswith("resnet"):  # an image network of torchvision

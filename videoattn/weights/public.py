@@ -1,8 +1,8 @@
-"""The table of public models: how to build each, the names of its parameters, its preprocessing.
+"""The table of public models: network, parameter names, preprocessing, accuracy and address.
 
 A name is `<ecosystem>/<model>`, spelled as in that project. A new public model is a new row.
-Ecosystems differ in more than names. These differences were checked against the output of their
-code, except that the authors' Caffe2 code was only read:
+Ecosystems differ in more than names. We checked these differences against the output of their
+code; of the authors' Caffe2 code, we only read the source:
 
 - mmaction2's I3D halves the frames twice in the stem, PySlowFast's and pytorchvideo's never. The
   non-local paper's 32x2 models also halve them twice, the second time in a pool of two frames.
@@ -11,10 +11,10 @@ code, except that the authors' Caffe2 code was only read:
   and have no bias in W_z. PySlowFast's blocks are those of the paper's authors.
 - Heads of PySlowFast, pytorchvideo and the authors average 7x7 windows, those of mmaction2 the
   whole stage.
-- hassony2's Inception-I3D pads for an even size, piergiaj's for the size of the clip. They are
-  equal at 224 pixels.
+- hassony2's Inception-I3D always pads as for an even size, piergiaj's for the size of the clip.
+  They are equal at 224 pixels.
 
-Accuracies and addresses were read from the pages named by `source`.
+Accuracies and addresses come from the pages that `source` names.
 """
 
 from dataclasses import replace
@@ -142,13 +142,13 @@ _MM_FORMS: dict[str, dict[str, Any]] = {
 def _mmaction2(
     network: str, family: str, config: str, version: str, top1: float, form: str = "", **row: Any
 ) -> PublicModel:
-    """Returns a row of mmaction2.
+    """Returns the row of one of mmaction2's models.
 
     Args:
-        config: Name of mmaction2's config, and of its folder of files, with {} for `form`.
+        config: Name of mmaction2's config and of its folder; {} is replaced by `form`.
         version: Date and hash in the name of the file.
-        form: Form of the non-local blocks, "" without them.
-        row: Columns of the row; `stem` is the start of the file's name, if not `config`.
+        form: Form of the non-local blocks; "" if there are none.
+        row: Columns of the row. `stem`, if given, replaces `config` in the name of the file.
     """
     config = config.format(f"-nl-{form.replace('_', '-')}" if form else "")
     folder = f"https://download.openmmlab.com/mmaction/v1.0/recognition/{family}/{config}"
@@ -220,7 +220,7 @@ _MMACTION2 = {
 
 
 def _nonlocal(name: str, top1: float) -> PublicModel:
-    """name: as in the file: c2d or i3d, baseline or nonlocal, frames x stride."""
+    """Returns a row of the authors' models; `name` has network, blocks and frames x stride."""
     files = "https://dl.fbaipublicfiles.com/video-nonlocal"
     stem = {"pool1_padding": 0}
     if name.endswith("32x2"):

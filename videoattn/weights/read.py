@@ -31,7 +31,7 @@ _DAMAGED = "{}: the checkpoint is cut short or damaged; fetch it again"
 
 
 class _LeftOut:
-    """Replaces an object of a training log while a file is read: takes anything, does nothing."""
+    """Replaces objects of training logs in a file: accepts any arguments and does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -40,7 +40,7 @@ class _LeftOut:
         pass
 
 
-# Training scripts save these beside the weights: mmengine its history of losses, torchvision its
+# Training scripts save these with the weights: mmengine its history of losses, torchvision its
 # command line. Their classes are neither needed nor called.
 _LOG_OBJECTS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -57,8 +57,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not a checkpoint, is cut short or too large, needs code to be
-            read, or wraps its weights in an unknown way.
+        ValueError: If the file is not a checkpoint, is truncated or too large, would run code, or
+            wraps its weights in an unknown way.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,7 +75,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 
 def _check_first_bytes(path: Path) -> None:
-    """Recognizes failed downloads by their first bytes."""
+    """Raises a ValueError for failed downloads, which it recognizes by their first bytes."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:
@@ -86,7 +86,8 @@ def _check_first_bytes(path: Path) -> None:
         )
     if start.startswith(_HTML):
         raise ValueError(
-            f"{path}: a web page, not weights; the download was answered by a login or error page"
+            f"{path}: a web page, not weights: probably a login or error page; download the file "
+            "again"
         )
 
 
@@ -113,9 +114,8 @@ def _torch_load(path: Path) -> object:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise ValueError(
-                f"{path}: holds Python objects beside its tensors ({refused[1]}), which could run "
-                "code when read; where you trust the file, save its state dict alone with "
-                "torch.save"
+                f"{path}: holds Python objects besides tensors ({refused[1]}), which could run "
+                "code when read; if you trust the file, save only its state dict with torch.save"
             ) from error
         raise ValueError(_DAMAGED.format(path)) from error
     except (RecursionError, MemoryError) as error:
@@ -131,7 +131,7 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
     """Returns the mapping of names to tensors inside a checkpoint."""
     if not isinstance(loaded, Mapping):
         raise ValueError(
-            f"{path}: holds a {type(loaded).__name__}, not a mapping of names to tensors"
+            f"{path}: holds a {type(loaded).__name__}; need a mapping of names to tensors"
         )
     found = loaded
     if not _is_state_dict(found):

@@ -1,4 +1,4 @@
-"""The types of a row in the table of public models."""
+"""The types that make up a row in the table of public models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Preprocessing:
         test_size: Pixels of a test crop.
         num_clips: Test clips per video.
         num_crops: Test crops per clip. Ten crops are five and their mirror images.
-        test_frames: Frames of a test clip, if not `num_frames`.
+        test_frames: Frames of a test clip, if different from `num_frames`.
     """
 
     mean: Color
@@ -63,7 +63,7 @@ class PublicModel:
 
     Attributes:
         network: Name of the network, as in a recipe.
-        layouts: How files of this model name its parameters. `to_public` writes the first.
+        layouts: The naming schemes of this model's files. `to_public` writes the first.
         options: Options of the network.
         non_local: Options of the non-local blocks after each of `after`, or None without blocks.
         dataset: Dataset that the model was trained and tested on.

@@ -1,4 +1,4 @@
-"""What all gates share: y = e · x, where e is computed from a few pooled numbers of x.
+"""Base of all gates: y = e · x, with e computed from a few pooled numbers of x.
 
     gate_start="half":      e = sigmoid(z)      in (0, 1), as in the papers; about 1/2 at the start
     gate_start="identity":  e = 2 sigmoid(z)    in (0, 2); the layer that computes z starts at zero,
@@ -62,7 +62,7 @@ def channel_map(weights: Tensor, scope: str) -> GateMap:
 
 
 def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Sums in float32 or wider, because a float16 sum over a clip overflows."""
+    """Averages in float32 or wider, because a float16 sum over a clip overflows."""
     return widen(x).mean(tuple(axes), keepdim=True).to(x.dtype)
 
 
@@ -88,7 +88,7 @@ POOLS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
 
 
 class GateMLP(nn.Module):
-    """fc2(ReLU(fc1(s))) over axis 1 of pooled features (N, C, T, 1, 1)."""
+    """Computes fc2(ReLU(fc1(s))) over axis 1 of pooled features (N, C, T, 1, 1)."""
 
     def __init__(self, channels: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class GateNorm(nn.BatchNorm3d):
 
 @contextmanager
 def keep_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in training mode use batch statistics but do not update running ones."""
+    """Makes batch norms in training mode keep their running statistics inside the `with`."""
     norms = [
         module
         for module in block.modules()

@@ -12,8 +12,8 @@ of both frozen branches.
 
 Where we differ. The paper crops images; here a clip gets one box for all frames, one in space and
 time, or one per frame. The paper does not define the scale of H, and tau needs one: here H goes
-from 0 to 1 in each clip. The paper's pooling is a global maximum; here it is that of the backbone,
-usually a mean. The paper has a sigmoid per disease, here a softmax over classes. Boxes have a
+from 0 to 1 in each clip. The paper pools by a global maximum; here the backbone pools, usually by
+a mean. The paper has a sigmoid per disease; here there is a softmax over classes. Boxes have a
 minimum size, and a constant map selects the whole frame. The crop is taken from the network's
 input, after augmentation. The paper selects the best epoch of every stage; nothing here does.
 """
@@ -227,7 +227,7 @@ def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
 
 
 def _info_of_both(info: ModelInfo) -> ModelInfo:
-    """Returns the structure of both branches, with the features of the local one."""
+    """Returns the structure of both branches; `features` is in the local branch."""
     branches = ("global_branch", "local_branch")
     return ModelInfo(
         "fusion",

@@ -6,9 +6,9 @@
     M   = A X_J                     (D, C): D weighted sums of the last level's features
 
 Earlier levels are down-sampled to the grid of the last one. The idea is principal component
-analysis with positions as features and channels as samples: rows that keep much of X and do not
-overlap. Two losses ask for this (see interaction_loss.py); in training mode a forward pass stores
-them in `losses`.
+analysis with positions as features and channels as samples. Two losses favor rows that keep much of
+X and do not overlap (see interaction_loss.py); in training mode a forward pass stores them in
+`losses`.
 
 Where we differ. The paper's text was not available in full, and no public code is known. Our
 readings: the softmax is over positions; levels are max-pooled and their scores added; the losses

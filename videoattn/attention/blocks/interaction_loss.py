@@ -5,7 +5,7 @@ For one clip with pooled features X (P, C) and rows A (D, P), each of Euclidean 
     interaction = -||A X||² + Σ_{m≠k} (A Aᵀ)²_mk
     diversity   = sqrt(Σ_jmk (1 - (a_mk - softmax(y_j)_mk)²))     a: the fused softmax, j: levels
 
-The first loss asks for rows that keep much of X and do not overlap. Over free rows of length 1,
+The first loss favors rows that keep much of X and do not overlap. Over free rows of length 1,
 principal components minimize the normalized form (positions are features, channels are samples);
 softmax rows are positive and cannot reach them. The second loss keeps the fused rows away from
 those of each level.

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.pairwise import PairwiseBlock
 from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
-from videoattn.attention.functional import Normaliser, autocast_off, to_tokens
+from videoattn.attention.functional import Normalizer, autocast_off, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
 
-FORMS: dict[str, tuple[str, Normaliser]] = {
+FORMS: dict[str, tuple[str, Normalizer]] = {
     "embedded_gaussian": ("dot", "softmax"),
     "gaussian": ("raw", "softmax"),
     "dot_product": ("dot", "count"),
@@ -139,14 +139,14 @@ class NonLocal(PairwiseBlock):
         found = PairwiseAttention(
             grid_of(x),
             key_grid,
-            normalized=self.normaliser == "softmax",
+            normalized=self.normalizer == "softmax",
             rows=rows,
             factors=factors,
         )
         return {"": found}
 
     def _split(self, x: Video) -> Tensor:
-        """(N, C, T, H, W) -> (N·G, C, t, h, w), where queries attend within their group."""
+        """Moves groups to the batch: (N, C, T, H, W) -> (N·G, C, t, h, w)."""
         if self.scope == "space_time":
             return x
         if self.scope == "time":
@@ -160,7 +160,7 @@ class NonLocal(PairwiseBlock):
         return x.unflatten(2, (-1, frames)).transpose(1, 2).flatten(0, 1)
 
     def _join(self, y: Tensor, like: Video) -> Tensor:
-        """The inverse of `_split`."""
+        """Undoes `_split`."""
         if self.scope == "space_time":
             return y
         if self.scope == "time":

@@ -35,8 +35,8 @@ from videoattn.attention.common import (
     zero_norm,
 )
 from videoattn.attention.functional import (
-    NORMALISERS,
-    Normaliser,
+    NORMALIZERS,
+    Normalizer,
     Path,
     attend,
     attend_separable,
@@ -45,7 +45,7 @@ from videoattn.attention.functional import (
     by_queries,
     check_path,
     from_tokens,
-    normalise,
+    normalize,
     separable_weights,
     to_tokens,
 )
@@ -59,13 +59,13 @@ SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
 class PairwiseBlock(nn.Module):
     """Base of `SimilarityAttention` and `NonLocal`: projections, pooled keys and the attention.
 
-    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, and `pair` for the vector w
-    of the additive and concat similarities. It does so in the order that its checkpoints have.
+    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
+    checkpoints. The additive and concat similarities also need `pair`, for the vector w.
 
     Args:
         similarity: A name from the table above.
-        normaliser: "softmax", "sigmoid" or "count".
-        logit_scale: Factor of all logits but the additive and concat ones.
+        normalizer: "softmax", "sigmoid" or "count".
+        logit_scale: Factor of the logits; additive and concat ignore it.
         key_pool: Max-pooling (frames, height, width) of keys and values, or None.
     """
 
@@ -80,13 +80,13 @@ class PairwiseBlock(nn.Module):
     def __init__(
         self,
         similarity: str,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         logit_scale: float,
         key_pool: Sequence[int] | None,
     ) -> None:
         super().__init__()
         self.similarity = similarity
-        self.normaliser = normaliser
+        self.normalizer = normalizer
         self.logit_scale = logit_scale
         self.key_pool = key_pool
 
@@ -104,33 +104,33 @@ class PairwiseBlock(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Returns y as tokens (N, P, E)."""
-        normaliser, path = self.normaliser, self.path
+        normalizer, path = self.normalizer, self.path
         if self.similarity == "additive":
-            return attend_additive(q, k, self._pair(q), v, normaliser=normaliser, path=path)
+            return attend_additive(q, k, self._pair(q), v, normalizer=normalizer, path=path)
         if self.similarity == "concat":
-            return attend_separable(*self._separate(q, k), v, normaliser=normaliser, path=path)
+            return attend_separable(*self._separate(q, k), v, normalizer=normalizer, path=path)
         scale = self.logit_scale
         if self.similarity in ("dot", "scaled"):
-            return attend(q, k, v, normaliser=normaliser, scale=scale, path=path)
+            return attend(q, k, v, normalizer=normalizer, scale=scale, path=path)
         # Norms, squared distances and products of raw features (1e4 and more after a ReLU) need
         # float32: rounding them to bfloat16 before the softmax would select other keys.
         with autocast_off(q):
             q, k = self._as_products(q, k)
-            y = attend(q, k, v.to(q.dtype), normaliser=normaliser, scale=scale, path=path)
+            y = attend(q, k, v.to(q.dtype), normalizer=normalizer, scale=scale, path=path)
         return y.to(v.dtype)
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
         if self.similarity == "additive":
-            return additive_weights(q, k, self._pair(q), self.normaliser)
+            return additive_weights(q, k, self._pair(q), self.normalizer)
         if self.similarity == "concat":
-            return separable_weights(*self._separate(q, k), self.normaliser)
-        return attention_weights(*self._as_products(q, k), self.normaliser, self.logit_scale)
+            return separable_weights(*self._separate(q, k), self.normalizer)
+        return attention_weights(*self._as_products(q, k), self.normalizer, self.logit_scale)
 
     def factors(self, q: Tensor, k: Tensor) -> Factors | None:
         """Returns the map as a rule applied to a product, or None if it is not one."""
         with autocast_off(q):
-            if self.similarity == "concat" and self.normaliser == "count":
+            if self.similarity == "concat" and self.normalizer == "count":
                 a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
                 q = torch.stack([a, torch.ones_like(a)], dim=2)
                 k = torch.stack([torch.ones_like(b), b], dim=2)
@@ -138,14 +138,14 @@ class PairwiseBlock(nn.Module):
             if self.similarity in ("concat", "additive"):
                 return None
             products = self._as_products(widen(q), widen(k))
-            return one_head(*products, self.normaliser, self.logit_scale)
+            return one_head(*products, self.normalizer, self.logit_scale)
 
     def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Returns queries and keys whose dot products are the logits, up to the scale."""
         if self.similarity == "cosine":
             return cosine_tokens(q), cosine_tokens(k)
         if self.similarity == "rbf":
-            return rbf_tokens(q, k, self.normaliser)
+            return rbf_tokens(q, k, self.normalizer)
         if self.similarity == "raw":
             return widen(q), widen(k)
         return q, k
@@ -154,7 +154,7 @@ class PairwiseBlock(nn.Module):
         return self.pair.weight.to(like.dtype).squeeze(0)
 
     def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """w · [q_i ; k_j] = a_i + b_j: two vectors replace a tensor with Q·P·2D entries."""
+        """Returns a and b with w · [q_i ; k_j] = a_i + b_j, without a tensor of Q·P·2D entries."""
         w_q, w_k = self._pair(q).chunk(2)
         return q @ w_q, k @ w_k
 
@@ -166,7 +166,7 @@ class SimilarityAttention(PairwiseBlock):
 
     Args:
         similarity: A name from the table above, except "raw".
-        normaliser: "softmax", "sigmoid" or "count".
+        normalizer: "softmax", "sigmoid" or "count".
         inner_channels: Width D of q, k and v. Default: C / 2.
         key_pool: Max-pooling (frames, height, width) of x before the projections of keys and
             values, or None. An axis shorter than its pool is pooled to size 1.
@@ -182,21 +182,21 @@ class SimilarityAttention(PairwiseBlock):
         channels: int,
         *,
         similarity: str = "scaled",
-        normaliser: str = "softmax",
+        normalizer: str = "softmax",
         inner_channels: int | None = None,
         key_pool: Sequence[int] | None = (1, 2, 2),
         tau: float = 10.0,
         bandwidth: float | None = None,
     ) -> None:
         one_of("similarity", similarity, SIMILARITIES)
-        one_of("normaliser", normaliser, NORMALISERS)
+        one_of("normalizer", normalizer, NORMALIZERS)
         for name, value in (("tau", tau), ("bandwidth", bandwidth)):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         inner = inner_channels or max(channels // 2, 1)
         scales = {"scaled": inner**-0.5, "cosine": tau, "rbf": (bandwidth or inner**0.25) ** -2}
         scale = scales.get(similarity, 1.0)
-        super().__init__(similarity, cast(Normaliser, normaliser), scale, key_pool)
+        super().__init__(similarity, cast(Normalizer, normalizer), scale, key_pool)
         self.theta = nn.Conv3d(channels, inner, 1)
         self.phi = nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
@@ -222,7 +222,7 @@ class SimilarityAttention(PairwiseBlock):
         found = PairwiseAttention(
             grid_of(x),
             key_grid,
-            normalized=self.normaliser == "softmax",
+            normalized=self.normalizer == "softmax",
             rows=rows,
             factors=self.factors(q, k),
         )
@@ -235,7 +235,7 @@ def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
 
 
 def rbf_tokens(
-    q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normaliser: Normaliser
+    q: Float[Tensor, "N Q D"], k: Float[Tensor, "N P D"], normalizer: Normalizer
 ) -> tuple[Float[Tensor, "N Q W"], Float[Tensor, "N P W"]]:
     """Returns queries and keys whose dot product is `-|q_i - k_j|² / 2`, in float32 or wider.
 
@@ -247,7 +247,7 @@ def rbf_tokens(
     q_length = -q.square().sum(-1, keepdim=True) / 2
     k_length = -k.square().sum(-1, keepdim=True) / 2
     q_one, k_one = torch.ones_like(q_length), torch.ones_like(k_length)
-    if normaliser == "softmax":
+    if normalizer == "softmax":
         return torch.cat([q, q_one], dim=-1), torch.cat([k, k_length], dim=-1)
     return torch.cat([q, q_one, q_length], dim=-1), torch.cat([k, k_length, k_one], dim=-1)
 
@@ -256,10 +256,10 @@ def additive_weights(
     q: Float[Tensor, "N Q D"],
     k: Float[Tensor, "N P D"],
     w: Float[Tensor, " D"],
-    normaliser: Normaliser = "softmax",
+    normalizer: Normalizer = "softmax",
 ) -> Float[Tensor, "N Q P"]:
     """Returns the normalized rows of `w · tanh(q_i + k_j)`. Needs O(Q·P·D) memory."""
-    return normalise((q.unsqueeze(2) + k.unsqueeze(1)).tanh() @ w, normaliser)
+    return normalize((q.unsqueeze(2) + k.unsqueeze(1)).tanh() @ w, normalizer)
 
 
 def attend_additive(
@@ -268,7 +268,7 @@ def attend_additive(
     w: Float[Tensor, " D"],
     v: Float[Tensor, "N P E"],
     *,
-    normaliser: Normaliser = "softmax",
+    normalizer: Normalizer = "softmax",
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
     """Returns `normalize(w · tanh(q_i + k_j)) v`, computed in float32 or wider.
@@ -284,9 +284,9 @@ def attend_additive(
         wide = torch.promote_types(q.dtype, torch.float32)
         q, keys, w, values = (x.to(wide) for x in (q, k, w, v))
         if path == "explicit":
-            return (additive_weights(q, keys, w, normaliser) @ values).to(v.dtype)
+            return (additive_weights(q, keys, w, normalizer) @ values).to(v.dtype)
         return by_queries(
-            lambda rows: additive_weights(rows, keys, w, normaliser),
+            lambda rows: additive_weights(rows, keys, w, normalizer),
             q,
             values,
             entries=k.shape[1:].numel(),

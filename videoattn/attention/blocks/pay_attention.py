@@ -2,7 +2,7 @@
 
 Each level's local features l_i and a global feature g give one attended vector g_a:
 
-| compatibility | c_i                            | | normaliser | g_a                      |
+| compatibility | c_i                            | | normalizer | g_a                      |
 | pc            | u · (l_i + g)                  | | softmax    | Σ softmax(c)_i l_i       |
 | dp            | g · l_i                        | | sigmoid    | mean of sigmoid(c_i) l_i |
 | pc_mlp        | u · tanh(W_l l_i + W_g g + b)  |
@@ -15,9 +15,8 @@ indep, the logits are the logs of those probabilities, so cross-entropy of the l
 negative log-likelihood.
 
 In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
-not depend on g, and g has no gradient and no projection; nor does the network's own pooling or
-dropout have any effect. With the sigmoid g does matter, and in pc_mlp, which is ours, it always
-does.
+not depend on g, and g has no gradient and no projection. The network's own pooling and dropout then
+have no effect. With the sigmoid, and in pc_mlp (which is ours), the map depends on g.
 
 Where we differ. In the paper g comes from layers after the last local level; here it is the pooled
 output of the last stage, which by default is itself the last level. If widths differ, the paper
@@ -46,7 +45,7 @@ class LevelAttention(nn.Module):
 
     Args:
         compatibility: "pc", "dp" or "pc_mlp".
-        normaliser: "softmax" or "sigmoid".
+        normalizer: "softmax" or "sigmoid".
         scope: Positions compete over all frames ("joint"), or within each frame, and the vectors of
             the frames are averaged ("per_frame").
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
@@ -64,13 +63,13 @@ class LevelAttention(nn.Module):
         global_channels: int,
         *,
         compatibility: str = "pc",
-        normaliser: str = "softmax",
+        normalizer: str = "softmax",
         scope: str = "joint",
         project: str = "global",
     ) -> None:
         super().__init__()
         self.form = one_of("compatibility", compatibility, ("pc", "dp", "pc_mlp"))
-        self.normaliser = one_of("normaliser", normaliser, ("softmax", "sigmoid"))
+        self.normalizer = one_of("normalizer", normalizer, ("softmax", "sigmoid"))
         self.scope = one_of("scope", scope, ("joint", "per_frame"))
         one_of("project", project, ("global", "local"))
         self.out_channels = global_channels if project == "local" else channels
@@ -79,7 +78,7 @@ class LevelAttention(nn.Module):
         if self.out_channels != channels:
             self.project_local = nn.Linear(channels, global_channels, bias=False)
         # pc with a softmax does not use g, so its projection would never get a gradient.
-        uses_global = compatibility == "dp" or (compatibility, normaliser) == ("pc", "sigmoid")
+        uses_global = compatibility == "dp" or (compatibility, normalizer) == ("pc", "sigmoid")
         if self.out_channels != global_channels and uses_global:
             self.project_global = nn.Linear(global_channels, channels, bias=False)
         if compatibility == "pc_mlp":
@@ -94,7 +93,7 @@ class LevelAttention(nn.Module):
         q, k = self._query_and_keys(values, g)
         with autocast_off(local):  # products of whole features such as g · l overflow bfloat16
             v = values.to(k.dtype)
-            if self.normaliser == "sigmoid":  # for both scopes: a mean of means over equal counts
+            if self.normalizer == "sigmoid":  # for both scopes: a mean of means over equal counts
                 weights = (self._logits(q, k) + self._offset(g, k)).sigmoid() / k.shape[1]
                 return (weights.unsqueeze(1) @ v).squeeze(1).to(values.dtype)
             if self.scope == "joint":
@@ -120,7 +119,7 @@ class LevelAttention(nn.Module):
         (0, 1), and g_a is the mean of weighted features.
         """
         c = self.compatibility(local, g)
-        if self.normaliser == "sigmoid":
+        if self.normalizer == "sigmoid":
             return c.sigmoid()
         if self.scope == "joint":
             return c.flatten(1).softmax(1).view_as(c)
@@ -164,7 +163,7 @@ class LearnToPay(nn.Module):
     Args:
         level_channels: Channels of each level.
         classifier: "concat" or "indep".
-        compatibility, normaliser, scope, project: See `LevelAttention`.
+        compatibility, normalizer, scope, project: See `LevelAttention`.
 
     Raises:
         ValueError: If a name is unknown.
@@ -178,7 +177,7 @@ class LearnToPay(nn.Module):
         *,
         compatibility: str = "pc",
         classifier: str = "concat",
-        normaliser: str = "softmax",
+        normalizer: str = "softmax",
         scope: str = "joint",
         project: str = "global",
     ) -> None:
@@ -186,7 +185,7 @@ class LearnToPay(nn.Module):
         self.classifier = one_of("classifier", classifier, ("concat", "indep"))
         options = {
             "compatibility": compatibility,
-            "normaliser": normaliser,
+            "normalizer": normalizer,
             "scope": scope,
             "project": project,
         }
@@ -214,7 +213,7 @@ class LearnToPay(nn.Module):
         found = {}
         for index, (level, x) in enumerate(zip(self.levels, levels, strict=True)):
             assert isinstance(level, LevelAttention)
-            normalized = level.normaliser == "softmax"
+            normalized = level.normalizer == "softmax"
             weights = level.weights(x, g).unsqueeze(1)
             found[str(index)] = GateMap("pooling", weights, normalized=normalized)
         return found

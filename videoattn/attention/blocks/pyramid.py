@@ -1,4 +1,4 @@
-"""The pooling of interaction-aware attention: D weighted sums over the positions of the last level.
+"""Pools the last level to D weighted sums over its positions, for interaction-aware attention.
 
 See interaction.py for the formula.
 """
@@ -51,8 +51,8 @@ class PyramidPooling(nn.Module):
         fusion: Combines the scores of all levels by their "sum", "mean" or "max", or by a "learned"
             convex combination.
         down_sampling: "max" or "avg" pooling of earlier levels to the grid of the last one.
-        bias: "none"; "row", one value per row; or "position", one per position, which needs that
-            grid as `rows` ([height, width]: the same values in every frame).
+        bias: "none"; "row", one value per row; or "position", one per position, which needs the
+            grid of the last level as `rows` ([height, width]: the same values in every frame).
         center: "channel_mean" subtracts from each position of X its mean over the channels.
         pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
         loss: "normalized", "scaled" or "literal"; see interaction_loss.py.
@@ -175,7 +175,7 @@ class PyramidPooling(nn.Module):
 
     @property
     def _is_attention(self) -> bool:
-        """Whether M is softmax(q kᵀ) v with a learned q. A bias per row cancels."""
+        """Returns whether M is softmax(q kᵀ) v with a learned q. A bias per row cancels."""
         return self.pool_with == "simplex" and self.fusion != "max" and self.position is None
 
     def _attend(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:

@@ -194,7 +194,7 @@ class StandAloneAttention(nn.Module):
     def _with_scores(self, q: Tensor, offsets: Sequence[Tensor]) -> Tensor:
         """Appends to queries (N, heads, ..., D) a column per key position along each axis.
 
-        `offsets`, one for each axis (..., key positions): where a key lies in a query's window.
+        `offsets`, one per axis (..., key positions): the position of a key in a query's window.
         """
         columns = [q]
         shares = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
@@ -225,7 +225,7 @@ def _with_one_hots(k: Tensor) -> Tensor:
 
 
 def _tiles_of_keys(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
-    """(N, heads, t, H, W, D) -> (N, heads, tiles down, tiles along, t, h, w, D)."""
+    """Cuts (N, heads, t, H, W, D) to (N, heads, tiles down, tiles along, t, h, w, D)."""
     for axis, cut in ((4, along), (3, down)):
         if cut.count > 1:
             features = features.index_select(axis, cut.keys(features.device))
@@ -235,7 +235,7 @@ def _tiles_of_keys(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """An axis cut into tiles of `length` queries, each with `span` keys from its start."""
+    """An axis that is cut into tiles of `length` queries and `span` keys each."""
 
     extent: int
     pad: int
@@ -253,7 +253,7 @@ class _Cut:
         return (starts + torch.arange(self.span, device=device)).flatten()
 
     def offsets(self, device: torch.device) -> Tensor:
-        """Returns where keys lie in the window of each query, (count, length, span)."""
+        """Returns the position of keys in the window of each query, (count, length, span)."""
         keys = self.keys(device).view(self.count, 1, self.span)
         queries = torch.arange(self.count * self.length, device=device) + self.pad
         return keys - queries.view(self.count, self.length, 1) + self.extent // 2

@@ -117,8 +117,7 @@ def _decoder_errors(video: Video, decoder: str) -> Iterator[None]:
         yield
     except Exception as error:
         lines = str(error).strip().splitlines()
-        # decord's messages begin with a time and a source line, and may contain the path.
+        # decord's messages begin with a time and a source line.
         why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:300] if lines else type(error).__name__
-        why = re.sub(r"\[(file:)?/[^]]*\]", "", why).strip()
         message = f"decoder {decoder} fails ({why}); choose decoder pyav"
         raise DecodeError(video.source, message) from error
