@@ -47,6 +47,7 @@ def reencode(job: Reencode) -> Record:
     unfinished = unfinished_name(job.out)
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)  # FFmpeg would follow a link
         num_frames = _write(job, unfinished, timed=True) if _is_timed(job.path) else None
         if num_frames is None:  # then evenly spaced
             num_frames = _write(job, unfinished, timed=False)

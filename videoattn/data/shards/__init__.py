@@ -7,9 +7,9 @@ where i has eight digits.
 """
 
 import json
+import math
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from jaxtyping import Int64
 
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
+from videoattn.data.shards.tar import tar_files
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
@@ -31,6 +32,15 @@ TABLE = "shards.json"
 BUFFER = 256
 """How far a shuffled epoch moves a sample from its position in the order of the shards: at most
 this many encoded videos are kept in memory."""
+
+MAX_SAMPLES = 10_000_000
+"""Most samples of a split. Their names are kept in memory."""
+
+MAX_SHARDS = 100_000
+"""Most tar files that a pattern with braces may name."""
+
+MAX_TABLE_BYTES = 2**26
+"""Largest shards.json: 64 MiB."""
 
 _TAR = re.compile(r"[^/\s]+\.tar")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
@@ -159,7 +169,7 @@ def open_shards(root: str, split: str) -> Shards:
             f"{split!r} names no tar file; a command must, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
+    urls = _expanded(where) if listed else []
     source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
     class_names, names, counts = _read_table(source)
     wanted = [tar_name(url) for url in urls] or list(names)
@@ -185,10 +195,10 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     tariterators, stream = import_webdataset().tariterators, None
     try:
         stream = import_webdataset().gopen(url, "rb")
-        files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
+        files = tar_files(stream, url)
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
             yield _encoded(url, sample, key(number), num_classes)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DecodeError(url, _reason(error)) from error
     finally:
         if stream is not None:
@@ -215,34 +225,57 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
             f"there is {sample['__key__']} with {files}, where {name} was due with a video, "
             "cls and json"
         )
-    label, about = int(sample["cls"]), json.loads(sample["json"])
+    label = int(sample["cls"])
     if not 0 <= label < num_classes:
         raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
+    try:
+        about = json.loads(sample["json"])
+        path, num_frames, fps = about["path"], int(about["num_frames"]), float(about["fps"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name}.json is damaged ({error!r})") from error
+    if num_frames < 0 or not 0 <= fps < np.inf:
+        raise ValueError(f"{name}.json states {num_frames} frames at {fps} per second")
     return VideoBytes(
-        f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
-        int(about["num_frames"]), float(about["fps"]),
-    )  # fmt: skip
+        f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
+    )
 
 
 def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
     """Returns the classes, and by shard the number of its first sample and its size."""
     try:
         with import_webdataset().gopen(url, "rb") as stream:
-            content = stream.read()
+            content = stream.read(MAX_TABLE_BYTES + 1)
     except OSError as error:
         raise ValueError(
             f"{url} cannot be read ({_reason(error)}); it comes with the shards: copy it as well"
         ) from error
+    if len(content) > MAX_TABLE_BYTES:
+        raise ValueError(f"{url} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
     try:
         table = json.loads(content)
         counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
-        names = np.cumsum([0, *counts.values()]).tolist()
         class_names = tuple(str(name) for name in table["class_names"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{url} is not a list of shards ({error})") from error
     if not class_names or min(counts.values(), default=0) < 1:
         raise ValueError(f"{url} lists no class, no shard, or one without samples")
+    if (total := sum(counts.values())) > MAX_SAMPLES:
+        raise ValueError(f"{url} lists {total:,} samples; the limit is {MAX_SAMPLES:,}")
+    names = np.cumsum([0, *counts.values()]).tolist()
     return class_names, dict(zip(counts, names, strict=False)), counts
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Returns the addresses that a pattern with braces names.
+
+    Raises:
+        ValueError: If they exceed `MAX_SHARDS`.
+    """
+    counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
+    counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
+    if math.prod(counts) > MAX_SHARDS:
+        raise ValueError(f"{pattern!r} names more shards than the limit of {MAX_SHARDS:,}")
+    return list(import_webdataset().shardlists.expand_urls(pattern))
 
 
 def _checked(name: str) -> str:
