@@ -2,17 +2,20 @@
 
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 MAX_FILE_BYTES = 2**30
 """Largest file in a shard: 1 GiB, for an encoded video."""
 
 
-def tar_files(stream: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
+def tar_files(stream: Any, url: str) -> Iterator[dict[str, Any]]:
     """Yields the regular files of a tar stream as webdataset takes them.
 
     Compressed tar files are refused: videos hardly shrink, and a few bytes could fill the memory.
     So are sparse files.
+
+    Args:
+        stream: What webdataset opens: a file or the output of a command.
 
     Raises:
         tarfile.TarError: If the stream is not a tar file, or ends early.
