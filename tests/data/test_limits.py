@@ -23,9 +23,10 @@ from videoattn.data.lists.files import all_videos
 from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_index, write_index
 from videoattn.data.prepare.reencode import Reencode, reencode, unfinished_name
 from videoattn.data.prepare.verify import Journal, verify_folder
-from videoattn.data.shards import TABLE, open_shards
+from videoattn.data.shards import open_shards
 from videoattn.data.shards import tar as tar_module
 from videoattn.data.shards import write as write_module
+from videoattn.data.shards.table import TABLE
 from videoattn.data.shards.write import write_shards
 
 pytestmark = pytest.mark.usefixtures("time_limit")

@@ -7,15 +7,12 @@ where i has eight digits.
 """
 
 import json
-import math
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,26 +21,16 @@ from jaxtyping import Int64
 
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
+from videoattn.data.shards.table import TABLE, expanded, import_webdataset, read_table, reason
 from videoattn.data.shards.tar import tar_files
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
-TABLE = "shards.json"
 BUFFER = 256
 """How far a shuffled epoch moves a sample from its position in the order of the shards: at most
 this many encoded videos are kept in memory."""
 
-MAX_SAMPLES = 10_000_000
-"""Most samples of a split. Their names are kept in memory."""
-
-MAX_SHARDS = 100_000
-"""Most tar files that a pattern with braces may name."""
-
-MAX_TABLE_BYTES = 2**26
-"""Largest shards.json: 64 MiB."""
-
 _TAR = re.compile(r"[^/\s]+\.tar")
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
 _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 
 
@@ -169,9 +156,9 @@ def open_shards(root: str, split: str) -> Shards:
             f"{split!r} names no tar file; a command must, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = _expanded(where) if listed else []
+    urls = expanded(where) if listed else []
     source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
-    class_names, names, counts = _read_table(source)
+    class_names, names, counts = read_table(source)
     wanted = [tar_name(url) for url in urls] or list(names)
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(
@@ -199,7 +186,7 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
             yield _encoded(url, sample, key(number), num_classes)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DecodeError(url, _reason(error)) from error
+        raise DecodeError(url, reason(error)) from error
     finally:
         if stream is not None:
             with suppress(OSError):  # of a command that is stopped before its end
@@ -238,69 +225,3 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
     return VideoBytes(
         f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
     )
-
-
-def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Returns the classes, and by shard the number of its first sample and its size."""
-    try:
-        with import_webdataset().gopen(url, "rb") as stream:
-            content = stream.read(MAX_TABLE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(
-            f"{url} cannot be read ({_reason(error)}); it comes with the shards: copy it as well"
-        ) from error
-    if len(content) > MAX_TABLE_BYTES:
-        raise ValueError(f"{url} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
-    try:
-        table = json.loads(content)
-        counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
-        class_names = tuple(str(name) for name in table["class_names"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{url} is not a list of shards ({error})") from error
-    if not class_names or min(counts.values(), default=0) < 1:
-        raise ValueError(f"{url} lists no class, no shard, or one without samples")
-    if (total := sum(counts.values())) > MAX_SAMPLES:
-        raise ValueError(f"{url} lists {total:,} samples; the limit is {MAX_SAMPLES:,}")
-    names = np.cumsum([0, *counts.values()]).tolist()
-    return class_names, dict(zip(counts, names, strict=False)), counts
-
-
-def _expanded(pattern: str) -> list[str]:
-    """Returns the addresses that a pattern with braces names.
-
-    Raises:
-        ValueError: If they exceed `MAX_SHARDS`.
-    """
-    counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
-    counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
-    if math.prod(counts) > MAX_SHARDS:
-        raise ValueError(f"{pattern!r} names more shards than the limit of {MAX_SHARDS:,}")
-    return list(import_webdataset().shardlists.expand_urls(pattern))
-
-
-def _checked(name: str) -> str:
-    """Returns a shard's name, which becomes part of a path, an address or a command."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
-    return name
-
-
-def _reason(error: Exception) -> str:
-    """Returns the message without what webdataset adds to it."""
-    text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
-    if ended := re.search(r": exit (-?\d+) \(read\)", text):
-        return f"the command that reads it ended with exit code {ended[1]}"
-    return str(getattr(error, "strerror", None) or text.partition(" @ ")[0])
-
-
-@cache
-def import_webdataset() -> ModuleType:
-    try:
-        import webdataset
-        import webdataset.tariterators
-    except ImportError as error:
-        raise ImportError(
-            "layout shards needs webdataset; install the extra: pip install 'videoattn[shards]'"
-        ) from error
-    module: ModuleType = webdataset
-    return module

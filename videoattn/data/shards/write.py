@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from videoattn.data.lists import Samples
-from videoattn.data.shards import TABLE, import_webdataset, key
+from videoattn.data.shards import key
+from videoattn.data.shards.table import TABLE, import_webdataset
 from videoattn.data.shards.tar import MAX_FILE_BYTES
 from videoattn.files import output_folder, write_text
 
