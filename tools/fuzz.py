@@ -47,7 +47,7 @@ SAME, OTHER, ERROR, CRASH, HANG = "frames", "other frames", "DecodeError", "cras
 
 
 class Mutant(NamedTuple):
-    """The damaged copy with this number, and the decoder that reads it."""
+    """The number of a damaged copy, and the decoder that reads it."""
 
     number: int
     source: Path
@@ -55,7 +55,7 @@ class Mutant(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How decoding a mutant ended."""
+    """The outcome of decoding a mutant."""
 
     mutant: Mutant
     kind: str
@@ -134,7 +134,7 @@ def fuzz(
 
 
 def mutant_bytes(sources: Sequence[Path], number: int, seed: int) -> bytes:
-    """Returns the damaged copy with this number; the same for the same seed and number."""
+    """Returns the damaged copy with this number, as a pure function of seed and number."""
     rng = np.random.default_rng((seed, number))
     other = sources[int(rng.integers(len(sources)))]
     return mutate(sources[number % len(sources)].read_bytes(), other.read_bytes(), rng)
@@ -190,9 +190,9 @@ def _read_from_start(path: Path, indices: np.ndarray) -> Frames | None:
     """Decodes every frame up to the last index, without seeking or skipping.
 
     Returns:
-        The frames. If fewer frames decode, because damage is in frames that are otherwise skipped,
-        frame numbers shift. Then stored times identify the frames and the result is None; without
-        stored times, it is empty and counts as "other frames".
+        The frames. If damage outside of the requested frames leaves fewer frames, their numbers
+        shift. The result is then None if the file stores times, which identify frames. Otherwise
+        it is empty, and counts as "other frames".
     """
     wanted, count = set(indices.tolist()), 0
     images: list[np.ndarray] = []
@@ -227,7 +227,7 @@ def _image(frame: av.VideoFrame, before: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _position(length: int, rng: np.random.Generator) -> int:
-    """Draws a position: anywhere, or in the first or last 4,096 bytes."""
+    """Draws a position in a file: anywhere, or in the first or last 4,096 bytes."""
     draw = rng.random()
     if draw < 0.5:
         return int(rng.integers(length))

@@ -24,7 +24,7 @@ app = typer.Typer(help="Print the Markdown tables of the documentation.", no_arg
 
 @app.command()
 def attention() -> None:
-    """Print every attention system and what it adds to an I3D-R50 (docs/attention.md)."""
+    """Print every attention system and its cost in an I3D-R50 (docs/attention.md)."""
     rows = listing.attention_rows()
     print_table(listing.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
 
@@ -43,7 +43,7 @@ def decoders(
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
     ],
 ) -> None:
-    """Print what each decoder makes of every frame of every video (docs/decoders.md)."""
+    """Print the result of each decoder on every frame of every video (docs/decoders.md)."""
     from decoders import COLUMNS, compare
 
     print_table(COLUMNS, compare(folder))

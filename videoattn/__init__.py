@@ -1,4 +1,4 @@
-"""Video action recognition whose subject is attention.
+"""A library for video action recognition with attention.
 
 The names below import torch on first use, so that `import videoattn` is quick.
 """

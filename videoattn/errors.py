@@ -1,4 +1,4 @@
-"""Error messages that state the value, the allowed values, and the remedy."""
+"""Helpers for error messages, which state the value, the allowed values, and the remedy."""
 
 import inspect
 import re

@@ -358,16 +358,16 @@ def test_recording_in_a_tsn_covers_its_segments(temporal: str, time_kind: str) -
         ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
         ({"gate_start": "zero"}, "gate_start: 'zero' does not exist; choose from half, identity"),
         ({"temporal": "lstm"}, "temporal: 'lstm' does not exist; choose from conv, mlp, channel"),
-        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' requires"),
+        ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' needs"),
         ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* remove it"),
-        ({"temporal": "mlp", "num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"temporal": "mlp", "num_frames": 0}, "num_frames: got 0; need at least 1"),
         ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),
         ({"kernel": (7, 7)}, r"kernel: got \[7, 7\]; need three odd sizes"),
         (
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
+        ({"reduction": 0}, "reduction and divisor: got 0 and"),
     ],
 )
 def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:

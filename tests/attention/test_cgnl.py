@@ -215,7 +215,7 @@ def test_invalid_options_are_rejected() -> None:
         CompactNonLocal(8, groups=3)
     with pytest.raises(ValueError, match="groups=8 does not divide both 8 channels and 4 inner"):
         CompactNonLocal(8)
-    with pytest.raises(ValueError, match="order must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="order: got -1; need at least 0"):
         CompactNonLocal(8, groups=2, order=-1)
-    with pytest.raises(ValueError, match="gamma must be above 0, got 0"):
+    with pytest.raises(ValueError, match="gamma: got 0; need more than 0"):
         CompactNonLocal(8, groups=2, gamma=0.0)

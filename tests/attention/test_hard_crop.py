@@ -320,7 +320,7 @@ def test_invalid_arguments_are_rejected() -> None:
     headless = Pooled()
     headless.fc = nn.Identity()
     with pytest.raises(
-        ValueError, match=r"Pooled has no linear classifier of one vector for each clip"
+        ValueError, match=r"Pooled: got the classifier `.*need a linear layer of one vector"
     ):
         HardCrop(headless, after="grid")
     with pytest.raises(

@@ -328,7 +328,7 @@ def test_parameter_count() -> None:
         ({"bias": "position"}, r"a value for each position of a grid, got rows=8; give"),
         (
             {"residual": True, "width": 5},
-            "residual=True adds features of the last level, 8 channel",
+            "residual=True: got 8 channels in the last level; need 5",
         ),
     ],
 )

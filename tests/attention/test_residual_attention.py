@@ -253,11 +253,11 @@ def test_invalid_options_are_rejected() -> None:
         ValueError, match="gate_start: 'zero' does not exist; choose from half, identity"
     ):
         ResidualMask(4, gate_start="zero")
-    with pytest.raises(ValueError, match="depth and units must be at least 1, got 0 and 1"):
+    with pytest.raises(ValueError, match="depth and units: got 0 and 1; need at least 1"):
         ResidualMask(4, depth=0)
-    with pytest.raises(ValueError, match="depth and units must be at least 1, got 2 and 0"):
+    with pytest.raises(ValueError, match="depth and units: got 2 and 0; need at least 1"):
         ResidualMask(4, depth=2, units=0)
-    with pytest.raises(ValueError, match="temporal_kernel must be 1 or 3, got 2"):
+    with pytest.raises(ValueError, match="temporal_kernel: got 2; choose 1 or 3"):
         ResidualMask(4, temporal_kernel=2)
 
 

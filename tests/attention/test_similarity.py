@@ -192,7 +192,7 @@ def test_invalid_options_are_rejected() -> None:
         SimilarityAttention(6, similarity="l2")
     with pytest.raises(ValueError, match="normalizer: 'none' does not exist; choose from softmax"):
         SimilarityAttention(6, normalizer="none")
-    with pytest.raises(ValueError, match=r"tau must be above 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"tau: got 0\.0; need more than 0"):
         SimilarityAttention(6, tau=0.0)
-    with pytest.raises(ValueError, match=r"bandwidth must be above 0, got -1\.0"):
+    with pytest.raises(ValueError, match=r"bandwidth: got -1\.0; need more than 0"):
         SimilarityAttention(6, bandwidth=-1.0)

@@ -191,8 +191,8 @@ def test_recorded_maps_are_gates_with_identity_value_1(scope: str) -> None:
             {"reduction": 16},
             "24 channels are not divisible by reduction=16; choose a divisor of 24, such as 8",
         ),
-        ({"reduction": 0}, "reduction and divisor must be at least 1, got reduction=0"),
-        ({"reduction": 4, "divisor": 0}, "must be at least 1, got reduction=4, divisor=0"),
+        ({"reduction": 0}, "reduction and divisor: got 0 and"),
+        ({"reduction": 4, "divisor": 0}, "got 4 and 0; need at least 1"),
         ({"reduction": None, "divisor": 8}, "divisor=8 rounds C/reduction, which does not"),
     ],
 )

@@ -384,7 +384,7 @@ def test_invalid_options_are_rejected() -> None:
         ValueError, match="border: 'reflect' does not exist; choose from mask, zero"
     ):
         StandAloneAttention(8, 16, border="reflect")
-    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="stride: got 0; need at least 1"):
         StandAloneAttention(8, 16, 0)
 
 

@@ -169,9 +169,7 @@ def test_a_video_that_fails_is_named(
         broken.write_bytes(b"")
     (tmp_path / "train").symlink_to(recipe.parent / "clips" / "train")
     words = [f"data.root={tmp_path}"]
-    with pytest.raises(
-        ValueError, match=r"^none of the videos could be decoded; videoattn prepare"
-    ):
+    with pytest.raises(ValueError, match=r"^no video could be decoded; find broken files"):
         browse(recipe, words, split="test", output=tmp_path / "sheet.png")
     assert f"failed: {broken}: the file is empty (0 bytes)" in capsys.readouterr().out
     assert not drawn

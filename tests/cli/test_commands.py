@@ -123,7 +123,7 @@ def test_test_reports_clip_and_video_accuracy(
     assert "clip accuracy" in said
     assert "32 views" in said
     assert "16 videos" in said
-    assert "16 videos asked for, 16 decoded, 0 failed" in said
+    assert "16 videos, 16 decoded, 0 failed" in said
     report = json.loads((run / "test/report.json").read_text())
     with open(run / "test/predictions.csv") as file:
         rows = list(csv.DictReader(file))
@@ -158,7 +158,7 @@ def test_the_accuracy_is_printed_even_if_its_files_cannot_be_written(
 ) -> None:
     (tmp_path / "report.json").mkdir()
     assert f"cannot write {tmp_path / 'report.json'}" in refused("test", run, "--out", tmp_path)
-    assert "16 videos asked for, 16 decoded, 0 failed" in capsys.readouterr().out
+    assert "16 videos, 16 decoded, 0 failed" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_run_is_not_read_as_markup(
@@ -186,7 +186,7 @@ def test_a_broken_test_video_is_counted_and_named(
     broken.write_text("not a video")
     assert command("test", run, f"data.root={copy}") == 0
     said = capsys.readouterr().out
-    assert "16 videos asked for, 15 decoded, 1 failed" in said
+    assert "16 videos, 15 decoded, 1 failed" in said
     assert f"failed: {broken}: " in said
 
 
@@ -206,11 +206,11 @@ def test_predict_names_actions_and_failures(
 
 def test_predict_reads_files_only(run: Path, clips: Path) -> None:
     assert refused("predict", run, clips) == (
-        f"error: {clips} is a folder; name the videos in it, as in {clips}/*.mp4"
+        f"error: {clips} is a folder; name its videos, as in {clips}/*.mp4"
     )
     assert refused("predict", run, "rtsp://localhost:1/x") == (
-        "error: rtsp://localhost:1/x is an address, and only files are read; save some seconds of "
-        "it first: ffmpeg -i rtsp://localhost:1/x -t 10 clip.mp4"
+        "error: rtsp://localhost:1/x is an address; need a file: save some seconds "
+        "first, with ffmpeg -i rtsp://localhost:1/x -t 10 clip.mp4"
     )
 
 
@@ -236,7 +236,7 @@ def test_visualize_refuses_what_the_network_does_not_see(run: Path, clips: Path)
         "error: query '1,2' is not FRAME,X,Y: a frame number and a pixel"
     )
     assert "query: frame 999 is not in" in refused("visualize", run, video, "--query", "999,1,1")
-    assert "query: pixel (0, 0) is outside the center crop that the network sees; x must be" in (
+    assert "query: pixel (0, 0) is outside the network's center crop; x must be" in (
         refused("visualize", run, video, "--query", "3,0,0")
     )
     assert refused("visualize", run, video, "--layer", "fc") == (
@@ -323,7 +323,7 @@ def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:
     assert json.loads(line)["path"] == str(broken)
     shutil.copyfile(broken, copy / "train/moves_up/0001.mp4")
     stopped = refused(*words, "--overwrite", "data.on_error=skip", "data.max_failures=1")
-    assert "2 videos could not be decoded, 1 are allowed; see runs/tiny/skipped.jsonl" in stopped
+    assert "decoded; at most 1 may fail; see runs/tiny/skipped.jsonl" in stopped
 
 
 def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Path) -> None:
@@ -342,9 +342,11 @@ def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Pat
     for split in ("train", "test"):
         for name in ("grows", "shrinks"):
             shutil.copytree(clips / split / name, two / split / name)
-    assert "was trained on 8 classes, the data have 2" in refused("test", run, f"data.root={two}")
+    assert "was trained on 8 classes, but the data has 2" in refused(
+        "test", run, f"data.root={two}"
+    )
     cut = tmp_path / "cut.pt"
     cut.write_bytes((run / "checkpoint-last.pt").read_bytes()[:5000])
-    assert "is truncated (5000 bytes, its end is missing)" in refused("test", cut)
+    assert "is truncated after 5000 bytes" in refused("test", cut)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
     assert "was not written by this package" in refused("test", tmp_path / "foreign.pt")

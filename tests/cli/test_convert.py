@@ -166,7 +166,7 @@ def test_the_other_commands_take_the_folder(
     assert command("predict", folder, clips / "test/grows/0000.mp4", "--top", 1) == 0
     assert capsys.readouterr().out.splitlines()[1].split("%")[1].strip() in MOTIONS
     assert command("test", folder, f"data.root={clips}") == 0
-    assert "8 videos asked for, 8 decoded, 0 failed" in capsys.readouterr().out
+    assert "8 videos, 8 decoded, 0 failed" in capsys.readouterr().out
     shutil.rmtree(folder / "test")
     words = ("--method", "cam", "--out", tmp_path)
     assert command("visualize", folder, clips / "test/grows/0000.mp4", *words) == 0
@@ -189,14 +189,14 @@ def test_a_shared_network_in_python(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "has model.safetensors alone; a shared folder"),
-        (lambda f: (f / "model.safetensors").unlink(), "has config.json alone; a shared folder"),
-        (lambda f: (f / "config.json").write_text('{"a'), "config.json: is damaged, not JSON "),
-        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged, not JSON "),
-        (lambda f: (f / "config.json").write_text("[1]"), "config.json: is of format None, this"),
+        (lambda f: (f / "config.json").unlink(), "has only model.safetensors; a shared folder"),
+        (lambda f: (f / "model.safetensors").unlink(), "has only config.json; a shared folder"),
+        (lambda f: (f / "config.json").write_text('{"a'), "config.json: is damaged: not JSON "),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged: not JSON "),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json: has format None; this"),
         (lambda f: without(f, "class_names"), "config.json: is damaged, it lacks class_names; "),
-        (lambda f: set_value(f, "class_names", 8), "class_names must be a list of strings, one"),
-        (lambda f: set_value(f, "format", "videoattn/9"), "is of format videoattn/9, this version"),
+        (lambda f: set_value(f, "class_names", 8), "class_names: need a list of strings, one"),
+        (lambda f: set_value(f, "format", "videoattn/9"), "has format videoattn/9; this version"),
         (lambda f: set_value(f, "class_names", ["a"]), r"is of another model: fc.weight is \(8, "),
         (lambda f: edit(f, model={"name": "tsn_r34"}), "is of another model: lacks layer1.2.conv1"),
         (lambda f: edit(f, model={"nam": "x"}), r"the checkpoint's config: unknown key 'model.nam"),
@@ -229,7 +229,7 @@ def cut(path: Path) -> None:
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is neither a run's folder with a checkpoint-last"):
+    with pytest.raises(CheckpointError, match=r"need the folder of a run with checkpoint-last"):
         videoattn.load(tmp_path)
     with pytest.raises(CheckpointError, match=r"nor a shared one with model.safetensors and conf"):
         videoattn.load(tmp_path / "nothing")
@@ -238,7 +238,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 def test_refusals(images: Path, folder: Path, tmp_path: Path) -> None:
     words = ("convert", images, "--as", "torchvision/resnet18")
     assert refused(*words, folder) == (
-        f"error: {folder} exists already; choose another name, or remove it"
+        f"error: {folder} already exists; choose another name, or remove it"
     )
     (tmp_path / "three.txt").write_text("a\nb\n\nc\n")
     assert refused(*words, tmp_path / "new", "--classes", tmp_path / "three.txt") == (

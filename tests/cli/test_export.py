@@ -120,7 +120,7 @@ def test_a_run_becomes_a_folder_to_share(tmp_path: Path) -> None:
     loaded = videoattn.load(tmp_path / "shared")
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert refused("export", tmp_path / "run", tmp_path / "shared").endswith(
-        "shared exists already; choose another name, or remove it"
+        "shared already exists; choose another name, or remove it"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_network_with_other_logits_is_not_kept(
     said = refused("export", folders / "plain", tmp_path / out, "--format", kind)
     assert said.startswith(f"error: as {kind}, the logits of {folders / 'plain'} differ by ")
     assert said.endswith(
-        "of their standard deviation; at most 1e-04 is allowed; nothing is kept; please report it"
+        "deviation; at most 1e-04 is allowed; no file is written; please report it"
     )
     monkeypatch.setitem(export.FORMATS, kind, (nothing, ending))
     assert "differ by nan" in refused("export", folders / "plain", tmp_path / out, "--format", kind)
@@ -158,7 +158,7 @@ def test_refusals(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "error: --format: 'onx' does not exist (did you mean onnx?); choose from safetensors, torch"
     )
     assert refused(*words, tmp_path / "a.pt", "--format", "onnx").endswith(
-        "a.pt: onnx is written to a file that ends in .onnx"
+        "a.pt: got another ending; need .onnx for --format onnx"
     )
     absent = importlib.import_module
 

@@ -105,10 +105,10 @@ def test_both_branches_start_from_the_weights_of_a_run(recipe: Path, clips: Path
 
 def test_epochs_of_stages_in_a_recipe(recipe: Path, clips: Path) -> None:
     words = ("train", recipe, f"data.root={clips}")
-    assert "stage_epochs: [2, 1] is only for networks that are trained in stages" in refused(
+    assert "stage_epochs: got [2, 1]; this network is not trained in stages" in refused(
         *words, "train.stage_epochs=[2,1]"
     )
-    assert "stage_epochs: [2, 1] must be 3 numbers" in refused(
+    assert "stage_epochs: got [2, 1]; need one number" in refused(
         *words, *HARD_CROP, "name=wrong", "train.stage_epochs=[2,1]"
     )
     assert "num_epochs: 2 are too few" in refused(

@@ -97,7 +97,9 @@ def test_without_labels_only_predictions_are_written(tmp_path: Path) -> None:
 
 
 def test_names_of_other_classes_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"class_names: 2 given, the network scores 3; use the da"):
+    with pytest.raises(
+        ValueError, match=r"class_names: got 2; need 3, the classes of the network; use"
+    ):
         write_report(EVALUATION, tmp_path, class_names=NAMES[:2])
 
 

@@ -178,7 +178,7 @@ def test_test_asks_for_the_data_of_a_folder_from_elsewhere(shared: Path, layout:
         },
     )
     with watched() as seen:
-        assert "shared: give its test videos, as in data.root=FOLDER" in refused("test", shared)
+        assert "shared: its test videos are unknown, because" in refused("test", shared)
     assert seen == []
 
 

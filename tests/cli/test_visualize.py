@@ -163,14 +163,15 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
         "method: 'gradcam' does not exist (did you mean grad_cam?); choose from cam, grad_cam,"
         in refused("--method", "gradcam")
     )
-    assert "layer: saliency explains the input; --layer is for cam, grad_cam, hires_cam" in refused(
-        "--method", "saliency", "--layer", "layer4"
+    assert (
+        "layer: saliency explains the input; only cam, grad_cam, hires_cam take --layer"
+        in refused("--method", "saliency", "--layer", "layer4")
     )
     misspelled = refused("--method", "cam", "--target", "rigth")
     assert "target: 'rigth' does not exist (did you mean right?); choose from" in misspelled
     words = ("--method", "cam", "--query", "0,1,1")
-    assert "cam has no query: leave out --query, or --method" in refused(*words)
-    assert "--target is the class of a --method" in refused("--target", "right")
+    assert "cam has no query; leave out --query, or --method" in refused(*words)
+    assert "--target needs a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
 
 

@@ -51,10 +51,10 @@ def test_other_links_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (LIST.encode("utf-16"), r"list.txt is a UTF-16 text; save it as UTF-8$"),
+        (LIST.encode("utf-16"), r"list.txt is UTF-16 text; save it as UTF-8$"),
         (
             codecs.BOM_UTF16_BE + LIST.encode("utf-16-be"),
-            r"list.txt is a UTF-16 text; save it as UTF-8$",
+            r"list.txt is UTF-16 text; save it as UTF-8$",
         ),
         (LIST.encode("utf-16-le"), r"list.txt has NUL bytes, as UTF-16 text has; save it as UTF-8"),
         (

@@ -247,7 +247,7 @@ def test_table_of_a_large_list_is_flat() -> None:
     [
         ({"batch_size": 0}, r"^batch_size: got 0; need at least 1$"),
         ({"num_workers": -1}, r"^num_workers: got -1; need 0 \(this process\) or more$"),
-        ({"rank": 2, "world_size": 2}, r"^rank: got 2; need 0 - 1 of 2$"),
+        ({"rank": 2, "world_size": 2}, r"^rank: got 2; need 0 to 1$"),
         ({"world_size": 14}, r"^13 samples cannot train on 14 processes; use at most one process"),
     ],
 )

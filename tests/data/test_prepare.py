@@ -62,7 +62,7 @@ def test_processes_end_with_whoever_asks() -> None:
 
 @pytest.mark.parametrize(("num_workers", "seconds"), [(0, 1.0), (1, 0.0)])
 def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"workers and \d seconds a file; need 1 or more, above 0"):
+    with pytest.raises(ValueError, match=r"num_workers and seconds: got \d and \d; need 1"):
         list(in_processes(at, [1], num_workers=num_workers, seconds=seconds))
 
 
@@ -105,7 +105,7 @@ def test_resumed_only_what_is_new_changed_or_crashed_is_looked_at(tmp_path: Path
     assert all(line.endswith("}") for line in path.read_text().splitlines())
     with pytest.raises(
         ValueError,
-        match=r"journal\.jsonl was begun with {'about': 1}, and this run is {'about': 2}; "
+        match=r"journal\.jsonl belongs to a run with {'about': 1}, and this run has {'about': 2}; "
         "choose another folder, or remove it to start again$",
     ):
         Journal(path, {"about": 2})
@@ -142,7 +142,7 @@ def test_verify_folders_of_pictures(tmp_path: Path) -> None:
         Image.new("RGB", (8, 6)).save(tmp_path / f"{i}.png")
     size = {"num_frames": 3, "height": 6, "width": 8}
     assert verify_folder((tmp_path, "{}.png", 3)) == size
-    too_few = {"error": "damaged: 3 of 4 pictures are there", **size}
+    too_few = {"error": "damaged: 3 of 4 images exist", **size}
     assert verify_folder((tmp_path, "{}.png", 4)) == too_few
     (tmp_path / "2.png").write_text("no picture")
     assert verify_folder((tmp_path, "{}.png", 3))["error"].startswith("2.png is damaged: ")

@@ -51,7 +51,7 @@ def test_a_rate_is_needed(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
     path = make_clip("a.mpg", 9, codec="mpeg1video")
     monkeypatch.setattr("videoattn.data.decode.pyav.Video.fps", 0.0)
     failure = dataset_of(path, target_fps=10.0).fetch((0, 0))
-    assert failure.reason == "names no frame rate, so its frames have no times"
+    assert failure.reason == "has no frame rate, so its frames have no times"
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord", TORCHCODEC])

@@ -79,7 +79,7 @@ def test_what_is_written(thirteen: Path, folder: Path) -> None:
 
 def test_nothing_to_write(tmp_path: Path) -> None:
     none = Samples(tmp_path, paths=[], labels=[], class_names=["c"])
-    with pytest.raises(ValueError, match=r"^no video for .*out$"):
+    with pytest.raises(ValueError, match=r"^samples: got none for .*out; need"):
         write_shards(none, tmp_path / "out", max_bytes=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -259,11 +259,11 @@ def test_a_shard_cut_short(num_workers: int, folder: Path) -> None:
         (lambda path: path.write_bytes(b"x" * 2000), r"gives 0 of its \d samples \(.+\)"),
         (
             lambda path: path.write_bytes((path.parent / "000000.tar").read_bytes()),
-            r"\(there is 00000000 with cls, json, mp4, where 0000000\d was due with a video, cls ",
+            r"\(got sample 00000000 with cls, json, mp4; need 0000000\d with a video, cls ",
         ),
-        (lambda path: relabel(path, b"2"), r"\(0000000\d has the label 2; there are 2 classes\)"),
+        (lambda path: relabel(path, b"2"), r"\(0000000\d: got label 2; need 0 to 1\)"),
         (lambda path: relabel(path, b"x"), r"\(invalid literal for int"),
-        (lambda path: relabel(path, None), r"\(there is 0000000\d with json, mp4, where"),
+        (lambda path: relabel(path, None), r"\(got sample 0000000\d with json, mp4; need"),
     ],
 )
 def test_other_damage(damage: Any, problem: str, folder: Path) -> None:
@@ -312,10 +312,10 @@ def test_a_pipe_that_fails(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"shards.json cannot be read \(No such file or directory\); it comes with the "),
+        (None, r"shards.json cannot be read \(No such file or directory\); copy it together"),
         ("[]", r"shards.json is not a list of shards \("),
         ('{"class_names": ["a"]}', r"shards.json is not a list of shards \('shards'\)$"),
-        ('{"class_names": ["a"], "shards": []}', "lists no class, no shard, or one without"),
+        ('{"class_names": ["a"], "shards": []}', "lists no class, no shard, or an empty shard"),
         (
             '{"class_names": ["a"], "shards": [{"name": "000001.tar", "num_samples": 2}]}',
             r"shards\.json does not list 000000\.tar; it lists 1 shards, 000001\.tar to 000001",

@@ -60,7 +60,7 @@ class Evil:
 
 def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-last.pt"
-    with pytest.raises(CheckpointError, match=r"checkpoint-last.pt: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-last.pt: does not exist; give"):
         load(path)
     path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"is empty \(0 bytes\); use an older checkpoint"):
@@ -68,7 +68,7 @@ def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:
     save(path, payload())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r"is truncated \(\d+ bytes, its end is missing\)"):
+    with pytest.raises(CheckpointError, match=r"is truncated after \d+ bytes; copy it"):
         load(path)
     path.write_bytes(b"weights of another kind")
     with pytest.raises(CheckpointError, match=r"is not a PyTorch checkpoint; give a checkpoint-"):
@@ -80,10 +80,10 @@ def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"was not written by this package \(it holds no dic"):
         load(path)
     torch.save({**payload(), "format": "videoattn/9"}, path)
-    with pytest.raises(CheckpointError, match=r"is of format videoattn/9, this version reads vi"):
+    with pytest.raises(CheckpointError, match=r"has format videoattn/9; this version reads vi"):
         load(path)
     torch.save({key: value for key, value in payload().items() if key != "best"}, path)
-    with pytest.raises(CheckpointError, match=r"lacks best; it cannot be used"):
+    with pytest.raises(CheckpointError, match=r"lacks best; use another"):
         load(path)
 
 
@@ -101,9 +101,11 @@ def test_a_damaged_middle_is_an_error(tmp_path: Path) -> None:
 def test_other_classes_are_named() -> None:
     path, names = Path("run/checkpoint-last.pt"), about()["class_names"]
     check_classes(path, names, list(names))
-    with pytest.raises(CheckpointError, match=r"was trained on 4 classes, the data have 2; use th"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained on 4 classes, but the data has 2; use th"
+    ):
         check_classes(path, names, ["a", "b"])
-    with pytest.raises(CheckpointError, match=r"class 1 is 'class 1', in the data it is 'b'; the"):
+    with pytest.raises(CheckpointError, match=r"class 1 is 'class 1', but 'b' in the data; the"):
         check_classes(path, names, ["class 0", "b", "class 2", "class 3"])
 
 
@@ -171,5 +173,5 @@ def test_safetensors_hold_all_that_prediction_needs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is truncated or not a safetensors file"):
         load_weights(path)
     save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"lack class_names, config, format, preprocessing"):
+    with pytest.raises(CheckpointError, match=r"lacks class_names, config, format, preprocessing"):
         load_weights(path)

@@ -54,7 +54,7 @@ def test_failed_videos_are_reported_and_not_replaced() -> None:
     evaluation = evaluate(tiny_net(), batches, to_video=to_video)
     assert [failure.index for failure in evaluation.failures] == [2, 9, 12]
     assert evaluation.indices.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 10, 11]
-    assert (evaluation.num_asked, evaluation.num_decoded, evaluation.num_failed) == (13, 10, 3)
+    assert (evaluation.num_videos, evaluation.num_decoded, evaluation.num_failed) == (13, 10, 3)
     assert "videos 10  views 3  failed 3" in evaluation.describe()
 
 
@@ -63,7 +63,7 @@ def test_videos_without_a_label_are_predicted_and_not_counted() -> None:
     some = evaluate(tiny_net(), replace(BATCHES, unlabelled=(4, 7)), to_video=to_video)
     assert torch.equal(some.probabilities, everything.probabilities)
     assert some.num_decoded == 13
-    assert some.num_labelled == 11
+    assert some.num_labeled == 11
     kept = torch.tensor([index not in (4, 7) for index in range(13)])
     right = everything.probabilities.argmax(dim=1) == everything.labels
     assert some.video_accuracy == pytest.approx(right[kept].float().mean().item())
@@ -78,7 +78,7 @@ def test_nothing_to_score_is_an_error() -> None:
         evaluate(tiny_net(), lost, to_video=to_video)
     with pytest.raises(ValueError, match=r"none of 0 videos could be scored"):
         evaluate(tiny_net(), FakeBatches(num_samples=0), to_video=to_video)
-    with pytest.raises(ValueError, match=r"max_views: 0 is not at least 1"):
+    with pytest.raises(ValueError, match=r"max_views: got 0; need at least 1"):
         evaluate(tiny_net(), BATCHES, to_video=to_video, max_views=0)
 
 
@@ -87,7 +87,7 @@ def test_a_repeated_sample_is_an_error() -> None:
         def epoch(self, epoch: int, skip_batches: int = 0):
             return iter([self.batch([0, 1]), self.batch([1, 2])])
 
-    with pytest.raises(ValueError, match=r"samples \[1\] were given more than once; each counts"):
+    with pytest.raises(ValueError, match=r"samples \[1\] occur more than once; pass each"):
         evaluate(tiny_net(), Twice(), to_video=to_video)
 
 

@@ -12,7 +12,7 @@ def test_in_top_k_by_hand() -> None:
     assert in_top_k(scores, labels, 1).tolist() == [True, False, False]
     assert in_top_k(scores, labels, 2).tolist() == [True, True, False]
     assert in_top_k(scores, labels, 5).tolist() == [True, True, False]
-    with pytest.raises(ValueError, match=r"k: 0 is not at least 1"):
+    with pytest.raises(ValueError, match=r"k: got 0; need at least 1"):
         in_top_k(scores, labels, 0)
 
 

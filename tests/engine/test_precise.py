@@ -162,5 +162,5 @@ def test_frozen_norms_keep_their_statistics() -> None:
 
 def test_a_rank_without_clips_is_an_error() -> None:
     batches = replace(FakeBatches(num_samples=2, batch_size=2), failing=(0, 1))
-    with pytest.raises(ValueError, match=r"^precise batch norm: a process could decode no train"):
+    with pytest.raises(ValueError, match=r"^precise batch norm: a process could not decode any"):
         recompute(net().train(), PreciseBatchNorm(batches, 2))

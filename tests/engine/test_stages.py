@@ -179,12 +179,12 @@ def test_the_learning_rate_restarts() -> None:
 
 
 def test_epochs_that_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"num_epochs: 2 are too few for a network .* in 3 stages"):
+    with pytest.raises(ValueError, match=r"num_epochs: got 2; need at least 3, one for each stage"):
         go(run_in(tmp_path), FakeBatches(), num_epochs=2)
     for given in ((1, 2), (2, 2, 0), (2, 2, 2)):
-        with pytest.raises(ValueError, match=r"stage_epochs: .* must be 3 numbers, 1 or more, for"):
+        with pytest.raises(ValueError, match=r"stage_epochs: .*; need one number, 1 or more, for"):
             split_epochs(4, 3, given)
     with pytest.raises(
-        ValueError, match=r"stage_epochs: \[2, 2\] is only for networks .* is not, so"
+        ValueError, match=r"stage_epochs: got \[2, 2\]; this network is not trained in stages"
     ):
         split_epochs(4, 1, (2, 2))

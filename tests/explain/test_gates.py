@@ -353,11 +353,15 @@ def test_a_clip_without_boxes() -> None:
         (
             "spatial",
             (1, 3, 4),
-            r"spatial map: .* need \(N, T, H, W\), without a 0: see GateMap",
+            r"spatial map: .* need \(N, T, H, W\), without a size of 0; see GateMap",
         ),
         ("temporal", (1, 2, 4), r"temporal map: .* need \(N, T\)"),
         ("mask", (1, 2, 3, 4), r"mask map: .* need \(N, C, T, H, W\)"),
-        ("pooling", (1, 0, 2, 3, 4), r"pooling map: .* need \(N, D, T, H, W\), without a 0"),
+        (
+            "pooling",
+            (1, 0, 2, 3, 4),
+            r"pooling map: .* need \(N, D, T, H, W\), without a size of 0",
+        ),
         ("box", (1, 4, 6), r"box map: .* need \(N, T, 4\)"),
     ],
 )

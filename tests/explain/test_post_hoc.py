@@ -238,14 +238,14 @@ def test_the_default_layer_is_the_last_stage() -> None:
 
 def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
-    with pytest.raises(ValueError, match=r"in training mode, in which clips mix; call model\.eval"):
+    with pytest.raises(ValueError, match=r"in training mode, which mixes clips; call model\.eval"):
         saliency(made(Pooled).train(), x, TARGETS)
     with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose one of body,"):
         grad_cam(model, x, TARGETS, layer="layer9")
     with pytest.raises(ValueError, match="'fc' does not return one feature map"):
         grad_cam(model, x, TARGETS, layer="fc")
     with pytest.raises(
-        ValueError, match="the scores of Flat are not one linear layer `fc` of the mean"
+        ValueError, match="the scores of Flat are not a linear function of the mean of"
     ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
     with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):

@@ -108,7 +108,7 @@ def test_weights_of_another_network_are_refused() -> None:
     state = {f"layer1.0.conv{i}.weight": torch.zeros(1) for i in range(3, 10)}
     message = (
         r"7 names are not in ResNet3d: layer1.0.conv3.weight, .*conv7.weight and 2 more; "
-        "its own begin with"
+        "its first names are"
     )
     with pytest.raises(ValueError, match=message):
         load_inflated(model, state)

@@ -164,3 +164,22 @@ def test_where_the_data_of_a_run_were_is_recorded_outside_of_its_folder(tmp_path
     assert remembered_data(tmp_path / "y") is None
     remember_data(tmp_path / "y", Config(name="x", data=DataConfig(root="other")))
     assert remembered_data(tmp_path / "y")["root"] == "other"
+
+
+def test_a_home_that_cannot_be_written_does_not_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIDEOATTN_HOME", str(tmp_path / "file"))
+    start(tmp_path / "x")
+    assert "x` will ask for its data: [Errno 20] cannot write " in capsys.readouterr().out
+
+
+def test_a_run_from_a_typed_command_is_a_run(tmp_path: Path) -> None:
+    """Its config.yaml holds an address that a recipe may not have."""
+    shards = DataConfig(root="", train_split="pipe:cat a.tar")
+    config = Config(name="x", data=shards)
+    with claim(tmp_path / "x", config, Parallel(), resume=False, overwrite=False):
+        (tmp_path / "x/metrics.jsonl").write_text("{}\n")
+    start(tmp_path / "x", overwrite=True)
+    assert files(tmp_path / "x") == {"config.yaml"}

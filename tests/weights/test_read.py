@@ -131,7 +131,7 @@ def test_an_unknown_wrapper_shows_its_keys(tmp_path: Path) -> None:
 
 def test_a_list_is_not_a_state_dict(tmp_path: Path) -> None:
     torch.save([torch.zeros(2)], tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="holds a list, not a mapping"):
+    with pytest.raises(ValueError, match="holds a list; need a mapping"):
         read_state_dict(tmp_path / "a.pth")
 
 

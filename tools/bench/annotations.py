@@ -1,4 +1,4 @@
-"""Measures how long a list of many videos takes to load, and how much memory it needs.
+"""Measures the time and memory of loading a long list of videos.
 
 No videos are needed. The lists and the index are written to a temporary folder. They have the
 length of Kinetics-700, and paths of the same form.
@@ -26,7 +26,7 @@ NUM_CLASSES = 700
 
 
 class Cost(NamedTuple):
-    """Seconds, and memory in MB, of loading one list."""
+    """The time (seconds) and memory (MB) of loading one list."""
 
     seconds: float
     cpu_seconds: float
@@ -104,7 +104,7 @@ def measure(read: Callable[[], Samples], num_workers: int) -> Cost:
 
 
 def _in_workers(samples: Samples, num_workers: int) -> list[tuple[float, float, float]]:
-    """Returns PSS, USS, and the USS that reading added, of each forked worker."""
+    """Returns for each forked worker its PSS, its USS, and the increase of USS by reading."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     barrier = context.Barrier(num_workers)
@@ -139,7 +139,7 @@ def _read_share(
 
 
 def _memory() -> dict[str, float]:
-    """Returns the memory of this process in MB: Private, and Pss with its share of the rest."""
+    """Returns the memory of this process in MB: Private, and Pss (with its share of the rest)."""
     sizes = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         key, value = line.split()[:2]

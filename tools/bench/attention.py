@@ -38,7 +38,7 @@ UNPOOLED_POSITIONS = 16 * 28 * 28
 
 
 class Site(NamedTuple):
-    """A position in a network: the features that a block gets there."""
+    """A position in a network, with the size of its features."""
 
     channels: int
     grid: tuple[int, int, int]
@@ -46,7 +46,7 @@ class Site(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """seconds: median of forward and backward. peak: bytes in addition to weights and inputs."""
+    """Median seconds of forward and backward, and peak bytes besides weights and inputs."""
 
     seconds: float
     peak: int
@@ -179,7 +179,7 @@ def count(name: str, site: Site) -> tuple[int, int]:
 
 
 def has_explicit_path(name: str, channels: int) -> bool:
-    """Returns whether the system computes its map with `attend`, by a path that can be chosen."""
+    """Returns whether the system computes its map with `attend`, on a selectable path."""
     with torch.device("meta"):
         module, _ = make_block(name, Site(channels, (2, 2, 2)), "meta")
     return any(hasattr(part, "path") for part in module.modules())
@@ -205,7 +205,7 @@ def _peak(device: str) -> int:
 
 
 def _ratio(peak: int, base: int) -> str:
-    """Returns the ratio of two peaks; a base below 1 MiB is noise."""
+    """Returns the ratio of two peaks, unless the base is noise (below 1 MiB)."""
     return f"{peak / base:.1f}x" if base >= 2**20 else "-"
 
 

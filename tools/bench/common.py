@@ -1,4 +1,4 @@
-"""Markdown tables and lists of videos, shared by the benchmarks."""
+"""Helpers of the benchmarks: Markdown tables and lists of videos."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -31,7 +31,7 @@ def decoders(
 
 
 def compare(root: Path) -> list[tuple[str, ...]]:
-    """Returns a row for each video: its name, what it is, and the result of each decoder."""
+    """Returns a row for each video: its name, its format, and the result of each decoder."""
     record = root / "frames.json"
     expected = json.loads(record.read_text()) if record.is_file() else {}
     for name in DECODERS:
@@ -64,7 +64,7 @@ def _kind(path: Path, num_frames: int) -> str:
         codec, header = stream.codec_context, stream.frames
         kind = f"{container.format.name.split(',')[0]}, {codec.name} {codec.pix_fmt}"
     kind += f", {num_frames} frame{'s' * (num_frames != 1)}"
-    return kind if header in (0, num_frames) else f"{kind} (its header says {header})"
+    return kind if header in (0, num_frames) else f"{kind} (header: {header})"
 
 
 def _against_record(path: Path, chunks: Sequence[np.ndarray], record: dict[str, Any] | None) -> str:
@@ -103,12 +103,12 @@ def _against_pyav(path: Path, chunks: Sequence[np.ndarray], decoder: Decoder) ->
 
 
 def _without_decoder(reason: str) -> str:
-    """Removes the decoder's name, which is in the column's head."""
+    """Removes the decoder's name from a message, because the column's head has it."""
     return re.sub(r"^decoder \w+ |; choose decoder pyav$", "", reason)
 
 
 def _difference(path: Path, chunk: np.ndarray, decoder: Decoder) -> float:
-    """Returns the largest mean difference of a frame from PyAV's."""
+    """Returns the mean difference from PyAV's frame, for the frame where it is largest."""
     ours, theirs = decode(path, chunk), decode(path, chunk, decoder=decoder)
     return max(
         float((a.float() - b.float()).abs().mean()) for a, b in zip(ours, theirs, strict=True)

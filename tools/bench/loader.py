@@ -1,10 +1,10 @@
 """Measures clips per second of our loader and of other ways to load the same clips.
 
-The sides take turns on the same files, so that a change in the machine's load affects all of them.
-All but FFmpeg return clips of 224 x 224 pixels, cropped at two scales (pytorchvideo: at one scale,
-from frames whose short side is 256); half of them are mirrored. Our loader decodes with two threads
-per process, and decord with a second thread. On a machine whose loaders keep every core busy, no
-core is free for second threads, so the first table also has rates on one core, and the last table
+The loaders (sides) take turns on the same files, so that a change in the machine's load affects all
+of them. All but FFmpeg return clips of 224 x 224 pixels, cropped at two scales (pytorchvideo: at
+one scale, from frames whose short side is 256); half of the clips are mirrored. Our loader decodes
+with two threads per process, and decord with a second thread. If loaders keep every core busy, no
+core is free for second threads; so the first table also has rates on one core, and the last table
 has only those. Our side knows the length of each video, as after `videoattn prepare index` or one
 epoch.
 """
@@ -95,7 +95,7 @@ def ours(
     num_workers: int = 0,
     num_clips: int = 1,
 ) -> Clips:
-    """Our loader, with `num_clips` clips from each decode."""
+    """Returns our loader, with `num_clips` clips from each decode."""
     dataset = ClipDataset(
         samples,
         sample_frames=repeated(sampler, num_clips),
@@ -267,7 +267,7 @@ def _by_decoder(samples: Samples, missing: dict[str, str]) -> dict[Decoder, Samp
 
 
 def _samples(root: Path, paths: list[str]) -> Samples:
-    """Samples with frame counts and rates, as from an index."""
+    """Returns samples with frame counts and rates, as from an index."""
     timings = np.array([count_frames(root / path) for path in paths]).reshape(-1, 2)
     return Samples(
         root,

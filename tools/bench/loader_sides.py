@@ -71,7 +71,7 @@ class _DecordDataset(Dataset[Tensor]):
 def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Clips:
     """Loads clips with pytorchvideo's LabeledVideoDataset and the transforms of its tutorial.
 
-    It decodes all frames of the clip with PyAV, keeps some, resizes these and crops them.
+    It decodes all frames of the clip with PyAV, and then selects, resizes and crops frames.
 
     Raises:
         ImportError: If pytorchvideo is not installed.
@@ -103,7 +103,7 @@ def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:
     """Returns the clips per second that the ffmpeg program decodes with one thread.
 
     It decodes from the key frame before a clip's first frame to its last frame. Nothing is
-    converted, resized or copied. The time is ffmpeg's own, without its start.
+    converted, resized or copied. The time excludes the start of ffmpeg.
 
     Raises:
         FileNotFoundError: If ffmpeg is not installed.

@@ -1,4 +1,4 @@
-"""Attention blocks, their insertion into a network, and the recording of their maps."""
+"""Provides attention blocks, inserts them into networks, and records their maps."""
 
 from videoattn.attention.archive import load_maps, save_maps
 from videoattn.attention.blocks.non_local import NonLocal

@@ -173,9 +173,9 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     shape = tuple(inputs[info.classifier].shape)
     if not isinstance(classifier, nn.Linear) or len(shape) > 3:
         raise ValueError(
-            f"{type(model).__name__} has no linear classifier of one vector for each clip: "
-            f"`{info.classifier}` is a {type(classifier).__name__} of {shape}; choose another "
-            "network"
+            f"{type(model).__name__}: got the classifier `{info.classifier}`, a "
+            f"{type(classifier).__name__} of {shape}; need a linear layer of one vector per clip; "
+            "choose another network"
         )
     return classifier
 
@@ -225,7 +225,7 @@ def attach_masks(
     for position, shape in output_shapes(model, stages, info).items():
         stage = modules[position]
         if not isinstance(stage, nn.Sequential) or len(stage) < 2:
-            raise ValueError(f"{position!r} is not a stage of two or more blocks: nothing to mask")
+            raise ValueError(f"{position!r} has nothing to mask; need a stage of 2 or more blocks")
         mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
         model.set_submodule(position, MaskedStage(stage, mask, name))
     return model

@@ -15,8 +15,8 @@ from videoattn.types import ModelInfo, Video, own_info
 class VideoView(nn.Module):
     """Lets a video block read the features (N·T, C, H, W) of a 2-D network as (N, C, T, H, W).
 
-    Each 4-D input is such a stack of images; other inputs, such as a pooled feature, pass
-    unchanged. A video that the block returns becomes images again; logits pass unchanged.
+    A 4-D input is a stack of images. Other inputs, such as a pooled feature, pass unchanged. If the
+    block returns a video, it becomes images again; logits pass unchanged.
 
     Args:
         block: The video block.
@@ -55,12 +55,12 @@ def insert_attention(
 
     The child `layer2.1` of an `nn.Sequential` (or `nn.ModuleList`) gets a neighbor
     `layer2.1_<name>` that runs right after it. Any other module, such as a residual block's last
-    norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>` that its output passes through. No
-    existing key of the state dict changes. The number of channels comes from a pass that computes
-    shapes only.
+    norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>`, which processes its output. No
+    existing key of the state dict changes. A pass that computes only shapes determines the number
+    of channels.
 
     Args:
-        model: The network, which is changed.
+        model: The network, which is changed in place.
         make_block: Constructor of the block.
         after: Dotted names of modules.
         name: Name of the blocks.

@@ -1,4 +1,4 @@
-"""Auxiliary losses of attention blocks.
+"""Collects the auxiliary losses of attention blocks.
 
 Blocks keep them after a forward pass in training mode. The caller collects and weights them:
 

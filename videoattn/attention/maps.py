@@ -80,7 +80,7 @@ class PairwiseAttention:
         self._rows = rows
 
     def rows(self, queries: Tensor) -> Float[Tensor, "N Q T H W"]:
-        """Returns the rows of the queries, the mean over heads, in float32 or wider."""
+        """Returns the rows of the queries, averaged over heads, in float32 or wider."""
         return self.rows_by_head(queries)[0].mean(1)
 
     def rows_by_head(
@@ -127,7 +127,7 @@ class PairwiseMap:
 
     @property
     def weights(self) -> Float[Tensor, "N Q T H W"]:
-        """Returns the rows, the mean over heads."""
+        """Returns the rows, averaged over heads."""
         return self.rows.mean(1)
 
 
@@ -172,8 +172,8 @@ class HasMaps(Protocol):
 def to_input(found: PairwiseMap | GateMap, size: Grid, *, smooth: bool = False) -> Tensor:
     """Resamples a map to the grid (T, H, W) of a clip.
 
-    A frame has the weights of the temporal cell that covers it. A pixel has those of its cell, or
-    of a bilinear interpolation between cell centers.
+    A frame has the weights of the temporal cell that covers it. A pixel has the weights of its
+    cell, or of a bilinear interpolation between cell centers.
 
     Args:
         found: The map.

@@ -67,8 +67,8 @@ def record_attention(
         model: The network. `nn.MultiheadAttention` modules are recorded if its structure has a
             `token_grid`.
         queries: Positions in the input clip, or names of special tokens ("class"). Each block
-            records the row of the cell that holds the position. None records all rows, which
-            small grids allow.
+            records the row of the cell that holds the position. None records all rows, if the
+            grid is small enough.
         received: Also sum the weight that each key position receives from all positions.
         factors: Also keep queries and keys of maps that are products.
         info: Structure of the network; its own `info` by default.

@@ -1,8 +1,8 @@
-"""The command line: one file per command."""
+"""The command-line interface, with one file per command."""
 
 
 def main() -> None:
-    """Runs the command that the program's arguments name."""
+    """Runs the command in `sys.argv`."""
     from videoattn.cli import app  # `import videoattn.cli.train` does not need it
 
     app.main()

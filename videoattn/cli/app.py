@@ -1,7 +1,7 @@
 """The `videoattn` command.
 
-`videoattn --help` needs only the table below. The module of a command, and torch with it, is
-imported when the command is called.
+`videoattn --help` reads only the table below. The module of a command is imported when the command
+is called, because it imports torch.
 """
 
 import importlib
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
 
-The module has a function `command`, or a Typer `app` if there are commands below it.
+The module has a function `command`, or a Typer `app` with subcommands.
 """
 
 
@@ -60,7 +60,7 @@ class Commands(TyperGroup):
 
 
 def main(words: list[str] | None = None) -> None:
-    """Runs the command that the words, or else the program's arguments, name.
+    """Runs the command in `words`, by default the program's arguments.
 
     An error that the user can fix ends the process with one line.
     """
@@ -84,7 +84,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Returns the errors whose message is for the user, not for a developer."""
+    """Returns the error types whose messages are for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
     from videoattn.engine.step import NonFiniteError

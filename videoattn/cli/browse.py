@@ -63,11 +63,11 @@ def browse(
     num_videos: int = 8,
     output: Path | None = None,
 ) -> Path:
-    """Draws clips of some videos, as the network receives them, on one sheet, and returns its file.
+    """Draws clips as the network receives them on one sheet, and returns its file.
 
-    Training clips are those of the first steps, with the same crops and augmentation. Mixed clips
-    are in the same pairs, unless other videos of the batch fail, and their labels have both shares.
-    Test videos come from the whole list, and each view is a row.
+    Training clips are the clips of the first steps, with their crops and augmentation. Mixed clips
+    are in the same pairs, unless other videos of the batch fail, and show both labels' shares. Test
+    videos are spread over the whole list, and each view is a row.
 
     Args:
         split: train or test.
@@ -88,7 +88,9 @@ def browse(
         clips += _rows(config, samples, sample, videos, targets)
         drawn += 1
     if not clips:
-        raise ValueError("none of the videos could be decoded; videoattn prepare verify names all")
+        raise ValueError(
+            "no video could be decoded; find broken files with videoattn prepare verify"
+        )
     sheet = draw_clips(
         clips,
         title=f"{config.name}: the network's input in {split}ing",
@@ -113,7 +115,7 @@ def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
     num_classes, num_clips = len(loader.dataset.samples.class_names), config.train.num_clips
     to_video = make_to_video(config.clip, torch.device("cpu"))
     mix = make_mix(config.augment, num_classes, num_clips)
-    # Which clips of a step's later batches are mixed depends on the network's random draws.
+    # In later batches of a step, the choice of mixed clips depends on the network's random draws.
     batches = loader.batches(0)[:: config.train.accumulate_steps]
     each = num_videos if mix is None else ceil(num_videos / min(MIXED_STEPS, len(batches)))
     for step, indices in enumerate(batches):
@@ -180,7 +182,7 @@ def _shown(video: Tensor, config: Config) -> Frames:
 
 
 def _label(target: Tensor, own: int, class_names: Sequence[str]) -> str:
-    """Returns the class of the video, then that of the clip mixed into it."""
+    """Returns the class of the video, then the class of the clip that is mixed into it."""
     others = [label for label in target.nonzero().flatten().tolist() if label != own]
     if own < 0:
         return "no label"
@@ -204,7 +206,7 @@ def _input(config: Config, split: Subset, videos: str) -> str:
 
 
 def _changes(section: str, settings: AugmentConfig | TestConfig) -> str:
-    """Returns the settings that differ from the defaults, as a recipe names them."""
+    """Returns the settings that differ from the defaults, as key=value."""
     changes = [
         f"{field.name}={getattr(settings, field.name)}"
         for field in fields(settings)

@@ -1,4 +1,4 @@
-"""Reads the clip of a video that a network sees, for commands that draw on its frames."""
+"""Reads a clip of a video as the network's input, and its frames to draw on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ class Clip:
     """The center view of a video.
 
     Args:
-        frames: Decoded frames, cut to the crop, (T, 3, H, W) uint8. Pictures are drawn on them.
+        frames: Decoded frames, cropped, (T, 3, H, W) uint8, to draw on.
         video: The network's input, (1, 3, T, h, w).
         box: The crop in pixels of the video.
         numbers: The index of each frame in the video.
@@ -57,7 +57,7 @@ class Clip:
         box = self.box
         if not (box.x0 <= x < box.x1 and box.y0 <= y < box.y1):
             raise ValueError(
-                f"query: pixel ({x}, {y}) is outside the center crop that the network sees; "
+                f"query: pixel ({x}, {y}) is outside the network's center crop; "
                 f"x must be {box.x0} to {box.x1 - 1}, y {box.y0} to {box.y1 - 1}"
             )
         return nearest, y - box.y0, x - box.x0

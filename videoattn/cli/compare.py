@@ -25,7 +25,7 @@ NONE = "none"
 
 
 class Result(NamedTuple):
-    """A finished run: accuracies in 0 - 1, and the median training speed in clips/s."""
+    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s."""
 
     video_accuracy: float
     clip_accuracy: float
@@ -89,7 +89,7 @@ def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -
     result = Result(
         scores.video_accuracy,
         scores.clip_accuracy,
-        scores.num_labelled,
+        scores.num_labeled,
         sum(parameter.numel() for parameter in model.parameters()),
         statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
     )

@@ -1,4 +1,4 @@
-"""`videoattn convert`: writes a public checkpoint as a folder that every other command takes."""
+"""`videoattn convert`: writes a public checkpoint as a folder for the other commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ CLASS_LIST = "data/classes/kinetics400.txt"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A public checkpoint, as it was published.")],
+    file: Annotated[Path, typer.Argument(help="A public checkpoint, unchanged.")],
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="A new folder, or a new file X.safetensors.")
     ],
@@ -78,7 +78,7 @@ def command(
 
 
 def _config(name: str, row: PublicModel) -> Config:
-    """Returns the network, and the preprocessing and views that its accuracy was published for."""
+    """Returns the config, with the preprocessing and views of the published accuracy."""
     source, network = row.preprocessing, row.network
     num_frames = source.test_frames or source.num_frames
     if network.startswith("resnet"):
@@ -108,13 +108,13 @@ def _config(name: str, row: PublicModel) -> Config:
 
 
 def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple[list[str], str]:
-    """Returns the class names, and a description of where they come from."""
+    """Returns the class names, and a description of their source."""
     if file is not None:
         names = _lines(file)
         if len(names) != num_classes:
             raise ValueError(
                 f"--classes: {file} has {len(names)} names, the weights have {num_classes} "
-                "classes; one name a line"
+                "classes; write one name per line"
             )
         return names, f"as in {file}"
     kinetics = Path(__file__).parents[2] / CLASS_LIST  # in a clone of the repository

@@ -1,4 +1,4 @@
-"""`videoattn demo`: clips, two trainings, and pictures of attention, in a few minutes."""
+"""`videoattn demo`: generates clips, trains two networks and draws attention, in minutes."""
 
 import sys
 import time
@@ -101,7 +101,7 @@ def _write_clips(folder: Path) -> None:
 
 
 def _first_correct(clips: Path, motion: str, scores: Evaluation) -> Path:
-    """Returns the first test clip of the motion that is classified correctly, or else the first."""
+    """Returns the first correctly classified test clip of the motion, or else the first."""
     label = sorted(MOTIONS).index(motion)
     videos = sorted((clips / "test" / motion).iterdir())
     correct = scores.probabilities.argmax(1)[scores.labels == label] == label

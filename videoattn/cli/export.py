@@ -1,4 +1,4 @@
-"""`videoattn export`: writes a network in a format that other programs read, and checks it.
+"""`videoattn export`: writes a network in a format for other programs, and checks it.
 
 torch-export: a .pt2 file for torch.export.load. onnx: a .onnx file for onnxruntime and others.
 safetensors: a folder to share, for this package.
@@ -54,7 +54,7 @@ def command(
     """
     write, suffix = FORMATS[one_of("--format", kind, FORMATS)]
     if suffix and output.suffix != suffix:
-        raise ValueError(f"{output}: {kind} is written to a file that ends in {suffix}")
+        raise ValueError(f"{output}: got another ending; need {suffix} for --format {kind}")
     require_empty(output)
     predictor = load(run)
     network = write(predictor, _clips(predictor.config, 2), output)
@@ -63,7 +63,7 @@ def command(
         shutil.rmtree(output) if output.is_dir() else output.unlink()
         raise ValueError(
             f"as {kind}, the logits of {run} differ by {difference:.1e} of their standard "
-            f"deviation; at most {TOLERANCE:.0e} is allowed; nothing is kept; please report it"
+            f"deviation; at most {TOLERANCE:.0e} is allowed; no file is written; please report it"
         )
     if suffix:
         write_text(output.with_name(f"{output.name}.json"), _description(predictor))
@@ -158,8 +158,8 @@ def _clips(config: Config, number: int) -> Tensor:
 
 
 def _difference(model: nn.Module, network: Network, config: Config) -> float:
-    """Returns the largest difference of the logits of one and three clips, in their standard
-    deviations."""
+    """Returns the largest difference of the logits of one and three clips, divided by their
+    standard deviation."""
     clips = _clips(config, 3)
     with torch.no_grad():
         expected = model(clips)

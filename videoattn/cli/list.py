@@ -1,4 +1,4 @@
-"""`videoattn list`: the attention systems and the public models."""
+"""`videoattn list`: lists the attention systems and the public models."""
 
 from functools import cache, partial
 from typing import NamedTuple
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 class AttentionRow(NamedTuple):
-    """A system, with the parameters and MACs that it adds to an I3D-R50 at its default positions.
+    """An attention system, with its parameters and MACs in an I3D-R50 at default positions.
 
     A multiply-add is one MAC. Elementwise operations are not counted.
     """
@@ -115,7 +115,7 @@ def _count(model: nn.Module) -> tuple[int, int]:
 
 
 def frames_of(row: PublicModel) -> str:
-    """Returns how the frames of a clip are sampled, such as "8 x 8" or "8 segments"."""
+    """Returns the sampling of a clip, such as "8 x 8" or "8 segments"."""
     clip = row.preprocessing
     if clip.sampling == "dense":
         return f"{clip.num_frames} x {clip.frame_stride}"

@@ -1,4 +1,4 @@
-"""`videoattn predict`."""
+"""`videoattn predict`: names the action in videos."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def predict(
 ) -> Evaluation:
     """Prints the `top` classes of each video, and returns the scores.
 
-    Frames are sampled as the run's own config describes.
+    The config of the run determines the sampled frames.
 
     Raises:
         ValueError: If the run cannot be loaded, or a video is a folder or an address.
@@ -56,16 +56,16 @@ def predict(
 
 
 def _file_of(video: str) -> str:
-    """Returns the video.
+    """Returns the path of a video file.
 
     Raises:
         ValueError: If it is not a file.
     """
     if Path(video).is_dir():
-        raise ValueError(f"{video} is a folder; name the videos in it, as in {video}/*.mp4")
+        raise ValueError(f"{video} is a folder; name its videos, as in {video}/*.mp4")
     if re.match(r"\w[\w+.-]*://", video):
         raise ValueError(
-            f"{video} is an address, and only files are read; save some seconds of it first: "
+            f"{video} is an address; need a file: save some seconds first, with "
             f"ffmpeg -i {video} -t 10 clip.mp4"
         )
     return video

@@ -57,7 +57,7 @@ def verify(
     what: What,
     overrides: Overrides = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the lists; runs/verify-NAME.")
+        Path | None, typer.Option("--out", help="Folder for lists; runs/verify-NAME if not given.")
     ] = None,
     workers: Workers = CORES,
     seconds: Seconds = 60.0,
@@ -104,7 +104,8 @@ def index(
     """Write an index, so that training starts sooner.
 
     It holds the number of frames, frame rate, size and key frames of each video, which training
-    otherwise reads from the files. Run it again after files have changed: only those are read.
+    otherwise reads from the files. Run it again after files have changed: it reads only changed
+    files.
     """
     root = existing_root(folder)
     items = {path: root / path for path in files.videos_in(root)}
@@ -201,7 +202,7 @@ def shards(
         skip = load(what, overrides or ()).data.on_error == "skip"
     for subset, samples in subsets.items():
         if samples.frame_template is not None:
-            raise ValueError("shards hold videos, and these are folders of images")
+            raise ValueError("data.layout: got folders of images; shards need videos")
         samples = samples.take(inside(samples.root, list(samples.paths), follow_links))
         kept, broken = count_frames(samples, num_workers=workers, seconds=seconds)
         if broken and not skip:

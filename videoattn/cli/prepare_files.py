@@ -1,4 +1,4 @@
-"""What the `videoattn prepare` commands share: reading a source, examining files, reporting."""
+"""Helpers of `videoattn prepare`: reading a source, examining files, reporting."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,26 +22,27 @@ NUM_BROKEN_SHOWN = 10
 
 
 def read_source(
-    what: Path, overrides: Sequence[str], missing: Missing = "keep"
+    source: Path, overrides: Sequence[str], missing: Missing = "keep"
 ) -> tuple[str, dict[str, Samples]]:
-    """Returns a name, and the samples of each subset: "train" and "test" of a recipe, or "" for all
-    videos of a folder, without labels.
+    """Returns the name of a dataset, and its samples by subset.
+
+    The subsets of a recipe are "train" and "test". A folder has one, "", without labels.
 
     Args:
-        missing: Whether listed videos that do not exist are kept among a recipe's samples.
+        missing: Whether to keep listed videos that do not exist among a recipe's samples.
 
     Raises:
         ValueError: If the recipe is wrong, or no video is found.
     """
-    if what.is_dir():
+    if source.is_dir():
         if overrides:
-            raise ValueError(f"{what} is a folder; {overrides[0]} would change a recipe")
-        paths = videos_in(what)
-        samples = Samples(what, paths=paths, labels=[-1] * len(paths), class_names=())
-        return what.resolve().name, {"": samples}
-    config = load(what, overrides)
+            raise ValueError(f"{source} is a folder, which has no settings; remove {overrides[0]}")
+        paths = videos_in(source)
+        samples = Samples(source, paths=paths, labels=[-1] * len(paths), class_names=())
+        return source.resolve().name, {"": samples}
+    config = load(source, overrides)
     if config.data.layout == "shards":
-        raise ValueError("data.layout is shards; prepare reads the videos that they were made of")
+        raise ValueError("data.layout: got shards; need the layout of the original videos")
     return config.name, {
         "train": make_samples(config.data, "train", missing),
         "test": make_samples(config.data, "test", missing),
@@ -93,11 +94,11 @@ def examine_all(
     num_workers: int,
     seconds: float,
 ) -> dict[str, Record]:
-    """Runs a task on every file that the journal does not know, shows the progress, and closes the
+    """Runs a task on every file that is not in the journal, displays progress, and closes the
     journal.
 
     Args:
-        verb: What the progress line says has been done, such as "verified".
+        verb: The past participle in the progress line, such as "verified".
         items: The argument of the task by path, relative to the root.
         seconds: Time limit per file.
 
@@ -130,7 +131,7 @@ def broken_of(records: Mapping[str, Record]) -> dict[str, Record]:
 
 
 def show_broken(broken: Mapping[str, Record], folder: Path | None = None) -> None:
-    """Prints the first broken files, and writes all of them to `broken.txt` in the folder."""
+    """Prints the first broken files, and writes the full list to `broken.txt` in the folder."""
     errors = [(path, broken[path]["error"]) for path in sorted(broken)]
     if folder is not None:
         write_lines(folder / "broken.txt", (f"{path}\t{error}" for path, error in errors))
@@ -149,7 +150,7 @@ def count_frames(
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
 
-    Videos that the dataset's index knows are not opened.
+    Videos in the dataset's index are not opened.
     """
     counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:

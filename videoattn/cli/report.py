@@ -35,7 +35,7 @@ def write_report(
     prediction, and `confusion.png` shows it as fractions of each row.
 
     Args:
-        describe: Returns the name of a sample, given its index.
+        describe: Function from the index of a sample to its name.
 
     Returns:
         The content of report.json.
@@ -46,14 +46,14 @@ def write_report(
     num_classes = evaluation.probabilities.shape[1]
     if len(class_names) != num_classes:
         raise ValueError(
-            f"class_names: {len(class_names)} given, the network scores {num_classes}; "
-            "use the data that it was trained on"
+            f"class_names: got {len(class_names)}; need {num_classes}, the classes of the "
+            "network; use its training data"
         )
     output_folder(folder)
     report = summarize(evaluation)
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
-    if evaluation.num_labelled:
+    if evaluation.num_labeled:
         counts = confusion(evaluation)
         _write_per_class(folder / "per_class.csv", evaluation, class_names)
         header = ["label \\ predicted", *class_names]
@@ -69,10 +69,10 @@ def summarize(evaluation: Evaluation) -> dict[str, object]:
     return {
         **_numbers(evaluation),
         **({"parts": parts} if parts else {}),
-        "videos_asked": evaluation.num_asked,
+        "videos_asked": evaluation.num_videos,
         "videos_decoded": evaluation.num_decoded,
         "videos_failed": evaluation.num_failed,
-        "videos_labelled": evaluation.num_labelled,
+        "videos_labelled": evaluation.num_labeled,
         "views_per_video": evaluation.num_views,
         "failures": [asdict(failure) for failure in evaluation.failures],
     }
@@ -86,8 +86,8 @@ def _numbers(evaluation: Evaluation) -> dict[str, float | None]:
 
 
 def confusion(evaluation: Evaluation) -> Confusion:
-    """Returns how often videos of each class (row) were predicted as each class (column)."""
-    labels, predicted = _labelled(evaluation)
+    """Returns the number of videos of each class (row) with each prediction (column)."""
+    labels, predicted = _labeled(evaluation)
     num_classes = evaluation.probabilities.shape[1]
     counts = confusion_matrix(labels, predicted, labels=range(num_classes))
     return np.asarray(counts, dtype=np.int64)
@@ -115,12 +115,12 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color)
     with warnings.catch_warnings():
-        # Class names may be in a script that the font lacks. It is drawn as boxes.
+        # The font may lack the script of class names. It is then drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def _labelled(
+def _labeled(
     evaluation: Evaluation,
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     known = evaluation.labels >= 0
@@ -129,7 +129,7 @@ def _labelled(
 
 
 def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[str]) -> None:
-    labels, predicted = _labelled(evaluation)
+    labels, predicted = _labeled(evaluation)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=range(len(class_names)), zero_division=0.0
     )
@@ -176,7 +176,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 
 def _cell(value: object) -> object:
-    """Returns a cell that no spreadsheet runs as a formula: such text gets a leading quote."""
+    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value

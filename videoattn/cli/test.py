@@ -1,4 +1,4 @@
-"""`videoattn test`."""
+"""`videoattn test`: measures the accuracy of a run."""
 
 import tempfile
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ def evaluate_run(
     """Scores every view of every test video, prints the accuracies, and writes the report.
 
     Args:
-        folder: Where the report is written; <run>/test by default.
+        folder: Folder for the report. Default: <run>/test.
 
     Raises:
-        ValueError: If the run cannot be loaded, its data are unknown, or they have other classes.
-        OSError: If the folder cannot be written. Nothing is scored then.
+        ValueError: If the run cannot be loaded, or its data is unknown or has other classes.
+        OSError: If the folder cannot be written; raised before scoring.
     """
     with init_parallel(device) as parallel:
         data = remembered_data(run if run.is_dir() else run.parent)
@@ -53,9 +53,9 @@ def evaluate_run(
         config = predictor.config
         if not config.data.root:
             raise ValueError(
-                f"{run}: give its test videos, as in data.root=FOLDER (and data.layout=..., "
-                "data.test_split=... if they are not class folders under test). Only a run that "
-                "you trained in this folder finds its data again; a shared config is not trusted"
+                f"{run}: its test videos are unknown, because only runs that you trained in this "
+                "folder remember their data; set data.root=FOLDER (and data.layout, "
+                "data.test_split if the videos are not in class folders below test)"
             )
         samples = make_samples(config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
@@ -95,7 +95,7 @@ def show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
     for name in ("", "top-1", "top-5", "over"):
         is_number = name.startswith("top")
         table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
-    n = evaluation.num_labelled
+    n = evaluation.num_labeled
     over_views = f"{n * evaluation.num_views} views, each alone"
     over_videos = f"{n} videos, mean of {test.num_clips} x {test.num_crops} views (clips x crops)"
     for part, scores in (evaluation.parts or {"": evaluation}).items():
@@ -106,7 +106,7 @@ def show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
             numbers = (f"{100 * metrics[name]:.2f} %" for name in ("accuracy", "top5"))
             table.add_row(f"{part} {kind}".strip(), *numbers, over)
     table.caption = (
-        f"{evaluation.num_asked} videos asked for, {evaluation.num_decoded} decoded, "
+        f"{evaluation.num_videos} videos, {evaluation.num_decoded} decoded, "
         f"{evaluation.num_failed} failed"
     )
     console.print(table)

@@ -1,4 +1,4 @@
-"""`videoattn train`."""
+"""`videoattn train`: trains the network of a recipe."""
 
 from typing import Annotated
 

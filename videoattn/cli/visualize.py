@@ -1,4 +1,4 @@
-"""`videoattn visualize`: draws where a network looks, across the frames of a video."""
+"""`videoattn visualize`: draws the attention of a network across the frames of a video."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,27 +33,27 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FRAME,X,Y",
-            help="Show where this pixel of this frame of the video attends to. Repeatable; the "
+            help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
             "positions that receive the most attention if not given.",
         ),
     ] = None,
     layer: Annotated[
         str | None,
         typer.Option(
-            help="An attention block, or a prefix of several; all blocks if not given, or the last "
-            "of each stage if there are many. With a CAM: its layer; the last stage if not given."
+            help="An attention block, or a prefix of block names; all blocks if not given, or "
+            "the last of each stage if many. With a CAM: its layer; the last stage if not given."
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Draw what the score of a class depends on, instead of attention: cam, grad_cam, "
+            help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
             "hires_cam, saliency, guided_backprop or occlusion."
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="With --method: the class; the predicted one if not given."),
+        typer.Option(help="With --method: the class; the predicted class if not given."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -67,11 +67,11 @@ def command(
     """
     if method is None:
         if target is not None:
-            raise ValueError("--target is the class of a --method, such as --method grad_cam")
+            raise ValueError("--target needs a --method, such as --method grad_cam")
         visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
         return
     if query:
-        raise ValueError(f"{method} has no query: leave out --query, or --method")
+        raise ValueError(f"{method} has no query; leave out --query, or --method")
     visualize_score(
         run, video, method=method, layer=layer, target=target, folder=output, device=device
     )
@@ -86,15 +86,15 @@ def visualize(
     folder: Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draws the maps of attention blocks and returns the files that were written.
+    """Draws the maps of attention blocks, and returns the written files.
 
     A map gets a contact sheet (PNG), and an overlay (MP4) if it has positions in the frame;
     pairwise and local maps get both for every query.
 
     Args:
-        queries: "FRAME,X,Y", a frame number and a pixel of the video; by default the positions
-            that receive the most attention in each block.
-        layer: A block, one of its maps, or a prefix of such names ("layer3"); by default every
+        queries: "FRAME,X,Y", a frame number and a pixel of the video. Default: the positions that
+            receive the most attention in each block.
+        layer: A block, one of its maps, or a prefix of such names ("layer3"). Default: every
             block, or the last block of each stage if there are many.
     """
     loaded = load(run, resolve_device(device))
@@ -137,14 +137,14 @@ def visualize_score(
     folder: Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draws what the score of a class depends on and returns the files that were written.
+    """Draws a map that explains the score of a class, and returns the written files.
 
     Works for networks with and without attention.
 
     Args:
         method: A name in `explain.METHODS`.
-        layer: The layer of a CAM; the last stage unless given.
-        target: A class; the predicted one unless given.
+        layer: The layer of a CAM. Default: the last stage.
+        target: A class. Default: the predicted class.
 
     Raises:
         ValueError: If a name is unknown, or the method does not apply to the network.
@@ -152,7 +152,7 @@ def visualize_score(
     one_of("method", method, explain.METHODS)
     if layer is not None and method not in explain.OF_A_LAYER:
         raise ValueError(
-            f"layer: {method} explains the input; --layer is for {', '.join(explain.OF_A_LAYER)}"
+            f"layer: {method} explains the input; only {', '.join(explain.OF_A_LAYER)} take --layer"
         )
     loaded = load(run, resolve_device(device))
     if target is not None:

@@ -17,14 +17,14 @@ _BUFFERS_PER_PROCESS = 6
 
 
 class Slot(NamedTuple):
-    """The buffer that a batch is in."""
+    """The buffer of a batch."""
 
     process: int
     number: int
 
 
 class BufferPool:
-    """The buffers of a loader's processes.
+    """A pool of reusable buffers for the processes of a loader.
 
     A worker, or the main process without workers, stacks batches into its own buffers. A buffer is
     in use until the main process has freed the last tensor that views it. If all of them are in
@@ -39,7 +39,7 @@ class BufferPool:
         self._held: set[Slot] = set()
 
     def stack(self, clips: list[Tensor]) -> tuple[UInt8[Tensor, "N ..."], Slot | None]:
-        """Stacks the clips of a batch."""
+        """Stacks the clips of a batch in a free buffer, or in new memory if none is free."""
         worker = get_worker_info()
         process = 0 if worker is None else worker.id
         free = (~self._in_use[process]).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Samples of videos: frame numbers are drawn, decoded in one pass, cropped and resized.
+"""Makes samples from videos: draws frame numbers, decodes in one pass, crops and resizes.
 
 All randomness of a sample comes from a generator seeded with (seed, epoch, index). The number of
 workers or ranks, and resuming a run, do not change a sample.
@@ -31,7 +31,7 @@ class Sample:
     """The views of one video: clips times crops, the crops of a clip next to each other.
 
     Args:
-        label: The class, or -1 if unknown.
+        label: The index of the class, or -1 if unknown.
         index: The position in the dataset.
         numbers: The frame numbers of each clip.
         fps: The frame rate of the video, or 0 if unknown.
@@ -54,7 +54,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         on_error: "raise" raises a DecodeError for a file that fails; "skip" returns a Failure.
         still_frame: Replaces each clip by its middle frame, repeated.
         decode: `videoattn.data.decode.decode`, or a partial of it with other options.
-        target_fps: Draws frames as if the video had this frame rate, by the frames' times.
+        target_fps: Draws frames by their times, as if the video had this frame rate.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class ClipDataset(Dataset[Sample | Failure]):
         return order
 
     def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
-        """Returns what `fetch` takes for each sample of the batches."""
+        """Returns the keys of the batches, which `fetch` takes."""
         return [[(epoch, index) for index in batch] for batch in batches]
 
     def fetch(self, key: tuple[int, int], video: VideoBytes | None = None) -> Sample | Failure:
-        """Returns the sample; for a file that fails, a Failure for either value of `on_error`.
+        """Returns the sample, or a Failure if the file fails, for either value of `on_error`.
 
         Args:
             video: The encoded video, if the sample's path cannot be opened.
@@ -199,8 +199,8 @@ def sample_numbers(
 ) -> Int64[np.ndarray, "clips T"]:  # fmt: skip
     """Draws the frame numbers of clips.
 
-    With `target_fps`, draws from a video of that rate, whose frames are those displayed at its
-    times: frames are left out or repeated.
+    With `target_fps`, frames are left out or repeated, as if the video were displayed and filmed
+    again at that rate.
     """
     if target_fps is None:
         return sampler(num_frames, fps, generator)

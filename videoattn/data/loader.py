@@ -1,8 +1,8 @@
-"""Batches in an order that depends only on (seed, epoch), for any number of workers and ranks.
+"""Loads batches in an order that depends only on (seed, epoch), not on workers and ranks.
 
-Step s of a run on W ranks takes positions s*B*W to (s+1)*B*W of the order, and rank r every W-th of
-them from r on. Each rank has batches of B, and together the ranks see what one process with batches
-of B*W sees.
+Step s of a run on W ranks takes positions s*B*W to (s+1)*B*W of the order; rank r takes every W-th
+of them, from r on. Each rank has batches of B samples. Together the ranks take the same samples as
+one process with batches of B*W.
 """
 
 import os
@@ -34,11 +34,11 @@ class ClipLoader:
     """Yields batches; `skip_batches` resumes inside an epoch without decoding earlier batches.
 
     The last, smaller batch is kept. When shuffling (training), every rank takes the same number of
-    steps: a remainder of fewer samples than ranks is left out, because some rank would get none.
+    steps: a remainder of fewer samples than ranks is left out, so that no rank gets an empty batch.
     Without shuffling (evaluation) every sample is counted once, and ranks may have unequal numbers
     of batches. Batches are in pinned memory if there is a GPU.
 
-    A file fails if it crashes a worker or takes a worker longer than `timeout_seconds`. With
+    A file fails if it crashes a worker or keeps it busy for longer than `timeout_seconds`. With
     on_error="skip", the workers restart and continue without the file; the other samples do not
     change. A worker that is killed from outside always ends the epoch.
 
@@ -65,7 +65,7 @@ class ClipLoader:
         if num_workers < 0:
             raise ValueError(f"num_workers: got {num_workers}; need 0 (this process) or more")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank: got {rank}; need 0 - {world_size - 1} of {world_size}")
+            raise ValueError(f"rank: got {rank}; need 0 to {world_size - 1}")
         if shuffle and len(dataset) < world_size:
             raise ValueError(
                 f"{len(dataset)} samples cannot train on {world_size} processes; "
@@ -96,8 +96,8 @@ class ClipLoader:
         """Yields the epoch's batches from number `skip_batches` on.
 
         Raises:
-            DecodeError: At the batch with a file that fails, if the dataset's on_error is "raise".
-            WorkerDiedError: If a worker died; it names the file.
+            DecodeError: If a file of a batch fails and the dataset's on_error is "raise".
+            WorkerDiedError: If a worker died; the message names the file.
         """
         batches = self.batches(epoch)
         done = skip_batches
@@ -170,7 +170,7 @@ class ClipLoader:
 
 
 class _Loaded(NamedTuple):
-    """A batch on its way to the main process; channels are last."""
+    """The batch that a worker sends to the main process; channels are last."""
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
@@ -183,7 +183,7 @@ _Task = Callable[[], Sample | Failure]
 
 
 class _BatchKeys(Sampler[list[Any]]):
-    """Keys of the next epoch's batches. Workers live through all epochs, so keys name theirs."""
+    """The keys of the next epoch's batches. Keys include the epoch, because workers outlive it."""
 
     def __init__(self) -> None:
         self.keys: Iterable[list[Any]] = []
@@ -193,8 +193,8 @@ class _BatchKeys(Sampler[list[Any]]):
 
 
 class _SampleFetcher(Dataset[Sample | Failure]):
-    """Fetches the samples of a batch. Failures go to the main process, which raises: an error from
-    a worker loses its type."""
+    """Fetches the samples of a batch. Failures are returned, and the main process raises them: an
+    error from a worker loses its type."""
 
     def __init__(
         self,
@@ -220,8 +220,8 @@ class _SampleFetcher(Dataset[Sample | Failure]):
 
 
 def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
-    """Joins the samples of a batch, channels last in memory: a view of a batch is then a
-    channels_last_3d video without a copy."""
+    """Joins the samples of a batch with channels last in memory, so that a view of the batch is a
+    channels_last_3d video."""
     samples = [item for item in items if isinstance(item, Sample)]
     clips = [sample.frames.movedim(-3, -1) for sample in samples]
     shapes = sorted({tuple(clip.shape) for clip in clips})
@@ -245,7 +245,7 @@ def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
 
 
 class _Threads:
-    """Runs tasks in threads; in these, torch does not start further threads."""
+    """Runs tasks in threads, in which torch starts no further threads."""
 
     def __init__(self, num_threads: int) -> None:
         self._pool = ThreadPoolExecutor(num_threads, "clips", torch.set_num_threads, (1,))
@@ -257,5 +257,5 @@ class _Threads:
 
 
 def _num_cores() -> int:
-    """Returns the cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

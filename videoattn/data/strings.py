@@ -1,4 +1,4 @@
-"""Strings packed into two arrays, which worker processes share instead of copying.
+"""Packs strings into two arrays that worker processes share instead of copying.
 
 A Python list of half a million strings would be copied into every worker, page by page, as
 reference counts change. It would also be pickled string by string.

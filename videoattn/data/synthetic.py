@@ -3,8 +3,8 @@
 A textured object moves left, right, up or down, turns either way, grows or shrinks. Behind it a
 camera pans across a textured background, and smaller objects rest or drift. Four pairs of classes
 are each other's time reversal, so that both classes of a pair have the same frames. Every state
-(position, size, angle) has the same distribution in all classes: a state that does not change in
-a clip has a value that it would have at some moment if it did.
+(position, size, angle) has the same distribution in all classes: if a state does not change in a
+clip, its value is drawn as if the motion were stopped at a random moment.
 
 Coordinates are (x, y) from -1 to 1 with y pointing down, as in `grid_sample`.
 """
@@ -41,9 +41,9 @@ MOTIONS: dict[str, tuple[str, int]] = {
     "turns_clockwise": ("angle", 1),
     "turns_counter_clockwise": ("angle", -1),
 }
-"""Class name -> (state that changes, sign of the change), sorted as class folders are."""
+"""Class name -> (state that changes, sign of the change), sorted like class folders."""
 
-# Least and most change of a state during a clip. Size is the logarithm of the radius.
+# Smallest and largest change of a state in a clip. Size is the logarithm of the radius.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
 _Drawn = tuple[dict[str, Tensor], np.random.Generator]
@@ -52,7 +52,7 @@ _OVERSAMPLING = 4
 
 
 class DemoClip(NamedTuple):
-    """One clip before it is encoded."""
+    """A clip before it is encoded."""
 
     frames: Frames
     frame_rate: int  # frames per second
@@ -100,7 +100,7 @@ def write_demo_clips(
 
 
 def demo_clip(motion: str, *, seed: int, split: Split, number: int) -> DemoClip:
-    """Returns the clip of a class and number, as a pure function of the arguments.
+    """Returns a clip as a pure function of the arguments.
 
     Raises:
         ValueError: If the motion is unknown.
@@ -138,7 +138,7 @@ def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> di
     states = {}
     for name, (least, most) in TRAVEL.items():
         travel = rng.uniform(least, most)
-        resting = rng.uniform(-0.5, 0.5)  # a moment of the motion, if this clip had it
+        resting = rng.uniform(-0.5, 0.5)  # as at a random moment of this motion
         moment = sign * progress if name == changing else torch.full((num_frames,), resting)
         states[name] = middle[name] + travel * moment
     return states
@@ -185,7 +185,7 @@ def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
 
 
 def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
-    """Draws `patch` (RGB times alpha, and alpha) on `picture` (T, 3, H, W) in place."""
+    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, H, W), in place."""
     rows, columns = (_reach(states[name], states["size"]) for name in ("y", "x"))
     axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     x = axis[None, None, columns] - states["x"][:, None, None]
@@ -199,7 +199,7 @@ def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
 
 
 def _reach(center: Tensor, log_size: Tensor) -> slice:
-    """Returns the pixels along one axis that the object covers in any frame."""
+    """Returns the range of pixels along one axis that the object covers in any frame."""
     radius = torch.exp(log_size) * 1.05  # interpolation blurs the edge by half a patch pixel
     first = ((center - radius).min().item() + 1) * SIZE / 2
     last = ((center + radius).max().item() + 1) * SIZE / 2

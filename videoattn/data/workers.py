@@ -1,8 +1,8 @@
-"""Supervises processes that decode, so that a crash or a hang is attributed to the file.
+"""Supervises decoding processes, to find the file that causes a crash or a hang.
 
-`WorkerMonitor` watches the workers of a DataLoader. Each worker records the sample that it decodes
-in shared memory, and sets an alarm. The kernel's alarm ends the process even inside C code. Torch
-notices that a worker died, and the record names the file. All of it costs microseconds.
+`WorkerMonitor` watches the workers of a DataLoader. Each worker writes the index of its current
+sample to shared memory, and sets an alarm. The kernel's alarm ends the process even inside C code.
+Torch reports that a worker died, and the record names the file. All of this takes microseconds.
 
 `in_processes` runs a task on many files, one process per file at a time, and replaces a process
 that crashes or hangs.
@@ -39,8 +39,8 @@ class WorkerDiedError(DecodeError):
     """Raised if a worker of a loader died.
 
     Attributes:
-        path: The file that it decoded last.
-        index: The sample if its file caused the death, else None.
+        path: The last file that the worker decoded.
+        index: The index of the sample if its file caused the death, else None.
     """
 
     def __init__(self, path: str | Path, reason: str, index: int | None) -> None:
@@ -68,7 +68,7 @@ class WorkerMonitor:
 
     @contextmanager
     def decoding(self, index: int) -> Iterator[None]:
-        """Encloses the decoding of a sample. Does nothing outside a worker."""
+        """Records the sample, and limits the time, inside the `with`. Only acts in a worker."""
         worker = get_worker_info()
         if worker is None:
             yield
@@ -87,19 +87,19 @@ class WorkerMonitor:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Encloses the start of the workers."""
+        """Records the worker processes that start inside the `with`."""
         before = active_children()
         yield
         self._processes += [child for child in active_children() if child not in before]
         _report_deaths_at_the_next_batch()
 
     def reset(self) -> None:
-        """Forgets the workers, which have ended."""
+        """Clears the records of workers that have ended."""
         self._processes = []
         self._records.zero_()
 
     def crashed(self, path_of: Callable[[int], Path]) -> list[WorkerDiedError]:
-        """Returns an error for each worker that has ended, or is about to."""
+        """Returns an error for each worker that has ended, or ends within a second."""
         if not self._processes:
             return []
         ending = wait([process.sentinel for process in self._processes], timeout=1.0)
@@ -130,7 +130,7 @@ class WorkerMonitor:
 
 
 class Crash(NamedTuple):
-    """Takes the place of a result if the process crashed or hung."""
+    """Replaces the result of an item if its process crashed or hung."""
 
     reason: str
 
@@ -148,11 +148,12 @@ def in_processes(
         seconds: The time limit for one item.
 
     Raises:
-        ValueError: If there is not at least one process and some time.
+        ValueError: If `num_workers` is below 1, or `seconds` is not positive.
     """
     if num_workers < 1 or seconds <= 0:
         raise ValueError(
-            f"got {num_workers} workers and {seconds:g} seconds a file; need 1 or more, above 0"
+            f"num_workers and seconds: got {num_workers} and {seconds:g}; need at least 1, and "
+            "more than 0"
         )
     remaining = iter(items)
     workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]
@@ -176,7 +177,7 @@ def in_processes(
 
 
 class _Worker:
-    """A process that runs the task on one item after another, and is replaced if it ends."""
+    """Runs the task on one item after another in a process, which it replaces if it ends."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -239,9 +240,8 @@ def _how(process: BaseProcess) -> str:
 
 
 def _report_deaths_at_the_next_batch() -> None:
-    """Silences torch's handler, which raises wherever the main thread is when a worker dies, such
-    as in the middle of a training step. Waiting for the next batch fails too, and can name the
-    file."""
+    """Disables torch's handler, which raises in the main thread as soon as a worker dies, even in a
+    training step. The wait for the next batch fails too, and its error names the file."""
     handler = signal.getsignal(signal.SIGCHLD)
     theirs = str(getattr(handler, "__module__", "")).startswith("torch.utils.data.")
     if not (theirs and callable(handler)) or threading.current_thread() is not (

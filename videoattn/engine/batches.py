@@ -1,4 +1,4 @@
-"""What the engine needs from a data pipeline: an iterable of batches, and a conversion."""
+"""The interface of a data pipeline: an iterable of batches, and a conversion to video."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
@@ -14,10 +14,10 @@ ToVideo = Callable[[UInt8[Tensor, "N T C H W"]], Video]
 
 @runtime_checkable
 class Batches(Protocol):
-    """One rank's batches; their order is a pure function of the epoch."""
+    """The batches of one rank, in an order that is a pure function of the epoch."""
 
     def __len__(self) -> int:
-        """The number of batches in an epoch, equal on all ranks when training."""
+        """Returns the number of batches in an epoch, equal on all ranks when training."""
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
         """Iterates over the batches of `epoch`, without the first `skip_batches`."""

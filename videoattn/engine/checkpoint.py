@@ -29,7 +29,7 @@ State = dict[str, Tensor]
 
 
 class CheckpointMeta(TypedDict):
-    """What prediction needs besides the weights."""
+    """The metadata that prediction needs besides the weights."""
 
     config: dict[str, object]
     class_names: list[str]
@@ -50,7 +50,7 @@ class Checkpoint(CheckpointMeta):
 
 
 class CheckpointError(ValueError):
-    """The file is not a checkpoint, is damaged, or belongs to another model or dataset."""
+    """Raised for a file that cannot be used: not a checkpoint, damaged, or of another model."""
 
 
 def save(path: Path, payload: Checkpoint) -> None:
@@ -90,7 +90,7 @@ def load(path: Path) -> Checkpoint:
     _check_format(path, payload["format"])
     missing = sorted(Checkpoint.__required_keys__ - set(payload))
     if missing:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it cannot be used")
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}; use another checkpoint")
     return cast(Checkpoint, payload)
 
 
@@ -130,15 +130,15 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
         found = [file.name for file in (weights, path / ABOUT) if file.exists()]
         if len(found) == 1:
             raise CheckpointError(
-                f"{path}: has {found[0]} alone; a shared folder holds {WEIGHTS} and {ABOUT}"
+                f"{path}: has only {found[0]}; a shared folder needs {WEIGHTS} and {ABOUT}"
             )
         if found:
             return weights, _read_weights(weights)[0], _read_meta(path / ABOUT)
     file = path / LAST if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(
-            f"{path} is neither a run's folder with a {LAST}, nor a shared one with {WEIGHTS} and "
-            f"{ABOUT}, nor a checkpoint"
+            f"{path}: need the folder of a run with {LAST}, a shared folder with {WEIGHTS} and "
+            f"{ABOUT}, or a checkpoint"
         )
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
@@ -147,7 +147,7 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
-    """Reads a file of `save_weights`.
+    """Reads a file that `save_weights` wrote.
 
     Raises:
         CheckpointError: If the file is missing, damaged or foreign.
@@ -156,7 +156,7 @@ def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
     missing = sorted(({"format"} | CheckpointMeta.__required_keys__) - set(metadata))
     if missing:
         raise CheckpointError(
-            f"{path}: its metadata lack {', '.join(missing)}, so it was not written by this "
+            f"{path}: its metadata lacks {', '.join(missing)}, so it was not written by this "
             "package; convert it first"
         )
     meta = {key: _from_json(path, text) for key, text in metadata.items() if key != "format"}
@@ -167,7 +167,8 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
     """Loads weights from `path` into a model with exactly the same names and shapes.
 
     Raises:
-        CheckpointError: If they differ; names the first tensors. The model is unchanged.
+        CheckpointError: If they differ; the message names the first tensors. The model is then
+            unchanged.
     """
     check_fit(model, state, path=path)
     model.load_state_dict(dict(state))
@@ -203,13 +204,13 @@ def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> Non
     """
     if len(theirs) != len(ours):
         raise CheckpointError(
-            f"{path}: was trained on {len(theirs)} classes, the data have {len(ours)}; "
+            f"{path}: was trained on {len(theirs)} classes, but the data has {len(ours)}; "
             "use the data that it was trained on, or train a new classifier from its weights"
         )
     for number, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if their != our:
             raise CheckpointError(
-                f"{path}: class {number} is '{their}', in the data it is '{our}'; "
+                f"{path}: class {number} is '{their}', but '{our}' in the data; "
                 "the classes must be the same, in the same order"
             )
 
@@ -222,7 +223,7 @@ def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
             return tensors, file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: is truncated or not a safetensors file ({error})"
+            f"{path}: is truncated or not a safetensors file ({error}); copy it again"
         ) from error
 
 
@@ -231,34 +232,32 @@ def _read_meta(path: Path) -> CheckpointMeta:
     with path.open("rb") as file:
         meta = _from_json(path, file.read(MAX_JSON_BYTES + 1))
     _check_format(path, meta.get("format") if isinstance(meta, dict) else None)
-    missing = sorted(CheckpointMeta.__required_keys__ - set(meta))
-    if missing:
+    if missing := sorted(CheckpointMeta.__required_keys__ - set(meta)):
         raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
     return _meta_of(path, meta)
 
 
 def _from_json(path: Path, text: str | bytes) -> Any:
     if len(text) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: metadata exceed the limit of {MAX_JSON_BYTES:,} bytes")
+        raise CheckpointError(f"{path}: metadata exceeds the limit of {MAX_JSON_BYTES:,} bytes")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged, not JSON ({error}); copy it again") from error
+        raise CheckpointError(f"{path}: is damaged: not JSON ({error}); copy it again") from error
 
 
 def _meta_of(path: Path, values: Mapping[str, object]) -> CheckpointMeta:
     names = values["class_names"]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path}: class_names must be a list of strings, one per class")
-    keys = [key for key in CheckpointMeta.__annotations__ if key in values]
-    meta = {key: values[key] for key in keys}
+        raise CheckpointError(f"{path}: class_names: need a list of strings, one per class")
+    meta = {key: values[key] for key in CheckpointMeta.__annotations__ if key in values}
     check_bounds(meta, f"{path}: the metadata")
     return cast(CheckpointMeta, meta)
 
 
 def _check_exists(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(f"{path}: does not exist; give a checkpoint, or the folder of a run")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: is empty (0 bytes); use an older checkpoint")
 
@@ -271,7 +270,7 @@ def _check_is_zip(path: Path) -> None:
         starts_as_zip = file.read(4) == b"PK\x03\x04"
     if starts_as_zip:
         raise CheckpointError(
-            f"{path}: is truncated ({path.stat().st_size} bytes, its end is missing); copy it "
+            f"{path}: is truncated after {path.stat().st_size} bytes; copy it "
             "again or use an older checkpoint"
         )
     raise CheckpointError(f"{path}: is not a PyTorch checkpoint; give a checkpoint-*.pt file")
@@ -279,11 +278,13 @@ def _check_is_zip(path: Path) -> None:
 
 def _check_format(path: Path, found: object) -> None:
     if found != FORMAT:
-        raise CheckpointError(f"{path}: is of format {found}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path}: has format {found}; this version reads {FORMAT}; update the package"
+        )
 
 
 def _check_plain(value: object, name: str) -> None:
-    """Checks that `weights_only` loading accepts the value; better to fail now than at a resume."""
+    """Checks that `weights_only` loading accepts the value, so that a later resume cannot fail."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _check_plain(item, f"{name}.{key}")

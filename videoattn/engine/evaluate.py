@@ -18,24 +18,24 @@ from videoattn.types import Batch, Failure
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A network with several classifiers. `parts` returns the logits of each by name; the last
-    ones are those of `forward`."""
+    """A network with several classifiers. `parts` returns the logits of each by name; the last is
+    the result of `forward`."""
 
     def parts(self, x: Tensor) -> Mapping[str, Tensor]: ...
 
 
 WHOLE = ""
-"""Stands for the name of the part in a network without parts."""
+"""The name of the only classifier of a network without `parts`."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The scores of all decoded videos, in the order of the dataset, and their metrics.
 
-    Metrics are fractions of the labeled videos, or NaN if there are none: of `clip_metrics`, each
-    view counts alone; `video_metrics` use the mean score over the views of a video. `loss` is the
-    mean over views. Failed videos appear in `failures` only. `parts` has the evaluation of each
-    classifier of a network that `HasParts`.
+    Metrics are fractions, or NaN if no video has a label. In `clip_metrics`, each view of a labeled
+    video counts by itself; `video_metrics` use the mean score over the views of a video. `loss` is
+    the mean over views. Failed videos are in `failures` only. For a network that `HasParts`,
+    `parts` has the evaluation of each classifier.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean scores over views
@@ -65,11 +65,11 @@ class Evaluation:
         return len(self.failures)
 
     @property
-    def num_asked(self) -> int:
+    def num_videos(self) -> int:
         return self.num_decoded + self.num_failed
 
     @property
-    def num_labelled(self) -> int:
+    def num_labeled(self) -> int:
         return int((self.labels >= 0).sum())
 
     def describe(self) -> str:
@@ -81,7 +81,7 @@ class Evaluation:
         return (
             f"video {name} {_percent(self.video_metrics[name])}  {f'({parts})  ' * bool(parts)}"
             f"clip {name} {_percent(self.clip_metrics[name])}  "
-            f"videos {self.num_labelled}  views {self.num_views}  failed {self.num_failed}"
+            f"videos {self.num_labeled}  views {self.num_views}  failed {self.num_failed}"
         )
 
 
@@ -113,10 +113,10 @@ def evaluate(
 
     Raises:
         ValueError: If no video could be scored, or one occurs twice.
-        FloatingPointError: If a score is not finite; names the samples.
+        FloatingPointError: If a score is not finite; the message names the samples.
     """
     if max_views < 1:
-        raise ValueError(f"max_views: {max_views} is not at least 1")
+        raise ValueError(f"max_views: got {max_views}; need at least 1")
     objective = objective or CrossEntropy()
     parallel = parallel or Parallel()
     dtype = resolve_precision(precision, parallel.device)
@@ -149,7 +149,7 @@ def evaluate(
 def _forward(
     model: nn.Module, batch: Batch, to_video: ToVideo, max_views: int
 ) -> dict[str, Tensor]:
-    """Returns the logits (N V, K) of each part on the CPU; `WHOLE` if the network has no parts."""
+    """Returns the logits (N V, K) of each classifier on the CPU; its name is `WHOLE` if alone."""
     chunks: list[dict[str, Tensor]] = []
     for frames in batch.frames.flatten(0, 1).split(max_views):
         video = to_video(frames)
@@ -163,7 +163,7 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
     if not bool(logits.isfinite().all()):
         rows = logits.isfinite().all(dim=1).view(num_videos, num_views).all(dim=1)
         bad = batch.indices[~rows].tolist()
-        raise FloatingPointError(f"the scores of samples {bad[:8]} are not finite")
+        raise FloatingPointError(f"the scores of samples {bad[:8]} are not finite; use float32")
     labels = batch.labels.repeat_interleave(num_views)
     metrics, loss = objective.metrics(logits, labels), objective.loss(logits, labels)
     sums = torch.stack([labels >= 0, *metrics.values(), loss.double()], dim=1)
@@ -197,7 +197,7 @@ def _join(
     indices, order = torch.cat([row.indices for row in scores]).sort()
     if bool((indices.diff() == 0).any()):
         twice = indices[:-1][indices.diff() == 0].tolist()
-        raise ValueError(f"samples {twice[:8]} were given more than once; each counts once")
+        raise ValueError(f"samples {twice[:8]} occur more than once; pass each sample once")
     probabilities = torch.cat([row.probabilities for row in scores])[order]
     labels = torch.cat([row.labels for row in scores])[order]
     sums = torch.cat([row.sums for row in scores])[order]

@@ -1,4 +1,4 @@
-"""Samples that training skips because they could not be decoded."""
+"""Counts and lists samples that training skips because they cannot be decoded."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -15,13 +15,13 @@ SKIPPED = "skipped.jsonl"
 
 
 class TooManyFailuresError(RuntimeError):
-    """More samples could not be decoded than `max_failures` allows."""
+    """Raised if more than `max_failures` samples could not be decoded."""
 
 
 def count_samples(
     group: Sequence[Batch], state: TrainState, *, run: RunSettings, parallel: Parallel
 ) -> None:
-    """Counts the samples of a step over all ranks, and lists each failed one once in the run.
+    """Counts the samples of a step over all ranks, and lists each failed sample once per run.
 
     Raises:
         TooManyFailuresError: If more than `run.max_failures` samples have failed.
@@ -45,13 +45,13 @@ def count_samples(
     if run.max_failures is not None and len(state.failed) > run.max_failures:
         last = list(new.values())[-1]
         raise TooManyFailuresError(
-            f"{len(state.failed)} videos could not be decoded, {run.max_failures} are allowed; see "
-            f"{run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
+            f"{len(state.failed)} videos could not be decoded; at most {run.max_failures} may fail"
+            f"; see {run.folder / SKIPPED}; the last: {last.path}: {last.reason}"
         )
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Returns the failures in a file of `append_failures`; none if it does not exist."""
+    """Returns the failures that `append_failures` wrote; none if the file does not exist."""
     return [Failure(**json.loads(line)) for line in complete_lines(path)]
 
 
@@ -62,8 +62,8 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Keeps only these samples in the file. An interrupted run may have listed more after its last
-    checkpoint; a resumed run will list them again."""
+    """Removes other samples from the file: those that an interrupted run listed after its last
+    checkpoint. The resumed run lists them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:

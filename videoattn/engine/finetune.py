@@ -1,6 +1,6 @@
-"""Fine-tuning: which pretrained parameters are frozen, and when.
+"""Freezes pretrained parameters in fine-tuning.
 
-This is a pure function of the epoch, so a checkpoint stores nothing of it.
+The frozen set is a pure function of the epoch, so checkpoints do not store it.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class FineTuning:
     freeze_batch_norm: bool = False
 
     def is_frozen(self, epoch: int) -> bool:
-        """Whether the whole backbone is frozen in `epoch` (from 0)."""
+        """Returns whether the whole backbone is frozen in `epoch` (from 0)."""
         return epoch < self.frozen_epochs
 
     def unfreeze(self, model: nn.Module) -> None:
@@ -49,8 +49,8 @@ class FineTuning:
                 norm.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
-                f"epoch {epoch + 1} would train nothing: the initial weights reached every "
-                "parameter of it, and frozen_epochs freezes them; set frozen_epochs to 0"
+                f"epoch {epoch + 1} would train nothing, because every parameter "
+                "is pretrained; set frozen_epochs to 0"
             )
 
     def set_train_mode(self, model: nn.Module, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Training objectives: the loss, the scores, and the metrics of a task."""
+"""Defines the loss, the scores and the metrics of a task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from videoattn.types import Labels, Logits, Target
 
 @runtime_checkable
 class Objective(Protocol):
-    """Everything that training and evaluation need to know about a task."""
+    """The interface of a task for training and evaluation."""
 
     metric: ClassVar[str]
     """The metric that progress lines show and that selects the best epoch."""
@@ -26,15 +26,16 @@ class Objective(Protocol):
     def metrics(
         self, scores: Float[Tensor, "N K"], target: Target
     ) -> Mapping[str, Bool[Tensor, " N"]]:
-        """Returns by name whether each row is right; a metric is the mean over labeled rows.
+        """Returns for each metric whether each row is correct.
 
-        `scores` may also be logits: only the order of the classes may matter.
+        The value of a metric is the mean over labeled rows. `scores` may also be logits: metrics
+        depend only on the order of the classes.
         """
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """One class per clip: softmax cross entropy, top-1 and top-5 accuracy.
+    """A task with one class per clip: softmax cross entropy, top-1 and top-5 accuracy.
 
     Args:
         label_smoothing: The share of each target that is spread over all classes, 0 to below 1.
@@ -45,7 +46,7 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
+            raise ValueError(f"label_smoothing: got {self.label_smoothing}; need 0 to below 1")
 
     def loss(self, logits: Logits, target: Target) -> Float[Tensor, " N"]:
         return nn.functional.cross_entropy(
@@ -76,7 +77,7 @@ def in_top_k(scores: Float[Tensor, "N K"], labels: Labels, k: int) -> Bool[Tenso
         ValueError: If `k` is below 1.
     """
     if k < 1:
-        raise ValueError(f"k: {k} is not at least 1")
+        raise ValueError(f"k: got {k}; need at least 1")
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices  # (N, k)
     return (best == labels[:, None]).any(dim=1)
 

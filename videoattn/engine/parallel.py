@@ -30,7 +30,7 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:
@@ -50,7 +50,7 @@ class Parallel:
         return [value for value in values if value is not None]
 
     def barrier(self) -> None:
-        """Waits until every rank has called it."""
+        """Waits for all other ranks."""
         self.sum([0.0])
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -104,8 +104,8 @@ class Parallel:
         return norm
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Averages running statistics over the ranks, for modules in training mode only: the
-        others have not changed since they were last averaged."""
+        """Averages running statistics over the ranks, only for modules in training mode: others
+        have not changed since the last average."""
         if self.world_size == 1:
             return
         for module in model.modules():
@@ -119,11 +119,11 @@ class Parallel:
 def init_parallel(
     device: str = "auto", *, timeout_seconds: int | float = 1800
 ) -> Iterator[Parallel]:
-    """Joins the process group that torchrun's environment describes, and leaves it at the end.
+    """Joins the process group of torchrun's environment, and leaves it at the end of the `with`.
 
     Args:
         device: auto (a GPU, if available), cpu, cuda, or cuda:N.
-        timeout_seconds: How long to wait for the other processes, here and in each exchange.
+        timeout_seconds: Time limit for the other processes, here and in each exchange.
 
     Raises:
         ValueError: If the environment is incomplete, or the device does not exist.
@@ -136,7 +136,8 @@ def init_parallel(
     missing = [name for name in _NEEDED if name not in os.environ]
     if missing:
         raise ValueError(
-            f"WORLD_SIZE is {world_size} but {', '.join(missing)} not set: start the processes "
+            f"WORLD_SIZE is {world_size}, but the environment lacks {', '.join(missing)}; start "
+            "the processes "
             "with torchrun, or unset WORLD_SIZE to run one"
         )
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
@@ -148,7 +149,7 @@ def init_parallel(
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     except RuntimeError as error:
         raise RuntimeError(
-            f"rank {rank} of {world_size} could not join its group at "
+            f"rank {rank} of {world_size} could not join the group at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
             f"{timeout_seconds:g} s: {error}"
         ) from error
@@ -170,11 +171,11 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
-        raise ValueError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N")
+        raise ValueError(f"device: got {name!r}; choose from auto, cpu, cuda, cuda:N")
     index = local_rank if name == "cuda" else int(name[5:])
     if index >= num_gpus:
         raise ValueError(
-            f"device: GPU {index} asked for, {num_gpus} visible to torch {torch.__version__}; use "
+            f"device: got GPU {index}; torch {torch.__version__} finds {num_gpus} GPUs; use "
             "cpu, or start at most as many processes as there are GPUs"
         )
     return torch.device("cuda", index)

@@ -1,6 +1,6 @@
-"""Which parts of a network each epoch trains: stages, and a frozen backbone.
+"""Selects the parameters that each epoch trains: stages, and a frozen backbone.
 
-These are pure functions of the epoch, so a checkpoint stores none of them.
+Selections are pure functions of the epoch, so a checkpoint stores none of them.
 """
 
 from bisect import bisect_right
@@ -17,11 +17,11 @@ from videoattn.engine.precise import PreciseBatchNorm
 
 @runtime_checkable
 class Staged(Protocol):
-    """A network that trains one of its parts in each stage.
+    """A network that is trained in stages, one set of modules in each.
 
-    `set_stage(i)`, i from 0, sets `requires_grad` for the parameters of that part only. In training
-    mode the other parts stay in evaluation mode, and `forward` returns logits to which every
-    parameter of the part contributes.
+    `set_stage(i)`, i from 0, sets `requires_grad` only for the parameters of stage i. In training
+    mode all other modules stay in evaluation mode, and `forward` returns logits to which every
+    parameter of the stage contributes.
     """
 
     num_stages: int
@@ -35,7 +35,7 @@ def num_stages(model: nn.Module) -> int:
 
 
 def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tuple[int, ...]:
-    """Returns the number of epochs of each stage: those given, or equal shares.
+    """Returns the number of epochs of each stage: the given numbers, or equal shares.
 
     Raises:
         ValueError: If there are fewer epochs than stages, or the given numbers do not fit.
@@ -43,19 +43,18 @@ def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tup
     if not given:
         if num_epochs < stages:
             raise ValueError(
-                f"num_epochs: {num_epochs} are too few for a network that is trained in {stages} "
-                "stages; give each at least one"
+                f"num_epochs: got {num_epochs}; need at least {stages}, one for each stage of the "
+                "network"
             )
         return tuple(num_epochs // stages + (i < num_epochs % stages) for i in range(stages))
     if stages == 1 and len(given) > 1:
         raise ValueError(
-            f"stage_epochs: {list(given)} is only for networks that are trained in stages; this "
-            "one is not, so leave it out"
+            f"stage_epochs: got {list(given)}; this network is not trained in stages: leave it out"
         )
     if len(given) != stages or min(given) < 1 or sum(given) != num_epochs:
         raise ValueError(
-            f"stage_epochs: {list(given)} must be {stages} numbers, 1 or more, for the network's "
-            f"{stages} stages, and {num_epochs} (num_epochs) together; leave it out for equal parts"
+            f"stage_epochs: got {list(given)}; need one number, 1 or more, for each of {stages} "
+            f"stages, with the sum {num_epochs} (num_epochs); leave it out for equal shares"
         )
     return tuple(given)
 
@@ -68,8 +67,12 @@ def stage_of(step: int, lengths: Sequence[int]) -> int:
 def restart_schedule(
     schedule: Callable[[int], Callable[[int], float]], lengths: Sequence[int]
 ) -> Callable[[int], float]:
-    """Returns a learning rate by step that restarts in each stage. `schedule(n)` is the learning
-    rate by step of a stage of n steps; `lengths` has the number of steps of each stage."""
+    """Returns a schedule (step -> learning rate) that restarts in each stage.
+
+    Args:
+        schedule: Function from the number of steps of a stage to the schedule of that stage.
+        lengths: The number of steps of each stage.
+    """
     schedules = [schedule(length) for length in lengths]
 
     def lr_at(step: int) -> float:
@@ -80,7 +83,7 @@ def restart_schedule(
 
 
 class Phase(NamedTuple):
-    """Consecutive epochs that train the same parameters."""
+    """A run of consecutive epochs that train the same parameters."""
 
     stage: int  # from 0
     is_frozen: bool  # whether the backbone is
@@ -88,7 +91,7 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """How many epochs a run has, and what they train.
+    """The epochs of a run, and the parameters that they train.
 
     Args:
         stage_epochs: The epochs of each stage of a network that is trained in stages; equal shares
@@ -104,7 +107,7 @@ class EpochPlan:
 
     def __post_init__(self) -> None:
         if self.num_epochs < 1:
-            raise ValueError(f"num_epochs: {self.num_epochs} is not at least 1")
+            raise ValueError(f"num_epochs: got {self.num_epochs}; need at least 1")
 
     def fitted_to(self, model: nn.Module) -> "EpochPlan":
         """Returns the plan with the epochs of each stage of `model`.
@@ -120,7 +123,7 @@ class EpochPlan:
         return Phase(stage_of(epoch, self.stage_epochs), self.fine_tuning.is_frozen(epoch))
 
     def ends_stage(self, epoch: int) -> bool:
-        """Whether a stage ends after `epoch` (from 0)."""
+        """Returns whether a stage ends after `epoch` (from 0)."""
         return epoch + 1 in accumulate(self.stage_epochs)
 
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
@@ -137,7 +140,7 @@ class EpochPlan:
         self.fine_tuning.set_train_mode(model, epoch)
 
     def announce(self, epoch: int, previous: Phase | None) -> list[str]:
-        """Returns lines for the user about what changes with `epoch`."""
+        """Returns lines for the user about changes at the start of `epoch`."""
         stage, is_frozen = self.phase(epoch)
         lengths, lines = self.stage_epochs, []
         if len(lengths) > 1 and (previous is None or stage != previous.stage):

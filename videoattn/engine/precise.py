@@ -1,4 +1,4 @@
-"""Precise batch norm: recomputes running statistics with the final weights."""
+"""Recomputes the running statistics of batch norms with the final weights (precise BN)."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from videoattn.engine.precision import Precision, autocast, resolve_precision
 class PreciseBatchNorm:
     """Replaces running averages by averages over B batches that all use the same weights.
 
-    In evaluation, batch norm uses moving averages that it collected from augmented clips while the
-    weights were still changing. Here μ = Σ μ_b / B and σ² = Σ σ_b² / B (unbiased), and each layer
-    follows norms that use the statistics of the batch, as in training (Wu & Johnson, arXiv
-    2105.07576, section 3). With augmented clips it is PySlowFast's BN.USE_PRECISE_STATS.
+    The moving averages of a batch norm come from augmented clips, and from a time when the weights
+    were still changing. Here μ = Σ μ_b / B and σ² = Σ σ_b² / B (unbiased). Meanwhile, norms use the
+    statistics of the batch, as in training (Wu & Johnson, arXiv 2105.07576, section 3). With
+    augmented clips this equals PySlowFast's BN.USE_PRECISE_STATS.
 
     Args:
         batches: Shuffled training batches.
@@ -55,7 +55,9 @@ class PreciseBatchNorm:
                 if num_clips * parallel.world_size >= self.num_clips:
                     break
             if not all(parallel.gather(num_clips)):
-                raise ValueError("precise batch norm: a process could decode no training clip")
+                raise ValueError(
+                    "precise batch norm: a process could not decode any clip; remove broken files"
+                )
             parallel.average_buffers(model)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
@@ -66,7 +68,7 @@ class PreciseBatchNorm:
 def batch_norms(
     model: nn.Module, *, training: bool = False
 ) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Returns the batch norms with running statistics; if `training`, those in training mode."""
+    """Returns the batch norms with running statistics; if `training`, only in training mode."""
     return [
         module
         for module in model.modules()

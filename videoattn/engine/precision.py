@@ -21,7 +21,7 @@ def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Returns whether the device multiplies bfloat16 in hardware, faster than float32."""
+    """Returns whether the device multiplies bfloat16 in hardware, and so faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live line, or plain lines in a log file."""
+"""Displays progress: a live line on a terminal, plain lines in a log file."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
 class Display:
-    """Shows progress on stderr, or nothing if not `enabled`.
+    """Displays progress on stderr, or nothing if not `enabled`.
 
     A terminal gets one live line with a bar. A file or a pipe gets a plain line every
     `every_seconds`, without control characters.
@@ -43,7 +43,7 @@ class Display:
             self._bar.stop()
 
     def update(self, line: str, *, done: int, total: int) -> None:
-        """Replaces the live line, or prints the line if the last one is old enough."""
+        """Replaces the live line; in a file, prints the line if the last one is old enough."""
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("")
@@ -52,7 +52,7 @@ class Display:
             self.line(line)
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line above the live line."""
         if not self.enabled:
             return
         self._last_line = time.monotonic()

@@ -49,12 +49,12 @@ class RunLog:
             tracker.close()
 
     def lines(self, texts: Sequence[str]) -> None:
-        """Prints lines that stay."""
+        """Prints permanent lines above the live line."""
         for text in texts:
             self.display.line(text)
 
     def step(self, state: TrainState, result: StepResult, *, waited: float) -> None:
-        """Reports a completed step, for which the loop waited this many seconds for data."""
+        """Reports a completed step; `waited` is the time spent waiting for data, in seconds."""
         self.clock.step(clips=result.num_clips, waited=waited)
         self.display.update(self.progress_line(state), done=state.step_of_run, total=self.num_steps)
         is_last = state.step == state.steps_per_epoch
@@ -86,7 +86,7 @@ class RunLog:
             "loss": evaluation.loss,
             f"video_{name}": evaluation.video_metrics[name],
             f"clip_{name}": evaluation.clip_metrics[name],
-            "videos": evaluation.num_labelled,
+            "videos": evaluation.num_labeled,
             "views": evaluation.num_views,
             "failed": evaluation.num_failed,
         }

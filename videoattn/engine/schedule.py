@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step, so that a checkpoint stores no schedule.
+"""Computes learning rates as pure functions of the step; checkpoints store no schedule.
 
 A step is one update of the weights, counted from 0 over the whole run.
 """
@@ -21,12 +21,12 @@ def cosine(
 def one_cycle(step: int, *, num_steps: int, peak: float, warmup_share: float = 0.3) -> float:
     """Returns the rate at `step`: half a cosine up to `peak`, then half a cosine down.
 
-    Equals `torch.optim.lr_scheduler.OneCycleLR` with its defaults: from peak / 25, to peak after
-    `warmup_share` of the run, to peak / 25 / 10,000 at the last step.
+    Equals `torch.optim.lr_scheduler.OneCycleLR` with its defaults. The rate starts at peak / 25,
+    reaches peak after `warmup_share` of the run, and ends at peak / 25 / 10,000.
     """
     _check(step, num_steps=num_steps)
     if not 0.0 < warmup_share < 1.0:
-        raise ValueError(f"warmup_share: {warmup_share} is not between 0 and 1")
+        raise ValueError(f"warmup_share: got {warmup_share}; need a fraction between 0 and 1")
     start = peak / 25.0
     final = start / 1e4
     top = warmup_share * num_steps - 1.0
@@ -41,7 +41,7 @@ def multistep(
     """Returns the rate at `step`: linear warm-up to `base`, times `gamma` after each milestone."""
     _check(step, warmup_steps=warmup_steps)
     if list(milestones) != sorted(milestones):
-        raise ValueError(f"milestones: {list(milestones)} do not rise; give steps in order")
+        raise ValueError(f"milestones: got {list(milestones)}; need increasing steps")
     if step < warmup_steps:
         return _warmup(step, warmup_steps, base)
     return base * gamma ** sum(step >= milestone for milestone in milestones)
@@ -59,8 +59,8 @@ def _half_cosine(start: float, end: float, progress: float) -> float:
 
 def _check(step: int, *, num_steps: int = 1, warmup_steps: int = 0) -> None:
     if step < 0:
-        raise ValueError(f"step: {step} is negative; steps count from 0")
+        raise ValueError(f"step: got {step}; need 0 or more")
     if num_steps < 1:
-        raise ValueError(f"num_steps: {num_steps} is not at least 1")
+        raise ValueError(f"num_steps: got {num_steps}; need at least 1")
     if warmup_steps < 0:
-        raise ValueError(f"warmup_steps: {warmup_steps} is negative; 0 means no warm-up")
+        raise ValueError(f"warmup_steps: got {warmup_steps}; need 0 (no warm-up) or more")

@@ -1,4 +1,4 @@
-"""The settings of a run, and its training state, which checkpoints store with the weights."""
+"""The settings and the training state of a run. Checkpoints store the state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from videoattn.engine.trackers import Tracker
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The output folder of a run, and what it writes there.
+    """The output folder of a run, and settings of its files.
 
     Args:
         meta: Metadata for checkpoints.
-        describe: Returns the name of a sample, given its index.
+        describe: Function from the index of a sample to its name.
         max_failures: Stop if more samples than this could not be decoded; None means no limit.
         save_every_steps: Also save the last checkpoint inside an epoch.
         keep_epochs: Keep a copy of the checkpoint of every this many epochs.
-        trackers: Additional trackers, beside metrics.jsonl and TensorBoard.
+        trackers: Trackers in addition to metrics.jsonl and TensorBoard.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class RunSettings:
 
 @dataclass
 class Sums:
-    """Sums over clips."""
+    """Sums of losses and of correct predictions over clips."""
 
     loss: float = 0.0
     auxiliary: float = 0.0
@@ -55,7 +55,7 @@ class Sums:
 
 @dataclass
 class TrainState:
-    """How far training is: the current epoch, its completed steps, and their sums."""
+    """The progress of training: the current epoch, its completed steps, and their sums."""
 
     steps_per_epoch: int
     epoch: int = 0
@@ -84,10 +84,10 @@ class TrainState:
 
 
 def state_from(values: Mapping[str, object], *, steps_per_epoch: int, path: Path) -> TrainState:
-    """Returns the state of the checkpoint at `path`, which stores it as a dict.
+    """Returns the training state of the checkpoint at `path`, from its dictionary.
 
     Raises:
-        ValueError: If it was written inside an epoch with another number of steps.
+        ValueError: If the checkpoint is from inside an epoch with another number of steps.
     """
     sums = {name: Sums(**cast(dict[str, Any], values[name])) for name in ("of_epoch", "since_log")}
     # The format that `checkpoint.load` has checked determines the fields and their types.

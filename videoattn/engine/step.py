@@ -1,4 +1,4 @@
-"""One optimizer step on one or more batches, in one process or several."""
+"""Takes an optimizer step on one or more batches, in one process or several."""
 
 import hashlib
 import math
@@ -18,15 +18,15 @@ from videoattn.types import Batch
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """How a step changes the weights.
+    """Settings of the optimizer steps.
 
     Args:
-        lr_at: Returns the learning rate of a step of the run. A parameter group multiplies it by
-            its `lr_scale`, if it has one.
-        accumulate_steps: The number of batches of a step.
+        lr_at: Function from a step of the run to its learning rate. A parameter group multiplies
+            the rate by its `lr_scale`, if it has one.
+        accumulate_steps: The number of batches per step.
         clip_norm: The largest norm of all gradients together; None disables clipping.
         auxiliary: Returns named scalar losses (means over samples) after each forward pass.
-        auxiliary_weights: The weight of each of them.
+        auxiliary_weights: The weight of each auxiliary loss.
         mix: Blends the clips of a batch: (videos, labels) -> (videos, targets (n, K)). It may use
             torch's global random state, which is seeded at each step.
     """
@@ -42,19 +42,19 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         if self.accumulate_steps < 1:
-            raise ValueError(f"accumulate_steps: {self.accumulate_steps} is not at least 1")
+            raise ValueError(f"accumulate_steps: got {self.accumulate_steps}; need at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(
-                f"clip_norm: {self.clip_norm} is not above 0; leave it out to disable it"
+                f"clip_norm: got {self.clip_norm}; need more than 0; leave it out to disable it"
             )
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite. The weights are those of the step before."""
+    """Raised if a loss or a gradient is NaN or infinite. The weights are unchanged."""
 
 
 class StepContext(NamedTuple):
-    """The position of a step in the run, and how to name its samples in errors."""
+    """The position of a step in the run, and the names of its samples for errors."""
 
     seed: int
     epoch: int  # from 0
@@ -94,11 +94,11 @@ def update(
 ) -> StepResult:
     """Takes one step on the mean loss over all clips of `group` on all ranks.
 
-    `model` is the result of `parallel.wrap`. Each view counts as a clip. Without a clip on any
-    rank, nothing changes.
+    `model` is the result of `parallel.wrap`. Each view counts as a clip. If no rank has a
+    clip, nothing changes.
 
     Raises:
-        NonFiniteError: If the loss or the gradient is not finite; names the samples.
+        NonFiniteError: If the loss or the gradient is not finite; the message names the samples.
         ValueError: If a sample has no label.
     """
     seed_step(context.seed, context.epoch, context.step, parallel.rank)
@@ -162,8 +162,8 @@ def _auxiliary_losses(model: nn.Module, settings: OptimSettings) -> Mapping[str,
     losses = settings.auxiliary(model)
     if set(losses) != set(settings.auxiliary_weights):
         raise ValueError(
-            f"auxiliary losses: the model has {sorted(losses)}, the weights name "
-            f"{sorted(settings.auxiliary_weights)}; give each a weight, 0 to ignore it"
+            f"auxiliary losses: the model has {sorted(losses)}, but the weights are for "
+            f"{sorted(settings.auxiliary_weights)}; set a weight for each loss, 0 to ignore it"
         )
     return losses
 
@@ -189,7 +189,9 @@ def _check_labels(batch: Batch, context: StepContext) -> None:
     unlabeled = batch.indices[batch.labels < 0].tolist()
     if unlabeled:
         name = context.describe(unlabeled[0])
-        raise ValueError(f"sample {unlabeled[0]} ({name}) has no label; training needs one")
+        raise ValueError(
+            f"sample {unlabeled[0]} ({name}) has no label; training needs one: add it to the list"
+        )
 
 
 def _check_finite(result: StepResult, passes: Sequence[_Pass], context: StepContext) -> None:
@@ -208,14 +210,14 @@ def _check_finite(result: StepResult, passes: Sequence[_Pass], context: StepCont
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     raise NonFiniteError(
         f"epoch {context.epoch + 1}, step {context.step + 1}: the {wrong[0]} is not finite; "
-        f"samples {', '.join(names[:8]) or 'of another process'}{more}. The weights are those of "
-        "the step before. Try a lower learning rate, gradient clipping, or precision float32"
+        f"samples {', '.join(names[:8]) or 'of another process'}{more}. The weights are "
+        "unchanged. Try a lower learning rate, gradient clipping, or precision float32"
     )
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Seeds torch's global random state for a step, so that dropout and mixed clips are the same
-    in a resumed run and a checkpoint stores no random state."""
+    """Seeds torch's global random state for a step. So dropout and mixed clips are the same in a
+    resumed run, and a checkpoint stores no random state."""
     numbers = (seed, epoch, step, rank)
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)

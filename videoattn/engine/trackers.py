@@ -16,7 +16,7 @@ class Tracker(Protocol):
     """A destination for metrics."""
 
     def write(self, kind: Kind, step: int, record: Record) -> None:
-        """Writes the metrics after `step` steps of the run; None stands for NaN."""
+        """Writes the metrics after `step` steps of the run; None means NaN."""
 
     def close(self) -> None: ...
 
@@ -29,8 +29,8 @@ class JsonLines:
 
     Args:
         resumed_at: The step of the checkpoint; 0 for a new run.
-        validated: Whether the checkpoint includes the validation of that step. If not, it will run
-            again, and its record is dropped.
+        validated: Whether the checkpoint includes the validation of that step. If not, the
+            validation runs again, and its record is dropped.
     """
 
     def __init__(self, path: Path, *, resumed_at: int = 0, validated: bool = True) -> None:
@@ -66,7 +66,7 @@ class TensorBoard:
 
 
 def complete_lines(path: Path) -> list[str]:
-    """Returns the lines of a file of JSON objects, except one that was only partly written."""
+    """Returns the lines of a file of JSON objects, without an incomplete last line."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines() if line.endswith("}")]

@@ -1,4 +1,4 @@
-"""The training loop. A run can be resumed at any checkpoint, bit for bit."""
+"""Trains a model. A run can be resumed from any checkpoint, bit for bit."""
 
 import math
 import time
@@ -28,10 +28,10 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores a dataset every `every_epochs` and after the last epoch; the best epoch is kept.
+    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
 
     Args:
-        objective: Gives the loss and the metrics, without the label smoothing of training.
+        objective: The loss and the metrics, without the label smoothing of training.
     """
 
     batches: Batches
@@ -40,12 +40,12 @@ class Validation:
     objective: Objective = field(default_factory=CrossEntropy)
 
     def is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Whether a validation follows `epoch` (from 0)."""
+        """Returns whether a validation follows `epoch` (from 0)."""
         return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
 
 
 class TrainResult(NamedTuple):
-    """The outcome of a run."""
+    """The result of a run."""
 
     state: TrainState
     evaluation: Evaluation | None  # the last validation of this call
@@ -64,7 +64,7 @@ def fit(
     parallel: Parallel | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains `model`, which is on its device, in place; writes checkpoints and logs.
+    """Trains `model` in place on its device, and writes checkpoints and logs.
 
     `resume` is a loaded checkpoint of the same run: training continues bit for bit.
 
@@ -122,8 +122,8 @@ def train_one_epoch(
         waited = time.perf_counter() - started
         if not group:
             raise ValueError(
-                f"epoch {state.epoch + 1}: the batches ended after {state.step} steps, their "
-                f"length promised {state.steps_per_epoch}"
+                f"epoch {state.epoch + 1}: the batches ended after {state.step} of "
+                f"{state.steps_per_epoch} steps; correct the length of the batches"
             )
         count_samples(group, state, run=run, parallel=parallel)
         result = update(
@@ -145,7 +145,7 @@ def train_one_epoch(
 def save_checkpoint(
     model: nn.Module, optimizer: Optimizer, state: TrainState, run: RunSettings, parallel: Parallel
 ) -> None:
-    """Writes the last checkpoint, and a copy after every `run.keep_epochs`.
+    """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
     Collective: every rank must call it; the main process writes.
 
@@ -178,10 +178,10 @@ def _start(
     run: RunSettings,
     resume: Checkpoint | None,
 ) -> TrainState:
-    """Returns the state at the beginning, or loads the weights, optimizer and state of `resume`."""
+    """Returns the initial state, or loads the weights, optimizer and state of `resume`."""
     steps_per_epoch = math.ceil(len(batches) / settings.accumulate_steps)
     if not steps_per_epoch:
-        raise ValueError("there is nothing to train on: an epoch has 0 batches")
+        raise ValueError("there is nothing to train on: an epoch has 0 batches; add videos")
     if resume is None:
         return TrainState(steps_per_epoch=steps_per_epoch)
     path = run.folder / LAST

@@ -1,4 +1,4 @@
-"""Pictures of attention: contact sheets, overlays and post-hoc maps."""
+"""Draws attention (contact sheets, overlays) and computes post-hoc maps."""
 
 from videoattn.explain.gates import draw_gate
 from videoattn.explain.marks import PNG_LEVEL

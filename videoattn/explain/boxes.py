@@ -1,4 +1,4 @@
-"""The boxes that a hard attention cuts out of frames: drawn on the frames, and their contents."""
+"""Draws the boxes of hard attention on frames, with the contents of the boxes."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from videoattn.types import Frames
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1, ends excluded
 
 LINE_COLOR = (255, 214, 10)
-OUTSIDE = 0.45  # brightness of what the box cuts away
+OUTSIDE = 0.45  # brightness outside the box
 GAP = 0.02  # of a frame's width, between it and its crop
 
 
@@ -24,7 +24,7 @@ def boxes_in_frames(
 
     Args:
         recorded: Boxes (T', 4) in pixels of the network's input; zeros for no box.
-        input_size: The (height, width) of that input; the size of `frames` unless given.
+        input_size: The (height, width) of that input. Default: the size of `frames`.
 
     Raises:
         ValueError: If a box is empty or reaches outside the input.
@@ -49,7 +49,7 @@ def boxes_in_frames(
 
 
 def box_panels(frames: Frames, boxes: list[Box | None], size: tuple[int, int]) -> Panels:
-    """Draws each frame at (height, width) with its box, the rest dimmed, and to the right of it
+    """Draws panels of (height, width): each frame with its box, the rest dimmed, and on its right
     the contents of the box, enlarged to the same size."""
     height, width = size
     gap = max(round(GAP * width), 2)
@@ -74,7 +74,7 @@ def box_panels(frames: Frames, boxes: list[Box | None], size: tuple[int, int]) -
 
 
 def area_shares(frames: Frames, boxes: list[Box | None]) -> list[float]:
-    """Returns the share of each frame that its box covers."""
+    """Returns the fraction of each frame that its box covers."""
     area = frames.shape[2] * frames.shape[3]
     return [0.0 if b is None else (b[2] - b[0]) * (b[3] - b[1]) / area for b in boxes]
 

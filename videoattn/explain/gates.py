@@ -1,4 +1,4 @@
-"""Contact sheets of maps without a query: gates, masks, poolings and class activation maps."""
+"""Draws contact sheets of maps without a query: gates, masks, poolings and CAMs."""
 
 import torch
 from PIL import Image
@@ -35,13 +35,15 @@ def draw_gate(
     sample: int = 0,
     input_size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Draws the map of one sample: heat over the frames, a bar below each frame (temporal), a
+    """Draws the map of one sample.
+
+    The kind determines the picture: heat over the frames, a bar below each frame (temporal), a
     chart (channel), or boxes and their contents.
 
     Args:
         frames, title, labels: As in `draw_sheet`.
-        input_size: The (height, width) of the network's input, whose pixels boxes refer to; the
-            size of `frames` unless given.
+        input_size: The (height, width) of the network's input; boxes are in its pixels. Default:
+            the size of `frames`.
 
     Raises:
         ValueError: If the frames do not fit the map, weights are not finite or have a wrong shape,
@@ -63,7 +65,7 @@ def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
 def frame_amounts(
     gate_map: GateMap, weights: Tensor, num_frames: int
 ) -> tuple[list[float], list[str]]:
-    """Returns each frame's share of normalized weights, or else its mean weight; and as text."""
+    """Returns each frame's share (normalized maps) or mean weight, as numbers and as text."""
     if gate_map.normalized:
         shares = frame_shares(weights, num_frames)
         return shares, [f"{100 * share:.0f} %" for share in shares]
@@ -75,7 +77,7 @@ def frame_amounts(
 def _draw_frames(
     frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
 ) -> Image.Image:
-    """Draws frames under their heat, once or for each weighting, or unchanged above their gates."""
+    """Draws frames with heat, once for each weighting, or plain frames with bars (temporal)."""
     temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
     maps = _maps(gate_map, weights)
     shown = torch.stack(list(maps.values()))
@@ -110,7 +112,7 @@ def _draw_frames(
 
 
 def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
-    """Returns the maps (T', H', W') to draw, by their headings."""
+    """Returns the maps (T', H', W') to draw, by heading."""
     if gate_map.kind != "pooling" or len(weights) == 1:
         return {"": spatial_weights(gate_map, weights)}
     peaked = torch.argsort(weights.flatten(1).amax(1), descending=True, stable=True)
@@ -121,7 +123,7 @@ def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
 def _draw_channels(
     frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
 ) -> Image.Image:
-    """Sorts channels by their gate: bars, or a heat map whose columns are below the frames."""
+    """Draws channels, sorted by gate, as bars or as a heat map with a column below each frame."""
     per_frame, num_frames = weights.ndim == 2, len(frames)
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
@@ -157,7 +159,7 @@ def _draw_channels(
 def _draw_chart(
     sheet: Sheet, top: int, shown: Tensor, scale: Scale, order: list[int], identity: float | None
 ) -> None:
-    """Draws gates in order: (C) as bars, or (C, T) as rows of a heat map."""
+    """Draws gates as bars (C) or as rows of a heat map (C, T), in the given order."""
     corner = (MARGIN / sheet.width, 1 - (top + CHART_HEIGHT) / sheet.height)
     size = (CONTENT_WIDTH / sheet.width, CHART_HEIGHT / sheet.height)
     axes = sheet.axes.figure.add_axes((*corner, *size))
@@ -192,7 +194,7 @@ def _noun(gate_map: GateMap) -> str:
 
 
 def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
-    """Describes the range of the weights, in units of the scale, and what changes nothing."""
+    """Describes the range of the weights, in units of the scale, and the identity value."""
     shown = weights / scale.unit
     found = torch.stack([shown.min(), shown.mean(), shown.max()])
     found = torch.where(found.abs() < 1e-3 * shown.abs().max(), 0, found)

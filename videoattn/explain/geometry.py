@@ -22,7 +22,7 @@ class Position(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The region of a clip that a query sees: frames, and pixels with exclusive ends."""
+    """The region of a clip that a query attends to: frames, and pixels with exclusive ends."""
 
     frames: list[int]
     top: float
@@ -50,7 +50,7 @@ def cell_center(
 ) -> Position:
     """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W).
 
-    Its frame is the middle one of those that the cell covers, the first of two.
+    Its frame is the middle one of the cell's frames, or the first of two middle ones.
     """
     covered = [f for f, c in enumerate(cells_of_frames(clip[0], grid[0])) if c == cell[0]]
     y, x = ((cell[axis] + 0.5) * clip[axis] / grid[axis] for axis in (1, 2))
@@ -63,11 +63,12 @@ def query_position(
     clip: tuple[int, int, int],
     pixel: tuple[int, int, int] | None = None,
 ) -> Position:
-    """Returns the position of a query in a clip: `pixel` (frame, y, x), or its cell's center.
+    """Returns the position of a query in a clip: `pixel` (frame, y, x) or, without it, the center
+    of its cell.
 
     Raises:
-        ValueError: If the pixel is outside the clip, or not in or next to the query's cell.
-            Neighbors pass because pixels are rounded when a clip is drawn larger than the
+        ValueError: If the pixel is outside the clip, or neither in the query's cell nor next to it.
+            Neighbors are allowed, because pixels are rounded if a clip is drawn larger than the
             network's input.
     """
     t, i, j = attention_map.queries[query].tolist()
@@ -89,7 +90,7 @@ def weights_of(attention_map: PairwiseMap, sample: int, query: int) -> Tensor:
     """Returns the weights (T', H', W') of one query in float32.
 
     Raises:
-        ValueError: If weights are not finite.
+        ValueError: If a weight is not finite.
     """
     return _finite(attention_map.weights[sample, query])
 
@@ -106,7 +107,7 @@ GATE_AXES = {
 
 
 def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
-    """Returns the weights of one sample in float32; channel gates may have a T after C.
+    """Returns the weights of one sample in float32; channel gates are (C) or (C, T).
 
     Raises:
         ValueError: If the shape does not fit the kind, or weights are not finite.
@@ -117,8 +118,8 @@ def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
     if not (fits or per_frame) or 0 in shape:
         allowed = f"(N, {', '.join(axes)})" + (" or (N, C, T)" if axes == ["C"] else "")
         raise ValueError(
-            f"{gate_map.kind} map: weights have shape {shape}; need {allowed}, without a 0: "
-            "see GateMap"
+            f"{gate_map.kind} map: weights have shape {shape}; need {allowed}, without "
+            "a size of 0; see GateMap"
         )
     return _finite(gate_map.weights[sample])
 
@@ -133,7 +134,7 @@ def _finite(weights: Tensor) -> Tensor:
 
 
 def window_of(weights: Tensor, clip: tuple[int, int, int]) -> Window:
-    """Returns the smallest block of cells that holds all nonzero weights of a map (T', H', W')."""
+    """Returns the smallest window with all nonzero weights of a map (T', H', W')."""
     used = weights.nonzero() if bool(weights.any()) else torch.ones_like(weights).nonzero()
     (t0, i0, j0), (t1, i1, j1) = used.amin(0).tolist(), (used.amax(0) + 1).tolist()
     y, x = clip[1] / weights.shape[1], clip[2] / weights.shape[2]
@@ -147,8 +148,7 @@ def strongest_keys(
 ) -> list[tuple[Position, float]]:
     """Returns the cells of a map (T', H', W') with the largest absolute weights, largest first.
 
-    At most `count` cells, none of them below the mean, so that a map with one peak does not point
-    everywhere.
+    There are at most `count`, and none is below the mean: a map with one peak has few.
     """
     grid = (weights.shape[0], weights.shape[1], weights.shape[2])
     flat = weights.flatten()

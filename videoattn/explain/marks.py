@@ -34,7 +34,7 @@ def canvas_axes(size: tuple[int, int]) -> Axes:
 
 
 def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
-    """Returns the picture, RGB, with what was drawn on axes of its size."""
+    """Draws the content of axes over a picture of the same size, and returns it in RGB."""
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
@@ -55,8 +55,8 @@ def draw_text(
 ) -> float:
     """Draws text with its baseline at (x, y) and returns the x of its right end.
 
-    Text wider than `room` pixels is made smaller, by at most a third, and then cut with an
-    ellipsis. Dollar signs are ordinary characters; control characters are replaced.
+    Text wider than `room` pixels shrinks by at most a third, and is then cut with an ellipsis.
+    Dollar signs are ordinary characters; control characters are replaced.
     """
     text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     if not text or room < size:

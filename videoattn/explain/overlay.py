@@ -1,4 +1,4 @@
-"""Writes a clip with attention drawn over it as H.264 or WebP, slow enough to look at."""
+"""Writes a clip with attention drawn over it as H.264 or WebP, in slow motion."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -48,10 +48,10 @@ def write_overlay(
         input_size: As in `draw_gate`.
 
     Raises:
-        ValueError: As `draw_sheet` and `draw_gate`; if the map cannot be drawn over frames.
+        ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
     """
     if hold < 1:
-        raise ValueError(f"hold: got {hold} file frames per frame of the clip; need 1 or more")
+        raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     size = even_size(clip[1], clip[2], short_side)
     position: geometry.Position | None = None
@@ -118,7 +118,7 @@ def _draw_gate(
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Returns an even size, as yuv420p needs, with a short side of at least `short_side`."""
+    """Returns an even size (for yuv420p) with a short side of at least `short_side`."""
     factor = max(short_side / min(height, width), 1.0)
     return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
 

@@ -1,7 +1,7 @@
-"""Contact sheets of pairwise attention: where one pixel of a clip looks, in all of its frames.
+"""Draws contact sheets of pairwise attention: the weights of one query in all frames of a clip.
 
 They extend figure 3 of Wang et al., "Non-local Neural Networks" (CVPR 2018): arrows join a query
-to its strongest key positions across the frames, over the whole map as heat.
+to its strongest key positions across the frames, over heat that shows the whole map.
 """
 
 import torch
@@ -38,8 +38,8 @@ def draw_sheet(
     Args:
         frames: The network's clip: the same frames and crop, at any resolution.
         title: The heading; a second line is drawn smaller below it.
-        labels: The number and time of each frame; counted from 0 unless given.
-        pixel: The query (frame, y, x) in `frames`; the center of its cell unless given.
+        labels: The number and time of each frame. Default: numbers from 0.
+        pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
         origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
 
     Raises:
@@ -95,7 +95,7 @@ def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) ->
 
 
 def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
-    """Returns the scale of a query's weights; in a local map, uniform means over its window."""
+    """Returns the scale of a query's weights; for a local map, uniform over its window."""
     visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
@@ -116,11 +116,11 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
 def choose_queries(
     attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
 ) -> list[Query]:
-    """Returns the (frame, y, x) of a clip (T, H, W) that receive the most attention, most first.
+    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
 
-    Greedy non-maximum suppression keeps them a quarter of the frame or half of the clip apart, so
-    that their pictures differ. A small grid may hold fewer than `count`. Each is the center pixel
-    of a key cell.
+    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
+    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
+    than `count`.
 
     Raises:
         ValueError: If the map was recorded without `received`.

@@ -1,4 +1,4 @@
-"""Explains the score of a class by a map, for networks with and without attention.
+"""Computes maps that explain the score of a class, for any network.
 
 A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/dA. x: the input.
 
@@ -55,9 +55,8 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
         or not torch.allclose(classifier(pooled), logits, rtol=1e-3, atol=1e-4)
     ):
         raise ValueError(
-            f"cam: the scores of {type(model).__name__} are not one linear layer "
-            f"`{structure.classifier}` of the mean of {layer!r}; use grad_cam or hires_cam, which "
-            "work for any network"
+            f"cam: the scores of {type(model).__name__} are not a linear function of the mean of "
+            f"{layer!r} by `{structure.classifier}`; use grad_cam or hires_cam"
         )
     weights = classifier.weight[targets].detach()
     return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations), identity_value=0.0)
@@ -81,7 +80,7 @@ def hires_cam(
 
 
 def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
-    """Returns a nonnegative map (N, T, H, W): how fast the score changes with each pixel."""
+    """Returns the nonnegative map (N, T, H, W) of the score's gradient at each pixel."""
     return GateMap("cam", _input_gradient(model, video, targets)[0].abs().amax(1))
 
 
@@ -117,15 +116,15 @@ def occlusion(
     fill: str = "mean",
     batch_size: int = 16,
 ) -> GateMap:
-    """Returns how much the score falls when a patch around each pixel is hidden, (N, T, H, W).
+    """Returns the decrease of the score when a patch is hidden, as a map (N, T, H, W).
 
-    The mean over the patches that contain the pixel. Takes one forward pass per patch.
+    A pixel has the mean over the patches that contain it. Takes one forward pass per patch.
 
     Args:
-        patch: Frames, height and width; by default a quarter of the clip and 2/7 of the frame.
-        stride: By default half of the patch.
-        fill: What hides a patch: the clip's mean color, zero, the clip blurred in space, or
-            "freeze", the frame before the patch, which hides motion only.
+        patch: Frames, height and width. Default: a quarter of the clip and 2/7 of the frame.
+        stride: Default: half of the patch.
+        fill: The content of a hidden patch: the clip's mean color, zero, the clip blurred in space,
+            or "freeze", the frame before the patch, which hides only motion.
 
     Raises:
         ValueError: If a patch is larger than the clip, a stride is not between 1 and the patch,
@@ -167,7 +166,7 @@ def _activations(model: nn.Module, video: Video, layer: str) -> tuple[Tensor, Lo
     _check_eval(model)
     if not layer or layer not in dict(model.named_modules()):
         names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"layer {layer!r} does not exist; choose one of {names}, or inside one")
+        raise ValueError(f"layer {layer!r} does not exist; choose {names}, or a module in one")
     # A copy continues, because an in-place activation after the layer would overwrite its output.
     with capture(model, [layer], copy=True) as outputs:
         logits = model(video)
@@ -206,7 +205,7 @@ def _input_gradient(model: nn.Module, video: Video, targets: Labels) -> tuple[Vi
 
 
 def _check_relus(score: Tensor, calls: int) -> None:
-    """Checks that every activation in the graph was guided; `calls` counts the guided ones."""
+    """Checks that every activation in the graph is a guided ReLU; `calls` counts those."""
     relus, others, visited, nodes = 0, set(), set(), [score.grad_fn]
     while nodes:
         node = nodes.pop()
@@ -220,8 +219,8 @@ def _check_relus(score: Tensor, calls: int) -> None:
     if others or relus != calls or not relus:
         found = ", ".join(sorted(others)) or f"{relus - calls} ReLU calls outside nn.ReLU modules"
         raise ValueError(
-            f"guided_backprop: needs a network of nn.ReLU modules, and this one has {found}; use "
-            "saliency or a CAM"
+            f"guided_backprop: got a network with {found}; need only nn.ReLU modules; use saliency "
+            "or a CAM"
         )
 
 
@@ -253,7 +252,7 @@ def _filled(video: Video, fill: str) -> Video:
 
 
 def _frozen(video: Video, window: Window) -> Tensor:
-    """Returns the frame before the window (or the first frame) for each frame of the window."""
+    """Returns the frame before the window, or the first frame, once for each window frame."""
     frames, height, width = (part for part in window if isinstance(part, slice))
     still = video[:, :, max(frames.start - 1, 0), height, width].unsqueeze(2)
     return still.expand(-1, -1, frames.stop - frames.start, -1, -1)
@@ -265,4 +264,4 @@ def _score(logits: Logits, targets: Labels) -> Float[Tensor, " N"]:
 
 def _check_eval(model: nn.Module) -> None:
     if model.training:
-        raise ValueError("the network is in training mode, in which clips mix; call model.eval()")
+        raise ValueError("the network is in training mode, which mixes clips; call model.eval()")

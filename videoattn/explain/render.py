@@ -1,4 +1,4 @@
-"""Turns attention weights into colors over frames. Pure functions; frames are uint8."""
+"""Converts attention weights to colors over frames, with pure functions on uint8 frames."""
 
 from functools import cache
 from typing import NamedTuple
@@ -21,14 +21,14 @@ LEAST_SPAN = 0.05  # of the largest weight: the same for maps that have no unifo
 
 
 class Scale(NamedTuple):
-    """Maps weights to colors; one scale serves all frames of a sheet or an overlay.
+    """A map from weights to colors, shared by all frames of a sheet or an overlay.
 
     Args:
         unit: The weight that is displayed as 1.
         bottom: The displayed value with the first color.
         top: The displayed value with the last color.
-        least: The displayed value that is left uncolored: the bottom, the uniform weight, or the
-            middle of a diverging scale.
+        least: The displayed value without color: the bottom, the uniform weight, or the middle of
+            a diverging scale.
         diverging: Whether values on both sides of `least` are colored.
     """
 
@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 
 
 def number_text(value: float | int) -> str:
-    """Formats three digits, or two and a power of ten (2.9e4), with a typographic minus."""
+    """Formats a number: three digits, or two and a power of ten (2.9e4); the minus is U+2212."""
     text = f"{value:.3g}"
     if "e" in text:
         digits, power = f"{value:.1e}".split("e")
@@ -59,7 +59,7 @@ def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None)
     positions). Other responses are displayed as they are, around zero.
 
     Args:
-        visible: The number of positions that the query sees, if not all.
+        visible: The number of positions that the query attends to. Default: all.
     """
     unit = 1.0 / (visible or weights.numel()) if normalized else 1.0
     top = float(weights.abs().max()) / unit
@@ -74,11 +74,11 @@ def make_gate_scale(
     """Returns the scale for the weights of a gate map, of any shape.
 
     If weights lie on both sides of the identity value (or 0), the scale diverges around it.
-    Otherwise it spans the range of the weights: half-open gates differ little compared with their
-    distance from 1.
+    Otherwise it spans the range of the weights, because half-open gates differ little compared with
+    their distance from 1.
 
     Args:
-        positions: The number of positions over which normalized weights sum to 1, if not all.
+        positions: The number of positions over which normalized weights sum to 1. Default: all.
     """
     if normalized:
         return make_scale(weights, normalized=True, visible=positions)
@@ -92,9 +92,9 @@ def make_gate_scale(
 
 
 def strength(values: Tensor, scale: Scale) -> Tensor:
-    """Returns how strongly values (in units of the scale) are marked, from 0 to 1.
+    """Returns the strength of marks, 0 to 1, for values in units of the scale.
 
-    Normalized weights count from the uniform weight up, so a flat map marks nothing.
+    Normalized weights count from the uniform weight up, so a flat map has no marks.
     """
     beyond = values - scale.least
     if scale.diverging:
@@ -115,7 +115,7 @@ def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
     """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values.
 
-    Bicubic, clamped to the range of the map so that overshoot does not invent attention.
+    Interpolation is bicubic and clamped to the range of the map, against overshoot.
     """
     # antialias selects the cubic kernel with a = -0.5, which rings less.
     drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]

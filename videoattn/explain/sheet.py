@@ -1,4 +1,4 @@
-"""Contact sheets: the frames of a clip in a grid, with a header, a color bar and labels."""
+"""Draws contact sheets: the frames of a clip in a grid, with header, color bar and labels."""
 
 from collections.abc import Sequence
 from math import ceil, log
@@ -30,8 +30,8 @@ Labels = list[tuple[str, str]]
 
 
 class Grid(NamedTuple):
-    """Panels in rows. `corners` are (y, x); `panel` and `frame` are the (height, width) of a panel
-    and of the video that it shows; `top` and `bottom` include the heading and the bars."""
+    """A grid of panels. `corners` are (y, x) of panels; `panel` and `frame` are the (height, width)
+    of a panel and of its video; `top` and `bottom` include the heading and the bars."""
 
     corners: list[tuple[int, int]]
     panel: tuple[int, int]
@@ -73,8 +73,10 @@ def make_grid(
 
 
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
-    """Returns the number of columns for panels of an aspect ratio (width / height) that fills rows
-    and gives `groups` such grids, one below the other, a pleasant shape."""
+    """Returns the number of columns for panels of an aspect ratio (width / height).
+
+    Rows are full, and `groups` such grids, one below the other, have a pleasant shape.
+    """
     if count <= 4:
         return count
 
@@ -87,7 +89,7 @@ def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
 
 
 def stack_grids(counts: Sequence[int], frame: tuple[int, int], *, heading: int = 0) -> list[Grid]:
-    """Lays out groups of panels, one below the other, each with a `heading` pixels high."""
+    """Lays out groups of panels, one below the other, each with a heading of `heading` pixels."""
     columns = choose_columns(max(counts), frame[1] / frame[0], len(counts))
     rows = sum(ceil(count / columns) for count in counts)
     tallest = min(TALLEST_PANEL, TALLEST_CONTENT // rows - LABEL - BAR)
@@ -111,7 +113,7 @@ class Sheet:
     """
 
     def __init__(self, grids: Sequence[Grid], *, below: int = 0) -> None:
-        """Creates a sheet around grids; `below` pixels stay free below them."""
+        """Creates a sheet with the grids, and `below` free pixels below them."""
         self.width = max(MARGIN + LEAST_CONTENT, *(grid.right for grid in grids)) + MARGIN
         self.height = grids[-1].bottom + below + FOOT
         self.picture = Image.new("RGB", (self.width, self.height), "white")
@@ -121,7 +123,7 @@ class Sheet:
         return draw_over(self.picture, self.axes)
 
     def write_head(self, title: str, details: str, description: str) -> None:
-        """Writes the title, its second line with the details, and what the sheet shows."""
+        """Writes the title, its second line with the details, and the description."""
         heading, _, rest = title.partition("\n")
         room = self.width - 2 * MARGIN - COLOR_BAR[0] - 40
         draw_text(self.axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
@@ -134,9 +136,9 @@ class Sheet:
         draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
 
     def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
-        """Draws the colors as they look over a gray frame, or solid if no frame is below them.
+        """Draws a color bar: colors over gray, as over frames, or solid colors for charts.
 
-        The numbers are multiples if the unit is the uniform weight.
+        Numbers are multiples if the unit is the uniform weight.
         """
         (width, height), left, top = COLOR_BAR, self.width - MARGIN - COLOR_BAR[0], 58
         row, alpha = colors_of(torch.linspace(scale.bottom, scale.top, width), scale)
@@ -154,7 +156,7 @@ class Sheet:
             draw_text(self.axes, at, scale.text(value), size=13, color=SOFT, align="center")
 
     def draw_panels(self, grid: Grid, panels: Panels, labels: Labels, *, marked: int = -1) -> None:
-        """Pastes panels and writes number and time above each; the marked one is framed."""
+        """Pastes panels, writes number and time above each, and frames the marked panel."""
         height, width = grid.panel
         for index, (panel, (y, x)) in enumerate(zip(panels, grid.corners, strict=True)):
             self.picture.paste(Image.fromarray(panel.permute(1, 2, 0).numpy()), (x, y))
@@ -171,9 +173,9 @@ class Sheet:
     def draw_bars(
         self, grid: Grid, values: Sequence[float], texts: Sequence[str], identity: float | None
     ) -> None:
-        """Draws a bar from 0 to each panel's value below it, all to one scale, with a text.
+        """Draws a bar and a text below each panel, from 0 to its value, all to one scale.
 
-        A line marks the identity value at every bar; texts are then aligned at the right.
+        If there is an identity value, a line marks it at every bar, and texts are on the right.
         """
         low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
         high = high if high > low else low + 1.0
@@ -204,12 +206,12 @@ class Clip(NamedTuple):
 def draw_clips(
     clips: Sequence[Clip], *, title: str, details: str, description: str, legend: Sequence[str]
 ) -> Image.Image:
-    """Draws clips, which may differ in size, one below the other.
+    """Draws clips one below the other; they may differ in size.
 
     Args:
         title: The heading of the sheet; a second line is drawn smaller, before the details.
-        description: What the sheet shows.
-        legend: What the marks mean.
+        description: The content of the sheet.
+        legend: The meaning of the marks.
     """
     grids: list[Grid] = []
     for clip in clips:

@@ -1,5 +1,5 @@
-"""Inception-I3D (Carreira & Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics
-Dataset, CVPR 2017, arXiv 1705.07750): Inception-v1 with every kernel inflated, as a table.
+"""The network Inception-I3D: Inception-v1 with every kernel inflated (Carreira & Zisserman, Quo
+Vadis, Action Recognition? A New Model and the Kinetics Dataset, CVPR 2017, arXiv 1705.07750).
 
 Parameters have the names of piergiaj/pytorch-i3d, and modules those of the authors' code. Only the
 classifier differs: a 1x1x1 convolution there, the linear layer `fc` here. The function is the same,
@@ -31,7 +31,7 @@ class Convolution(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Kernel and stride of a pool, each (frames, height, width)."""
+    """The kernel and stride of a pool, each (frames, height, width)."""
 
     kernel: tuple[int, int, int]
     stride: tuple[int, int, int]
@@ -69,7 +69,7 @@ TABLE: dict[str, Convolution | Pool | Branches] = {
 
 
 class InceptionI3d(nn.Sequential):
-    """Inception-I3D: (N, 3, T, H, W) -> logits (N, K), for any T, H and W.
+    """The network Inception-I3D: (N, 3, T, H, W) -> logits (N, K), for any T, H and W.
 
     The head averages windows of (2, 7, 7) of the last features, and then their averages. An axis
     shorter than the window is averaged whole.
@@ -135,7 +135,7 @@ class InceptionI3d(nn.Sequential):
 
 
 class Mixed(nn.Module):
-    """Four parallel branches, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and 3x3x3,
+    """A block of four branches, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and 3x3x3,
     twice; a 3x3x3 max pool and 1x1x1."""
 
     def __init__(self, in_channels: int, widths: Branches) -> None:
@@ -156,7 +156,7 @@ class Mixed(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm, ReLU; returns (N, out_channels, ceil(T/stride), ...)."""
+    """A convolution, batch norm and ReLU; returns (N, out_channels, ceil(T/stride), ...)."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class SameConv3d(Conv3d):
 
 
 class MaxPool(nn.Module):
-    """Max pooling after SAME padding with zeros; `fixed` pads the start as if sizes were even."""
+    """A max pool after SAME padding with zeros; `fixed` pads the start as if sizes were even."""
 
     def __init__(
         self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, fixed: bool = False

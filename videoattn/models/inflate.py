@@ -58,7 +58,7 @@ def load_inflated(
     if unknown:
         raise ValueError(
             f"weights: {len(unknown)} names are not in {type(model).__name__}: "
-            f"{first_few(unknown)}; its own begin with {', '.join(list(own)[:5])}"
+            f"{first_few(unknown)}; its first names are {', '.join(list(own)[:5])}"
         )
     ready: dict[str, Tensor] = {}
     for name, value in state_dict.items():

@@ -1,4 +1,4 @@
-"""The networks of pytorchvideo's hub by name, with pytorchvideo's parameter names.
+"""Builds the networks of pytorchvideo's hub by name, with pytorchvideo's parameter names.
 
 All take one clip (N, 3, T, H, W) and return logits (N, K), in training and in evaluation.
 """

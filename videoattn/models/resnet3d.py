@@ -1,4 +1,4 @@
-"""I3D-ResNet, C2D and Slow: one residual network, and a table of its temporal kernels.
+"""The networks I3D-ResNet, C2D and Slow, as one ResNet with a table of temporal kernels.
 
 I3D inflates the first convolution of some blocks to 3 frames (Wang et al., CVPR 2018, after
 Carreira & Zisserman, CVPR 2017). C2D has no temporal kernels. Slow (Feichtenhofer et al., ICCV
@@ -19,7 +19,7 @@ from videoattn.types import Logits, Video
 
 @dataclass(frozen=True)
 class TemporalKernels:
-    """Temporal kernel sizes of a network.
+    """The temporal kernel sizes of a network.
 
     Args:
         stem: Frames of conv1.
@@ -47,7 +47,7 @@ BLOCKS: dict[int, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Stem:
-    """Strides, kernels and padding of conv1 and the first pool, in which published networks differ.
+    """The strides, kernels and padding of conv1 and the first pool; published networks differ here.
 
     The defaults are those of the 8x8 models of PySlowFast and pytorchvideo. mmaction2's 32x2 models
     have conv1_stride_frames=2 and pool1_stride_frames=2; the authors' own also have
@@ -61,7 +61,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first over k_t frames, with output (N, width, T, H', W')."""
+    """A residual block 3x3 (over k_t frames), 3x3, with output (N, width, T, H', W')."""
 
     expansion = 1
 
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1x1 over k_t frames, 3x3 with the stride, 1x1: (N, 4·width, T, H', W')."""
+    """A residual block 1x1 (over k_t frames), 3x3 (stride), 1x1: (N, 4·width, T, H', W')."""
 
     expansion = 4
 

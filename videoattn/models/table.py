@@ -1,4 +1,4 @@
-"""The networks by name, for recipes and for public checkpoints."""
+"""Builds networks by name, for recipes and for public checkpoints."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

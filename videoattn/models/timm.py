@@ -1,4 +1,4 @@
-"""Temporal segment networks over timm's ResNets."""
+"""Builds temporal segment networks over timm's ResNets."""
 
 import sys
 

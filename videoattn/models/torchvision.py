@@ -1,4 +1,4 @@
-"""torchvision's video networks by name, with torchvision's parameter names.
+"""Builds torchvision's video networks by name, with torchvision's parameter names.
 
 R(2+1)D cannot be a row of resnet3d's temporal kernels: it splits each convolution into two with a
 norm between them, and halves the frames in three stages.

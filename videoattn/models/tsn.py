@@ -1,6 +1,6 @@
-"""Temporal segment networks (Wang et al., ECCV 2016, arXiv 1608.00859): a 2-D network runs on each
-segment of a video, and a consensus combines the results. With `shift_div` this is TSM (Lin et al.,
-ICCV 2019, arXiv 1811.08383): some channels move to the next or the previous segment.
+"""The temporal segment network (Wang et al., ECCV 2016, arXiv 1608.00859): a 2-D network runs on
+each segment of a video, and a consensus combines the results. With `shift_div` this is TSM (Lin et
+al., ICCV 2019, arXiv 1811.08383): some channels move to the next or the previous segment.
 
 Segments are the T of the input (N, C, T, H, W), so a video attention block treats them as frames.
 Parameters keep torchvision's names.

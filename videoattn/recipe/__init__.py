@@ -1,1 +1,1 @@
-"""Turns a recipe into objects: the only package that reads settings by name."""
+"""Builds objects from a recipe. No package below this one knows the keys of a recipe."""

@@ -1,7 +1,7 @@
 """The settings of a recipe.
 
-A recipe lists what differs from the defaults below. Loading is strict: an unknown key or a value
-of the wrong type is an error that names the key, what it got and what is allowed.
+A recipe lists the settings that differ from the defaults below. Loading is strict: an unknown key
+or a value of the wrong type is an error that names the key, the value and the allowed values.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class DataConfig:
     ] = "folders"
     """folders: root/<split>/<class>/*. list: lines with a path and a label. frames: lines with a
     folder of images, their number and a label. shards: tar files written by `videoattn prepare
-    shards`. Others: the files that the dataset is released with (data/README.md)."""
+    shards`. Others: the released files of the dataset (data/README.md)."""
     train_split: str = "train"
     test_split: str = "test"
     """folders: names of the split folders. list, frames: list files, relative to root. kinetics,
@@ -46,8 +46,8 @@ class DataConfig:
     """pyav: downscales videos of at least twice this short side (pixels) before cropping: slightly
     faster, slightly different pixels. Re-encoding once with `prepare reencode` gains more."""
     num_workers: int = 2
-    """Loader processes, with one thread each; 0 decodes in the training process. Samples do not
-    depend on it."""
+    """Number of loader processes, with one thread each; 0 decodes in the training process. It does
+    not affect the samples."""
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""
@@ -59,7 +59,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The clips that the network takes."""
+    """The clips that are the input of the network."""
 
     sampling: Literal["dense", "segments", "uniform"] = "dense"
     """dense: num_frames frames, frame_stride apart. segments: one frame from each of num_frames
@@ -86,7 +86,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation in training; the same for all frames of a clip."""
+    """The augmentation of training clips, equal in all frames of a clip."""
 
     crop: Literal["area", "short_side", "multi_scale"] = "area"
     """area: a random area and aspect ratio. short_side: a random short side, then a random crop.
@@ -96,7 +96,8 @@ class AugmentConfig:
     short_side: tuple[int, int] = (256, 320)
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: bool = True
-    """Mirrors half of the samples. Refused if classes differ by left and right, unless:"""
+    """Mirrors half of the samples. An error if classes differ in left and right, unless flip_labels
+    pairs them."""
     flip_labels: dict[str, str] = field(default_factory=dict)
     """Pairs of classes that mirroring exchanges, such as {moves_left: moves_right}."""
     color_jitter: float = 0.0
@@ -182,13 +183,13 @@ class TrainConfig:
     milestones: tuple[int, ...] = ()
     """multistep: epochs of a stage at which the learning rate is divided by 10."""
     stage_epochs: tuple[int, ...] = ()
-    """Networks that are trained in stages (hard_crop): the epochs of each, num_epochs together;
-    equal by default. The schedule restarts in each stage."""
+    """Networks that are trained in stages (hard_crop): the epochs of each stage, whose sum is
+    num_epochs; equal by default. The schedule restarts in each stage."""
     weight_decay: float = 1e-4
     """Not applied to norms and biases."""
     freeze_backbone_epochs: int = 0
-    """Fine-tuning: freezes the backbone, which is all that model.weights contains, for this many
-    epochs. A new classifier and new attention blocks are trained."""
+    """Fine-tuning: freezes the backbone for this many epochs. The backbone is every parameter in
+    model.weights; a new classifier and new attention blocks are trained."""
     freeze_batch_norm: bool = False
     """Fine-tuning: freezes the statistics, scale and shift of the backbone's batch norms."""
     backbone_lr_scale: float = 1.0
@@ -197,7 +198,7 @@ class TrainConfig:
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
-    """Weights of an attention system's losses by name, instead of its defaults (interaction:
+    """Weights of an attention system's losses by name, which replace its defaults (interaction:
     {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each

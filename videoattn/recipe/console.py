@@ -1,7 +1,7 @@
-"""Prints the results of commands on the terminal.
+"""Prints results on the terminal.
 
 Class names, paths and error messages may come from strangers. Their control characters are made
-visible, because a terminal would obey them, and they are never read as rich markup.
+visible, because a terminal would execute them. They are never read as rich markup.
 """
 
 import unicodedata

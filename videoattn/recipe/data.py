@@ -107,7 +107,7 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
-    """Returns the names of the class list; without one, the test split has the training classes."""
+    """Returns the names of the class list; without a list, the test split uses training classes."""
     if config.class_list is not None:
         return read_class_list(str(Path(config.class_list).expanduser()))
     if subset == "train":
@@ -134,8 +134,8 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
         source = "the training shards"
     if names is not None and names != shards.class_names:
         raise ValueError(
-            f"the {subset} shards have other classes than {source}: {len(shards.class_names)} and "
-            f"{len(names)}, from {shards.class_names[0]!r} and {names[0]!r} on"
+            f"the {subset} shards have {len(shards.class_names)} classes from "
+            f"{shards.class_names[0]!r} on; need the {len(names)} of {source}, from {names[0]!r} on"
         )
     return shards
 
@@ -148,15 +148,14 @@ def make_loader(
     *,
     test_views: bool = False,
 ) -> ClipLoader:
-    """Returns the batches of the training split (shuffled and augmented) or of the test split (all
-    views, in order).
+    """Returns the batches of a split: training (shuffled, augmented) or test (all views, in order).
 
     Args:
-        test_views: Loads the training split, shuffled, with the views of the test split.
+        test_views: Load the training split, shuffled, with the views of the test split.
 
     Raises:
         ValueError: If mirroring would exchange classes, the batch size is not a multiple of the
-            clips per video, or the dataset or a transform is wrong.
+            clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
     training = subset == "train" and not test_views
@@ -249,7 +248,7 @@ def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, 
 
 
 def clock_of(config: Config) -> float | None:
-    """Returns the frame rate at which clips are sampled by the times of frames, or None.
+    """Returns the frame rate for sampling by the times of frames, or None for frame numbers.
 
     Raises:
         ValueError: If the rate is not positive, or the dataset is folders of images, which have no
@@ -291,7 +290,7 @@ def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
 
 
 def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Returns what mixes the clips of a batch, or None if the recipe does not."""
+    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
     with section("augment"):
         mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
     return mix if sum(mix.fractions) else None

@@ -1,4 +1,4 @@
-"""Puts a run together from a recipe, and trains it. Nothing else assembles a run."""
+"""Assembles a run from a recipe, and trains it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ NUM_FAILURES_SHOWN = 20
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run consists of, on its device and ready to train.
+    """The objects of a run, on its device and ready to train.
 
     Args:
         samples: The training and test videos.
-        preprocess: Frames (N, T, C, H, W) uint8 to what the network takes.
+        preprocess: Function from frames (N, T, C, H, W) uint8 to the input of the network.
         test_batches: None if the run does not validate.
-        notes: What the user should know before it starts.
+        notes: Notes for the user before the run starts.
     """
 
     config: Config
@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def meta(self) -> CheckpointMeta:
-        """The metadata of the run's checkpoints: all that prediction needs beside the weights."""
+        """The metadata of the run's checkpoints, which prediction needs besides the weights."""
         values = to_dict(self.config)
         return {
             "config": values,
@@ -78,7 +78,7 @@ class Experiment:
         }
 
     def fit(self, folder: Path, parallel: Parallel, previous: Checkpoint | None) -> TrainResult:
-        """Trains, and writes checkpoints and metrics to the folder."""
+        """Trains the model, and writes checkpoints and metrics to the folder."""
         train = self.config.train
         validation = None
         if self.test_batches is not None:
@@ -118,7 +118,7 @@ def train(
     device: str = "auto",
     folder: Path | None = None,
 ) -> TrainResult:
-    """Trains what a recipe describes, as the command `videoattn train` does.
+    """Trains the network of a recipe, as the command `videoattn train` does.
 
     Args:
         recipe: A YAML file, or its content as nested dictionaries.
@@ -129,8 +129,8 @@ def train(
         folder: Output folder; runs/<name> by default.
 
     Raises:
-        ValueError: If the recipe or the dataset is wrong, or the folder holds a run already.
-        DecodeError: If a training video cannot be decoded, unless the recipe skips those.
+        ValueError: If the recipe or the dataset is wrong, or the folder already holds a run.
+        DecodeError: If a training video cannot be decoded and the recipe does not skip it.
     """
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
@@ -163,7 +163,7 @@ def assemble(
     *,
     samples: dict[str, Samples] | None = None,
 ) -> Experiment:
-    """Builds every part of a run from its config.
+    """Builds all objects of a run from its config.
 
     Args:
         previous: The checkpoint that the run resumes from; its weights are loaded by `fit`.

@@ -1,6 +1,6 @@
-"""The folder of a run: who may train in it, what may be erased, and where its data were.
+"""Locks and prepares the folder of a run, and remembers the run's data.
 
-Nothing that training did not write is ever erased, and nothing that it wrote without `overwrite`.
+Only files that training wrote are ever erased, and only with `overwrite`.
 """
 
 import fcntl
@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
-from videoattn.recipe.load import comparable, load, to_dict, to_yaml
+from videoattn.recipe.console import show
+from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -53,10 +53,10 @@ _FREE = (
 def claim(
     folder: Path, config: Config, parallel: Parallel, *, resume: bool, overwrite: bool
 ) -> Iterator[Checkpoint | None]:
-    """Holds the run's folder for this job, and prepares it for training.
+    """Locks the run's folder for this job, and prepares it for training.
 
     The main process holds a lock on a file in the folder. The system releases it when the process
-    ends, however it ends.
+    ends, even after a crash.
 
     Yields:
         The checkpoint to resume from, or None for a run that starts in an empty folder.
@@ -90,7 +90,7 @@ def claim(
 def remember_data(folder: Path, config: Config) -> None:
     """Records the data section of a run that this user trains, outside of the run's folder.
 
-    `test` uses it later, so that a config inside of the folder need not be trusted.
+    `test` uses the record, so that it does not have to trust the config in the folder.
     """
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
     write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
@@ -114,7 +114,7 @@ def _record_of(folder: Path) -> Path:
 
 
 def _lock(folder: Path) -> int:
-    """Returns a descriptor that holds the folder until it is closed or the process ends."""
+    """Returns a descriptor that locks the folder until it is closed or the process ends."""
     path = output_folder(folder) / LOCK
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
@@ -126,10 +126,9 @@ def _lock(folder: Path) -> int:
             f"{folder} is in use by {holder}; wait for it to end, or choose another name=..."
         ) from error
     except OSError as error:  # some network file systems have no locks
-        warnings.warn(
-            f"{folder} cannot be locked ({error.strerror}): make sure that no other process "
-            "trains in it",
-            stacklevel=2,
+        show(
+            f"note: {folder} cannot be locked ({error.strerror}): make sure that no other process "
+            "trains in it"
         )
     if not path.exists() or path.stat().st_ino != os.fstat(lock).st_ino:
         os.close(lock)  # the previous holder removed this file after we opened it
@@ -145,11 +144,10 @@ def _unlock(folder: Path, lock: int) -> None:
 
 
 def _check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Checks that a run can be resumed or started here, and that starting it erases nothing that
-    the user wants to keep.
+    """Checks that a run can be resumed or started in the folder.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If there is nothing to resume, or a new run would erase or mix with other files.
     """
     if resume:
         if not (folder / LAST).exists():
@@ -183,12 +181,12 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _is_config(path: Path) -> bool:
-    """Whether the file is a config of ours: strict loading refuses those of other tools."""
+    """Returns whether the file is a config of ours: its keys are those of a recipe."""
     try:
-        load(path, ["data.root=."])
+        values = read_yaml(path)
+        return isinstance(values, dict) and "name" in values and bool(comparable(values))
     except ValueError:
         return False
-    return True
 
 
 def _files(folder: Path) -> list[str]:
@@ -206,7 +204,10 @@ def _start(folder: Path, config: Config, parallel: Parallel) -> None:
             if _WRITTEN.fullmatch(name) and name != LOCK:
                 (folder / name).unlink()
         write_text(folder / CONFIG, to_yaml(config))
-        remember_data(folder, config)
+        try:
+            remember_data(folder, config)
+        except OSError as error:
+            show(f"note: `videoattn test {folder}` will ask for its data: {error}")
     parallel.barrier()
 
 

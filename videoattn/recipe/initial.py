@@ -21,19 +21,19 @@ from videoattn.weights import PUBLIC, load_public, read_state_dict
 
 
 class Initial(NamedTuple):
-    """Names of the parameters without pretrained weights, and notes for the user."""
+    """The names of the parameters without pretrained weights, and notes for the user."""
 
     new: list[str]
     notes: list[str]
 
 
 def load_initial_weights(model: nn.Module, config: Config) -> Initial:
-    """Loads the weights that `model.weights` names into the model.
+    """Loads the weights of `model.weights` into the model.
 
-    They are a run, a shared folder or a checkpoint of ours; `torchvision/resnet50` (downloaded), or
-    a public name with its file, such as `pyslowfast/I3D_8x8_R50:FILE`. 2-D weights are inflated for
-    a 3-D network, as `model.inflate` says. A classifier for other classes, and attention blocks
-    that the weights lack, keep their initialization.
+    `model.weights` is a run, a shared folder or a checkpoint of ours; `torchvision/resnet50`, which
+    is downloaded; or a public name with its file, such as `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D
+    network, 2-D weights are inflated by the method `model.inflate`. A classifier for other classes,
+    and attention blocks that the weights lack, keep their initialization.
 
     Returns:
         The names of the parameters that the weights lack, and notes about them.
@@ -92,8 +92,8 @@ def _read(source: str) -> dict[str, Tensor]:
 def _download(name: str) -> Path:
     """Returns torchvision's weights file, from torch.hub's cache or its address.
 
-    The name of the file ends in the beginning of its SHA-256, which is checked each time: the
-    cache may be shared. The file is read without running anything in it.
+    The name of the file contains the start of its SHA-256. It is checked each time, because the
+    cache may be shared. Reading the file does not run code.
     """
     url: str = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.url
     file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)

@@ -3,9 +3,9 @@
 A recipe is a file that the user names. It is trusted, except that it cannot run a command or read
 the environment: only `${key}` is resolved, and `pipe:` addresses must be typed on the command line.
 
-A stored config comes with a run folder or a checkpoint, perhaps from somebody else. It describes
-the network and its preprocessing and nothing more: its data section and `model.weights` are not
-used, and interpolations are refused.
+A stored config is in a run folder or a checkpoint, perhaps from somebody else. Only its description
+of the network and the preprocessing is used. Its data section and `model.weights` are ignored, and
+interpolations are refused.
 """
 
 import re
@@ -67,13 +67,13 @@ def load(
         notes: Receives a sentence for each setting that was renamed or dropped.
 
     Raises:
-        ValueError: If there is no such file, it is not YAML, a key is unknown, a value has the
-            wrong type, is missing or too small, or the name is not a file name.
+        ValueError: If the file does not exist or is not YAML, a key is unknown, a value is missing,
+            has the wrong type or is too small, or the name is not a file name.
     """
     values, source = recipe, "the recipe"
     if not isinstance(recipe, Mapping):
         source = str(recipe)
-        values = _read(Path(recipe))
+        values = read_yaml(Path(recipe))
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -114,20 +114,23 @@ def from_stored(
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
 
-    They are for comparison only: no value is resolved or used.
+    The values are only for comparison: none is resolved.
 
     Raises:
-        ValueError: If there are too many.
+        ValueError: If they are damaged, too many, or of another version.
     """
     check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
-    merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+    except (OmegaConfBaseException, TypeError) as error:
+        raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     assert isinstance(settings, dict)
     return {str(key): _plain(value) for key, value in settings.items()}
 
 
 def shareable(values: Values) -> dict[str, Any]:
-    """Returns a config without what belongs to one machine: the data section and the weights that
+    """Returns a config without settings of one machine: the data section, and the weights that
     training started from."""
     kept = {key: value for key, value in values.items() if key != "data"}
     model = values.get("model")
@@ -143,19 +146,18 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """Returns the whole config as a recipe: `load` reads an equal one from it."""
+    """Returns the whole config as a recipe, from which `load` reads an equal config."""
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file, without inserting any `${key}`."""
     if not path.is_file():
-        raise ValueError(f"no recipe at {path}; see configs/ for those that come with videoattn")
+        raise ValueError(f"{path}: no such recipe; configs/ has the recipes of videoattn")
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not a recipe: it is not UTF-8 text; save it as UTF-8"
-        ) from error
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     except OSError as error:  # what OmegaConf raises for a file that holds one word or number
@@ -164,7 +166,7 @@ def _read(path: Path) -> Any:
 
 def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str]) -> Config:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{source} is not a recipe: it must hold key: value lines")
+        raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
     recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
     for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
@@ -243,8 +245,8 @@ def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
 def _without_foreign_options(
     values: Values, overrides: Sequence[str], notes: list[str]
 ) -> dict[str, Any]:
-    """Drops the recipe's attention positions and options if another system is chosen by override:
-    they are arguments of the first system."""
+    """Drops the recipe's attention positions and options if an override selects another system,
+    because they belong to the first system."""
     names = [word.partition("=")[2] for word in overrides if word.startswith(_ATTENTION_NAME)]
     model = values.get("model")
     attention = model.get("attention") if isinstance(model, Mapping) else None

@@ -1,4 +1,4 @@
-"""A trained network with its preprocessing, from a run, a shared folder or a checkpoint."""
+"""Loads a trained network with its preprocessing from a run, a shared folder or a checkpoint."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,12 @@ class Prediction(NamedTuple):
 class Predictor:
     """A trained network with its preprocessing and class names.
 
-    `predictor("clip.mp4")` returns the classes with their probabilities, most likely first;
-    `predictor.model` is the network in eval mode, `predictor.preprocess` returns what it takes.
+    `predictor("clip.mp4")` returns the classes with their probabilities, most likely first.
+    `predictor.model` is the network in eval mode, and `predictor.preprocess` returns its input.
     The attributes and methods of the network are available on the predictor, too.
 
     Args:
-        folder, checkpoint: Where the network was loaded from.
+        folder, checkpoint: The source of the network.
         meta: The metadata of the checkpoint, without overrides.
     """
 
@@ -152,7 +152,7 @@ class Predictor:
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes of the network: `load` returned the network itself in earlier versions."""
+        """Returns an attribute of the network, because earlier versions of `load` returned it."""
         if name == "model":
             raise AttributeError(name)
         return getattr(self.model, name)
@@ -172,8 +172,8 @@ def load(
     overrides: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
 ) -> Predictor:
-    """Loads the network of a run's folder (its last checkpoint), of a shared folder
-    (model.safetensors and config.json), or of a .pt or .safetensors file in one.
+    """Loads the network of a run's folder (its last checkpoint), a shared folder (model.safetensors
+    and config.json), or a .pt or .safetensors file in one of them.
 
     Nothing in the folder can run code, read other files or reach the network: its config's data
     section is not used.
@@ -183,7 +183,7 @@ def load(
         data: A data section from a source that the user controls.
 
     Raises:
-        ValueError: If there is no such run, a file is not a checkpoint of ours, or its weights
+        ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
     file, state, meta = checkpoint.read(Path(path))
@@ -192,22 +192,22 @@ def load(
         checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)
     model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
-    place = resolve_device(device) if isinstance(device, str) else device
+    on_device = resolve_device(device) if isinstance(device, str) else device
     return Predictor(
-        model.to(place).eval(),
+        model.to(on_device).eval(),
         config,
         meta["class_names"],
-        device=place,
+        device=on_device,
         checkpoint=file,
         meta=meta,
     )
 
 
 def require_empty(path: Path) -> None:
-    """Checks that nothing is at a path, or an empty folder.
+    """Checks that a path does not exist, or is an empty folder.
 
     Raises:
-        ValueError: If something is.
+        ValueError: If the path exists.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} exists already; choose another name, or remove it")
+        raise ValueError(f"{path} already exists; choose another name, or remove it")

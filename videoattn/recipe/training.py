@@ -58,10 +58,11 @@ def make_optimizer(
 def make_fine_tuning(
     config: Config, model: nn.Module, new: Collection[str] | None
 ) -> FineTuning | None:
-    """Returns how pretrained parameters are trained, or None if like all others.
+    """Returns the settings of fine-tuning, or None if pretrained parameters train like all others.
 
     Args:
-        new: Names of the parameters without pretrained weights; None without any such weights.
+        new: Names of the parameters without pretrained weights; None if there are no
+            pretrained weights.
 
     Raises:
         ValueError: If a setting is out of range, or there are no pretrained weights.
@@ -96,7 +97,7 @@ def make_fine_tuning(
 def make_precise_bn(
     config: Config, model: nn.Module, parallel: Parallel, samples: Samples
 ) -> PreciseBatchNorm | None:
-    """Returns what recomputes batch-norm statistics, or None if the recipe does not ask for it.
+    """Returns the precise batch norm of a recipe, or None if the recipe does not use it.
 
     Raises:
         ValueError: If the number of clips is negative, the network has no batch norms, or test
@@ -136,7 +137,7 @@ def make_settings(
     Args:
         steps_per_epoch: Optimizer steps, after accumulation.
         mix: Mixes the clips of a batch.
-        num_stages: How many stages the model is trained in.
+        num_stages: The number of training stages of the model.
 
     Raises:
         ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
@@ -177,11 +178,11 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
-    """Returns the attention system's weights, with the recipe's in their place."""
+    """Returns the attention system's loss weights; weights of the recipe replace them."""
     name = config.model.attention.name
     own = SYSTEMS[name].losses if name in SYSTEMS else {}
-    asked = config.train.auxiliary_weights
-    for loss in asked:
+    chosen = config.train.auxiliary_weights
+    for loss in chosen:
         if loss not in own:
             has = f"has {', '.join(own)}" if own else "has none"
             some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
@@ -189,13 +190,13 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
                 f"{name or 'null'} {has} (systems with some: {some})"
             )
-    return {**own, **asked}
+    return {**own, **chosen}
 
 
 def make_precision(
     config: Config, model: nn.Module, device: torch.device
 ) -> tuple[Precision, str | None]:
-    """Returns the precision to train in, and a note if it is not the usual one.
+    """Returns the precision of training, and a note if it differs from the usual one.
 
     Networks of other libraries whose convolutions have wrong bfloat16 gradients on a CPU (see
     layers.py) are trained in float32 there.

@@ -1,4 +1,4 @@
-"""Public checkpoints: a table of models, maps of parameter names, safe reading and writing."""
+"""Loads and writes public checkpoints: a table of models, parameter names, safe reading."""
 
 from videoattn.weights.load import explain, from_state_dict, load_public, to_public
 from videoattn.weights.public import PUBLIC

@@ -119,8 +119,8 @@ def read_blobs(path: Path) -> object:
             return _to_tensors(_Unpickler(file, encoding="latin1").load(), {})
     except RefusedGlobalError as error:
         raise ValueError(
-            f"{path}: refused, nothing in it was run: the pickle asks for {error}, and a Caffe2 "
-            "file holds NumPy arrays and plain containers only"
+            f"{path}: refused without running it: the pickle needs {error}; a Caffe2 file holds "
+            "only NumPy arrays and plain containers"
         ) from error
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: the pickle is damaged or too large; fetch it again") from error

@@ -1,4 +1,4 @@
-"""Parameter names of Inception-I3D in other projects.
+"""The parameter names of Inception-I3D in other projects.
 
 Our names are piergiaj's. Only the classifier differs: it is a 1x1x1 convolution there.
 """

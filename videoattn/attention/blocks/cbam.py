@@ -1,4 +1,4 @@
-"""CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, with an additional temporal gate.
+"""The gates of CBAM (Woo et al., ECCV 2018, arXiv 1807.06521) for video, and a temporal gate.
 
     channel:   M_c = sigmoid(MLP(avg x) + MLP(max x))              pooled over positions
     spatial:   M_s = sigmoid(BN(conv([max x ; mean x])))           pooled over channels
@@ -6,8 +6,8 @@
 
 Gates run in sequence, each on the output of the previous one. The paper applies the channel gate
 and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
-is in the authors' code, but not in the paper's formula; as in that code it starts at zero, so those
-gates start at 1/2 everywhere, and its momentum is 0.01.
+is in the authors' code, but not in the paper's formula. There and here it starts at zero, so the
+gate starts at 1/2 everywhere; the momentum is 0.01.
 
 Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
 gate pools over are ours. In the authors' code the MLP always has biases.
@@ -44,7 +44,7 @@ TEMPORAL = ("conv", "mlp", "channel")
 
 
 class CBAM(nn.Module):
-    """Gates in sequence; keeps the shape (N, C, T, H, W).
+    """Applies gates in sequence; keeps the shape (N, C, T, H, W).
 
     The maps are the gates: "channel" (N, C), or (N, C, T) with scope="frame"; "spatial"
     (N, T, H, W); "temporal" (N, T), or (N, C, T) of kind channel with temporal="channel".
@@ -86,8 +86,8 @@ class CBAM(nn.Module):
         one_of("temporal", temporal, TEMPORAL)
         if (num_frames is not None) != (temporal == "mlp"):
             raise ValueError(
-                f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' requires the "
-                "number of frames at this block, and the others accept any number: remove it"
+                f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' needs the "
+                "number of frames at this block, 'conv' and 'channel' need None"
             )
 
         def build(gate: str) -> nn.Module:
@@ -142,7 +142,7 @@ class ChannelGate(Gate):
 
 
 class SpatialGate(Gate):
-    """One gate per position, from the maximum and the mean over its channels."""
+    """A gate per position, from the maximum and the mean over its channels."""
 
     def __init__(self, *, kernel: Sequence[int], gate_start: str) -> None:
         super().__init__(gate_start)
@@ -192,7 +192,7 @@ class FrameMLPGate(Gate):
     def __init__(self, num_frames: int, *, gate_start: str) -> None:
         super().__init__(gate_start)
         if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+            raise ValueError(f"num_frames: got {num_frames}; need at least 1")
         self.num_frames = num_frames
         self.mlp = GateMLP(num_frames, max(num_frames // 2, 1))
         if gate_start == "identity":

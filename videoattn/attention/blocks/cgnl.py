@@ -1,4 +1,4 @@
-"""Compact generalized non-local blocks (Yue et al., NeurIPS 2018, arXiv 1810.13125).
+"""The compact generalized non-local block (Yue et al., NeurIPS 2018, arXiv 1810.13125).
 
 Every (position, channel) entry attends to every other. For each of G groups of channels, θ, φ and g
 are flat vectors of n = T·H·W·C_i/G entries, and the n x n map is never built:
@@ -67,7 +67,7 @@ def compact_gaussian(
 
 
 class CompactNonLocal(nn.Module):
-    """CGNL or CGNLx; keeps the shape (N, C, T, H, W), in time and memory linear in T·H·W.
+    """A CGNL or CGNLx block; keeps the shape (N, C, T, H, W); linear in T·H·W in time and memory.
 
     The norm starts at zero, so the block starts as the identity.
 
@@ -113,9 +113,9 @@ class CompactNonLocal(nn.Module):
                 "channels; choose a common divisor"
             )
         if order < 0:
-            raise ValueError(f"order must be at least 0, got {order}")
+            raise ValueError(f"order: got {order}; need at least 0")
         if gamma <= 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+            raise ValueError(f"gamma: got {gamma}; need more than 0")
         self.groups = groups
         self.kernel = kernel
         self.order = order

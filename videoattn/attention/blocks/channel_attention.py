@@ -1,5 +1,5 @@
-"""Attention between channels, as in the channel half of the dual attention network (Fu et al., CVPR
-2019, arXiv 1809.02983).
+"""A block with attention between channels: the channel half of the dual attention network (Fu et
+al., CVPR 2019, arXiv 1809.02983).
 
     Y = softmax(X Xᵀ / sqrt(P)) X        Z = X + BN(Y)        X: (C, P), P = T·H·W positions
 
@@ -16,7 +16,7 @@ from videoattn.types import Video
 
 
 class ChannelAttention(nn.Module):
-    """Attention among channels; keeps the shape (N, C, T, H, W) and is linear in T·H·W.
+    """A block with attention between channels; keeps the shape (N, C, T, H, W); linear in T·H·W.
 
     A token is a channel, and its features are its values at all positions. The norm starts at
     zero, so the block starts as the identity.

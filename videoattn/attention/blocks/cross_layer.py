@@ -1,4 +1,4 @@
-"""Cross-layer non-local block (Ye et al., ICIP 2020, arXiv 2005.09153).
+"""The cross-layer non-local block (Ye et al., ICIP 2020, arXiv 2005.09153).
 
 Positions of a deep layer attend to those of shallower layers r = 1 .. n:
 
@@ -37,7 +37,7 @@ Source = Float[Tensor, "N _ _ _ _"]
 
 
 class CrossLayerNonLocal(nn.Module):
-    """Attention from x to other layers: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
+    """Attends from x to other layers: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
 
     There is one source (N, C_r, T_r, H_r, W_r) for each of `source_channels`. The norms start at
     zero, so the block starts as the identity.

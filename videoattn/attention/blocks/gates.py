@@ -1,4 +1,4 @@
-"""Base of all gates: y = e · x, with e computed from a few pooled numbers of x.
+"""The base of all gates: y = e · x, with e computed from a few pooled numbers of x.
 
     gate_start="half":      e = sigmoid(z)      in (0, 1), as in the papers; about 1/2 at the start
     gate_start="identity":  e = 2 sigmoid(z)    in (0, 2); the layer that computes z starts at zero,
@@ -27,7 +27,7 @@ SCOPES: dict[str, tuple[int, ...]] = {"clip": (2, 3, 4), "frame": (3, 4)}
 
 
 class Gate(nn.Module):
-    """Base of a gate. A subclass implements `logits` and, if it has a map, `gate_map`.
+    """The base class of gates. A subclass implements `logits` and, if it has a map, `gate_map`.
 
     Args:
         gate_start: "half" or "identity"; see above.
@@ -104,7 +104,7 @@ class GateMLP(nn.Module):
 
 
 class GateNorm(nn.BatchNorm3d):
-    """Batch norm for pooled features, which may have one value per channel (one clip, one frame).
+    """A batch norm for pooled features, which may have one value per channel (one clip, one frame).
 
     The statistics of a single value are undefined, so batch norm would raise an error or make the
     gate constant. For such an input this layer uses its running statistics and does not update
@@ -150,8 +150,7 @@ def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
     """
     if reduction < 1 or divisor < 1:
         raise ValueError(
-            f"reduction and divisor must be at least 1, got reduction={reduction}, "
-            f"divisor={divisor}"
+            f"reduction and divisor: got {reduction} and {divisor}; need at least 1 each"
         )
     if divisor > 1:
         return max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)

@@ -1,4 +1,4 @@
-"""Hard attention by cropping, AG-CNN (Guan et al., Diagnose like a Radiologist: Attention Guided
+"""The hard-attention network AG-CNN (Guan et al., Diagnose like a Radiologist: Attention Guided
 Convolutional Neural Network for Thorax Disease Classification, 2018, arXiv 1801.09927).
 
     H(p) = max_k |f_k(p)|             f: output of the last stage of the global branch
@@ -65,7 +65,7 @@ class HardCrop(nn.Module):
             which also crops time. "frame": one box for each of the T' frames, which are scaled and
             thresholded separately.
         threshold: tau, in [0, 1).
-        statistic: H over the channels of |f|: "max", "l1" or "l2".
+        statistic: H as the "max", the mean ("l1") or the root mean square ("l2") of |f|.
         scale: Scale H to [0, 1] by "minmax" or by its "max".
         min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
 

@@ -1,4 +1,4 @@
-"""Interaction-aware spatio-temporal pyramid attention (Du et al., ECCV 2018, arXiv 1808.01106).
+"""A head with interaction-aware pyramid attention (Du et al., ECCV 2018, arXiv 1808.01106).
 
     y_j = W_j X_jᵀ (+ b_j)          scores of the P positions, in D rows, from each level j
     a   = softmax(F(y_1, ..., y_J)) over the positions of all frames
@@ -63,9 +63,8 @@ class InteractionPyramid(nn.Module):
         super().__init__()
         if residual and level_channels[-1] != width:
             raise ValueError(
-                f"residual=True adds features of the last level, {level_channels[-1]} channels, to "
-                f"those of the classifier, {width}; make the last stage the last level, or remove "
-                "residual"
+                f"residual=True: got {level_channels[-1]} channels in the last level; need "
+                f"{width}, as in the classifier; end with the last stage, or remove residual"
             )
         self.pyramid = PyramidPooling(level_channels, **pooling)
         self.gamma = nn.Parameter(torch.zeros(())) if residual else None

@@ -1,4 +1,4 @@
-"""Attention between positions with a choice of similarity and normalizer.
+"""A block with attention between positions, and a choice of similarity and normalizer.
 
     y = normalize(similarity(θ(x), φ(x))) g(x)        z = x + BN(W_z y)
 
@@ -57,7 +57,7 @@ SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
 
 
 class PairwiseBlock(nn.Module):
-    """Base of `SimilarityAttention` and `NonLocal`: projections, pooled keys and the attention.
+    """The base class of `SimilarityAttention` and `NonLocal`: projections, key pool, attention.
 
     A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
     checkpoints. The additive and concat similarities also need `pair`, for the vector w.
@@ -160,7 +160,7 @@ class PairwiseBlock(nn.Module):
 
 
 class SimilarityAttention(PairwiseBlock):
-    """Attention over all positions of a clip; keeps the shape (N, C, T, H, W).
+    """A block with attention over all positions of a clip; keeps the shape (N, C, T, H, W).
 
     The norm starts at zero, so the block starts as the identity.
 
@@ -192,7 +192,7 @@ class SimilarityAttention(PairwiseBlock):
         one_of("normalizer", normalizer, NORMALIZERS)
         for name, value in (("tau", tau), ("bandwidth", bandwidth)):
             if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+                raise ValueError(f"{name}: got {value}; need more than 0")
         inner = inner_channels or max(channels // 2, 1)
         scales = {"scaled": inner**-0.5, "cosine": tau, "rbf": (bandwidth or inner**0.25) ** -2}
         scale = scales.get(similarity, 1.0)

@@ -1,4 +1,4 @@
-"""Learn to pay attention (Jetley et al., ICLR 2018, arXiv 1804.02391).
+"""A head from "Learn to pay attention" (Jetley et al., ICLR 2018, arXiv 1804.02391).
 
 Each level's local features l_i and a global feature g give one attended vector g_a:
 
@@ -21,8 +21,8 @@ have no effect. With the sigmoid, and in pc_mlp (which is ours), the map depends
 Where we differ. In the paper g comes from layers after the last local level; here it is the pooled
 output of the last stage, which by default is itself the last level. If widths differ, the paper
 projects g to the width of l. SaoYan's public code projects l to the width of g (`project="local"`),
-has the sigmoid as an option, and returns c as the map: see `compatibility`; recorded maps are the
-weights. u starts small, so each level starts near its average.
+has the sigmoid as an option, and returns c as the map. Here recorded maps are the weights, and the
+method `compatibility` returns c. u starts small, so each level starts near its average.
 """
 
 import math
@@ -41,13 +41,13 @@ from videoattn.types import Video
 
 
 class LevelAttention(nn.Module):
-    """One level: forward(local, g) with (N, C, T, H, W) and (N, G) returns g_a (N, D).
+    """The attention of one level: forward(local, g) maps (N, C, T, H, W) and (N, G) to g_a (N, D).
 
     Args:
         compatibility: "pc", "dp" or "pc_mlp".
         normalizer: "softmax" or "sigmoid".
-        scope: Positions compete over all frames ("joint"), or within each frame, and the vectors of
-            the frames are averaged ("per_frame").
+        scope: With "joint", positions compete over all frames. With "per_frame", they compete
+            within each frame, and the vectors of the frames are averaged.
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
             to G channels ("local"; D = G).
 

@@ -164,7 +164,7 @@ class PyramidPooling(nn.Module):
         return like.new_full((count,), 1 / count if self.fusion == "mean" else 1.0)
 
     def _reduce(self, levels: Sequence[Level]) -> tuple[list[Level], Float[Tensor, "N P C"]]:
-        """Returns every level on the grid of the last one, and X, in float32 or wider."""
+        """Returns all levels, pooled to the grid of the last one, and X, in float32 or wider."""
         dtype, grid = widen(levels[-1]).dtype, grid_of(levels[-1])
         pool = F.adaptive_max_pool3d if self.down_sampling == "max" else F.adaptive_avg_pool3d
         reduced = [(x if grid_of(x) == grid else pool(x, grid)).to(dtype) for x in levels]

@@ -5,10 +5,9 @@
     out = s · f
 
 This is squeeze-and-excitation without a bottleneck and with a norm. In the paper it refines two
-levels of a segmentation pyramid, and nothing precedes the pooling; in the authors' code a
-convolution does, which also changes the level's width to that of the pyramid. Where we differ:
-their images are our frames, so the mean is over T·H·W or over each frame, and the convolution is
-(1, 3, 3).
+levels of a segmentation pyramid. The authors' code has a convolution before the pooling, which
+changes the width of a level to the width of the pyramid; the paper has none. Where we differ: the
+paper has images. Here the mean is over T·H·W or over each frame, and the convolution is (1, 3, 3).
 """
 
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ NORMS = ("bn", "ln", "none")
 
 
 class AttentionRefinement(Gate):
-    """One gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
+    """A gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
 
     The map is the gate that multiplies f: (N, C), or (N, C, T) with scope="frame".
 
@@ -102,7 +101,7 @@ class AttentionRefinement(Gate):
 
 
 class _ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over axis 1, for each clip or frame separately."""
+    """A layer norm over axis 1, for each clip or frame separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)

@@ -82,7 +82,7 @@ def bounding_boxes(mask: Bool[Tensor, "N T H W"]) -> Ends:
 def in_pixels(boxes: Ends, grid: tuple[int, ...], size: tuple[int, ...], min_size: float) -> Ends:
     """Converts boxes in cells of a grid to boxes in frames and pixels of a clip of size (T, H, W).
 
-    A side shorter than the fraction `min_size` of the clip's grows around its center. A box that
+    A side shorter than `min_size` times the clip's side grows around its center. A box that
     would leave the clip is moved inside.
     """
     cells = torch.tensor(grid, device=boxes.device)

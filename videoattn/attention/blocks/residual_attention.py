@@ -1,5 +1,5 @@
-"""Residual attention (Wang et al., Residual Attention Network for Image Classification, CVPR 2017,
-arXiv 1704.06904): a mask branch next to a trunk.
+"""A mask branch next to a trunk (Wang et al., Residual Attention Network for Image Classification,
+CVPR 2017, arXiv 1704.06904).
 
     out = F + M(u) · F
 
@@ -79,9 +79,9 @@ class ResidualMask(nn.Module):
         if depth is None:
             depth = depth_for(grid)
         if depth < 1 or units < 1:
-            raise ValueError(f"depth and units must be at least 1, got {depth} and {units}")
+            raise ValueError(f"depth and units: got {depth} and {units}; need at least 1 each")
         if temporal_kernel not in (1, 3):
-            raise ValueError(f"temporal_kernel must be 1 or 3, got {temporal_kernel}")
+            raise ValueError(f"temporal_kernel: got {temporal_kernel}; choose 1 or 3")
         self.depth = depth
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.temporal_mask = temporal_mask

@@ -1,4 +1,4 @@
-"""SAGAN's self-attention (Zhang et al., ICML 2019, arXiv 1805.08318) over all positions of a clip.
+"""The self-attention of SAGAN (Zhang et al., ICML 2019, arXiv 1805.08318) over a clip's positions.
 
     o_i = Σ_j softmax_j(f(x_i) · h(x_j)) v(x_j)        y_i = x_i + γ o_i,  γ = 0 at first
 

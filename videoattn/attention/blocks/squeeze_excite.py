@@ -1,5 +1,5 @@
-"""Squeeze-and-excitation (Hu et al., CVPR 2018, arXiv 1709.01507) and S3D-G's self-gating (Xie et
-al., ECCV 2018, arXiv 1712.04851), which is the same without the bottleneck.
+"""The gates of squeeze-and-excitation (Hu et al., CVPR 2018, arXiv 1709.01507) and of S3D-G (Xie et
+al., ECCV 2018, arXiv 1712.04851), whose self-gating is the same without the bottleneck.
 
     s = mean of x over positions
     squeeze-and-excitation:  e = sigmoid(W2 ReLU(W1 s + b1) + b2)     W1: C -> C/r, W2: C/r -> C
@@ -28,7 +28,7 @@ from videoattn.types import Video
 
 
 class SqueezeExcite(Gate):
-    """One gate per channel; keeps the shape (N, C, T, H, W).
+    """A gate per channel; keeps the shape (N, C, T, H, W).
 
     The map is the gate that multiplies x: (N, C), or (N, C, T) with scope="frame".
 

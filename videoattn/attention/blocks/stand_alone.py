@@ -1,5 +1,5 @@
-"""Stand-alone self-attention (Ramachandran et al., Stand-Alone Self-Attention in Vision Models,
-NeurIPS 2019, arXiv 1906.05909), extended to windows over frames.
+"""A layer of self-attention in windows over frames and pixels (extends Ramachandran et al.,
+Stand-Alone Self-Attention in Vision Models, NeurIPS 2019, arXiv 1906.05909).
 
     y_i = Σ_{j in window(i)} softmax_j(q_i · (k_j + r_{j-i})) v_j      q, k, v = W_q x, W_k x, W_v x
 
@@ -38,7 +38,7 @@ AXES = ("t", "h", "w")
 
 
 class StandAloneAttention(nn.Module):
-    """Attention within a window: (N, C, T, H, W) -> (N, C', T, ⌈H/stride⌉, ⌈W/stride⌉).
+    """A layer of attention within a window: (N, C, T, H, W) -> (N, C', T, ⌈H/stride⌉, ⌈W/stride⌉).
 
     Memory: frames are processed in chunks, and the backward pass recomputes each chunk. So for any
     T, copies of keys and values exist for one chunk only: at most 3·k_t frames, each position in at
@@ -290,4 +290,4 @@ def _check(out_channels: int, stride: int, window: Sequence[int], heads: int) ->
         )
     check_odd("window", window)
     if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+        raise ValueError(f"stride: got {stride}; need at least 1")

@@ -3,7 +3,7 @@
 Frame i is the i-th frame that the decoder outputs. Frame counts in headers, frame rates and seek
 tables may be wrong, so none of them is used. The default decoder is PyAV, which is exact for every
 file that decodes. decord and torchcodec return the same frames or refuse the file
-(docs/decoders.md lists which). Frames are counted and timed by PyAV, whichever decoder is used.
+(docs/decoders.md lists which). PyAV counts and times the frames for every decoder.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ _IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
 
 
 class VideoInfo(NamedTuple):
-    """Exact number of frames, mean frame rate, and the size in pixels after rotation."""
+    """The exact number of frames, mean frame rate, and size in pixels after rotation."""
 
     num_frames: int
     fps: float
@@ -65,16 +65,16 @@ def decode(
     """Returns the frames with these numbers in RGB, in the given order; numbers may repeat.
 
     Args:
-        crop: Takes the height and width of the video, and returns the box to keep of every frame.
+        crop: Function from the height and width of the video to the box to keep of every frame.
             It is called once. Each frame is cropped as it is decoded, so that only one whole frame
             is in memory at a time.
         short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
-            Faster, but the pixels differ from those of cropping first.
-        starts: Where PyAV may start decoding in a file without timestamps.
+            This is faster, but gives other pixels than cropping first.
+        starts: The packets at which PyAV may start decoding in a file without timestamps.
 
     Raises:
-        DecodeError: If the file cannot be read, has too few frames, or is not one for which the
-            decoder is exact.
+        DecodeError: If the file cannot be read, has too few frames, or the decoder is not exact for
+            it.
         ValueError: If there is no index, or a negative one.
         ImportError: If the decoder is not installed.
     """
@@ -111,7 +111,7 @@ def check_decoder(decoder: str, short_side: int | None = None) -> None:
 
 
 def probe(source: VideoSource) -> VideoInfo:
-    """Decodes every frame, so that the count is exact for damaged files too.
+    """Returns the facts of a video. Decodes every frame, so that the count is always exact.
 
     Raises:
         DecodeError: If the file cannot be read or no frame decodes.
@@ -144,7 +144,7 @@ def count_frames(source: VideoSource) -> tuple[int, float]:
 def frame_times(
     source: VideoSource | Video, num_frames: int | None = None
 ) -> Float64[np.ndarray, " T"]:
-    """Returns when each frame is displayed, in seconds; see `Video.frame_times`.
+    """Returns the time of each frame in seconds; see `Video.frame_times`.
 
     Raises:
         DecodeError: If the file cannot be read, holds no frame, or states no frame rate.

@@ -15,7 +15,7 @@ program."""
 
 
 def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
-    """Yields the frames.
+    """Yields the position in `indices` and the image of each frame.
 
     Raises:
         DecodeError: If a frame is missing, damaged, or differs in size.
@@ -32,7 +32,7 @@ def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
 
 
 def count_folder(source: FrameFolder) -> int:
-    """Returns how many frames there are from the first one on, up to a gap.
+    """Returns the number of frames before the first missing one.
 
     Raises:
         DecodeError: If the folder or its first frame is missing.

@@ -1,7 +1,7 @@
 """Decodes frames with decord or torchcodec: the same frames as PyAV for the same indices.
 
-Both seek by the packets, which is exact for MP4 and Matroska whose packets determine which frame
-is which. Every other file is refused with a DecodeError: in AVI, for example, dropped frames and
+Both seek by packets. This is exact for MP4 and Matroska if the packets determine the number of each
+frame. Every other file is refused with a DecodeError: in AVI, for example, dropped frames and
 B-frames make seeks return other frames without an error.
 """
 
@@ -27,13 +27,13 @@ from videoattn.data.decode.source import (
 
 
 def read_decord(video: Video, indices: FrameIndices) -> Images:
-    """Yields the frames."""
+    """Yields the position in `indices` and the image of each frame."""
     decord = import_decord()
     times = _listed_times(video, indices, "decord")
     if (count := len(video.container.streams.video)) > 1:
         _refuse(video, "decord", f"takes one of {count} video streams, any of them")
     with _decoder_errors(video, "decord"):
-        # decord replaces a frame that it cannot decode by a neighbor; more than none is an error.
+        # Without this tolerance, decord replaces a frame that it cannot decode by a neighbor.
         reader = decord.VideoReader(as_file(video.source), num_threads=1, fault_tol=1e-9)
         count = len(reader)
     if count != len(times):
@@ -44,7 +44,10 @@ def read_decord(video: Video, indices: FrameIndices) -> Images:
 
 
 def read_torchcodec(video: Video, indices: FrameIndices) -> Images:
-    """Yields the frames, one by one: blocks of many frames would fragment the memory."""
+    """Yields the position in `indices` and the image of each frame.
+
+    Frames are read one by one, because blocks of many frames would fragment the memory.
+    """
     decoders = import_torchcodec()
     times = _listed_times(video, indices, "torchcodec")
     file = as_file(video.source)
@@ -98,7 +101,7 @@ def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[
         _refuse(video, decoder, f"is not exact in files of the kind {kind}")
     index = video.packet_index
     if index is None:
-        _refuse(video, decoder, "needs packets that tell which frame is which")
+        _refuse(video, decoder, "needs packets that determine the number of each frame")
     if not index.closed:
         _refuse(video, decoder, "is not exact if frames stored after a key frame precede it")
     if indices[-1] >= len(index.times):
@@ -112,7 +115,7 @@ def _refuse(video: Video, decoder: str, why: str) -> NoReturn:
 
 @contextmanager
 def _decoder_errors(video: Video, decoder: str) -> Iterator[None]:
-    """Turns any error of the library into a DecodeError; its errors share no base class."""
+    """Raises any error of the library as a DecodeError. Its errors share no base class."""
     try:
         yield
     except Exception as error:

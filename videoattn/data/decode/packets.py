@@ -1,4 +1,4 @@
-"""Which packets to decode for a frame: where decoding can start, and what can be skipped."""
+"""Selects the packets to decode for a frame: a start, and the packets to skip."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ _REORDERED = ("h264", "hevc", "mpeg4")
 
 
 class GroupStarts(NamedTuple):
-    """Where decoding can start in a video without reliable timestamps, such as an AVI.
+    """The packets at which decoding can start in a video without reliable timestamps (AVI).
 
-    Decoding from packet `packets[i]` gives the frames of the whole file from number `frames[i]`
+    Decoding from packet `packets[i]` gives all frames of the file from number `frames[i]`
     on. `videoattn.data.prepare.groups` finds these by decoding.
 
     Args:
@@ -38,7 +38,7 @@ class PacketIndex(NamedTuple):
 
     Args:
         packets: All packets with data.
-        times: When each packet's frame is displayed, in ticks of the stream.
+        times: The display time of each packet's frame, in ticks of the stream.
         keys: The packets at which decoding can start.
         unreferenced: The packets whose frames no other frame refers to.
     """
@@ -50,7 +50,7 @@ class PacketIndex(NamedTuple):
 
     @classmethod
     def of(cls, stream: av.VideoStream, packets: list[av.Packet]) -> "PacketIndex | None":
-        """Returns None if the packets do not determine which frame is which."""
+        """Returns the index, or None if the packets do not determine the number of each frame."""
         if not (packets and packets[0].is_keyframe):
             return None
         if any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):
@@ -64,7 +64,7 @@ class PacketIndex(NamedTuple):
         before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
         if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
             return None
-        if times.min() < times[0]:  # a frame that needs a group before the first
+        if times.min() < times[0]:  # this frame needs a group before the first
             return None
         unreferenced = np.zeros(len(packets), dtype=bool)
         if length_size := _nal_length_size(context):
@@ -77,18 +77,18 @@ class PacketIndex(NamedTuple):
 
     @property
     def closed(self) -> bool:
-        """Whether no frame that is stored after a key frame is displayed before it."""
+        """Whether every frame after a key frame in the file is also displayed after it."""
         earliest_from = np.minimum.accumulate(self.times[::-1])[::-1]
         return bool((earliest_from[self.keys] == self.times[self.keys]).all())
 
     def plan(self, frames: Int64[np.ndarray, " T"]) -> list[list[int]]:
-        """Returns runs of packets to decode for the frames, each from a key frame on."""
+        """Returns runs of packets to decode for the frames; each run starts at a key frame."""
         requested = np.sort(np.argsort(self.times)[frames])
         keys, key_times = self.keys.tolist(), self.times[self.keys].tolist()
         spans: list[tuple[int, int]] = []
         for packet, time in zip(requested.tolist(), self.times[requested].tolist(), strict=True):
             key = bisect_right(keys, packet) - 1
-            # A frame displayed before the key frame that it is stored after needs the group before.
+            # A frame stored after a key frame but displayed before it needs the previous group.
             while key_times[key] > time:
                 key -= 1
             start = keys[key]
@@ -104,10 +104,10 @@ class PacketIndex(NamedTuple):
 
 
 def up_to_frame(packets: Iterator[av.Packet], frame: int) -> Iterator[av.Packet]:
-    """Stops once every frame up to `frame` has its packet. For MP4.
+    """Yields packets until every frame up to `frame` has its packet. For MP4.
 
     MP4 stores decoding times, and FFmpeg shifts them so that no frame is displayed before it is
-    decoded. So all packets that come after this one are displayed after its decoding time.
+    decoded. So all later packets are displayed after this packet's decoding time.
     """
     first = list(islice(packets, frame + 1))
     yield from first
@@ -125,8 +125,8 @@ def up_to_frame(packets: Iterator[av.Packet], frame: int) -> Iterator[av.Packet]
 
 
 def _nal_length_size(codec: av.VideoCodecContext) -> int:
-    """Returns the bytes of the length field before each NAL unit of H.264 and HEVC in MP4 and
-    Matroska; 0 for everything else."""
+    """Returns the size in bytes of the length field before each NAL unit of H.264 and HEVC in MP4
+    and Matroska; 0 for other files."""
     at = {"h264": 4, "hevc": 21}.get(codec.name, 0)
     extra = codec.extradata or b""
     return (extra[at] & 3) + 1 if at and len(extra) > at and extra[0] == 1 else 0
@@ -135,7 +135,7 @@ def _nal_length_size(codec: av.VideoCodecContext) -> int:
 def _is_unreferenced(data: bytes, length_size: int) -> bool | None:
     """Returns whether every slice (unit types 1 and 5) of an H.264 packet has nal_ref_idc = 0.
 
-    Returns None if the lengths of the units do not add up, of HEVC too: the packet is damaged.
+    Returns None if the lengths of the units do not add up: the packet is damaged (HEVC too).
     """
     at, end, slices, references = 0, len(data), 0, 0
     while (start := at + length_size) < end:

@@ -1,10 +1,10 @@
-"""Decodes frames with PyAV: exact for every file that decodes at all.
+"""Decodes frames with PyAV, exactly for every file that decodes.
 
 A frame's index is its number in the decoder's output. If the container stores presentation times
-(MP4, Matroska), the packets are listed first, and only those that the requested frames need are
+(MP4, Matroska), the packets are listed first, and only the packets that requested frames need are
 decoded. Other files are decoded from the last known group start (see `GroupStarts`), or from the
 first packet. Anything unexpected (a damaged packet or frame, missing or disordered times) makes
-decoding start over from the first packet. Damage inside a frame that is skipped is not noticed.
+decoding start over from the first packet. Damage inside skipped frames is not detected.
 """
 
 import os
@@ -50,8 +50,8 @@ _Yields = Generator[tuple[int, Image], None, bool]
 class Video:
     """A video opened with PyAV, decoded in one thread.
 
-    Opening decodes nothing. The number of frames and their times are found when they are first
-    used, without decoding if the container allows. `decode` accepts an open Video, which saves
+    Opening decodes nothing. The number of frames and their times are determined on first use,
+    without decoding if the container lists them. `decode` accepts an open Video, which saves
     opening the file and listing its packets again.
 
     Raises:
@@ -84,9 +84,9 @@ class Video:
 
     @cached_property
     def num_frames(self) -> int:
-        """The number of frames: listed, or decoded if the container does not list them.
+        """The number of frames, from the container's list or, without one, by decoding.
 
-        Damage that leaves the packets whole is not noticed; `decode` then raises a DecodeError
+        Damage inside packets is not detected; `decode` then raises a DecodeError
         with the true count.
         """
         return len(self.packet_index.packets) if self.packet_index else self._count()
@@ -103,10 +103,10 @@ class Video:
         return self._index(self.packets())
 
     def frame_times(self, num_frames: int | None = None) -> Float64[np.ndarray, " T"]:
-        """Returns when each frame is displayed, in seconds after the first.
+        """Returns the display time of each frame, in seconds after the first.
 
-        The times are those stored in MP4 and Matroska, where the rate may vary. Frames of other
-        files are evenly spaced at the mean rate.
+        MP4 and Matroska store the times, and their rate may vary. Frames of other files are evenly
+        spaced at the mean rate.
 
         Args:
             num_frames: Known number of frames; saves counting them in other files.
@@ -120,7 +120,7 @@ class Video:
         if num_frames is None:
             num_frames = self.num_frames
         if self.fps <= 0:
-            raise DecodeError(self.source, "names no frame rate, so its frames have no times")
+            raise DecodeError(self.source, "has no frame rate, so its frames have no times")
         return np.arange(num_frames) / self.fps
 
     def index_up_to(self, frame: int) -> PacketIndex | None:
@@ -142,7 +142,7 @@ class Video:
             raise DecodeError(self.source, reason(error)) from error
 
     def packets_up_to(self, frame: int) -> Iterator[av.Packet]:
-        """Stops once every frame up to `frame` has its packet, if the container allows."""
+        """Yields packets until every frame up to `frame` has its packet (MP4), or all packets."""
         packets = self.packets()
         return up_to_frame(packets, frame) if self.container.format.name == _MP4 else packets
 
@@ -159,7 +159,7 @@ class Video:
         self.stream.codec_context.flush_buffers()
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes the whole file."""
+        """Yields every frame that decodes."""
         for packet in self.packets():
             yield from self.feed(packet)
         yield from self.feed(None)
@@ -192,7 +192,7 @@ def read_pyav(
     video: Video, indices: FrameIndices, *, short_side: int | None = None,
     starts: GroupStarts | None = None,
 ) -> Images:  # fmt: skip
-    """Yields the frames.
+    """Yields the position in `indices` and the image of each frame.
 
     Args:
         short_side: Downscales while decoding, if the video is at least twice as large.
@@ -209,7 +209,7 @@ def read_pyav(
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns the counterclockwise quarter turns that the file's display matrix asks for."""
+    """Returns the counterclockwise quarter turns in the file's display matrix."""
     turns = frame.rotation / 90
     return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
 
@@ -241,7 +241,7 @@ class ToRGB:
 
 
 def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
-    """Decodes only the packets that are needed; returns False if that is not exact."""
+    """Yields the frames from only the needed packets; returns False if that is not exact."""
     index = video.index_up_to(int(indices[-1]))
     if index is None or indices[-1] >= len(index.packets):
         return False
@@ -250,7 +250,7 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
         video.flush()
         for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
-                if frame.is_corrupt:  # what conceals the damage depends on earlier frames
+                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:
@@ -261,7 +261,7 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
 def _read_in_order(
     video: Video, indices: FrameIndices, to_rgb: ToRGB, starts: GroupStarts | None = None
 ) -> _Yields:
-    """Counts the decoder's output and converts only the requested frames.
+    """Yields the requested frames by counting the decoder's output.
 
     With group starts, skips groups without a requested frame; returns False if that fails.
     """

@@ -1,4 +1,4 @@
-"""What can be decoded, and the error for a video that cannot give the requested frames."""
+"""The sources of `decode` other than files, and DecodeError."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from videoattn.files import file_url
 
 @dataclass(frozen=True)
 class VideoBytes:
-    """An encoded video in memory, with what its shard states about it.
+    """An encoded video in memory, with its label and facts from its shard.
 
     Args:
         name: Used in place of a path in error messages.
@@ -64,12 +64,12 @@ again, in the same size, and these replace the earlier ones.
 
 
 class DecodeError(Exception):
-    """Raised for a video that cannot give the requested frames.
+    """Raised if the requested frames of a video cannot be decoded.
 
     Attributes:
         path: The path or name of the video.
-        reason: What is wrong with it.
-        num_frames: How many frames could be decoded, set only if too few could.
+        reason: The problem.
+        num_frames: The number of frames that decode, set only if they are too few.
     """
 
     def __init__(self, path: VideoSource, reason: str, num_frames: int | None = None) -> None:
@@ -86,7 +86,7 @@ class DecodeError(Exception):
 def too_few_frames(source: VideoSource, index: int, num_frames: int) -> DecodeError:
     return DecodeError(
         source,
-        f"frame {index} was asked for, but only {num_frames} frames decode (0 - {num_frames - 1})",
+        f"frame {index} is out of range: {num_frames} frames decode (0 - {num_frames - 1})",
         num_frames,
     )
 
@@ -96,5 +96,5 @@ def reason(error: Exception) -> str:
 
 
 def as_file(source: VideoSource) -> str | BytesIO:
-    """Returns what decoding libraries open: bytes, or the address of a local file."""
+    """Returns the source as decoding libraries take it: a file's address, or a file object."""
     return BytesIO(source.data) if isinstance(source, VideoBytes) else file_url(str(source))

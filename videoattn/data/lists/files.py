@@ -1,4 +1,4 @@
-"""Finds listed videos by the root's index, or by listing folders, without opening any file."""
+"""Finds listed videos in the root's index, or in its folders, without opening any file."""
 
 import os
 import warnings
@@ -37,7 +37,7 @@ class Listed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Existing files: sorted paths relative to the root, and the columns of the index if any."""
+    """The existing files: sorted paths relative to the root, and the index's columns if any."""
 
     paths: list[str]
     num_frames: Int64[np.ndarray, " N"] | None = None
@@ -59,12 +59,12 @@ def find_videos(
     missing: Missing,
     frame_template: str | None = None,
 ) -> Samples:
-    """Finds the listed videos. Their names are relative to `root/folder` (see `all_videos`).
+    """Returns the listed videos. Their names are relative to `root/folder` (see `all_videos`).
 
     With `frame_template`, the names are folders of images, which the index does not contain.
 
     Raises:
-        ListError: If all videos are missing, or some are and `missing` is "raise".
+        ListError: If all videos are missing, or any if `missing` is "raise".
     """
     indexed = frame_template is None and (root / INDEX_NAME).is_file()
     if match == "name" or indexed:
@@ -101,7 +101,7 @@ def walk(
 ) -> Iterator[str]:
     """Yields the path of every file in a folder and below, except for hidden files and folders.
 
-    Follows links to folders, but not to a folder that contains the link: such a walk has no end.
+    Follows links to folders, except links to a folder that contains them: these never end.
 
     Args:
         folder: Folder to list.
@@ -151,7 +151,7 @@ def existing_root(root: str | Path) -> Path:
 
 
 def first_folder(root: Path, names: Sequence[str]) -> str:
-    """Returns the first existing folder with a slash, or "" (the root itself) if there is none."""
+    """Returns the first existing folder, ending in a slash, or "" (the root) if none exists."""
     return next((f"{name}/" for name in names if (root / name).is_dir()), "")
 
 
@@ -213,7 +213,7 @@ def _to_samples(
     missing: Missing,
     frame_template: str | None,
 ) -> Samples:
-    """rows: the row in `found` of each listed name, or -1 if it does not exist."""
+    """Joins a list and the existing files; `rows` maps listed names to `found`, -1 if missing."""
     lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]
     if lost and (missing == "raise" or len(lost) == len(rows)):
         raise ListError(_missing_message(root, folder, lost, len(rows), found))

@@ -1,4 +1,4 @@
-"""Class folders, without a list."""
+"""Reads datasets of class folders, which need no list."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ def read_folders(
         class_names: Class names in the order of their labels. Default: the folders' names, sorted.
 
     Raises:
-        ValueError: If the split, a class folder or every video is missing, or a folder is not a
-            class.
+        ValueError: If the split, a class folder or every video is missing, or a folder has the name
+            of no class.
     """
     root = existing_root(root)
     prefix = "" if split is None else f"{split.rstrip('/')}/"
@@ -33,7 +33,8 @@ def read_folders(
     label_of = {name: label for label, name in enumerate(names)}
     if extra := [name for name in folders_in(folder) if name not in label_of]:
         raise ListError(
-            f"{folder} has folders that are none of the {len(names)} classes: {first_few(extra)}"
+            f"{folder} has folders outside the {len(names)} classes: {first_few(extra)}; remove "
+            "them, or add them to the class list"
         )
     found = all_videos(root, prefix)
     labels = [_label(path[len(prefix) :], label_of) for path in found.paths]
@@ -59,7 +60,7 @@ def check_class_folders(folder: Path, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in present]:
         raise ListError(
             f"{folder} has no folder for {len(missing)} of {len(names)} classes: "
-            f"{first_few(missing)}"
+            f"{first_few(missing)}; add them, or correct the class list"
         )
 
 

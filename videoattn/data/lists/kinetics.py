@@ -1,4 +1,4 @@
-"""Kinetics-400, 600 and 700: clips by name, from the csv files of the release."""
+"""Reads Kinetics-400, 600 and 700 from the csv files of the release."""
 
 import csv
 import io
@@ -75,7 +75,7 @@ def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> L
 
 
 def _columns(path: Path, header: Sequence[str]) -> list[int]:
-    """Returns where the columns label, youtube_id, time_start and time_end are."""
+    """Returns the indices of the columns label, youtube_id, time_start and time_end."""
     if not any(header):
         raise ListError(f"{path}: the csv is empty; expected the columns {','.join(_HEADER)}")
     if not set(_HEADER) <= set(header):

@@ -18,7 +18,7 @@ class ListError(ValueError):
 
 
 class Lines(NamedTuple):
-    """The non-blank lines of a file, stripped, or the entries of a JSON list; numbers from 1."""
+    """The non-blank lines of a file, stripped, or the entries of a JSON list, from number 1."""
 
     path: Path
     numbers: list[int]
@@ -32,14 +32,14 @@ class Lines(NamedTuple):
         return cls(path, numbers, [line for line in lines if line])
 
     def fail(self, rows: Sequence[int], message: str) -> NoReturn:
-        """Raises a ListError with the number of the first wrong row, then those of the others."""
+        """Raises a ListError with the number of the first wrong row, then of the others."""
         first, *others = (self.numbers[row] for row in rows)
         more = ", ".join(map(str, others[:20])) + (", ..." if len(others) > 20 else "")
         also = f"; also {self.unit} {more}" if others else ""
         raise ListError(f"{self.path} {self.unit} {first}: {message}{also}")
 
     def require(self, rows: Sequence[Row | None], expected: str) -> list[Row]:
-        """Returns the parsed rows. None marks a malformed one.
+        """Returns the parsed rows. None marks a malformed row.
 
         Raises:
             ListError: If a row is malformed.
@@ -107,7 +107,7 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     first_line = data[: data.find(b"\n") + 1 or len(data)]
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ListError(f"{path} is a UTF-16 text; save it as UTF-8")
+        raise ListError(f"{path} is UTF-16 text; save it as UTF-8")
     if b"\0" in first_line:
         raise ListError(f"{path} has NUL bytes, as UTF-16 text has; save it as UTF-8")
     if b"\r" in first_line.rstrip(b"\r\n"):
@@ -140,7 +140,7 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ListError(f"{path}: the class list does not exist; give a file of one name a line")
+        raise ListError(f"{path}: no such class list; give a file with one name per line")
     lines = Lines.read(path)
     lines.check_not_empty("one class name each")
     lines.check_no_repeats(lines.text, "class {name!r} is {line}, too; name each once")

@@ -1,4 +1,4 @@
-"""The official lists of UCF101 and HMDB51."""
+"""Reads the official lists of UCF101 and HMDB51."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +90,7 @@ def read_hmdb51(
 
 
 def read_hmdb51_lists(folder: Path, split: int, subset: Subset) -> Listed:
-    """Reads one list per class, with lines of `name.avi 1` (train), 2 (test) or 0 (not used).
+    """Reads one list per class, with lines `name.avi 1` (train), 2 (test) or 0 (not used).
 
     The names of the lists, sorted, are the class names.
     """
@@ -111,7 +111,7 @@ def read_hmdb51_lists(folder: Path, split: int, subset: Subset) -> Listed:
         paths += used
         labels += [label] * len(used)
     if not paths:
-        raise ListError(f"{folder}/*{ending}: no video of the {subset} part of split {split}")
+        raise ListError(f"{folder}/*{ending}: no {subset} video in split {split}")
     return Listed(paths, labels, class_names)
 
 

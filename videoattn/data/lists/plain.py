@@ -1,4 +1,4 @@
-"""Lists of one video per line, `path label` and its dialects, and folders of images."""
+"""Reads lists of one video or one folder of images per line."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from videoattn.data.lists.samples import Samples
 
 Columns = Literal["path label", "path frames label", "path label ..."]
 """The columns of a line. Lines are split from the right, since paths may contain blanks. "..."
-stands for further labels, which are ignored."""
+means further labels, which are ignored."""
 
 _EXAMPLES: dict[Columns, str] = {
     "path label": "'path label', e.g. 'a/b.mp4 3'",
@@ -60,7 +60,7 @@ def read_frames(
     separator: str = " ",
     missing: Missing = "raise",
 ) -> Samples:
-    """Reads lines of `folder frames label`: images numbered from 1, named by `frame_template`.
+    """Reads lines `folder frames label`: images numbered from 1, named by `frame_template`.
 
     Raises:
         ValueError: If an argument is not allowed, or anything in the list is missing,
@@ -80,7 +80,7 @@ def check_template(template: str) -> None:
     """Checks that a template gives each frame number its own file name inside the folder.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If two frames share a name, or a name is outside the folder.
     """
     numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
     huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
@@ -112,9 +112,9 @@ def parse_list(
     if columns not in _EXAMPLES:
         raise ValueError(f"columns: got {columns!r}; choose from {', '.join(_EXAMPLES)}")
     if not separator:
-        raise ValueError("separator: got nothing; the default ' ' is any blanks and tabs")
+        raise ValueError("separator: got ''; need some text; ' ' matches any blanks and tabs")
     if not list_file.is_file():
-        raise ListError(f"{list_file}: the list file does not exist")
+        raise ListError(f"{list_file}: the list file does not exist; correct its path")
     lines = Lines.read(list_file)
     lines.check_not_empty(_EXAMPLES[columns].partition(",")[0])
     parsed = _parse_lines(lines.text, columns, separator)
@@ -168,7 +168,7 @@ def _parse_frames(line: str, separator: str) -> Row | None:
 def _simplify(path: str) -> str:
     """Removes "." and repeated slashes, so that one file has one spelling.
 
-    ".." stays: the folder before it may be a link.
+    It keeps "..", because the folder before it may be a link.
     """
     if "./" in path or "//" in path or path.endswith("/"):
         return str(PurePosixPath(path))

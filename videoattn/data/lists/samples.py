@@ -10,7 +10,7 @@ from videoattn.data.strings import PackedStrings
 
 
 class Samples:
-    """Paths, labels and class names of a dataset, in flat arrays that workers share.
+    """The paths, labels and class names of a dataset, in flat arrays that workers share.
 
     Attributes:
         num_frames: Frame count of each video, or None if no count is known before decoding. A 0
@@ -33,7 +33,7 @@ class Samples:
         frame_template: str | None = None,
         missing: Sequence[str] = (),
     ) -> None:
-        """`paths` are relative to `root`, or absolute."""
+        """Creates the table; `paths` are relative to `root`, or absolute."""
         self.root = root
         self.paths = paths if isinstance(paths, PackedStrings) else PackedStrings.of(paths)
         self.labels: Int64[np.ndarray, " N"] = np.array(labels, dtype=np.int64)

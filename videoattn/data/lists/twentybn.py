@@ -1,4 +1,4 @@
-"""Something-Something v2 and Jester, which have the same publisher."""
+"""Reads Something-Something v2 and Jester, which have the same publisher."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def read_something_labels(path: Path) -> tuple[str, ...]:
     names = [by_number.get(str(i)) for i in range(len(content))]
     if None in names:
         raise ListError(
-            f"{path}: no class has the number {names.index(None)}, of {len(content)}; "
+            f"{path}: number {names.index(None)} is missing among {len(content)} classes; "
             f"expected {expected}, from 0 on"
         )
     return tuple(str(name) for name in names)

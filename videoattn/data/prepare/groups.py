@@ -1,4 +1,4 @@
-"""Finds where decoding may start in videos whose packets do not determine their frames."""
+"""Finds packets at which decoding can start, for videos without reliable timestamps."""
 
 import hashlib
 from pathlib import Path
@@ -9,11 +9,11 @@ from videoattn.data.decode.pyav import ToRGB, Video
 
 
 def find_group_starts(path: Path) -> list[tuple[int, int]]:
-    """Returns (packet, frame) pairs: decoding from that packet gives the frames from there on.
+    """Returns pairs (packet, frame): decoding from the packet gives the frames from `frame` on.
 
     Every key packet is tried, and kept if decoding from it reproduces the frames of the whole file
-    up to the second next key packet. Returns nothing for damaged files: what conceals the damage
-    depends on earlier frames.
+    up to the second next key packet. Returns nothing for damaged files, because the concealment of
+    damage depends on earlier frames.
     """
     with Video(path) as video:
         video.stream.codec_context.copy_opaque = True
@@ -41,7 +41,7 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
 
 
 def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> bool:
-    """Returns whether a new decoder gives these frames first."""
+    """Returns whether a new decoder outputs exactly these frames first."""
     found, to_rgb = 0, ToRGB()
     with Video(path) as video:
         for packet in [*packets, None]:

@@ -1,14 +1,14 @@
-"""The index of a data root, `videoattn_index.npz`: its videos, and how long they are.
+"""Reads and writes the index of a data root, `videoattn_index.npz`.
 
-With it, lists are checked and frames counted without opening any video. The file is an npz of flat
-arrays, one row per video in the order of the paths: `paths` (uint8: the paths relative to the root,
-concatenated), `ends` (int64: where each path ends), `num_frames` (int64; 0: unknown, as for a file
-that does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
+The index replaces opening videos to check lists and count frames. The file is an npz of flat
+arrays with one row per video, sorted by path: `paths` (uint8: the paths relative to the root,
+concatenated), `ends` (int64: the end of each path), `num_frames` (int64; 0 if unknown, for example
+if a file does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
 after rotation), `key_frames` (int64, their number).
 
 `file_bytes` (int64), `start_ends` (int64), `start_packets` and `start_frames` (int64) hold the
-`GroupStarts` of videos without timestamps: those of row i end at `start_ends[i]`. Indexes without
-these four arrays load. There may be more arrays, which are ignored.
+`GroupStarts` of videos without timestamps: the starts of row i end at `start_ends[i]`. An index
+without these four arrays loads, and further arrays are ignored.
 """
 
 from bisect import bisect_left
@@ -49,10 +49,10 @@ _START_COLUMNS: dict[str, type] = {
 
 
 class VideoIndex(NamedTuple):
-    """One row per video of a data root.
+    """The index of a data root, with one row per video.
 
     Args:
-        starts: Where decoding may start, by path.
+        starts: The packets at which decoding can start, by path.
     """
 
     paths: PackedStrings
@@ -82,7 +82,7 @@ class GroupStartTable:
         self._frames = frames
 
     def of(self, path: str) -> GroupStarts | None:
-        """Returns the starts of a video, given by its path relative to the root, if it has any."""
+        """Returns the starts of the video at a path relative to the root, or None."""
         row = bisect_left(self._paths, path)
         if row == len(self._paths) or self._paths[row] != path:
             return None
@@ -130,7 +130,7 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
-    """Writes the index, whole or not at all, with the rows in the order of their paths."""
+    """Writes the index, complete or not at all, with rows sorted by path."""
     names = list(index.paths)
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     paths = index.paths.take(order)

@@ -1,8 +1,8 @@
 """Re-encodes a video so that it is smaller and faster to seek in: H.264 in MP4.
 
-The frames are those that decode, rotated as the file asks and scaled to the short side. They keep
-their times; sound is left out. With a key frame every few frames, decoding a clip starts just
-before its first frame.
+The copy has all frames that decode, rotated as the file specifies and scaled to the short side.
+Frames keep their times; sound is left out. With a key frame every few frames, decoding of a clip
+starts just before its first frame.
 """
 
 from fractions import Fraction
@@ -25,7 +25,7 @@ _CRF = 20  # x264's constant rate factor; its own default is 23
 
 
 class Reencode(NamedTuple):
-    """A job: the video, its copy, and how to encode it.
+    """A re-encoding job: the video, the path of its copy, and the settings.
 
     Args:
         short_side: In pixels.
@@ -39,7 +39,7 @@ class Reencode(NamedTuple):
 
 
 def reencode(job: Reencode) -> Record:
-    """Writes the copy, whole or not at all; smaller frames are not enlarged.
+    """Writes the copy, complete or not at all; smaller frames are not enlarged.
 
     Returns `num_frames`, `out_bytes`, `height` and `width` of the copy, or an `error` if the source
     does not decode.
@@ -129,6 +129,6 @@ def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
 
 
 def _is_timed(path: Path) -> bool:
-    """Returns whether the packets state when each frame is displayed."""
+    """Returns whether the packets have the display time of each frame."""
     with Video(path) as video:
         return video.packet_index is not None

@@ -1,8 +1,8 @@
 """Inspects every video of a dataset in processes, and caches the results.
 
-A decoder that crashes or hangs costs only the file that it was given. The results are kept in a
-file of JSON lines, so that an interrupted run continues, and a later run inspects only files that
-are new or have changed.
+If a decoder crashes or hangs, only its file counts as broken. The results are kept in a file of
+JSON lines, so that an interrupted run continues, and a later run inspects only new and changed
+files.
 """
 
 import json
@@ -31,7 +31,7 @@ it, and `crashed` if that ended a process; and further values."""
 
 
 class Facts(NamedTuple):
-    """What the index and shards store about a video. Sizes are in pixels, after rotation."""
+    """The facts about a video in the index and in shards. Sizes are in pixels, after rotation."""
 
     num_frames: int
     fps: float
@@ -41,10 +41,10 @@ class Facts(NamedTuple):
 
 
 class Journal:
-    """A file of JSON lines: first a description of the run, then a record for each file.
+    """A file of JSON lines: a description of the run, then a record for each file.
 
     Each line is appended with one write, so that an interrupted run loses only the files that it
-    was inspecting. Half a line at the end is ignored.
+    was inspecting. An incomplete last line is ignored.
 
     Raises:
         ValueError: If the journal belongs to a run with another description, or is a link.
@@ -84,7 +84,7 @@ class Journal:
             ) from error
         if first != about:
             raise ValueError(
-                f"{self.path} was begun with {first}, and this run is {dict(about)}; "
+                f"{self.path} belongs to a run with {first}, and this run has {dict(about)}; "
                 "choose another folder, or remove it to start again"
             )
         return whole
@@ -99,7 +99,7 @@ def examine(
     Files that crashed the decoder or took too long are tried again.
 
     Args:
-        items: What the task takes for each file, by the path relative to `root`, or absolute.
+        items: The argument of the task by path, which is relative to `root` or absolute.
     """
     states = {path: _state(root / path) for path in items}
     known = [path for path in items if _is_known(journal.records.get(path), states[path])]
@@ -117,7 +117,7 @@ def examine(
 
 
 def files_in(root: Path) -> list[str]:
-    """Every file in a folder and below, but hidden ones; relative to it, sorted."""
+    """Returns every file in a folder and below, except hidden ones: relative paths, sorted."""
     return sorted(walk(root))
 
 
@@ -134,7 +134,7 @@ def videos_in(root: Path) -> list[str]:
 
 
 def verify(path: Path) -> Record:
-    """Decodes a whole file; `error` is set if nothing decodes, or less than the file lists."""
+    """Decodes a whole file; sets `error` if fewer frames decode than the file lists, or none."""
     try:
         facts, listed, problem = _look(path, thorough=True)
     except DecodeError as error:
@@ -147,7 +147,7 @@ def verify(path: Path) -> Record:
 
 
 def verify_folder(job: tuple[Path, str, int]) -> Record:
-    """Checks a folder of images: (path, template of the file names, frames that a list states)."""
+    """Checks a folder of images; `job` is (path, file name template, number of listed frames)."""
     path, template, listed = job
     folder = FrameFolder(path, template)
     size: dict[str, int] = {}
@@ -158,7 +158,7 @@ def verify_folder(job: tuple[Path, str, int]) -> Record:
     except DecodeError as error:
         return {"error": error.reason}
     if count < listed:
-        problem = f"damaged: {count} of {listed} pictures are there"
+        problem = f"damaged: {count} of {listed} images exist"
         return {"error": problem, "num_frames": count, **size}
     return {"num_frames": count, **size}
 
@@ -166,8 +166,8 @@ def verify_folder(job: tuple[Path, str, int]) -> Record:
 def describe(path: Path) -> Record:
     """Describes a video for the index, by listing packets and decoding one frame if possible.
 
-    The number of frames and their rate are those of `count_frames`. `starts` are the group starts
-    of a video that has to be decoded to be counted; the others need none.
+    The number of frames and their rate are those of `count_frames`. Only videos whose container
+    does not list the frames need `starts`, their group starts.
     """
     try:
         facts, listed, _ = _look(path, thorough=False)
@@ -198,7 +198,7 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
 
 
 def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
-    """Returns the facts, the number of listed frames if the container lists them, and the problem.
+    """Returns the facts, the number of listed frames (None without a list), and the problem.
 
     Without `thorough`, only one frame is decoded if the container lists them.
     """

@@ -1,6 +1,6 @@
-"""Selects the frames of a video that make a clip.
+"""Selects the frames of clips.
 
-`frames` has this project's arithmetic, `published` that of other toolboxes.
+`frames` has this project's arithmetic, `published` the arithmetic of other toolboxes.
 """
 
 import inspect
@@ -64,12 +64,12 @@ def train_sampler(
     """Returns a sampler that draws one random clip of shape (1, num_frames).
 
     Args:
-        pattern: "dense" takes frames `frame_stride` apart; "segments" one frame of each of
-            `num_frames` equal segments; "uniform" the same with segments that share their ends.
+        pattern: "dense" takes frames `frame_stride` apart; "segments" takes one frame of
+            each of `num_frames` equal segments; "uniform" does so with segments that share ends.
         num_frames: Frames of a clip.
         frame_stride: Distance between frames. Segments ignore it.
         short_video: What to do if a clip is longer than the video (see `frames`).
-        arithmetic: Whose rounding to use.
+        arithmetic: The toolbox whose rounding to use.
         options: Further options of the arithmetic.
 
     Raises:
@@ -106,7 +106,7 @@ def at_rate(times: Float64[np.ndarray, " N"], fps: float) -> Int64[np.ndarray, "
     """Returns the index of the visible frame at each tick of a clock.
 
     Args:
-        times: When each frame appears, in seconds from the first. The last one remains visible
+        times: The time of each frame in seconds after the first. The last frame remains visible
             for the mean duration.
         fps: Ticks per second.
     """
@@ -131,7 +131,7 @@ def _bind(
     short_video: str,
     options: dict[str, Any],
 ) -> Sampler:
-    """Looks up a function and binds its options."""
+    """Returns the function of a pattern, with its options bound."""
     if arithmetic not in table:
         raise ValueError(f"arithmetic: got {arithmetic!r}; choose from {', '.join(table)}")
     if pattern not in table[arithmetic]:

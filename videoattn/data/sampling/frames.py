@@ -3,11 +3,11 @@
 Every function returns int64 indices of shape (V, T), V clips of T frames, all below the video's
 frame count. `dense` takes T frames at a fixed stride. `segments` splits the video into T equal
 segments and takes one frame of each. `uniform` does the same from the first to the last frame, with
-segments that share their ends.
+segments that share ends.
 
 If a clip extends past the end of the video, a policy decides:
   loop         index modulo the frame count (mmaction2's default)
-  repeat_last  repeats the last frame of the clip that is inside the video
+  repeat_last  repeats the last of the clip's frames inside the video
   error        raises ShortVideoError
 """
 
@@ -23,7 +23,7 @@ ShortVideo = Literal["loop", "repeat_last", "error"]
 
 
 class ShortVideoError(ValueError):
-    """The video has fewer frames than the clip needs, and the policy is "error"."""
+    """Raised by the policy "error" if a video has fewer frames than a clip needs."""
 
 
 def dense_train(
@@ -107,7 +107,7 @@ def uniform_train(
     num_frames: int,
     short_video: ShortVideo = "loop",
 ) -> Indices:
-    """Draws one frame of each segment, with both ends included.
+    """Draws one frame of each segment; segments include both ends.
 
     This is mmaction2's UniformSample, and PySlowFast's sampling for Something-Something.
     """
@@ -138,7 +138,7 @@ def within(clips: Indices, num_video_frames: int, short_video: ShortVideo) -> In
     """Applies the policy to indices past the end of the video.
 
     Raises:
-        ShortVideoError: If there are any and the policy is "error".
+        ShortVideoError: If an index is past the end and the policy is "error".
         ValueError: If the policy is unknown or the video is empty.
     """
     if num_video_frames < 1:

@@ -1,8 +1,8 @@
-"""Frame indices of mmaction2 and PySlowFast, with their rounding.
+"""Computes frame indices as mmaction2 and PySlowFast do, with their rounding.
 
-With them, published accuracies can be reproduced. `target_fps` spaces the frames as if every video
+They reproduce published accuracies. `target_fps` spaces the frames as if every video
 had that rate (None: the rate of the video). A video without a rate is treated as if it had the
-target's.
+target rate.
 """
 
 import math
@@ -25,10 +25,10 @@ def mmaction2_train(
     target_fps: float | None = None,
     keep_tail_frames: bool = False,
 ) -> Indices:
-    """Draws one start in each of `num_clips` parts of the video.
+    """Draws one start in each of `num_clips` equal sections of the video.
 
     This is SampleFrames (mmaction/datasets/transforms/loading.py, 4d6c934). Frames after the last
-    whole part are only sampled with `keep_tail_frames`.
+    whole section are sampled only with `keep_tail_frames`.
     """
     span = _mmaction2_span(num_frames * frame_stride, fps, target_fps)
     room = num_video_frames - span + 1
@@ -60,7 +60,7 @@ def mmaction2_views(
     target_fps: float | None = None,
     twice_sample: bool = False,
 ) -> Indices:
-    """Spaces clips as SampleFrames in test mode, for 3D networks.
+    """Spaces clips as SampleFrames does in test mode, for 3D networks.
 
     `twice_sample` takes twice as many clips at the same distance, past the end of the video.
     """
@@ -114,7 +114,7 @@ def mmaction2_segments_views(
     target_fps: float | None = None,
     twice_sample: bool = False,
 ) -> Indices:
-    """Takes the middle of each segment, at any rate.
+    """Takes the middle frame of each segment; the frame rate has no effect.
 
     `twice_sample` adds a view of the segments' first frames.
     """
@@ -134,7 +134,7 @@ def pyslowfast_train(
     short_video: ShortVideo = "repeat_last",
     target_fps: float | None = None,
 ) -> Indices:
-    """Draws a uniform start, not rounded to a frame (slowfast/datasets/decoder.py, 287ec00)."""
+    """Draws a uniform start without rounding it (slowfast/datasets/decoder.py, 287ec00)."""
     span = _pyslowfast_span(num_video_frames, fps, num_frames * frame_stride, target_fps)
     check_length(num_video_frames, math.ceil(span), short_video)
     fraction = float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -154,7 +154,7 @@ def pyslowfast_views(
     target_fps: float | None = None,
     use_offset: bool = False,
 ) -> Indices:
-    """Spaces clips as PySlowFast in testing.
+    """Spaces clips as PySlowFast does in testing.
 
     Indices past the end become the last frame, under every policy except "error". `use_offset` is
     TEST.USE_OFFSET_SAMPLING: distances are whole numbers, and clips reach the end.
@@ -173,7 +173,7 @@ def pyslowfast_views(
 
 
 def _mmaction2_span(length: int, fps: float, target_fps: float | None) -> float:
-    """Returns the frames of the video that a clip covers, a fraction if there is a target rate."""
+    """Returns the number of video frames that a clip spans; a target rate makes it fractional."""
     return max(1.0, length * ((fps or target_fps) / target_fps)) if target_fps else float(length)
 
 

@@ -1,4 +1,4 @@
-"""Reads tar shards of a dataset as streams: local paths, URLs and pipes, as webdataset opens them.
+"""Streams tar shards of a dataset from local paths, URLs and pipes, which webdataset opens.
 
 A folder of shards has a `shards.json` with the classes and the number of samples in each shard.
 Sample i of the dataset is the i-th in the order of that list. Its files in the tar are `i.mp4` (the
@@ -40,7 +40,7 @@ class Shards:
 
     Args:
         counts: The number of samples in each shard.
-        names: The name of each shard's first sample, a number; the others count from there.
+        names: The number that names each shard's first sample; later samples count up from it.
     """
 
     urls: tuple[str, ...]
@@ -58,7 +58,7 @@ class Shards:
         return np.cumsum(self.counts) - self.counts
 
     def samples(self) -> Samples:
-        """Returns the names of all samples. Labels are -1: they are known once a sample is read."""
+        """Returns the names of all samples. Labels are -1: reading a sample reveals its label."""
         tars = map(tar_name, self.urls)
         paths = [
             f"{tar}/{number:08d}"
@@ -69,12 +69,11 @@ class Shards:
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """Returns all samples; rank r takes positions r, r + world_size, ...
+        """Returns the order of all samples; rank r takes positions r, r + world_size, ...
 
-        Each rank reads a contiguous part of the shards, of the same length to within one sample. A
-        shard is read by one rank, or by several if their parts meet in it. With a generator, the
-        order of the shards is random, and each sample comes up to BUFFER positions after it is
-        read.
+        Each rank reads a contiguous range of samples; the lengths differ by one at most. A shard is
+        read by one rank, or by several if their ranges meet in it. With a generator, the order of
+        the shards is random, and each sample comes up to BUFFER positions after it is read.
         """
         which = np.arange(len(self.urls))
         if generator is not None:
@@ -92,15 +91,15 @@ class Shards:
     def read(self, wanted: Sequence[int]) -> Iterator[VideoBytes | Failure]:
         """Yields the wanted samples, without repeats, in the given order.
 
-        A shard is opened at most once, and read up to its last wanted sample. Samples that it fails
-        to give are failures.
+        A shard is opened at most once, and read up to its last wanted sample. Samples that cannot
+        be read become failures.
         """
         numbers = np.array(wanted, np.int64)
         shard_of = np.searchsorted(self.firsts, numbers, side="right") - 1
         last = np.zeros(len(self.urls), np.int64)
         np.maximum.at(last, shard_of, numbers)
-        asked = np.zeros(len(self), bool)
-        asked[numbers] = True
+        is_wanted = np.zeros(len(self), bool)
+        is_wanted[numbers] = True
         arriving = (
             found
             for shard in dict.fromkeys(shard_of.tolist())
@@ -110,12 +109,12 @@ class Shards:
         for index in wanted:
             while index not in held:
                 number, video = next(arriving)
-                if asked[number]:
+                if is_wanted[number]:
                     held[number] = video
             yield held.pop(index)
 
     def _shard(self, shard: int, last: int) -> Iterator[tuple[int, VideoBytes | Failure]]:
-        """Yields the samples of a shard up to number `last`; failures from where it breaks off."""
+        """Yields the samples of a shard up to number `last`, and failures after an error."""
         index = first = int(self.firsts[shard])
         url, good, problem = self.urls[shard], "none", "it ends there"
         try:
@@ -153,7 +152,7 @@ def open_shards(root: str, split: str) -> Shards:
     listed = _TAR.search(where) is not None
     if where.startswith("pipe:") and not listed:
         raise ValueError(
-            f"{split!r} names no tar file; a command must, as in "
+            f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
     urls = expanded(where) if listed else []
@@ -177,7 +176,7 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     """Yields every sample of a shard; their names are numbers from `first` on.
 
     Raises:
-        DecodeError: If the shard breaks off, or holds something else.
+        DecodeError: If the shard is truncated, or holds other files.
     """
     tariterators, stream = import_webdataset().tariterators, None
     try:
@@ -204,24 +203,23 @@ def tar_name(url: str) -> str:
 
 
 def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> VideoBytes:
-    """Raises a ValueError for a sample that `write_shards` would not write."""
+    """Returns the video of a sample; raises a ValueError if `write_shards` would not write it."""
     suffixes = [suffix for suffix in sample if suffix in _VIDEO]
     if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
         files = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise ValueError(
-            f"there is {sample['__key__']} with {files}, where {name} was due with a video, "
-            "cls and json"
+            f"got sample {sample['__key__']} with {files}; need {name} with a video, cls and json"
         )
     label = int(sample["cls"])
     if not 0 <= label < num_classes:
-        raise ValueError(f"{name} has the label {label}; there are {num_classes} classes")
+        raise ValueError(f"{name}: got label {label}; need 0 to {num_classes - 1}")
     try:
         about = json.loads(sample["json"])
         path, num_frames, fps = about["path"], int(about["num_frames"]), float(about["fps"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name}.json is damaged ({error!r})") from error
     if num_frames < 0 or not 0 <= fps < np.inf:
-        raise ValueError(f"{name}.json states {num_frames} frames at {fps} per second")
+        raise ValueError(f"{name}.json: got {num_frames} frames at {fps} per second")
     return VideoBytes(
         f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
     )

@@ -1,4 +1,4 @@
-"""Clips from shards: the main process reads the tar files ahead of time, and the workers decode.
+"""Loads clips from shards: the main process reads tar files ahead, and the workers decode.
 
 So a batch holds the same samples for any number of workers, and a shard is read once. Resuming
 inside an epoch does not open the shards that were consumed.
@@ -28,7 +28,7 @@ class ShardDataset:
     """A dataset of shards, for ClipLoader.
 
     Args:
-        clips: Makes samples from videos. Its samples are those of the shards.
+        clips: Decodes the videos. It has the names and labels of the shards' samples.
     """
 
     def __init__(self, shards: Shards, clips: ClipDataset) -> None:
@@ -39,7 +39,7 @@ class ShardDataset:
         return len(self.shards)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
-        """Returns one sample; reads its shard for it alone."""
+        """Returns one sample, and reads its shard only for this sample."""
         epoch, index = key
         item = self.fetch((epoch, index, next(self.shards.read([index]))))
         if isinstance(item, Failure) and self.on_error == "raise":
@@ -55,11 +55,11 @@ class ShardDataset:
         return self.clips.on_error
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """See `Shards.order`."""
+        """Returns the order of an epoch; see `Shards.order`."""
         return self.shards.order(generator, world_size)
 
     def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
-        """Yields the samples of the batches with their videos, as they are read."""
+        """Yields the keys of each batch with the encoded videos, in the order of reading."""
         return _ahead(self._read(epoch, batches), _AHEAD)
 
     def fetch(self, key: Key) -> Sample | Failure:
@@ -78,7 +78,7 @@ class ShardDataset:
 
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
-    """Yields the items; a thread makes up to `depth` of them ahead, and ends with the generator."""
+    """Yields the items; a thread, which ends with the generator, reads up to `depth` ahead."""
     ready: Queue[tuple[bool, Any]] = Queue(depth)
     stopped = threading.Event()
 

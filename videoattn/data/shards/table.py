@@ -23,13 +23,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
 
 
 def read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Returns the classes, and by shard the number of its first sample and its size."""
+    """Returns the classes, and for each shard the number of its first sample and its size."""
     try:
         with import_webdataset().gopen(url, "rb") as stream:
             content = stream.read(MAX_TABLE_BYTES + 1)
     except OSError as error:
         raise ValueError(
-            f"{url} cannot be read ({reason(error)}); it comes with the shards: copy it as well"
+            f"{url} cannot be read ({reason(error)}); copy it together with the shards"
         ) from error
     if len(content) > MAX_TABLE_BYTES:
         raise ValueError(f"{url} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
@@ -40,7 +40,7 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{url} is not a list of shards ({error})") from error
     if not class_names or min(counts.values(), default=0) < 1:
-        raise ValueError(f"{url} lists no class, no shard, or one without samples")
+        raise ValueError(f"{url} lists no class, no shard, or an empty shard; write them again")
     if (total := sum(counts.values())) > MAX_SAMPLES:
         raise ValueError(f"{url} lists {total:,} samples; the limit is {MAX_SAMPLES:,}")
     names = np.cumsum([0, *counts.values()]).tolist()
@@ -61,14 +61,14 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _checked(name: str) -> str:
-    """Returns a shard's name, which becomes part of a path, an address or a command."""
+    """Returns a safe shard name, because it becomes part of a path, an address or a command."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
     return name
 
 
 def reason(error: Exception) -> str:
-    """Returns the message without what webdataset adds to it."""
+    """Returns the message of an error without webdataset's additions."""
     text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
     if ended := re.search(r": exit (-?\d+) \(read\)", text):
         return f"the command that reads it ended with exit code {ended[1]}"

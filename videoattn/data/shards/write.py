@@ -30,21 +30,21 @@ def write_shards(
     max_bytes: int,
     wrote: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shard]:
-    """Writes tar files of at most `max_bytes` (or one sample) and their table, all or nothing.
+    """Writes tar files of at most `max_bytes` (or one sample) and their table, or nothing.
 
-    The samples are written in a random order that is always the same, because neighbors in a list
-    are often of one class.
+    The order of the samples is random, because neighbors in a list often share a class. It is the
+    same in every call.
 
     Args:
-        samples: With the number of frames and the frame rate of each.
-        wrote: Called after each sample with the number of samples done and in total.
+        samples: The videos, with the number of frames and the frame rate of each.
+        wrote: Called after each sample with the number of written samples and the total.
 
     Raises:
         ValueError: If there are no samples, or a video is larger than a shard's files may be.
         OSError: If the files cannot be written.
     """
     if not len(samples):
-        raise ValueError(f"no video for {folder}")
+        raise ValueError(f"samples: got none for {folder}; need at least 1")
     unfinished = _empty_folder(folder.with_name(f".{folder.name}.unfinished"))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
@@ -112,10 +112,10 @@ def _sample(samples: Samples, index: int) -> dict[str, bytes]:
 
 
 def _whole(size: int) -> int:
-    """Returns the size of a tar file, which is made of whole records."""
+    """Returns the size of a tar file, rounded up to whole records."""
     return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _size(sample: dict[str, bytes]) -> int:
-    """Returns the size in a tar file: a header and whole blocks for each file."""
+    """Returns the size of files in a tar file: each has a header and whole blocks."""
     return sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in sample.values())

@@ -1,4 +1,4 @@
-"""Crops and resizes clips in uint8, the same for all frames: first the crop, then one resize.
+"""Crops clips and then resizes them, in uint8 and equally in all frames.
 
 A crop is a box (y0, x0, y1, x1) in pixels of the decoded video; y1 and x1 are excluded. Sizes are
 (height, width). Random crops are in augment.py.
@@ -40,8 +40,8 @@ class Transform(Protocol):
     """Crops boxes from every frame, resizes them to one size, and finishes the clips.
 
     Attributes:
-        random: Whether each clip of a video has its own boxes; otherwise all have the same.
-        mirrors: Whether the mirror images of a clip's crops follow them.
+        random: Whether each clip of a video has its own boxes. Otherwise all clips share them.
+        mirrors: Whether the crops of a clip are followed by their mirror images.
     """
 
     random: bool
@@ -61,9 +61,9 @@ class TestTransform:
 
     Args:
         crop: The size of the crops; not used if `num_crops` is 0.
-        num_crops: 1 takes the center. 3 take both ends and the center of the longer side. 10 take
-            the four corners, the center, and then the mirror images of these five. 0 takes the
-            whole frame, for networks that accept any size.
+        num_crops: 1 is the center; 3 are both ends and the center of the longer side; 10 are the
+            four corners, the center, and then the mirror images of these five; 0 is the whole
+            frame, for networks that accept any size.
     """
 
     __test__ = False  # a name that pytest would collect
@@ -85,7 +85,7 @@ class TestTransform:
         self.mirrors = num_crops == 10
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the size after the resize: that of the crops, or of the whole frame."""
+        """Returns the size of the crops, or of the whole frame, after the resize."""
         if self.num_crops:
             return self.crop
         scale = self.short_side / min(height, width)
@@ -110,7 +110,7 @@ class ViewMaker:
 
     It is the `crop` of `decode`: once the size of the frames is known, it draws the boxes of all
     clips and returns the box that contains them. A random transform draws boxes for each clip;
-    any other has the same boxes for all clips.
+    other transforms use the same boxes for all clips.
     """
 
     def __init__(self, transform: Transform, num_clips: int, generator: torch.Generator) -> None:
@@ -143,7 +143,7 @@ class ViewMaker:
         *,
         mirrored: bool = False,
     ) -> Crops:
-        """Returns the views of all clips, those of a clip next to each other.
+        """Returns the views of all clips; views of one clip are next to each other.
 
         Args:
             frames: The decoded frames, cropped to the box that this object returned.
@@ -164,7 +164,7 @@ class ViewMaker:
         boxes: list[Box],
         mirrored: bool,
     ) -> Crops:
-        """Resizes each frame once for each box, and then puts the clips together."""
+        """Resizes each frame once for each box, and then joins the frames of each clip."""
         used, places = np.unique(positions, return_inverse=True)
         frames, places = _select(frames, used), places.ravel()
         crops = [self._resized(frames, box, mirrored) for box in boxes]
@@ -196,7 +196,7 @@ def _stack(crops: list[Tensor], dim: int) -> Tensor:
 def _select(
     frames: UInt8[Tensor, "U C H W"], which: Int64[np.ndarray, " N"]
 ) -> UInt8[Tensor, "N C H W"]:
-    """Returns `frames[which]`, without a copy if those are all frames in order."""
+    """Returns `frames[which]`, without a copy if `which` is all frames in order."""
     if np.array_equal(which, np.arange(len(frames))):
         return frames
     return frames.movedim(1, -1).index_select(0, torch.from_numpy(which)).movedim(-1, 1)
@@ -221,7 +221,7 @@ def to_video(
     The clips are moved to the device as bytes.
 
     Args:
-        mean: For each channel, in units of 0 - 1, as `std`.
+        mean, std: One value per channel, in units of 0 - 1.
     """
     frames = frames.to(device, non_blocking=True) if device is not None else frames
     video = frames.permute(0, 2, 1, 3, 4).contiguous(memory_format=torch.channels_last_3d)
@@ -241,7 +241,7 @@ def source_size(height: int, width: int, short_side: int, crop: tuple[int, int])
 
 
 def place(height: int, width: int, h: int, w: int, at: Place) -> Box:
-    """Returns a box of h x w at a position in the frame: a fraction of the space left."""
+    """Returns a box of h x w; `at` is its position as fractions of the free space (y, x)."""
     y0 = min(int(at[0] * (height - h + 1)), height - h)
     x0 = min(int(at[1] * (width - w + 1)), width - w)
     return Box(y0, x0, y0 + h, x0 + w)

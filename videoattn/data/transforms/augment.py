@@ -27,7 +27,7 @@ QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
 
 @runtime_checkable
 class CropBox(Protocol):
-    """Draws the box of a frame that is resized to `crop`, (height, width) in pixels."""
+    """Draws a random box, which is then resized to `crop`: (height, width) in pixels."""
 
     @property
     def crop(self) -> tuple[int, int]: ...
@@ -72,7 +72,7 @@ class AreaCrop:
 
 @dataclass(frozen=True)
 class ShortSideCrop:
-    """Scale jitter (Simonyan and Zisserman, ICLR 2015).
+    """Draws a box with scale jitter (Simonyan and Zisserman, ICLR 2015).
 
     The frame's short side is resized to a random number of pixels in `short_side`, both ends
     included, and the crop is at a random position.
@@ -96,7 +96,7 @@ class ShortSideCrop:
 
 @dataclass(frozen=True)
 class MultiScaleCrop:
-    """Corner cropping with scale jitter (Wang et al., Temporal Segment Networks, ECCV 2016).
+    """Draws a box at a corner, with scale jitter (Wang et al., TSN, ECCV 2016).
 
     The largest box with the crop's shape is scaled in height and width by two factors of `scales`,
     equal or neighbors in that list. It is at one of 13 positions (`QUARTERS`). All pairs of factors
@@ -115,7 +115,7 @@ class MultiScaleCrop:
         return boxes[int(torch.randint(len(boxes), (1,), generator=generator))]
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """Returns all boxes that can be drawn in a frame of this size."""
+        """Returns all possible boxes in a frame of this size."""
         largest = min(height * self.crop[1], width * self.crop[0])  # height = largest // crop width
         boxes = []
         for (i, y_scale), (j, x_scale) in product(enumerate(self.scales), repeat=2):
@@ -135,8 +135,8 @@ class ColorAugment:
     """Changes the pixels of a crop, in the order of the attributes.
 
     Attributes:
-        color_jitter: Brightness, contrast and saturation are multiplied by 1 ± this at most. The
-            hue is rotated by at most an eighth of this, in turns.
+        color_jitter: Brightness, contrast and saturation are multiplied by 1 ± this fraction at
+            most. The hue is rotated by at most an eighth of it, in turns.
         grayscale: Probability of removing all color.
         rand_augment: Number of operations of RandAugment (Cubuk et al., CVPRW 2020).
         rand_augment_magnitude: Strength of each operation, 0 to 30.

@@ -22,7 +22,7 @@ _MIRRORED |= {right: left for left, right in _MIRRORED.items()}
 
 
 class Mirror:
-    """Decides whether a sample is mirrored, and which label it has then.
+    """Decides whether to mirror a sample, and maps its label.
 
     Args:
         probability: Probability of mirroring a sample.
@@ -31,8 +31,8 @@ class Mirror:
             its label.
 
     Raises:
-        ValueError: If the probability is not in 0 - 1, a pair names a class that does not exist or
-            is in two pairs, or class names contain directions (`direction_pairs`) without a pair.
+        ValueError: If the probability is not in 0 - 1, a pair names an unknown class, a class is in
+            two pairs, or class names contain directions (`direction_pairs`) without a pair.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class Mirror:
             )
 
     def draw(self, generator: torch.Generator) -> bool:
-        """Draws whether a sample is mirrored."""
+        """Draws whether to mirror a sample."""
         return chance(self.probability, generator)
 
     def label(self, label: int) -> int:
-        """Returns the label of a mirrored sample. -1, which means no label, stays."""
+        """Returns the label of a mirrored sample; -1 (no label) stays -1."""
         return int(self.labels[label]) if label >= 0 else label
 
 
 def direction_pairs(
     class_names: Sequence[str], without: Mapping[str, str] | None = None
 ) -> list[Pair]:
-    """Returns pairs of classes that are each other's mirror image, judged by their names.
+    """Returns pairs of classes whose names are each other's mirror image.
 
     Their names differ only in left and right, or in clockwise and counterclockwise. Names such as
     "Pulling something from left to right", moves_left and TurnLeft are understood. A name without a

@@ -7,8 +7,9 @@ from torchvision.transforms import v2
 
 
 class Mix:
-    """Mixup (Zhang et al., ICLR 2018; Beta(0.8, 0.8)) or cutmix (Yun et al., ICCV 2019), each on a
-    fraction of the batches.
+    """Applies mixup or cutmix, each to a fraction of the batches.
+
+    Mixup: Zhang et al., ICLR 2018, with Beta(0.8, 0.8). Cutmix: Yun et al., ICCV 2019.
 
     Calling it with a video (N, C, T, H, W) and labels (N,) returns the mixed video and the class
     probabilities (N, K). Draws from torch's global generator.
