@@ -21,8 +21,8 @@ CEILINGS = {
     "models": 1_160,
     "weights": 1_240,
     "data": 5_740,  # limits for files from elsewhere: containers, tar files, tables, indexes
-    "engine": 2_150,  # bounds of metadata from elsewhere
-    "explain": 1_620,
+    "engine": 2_160,  # bounds of metadata from elsewhere
+    "explain": 1_625,
     "recipe": 2_100,  # upper limits of stored numbers
     "cli": 2_340,  # the demo draws the moving picture of the README; links that leave a dataset
 }

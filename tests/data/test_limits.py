@@ -163,7 +163,7 @@ def test_a_damaged_description_is_a_failure(about: Any, tmp_path: Path) -> None:
     folder = table(tmp_path / "shards", sizes(1))
     tar_of(folder / "000000.tar", sample(about=about))
     reason = first_of(folder).reason
-    assert "00000000.json " in reason
+    assert "00000000.json" in reason
     assert "\n" not in reason
 
 
