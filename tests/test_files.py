@@ -85,3 +85,17 @@ def test_output_folders_that_are_links_or_files_are_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"file is a file; remove it, or choose another output"):
         output_folder(tmp_path / "file")
     assert output_folder(tmp_path / "new" / "deep").is_dir()
+
+
+@pytest.mark.parametrize("text", ["类" * 100, "é" * 300, "a" * 99 + "类", "x" * 300])
+def test_names_are_cut_by_bytes(text: str, tmp_path: Path) -> None:
+    name = safe_file_name(text)
+    assert text.startswith(name)
+    assert 98 <= len(name.encode()) <= 100
+    write_text(tmp_path / f"{name}_grad_cam_{name}.mp4", "x")  # as `visualize` names files
+
+
+@pytest.mark.parametrize("name", ["类" * 84, "é" * 125, "a" * 250])
+def test_a_file_with_a_long_name_is_written(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

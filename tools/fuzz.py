@@ -29,6 +29,7 @@ sys.path.append(str(Path(__file__).parent / "bench"))
 from common import chosen_decoders, print_table, videos_under
 
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
+from videoattn.data.decode.container import open_container, video_stream
 from videoattn.data.workers import Crash, in_processes
 from videoattn.types import Frames
 
@@ -195,9 +196,8 @@ def _read_from_start(path: Path, indices: np.ndarray) -> Frames | None:
     """
     wanted, count = set(indices.tolist()), 0
     images: list[np.ndarray] = []
-    with av.open(str(path), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
+    with open_container(path) as container:
+        stream = video_stream(container, path)
         packets = (packet for packet in container.demux(stream) if packet.size)
         for packet in itertools.chain(packets, [None]):
             try:

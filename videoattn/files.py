@@ -16,9 +16,14 @@ from typing import IO, cast
 
 def safe_file_name(text: str) -> str:
     """Returns `text` as one path component: characters other than letters, digits, "-", "_" and
-    "." become "_", and at most 100 characters are kept."""
-    name = re.sub(r"[^\w.-]", "_", text)[:100]
+    "." become "_", and at most 100 bytes of UTF-8 are kept."""
+    name = re.sub(r"[^\w.-]", "_", text).encode()[:100].decode(errors="ignore")
     return name if name.strip(".") else "_" * max(len(name), 1)
+
+
+def file_url(path: str | Path) -> str:
+    """Returns a path as FFmpeg must be given it: it reads `day:1/x.mp4` as an address."""
+    return f"file:{os.path.abspath(path)}"
 
 
 def output_folder(folder: Path) -> Path:
@@ -44,7 +49,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: If the file cannot be written; the message names `path`.
     """
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    start = os.fsdecode(os.fsencode(path.name)[:100])
+    partial = path.with_name(f".{start}.{secrets.token_hex(8)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

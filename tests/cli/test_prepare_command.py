@@ -228,3 +228,96 @@ def test_shards_of_class_folders_and_broken_videos(
     assert "data.layout: got shards; need the layout of the original videos" in refused(
         "prepare", "verify", "tiny.yaml", *options.split()
     )
+
+
+@pytest.fixture
+def linked(clips: Path) -> Path:
+    """A dataset that links to a private video, a private folder, and a video of its own."""
+    private = Path("private/deep")
+    private.mkdir(parents=True)
+    own = read_folders(clips, "train").path(0)
+    shutil.copyfile(own, private / "secret.mp4")
+    shutil.copyfile(own, private.parent / "secret.mkv")
+    (clips / "train" / "extra").mkdir()
+    (clips / "train" / "extra" / "file.mp4").symlink_to(private.resolve() / "secret.mp4")
+    (clips / "train" / "extra" / "own.mp4").symlink_to(own.resolve())
+    (clips / "train" / "folder").symlink_to(Path("../../private"))
+    (clips / "more.txt").symlink_to(Path("tiny.yaml").resolve())
+    return clips
+
+
+OUTSIDE = {"train/extra/file.mp4", "train/folder/deep/secret.mp4", "train/folder/secret.mp4"}
+
+
+@pytest.mark.parametrize("root", ["clips", "link"])
+def test_copies_of_links_that_lead_outside(
+    root: str, linked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset itself may be a link."""
+    Path("link").symlink_to("clips")
+    call = ("prepare", "reencode", root, "out", "--short-side", 16, "--workers", 1)
+    assert command(*call) == 0
+    assert f"note: 3 links lead outside of {root}: train/extra/file.mp4, " in words(capsys)
+    copied = {str(path.relative_to("out")) for path in Path("out").rglob("*.mp4")}
+    assert not OUTSIDE & copied
+    assert "train/extra/own.mp4" in copied
+    assert not Path("out/more.txt").exists()
+    assert command(*call, "--follow-links") == 0
+    assert "lead outside" not in words(capsys)
+    assert {str(path.relative_to("out")) for path in Path("out").rglob("*.mp4")} >= OUTSIDE
+    assert Path("out/more.txt").is_file()
+
+
+@pytest.mark.parametrize("what", ["clips/train", "tiny.yaml"])
+def test_shards_of_links_that_lead_outside(
+    what: str, linked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ("data.test_split=train",) if what == "tiny.yaml" else ()
+    call = ("prepare", "shards", what, "packed", *typed, "--workers", 1)
+    assert command(*call) == 0
+    said = words(capsys)
+    assert "links lead outside of clips" in said
+    total = len(read_folders(linked, "train"))
+    folder = Path("packed/train" if what == "tiny.yaml" else "packed")
+    packed = json.loads((folder / "shards.json").read_text())["num_samples"]
+    assert packed == total - 3
+    assert b"secret" not in b"".join(path.read_bytes() for path in folder.glob("*.tar"))
+    shutil.rmtree("packed")
+    assert command(*call, "--follow-links") == 0
+    assert json.loads((folder / "shards.json").read_text())["num_samples"] == total
+
+
+def test_a_dataset_of_links_alone(linked: Path) -> None:
+    for source in ("reencode", "shards"):
+        Path("links/a").mkdir(parents=True, exist_ok=True)
+        Path("links/a/1.mp4").unlink(missing_ok=True)
+        Path("links/a/1.mp4").symlink_to(Path("private/secret.mkv").resolve())
+        message = "all links lead outside of links: a/1.mp4; copy their files with --follow-links"
+        assert message in refused("prepare", source, "links", f"out-{source}")
+        assert not Path(f"out-{source}").exists()
+
+
+def test_nothing_is_written_through_links_of_a_dataset(
+    clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("victim").write_text("mine\n")
+    for name in ("videoattn_index.npz", "videoattn_index.unfinished.npz"):
+        (clips / name).symlink_to(Path("victim").resolve())
+    assert "not an index" in refused("train", "tiny.yaml")
+    assert command("prepare", "index", clips, "--workers", 1) == 0
+    assert not (clips / "videoattn_index.npz").is_symlink()
+    (clips / "videoattn_index.jsonl").unlink()
+    (clips / "videoattn_index.jsonl").symlink_to(Path("victim").resolve())
+    assert "videoattn_index.jsonl is a link; remove it" in refused("prepare", "index", clips)
+    assert Path("victim").read_text() == "mine\n"
+
+
+def test_index_and_training_from_a_folder_with_a_colon(
+    clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips.rename("day:1")
+    for folder in ("day:1", "http:"):
+        Path("day:1" if folder == "http:" else folder).rename(folder)
+        assert command("prepare", "index", folder, "--workers", 1) == 0
+        assert command("prepare", "verify", folder, "--workers", 1, "--out", f"{folder[0]}") == 0
+        assert " 0 broken" in words(capsys)

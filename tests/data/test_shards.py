@@ -17,8 +17,9 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import VideoBytes
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
-from videoattn.data.shards import BUFFER, TABLE, Shards, open_shards
+from videoattn.data.shards import BUFFER, Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset, _ahead
+from videoattn.data.shards.table import TABLE, import_webdataset
 from videoattn.data.shards.write import write_shards
 
 
@@ -281,7 +282,7 @@ def relabel(path: Path, label: bytes | None) -> None:
     """Writes the shard again with another label, or none."""
     with tarfile.open(path) as tar:
         files = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
-    writer = shards_module.import_webdataset().TarWriter(str(path), encoder=False)
+    writer = import_webdataset().TarWriter(str(path), encoder=False)
     grouped: dict[str, dict[str, Any]] = {}
     for name, data in files:
         stem, _, suffix = name.partition(".")
@@ -330,10 +331,10 @@ def test_tables(content: str | None, message: str, tmp_path: Path) -> None:
 
 def test_without_webdataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
-    shards_module.import_webdataset.cache_clear()
+    import_webdataset.cache_clear()
     with pytest.raises(ImportError, match=r"webdataset; install the extra: pip install 'videoattn"):
         open_shards("a", "b")
-    shards_module.import_webdataset.cache_clear()
+    import_webdataset.cache_clear()
 
 
 def test_reading_ahead() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import av
 import numpy as np
 import typer
 from common import DECODERS, print_table, videos_under
 
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode, probe
+from videoattn.data.decode.container import open_container, video_stream
 
 COLUMNS = ("file", "kind", *DECODERS)
 CHUNK_BYTES = 150_000_000
@@ -59,8 +59,8 @@ def _compare_file(path: Path, record: dict[str, Any] | None) -> tuple[str, ...]:
 
 
 def _kind(path: Path, num_frames: int) -> str:
-    with av.open(str(path), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
+    with open_container(path) as container:
+        stream = video_stream(container, path)
         codec, header = stream.codec_context, stream.frames
         kind = f"{container.format.name.split(',')[0]}, {codec.name} {codec.pix_fmt}"
     kind += f", {num_frames} frame{'s' * (num_frames != 1)}"

@@ -11,6 +11,7 @@ from videoattn.cli.prepare_files import (
     broken_of,
     count_frames,
     examine_all,
+    inside,
     read_source,
     show_broken,
     to_line,
@@ -42,6 +43,9 @@ What = Annotated[
     typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Also copy files outside that links lead to.")
+]
 Seconds = Annotated[float, typer.Option(help="Time limit per file, in seconds.")]
 
 CORES = os.cpu_count() or 1
@@ -130,6 +134,7 @@ def reencode(
     ] = 8,
     workers: Workers = CORES,
     seconds: Seconds = 600.0,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Copy videos so that they load faster.
 
@@ -141,7 +146,8 @@ def reencode(
     source = existing_root(source)
     if folder.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{folder} is inside of {source}; choose another folder")
-    copies = _copy_names(files.videos_in(source))
+    found = files.videos_in(source)
+    copies = _copy_names([found[row] for row in inside(source, found, follow_links)])
     items = {
         path: Reencode(source / path, folder / copy, short_side, key_frame_interval)
         for path, copy in copies.items()
@@ -157,7 +163,7 @@ def reencode(
     broken = broken_of(records)
     for path in broken:
         unfinished_name(folder / copies[path]).unlink(missing_ok=True)  # left by a crash
-    num_lists = _copy_lists(source, folder)
+    num_lists = _copy_lists(source, folder, follow_links)
     whole = [record for path, record in records.items() if path not in broken]
     before, after = (sum(r[key] for r in whole) / 1e6 for key in ("bytes", "out_bytes"))
     line = f"{folder}: {len(whole):,} videos, {before:,.1f} MB before, {after:,.1f} MB after"
@@ -179,6 +185,7 @@ def shards(
     max_mb: Annotated[float, typer.Option(help="Largest size of a shard, in MB.")] = 512.0,
     workers: Workers = CORES,
     seconds: Seconds = 60.0,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Pack videos into tar files for streaming.
 
@@ -196,6 +203,7 @@ def shards(
     for subset, samples in subsets.items():
         if samples.frame_template is not None:
             raise ValueError("data.layout: got folders of images; shards need videos")
+        samples = samples.take(inside(samples.root, list(samples.paths), follow_links))
         kept, broken = count_frames(samples, num_workers=workers, seconds=seconds)
         if broken and not skip:
             first = next(iter(broken))
@@ -226,7 +234,7 @@ def _pack(samples: Samples, folder: Path, max_mb: float, *, num_broken: int) -> 
     )
 
 
-def _copy_lists(source: Path, folder: Path) -> int:
+def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
     """Copies the lists of a dataset, and returns how many there are.
 
     Links to files outside of the dataset are not copied: the copy may be published.
@@ -236,7 +244,7 @@ def _copy_lists(source: Path, folder: Path) -> int:
         list_file = (source / path).resolve()
         if not path.endswith(LIST_SUFFIXES):
             continue
-        if not list_file.is_relative_to(root):
+        if not (follow_links or list_file.is_relative_to(root)):
             show(f"note: {path} is a link to {list_file}, outside of {source}, and is not copied")
             continue
         _copy(list_file, folder / path)

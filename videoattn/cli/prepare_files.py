@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from videoattn.data.lists import Missing, Samples
+from videoattn.data.lists.files import outside
 from videoattn.data.prepare.verify import Journal, Record, describe, examine, videos_in
 from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.engine.progress import Display
+from videoattn.errors import first_few
 from videoattn.files import write_text
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_samples
@@ -63,6 +65,23 @@ def to_line(samples: Samples, index: int) -> str:
     if samples.label(index) >= 0:
         words.append(str(samples.label(index)))
     return " ".join(words)
+
+
+def inside(root: Path, paths: Sequence[str], follow_links: bool) -> list[int]:
+    """Returns the rows of the files to copy: without those that a link leads to outside of the
+    root, because the copy may be published. Shows how many are left out.
+
+    Raises:
+        ValueError: If no file is left.
+    """
+    out = set() if follow_links else outside(root, paths)
+    rows = [row for row, path in enumerate(paths) if path not in out]
+    if out:
+        where = f"links lead outside of {root}: {first_few(sorted(out))}"
+        if not rows:
+            raise ValueError(f"all {where}; copy their files with --follow-links")
+        show(f"note: {len(out):,} {where}; they are left out; --follow-links copies their files")
+    return rows
 
 
 def examine_all(
@@ -150,12 +169,6 @@ def count_frames(
                 counts[index], rates[index] = record["num_frames"], record["fps"]
             display.update(f"counted {done:,}/{len(unknown):,}", done=done, total=len(unknown))
     rows = np.flatnonzero(counts)
-    kept = Samples(
-        samples.root,
-        paths=samples.paths.take(rows),
-        labels=samples.labels[rows],
-        class_names=samples.class_names,
-        num_frames=counts[rows],
-        fps=rates[rows],
-    )
+    kept = samples.take(rows)
+    kept.num_frames, kept.fps = counts[rows], rates[rows]
     return kept, broken

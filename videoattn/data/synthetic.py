@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videoattn.errors import one_of
+from videoattn.files import file_url
 from videoattn.types import Frames
 
 Split = Literal["train", "test"]
@@ -145,7 +146,7 @@ def draw_states(motion: str, *, num_frames: int, rng: np.random.Generator) -> di
 
 def encode_clip(path: Path, clip: DemoClip) -> None:
     """Writes an H.264 file. The same frames give the same bytes."""
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(file_url(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         stream.thread_count = 1

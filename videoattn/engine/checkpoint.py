@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from videoattn._version import __version__
+from videoattn.engine.bounds import MAX_JSON_BYTES, check_bounds
 from videoattn.files import write_text, write_whole
 
 FORMAT = "videoattn/1"
@@ -142,7 +143,7 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
     payload = load(file)
-    return file, payload["model"], _meta_of(payload)
+    return file, payload["model"], _meta_of(file, payload)
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
@@ -158,8 +159,8 @@ def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
             f"{path}: its metadata lacks {', '.join(missing)}, so it was not written by this "
             "package; convert it first"
         )
-    meta = {key: json.loads(text) for key, text in metadata.items() if key != "format"}
-    return state, _meta_of(meta)
+    meta = {key: _from_json(path, text) for key, text in metadata.items() if key != "format"}
+    return state, _meta_of(path, meta)
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
@@ -227,23 +228,30 @@ def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_meta(path: Path) -> CheckpointMeta:
     """Reads the config.json of a shared folder."""
-    try:
-        meta = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is damaged: not JSON ({error}); copy it again") from error
+    with path.open("rb") as file:
+        meta = _from_json(path, file.read(MAX_JSON_BYTES + 1))
     _check_format(path, meta.get("format") if isinstance(meta, dict) else None)
-    missing = sorted(CheckpointMeta.__required_keys__ - set(meta))
-    if missing:
+    if missing := sorted(CheckpointMeta.__required_keys__ - set(meta)):
         raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}; copy it again")
-    names = meta["class_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    return _meta_of(path, meta)
+
+
+def _from_json(path: Path, text: str | bytes) -> Any:
+    if len(text) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: metadata exceeds the limit of {MAX_JSON_BYTES:,} bytes")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged: not JSON ({error}); copy it again") from error
+
+
+def _meta_of(path: Path, values: Mapping[str, object]) -> CheckpointMeta:
+    names = values["class_names"]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: class_names: need a list of strings, one per class")
-    return _meta_of(meta)
-
-
-def _meta_of(values: Mapping[str, object]) -> CheckpointMeta:
-    keys = [key for key in CheckpointMeta.__annotations__ if key in values]
-    return cast(CheckpointMeta, {key: values[key] for key in keys})
+    meta = {key: values[key] for key in CheckpointMeta.__annotations__ if key in values}
+    check_bounds(meta, f"{path}: the metadata")
+    return cast(CheckpointMeta, meta)
 
 
 def _check_exists(path: Path) -> None:

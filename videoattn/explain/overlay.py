@@ -16,6 +16,7 @@ from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_r
 from videoattn.explain.pairwise import query_scale
 from videoattn.explain.render import blend, make_gate_scale, resize
 from videoattn.explain.sheet import Panels
+from videoattn.files import file_url
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
@@ -129,7 +130,7 @@ def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:
         first.save(path, save_all=True, append_images=others, duration=milliseconds, quality=90)
         return
     # faststart lets players begin before the whole file is loaded
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+    with av.open(file_url(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         options = {"crf": "16", "preset": "veryfast"}
         stream = file.add_stream("libx264", rate=FILE_RATE, options=options)
         stream.width, stream.height = first.size

@@ -23,8 +23,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
+from videoattn.recipe.limits import MAX_SETTINGS, check_stored
 from videoattn.recipe.overrides import parse_override
 
 Values = Mapping[str, Any]
@@ -94,23 +96,30 @@ def from_stored(
         overrides: `key=value` words that the user typed.
 
     Raises:
-        ValueError: As for `load`, or if the config holds an interpolation.
+        ValueError: As for `load`, or if the config holds an interpolation or exceeds a limit.
     """
     source = "the checkpoint's config"
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is damaged: it is not a mapping of keys to values")
+    check_bounds(values, source, MAX_SETTINGS)
     kept = shareable(values)
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
-    return _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
+    config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
+    check_stored(config, source, overrides)
+    return config
 
 
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
 
     The values are only for comparison: none is resolved.
+
+    Raises:
+        ValueError: If they are damaged, too many, or of another version.
     """
+    check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
     except (OmegaConfBaseException, TypeError) as error:

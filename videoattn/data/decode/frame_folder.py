@@ -1,12 +1,17 @@
 """Reads videos that are stored as folders of images."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from PIL import UnidentifiedImageError
 
+from videoattn.data.decode.container import MAX_PIXELS
 from videoattn.data.decode.source import DecodeError, FrameFolder, FrameIndices, Image, Images
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""The formats that are read, as Pillow names them. It has others, such as EPS, which runs a
+program."""
 
 
 def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
@@ -46,9 +51,21 @@ def count_folder(source: FrameFolder) -> int:
 
 def _read(folder: Path, name: str) -> Image:
     try:
-        with PIL.Image.open(folder / name) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # refused below
+            image = PIL.Image.open(folder / name, formats=FORMATS)
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DecodeError(
+                    folder, f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
+                )
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DecodeError(folder, f"{name} is missing") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except PIL.Image.DecompressionBombError as error:
+        raise DecodeError(folder, f"{name} exceeds the limit of {MAX_PIXELS:,} pixels") from error
+    except DecodeError:
+        raise
+    except Exception as error:  # the formats' errors share no base class
         raise DecodeError(folder, f"{name} is damaged: {error}") from error

@@ -18,6 +18,12 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float64
 
+from videoattn.data.decode.container import (
+    checked_packets,
+    no_frame,
+    open_container,
+    video_stream,
+)
 from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
 from videoattn.data.decode.source import (
     DecodeError,
@@ -26,7 +32,6 @@ from videoattn.data.decode.source import (
     Images,
     VideoBytes,
     VideoSource,
-    as_file,
     reason,
     too_few_frames,
 )
@@ -60,7 +65,7 @@ class Video:
                 self.num_bytes = len(source.data)
             else:
                 self.num_bytes = os.path.getsize(str(source))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with NUL
             raise DecodeError(source, reason(error)) from error
         if self.num_bytes == 0:
             raise DecodeError(source, "the file is empty (0 bytes)")
@@ -125,16 +130,14 @@ class Video:
         return self._index(self.packets_up_to(frame))
 
     def packets(self) -> Iterator[av.Packet]:
-        """Iterates over the packets from the first one on.
-
-        Packets without data are left out: they would signal the end of the stream.
-        """
+        """Iterates over the packets with data, from the first one on."""
         if self._demuxing:
             self.close()
             self._open()
         self._demuxing = True
         try:
-            yield from (packet for packet in self.container.demux(self.stream) if packet.size)
+            packets = self.container.demux(self.stream)
+            yield from checked_packets(packets, self.source, self.num_bytes)
         except FFmpegError as error:
             raise DecodeError(self.source, reason(error)) from error
 
@@ -162,23 +165,15 @@ class Video:
         yield from self.feed(None)
 
     def no_frame(self) -> DecodeError:
-        why = f" ({reason(self.last_error)})" if self.last_error else ""
-        return DecodeError(self.source, f"no frame decodes{why}")
+        return no_frame(self.source, self.last_error)
 
     def _open(self) -> None:
-        source = self.source
+        self.container = open_container(self.source)
         try:
-            self.container = av.open(as_file(source), "r", metadata_errors="ignore")
-        except FFmpegError as error:
-            raise DecodeError(source, f"cannot be opened as a video: {reason(error)}") from error
-        if not self.container.streams.video:
+            self.stream = video_stream(self.container, self.source)
+        except DecodeError:
             self.close()
-            raise DecodeError(source, "no video stream")
-        self.stream = self.container.streams.video[0]
-        if self.stream.codec_context is None:
-            self.close()
-            raise DecodeError(source, "its video is in a format that FFmpeg does not know")
-        self.stream.codec_context.thread_count = 1
+            raise
         self.timed = self.container.format.name in _TIMED
         self.last_error = None
         self._demuxing = False

@@ -6,8 +6,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from av.error import FFmpegError
 from jaxtyping import Int64, UInt8
+
+from videoattn.files import file_url
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def too_few_frames(source: VideoSource, index: int, num_frames: int) -> DecodeEr
     )
 
 
-def reason(error: OSError | FFmpegError) -> str:
-    return str(error.strerror or error)
+def reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def as_file(source: VideoSource) -> str | BytesIO:
-    """Returns the source as decoding libraries take it: a file name or a file object."""
-    return BytesIO(source.data) if isinstance(source, VideoBytes) else str(source)
+    """Returns the source as decoding libraries take it: a file's address, or a file object."""
+    return BytesIO(source.data) if isinstance(source, VideoBytes) else file_url(str(source))

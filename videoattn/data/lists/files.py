@@ -125,6 +125,24 @@ def walk(
             yield prefix + entry.name
 
 
+def outside(root: Path, paths: Iterable[str]) -> set[str]:
+    """Returns the paths whose files are outside of the root, because a link leads there.
+
+    The root itself may be a link.
+    """
+    top = os.path.join(os.path.realpath(root), "")
+    folders: dict[str, str] = {}
+    found = set()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(root / folder)
+        file = os.path.join(folders[folder], name)
+        if not (os.path.realpath(file) if os.path.islink(file) else file).startswith(top):
+            found.add(path)
+    return found
+
+
 def existing_root(root: str | Path) -> Path:
     root = Path(root)
     if not root.is_dir():

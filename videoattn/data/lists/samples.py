@@ -51,3 +51,17 @@ class Samples:
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":
+        """Returns the videos in the given rows."""
+        rows = np.asarray(rows, np.int64)
+        return Samples(
+            self.root,
+            paths=self.paths.take(rows),
+            labels=self.labels[rows],
+            class_names=self.class_names,
+            num_frames=None if self.num_frames is None else self.num_frames[rows],
+            fps=None if self.fps is None else self.fps[rows],
+            frame_template=self.frame_template,
+            missing=self.missing,
+        )

@@ -13,18 +13,23 @@ without these four arrays loads, and further arrays are ignored.
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
-from zipfile import BadZipFile
+from typing import IO, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.strings import PackedStrings
+from videoattn.files import write_whole
 
 INDEX_NAME = "videoattn_index.npz"
+
+MAX_INDEX_BYTES = 2**29
+"""Largest index in memory, 512 MiB: some five million videos."""
 
 _COLUMNS: dict[str, type] = {
     "paths": np.uint8,
@@ -108,13 +113,18 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
         ValueError: If the file is not an index.
     """
     starts = _read_columns(root, _START_COLUMNS, optional=True)
-    columns = _read_columns(root, _COLUMNS) if starts and len(starts[-1]) else None
+    columns = _read_columns(root, _COLUMNS) if starts and starts[-1].size else None
     if starts is None or columns is None:
         return None
     file_bytes, start_ends, packets, frames = starts
     data, ends, *_ = columns
     sizes = file_bytes.shape == start_ends.shape == ends.shape and packets.shape == frames.shape
-    if not sizes or start_ends.max(initial=0) != len(frames) or (np.diff(start_ends) < 0).any():
+    sizes = sizes and start_ends.ndim == frames.ndim == 1
+    if (
+        not sizes
+        or start_ends.max(initial=0) != len(frames)
+        or (np.diff(start_ends, prepend=0) < 0).any()
+    ):
         raise _disagree(root)
     return GroupStartTable(_paths(root, data, ends), file_bytes, start_ends, packets, frames)
 
@@ -133,11 +143,10 @@ def write_index(root: Path, index: VideoIndex) -> Path:
         "start_packets": np.concatenate([none.packets, *(some.packets for some in starts)]),
         "start_frames": np.concatenate([none.frames, *(some.frames for some in starts)]),
     }
-    path = root / INDEX_NAME
-    unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, paths=paths.data, ends=paths.ends, **columns)
-    unfinished.replace(path)
-    return path
+    content = BytesIO()
+    np.savez(content, paths=paths.data, ends=paths.ends, **columns)
+    write_whole(root / INDEX_NAME, lambda file: file.write(content.getbuffer()))
+    return root / INDEX_NAME
 
 
 def _read_columns(
@@ -147,21 +156,34 @@ def _read_columns(
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            _check_size(file, columns)
+            arrays = np.load(file, allow_pickle=False)
             if optional and not set(columns) <= set(arrays.files):
                 return None
             return [
                 arrays[name].astype(dtype, casting="safe", copy=False)
                 for name, dtype in columns.items()
             ]
-    except (KeyError, ValueError, TypeError, BadZipFile, EOFError, OSError) as error:
+    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
 
 
+def _check_size(file: IO[bytes], columns: Mapping[str, type]) -> None:
+    """Raises a ValueError if the arrays are larger than the limit when they are unpacked."""
+    with ZipFile(file) as archive:
+        names = {f"{name}.npy" for name in columns}
+        total = sum(item.file_size for item in archive.infolist() if item.filename in names)
+    if total > MAX_INDEX_BYTES:
+        raise ValueError(f"it holds {total:,} bytes; the limit is {MAX_INDEX_BYTES:,}")
+    file.seek(0)
+
+
 def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
-    if ends.ndim != 1 or len(data) != ends.max(initial=0) or (np.diff(ends) < 0).any():
+    good = ends.ndim == data.ndim == 1 and len(data) == ends.max(initial=0)
+    if not good or (np.diff(ends, prepend=0) < 0).any():
         raise _disagree(root)
     return PackedStrings(data, ends)
 

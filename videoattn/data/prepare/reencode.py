@@ -19,6 +19,7 @@ from videoattn.data.decode import probe
 from videoattn.data.decode.pyav import ONE_THREAD, Video, quarter_turns
 from videoattn.data.decode.source import DecodeError, reason
 from videoattn.data.prepare.verify import Record
+from videoattn.files import file_url
 
 _CRF = 20  # x264's constant rate factor; its own default is 23
 
@@ -46,6 +47,7 @@ def reencode(job: Reencode) -> Record:
     unfinished = unfinished_name(job.out)
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)  # FFmpeg would follow a link
         num_frames = _write(job, unfinished, timed=True) if _is_timed(job.path) else None
         if num_frames is None:  # then evenly spaced
             num_frames = _write(job, unfinished, timed=False)
@@ -83,7 +85,7 @@ def check_settings(short_side: int, key_frame_interval: int) -> None:
 def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
     """Returns the number of frames written, or None if their times are not in order."""
     scaler = VideoReformatter()
-    with Video(job.path) as video, av.open(str(out), "w", format="mp4") as container:
+    with Video(job.path) as video, av.open(file_url(out), "w", format="mp4") as container:
         rate = Fraction(video.stream.average_rate or video.stream.guessed_rate or 25)
         stream = container.add_stream("libx264", rate=rate.limit_denominator(1_000_000))
         stream.codec_context.time_base = (timed and video.stream.time_base) or 1 / rate

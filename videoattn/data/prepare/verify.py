@@ -47,15 +47,17 @@ class Journal:
     was inspecting. An incomplete last line is ignored.
 
     Raises:
-        ValueError: If the journal belongs to a run with another description.
+        ValueError: If the journal belongs to a run with another description, or is a link.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
         self.records: dict[str, Record] = {}
+        if path.is_symlink():  # it came with the folder, and may lead anywhere
+            raise ValueError(f"{path} is a link; remove it")
         whole = self._read(about) if path.is_file() else b""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         os.ftruncate(self._file, len(whole))
         if not whole:
             self._append(dict(about))
@@ -76,7 +78,7 @@ class Journal:
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
             self.records = {line["path"]: line for line in lines}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); remove it to start again"
             ) from error

@@ -9,13 +9,10 @@ where i has eight digits.
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,16 +21,16 @@ from jaxtyping import Int64
 
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
+from videoattn.data.shards.table import TABLE, expanded, import_webdataset, read_table, reason
+from videoattn.data.shards.tar import tar_files
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
-TABLE = "shards.json"
 BUFFER = 256
 """A shuffled epoch moves a sample by at most this many positions in the order of the shards, so
 that at most this many encoded videos are in memory."""
 
 _TAR = re.compile(r"[^/\s]+\.tar")
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
 _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 
 
@@ -158,9 +155,9 @@ def open_shards(root: str, split: str) -> Shards:
             f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = list(import_webdataset().shardlists.expand_urls(where)) if listed else []
+    urls = expanded(where) if listed else []
     source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
-    class_names, names, counts = _read_table(source)
+    class_names, names, counts = read_table(source)
     wanted = [tar_name(url) for url in urls] or list(names)
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(
@@ -184,11 +181,11 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     tariterators, stream = import_webdataset().tariterators, None
     try:
         stream = import_webdataset().gopen(url, "rb")
-        files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
+        files = tar_files(stream, url)
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
             yield _encoded(url, sample, key(number), num_classes)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise DecodeError(url, _reason(error)) from error
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise DecodeError(url, reason(error)) from error
     finally:
         if stream is not None:
             with suppress(OSError):  # from a command that is stopped early
@@ -213,59 +210,16 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
         raise ValueError(
             f"got sample {sample['__key__']} with {files}; need {name} with a video, cls and json"
         )
-    label, about = int(sample["cls"]), json.loads(sample["json"])
+    label = int(sample["cls"])
     if not 0 <= label < num_classes:
         raise ValueError(f"{name}: got label {label}; need 0 to {num_classes - 1}")
+    try:
+        about = json.loads(sample["json"])
+        path, num_frames, fps = about["path"], int(about["num_frames"]), float(about["fps"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name}.json is damaged ({error!r})") from error
+    if num_frames < 0 or not 0 <= fps < np.inf:
+        raise ValueError(f"{name}.json: got {num_frames} frames at {fps} per second")
     return VideoBytes(
-        f"{tar_name(url)}/{name} ({about['path']})", sample[suffixes[0]], label,
-        int(about["num_frames"]), float(about["fps"]),
-    )  # fmt: skip
-
-
-def _read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-    """Returns the classes, and for each shard the number of its first sample and its size."""
-    try:
-        with import_webdataset().gopen(url, "rb") as stream:
-            content = stream.read()
-    except OSError as error:
-        raise ValueError(
-            f"{url} cannot be read ({_reason(error)}); copy it together with the shards"
-        ) from error
-    try:
-        table = json.loads(content)
-        counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
-        names = np.cumsum([0, *counts.values()]).tolist()
-        class_names = tuple(str(name) for name in table["class_names"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{url} is not a list of shards ({error})") from error
-    if not class_names or min(counts.values(), default=0) < 1:
-        raise ValueError(f"{url} lists no class, no shard, or an empty shard; write them again")
-    return class_names, dict(zip(counts, names, strict=False)), counts
-
-
-def _checked(name: str) -> str:
-    """Returns a safe shard name, because it becomes part of a path, an address or a command."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
-    return name
-
-
-def _reason(error: Exception) -> str:
-    """Returns the message of an error without webdataset's additions."""
-    text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
-    if ended := re.search(r": exit (-?\d+) \(read\)", text):
-        return f"the command that reads it ended with exit code {ended[1]}"
-    return str(getattr(error, "strerror", None) or text.partition(" @ ")[0])
-
-
-@cache
-def import_webdataset() -> ModuleType:
-    try:
-        import webdataset
-        import webdataset.tariterators
-    except ImportError as error:
-        raise ImportError(
-            "layout shards needs webdataset; install the extra: pip install 'videoattn[shards]'"
-        ) from error
-    module: ModuleType = webdataset
-    return module
+        f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
+    )

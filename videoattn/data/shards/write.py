@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from videoattn.data.lists import Samples
-from videoattn.data.shards import TABLE, import_webdataset, key
+from videoattn.data.shards import key
+from videoattn.data.shards.table import TABLE, import_webdataset
+from videoattn.data.shards.tar import MAX_FILE_BYTES
+from videoattn.files import output_folder, write_text
 
 _BLOCK = 512  # bytes; tar files consist of these
 
@@ -37,7 +40,7 @@ def write_shards(
         wrote: Called after each sample with the number of written samples and the total.
 
     Raises:
-        ValueError: If there are no samples.
+        ValueError: If there are no samples, or a video is larger than a shard's files may be.
         OSError: If the files cannot be written.
     """
     if not len(samples):
@@ -65,7 +68,7 @@ def write_shards(
     finally:
         if writer is not None:
             writer.close()
-    (unfinished / TABLE).write_text(_table(samples, shards))
+    write_text(unfinished / TABLE, _table(samples, shards))
     unfinished.replace(folder)
     return shards
 
@@ -81,8 +84,7 @@ def _table(samples: Samples, shards: list[Shard]) -> str:
 
 def _empty_folder(folder: Path) -> Path:
     """Creates a folder, or removes the shards that an interrupted call left in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
+    for old in output_folder(folder).iterdir():
         old.unlink()
     return folder
 
@@ -91,6 +93,10 @@ def _sample(samples: Samples, index: int) -> dict[str, bytes]:
     assert samples.num_frames is not None
     assert samples.fps is not None
     path, label = samples.path(index), samples.label(index)
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{path} has {size:,} bytes; the limit in a shard is {MAX_FILE_BYTES:,}; re-encode it"
+        )
     about = {
         "path": samples.paths[index],
         "label": label,

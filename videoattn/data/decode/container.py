@@ -1,0 +1,110 @@
+"""Opens videos with FFmpeg so that a hostile one opens nothing else and takes bounded memory.
+
+FFmpeg otherwise guesses what a name or a text means: `http:/host/x.mp4` is an address to it even if
+such a file exists, and an SDP text named x.mp4 makes it listen to a network.
+"""
+
+import errno
+from collections.abc import Iterator
+
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from videoattn.data.decode.source import DecodeError, VideoBytes, VideoSource, as_file, reason
+
+FORMATS = ("mov", "matroska", "avi", "flv", "gif", "mpeg", "mpegvideo", "mpegts", "asf", "m4v")
+"""The demuxers for the suffixes of videos (`data.lists.files`): mov reads MP4, matroska reads WebM,
+and asf reads WMV. None of them opens another file."""
+
+MAX_PIXELS = 2**26
+"""Largest size of a frame in pixels, 8192 x 8192. 8K video has half of it."""
+
+MAX_PACKETS = 2**20
+"""Most frames in a file: 9.7 hours at 30 frames per second. A packet in memory takes about 1 KB."""
+
+_NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+def open_container(source: VideoSource) -> av.container.InputContainer:
+    """Opens a file or a video in memory.
+
+    Raises:
+        DecodeError: If it is not in one of `FORMATS`, or cannot be read.
+    """
+    limits = {
+        "format_whitelist": ",".join(FORMATS),
+        "protocol_whitelist": "" if isinstance(source, VideoBytes) else "file",
+    }
+    try:
+        return av.open(
+            as_file(source), "r", metadata_errors="ignore", container_options=limits,
+            options=_decoder_options(),
+        )  # fmt: skip
+    except FFmpegError as error:
+        why = f"cannot be opened as a video: {reason(error)}"
+        if error.errno == errno.EINVAL:
+            why += f"; the formats that are read are {', '.join(FORMATS)}"
+        raise DecodeError(source, why) from error
+
+
+def video_stream(container: av.container.InputContainer, source: VideoSource) -> av.VideoStream:
+    """Returns the first video stream that is not a cover picture, ready to decode in one thread.
+
+    Raises:
+        DecodeError: If there is none, its codec is unknown, or its frames exceed `MAX_PIXELS`.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & _NOT_VIDEO]
+    if not streams:
+        covers = " but a cover picture" if container.streams.video else ""
+        raise DecodeError(source, f"no video stream{covers}")
+    context = streams[0].codec_context
+    if context is None:
+        raise DecodeError(source, "its video is in a format that FFmpeg does not know")
+    if context.width * context.height > MAX_PIXELS:
+        raise DecodeError(
+            source,
+            f"has frames of {context.width} x {context.height} pixels; the limit is "
+            f"{MAX_PIXELS:,} pixels",
+        )
+    context.thread_count = 1
+    context.options = _decoder_options()  # the size may grow within the stream
+    return streams[0]
+
+
+def checked_packets(
+    packets: Iterator[av.Packet], source: VideoSource, num_bytes: int
+) -> Iterator[av.Packet]:
+    """Yields packets with data, within limits. Those without would signal the end of the stream.
+
+    Args:
+        num_bytes: The size of the file.
+
+    Raises:
+        DecodeError: If there are more than `MAX_PACKETS`, or the packets overlap in the file so
+            that a small file fills the memory.
+    """
+    count = total = 0
+    for packet in packets:
+        if not packet.size:
+            continue
+        count, total = count + 1, total + packet.size
+        if count > MAX_PACKETS:
+            raise DecodeError(source, f"has more packets than the limit of {MAX_PACKETS:,}")
+        if total > 2 * num_bytes:  # edit lists may repeat some
+            raise DecodeError(
+                source, f"its packets overlap: they hold more than twice its {num_bytes:,} bytes"
+            )
+        yield packet
+
+
+def no_frame(source: VideoSource, error: FFmpegError | None) -> DecodeError:
+    """Returns the error for a video without a frame that decodes, given the decoder's last one."""
+    why = f" ({reason(error)})" if error else ""
+    if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
+        why += f"; the limit is {MAX_PIXELS:,} pixels per frame"
+    return DecodeError(source, f"no frame decodes{why}")
+
+
+def _decoder_options() -> dict[str, str]:
+    return {"max_pixels": str(MAX_PIXELS)}

@@ -1,0 +1,88 @@
+"""Reads `shards.json`, the table of a folder of shards, within limits."""
+
+import json
+import math
+import re
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+
+TABLE = "shards.json"
+
+MAX_SAMPLES = 10_000_000
+"""Most samples of a split. Their names are kept in memory."""
+
+MAX_SHARDS = 100_000
+"""Most tar files that a pattern with braces may name."""
+
+MAX_TABLE_BYTES = 2**26
+"""Largest shards.json: 64 MiB."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar")
+
+
+def read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
+    """Returns the classes, and for each shard the number of its first sample and its size."""
+    try:
+        with import_webdataset().gopen(url, "rb") as stream:
+            content = stream.read(MAX_TABLE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(
+            f"{url} cannot be read ({reason(error)}); copy it together with the shards"
+        ) from error
+    if len(content) > MAX_TABLE_BYTES:
+        raise ValueError(f"{url} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
+    try:
+        table = json.loads(content)
+        counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
+        class_names = tuple(str(name) for name in table["class_names"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{url} is not a list of shards ({error})") from error
+    if not class_names or min(counts.values(), default=0) < 1:
+        raise ValueError(f"{url} lists no class, no shard, or an empty shard; write them again")
+    if (total := sum(counts.values())) > MAX_SAMPLES:
+        raise ValueError(f"{url} lists {total:,} samples; the limit is {MAX_SAMPLES:,}")
+    names = np.cumsum([0, *counts.values()]).tolist()
+    return class_names, dict(zip(counts, names, strict=False)), counts
+
+
+def expanded(pattern: str) -> list[str]:
+    """Returns the addresses that a pattern with braces names.
+
+    Raises:
+        ValueError: If they exceed `MAX_SHARDS`.
+    """
+    counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
+    counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
+    if math.prod(counts) > MAX_SHARDS:
+        raise ValueError(f"{pattern!r} names more shards than the limit of {MAX_SHARDS:,}")
+    return list(import_webdataset().shardlists.expand_urls(pattern))
+
+
+def _checked(name: str) -> str:
+    """Returns a safe shard name, because it becomes part of a path, an address or a command."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
+    return name
+
+
+def reason(error: Exception) -> str:
+    """Returns the message of an error without webdataset's additions."""
+    text = str(error.args[0] if len(error.args) == 1 or not isinstance(error, OSError) else error)
+    if ended := re.search(r": exit (-?\d+) \(read\)", text):
+        return f"the command that reads it ended with exit code {ended[1]}"
+    return str(getattr(error, "strerror", None) or text.partition(" @ ")[0])
+
+
+@cache
+def import_webdataset() -> ModuleType:
+    try:
+        import webdataset
+        import webdataset.tariterators
+    except ImportError as error:
+        raise ImportError(
+            "layout shards needs webdataset; install the extra: pip install 'videoattn[shards]'"
+        ) from error
+    module: ModuleType = webdataset
+    return module

@@ -1,0 +1,60 @@
+"""Limits of a config that is stored in a run folder or a checkpoint, perhaps somebody else's.
+
+A recipe has none of them, and neither has a value that the user types.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from videoattn.recipe.config import Config
+
+MAX_SETTINGS = 10_000
+"""Most values in the config, all nested ones together."""
+
+AT_MOST: dict[str, dict[str, int]] = {
+    "clip": {"num_frames": 1024, "height": 2048, "width": 2048},
+    "test": {
+        "num_clips": 1000,
+        "num_crops": 10,
+        "short_side": 4096,
+        "height": 2048,
+        "width": 2048,
+        "batch_size": 4096,
+    },
+}
+"""Upper limits of numbers that decide how much memory a video takes: section -> key -> limit."""
+
+MAX_PIXELS = 2**30
+"""Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""
+
+_SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.width"}
+
+
+def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
+    """Checks the numbers of a stored config, except for those that the user typed.
+
+    Raises:
+        ValueError: If one, or a product of them, exceeds its limit.
+    """
+    typed = {word.partition("=")[0] for word in overrides}
+    for section, keys in AT_MOST.items():
+        for key, most in keys.items():
+            value = getattr(getattr(config, section), key)
+            if value is not None and value > most and f"{section}.{key}" not in typed:
+                raise ValueError(
+                    f"{source}: {section}.{key}: got {value}; the limit is {most}, unless you "
+                    "type the value"
+                )
+    clip, test = config.clip, config.test
+    views = test.num_clips * max(test.num_crops, 1) * (2 if test.twice_sample else 1)
+    size = prod((clip.num_frames, test.height or clip.height, test.width or clip.width))
+    products = {
+        "test.num_clips": ("views of a video (test.num_clips times test.num_crops)", views),
+        "test.batch_size": ("views in a batch (test.batch_size)", test.batch_size),
+    }
+    for key, (what, count) in products.items():
+        if count * size > MAX_PIXELS and not typed & {key, *_SIZE}:
+            raise ValueError(
+                f"{source}: {count} {what} of {clip.num_frames} frames have {count * size:,} "
+                f"pixels; the limit is {MAX_PIXELS:,}, unless you type {key}=..."
+            )
