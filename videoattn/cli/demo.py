@@ -18,7 +18,7 @@ from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
 
-RECIPE = Path("configs/demo.yaml")
+RECIPE = "demo"
 NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
 EXPECTED = 0.95
