@@ -16,7 +16,7 @@ from videoattn.data.lists import class_notes, read_folders, read_frames, read_li
         (
             ["a/1.mp4", "b/1.mp4", "b/2.MP4", "c/x.MTS", "c/y.MTS", "c/z.txt"],
             [
-                "classes without a training video: 1 of 3, c (2 .MTS, 1 .txt); the others have 1 to",
+                "classes without a training video: 1 of 3, c (2 .MTS, 1 .txt); the others have 1",
                 "files in the class folders that are ignored by name: 2 .MTS, 1 .txt",
             ],
         ),
