@@ -4,11 +4,15 @@
 imported when the command is called.
 """
 
+import hashlib
 import importlib
+import json
 import os
 import re
 import sys
-from typing import Any
+import time
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -75,12 +79,29 @@ def main(words: list[str] | None = None) -> None:
     except SystemExit:
         raise  # before the next line imports torch
     except _expected_errors() as error:
-        sys.exit(f"error: {_one_line(error)}")
+        _fail(f"error: {_one_line(error)}")
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
-        sys.exit(f"error: {_one_line(error)}; {hint}")
+        _fail(f"error: {_one_line(error)}; {hint}")
+
+
+def _fail(line: str) -> NoReturn:
+    """Ends the process with an error message.
+
+    Of the processes that torchrun started on a machine, one prints it. torchrun repeats the text of
+    an error file at the end of its own traceback.
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        error_file = Path(file)  # in a folder of this process, beside those of the others
+        error_file.write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+        digest = hashlib.sha256(line.encode()).hexdigest()
+        try:
+            (error_file.parents[1] / f"printed_{digest}").touch(exist_ok=False)
+        except FileExistsError:
+            sys.exit(1)
+    sys.exit(line)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
