@@ -347,6 +347,20 @@ def test_an_error_in_two_processes_is_one_line(
     assert message in cause
 
 
+def test_an_error_of_one_process_is_the_cause(recipe: Path, clips: Path) -> None:
+    shutil.copytree(clips, "copy")
+    broken = Path("copy/train/moves_up/0002.mp4")
+    broken.write_bytes(broken.read_bytes()[:200])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    words = ["-m", "videoattn", "train", recipe, "data.root=copy", "train.num_epochs=1"]
+    done = subprocess.run([*torchrun, "2", *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    printed, _, report = done.stderr.partition("Traceback (most recent call last):")
+    assert printed.count(f"error: {broken}: cannot be opened as a video: ") == 1, done.stderr
+    _, _, cause = report.partition("Root Cause (first observed failure):")
+    assert f"traceback : error: {broken}: cannot be opened as a video" in cause
+
+
 def test_errors_of_single_processes_are_all_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 The module has a function `command`, or a Typer `app` if there are commands below it.
 """
 
+_LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
+"""What a collective of torch.distributed raises in the other processes."""
+
 
 class Commands(TyperGroup):
     """Imports a command's module when the command is called."""
@@ -81,21 +84,25 @@ def main(words: list[str] | None = None) -> None:
     except _expected_errors() as error:
         _fail(f"error: {_one_line(error)}")
     except RuntimeError as error:
+        if _LOST.search(str(error)):
+            _fail("error: another process of this run has ended; its error is the cause", seconds=1)
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
         _fail(f"error: {_one_line(error)}; {hint}")
 
 
-def _fail(line: str) -> NoReturn:
+def _fail(line: str, seconds: int = 0) -> NoReturn:
     """Ends the process with an error message.
 
     Of the processes that torchrun started on a machine, one prints it. torchrun repeats the text of
-    an error file at the end of its own traceback.
+    the earliest error file at the end of its own traceback; `seconds` are added to the time.
     """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         error_file = Path(file)  # in a folder of this process, beside those of the others
-        error_file.write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+        error_file.write_text(
+            json.dumps({"message": line, "timestamp": int(time.time()) + seconds})
+        )
         digest = hashlib.sha256(line.encode()).hexdigest()
         try:
             (error_file.parents[1] / f"printed_{digest}").touch(exist_ok=False)
