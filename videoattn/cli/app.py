@@ -100,14 +100,15 @@ def _fail(line: str, seconds: int = 0) -> NoReturn:
     """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         error_file = Path(file)  # in a folder of this process, beside those of the others
-        error_file.write_text(
-            json.dumps({"message": line, "timestamp": int(time.time()) + seconds})
-        )
+        record = {"message": line, "timestamp": int(time.time()) + seconds}
         digest = hashlib.sha256(line.encode()).hexdigest()
         try:
+            error_file.write_text(json.dumps(record))
             (error_file.parents[1] / f"printed_{digest}").touch(exist_ok=False)
         except FileExistsError:
             sys.exit(1)
+        except OSError:  # such as a full disk
+            pass
     sys.exit(line)
 
 
