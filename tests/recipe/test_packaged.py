@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import videoattn
+from tests.cli.test_commands import RECIPE, command
+from videoattn.cli import app
 from videoattn.data.lists import read_class_list
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.recipe.data import make_samples
@@ -74,3 +77,38 @@ def test_paths_in_the_home_folder(folder: Path) -> None:
     assert len(make_samples(load("demo", words).data, "train")) == 1
     assert load("demo", ["model.weights=~/runs/x"]).model.weights == f"{home}/runs/x"
     assert load("demo", ["data.root=a~/b"]).data.root == "a~/b"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("~/runs/x", "HOME/runs/x"),
+        ("--out=~/a b", "--out=HOME/a b"),
+        ("~", "HOME"),
+        ("--query=1,2,3", "--query=1,2,3"),
+        ("data.root=~/x", "data.root=~/x"),
+        ("a~b", "a~b"),
+        ("--", "--"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_words_of_the_command_line(folder: Path, word: str, expected: str) -> None:
+    home = str(folder.with_name("home"))
+    assert app._without_tilde(word) == expected.replace("HOME", home)
+
+
+def test_a_run_and_a_video_in_the_home_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = folder.with_name("home")
+    write_demo_clips(home / "clips", num_train_per_class=1, num_test_per_class=1)
+    (home / "tiny.yaml").write_text(RECIPE)
+    words = ("data.root=~/clips", "train.num_epochs=1", "train.validate_every=0")
+    assert command("train", "~/tiny.yaml", *words) == 0
+    (folder / "runs").rename(home / "runs")
+    assert command("predict", "~/runs/tiny", "~/clips/test/grows/0000.mp4") == 0
+    assert f"{home}/clips/test/grows/0000.mp4\n" in capsys.readouterr().out
+    assert command("test", "~/runs/tiny", "--out=~/tables", "data.root=~/clips") == 0
+    assert (home / "tables/report.json").is_file()
+    assert len(videoattn.load("~/runs/tiny")("~/clips/test/grows/0000.mp4")) == 8
+    assert list(folder.iterdir()) == []

@@ -77,8 +77,9 @@ def main(words: list[str] | None = None) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    words = sys.argv[1:] if words is None else words
     try:
-        commands.main(words)
+        commands.main([_without_tilde(word) for word in words])
     except SystemExit:
         raise  # before the next line imports torch
     except _expected_errors() as error:
@@ -90,6 +91,12 @@ def main(words: list[str] | None = None) -> None:
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
         _fail(f"error: {_one_line(error)}; {hint}")
+
+
+def _without_tilde(word: str) -> str:
+    """Replaces "~" in a path or in `--out=~/path`; the shell leaves it in the second."""
+    option, path = re.findall(r"^(--[\w-]+=|)(.*)", word, re.DOTALL)[0]
+    return f"{option}{os.path.expanduser(path)}"
 
 
 def _fail(line: str, seconds: int = 0) -> NoReturn:
@@ -128,9 +135,11 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError | RecursionError):
         text = f"an input is damaged or too large ({text or 'out of memory'})"
-    elif isinstance(error, OSError) and error.filename is not None:
+    elif isinstance(error, OSError) and error.strerror:  # without the number of the error
         name = error.filename
-        text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
+        text = error.strerror
+        if name is not None:
+            text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
     return visible(re.sub(r"\s*\n\s*", " ", text))
 
 
