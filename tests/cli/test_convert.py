@@ -152,7 +152,7 @@ def test_the_committed_names_of_kinetics(
     assert command("convert", tmp_path / "a.pth", "--as", "mmaction2/tsn_r50", file) == 0
     said = capsys.readouterr().out
     assert "24,327,632 parameters; license of the weights: Apache-2.0" in said
-    assert "400 classes: Kinetics-400's, of data/classes/kinetics400.txt" in said
+    assert "400 classes: Kinetics-400's (others by --classes FILE)" in said
     assert "tested on 1 x 10 views of 25 frames (clips x crops); published: 74.12 %" in said
     assert [path.name for path in tmp_path.glob("one*")] == ["one.safetensors"]
     loaded = videoattn.load(file)

@@ -43,6 +43,14 @@ def images(tmp_path: Path) -> tuple[str, nn.Module]:
     return f"torchvision/resnet18:{tmp_path / 'resnet18.pth'}", network
 
 
+def test_a_file_in_the_home_folder(
+    images: tuple[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, _ = started(recipe("torchvision/resnet18:~/resnet18.pth", name="tsn_r18"), 7)
+    assert torch.equal(model.fc.bias, images[1].fc.bias)
+
+
 @pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
 def test_image_weights_leave_attention_blocks_at_their_initialization(
     images: tuple[str, nn.Module], name: str

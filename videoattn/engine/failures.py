@@ -8,6 +8,7 @@ from pathlib import Path
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.trackers import complete_lines
+from videoattn.files import named_in_errors
 from videoattn.types import Batch, Failure
 
 SKIPPED = "skipped.jsonl"
@@ -57,7 +58,7 @@ def read_failures(path: Path) -> list[Failure]:
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Appends each failure to a file as one line of JSON."""
-    with open(path, "a") as file:
+    with named_in_errors(path), open(path, "a") as file:
         file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
 
 
