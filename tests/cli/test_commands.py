@@ -397,7 +397,7 @@ def test_errors_are_one_line(run: Path, recipe: Path, clips: Path, tmp_path: Pat
         "train", recipe, f"data.root={clips}", "clip.sampling=dense", "clip.num_frames=64",
         "clip.short_video=error",
     )  # fmt: skip
-    assert refused("test", tmp_path / "nothing").endswith("nor a checkpoint")
+    assert refused("test", tmp_path / "nothing").endswith("or a checkpoint")
     two = tmp_path / "two"
     for split in ("train", "test"):
         for name in ("grows", "shrinks"):

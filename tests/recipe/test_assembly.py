@@ -172,7 +172,7 @@ def test_weights_of_the_recipe_replace_the_systems_loss_weights(tmp_path: Path) 
     ):
         made("interaction", {"divers": 1.0})
     with pytest.raises(
-        ValueError, match=r"no auxiliary loss 'diversity'; attention null has none; remove it"
+        ValueError, match=r"no auxiliary loss 'diversity'; attention null has none; remove it, or"
     ):
         made(None, {"diversity": 1.0})
 

@@ -9,7 +9,7 @@ MAX_VALUES, MAX_DEPTH = 1_000_000, 32
 
 
 def check_bounds(values: object, source: str, most: int = MAX_VALUES) -> None:
-    """Checks how many values nested containers hold; one that is shared counts each time.
+    """Checks the number of values in nested containers; a shared value counts each time.
 
     Raises:
         ValueError: If there are more than `most`, or they are nested deeper than `MAX_DEPTH`.

@@ -1,6 +1,6 @@
 """Limits of a config that is stored in a run folder or a checkpoint, perhaps somebody else's.
 
-A recipe has none of them, and neither has a value that the user types.
+They do not apply to recipes, nor to values that the user types.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
     """Checks the numbers of a stored config, except for those that the user typed.
 
     Raises:
-        ValueError: If one, or a product of them, exceeds its limit.
+        ValueError: If a number, or a product of numbers, exceeds its limit.
     """
     typed = {word.partition("=")[0] for word in overrides}
     for section, keys in AT_MOST.items():

@@ -48,7 +48,7 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, int], dict[str, int
 
 
 def expanded(pattern: str) -> list[str]:
-    """Returns the addresses that a pattern with braces names.
+    """Expands a pattern with braces to addresses.
 
     Raises:
         ValueError: If they exceed `MAX_SHARDS`.

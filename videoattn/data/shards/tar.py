@@ -11,11 +11,11 @@ MAX_FILE_BYTES = 2**30
 def tar_files(stream: Any, url: str) -> Iterator[dict[str, Any]]:
     """Yields the regular files of a tar stream as webdataset takes them.
 
-    Compressed tar files are refused: videos hardly shrink, and a few bytes could fill the memory.
-    So are sparse files.
+    Compressed and sparse files are refused, because a few bytes could fill the memory. Videos would
+    hardly shrink.
 
     Args:
-        stream: What webdataset opens: a file or the output of a command.
+        stream: A file or the output of a command, as webdataset opens it.
 
     Raises:
         tarfile.TarError: If the stream is not a tar file, or ends early.
