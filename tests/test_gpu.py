@@ -1,4 +1,4 @@
-"""What a GPU must answer: what the CPU does, up to rounding."""
+"""A GPU must give the results of the CPU, up to rounding."""
 
 import copy
 import csv
@@ -65,7 +65,7 @@ def test_a_training_step_in_the_gpus_own_precision(name: str, kind: str) -> None
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_no_map_is_built_where_none_is_asked_for() -> None:
+def test_no_map_is_built_without_a_request() -> None:
     """28 x 28 positions of 16 frames: a map would hold 12,544^2 numbers, 600 MiB."""
     block = build("non_local", "i3d")
     x = clip(1, 16, 224, 224).to("cuda")

@@ -8,8 +8,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -80,6 +80,16 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8; bytes of file names that are not UTF-8 are written as they are."""
     write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Adds a path to an OSError that has none: those of writing to an open file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 class _ErrorKeeper:

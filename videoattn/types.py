@@ -22,7 +22,7 @@ Video = Float[Tensor, "N C T H W"]
 Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
 Target = Int64[Tensor, " N"] | Float[Tensor, "N K"]
-"""What a loss compares with logits: class indices, or a share for each class."""
+"""The target of a loss: class indices, or a share for each class."""
 Grid = tuple[int, int, int]
 """(T, H, W): frames, height and width of a clip or of features."""
 

@@ -67,7 +67,7 @@ def test_sorted_concatenation_equals_explicit(num_queries: int, num_keys: int) -
         assert_same(other, expected)
 
 
-def test_sorted_concatenation_where_no_and_where_every_key_counts() -> None:
+def test_sorted_concatenation_if_no_key_or_every_key_counts() -> None:
     b, v = torch.tensor([[-1.0, 2.0, 0.5]]), torch.tensor([[[1.0], [10.0], [100.0]]])
     y = attend_separable(torch.tensor([[-2.0, 1.0, 5.0]]), b, v, path="linear")
     expected = [0.0, (3 * 10 + 1.5 * 100) / 3, (4 * 1 + 7 * 10 + 5.5 * 100) / 3]

@@ -1,4 +1,4 @@
-"""Every attention system in both kinds of backbone: what must always hold."""
+"""Properties of every attention system in both kinds of backbone."""
 
 import copy
 import io

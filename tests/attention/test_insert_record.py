@@ -88,7 +88,7 @@ def test_after_a_whole_stage_a_block_runs_once() -> None:
     assert len(calls) == 1
 
 
-def test_wrong_places_and_names() -> None:
+def test_wrong_positions_and_names_are_rejected() -> None:
     model = i3d()
     with pytest.raises(
         ValueError,

@@ -95,7 +95,7 @@ def test_a_transformer_called_by_keyword_is_recorded_by_head() -> None:
     torch.testing.assert_close(maps["pooler"].elsewhere, pooled[..., 0])
 
 
-def test_no_queries_record_only_what_is_received() -> None:
+def test_no_queries_record_only_received_attention() -> None:
     model, pixels = Tokens().eval(), torch.randn(1, 2, 3, 12, 16)
     with torch.no_grad(), record_attention(model, queries=[], received=True) as maps:
         model(pixels)
@@ -287,7 +287,7 @@ def test_an_archive_returns_what_was_saved(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_files_that_are_no_archives(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     for content in (b"", b"no zip", None):
         if content is None:

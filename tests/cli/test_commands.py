@@ -230,7 +230,7 @@ def test_visualize_draws_sheets_and_overlays(
         assert sum(1 for _ in container.decode(video=0)) >= 4
 
 
-def test_visualize_refuses_what_the_network_does_not_see(run: Path, clips: Path) -> None:
+def test_visualize_refuses_queries_outside_the_clip(run: Path, clips: Path) -> None:
     video = clips / "test/moves_left/0000.mp4"
     assert refused("visualize", run, video, "--query", "1,2").startswith(
         "error: query '1,2' is not FRAME,X,Y: a frame number and a pixel"
@@ -309,6 +309,66 @@ def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) ->
     assert done.returncode == 0, done.stderr
     assert "videos 13  views 2  failed 0" in done.stderr
     assert done.stdout.count("24 training and 13 test videos") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.root=nowhere"], "root: nowhere does not exist; need the folder of the videos"),
+        (["train.lrr=1"], "train.lrr=1: unknown key 'train.lrr' (did you mean lr?); it may be one"),
+        (["data.root={clips}", "--resume"], "nothing to resume: runs/tiny/checkpoint-last.pt does"),
+        (["data.root={clips}", "train.num_clips=3"], "train.batch_size: got 5; need a multiple of"),
+    ],
+)
+def test_an_error_in_two_processes_is_one_line(
+    recipe: Path, clips: Path, words: list[str], message: str
+) -> None:
+    """It is printed once before torchrun's traceback, and repeated as the root cause after it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    words = [word.format(clips=clips) for word in words]
+    done = subprocess.run(
+        [*torchrun, "2", "-m", "videoattn", "train", recipe, *words], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    printed, _, report = done.stderr.partition("Traceback (most recent call last):")
+    assert printed.count("error: ") == 1, done.stderr
+    assert message in printed
+    _, _, cause = report.partition("Root Cause (first observed failure):")
+    assert "traceback : error: " in cause
+    assert message in cause
+
+
+def test_an_error_of_one_process_is_the_cause(recipe: Path, clips: Path) -> None:
+    shutil.copytree(clips, "copy")
+    broken = Path("copy/train/moves_up/0002.mp4")
+    broken.write_bytes(broken.read_bytes()[:200])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    words = ["-m", "videoattn", "train", recipe, "data.root=copy", "train.num_epochs=1"]
+    done = subprocess.run([*torchrun, "2", *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    printed, _, report = done.stderr.partition("Traceback (most recent call last):")
+    assert printed.count(f"error: {broken}: cannot be opened as a video: ") == 1, done.stderr
+    _, _, cause = report.partition("Root Cause (first observed failure):")
+    assert f"traceback : error: {broken}: cannot be opened as a video" in cause
+
+
+def test_errors_of_single_processes_are_all_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of one machine have folders beside each other."""
+    ended = []
+    for rank, name in enumerate(["a", "b", "b"]):
+        (tmp_path / str(rank)).mkdir()
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(rank) / "error.json"))
+        with pytest.raises(SystemExit) as stop:
+            main(["train", name])
+        ended.append(stop.value.code)
+    assert [str(code)[:23] for code in ended] == [
+        "error: no recipe at a; ",
+        "error: no recipe at b; ",
+        "1",
+    ]
+    assert json.loads((tmp_path / "2/error.json").read_text())["message"] == ended[1]
 
 
 def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_committed_names_of_kinetics(
     assert command("convert", tmp_path / "a.pth", "--as", "mmaction2/tsn_r50", file) == 0
     said = capsys.readouterr().out
     assert "24,327,632 parameters; license of the weights: Apache-2.0" in said
-    assert "400 classes: Kinetics-400's, of data/classes/kinetics400.txt" in said
+    assert "400 classes: Kinetics-400's (others by --classes FILE)" in said
     assert "tested on 1 x 10 views of 25 frames (clips x crops); published: 74.12 %" in said
     assert [path.name for path in tmp_path.glob("one*")] == ["one.safetensors"]
     loaded = videoattn.load(file)
@@ -193,10 +193,10 @@ def test_a_shared_network_in_python(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "has only config.json; a shared folder"),
         (lambda f: (f / "config.json").write_text('{"a'), "config.json: is damaged: not JSON "),
         (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: is damaged: not JSON "),
-        (lambda f: (f / "config.json").write_text("[1]"), "config.json: has format None; this"),
-        (lambda f: without(f, "class_names"), "config.json: is damaged, it lacks class_names; "),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json: has format None; need"),
+        (lambda f: without(f, "class_names"), "config.json: is damaged: it lacks class_names; "),
         (lambda f: set_value(f, "class_names", 8), "class_names: need a list of strings, one"),
-        (lambda f: set_value(f, "format", "videoattn/9"), "has format videoattn/9; this version"),
+        (lambda f: set_value(f, "format", "videoattn/9"), "has format videoattn/9; need"),
         (lambda f: set_value(f, "class_names", ["a"]), r"is of another model: fc.weight is \(8, "),
         (lambda f: edit(f, model={"name": "tsn_r34"}), "is of another model: lacks layer1.2.conv1"),
         (lambda f: edit(f, model={"nam": "x"}), r"the checkpoint's config: unknown key 'model.nam"),
@@ -231,19 +231,20 @@ def cut(path: Path) -> None:
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"need the folder of a run with checkpoint-last"):
         videoattn.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"nor a shared one with model.safetensors and conf"):
+    with pytest.raises(CheckpointError, match=r"a shared folder with model.safetensors and conf"):
         videoattn.load(tmp_path / "nothing")
 
 
-def test_refusals(images: Path, folder: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(images: Path, folder: Path, tmp_path: Path) -> None:
     words = ("convert", images, "--as", "torchvision/resnet18")
     assert refused(*words, folder) == (
         f"error: {folder} already exists; choose another name, or remove it"
     )
     (tmp_path / "three.txt").write_text("a\nb\n\nc\n")
-    assert refused(*words, tmp_path / "new", "--classes", tmp_path / "three.txt") == (
-        f"error: --classes: {tmp_path / 'three.txt'} has 3 names, the weights have 8 classes; one "
-        "name a line"
+    three = tmp_path / "three.txt"
+    assert refused(*words, tmp_path / "new", "--classes", three) == (
+        f"error: --classes: {three} has 3 names, the weights have 8 classes; write one name per "
+        "line"
     )
     assert refused("convert", images, "--as", "torchvision/resnet19", tmp_path / "new").startswith(
         "error: --as: 'torchvision/resnet19' does not exist (did you mean torchvision/resnet18?); "

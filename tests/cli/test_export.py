@@ -152,7 +152,9 @@ def nothing(loaded: object, clips: Tensor, output: Path) -> Any:
     return lambda video: torch.full((len(video), len(CLASSES)), torch.nan)
 
 
-def test_refusals(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_arguments_are_rejected(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("export", folders / "plain")
     assert refused(*words, tmp_path / "a.pt", "--format", "onx").startswith(
         "error: --format: 'onx' does not exist (did you mean onnx?); choose from safetensors, torch"

@@ -111,6 +111,6 @@ def test_epochs_of_stages_in_a_recipe(recipe: Path, clips: Path) -> None:
     assert "stage_epochs: got [2, 1]; need one number" in refused(
         *words, *HARD_CROP, "name=wrong", "train.stage_epochs=[2,1]"
     )
-    assert "num_epochs: 2 are too few" in refused(
+    assert "num_epochs: got 2; need at least 3" in refused(
         *words, *HARD_CROP, "name=few", "train.num_epochs=2"
     )

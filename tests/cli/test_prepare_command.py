@@ -10,12 +10,13 @@ import torch
 from tests.cli.test_commands import command, refused
 from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders
-from videoattn.data.synthetic import write_demo_clips
+from videoattn.data.synthetic import demo_clip, encode_clip, write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine
 from videoattn.recipe.config import DataConfig
 from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
+from videoattn.recipe.run import load as load_run
 
 RECIPE = """\
 name: tiny
@@ -198,6 +199,29 @@ def test_training_from_shards_stopped_inside_an_epoch(
     records = [json.loads(file.read_text().splitlines()[-1]) for file in files]
     assert records[0]["loss"] == records[1]["loss"]
     assert records[0]["videos"] == 8
+
+
+def test_a_run_on_shards_predicts_the_given_videos(
+    clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("prepare", "shards", "tiny.yaml", "packed", "--workers", 1) == 0
+    call = ("train", "tiny.yaml", "data.layout=shards", "data.root=packed", "train.num_epochs=1")
+    assert command(*call) == 0
+    shutil.rmtree("packed")
+    videos = [
+        clips / "test/moves_up/0000.mp4",
+        clips.resolve() / "train/grows/0001.mp4",
+        Path("new.mp4"),
+    ]
+    encode_clip(videos[2], demo_clip("shrinks", seed=7, split="test", number=3))
+    capsys.readouterr()
+    assert command("predict", "runs/tiny", *videos, "--top", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == [str(video) for video in videos]
+    predictor = load_run("runs/tiny")
+    for video, line in zip(videos, lines[1::2], strict=True):
+        best = predictor(video)[0]
+        assert line.split() == [f"{100 * best.probability:.1f}", "%", best.name]
 
 
 def test_shards_of_class_folders_and_broken_videos(

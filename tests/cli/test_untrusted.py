@@ -58,13 +58,13 @@ sys.addaudithook(_watch)
 
 
 def _of_loader_processes(event: str) -> bool:
-    """Whether multiprocessing did it: forks, and sockets between the processes."""
+    """Returns whether multiprocessing is the cause: forks, and sockets between processes."""
     return event.startswith(("os.fork ", "socket.__new__", "socket.bind")) or "/pymp-" in event
 
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Yields a list of what the process did inside the `with` beyond reading and computing."""
+    """Yields a list of the actions inside the `with` other than reading and computing."""
     global _seen
     _seen = seen = []
     try:
@@ -119,7 +119,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=str)
-def test_no_stored_value_does_anything(value: object) -> None:
+def test_stored_values_have_no_effect(value: object) -> None:
     """A value is refused in one line, or reaches a config that reads no data and no weights."""
     for key in KEYS:
         outcome: Config | str
@@ -137,7 +137,7 @@ def test_no_stored_value_does_anything(value: object) -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key.startswith("model.")])
-def test_no_network_of_a_stored_config_does_anything(shared: Path, key: str) -> None:
+def test_networks_of_a_stored_config_run_no_code(shared: Path, key: str) -> None:
     original = (shared / "config.json").read_text()
     for value in ("http://127.0.0.1:9/a", "/etc/passwd", {"backbone": "hf-hub:a/b"}, {"x": 10**9}):
         (shared / "config.json").write_text(original)
@@ -160,7 +160,7 @@ def test_predict_and_visualize_never_read_the_stored_data_section(
     assert not list(shared.parent.rglob("ran"))
 
 
-def test_visualize_writes_into_its_folder_alone(shared: Path, video: Path) -> None:
+def test_visualize_writes_only_into_its_folder(shared: Path, video: Path) -> None:
     stored(shared, {"data.layout": "shards", "data.root": "http://127.0.0.1:9", "name": "y"})
     before = {path for path in shared.parent.rglob("*") if "out" not in path.parts}
     assert command("visualize", shared, video, "--out", "out", "--layer", "layer2") == 0
@@ -168,7 +168,7 @@ def test_visualize_writes_into_its_folder_alone(shared: Path, video: Path) -> No
 
 
 @pytest.mark.parametrize("layout", ["shards", "folders", "list"])
-def test_test_asks_for_the_data_of_a_folder_from_elsewhere(shared: Path, layout: str) -> None:
+def test_test_requires_the_data_of_a_foreign_folder(shared: Path, layout: str) -> None:
     stored(
         shared,
         {
@@ -188,7 +188,7 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_is_made(shared: 
         load(shared, torch.device("cpu"))
 
 
-def test_what_is_shared_names_no_file_of_this_machine(shared: Path, tmp_path: Path) -> None:
+def test_shared_folders_name_no_file_of_this_machine(shared: Path, tmp_path: Path) -> None:
     stored(shared, {"data.root": "/secret/videos", "model.weights": "/secret/run"})
     assert command("export", shared, "again") == 0
     assert "secret" not in (tmp_path / "again/config.json").read_text()

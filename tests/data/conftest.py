@@ -36,7 +36,7 @@ COMMON_CLIPS = {
 
 
 def decode_all(path: Path) -> Frames:
-    """Decodes every frame from the first packet on: what defines the number of a frame."""
+    """Decodes every frame from the first packet on, which defines the number of each frame."""
     to_rgb = ToRGB()
     with Video(path) as video:
         images = [to_rgb(frame).copy() for frame in video.frames()]

@@ -186,7 +186,9 @@ def test_list_errors(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_list_file_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"list.txt: the list file does not exist$"):
+    with pytest.raises(
+        ValueError, match=r"list.txt: the list file does not exist; correct its path$"
+    ):
         read_list(tmp_path / "list.txt", tmp_path)
 
 

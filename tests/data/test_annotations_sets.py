@@ -93,7 +93,7 @@ def test_hmdb51_full_size(real_data: Path) -> None:
     "folder",
     ["train/air drumming/", "train/air_drumming/", "train/", "videos_train/a/", "", "x/y/"],
 )
-def test_kinetics_places(folder: str, tmp_path: Path) -> None:
+def test_kinetics_folders(folder: str, tmp_path: Path) -> None:
     clips = [f"{folder}-a_b3fGh1jK_000005_000015.mp4", f"{folder}0123456789A_000123_000133.mkv"]
     touch(tmp_path, *clips, f"{folder}0123456789A_000123_000133.json")
     write(tmp_path, train__csv=HEADER + "air drumming,0123456789A,123,133,train\n"

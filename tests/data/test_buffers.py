@@ -1,4 +1,4 @@
-"""The memory of batches is reused once nobody holds it, and not before."""
+"""The memory of a batch is reused after its last view is freed, and not before."""
 
 from pathlib import Path
 

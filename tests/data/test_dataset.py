@@ -32,7 +32,7 @@ def test_sample(thirteen: Path) -> None:
     assert levels.diff().tolist() == [2, 2, 2]
 
 
-def test_randomness_is_of_seed_epoch_and_index(thirteen: Path) -> None:
+def test_randomness_depends_on_seed_epoch_and_index(thirteen: Path) -> None:
     samples = read_folders(thirteen)
     dataset, again = train_set(samples), train_set(samples)
     first = [dataset[0, i].frames for i in range(13)]

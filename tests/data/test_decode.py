@@ -21,7 +21,7 @@ from videoattn.data.decode import (
 
 
 def levels(frames: torch.Tensor) -> list[int]:
-    """The index that `make_clip` wrote as each frame's grey level."""
+    """Returns the index that `make_clip` stored as the gray level of each frame."""
     grey = frames.float().mean(dim=(1, 2, 3))
     return ((grey - 20) / 4).round().int().tolist()
 
@@ -34,7 +34,7 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_index_is_that_frame(name: str, make_clip: MakeClip) -> None:
+def test_an_index_gives_that_frame(name: str, make_clip: MakeClip) -> None:
     path = make_clip(name, 18, **CLIPS[name])
     info = probe(path)
     assert info[:1] + info[2:] == (18, 32, 48)
@@ -97,7 +97,7 @@ def test_unreadable_file(name: str, content: bytes | None, reason: str, tmp_path
             read(path)
 
 
-def test_damaged_packet_is_seen_without_decoding(make_clip: MakeClip) -> None:
+def test_a_damaged_packet_is_found_without_decoding(make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 20)
     intact = decode(path, range(20))
     data = bytearray(path.read_bytes())
@@ -149,7 +149,7 @@ def test_rotation_is_applied(real_data: Path) -> None:
         assert probe(root / name)[2:] == size
 
 
-def test_nothing_stays_open(make_clip: MakeClip) -> None:
+def test_files_are_closed(make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 10)
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
@@ -163,7 +163,7 @@ def test_nothing_stays_open(make_clip: MakeClip) -> None:
 
 
 @pytest.mark.parametrize(("name", "at_most"), [("a.mp4", 6), ("a.mkv", 50)])
-def test_mp4_is_listed_up_to_the_last_asked_frame(
+def test_mp4_is_listed_up_to_the_last_requested_frame(
     name: str, at_most: int, make_clip: MakeClip
 ) -> None:
     """B-frames are stored after the frames that they need, so a few more packets are listed."""
@@ -180,8 +180,8 @@ def test_mp4_is_listed_up_to_the_last_asked_frame(
         assert torch.equal(decode(path, [frame])[0], every[frame])
 
 
-def test_times_that_tell_the_order_of_decoding(make_clip: MakeClip) -> None:
-    """As an AVI's packets copied into MP4: the pictures are shown in another order."""
+def test_times_in_the_order_of_decoding_are_not_used(make_clip: MakeClip) -> None:
+    """An AVI's packets copied to MP4 have times in the order of decoding."""
     source = make_clip("a.mp4", 30, options={"bf": "3", "b-adapt": "0"})
     path = source.with_name("copied.mp4")
     with av.open(str(source)) as old, av.open(str(path), "w") as new:

@@ -1,4 +1,4 @@
-"""Frames beside those of the `ffmpeg` program: another FFmpeg build, another way in."""
+"""Frames are equal to those of the `ffmpeg` program, which is another build of FFmpeg."""
 
 import shutil
 import subprocess

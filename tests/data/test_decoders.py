@@ -199,7 +199,7 @@ def test_every_frame_of_the_real_fixtures(decoder: Decoder, real_data: Path) -> 
 
 
 def check_sequence(name: str, got: np.ndarray, want: np.ndarray) -> None:
-    """Close in every frame, and closer as it stands than shifted by a frame either way."""
+    """Every frame is close, and closer than the frame before or after it."""
     error = got - want
     # The fast colour conversion is darker by a constant, up to 2 of 255 (clipped at black).
     assert np.abs(error).max() < 2.1, name

@@ -1,4 +1,4 @@
-"""Training on broken files through `videoattn train`: what is lost is said, counted and bounded."""
+"""Training on broken files with `videoattn train`: failures are reported, counted, limited."""
 
 import hashlib
 import json
@@ -42,14 +42,14 @@ def videos(make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def fill(videos: Path, count: int) -> None:
-    """More names for the training clips: `count` in all."""
+    """Copies training clips under other names, to `count` in all."""
     for number in range(2, count):
         folder = videos / "train" / ("left" if number % 2 else "right")
         (folder / f"{number:03d}.mp4").hardlink_to(folder / "000.mp4")
 
 
 def made_broken(videos: Path, tmp_path: Path) -> list[Path]:
-    """Five kinds of file that give no frame."""
+    """Returns five kinds of files without a frame that decodes."""
     whole = (videos / "train/left/000.mp4").read_bytes()
     start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
     folder = tmp_path / "broken"
@@ -63,7 +63,7 @@ def made_broken(videos: Path, tmp_path: Path) -> list[Path]:
 
 
 def mix_in(broken: list[Path], videos: Path) -> set[str]:
-    """Copies them among the training clips; which of them give no frame at all."""
+    """Copies the files to the training clips; returns those without a frame."""
     lost = set()
     for number, path in enumerate(broken):
         copy = videos / "train" / ("left" if number % 2 else "right") / path.name
@@ -76,7 +76,7 @@ def mix_in(broken: list[Path], videos: Path) -> set[str]:
 
 
 def train(*words: str) -> str | int:
-    """What `videoattn train tiny.yaml WORDS` ends with: 0, or the line of its error."""
+    """Runs `videoattn train tiny.yaml WORDS`; returns 0, or the line of its error."""
     with pytest.raises(SystemExit) as stop:
         main(["train", "tiny.yaml", *words])
     return stop.value.code or 0
@@ -95,14 +95,14 @@ def losses() -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("source", ["made", "real"])
-def test_skip_ends_adds_up_and_names_each(
+def test_skipping_finishes_and_names_each_failed_file(
     source: str,
     videos: Path,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """5 % of broken files, as they are made and as decoders meet them."""
+    """Of the files, 5 % are broken: artificial and real ones."""
     broken = made_broken(videos, tmp_path)
     if source == "real":
         fixtures = request.getfixturevalue("real_data") / "fixtures"
@@ -163,7 +163,7 @@ def test_a_decoder_that_never_returns_is_skipped_and_listed(
 def test_a_worker_that_is_killed_ends_the_run_with_the_files_name(
     videos: Path, break_decoder: BreakDecoder
 ) -> None:
-    """Though broken files are skipped: who kills a process may kill the next."""
+    """The run ends although it skips broken files: the next process may be killed, too."""
     fill(videos, 30)
     break_decoder(lambda: os.kill(os.getpid(), signal.SIGKILL), "007.mp4")
     started = time.monotonic()

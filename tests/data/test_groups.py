@@ -23,7 +23,7 @@ EMPTY_PICTURE = b"\0\0\1\xb6" + bytes([0b01010000, 0b01001111])  # MPEG-4: nothi
 
 
 def encoded(path: Path, **options: str) -> Path:
-    """A moving texture: no frame can be guessed from the one before."""
+    """A moving texture: no frame can be predicted from the previous one."""
     texture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -45,7 +45,7 @@ def starts_of(path: Path) -> GroupStarts:
 
 @pytest.fixture
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the packets that decoders are given."""
+    """Counts the packets that are sent to decoders."""
     count = [0]
     feed = Video.feed
 

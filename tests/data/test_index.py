@@ -22,7 +22,7 @@ def indexed(root: Path, num_frames: dict[str, int]) -> Path:
     return root
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_a_written_index_is_read_back(tmp_path: Path) -> None:
     assert read_index(tmp_path) is None
     indexed(tmp_path, {"b/2.mp4": 20, "a/1.mp4": 10})
     index = read_index(tmp_path)

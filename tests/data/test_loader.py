@@ -54,7 +54,7 @@ def test_batches(thirteen: Path) -> None:
     assert video.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_order_is_of_seed_and_epoch(thirteen: Path) -> None:
+def test_order_depends_on_seed_and_epoch(thirteen: Path) -> None:
     first = loader(thirteen)
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -84,7 +84,7 @@ def test_workers_survive_an_epoch_left_early(thirteen: Path) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_see_the_samples_of_one_process(world_size: int, thirteen: Path) -> None:
+def test_ranks_take_the_samples_of_one_process(world_size: int, thirteen: Path) -> None:
     one = loader(thirteen, batch_size=2 * world_size)
     ranks = [
         loader(thirteen, batch_size=2, rank=r, world_size=world_size) for r in range(world_size)
@@ -119,7 +119,7 @@ def test_evaluation_counts_thirteen_on_two_ranks(thirteen: Path) -> None:
     assert sorted(seen) == list(range(13))
 
 
-def test_failures_stand_apart(thirteen: Path) -> None:
+def test_failures_are_separate_from_samples(thirteen: Path) -> None:
     (thirteen / "left" / "01.mp4").write_bytes(b"")
     data = dataset(thirteen, on_error="skip")
     for num_workers in (0, 2):
@@ -134,7 +134,7 @@ def test_failures_stand_apart(thirteen: Path) -> None:
 
 
 @pytest.mark.parametrize("num_cores", [1, 2])
-def test_what_fails_in_the_middle_leaves_no_gap(
+def test_a_failure_in_the_middle_leaves_no_gap(
     num_cores: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the training process, whether in its own thread or in two more."""
@@ -188,7 +188,7 @@ def test_threads_of_one_process(
             assert not thread.is_alive()  # they end with the loader
 
 
-def test_an_error_leaves_no_thread_at_work(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_runs_after_an_error(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: 2)
     done: list[int] = []
 
@@ -207,7 +207,7 @@ def test_an_error_leaves_no_thread_at_work(thirteen: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_that_are_held_stay_as_they_are(num_workers: int, thirteen: Path) -> None:
+def test_batches_in_use_do_not_change(num_workers: int, thirteen: Path) -> None:
     batches = loader(thirteen, num_workers=num_workers, batch_size=1)
     held = [batch.frames for epoch in range(3) for batch in batches.epoch(epoch)]
     fresh = [

@@ -98,6 +98,8 @@ def test_labels_of_mirrored_samples() -> None:
         (1.5, {}, "^flip: got 1.5; need a probability, 0 to 1$"),
     ],
 )  # fmt: skip
-def test_refusals(probability: float, flip_labels: Mapping[str, str], message: str) -> None:
+def test_invalid_settings_are_rejected(
+    probability: float, flip_labels: Mapping[str, str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Mirror(probability, list(MOTIONS), flip_labels)

@@ -40,7 +40,7 @@ def at(item: int) -> int:
     return item * item
 
 
-def test_a_crash_and_a_hang_cost_their_item_alone() -> None:
+def test_a_crash_or_a_hang_affects_only_its_item() -> None:
     results = dict(in_processes(at, range(9), num_workers=2, seconds=1.5))
     assert results == {
         0: 0, 1: 1, 3: 9, 6: 36, 7: 49, 8: 64,
@@ -51,7 +51,7 @@ def test_a_crash_and_a_hang_cost_their_item_alone() -> None:
     assert list(in_processes(at, [], num_workers=2, seconds=1.0)) == []
 
 
-def test_processes_end_with_whoever_asks() -> None:
+def test_processes_end_with_the_generator() -> None:
     others = set(multiprocessing.active_children())
     results = in_processes(at, range(6, 9), num_workers=2, seconds=10.0)
     next(results)
@@ -62,7 +62,10 @@ def test_processes_end_with_whoever_asks() -> None:
 
 @pytest.mark.parametrize(("num_workers", "seconds"), [(0, 1.0), (1, 0.0)])
 def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"num_workers and seconds: got \d and \d; need 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"num_workers and seconds: got \d and \d; need at least 1 worker and more than 0 s",
+    ):
         list(in_processes(at, [1], num_workers=num_workers, seconds=seconds))
 
 
@@ -76,7 +79,7 @@ def noted(log: Path, path: Path) -> Record:
 
 
 def looked(root: Path, journal: Journal) -> tuple[dict[str, str], list[str]]:
-    """What examining a folder came to, and which files were looked at for it."""
+    """Returns the records of a folder, and the files that were inspected for them."""
     log = root.parent / "log"
     log.write_text("")
     items = {path: root / path for path in files_in(root)}
@@ -86,7 +89,7 @@ def looked(root: Path, journal: Journal) -> tuple[dict[str, str], list[str]]:
     return found, sorted(log.read_text().split())
 
 
-def test_resumed_only_what_is_new_changed_or_crashed_is_looked_at(tmp_path: Path) -> None:
+def test_a_resumed_run_inspects_only_new_changed_or_crashed_files(tmp_path: Path) -> None:
     root, path = tmp_path / "root", tmp_path / "out" / "journal.jsonl"
     (root / "a").mkdir(parents=True)
     for name, text in {"a/1": "one", "2": "", "3": "kill", ".hidden": "x"}.items():
@@ -137,7 +140,7 @@ def test_verify(make_clip: MakeClip, tmp_path: Path) -> None:
         videos_in(tmp_path / "none")
 
 
-def test_verify_folders_of_pictures(tmp_path: Path) -> None:
+def test_verify_folders_of_images(tmp_path: Path) -> None:
     for i in range(1, 4):
         Image.new("RGB", (8, 6)).save(tmp_path / f"{i}.png")
     size = {"num_frames": 3, "height": 6, "width": 8}
@@ -152,7 +155,7 @@ def test_verify_folders_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")]
 )
-def test_described_as_counted(name: str, codec: str, make_clip: MakeClip) -> None:
+def test_descriptions_have_the_counted_frames(name: str, codec: str, make_clip: MakeClip) -> None:
     path = make_clip(name, 20, size=(32, 64), codec=codec)
     record = describe(path)
     assert (record["num_frames"], record["fps"]) == count_frames(path)
@@ -207,7 +210,7 @@ def test_reencoded_frames_times_and_key_frames(make_clip: MakeClip, tmp_path: Pa
     assert [file.name for file in out.parent.iterdir()] == ["out.mp4"]
 
 
-def test_nothing_is_left_of_a_broken_one(tmp_path: Path) -> None:
+def test_a_broken_video_leaves_no_copy(tmp_path: Path) -> None:
     (tmp_path / "text.avi").write_text("no video")
     record = reencode(Reencode(tmp_path / "text.avi", tmp_path / "out" / "text.mp4", 32, 4))
     assert record["error"].startswith("cannot be opened as a video")
@@ -225,7 +228,9 @@ def test_sizes_of_copies() -> None:
         check_settings(8, 0)
 
 
-def test_an_index_spares_every_count(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_index_no_frames_are_counted(
+    thirteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (thirteen / "left" / "01.mp4").write_bytes(b"")
     names = videos_in(thirteen)
     records = [{"path": name, **describe(thirteen / name)} for name in names]

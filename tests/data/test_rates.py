@@ -33,7 +33,7 @@ def dataset_of(path: Path, **kwargs) -> ClipDataset:
     )
 
 
-def test_target_rate_goes_by_the_frames_times(make_clip: MakeClip) -> None:
+def test_the_target_rate_uses_the_times_of_frames(make_clip: MakeClip) -> None:
     path = make_clip("a.mp4", 55, size=(32, 64), times=TIMES)
     by_frame = dataset_of(path).fetch((0, 0))
     assert by_frame.numbers.tolist() == [[4, 13, 22, 32, 41, 50]]
@@ -120,7 +120,7 @@ def test_recipe_chooses_the_frames(
         ),
     ],
 )
-def test_recipes_that_cannot_be(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_invalid_recipes_are_rejected(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, *words)
     refuses = clock_of if "target_fps" in message else recipe_data.test_frames
     with pytest.raises(ValueError, match=message):

@@ -100,7 +100,7 @@ def test_pyslowfast_offsets() -> None:
     assert one(300, 30.0, generator())[0].tolist() == [118 + 9 * i for i in range(8)]
 
 
-def test_pyslowfast_reads_the_frame_rate() -> None:
+def test_pyslowfast_uses_the_frame_rate() -> None:
     sample = sampling.view_sampler("dense", num_frames=8, frame_stride=8, arithmetic="pyslowfast")
     assert sample(64, 60.0, generator()).tolist() == [[0, 18, 36, 54, 63, 63, 63, 63]]
     short = sampling.train_sampler(
@@ -153,7 +153,7 @@ def test_mmaction2_training_segments(
         assert set(drawn[:, segment]) == positions
 
 
-def test_mmaction2_training_clips_of_a_video_that_hardly_fits() -> None:
+def test_mmaction2_training_clips_of_a_short_video() -> None:
     # 10 - 8 + 1 = 3 starts for 4 clips: drawn independently, then sorted.
     from videoattn.data.sampling.published import mmaction2_train
 
@@ -175,7 +175,7 @@ def test_pyslowfast_training_starts_between_frames() -> None:
     assert {tuple(row - row[0]) for row in drawn} == {(0, 2, 4, 7), (0, 2, 5, 7), (0, 3, 5, 7)}
 
 
-def test_uniform_training_reaches_both_ends_of_each_part() -> None:
+def test_uniform_training_reaches_both_ends_of_each_segment() -> None:
     sample = sampling.train_sampler("uniform", num_frames=4)
     drawn = np.concatenate([sample(13, 25.0, generator(s)) for s in range(200)])
     for part in range(4):

@@ -33,7 +33,7 @@ def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
 
 @pytest.fixture
 def folder(thirteen: Path) -> Path:
-    """Thirteen videos in five shards or so."""
+    """Thirteen videos in about five shards."""
     return written(read_folders(thirteen), thirteen.parent / "shards")
 
 
@@ -44,7 +44,7 @@ def loader(folder: Path, split: str = ".", on_error: Any = "raise", **kwargs: An
     return ClipLoader(ShardDataset(shards, clips), **options)
 
 
-def test_what_is_written(thirteen: Path, folder: Path) -> None:
+def test_written_files(thirteen: Path, folder: Path) -> None:
     samples = read_folders(thirteen)
     table = json.loads((folder / TABLE).read_text())
     assert table["class_names"] == ["left", "right"]
@@ -97,8 +97,8 @@ def test_a_video_in_memory_decodes_as_its_file(decoder: Any, thirteen: Path) -> 
         decode(VideoBytes("name", b"no video"), [0])
 
 
-def test_the_samples_of_files(thirteen: Path, folder: Path) -> None:
-    """A sample's pixels are those of its file in a list of the shards' order."""
+def test_shards_give_the_samples_of_their_files(thirteen: Path, folder: Path) -> None:
+    """A sample has the pixels of its file, as loaded from a list in the order of the shards."""
     streamed = loader(folder, shuffle=False, batch_size=13)
     (batch,) = streamed.epoch(0)
     paths = [json.loads(text)["path"] for text in texts(folder)]
@@ -224,7 +224,7 @@ def test_patterns_pipes_and_urls(folder: Path) -> None:
 
 
 def cut(folder: Path, share: float) -> tuple[str, int]:
-    """Cuts the second shard; its name and how many samples it had."""
+    """Truncates the second shard; returns its name and its number of samples."""
     path = folder / "000001.tar"
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])

@@ -7,7 +7,7 @@ from videoattn.data.strings import PackedStrings
 STRINGS = ["a b/c.mp4", "", "x", "größe/日本.webm", "latin1_\udce9.mp4", "a b/c.mp4"]
 
 
-def test_strings_come_back() -> None:
+def test_packed_strings_are_unpacked() -> None:
     packed = PackedStrings.of(STRINGS)
     assert list(packed) == [packed[i] for i in range(len(packed))] == STRINGS
     assert [packed[-1], packed[-len(STRINGS)]] == [STRINGS[-1], STRINGS[0]]

@@ -55,7 +55,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_classes_are_sorted_as_their_folders_are() -> None:
+def test_classes_are_sorted_like_their_folders() -> None:
     assert list(MOTIONS) == sorted(MOTIONS)
     assert len(MOTIONS) == 8
 

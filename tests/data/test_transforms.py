@@ -53,7 +53,7 @@ def test_frames_that_clips_share_and_repeat(num_crops: int) -> None:
 
 
 def test_crop_before_resize_is_resize_before_crop() -> None:
-    """The shortcut changes the picture only by rounding, away from the crop's border."""
+    """Away from the crop's border, the shortcut changes pixels only by rounding."""
     clips = torch.randint(0, 256, (1, 2, 3, 80, 120), dtype=torch.uint8, generator=generator())
     smooth = torch.nn.functional.avg_pool2d(clips[0].float(), 5, 1, 2)[None].to(torch.uint8)
     whole = crop_resize(smooth, Box(0, 0, 80, 120), (40, 60))
@@ -79,14 +79,14 @@ FROM_TORCHVISION = [0, 1, 2, 3, 4, 6, 5, 8, 7, 9]
 
 
 def test_ten_crops_are_torchvision_s() -> None:
-    """On a frame that is not resized: the same ten."""
+    """Without a resize, the ten crops are equal."""
     clips = torch.randint(0, 256, (2, 3, 3, 40, 61), dtype=torch.uint8, generator=generator())
     out = transformed(TestTransform(40, crop=(32, 31), num_crops=10), clips, generator())
     want = torch.stack(v2.TenCrop((32, 31))(clips), 1)[:, FROM_TORCHVISION].flatten(0, 1)
     assert torch.equal(out, want)
 
 
-def test_ten_crops_of_a_resized_frame_are_torchvision_s_but_for_rounding() -> None:
+def test_ten_crops_of_a_resized_frame_are_torchvision_s_up_to_rounding() -> None:
     clips = torch.randint(0, 256, (1, 2, 3, 80, 120), dtype=torch.uint8, generator=generator())
     smooth = torch.nn.functional.avg_pool2d(clips[0].float(), 9, 1, 4)[None].to(torch.uint8)
     out = transformed(TestTransform(40, crop=(30, 30), num_crops=10), smooth, generator())
@@ -99,7 +99,7 @@ def test_ten_crops_of_a_resized_frame_are_torchvision_s_but_for_rounding() -> No
 @pytest.mark.parametrize(
     ("size", "want"), [((48, 81), (32, 54)), ((81, 48), (54, 32)), ((20, 20), (32, 32))]
 )
-def test_no_crop_is_the_whole_frame(size: tuple[int, int], want: tuple[int, int]) -> None:
+def test_zero_crops_are_the_whole_frame(size: tuple[int, int], want: tuple[int, int]) -> None:
     clips = ramp(*size).repeat(2, 1, 1, 1, 1)
     transform = TestTransform(32, crop=(224, 224), num_crops=0)  # the crop is not used
     out = transformed(transform, clips, generator())

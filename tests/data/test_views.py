@@ -37,7 +37,7 @@ def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:
         [[2, 2, 2]],
     ],
 )
-def test_each_frame_where_it_belongs(
+def test_each_frame_is_at_its_position(
     places: list[list[int]], mirrored: bool, num_threads: int
 ) -> None:
     before = torch.get_num_threads()

@@ -76,7 +76,7 @@ def test_a_file_that_stops_a_worker_is_named(
         list(batches.epoch(0))
 
 
-def test_skipping_goes_on_with_new_workers_to_the_same_bits(
+def test_skipping_continues_with_new_workers_bit_for_bit(
     thirteen: Path, break_decoder: BreakDecoder
 ) -> None:
     whole = list(loader(thirteen, num_workers=0, shuffle=False).epoch(1))
@@ -105,7 +105,7 @@ def test_skipping_goes_on_with_new_workers_to_the_same_bits(
     ("do", "how", "on_error"),
     [(kill_itself, "killed by SIGKILL", "skip"), (leave, "ended (code 3)", "raise")],
 )
-def test_a_death_from_outside_is_no_files_fault(
+def test_a_kill_from_outside_is_not_attributed_to_a_file(
     do: Callable[[], None],
     how: str,
     on_error: str,
@@ -119,7 +119,7 @@ def test_a_death_from_outside_is_no_files_fault(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_that_is_killed_at_rest(signum: int, thirteen: Path) -> None:
+def test_an_idle_worker_that_is_killed(signum: int, thirteen: Path) -> None:
     """The error comes with the next batch, not in the middle of a training step."""
     known = active_children()
     batches = loader(thirteen, batch_size=1, num_workers=1)

@@ -75,7 +75,7 @@ class FakeBatches:
     shuffle: bool = True
     failing: tuple[int, ...] = ()
     blank: tuple[int, ...] = ()  # clips of one gray, for which PoisonedNet divides by zero
-    unlabelled: tuple[int, ...] = ()
+    unlabeled: tuple[int, ...] = ()
     stop_at: tuple[int, int] | None = None  # (epoch, batch) where a crash is simulated
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class FakeBatches:
         frames = [
             clip(index, num_views=self.num_views) * (index not in self.blank) for index in good
         ]
-        labels = [-1 if index in self.unlabelled else index % NUM_CLASSES for index in good]
+        labels = [-1 if index in self.unlabeled else index % NUM_CLASSES for index in good]
         return Batch(
             torch.stack(frames) if frames else clip(0)[:0, None].expand(0, 1, 3, 3, 6, 6),
             torch.tensor(labels, dtype=torch.int64),

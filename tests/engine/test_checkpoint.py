@@ -80,7 +80,7 @@ def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"was not written by this package \(it holds no dic"):
         load(path)
     torch.save({**payload(), "format": "videoattn/9"}, path)
-    with pytest.raises(CheckpointError, match=r"has format videoattn/9; this version reads vi"):
+    with pytest.raises(CheckpointError, match=r"has format videoattn/9; need videoattn/1; up"):
         load(path)
     torch.save({key: value for key, value in payload().items() if key != "best"}, path)
     with pytest.raises(CheckpointError, match=r"lacks best; use another"):

@@ -60,14 +60,14 @@ def test_failed_videos_are_reported_and_not_replaced() -> None:
 
 def test_videos_without_a_label_are_predicted_and_not_counted() -> None:
     everything = evaluate(tiny_net(), BATCHES, to_video=to_video)
-    some = evaluate(tiny_net(), replace(BATCHES, unlabelled=(4, 7)), to_video=to_video)
+    some = evaluate(tiny_net(), replace(BATCHES, unlabeled=(4, 7)), to_video=to_video)
     assert torch.equal(some.probabilities, everything.probabilities)
     assert some.num_decoded == 13
     assert some.num_labeled == 11
     kept = torch.tensor([index not in (4, 7) for index in range(13)])
     right = everything.probabilities.argmax(dim=1) == everything.labels
     assert some.video_accuracy == pytest.approx(right[kept].float().mean().item())
-    none = evaluate(tiny_net(), replace(BATCHES, unlabelled=tuple(range(13))), to_video=to_video)
+    none = evaluate(tiny_net(), replace(BATCHES, unlabeled=tuple(range(13))), to_video=to_video)
     assert math.isnan(none.video_accuracy)
     assert math.isnan(none.clip_accuracy)
 

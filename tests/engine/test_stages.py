@@ -77,7 +77,7 @@ def go(
 
 
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_each_stage_changes_only_its_part(
+def test_each_stage_changes_only_its_modules(
     tmp_path: Path, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     run = replace(run_in(tmp_path), keep_epochs=1)
@@ -132,7 +132,7 @@ def test_logs_name_the_stage_and_only_the_last_one_has_a_best_epoch(
 def test_each_part_is_scored_as_a_network_of_its_own() -> None:
     model = cropping().eval()
     nn.init.normal_(model.fusion.weight)
-    batches = FakeBatches(num_samples=13, num_views=3, failing=(4,), unlabelled=(7,), shuffle=False)
+    batches = FakeBatches(num_samples=13, num_views=3, failing=(4,), unlabeled=(7,), shuffle=False)
     ours = evaluate(model, batches, to_video=to_video, max_views=5, precision="float32")
     assert list(ours.parts) == ["global", "local", "fused"]
 

@@ -217,7 +217,7 @@ def test_a_non_finite_gradient_is_found_before_the_step() -> None:
 
 def test_a_sample_without_a_label_cannot_train() -> None:
     with pytest.raises(ValueError, match=r"sample 2 \(clips/2.mp4\) has no label; training needs"):
-        take_step(tiny_net(), FakeBatches(unlabelled=(2,)), optim_settings())
+        take_step(tiny_net(), FakeBatches(unlabeled=(2,)), optim_settings())
 
 
 def test_settings_out_of_range_are_named(tmp_path: Path) -> None:

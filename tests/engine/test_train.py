@@ -200,7 +200,7 @@ def test_other_batches_cannot_resume_inside_an_epoch(tmp_path: Path) -> None:
     run = run_in(tmp_path, save_every_steps=1)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_net(), run, FakeBatches(num_samples=12, stop_at=(0, 1)))
-    with pytest.raises(ValueError, match=r"inside an epoch of 3 steps, an epoch has 2 now; resume"):
+    with pytest.raises(ValueError, match=r"inside an epoch of 3 steps, but an epoch now has 2; re"):
         train(tiny_net(), run, FakeBatches(num_samples=8), resume=True)
 
 

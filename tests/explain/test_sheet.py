@@ -136,7 +136,7 @@ def test_the_numbers_of_the_color_bar() -> None:
 
 
 @pytest.mark.parametrize("clip", [CLIP, (4, 40, 24), (8, 24, 60)])
-def test_the_hot_cell_is_at_its_place_in_the_frames_that_it_covers(
+def test_the_hot_cell_is_at_its_position_in_its_frames(
     clip: tuple[int, int, int],
 ) -> None:
     attention_map = one_hot_map()

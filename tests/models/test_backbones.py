@@ -196,7 +196,7 @@ def test_a_temporal_shift_moves_channels_one_segment(channels: int, div: int) ->
 
 
 @pytest.mark.parametrize("place", ["residual", "block"])
-def test_tsm_sees_order_where_tsn_does_not(place: str) -> None:
+def test_tsm_depends_on_the_order_and_tsn_does_not(place: str) -> None:
     x = torch.randn(2, 3, 4, 32, 32)
 
     def make(**options: object) -> TSN:

@@ -72,7 +72,7 @@ def clip(num_clips: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", BY_STAGE)
-def test_places_and_logits_by_name(name: str) -> None:
+def test_positions_and_logits_by_name(name: str) -> None:
     with torch.device("meta"):
         model = make_model(ModelConfig(name=name, attention=AttentionConfig(name="non_local")), 5)
         plain = make_network(name, {}, num_classes=5)
@@ -171,7 +171,7 @@ def test_resnets_of_timm_fit_in_tsn() -> None:
         ("pytorchvideo_efficient_x3d_s", "s5"),
     ],
 )
-def test_the_last_stage_is_what_the_head_reads(name: str, stage: str) -> None:
+def test_the_head_reads_the_last_stage(name: str, stage: str) -> None:
     with torch.device("meta"):
         assert info(make_network(name, {}, num_classes=3)).features == stage
 
@@ -195,7 +195,7 @@ def test_a_head_that_reads_other_layers_needs_the_whole_network() -> None:
         head(model, torch.zeros(2, 512, 4, 2, 2))
 
 
-def test_heads_that_read_no_vector_are_not_replaced() -> None:
+def test_heads_that_do_not_read_a_vector_are_not_replaced() -> None:
     with (
         torch.device("meta"),
         pytest.raises(ValueError, match=r"Net: got the classifier `blocks.5.proj"),
@@ -242,7 +242,7 @@ def test_gates_are_at_the_end_of_each_branch(name: str, end: str) -> None:
     assert len([m for m in gated.modules() if type(m) is SqueezeExcite]) == len(blocks)
 
 
-def test_a_pool_takes_what_is_smaller_than_its_window() -> None:
+def test_a_pool_accepts_inputs_smaller_than_its_window() -> None:
     x = torch.randn(1, 2, 3, 9, 5)
     pool = FittingAvgPool3d((4, 7, 7), 1)
     torch.testing.assert_close(pool(x), nn.AvgPool3d((3, 7, 5), 1)(x))

@@ -1,4 +1,4 @@
-"""Inception-I3D: the table, its padding, low precision, and what is made of the whole network."""
+"""Inception-I3D: the table, the padding, low precision, compiling and exporting."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from videoattn.weights.keys_inception import hassony2, piergiaj
 
 
 def narrow(**options: object) -> InceptionI3d:
-    """Its running statistics are not those of a start, at which much would hold by accident."""
+    """Running statistics differ from their initial values, with which much would hold by chance."""
     torch.manual_seed(0)
     model = InceptionI3d(num_classes=3, width=0.125, **options)
     for module in model.modules():
@@ -74,7 +74,7 @@ def test_the_paddings_differ_by_size_alone() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 12))
-def test_same_leaves_a_place_for_every_stride(size: int) -> None:
+def test_same_padding_has_an_output_for_every_stride(size: int) -> None:
     x = torch.rand(1, 2, size, size, size)
     for pool in (MaxPool((3, 3, 3), (2, 2, 2)), MaxPool((2, 2, 2), (2, 2, 2))):
         assert pool(x).shape[2:] == (-(-size // 2),) * 3

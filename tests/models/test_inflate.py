@@ -21,7 +21,7 @@ def test_a_still_video_gets_the_frame_s_features(num_frames: int, method: str) -
     torch.testing.assert_close(F.conv3d(video, inflated)[:, :, 0], F.conv2d(frame, weight))
 
 
-def test_mean_repeats_and_centre_places() -> None:
+def test_mean_repeats_and_centre_uses_the_center() -> None:
     weight = torch.ones(1, 1, 1, 1)
     mean = inflate_weight(weight, num_frames=3, method="mean").flatten()
     centre = inflate_weight(weight, num_frames=3, method="centre").flatten()
@@ -40,7 +40,7 @@ def _image_network(depth: int = 18) -> nn.Module:
 
 
 def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What the stem, the first pool, every block and the classifier put out."""
+    """Returns the outputs of the stem, the first pool, every block and the classifier."""
     seen: dict[str, Tensor] = {}
     for name in ("bn1", "maxpool", *insertion_places(model), "fc"):
         model.get_submodule(name).register_forward_hook(
@@ -72,8 +72,8 @@ def _borders(model: ResNet3d) -> dict[str, int]:
 def test_a_still_video_has_its_frame_s_features_in_every_layer(
     method: str, kind: str, depth: int
 ) -> None:
-    """In float64, module by module. By "centre" in all frames, and so the logits are the frame's.
-    By "mean" in all that padding has not reached; the next one to the border differs."""
+    """Compares in float64, module by module. With "centre", all frames and the logits are equal.
+    With "mean", all frames that padding does not reach are equal; the next frame differs."""
     images = _image_network(depth).double()
     model = ResNet3d(kind, depth=depth, num_classes=7).eval().double()
     assert load_inflated(model, images.state_dict(), method=method) == []
@@ -96,7 +96,7 @@ def test_a_still_video_has_its_frame_s_features_in_every_layer(
         torch.testing.assert_close(answer, logits, rtol=1e-9, atol=1e-11)
 
 
-def test_a_classifier_of_other_classes_is_left_as_it_was() -> None:
+def test_a_classifier_of_other_classes_is_unchanged() -> None:
     model = ResNet3d("i3d", depth=18, num_classes=3)
     before = model.fc.weight.clone()
     assert load_inflated(model, _image_network().state_dict()) == ["fc.weight", "fc.bias"]

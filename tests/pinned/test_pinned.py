@@ -1,4 +1,4 @@
-"""What commit 54d2265 did, compared with what the package does now; see write.py.
+"""Compares the results of the package with those of commit 54d2265; see write.py.
 
 The last bits of float sums depend on the machine. Test names end in how closely they compare:
 `bit-for-bit` on the kind of machine that wrote the fixtures, `close` on others, and

@@ -383,7 +383,7 @@ def predicted(text: str) -> list[list[str]]:
 
 
 def logits(path: Path) -> list[list[float]]:
-    """Returns what the network of `videoattn.load(path)` makes of two fixed clips."""
+    """Returns the logits of `videoattn.load(path)` for two fixed clips."""
     count = 2 * 3 * 4 * 32 * 32
     video = torch.from_numpy(np.sin(np.arange(count) ** 1.5).astype(np.float32))
     with torch.no_grad():

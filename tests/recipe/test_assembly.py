@@ -111,7 +111,7 @@ def recipe(**train: object) -> Config:
     )  # fmt: skip
 
 
-def test_foreign_network_trains_in_float32_where_bfloat16_is_wrong(
+def test_foreign_network_trains_in_float32_if_bfloat16_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("videoattn.engine.precision.has_bfloat16", lambda device: True)
@@ -153,7 +153,7 @@ def test_schedules_by_name() -> None:
     assert make_settings(recipe(lr=1.0, schedule="one_cycle"), 10, "auto").lr_at(29) > 0.9
 
 
-def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path: Path) -> None:
+def test_weights_of_the_recipe_replace_the_systems_loss_weights(tmp_path: Path) -> None:
     def made(name: str | None, weights: dict[str, float]) -> OptimSettings:
         model = ModelConfig(name="i3d_r18", attention=AttentionConfig(name=name))
         asked = replace(recipe(auxiliary_weights=weights), model=model)
@@ -180,7 +180,7 @@ def test_auxiliary_losses_have_the_system_s_weights_unless_the_recipe_s(tmp_path
 def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
     labels = torch.arange(4)
     video = labels.float().view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).contiguous()
-    neighbour = torch.tensor([3, 0, 1, 2])
+    neighbor = torch.tensor([3, 0, 1, 2])
     torch.manual_seed(0)
     up = make_mix(AugmentConfig(mixup=1.0), 4)
     assert up is not None
@@ -189,7 +189,7 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
         assert type(mixed) is torch.Tensor
         assert torch.allclose(target.sum(1), torch.ones(4))
         share = target[labels, labels].view(4, 1, 1, 1, 1)
-        other = neighbour.float().view(4, 1, 1, 1, 1)
+        other = neighbor.float().view(4, 1, 1, 1, 1)
         torch.testing.assert_close(mixed, share * video + (1 - share) * other)
     cut = make_mix(AugmentConfig(cutmix=1.0), 4)
     assert cut is not None
@@ -200,7 +200,7 @@ def test_mixup_and_cutmix_blend_pairs_with_their_labels() -> None:
         assert ((mixed == video) == (mixed == video)[:, :1, :1]).all()
 
 
-def test_mixes_come_in_their_shares() -> None:
+def test_mixup_and_cutmix_occur_in_their_shares() -> None:
     video, labels = torch.rand(4, 3, 2, 16, 16), torch.arange(4)
     assert make_mix(AugmentConfig(), 4) is None
     mix = make_mix(AugmentConfig(mixup=0.2, cutmix=0.3), 4)

@@ -1,3 +1,5 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,8 @@ import pytest
 from videoattn.recipe import load as config
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_recipes_load_are_short_and_name_their_runs(path: Path, tmp_path: Path) 
         ("faster", "override 'faster' is not key=value, as in train.lr=0.02"),
     ],
 )  # fmt: skip
-def test_bad_overrides(recipe: Path, override: str, message: str) -> None:
+def test_invalid_overrides_are_rejected(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config.load(recipe, [override])
 
@@ -117,11 +120,11 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_missing_recipe(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere.yaml: no such recipe; configs/ has the recipes"):
+    with pytest.raises(ValueError, match=r"no recipe at .*nowhere.yaml; give the path of a file"):
         config.load(tmp_path / "nowhere.yaml")
 
 
-def test_another_attention_system_leaves_the_options_of_the_recipe_s_own(recipe: Path) -> None:
+def test_choosing_another_attention_system_drops_the_recipes_options(recipe: Path) -> None:
     kept = config.load(recipe, ["model.attention.name=non_local"]).model.attention
     assert (kept.after, kept.options) == (("layer2.1",), {"key_pool": [1, 2, 2]})
     other = config.load(
@@ -205,6 +208,38 @@ def test_text_fields_take_the_text_as_typed(recipe: Path, word: str, value: str 
     loaded = config.load(recipe, [word])
     section, _, key = word.partition("=")[0].rpartition(".")
     assert getattr(getattr(loaded, section) if section else loaded, key) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('data.separator=","', {"separator": ","}),
+        ('data.separator="::"', {"separator": "::"}),
+        ("data.separator='|' data.root='my clips'", {"separator": "|", "root": "my clips"}),
+        (r"data.separator=\; data.root=my\ clips", {"separator": ";", "root": "my clips"}),
+        ('data.columns="path frames label"', {"columns": "path frames label"}),
+        ('data.columns="path label ..."', {"columns": "path label ..."}),
+        ("data.frame_template=img_{:05d}.jpg", {"frame_template": "img_{:05d}.jpg"}),
+        ('data.class_list="a, b #1.txt"', {"class_list": "a, b #1.txt"}),
+    ],
+)
+def test_settings_as_typed_in_a_shell(recipe: Path, line: str, expected: dict[str, str]) -> None:
+    data = config.load(recipe, shlex.split(line)).data
+    assert {key: getattr(data, key) for key in expected} == expected
+
+
+def test_the_settings_on_the_page_about_data(recipe: Path) -> None:
+    page = (ROOT / "data/README.md").read_text()
+    codes = re.findall(r"`([^`]+)`", page) + re.findall(r"^    (data\..*)$", page, re.MULTILINE)
+    lines = [code for code in codes if re.match(r"(data|clip|augment)\.\w+=", code)]
+    assert len(lines) > 10
+    for line in lines:
+        words = shlex.split(line)
+        loaded = config.to_dict(config.load(recipe, words))
+        for key, _, text in (word.partition("=") for word in words):
+            section, _, name = key.partition(".")
+            value = loaded[section][name]
+            assert (value if isinstance(value, str) else str(value).lower()) == text, line
 
 
 def test_values_that_are_not_yaml_are_named(recipe: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning, option by option: what changes in which epoch, and what does not, to the bit."""
+"""Fine-tuning: the parameters that each option changes in each epoch, bit for bit."""
 
 import shutil
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from videoattn.types import ModelInfo
 
 
 class Net(nn.Module):
-    """A block, a new one behind it, another block and a new classifier."""
+    """A block, a new block after it, another block and a new classifier."""
 
     info = ModelInfo("fc")
 
@@ -89,7 +89,7 @@ def tune(
 
 
 def moved_by_epoch(folder: Path, num_epochs: int, start: nn.Module) -> list[set[str]]:
-    """Names of what each epoch changed, parameters and statistics."""
+    """Returns the names of the parameters and statistics that each epoch changed."""
     states = [start.state_dict()]
     for number in range(1, num_epochs + 1):
         states.append(load(folder / f"checkpoint-epoch-{number:04d}.pt")["model"])
@@ -102,7 +102,7 @@ def moved_by_epoch(folder: Path, num_epochs: int, start: nn.Module) -> list[set[
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 @pytest.mark.parametrize("freeze_batch_norm", [False, True])
 @pytest.mark.parametrize("frozen_epochs", [0, 2, 4])
-def test_each_option_keeps_what_it_says(
+def test_each_option_freezes_its_parameters(
     tmp_path: Path,
     frozen_epochs: int,
     freeze_batch_norm: bool,
@@ -125,7 +125,7 @@ def test_each_option_keeps_what_it_says(
 def test_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, stop_at: tuple[int, int], freeze_batch_norm: bool
 ) -> None:
-    """Inside the frozen epoch, at the thaw, and after it."""
+    """Resumes inside the frozen epoch, at its end, and later."""
     tuning = FineTuning(BACKBONE, 1, freeze_batch_norm)
     tune(tmp_path / "whole", tuning, num_epochs=3)
     with pytest.raises(KeyboardInterrupt):
@@ -135,10 +135,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_same(*(load(tmp_path / name / "checkpoint-last.pt") for name in ("halved", "whole")))
 
 
-def test_no_graph_is_kept_for_what_is_frozen(
+def test_no_graph_is_kept_for_frozen_parameters(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Up to the first new block; behind it, gradients pass through but are not summed."""
+    """Before the first new block there is no graph; after it, gradients pass but are not summed."""
     model, seen = net(), []
     model.bn1.register_forward_hook(lambda m, i, out: seen.append(out.requires_grad))
     batches = FakeBatches(num_samples=4)
@@ -204,7 +204,7 @@ def begun(asked: Config, num_classes: int = 4) -> tuple[nn.Module, FineTuning | 
     return model, make_fine_tuning(asked, model, new)
 
 
-def test_the_backbone_is_what_the_weights_reached(weights: Path) -> None:
+def test_the_backbone_is_all_pretrained_parameters(weights: Path) -> None:
     asked = recipe(weights, freeze_backbone_epochs=2, freeze_batch_norm=True, num_epochs=3)
     model, tuning = begun(asked)
     assert tuning is not None
@@ -295,7 +295,7 @@ def test_misspelt_settings(tmp_path: Path) -> None:
 
 
 def test_the_recipe_starts_from_the_demo_s_network() -> None:
-    """Its weights have the same names and shapes, but for the classifier's."""
+    """Only the classifier has another shape."""
     folder = Path(__file__).parents[2] / "configs"
     demo, tuned = (
         config.load(folder / name, ["data.root=x"])

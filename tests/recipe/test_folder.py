@@ -1,4 +1,4 @@
-"""A run's folder: what is erased, and who may train in it."""
+"""The folder of a run: erasing it, and locking it."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def test_overwrite_erases_what_training_wrote_and_nothing_else(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_something_else_is_never_used(
+def test_a_folder_with_other_files_is_never_used(
     tmp_path: Path, content: dict[str, str], overwrite: bool
 ) -> None:
     folder = tmp_path / "x"
@@ -156,7 +156,7 @@ def test_a_dead_holder_does_not_block(tmp_path: Path) -> None:
     start(tmp_path / "x")
 
 
-def test_where_the_data_of_a_run_were_is_recorded_outside_of_its_folder(tmp_path: Path) -> None:
+def test_the_data_of_a_run_are_recorded_outside_of_its_folder(tmp_path: Path) -> None:
     assert remembered_data(tmp_path / "x") is None
     start(tmp_path / "x")
     assert remembered_data(tmp_path / "x")["root"] == "videos"

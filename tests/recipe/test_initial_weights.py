@@ -1,4 +1,4 @@
-"""What a network starts from: `model.weights`, and what is said of what that leaves fresh."""
+"""The initial weights of a network: `model.weights`, and notes about other parameters."""
 
 import os
 from dataclasses import replace
@@ -43,8 +43,18 @@ def images(tmp_path: Path) -> tuple[str, nn.Module]:
     return f"torchvision/resnet18:{tmp_path / 'resnet18.pth'}", network
 
 
+def test_a_file_in_the_home_folder(
+    images: tuple[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, _ = started(recipe("torchvision/resnet18:~/resnet18.pth", name="tsn_r18"), 7)
+    assert torch.equal(model.fc.bias, images[1].fc.bias)
+
+
 @pytest.mark.parametrize("name", ["i3d_r18", "tsn_r18"])
-def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], name: str) -> None:
+def test_image_weights_leave_attention_blocks_at_their_initialization(
+    images: tuple[str, nn.Module], name: str
+) -> None:
     source, network = images
     attention = AttentionConfig(name="non_local", after=("layer2.1", "layer3.0"))
     model, notes = started(recipe(source, name=name, attention=attention))
@@ -59,7 +69,7 @@ def test_image_weights_and_what_they_leave_fresh(images: tuple[str, nn.Module], 
 
 
 @pytest.mark.parametrize(("inflate", "frames"), [("mean", [1, 1, 1]), ("centre", [0, 3, 0])])
-def test_the_recipe_says_how_to_inflate(
+def test_the_recipe_selects_the_inflation(
     images: tuple[str, nn.Module], inflate: str, frames: list[int]
 ) -> None:
     source, network = images

@@ -30,7 +30,7 @@ train: {batch_size: 4}
 
 @pytest.fixture
 def recipe(make_clip: MakeClip, tmp_path: Path) -> Path:
-    """Seven clips of two classes, of five sizes, in both parts."""
+    """Seven clips of two classes and five sizes, in both splits."""
     for split in ("train", "test"):
         for i in range(7):
             size = [(32, 48), (48, 32), (40, 40), (36, 64), (32, 48), (64, 40), (32, 48)][i]
@@ -97,8 +97,8 @@ def test_several_clips_of_each_video_fill_a_batch(recipe: Path) -> None:
     assert sorted(seen.tolist()) == list(range(7))
 
 
-def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
-    """Both parts hold the same clips, so their views are the same, in another order."""
+def test_precise_norms_use_training_videos_with_test_views(recipe: Path) -> None:
+    """Both splits hold the same clips, so their views are equal, in another order."""
     config = load(recipe, ["train.precise_norm_clips=5", "test.num_clips=2", "test.batch_size=4"])
     model, samples = make_model(config.model, 2), make_samples(config.data, "train")
     precise = make_precise_bn(config, model, Parallel(), samples)
@@ -114,7 +114,7 @@ def test_precise_norms_see_training_videos_as_in_testing(recipe: Path) -> None:
 
 
 def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> None:
-    """With a process that loads ahead: the same clips, whatever was left of the time before."""
+    """A process that loads ahead gives the same clips, whatever it had loaded before."""
     words = ["train.precise_norm_clips=3", "test.batch_size=2"]
     found = []
     for more in (["data.num_workers=0"], ["data.num_workers=1"]):
@@ -146,7 +146,7 @@ def test_precise_norms_stop_within_an_epoch_and_begin_it_again(recipe: Path) -> 
         ("model.name=x", "x has no batch norms; remove it"),
     ],
 )
-def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> None:
+def test_invalid_precise_norms_are_rejected(recipe: Path, word: str, message: str) -> None:
     config = load(recipe, ["train.precise_norm_clips=5", word])
     model = torch.nn.Linear(1, 1) if "model" in word else make_model(load(recipe).model, 2)
     samples = make_samples(config.data, "train")
@@ -156,7 +156,7 @@ def test_precise_norms_that_cannot_be(recipe: Path, word: str, message: str) -> 
 
 @pytest.mark.parametrize("num_clips", [1, 2, 3])
 def test_a_clip_is_mixed_with_one_of_another_video(num_clips: int) -> None:
-    """Video v has the value v in all its clips, and label v: what is mixed shows in both."""
+    """Video v has the value v in all its clips, and label v, so that both show the mixture."""
     num_videos = 4
     labels = torch.arange(num_videos).repeat_interleave(num_clips)
     video = labels.float().view(-1, 1, 1, 1, 1).expand(-1, 3, 2, 8, 8).contiguous()

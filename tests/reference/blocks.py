@@ -1,4 +1,4 @@
-"""Clips, and blocks away from their start."""
+"""Makes clips, and blocks that are not the identity."""
 
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def trained(block: Block) -> Block:
-    """The block away from its identity start: random weights everywhere, float64, eval mode."""
+    """Gives a block random weights, so that it is not the identity; float64, eval mode."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in [*block.named_parameters(), *block.named_buffers()]:
         if not tensor.is_floating_point():
@@ -24,13 +24,13 @@ def trained(block: Block) -> Block:
 
 
 def permuted(video: Tensor, seed: int = 0) -> Tensor:
-    """The same positions in another order."""
+    """Permutes the positions of a clip."""
     order = torch.randperm(video.flatten(2).shape[2], generator=torch.Generator().manual_seed(seed))
     return video.flatten(2)[..., order].view_as(video)
 
 
 def with_gradient(block: nn.Module, loss: Tensor) -> set[str]:
-    """The names of the parameters whose gradient of the loss is not 0 (and finite everywhere)."""
+    """Returns the parameters with a nonzero gradient; checks that all are finite."""
     parameters = dict(block.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     assert all(g is None or g.isfinite().all() for g in gradients)
@@ -40,7 +40,7 @@ def with_gradient(block: nn.Module, loss: Tensor) -> set[str]:
 
 
 def bfloat16_error(block: nn.Module, *inputs: Tensor) -> float:
-    """Of the output under autocast, relative to the largest one."""
+    """Returns the error of the output under autocast, relative to the largest output."""
     block, inputs = block.float(), tuple(x.float() for x in inputs)
     with torch.no_grad():
         expected = block(*inputs)

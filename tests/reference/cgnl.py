@@ -9,7 +9,7 @@ from videoattn.attention.blocks.cgnl import CompactNonLocal
 
 
 def cgnl(block: CompactNonLocal, x: Tensor) -> Tensor:
-    """What `block` must answer to x, from its weights."""
+    """Returns the output that `block` must have for x, from its weights."""
     theta, phi, g = (
         torch.einsum("ncthw,dc->ndthw", x, layer.weight[:, :, 0, 0, 0])
         for layer in (block.theta, block.phi, block.g)
@@ -30,7 +30,7 @@ def cgnl(block: CompactNonLocal, x: Tensor) -> Tensor:
 
 
 def entry_map(block: CompactNonLocal, theta: Tensor, phi: Tensor) -> Tensor:
-    """(n, n), from the entries of one group of one clip."""
+    """Returns the map (n, n) of the entries of one group of one clip."""
     product = theta.unsqueeze(1) * phi
     if block.kernel == "dot":
         return product

@@ -32,7 +32,7 @@ def _values(key: str, shape: list[int]) -> np.ndarray:
 
 
 def state_dict(record: dict[str, Any]) -> dict[str, Tensor]:
-    """Every entry that the record lists. Counters of batches stay 0; `gain` scales named parts."""
+    """Returns every entry of the record. Counters of batches stay 0; `gain` scales named ones."""
     state = {}
     for key, shape in record["keys"].items():
         if key.endswith("num_batches_tracked"):
@@ -47,7 +47,7 @@ def state_dict(record: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def clip(record: dict[str, Any]) -> Tensor:
-    """The record's input, standard normal, in the layout of its public implementation."""
+    """Returns the record's input, standard normal, in the layout of its public implementation."""
     source = record["input"]
     random = np.random.RandomState(source["seed"])
     return torch.from_numpy(random.standard_normal(source["shape"]).astype(np.float32))

@@ -25,21 +25,21 @@ STARTS: dict[str, Gate] = {"half": half, "identity": identity}
 
 
 def mlp(layers: GateMLP, pooled: Tensor) -> Tensor:
-    """W2 ReLU(W1 s + b1) + b2 for one vector s."""
+    """Returns W2 ReLU(W1 s + b1) + b2 for one vector s."""
     first, second = layers.fc1.weight.flatten(1), layers.fc2.weight.flatten(1)
     hidden = (first @ pooled + layers.fc1.bias).clamp(min=0)
     return second @ hidden + layers.fc2.bias
 
 
 def bn(norm: nn.BatchNorm3d, value: Tensor, channel: int) -> float:
-    """An eval-mode batch norm of one number."""
+    """Applies an eval-mode batch norm to one number."""
     deviation = torch.sqrt(norm.running_var[channel] + norm.eps)
     normal = (value - norm.running_mean[channel]) / deviation
     return float(normal * norm.weight[channel] + norm.bias[channel])
 
 
 def correlate(x: Tensor, weight: Tensor) -> Tensor:
-    """(I, T, H, W) and (I, k, k, k) -> (T, H, W): zeros beyond the border, odd kernels centred."""
+    """Convolves (I, T, H, W) with (I, k, k, k) to (T, H, W): zero padding, centered odd kernels."""
     sizes = x.shape[1:]
     out = torch.zeros(sizes, dtype=x.dtype)
     offsets = [[index - size // 2 for index in range(size)] for size in weight.shape[1:]]
@@ -55,7 +55,7 @@ def correlate(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def pool(values: Tensor, name: str) -> Tensor:
-    """One number of all values."""
+    """Pools all values to one number."""
     return {
         "avg": values.sum() / values.numel(),
         "max": values.flatten().sort().values[-1],
@@ -65,7 +65,7 @@ def pool(values: Tensor, name: str) -> Tensor:
 
 
 def cbam(block: CBAM, x: Tensor, *, temporal: str, start: str) -> Tensor:
-    """The gates of the block, in its order, on every clip by itself (eval mode)."""
+    """Applies the gates of the block in order, to one clip at a time (eval mode)."""
     out = []
     for one in x:
         for name, gate in block.gates.items():
@@ -141,7 +141,7 @@ _GATES: dict[str, Callable[[nn.Module, Tensor, Gate], Tensor]] = {
 
 
 def fill(block: nn.Module, seed: int = 1) -> nn.Module:
-    """The block away from its start: random weights and statistics everywhere, float64, eval."""
+    """Gives a block random weights and statistics; float64, eval mode."""
     block = block.double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -158,7 +158,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def permuted(x: Tensor, axes: Sequence[int] = (2, 3, 4), seed: int = 0) -> Tensor:
-    """The last axes, the positions of a clip or of its frames, in another order."""
+    """Permutes the last axes: the positions of a clip or of its frames."""
     flat = x.flatten(axes[0])
     order = torch.randperm(flat.shape[-1], generator=torch.Generator().manual_seed(seed))
     return flat[..., order].view_as(x)

@@ -10,7 +10,7 @@ from videoattn.attention.blocks.pyramid import PyramidPooling
 
 
 def pooled_maximum(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Of (C, T, H, W), over the cells of a coarser grid; every size is a multiple of its cells."""
+    """Pools (C, T, H, W) to a coarser grid; every size is a multiple of the grid's."""
     out = torch.empty(x.shape[0], *grid, dtype=x.dtype)
     steps = [size // cells for size, cells in zip(x.shape[1:], grid, strict=True)]
     for t in range(grid[0]):
@@ -22,7 +22,7 @@ def pooled_maximum(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def pyramid(module: PyramidPooling, levels: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """M (N, D, C), the fused softmax rows (N, D, P) and each level's own, with no bias."""
+    """Returns M (N, D, C), the fused softmax rows (N, D, P) and each level's, without bias."""
     grid = tuple(levels[-1].shape[2:])
     pooled, fused, every = [], [], [[] for _ in levels]
     for n in range(len(levels[0])):

@@ -8,7 +8,7 @@ from videoattn.attention.blocks.non_local import NonLocal
 
 
 def non_local(block: NonLocal, x: Tensor) -> Tensor:
-    """What `block` must answer to x (N, C, T, H, W) without frame groups, from its weights."""
+    """Returns the output that `block` must have for x (N, C, T, H, W) without frame groups."""
 
     def pointwise(layer: torch.nn.Conv3d, features: Tensor) -> Tensor:
         y = torch.einsum("ncthw,dc->ndthw", features, layer.weight[:, :, 0, 0, 0])

@@ -47,7 +47,7 @@ def last(mask: ResidualMask, x: Tensor) -> Tensor:
 
 
 def mask_of_image(mask: ResidualMask, u: Tensor, trunk: Tensor) -> Tensor:
-    """What comes before the sigmoid, for images (N, C, H, W); the three published depths."""
+    """Returns the input of the sigmoid for images (N, C, H, W), at the three published depths."""
     one = units(mask.down[0], pool(u))
     if mask.depth == 1:  # stage 3
         return last(mask, up(units(mask.bottom, one), trunk))

@@ -1,4 +1,4 @@
-"""Stand-alone self-attention by its definition: one position, one head, one neighbour at a time."""
+"""Stand-alone self-attention by its definition: one position, head and neighbor at a time."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from videoattn.attention.blocks.stand_alone import StandAloneAttention
 
 
 def stand_alone(layer: StandAloneAttention, x: Tensor) -> Tensor:
-    """What `layer` must answer to x (N, C, T, H, W), from its weights."""
+    """Returns the output that `layer` must have for x (N, C, T, H, W), from its weights."""
     k_t, k_h, k_w = layer.window
     q, k, v = (
         torch.einsum("nithw,oi->nthwo", x, conv.weight[:, :, 0, 0, 0]).unflatten(

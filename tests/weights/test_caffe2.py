@@ -242,7 +242,7 @@ def test_running_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         b"\x80\x02}p999999999\n.",
     ],
 )
-def test_a_memo_number_that_asks_for_gigabytes(tmp_path: Path, program: bytes) -> None:
+def test_a_memo_number_that_would_allocate_gigabytes(tmp_path: Path, program: bytes) -> None:
     (tmp_path / "a.pkl").write_bytes(program)
     with pytest.raises(ValueError, match=r"damaged \(object \d+ is stored before all others\)"):
         read_state_dict(tmp_path / "a.pkl")

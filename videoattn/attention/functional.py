@@ -142,7 +142,7 @@ def by_queries(
     def piece(rows: Tensor) -> Tensor:
         return weights(rows) @ v
 
-    # An export is for any number of clips.
+    # An exported graph takes any number of clips.
     clips = 1 if torch.compiler.is_exporting() else len(q)
     pieces = q.split(max(MOST_AT_ONCE // (clips * entries), 1), dim=1)
     if len(pieces) == 1:

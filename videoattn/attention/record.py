@@ -29,7 +29,7 @@ Query = tuple[int, int, int]
 """(frame, y, x) in the network's input clip: a frame number and a pixel."""
 
 MOST_ENTRIES = 2**24
-"""The largest map, in entries per clip, of which all rows are recorded (64 MiB of float32)."""
+"""All rows are recorded if a map has at most this many entries per clip (64 MiB of float32)."""
 
 Maps = dict[str, PairwiseMap | GateMap]
 Found = Mapping[str, PairwiseAttention | GateMap]
@@ -135,7 +135,7 @@ class _Recorder:
                 self.maps[full] = replace(found, weights=_kept(found.weights))
                 continue
             numbers, special = self._numbers(found)
-            if len(numbers) or not self.queries:  # [] asks for `received` only
+            if len(numbers) or not self.queries:  # [] requests only `received`
                 self.maps[full] = self._rows(found, numbers, special)
 
     def _maps_of(self, block: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Found:

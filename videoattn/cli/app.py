@@ -4,11 +4,15 @@
 is called, because it imports torch.
 """
 
+import hashlib
 import importlib
+import json
 import os
 import re
 import sys
-from typing import Any
+import time
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -32,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 The module has a function `command`, or a Typer `app` with subcommands.
 """
+
+_LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
+"""What a collective of torch.distributed raises in the other processes."""
 
 
 class Commands(TyperGroup):
@@ -70,17 +77,46 @@ def main(words: list[str] | None = None) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    words = sys.argv[1:] if words is None else words
     try:
-        commands.main(words)
+        commands.main([_without_tilde(word) for word in words])
     except SystemExit:
         raise  # before the next line imports torch
     except _expected_errors() as error:
-        sys.exit(f"error: {_one_line(error)}")
+        _fail(f"error: {_one_line(error)}")
     except RuntimeError as error:
+        if _LOST.search(str(error)):
+            _fail("error: another process of this run has ended; its error is the cause", seconds=1)
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
-        sys.exit(f"error: {_one_line(error)}; {hint}")
+        _fail(f"error: {_one_line(error)}; {hint}")
+
+
+def _without_tilde(word: str) -> str:
+    """Replaces "~" in a path or in `--out=~/path`; the shell leaves it in the second."""
+    option, path = re.findall(r"^(--[\w-]+=|)(.*)", word, re.DOTALL)[0]
+    return f"{option}{os.path.expanduser(path)}"
+
+
+def _fail(line: str, seconds: int = 0) -> NoReturn:
+    """Ends the process with an error message.
+
+    Of the processes that torchrun started on a machine, one prints it. torchrun repeats the text of
+    the earliest error file at the end of its own traceback; `seconds` are added to the time.
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        error_file = Path(file)  # in a folder of this process, beside those of the others
+        record = {"message": line, "timestamp": int(time.time()) + seconds}
+        digest = hashlib.sha256(line.encode()).hexdigest()
+        try:
+            error_file.write_text(json.dumps(record))
+            (error_file.parents[1] / f"printed_{digest}").touch(exist_ok=False)
+        except FileExistsError:
+            sys.exit(1)
+        except OSError:  # such as a full disk
+            pass
+    sys.exit(line)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
@@ -99,9 +135,11 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError | RecursionError):
         text = f"an input is damaged or too large ({text or 'out of memory'})"
-    elif isinstance(error, OSError) and error.filename is not None:
+    elif isinstance(error, OSError) and error.strerror:  # without the number of the error
         name = error.filename
-        text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
+        text = error.strerror
+        if name is not None:
+            text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
     return visible(re.sub(r"\s*\n\s*", " ", text))
 
 

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML), such as configs/demo.yaml.")]
+Recipe = Annotated[
+    Path,
+    typer.Argument(help="A recipe (YAML): a file, or the name of one that is installed: demo."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe, as key=value: train.lr=0.02 model.name=tsn_r18"),

@@ -29,7 +29,7 @@ from videoattn.recipe.load import load
 from videoattn.types import Frames
 
 MIXED_STEPS = 4
-"""If clips are mixed, they are drawn from this many steps: not every batch is mixed."""
+"""Mixed clips are drawn from this many steps, because not every batch is mixed."""
 MAX_VIEWS = 10
 """If a video has more views, only those of its middle clip are drawn."""
 

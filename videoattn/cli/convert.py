@@ -20,6 +20,7 @@ from videoattn.recipe.config import (
 from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.model import make_model
+from videoattn.recipe.packaged import find_class_list
 from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
@@ -27,7 +28,6 @@ from videoattn.weights.row import PublicModel
 
 NUM_SEGMENTS = 8
 """An image network scores this many frames of a video, and its logits are averaged."""
-CLASS_LIST = "data/classes/kinetics400.txt"
 
 
 def command(
@@ -117,10 +117,9 @@ def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple
                 "classes; write one name per line"
             )
         return names, f"as in {file}"
-    kinetics = Path(__file__).parents[2] / CLASS_LIST  # in a clone of the repository
     names, origin = [str(k) for k in range(num_classes)], "named by their numbers"
-    if row.dataset.startswith("Kinetics-400") and num_classes == 400 and kinetics.exists():
-        names, origin = _lines(kinetics), f"Kinetics-400's, of {CLASS_LIST}"
+    if row.dataset.startswith("Kinetics-400") and num_classes == 400:
+        names, origin = _lines(find_class_list("kinetics400")), "Kinetics-400's"
     elif row.dataset == "ImageNet-1K" and num_classes == 1000:
         from torchvision.models import get_model_weights
 

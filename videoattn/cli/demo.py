@@ -25,7 +25,7 @@ from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
 from videoattn.recipe.run import load as load_run
 
-RECIPE = Path("configs/demo.yaml")
+RECIPE = "demo"
 NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
 BLOCK = "layer2.1_non_local"

@@ -116,7 +116,7 @@ FORMATS: dict[str, tuple[Writer, str]] = {
     "torch-export": (_torch_export, ".pt2"),
     "onnx": (_onnx, ".onnx"),
 }
-"""Format -> its writer, which returns the network as it was written, and the suffix of its file."""
+"""Format -> its writer, which returns the written network, and the suffix of its file."""
 
 
 def _program(model: nn.Module, clips: Tensor) -> ExportedProgram:

@@ -59,7 +59,7 @@ def attention() -> None:
     table.caption = (
         "parameters and multiply-adds added to an I3D-R50 (28.0 M, 8x224x224 frames) at the "
         "default positions; to train with one: "
-        "videoattn train configs/demo.yaml model.attention.name=NAME"
+        "videoattn train demo model.attention.name=NAME"
     )
     console.print(table)
 

@@ -25,7 +25,7 @@ from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished
 from videoattn.data.prepare.reencode import reencode as reencode_video
 from videoattn.data.shards.write import write_shards
 from videoattn.engine.progress import Display
-from videoattn.files import output_folder, write_whole
+from videoattn.files import named_in_errors, output_folder, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
@@ -218,7 +218,7 @@ def shards(
 
 
 def _pack(samples: Samples, folder: Path, max_mb: float, *, num_broken: int) -> None:
-    with Display() as display:
+    with Display() as display, named_in_errors(folder):
         written = write_shards(
             samples,
             folder,

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from videoattn.engine.evaluate import Evaluation
+from videoattn.explain.fonts import drawable
 from videoattn.files import output_folder, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
@@ -107,17 +107,18 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
     axes.set(xlabel="predicted", ylabel="label")
     if num_classes <= 60:
         ticks = range(num_classes)
-        axes.set_xticks(ticks, list(class_names), rotation=90)
-        axes.set_yticks(ticks, list(class_names))
+        names = [drawable(name) for name in class_names]
+        axes.set_xticks(ticks, [text for text, _ in names], rotation=90)
+        axes.set_yticks(ticks, [text for text, _ in names])
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            for label, (_, families) in zip(labels, names, strict=True):
+                label.set(fontfamily=families, parse_math=False)
     if num_classes <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color)
-    with warnings.catch_warnings():
-        # The font may lack the script of class names. It is then drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _labeled(

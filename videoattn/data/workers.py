@@ -152,8 +152,8 @@ def in_processes(
     """
     if num_workers < 1 or seconds <= 0:
         raise ValueError(
-            f"num_workers and seconds: got {num_workers} and {seconds:g}; need at least 1, and "
-            "more than 0"
+            f"num_workers and seconds: got {num_workers} and {seconds:g}; need at least 1 worker "
+            "and more than 0 s"
         )
     remaining = iter(items)
     workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]

@@ -23,7 +23,7 @@ FORMAT = "videoattn/1"
 LAST = "checkpoint-last.pt"
 """The newest checkpoint in a run folder."""
 WEIGHTS, ABOUT = "model.safetensors", "config.json"
-"""The two files of a folder to share: no code, no pickles."""
+"""The two files of a folder to share. They hold no code and no pickles."""
 
 State = dict[str, Tensor]
 
@@ -167,8 +167,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> Non
     """Loads weights from `path` into a model with exactly the same names and shapes.
 
     Raises:
-        CheckpointError: If they differ; the message names the first tensors. The model is then
-            unchanged.
+        CheckpointError: If they differ, with the first tensors; the model is then unchanged.
     """
     check_fit(model, state, path=path)
     model.load_state_dict(dict(state))
@@ -233,7 +232,7 @@ def _read_meta(path: Path) -> CheckpointMeta:
         meta = _from_json(path, file.read(MAX_JSON_BYTES + 1))
     _check_format(path, meta.get("format") if isinstance(meta, dict) else None)
     if missing := sorted(CheckpointMeta.__required_keys__ - set(meta)):
-        raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}; copy it again")
+        raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}; copy it again")
     return _meta_of(path, meta)
 
 
@@ -278,9 +277,7 @@ def _check_is_zip(path: Path) -> None:
 
 def _check_format(path: Path, found: object) -> None:
     if found != FORMAT:
-        raise CheckpointError(
-            f"{path}: has format {found}; this version reads {FORMAT}; update the package"
-        )
+        raise CheckpointError(f"{path}: has format {found}; need {FORMAT}; update the package")
 
 
 def _check_plain(value: object, name: str) -> None:

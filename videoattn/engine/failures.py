@@ -8,6 +8,7 @@ from pathlib import Path
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.trackers import complete_lines
+from videoattn.files import named_in_errors
 from videoattn.types import Batch, Failure
 
 SKIPPED = "skipped.jsonl"
@@ -57,13 +58,13 @@ def read_failures(path: Path) -> list[Failure]:
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Appends each failure to a file as one line of JSON."""
-    with open(path, "a") as file:
+    with named_in_errors(path), open(path, "a") as file:
         file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Removes other samples from the file: those that an interrupted run listed after its last
-    checkpoint. The resumed run lists them again."""
+    """Keeps only these samples in the file. An interrupted run may have listed more samples after
+    its last checkpoint; the resumed run lists them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:

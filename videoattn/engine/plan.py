@@ -67,12 +67,8 @@ def stage_of(step: int, lengths: Sequence[int]) -> int:
 def restart_schedule(
     schedule: Callable[[int], Callable[[int], float]], lengths: Sequence[int]
 ) -> Callable[[int], float]:
-    """Returns a schedule (step -> learning rate) that restarts in each stage.
-
-    Args:
-        schedule: Function from the number of steps of a stage to the schedule of that stage.
-        lengths: The number of steps of each stage.
-    """
+    """Returns a schedule (step -> learning rate) that restarts in each stage; `schedule(n)` returns
+    the schedule of a stage of n steps."""
     schedules = [schedule(length) for length in lengths]
 
     def lr_at(step: int) -> float:

@@ -55,9 +55,7 @@ class PreciseBatchNorm:
                 if num_clips * parallel.world_size >= self.num_clips:
                     break
             if not all(parallel.gather(num_clips)):
-                raise ValueError(
-                    "precise batch norm: a process could not decode any clip; remove broken files"
-                )
+                raise ValueError("precise batch norm: a process could not decode any clip")
             parallel.average_buffers(model)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

@@ -94,7 +94,7 @@ def state_from(values: Mapping[str, object], *, steps_per_epoch: int, path: Path
     state = TrainState(**{**values, **sums, "steps_per_epoch": steps_per_epoch})  # type: ignore[arg-type]
     if state.step and values["steps_per_epoch"] != steps_per_epoch:
         raise ValueError(
-            f"{path}: was written inside an epoch of {values['steps_per_epoch']} steps, an epoch "
-            f"has {steps_per_epoch} now; resume with the same data, batch size and processes"
+            f"{path}: was written inside an epoch of {values['steps_per_epoch']} steps, but an "
+            f"epoch now has {steps_per_epoch}; resume with the same data, batch size and processes"
         )
     return state

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from videoattn.files import write_text
+from videoattn.files import named_in_errors, write_text
 
 Kind = Literal["train", "validation"]
 Record = Mapping[str, str | int | float | None]
@@ -41,7 +41,7 @@ class JsonLines:
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, kind: Kind, step: int, record: Record) -> None:
-        with open(self.path, "a") as file:
+        with named_in_errors(self.path), open(self.path, "a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | dict(record)) + "\n")
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ def fit(
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
-                save()  # a validation that fails costs no training
+                save()  # before the validation, which may fail
                 evaluation = _validate(
                     model, validation, to_video, settings, plan, state, run, parallel, log
                 )

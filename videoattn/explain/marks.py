@@ -12,10 +12,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
+from videoattn.explain.fonts import drawable
+
 Point = tuple[float | int, float | int]  # x, y
 
 INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
-FONT = "DejaVu Sans"  # ships with matplotlib: sheets look the same on every machine
 RING_RADIUS = 13.0
 PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
 DOTS_PER_INCH = 72  # makes a point, matplotlib's unit for fonts and lines, one pixel
@@ -56,13 +57,14 @@ def draw_text(
     """Draws text with its baseline at (x, y) and returns the x of its right end.
 
     Text wider than `room` pixels shrinks by at most a third, and is then cut with an ellipsis.
-    Dollar signs are ordinary characters; control characters are replaced.
+    Dollar signs are ordinary characters.
     """
-    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
+    weight = "bold" if bold else "normal"
+    text, families = drawable(text, weight)
     if not text or room < size:
         return float(at[0])
     # `Text.get_window_extent` measures hinted glyphs, up to 10 % off from what is drawn.
-    font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
+    font = FontProperties(family=families, weight=weight, size=size)
     width = _width(text, font)
     font.set_size(size * min(max(room / width, 2 / 3), 1))
     width = _width(text, font)

@@ -219,7 +219,7 @@ def _check_relus(score: Tensor, calls: int) -> None:
     if others or relus != calls or not relus:
         found = ", ".join(sorted(others)) or f"{relus - calls} ReLU calls outside nn.ReLU modules"
         raise ValueError(
-            f"guided_backprop: got a network with {found}; need only nn.ReLU modules; use saliency "
+            f"guided_backprop: got a network with {found}; need nn.ReLU modules only; use saliency "
             "or a CAM"
         )
 

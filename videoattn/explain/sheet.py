@@ -73,10 +73,8 @@ def make_grid(
 
 
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
-    """Returns the number of columns for panels of an aspect ratio (width / height).
-
-    Rows are full, and `groups` such grids, one below the other, have a pleasant shape.
-    """
+    """Returns the number of columns for panels of an aspect ratio (width / height): rows are full,
+    and `groups` such grids, one below the other, have a pleasant shape."""
     if count <= 4:
         return count
 

@@ -15,7 +15,7 @@ NAMES = {
     **dict.fromkeys(("r2plus1d_r50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l"), "model_num_class"),
     **dict.fromkeys(("efficient_x3d_xs", "efficient_x3d_s"), "num_classes"),
 }
-"""The hub's convolutional networks of one clip, and each one's argument for the number of classes.
+"""The hub's convolutional networks of one clip, and the argument of each for the number of classes.
 The others take two clips at once (slowfast), boxes (detection), or turn a clip of one fixed size
 into tokens (mvit), and a video block cannot be inserted between tokens."""
 

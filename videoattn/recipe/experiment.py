@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples
+from videoattn.data.lists import Samples, class_notes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
@@ -143,6 +143,8 @@ def train(
         experiment = assemble(config, parallel, previous, samples=samples)
         if parallel.is_main:
             show(f"{folder}: {_summary(experiment, parallel)}")
+            numbered = config.data.layout in ("list", "frames")
+            notes += class_notes(samples["train"], numbered=numbered)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         result = experiment.fit(folder, parallel, previous)

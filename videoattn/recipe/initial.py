@@ -1,6 +1,7 @@
 """Loads pretrained weights into a network: `model.weights` of a recipe."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +81,7 @@ def _read(source: str) -> dict[str, Tensor]:
     if Path(source).exists():
         return checkpoint.read(Path(source))[1]
     if name in PUBLIC and file:
-        return load_public(name, file).state_dict()
+        return load_public(name, os.path.expanduser(file)).state_dict()
     if name in PUBLIC and name.startswith("torchvision/"):
         return read_state_dict(_download(name))
     raise ValueError(

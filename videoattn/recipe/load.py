@@ -8,9 +8,10 @@ of the network and the preprocessing is used. Its data section and `model.weight
 interpolations are refused.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
 from videoattn.recipe.limits import MAX_SETTINGS, check_stored
 from videoattn.recipe.overrides import parse_override
+from videoattn.recipe.packaged import find_recipe
 
 Values = Mapping[str, Any]
 
@@ -63,7 +65,8 @@ def load(
     """Reads a recipe and applies `key=value` overrides such as `train.lr=0.02`.
 
     Args:
-        recipe: A YAML file, or its content as nested dictionaries.
+        recipe: A YAML file, the bare name of one (see `find_recipe`), or its content as nested
+            dictionaries.
         notes: Receives a sentence for each setting that was renamed or dropped.
 
     Raises:
@@ -72,8 +75,8 @@ def load(
     """
     values, source = recipe, "the recipe"
     if not isinstance(recipe, Mapping):
-        source = str(recipe)
-        values = read_yaml(Path(recipe))
+        source = str(file := find_recipe(recipe))
+        values = read_yaml(file)
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -152,15 +155,13 @@ def to_yaml(config: Config) -> str:
 
 def read_yaml(path: Path) -> Any:
     """Returns the content of a YAML file, without inserting any `${key}`."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such recipe; configs/ has the recipes of videoattn")
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:  # what OmegaConf raises for a file that holds one word or number
+    except OSError as error:  # OmegaConf raises this for a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
@@ -189,7 +190,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
         raise ValueError(f"{source}: {_reason(error)}") from error
     assert isinstance(config, Config)
     _check_values(config)
-    return config
+    return _without_tilde(config)
 
 
 def _check_values(config: Config) -> None:
@@ -204,6 +205,16 @@ def _check_values(config: Config) -> None:
             f"name: got {name!r}; need the name of a folder in runs/: at most 100 characters, "
             "without / and \\"
         )
+
+
+def _without_tilde(config: Config) -> Config:
+    """Replaces a leading "~" in paths: the shell leaves it in `data.root=~/clips`."""
+    data, weights = config.data, config.model.weights
+    names = ("root", "train_split", "test_split", "class_list")
+    paths = {name: getattr(data, name) for name in names}
+    data = replace(data, **{n: os.path.expanduser(path) for n, path in paths.items() if path})
+    model = replace(config.model, weights=weights and os.path.expanduser(weights))
+    return replace(config, data=data, model=model)
 
 
 def _check_interpolations(values: Any, source: str) -> None:

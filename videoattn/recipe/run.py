@@ -132,7 +132,7 @@ class Predictor:
 
     def samples(self, videos: Sequence[str | Path]) -> Samples:
         """Returns a list of video files without labels."""
-        paths = [os.fspath(video) for video in videos]
+        paths = [os.path.expanduser(video) for video in videos]
         labels = [-1] * len(paths)
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
 
@@ -186,7 +186,7 @@ def load(
         ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
-    file, state, meta = checkpoint.read(Path(path))
+    file, state, meta = checkpoint.read(Path(os.path.expanduser(path)))
     config = from_stored(meta["config"], data, overrides)
     with torch.device("meta"):  # before memory for the network is allocated
         checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)

@@ -61,8 +61,7 @@ def make_fine_tuning(
     """Returns the settings of fine-tuning, or None if pretrained parameters train like all others.
 
     Args:
-        new: Names of the parameters without pretrained weights; None if there are no
-            pretrained weights.
+        new: Names of the parameters without pretrained weights; None without pretrained weights.
 
     Raises:
         ValueError: If a setting is out of range, or there are no pretrained weights.
@@ -188,7 +187,7 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
             some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has} (systems with some: {some})"
+                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
             )
     return {**own, **chosen}
 

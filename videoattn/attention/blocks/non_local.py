@@ -53,12 +53,12 @@ class NonLocal(PairwiseBlock):
         scale: Multiply logits by 1/sqrt(inner_channels). Only the embedded Gaussian has this
             factor, as in every public implementation; None means True for it.
         out_bias: Give W_z a bias. Batch norm cancels it, but checkpoints differ.
-        scope: Which positions a query attends to: all ("space_time"), those of its own frame
+        scope: The positions that a query attends to: all ("space_time"), those of its own frame
             ("space"), or its own pixel in every frame ("time"; keys are then not pooled over
             space). A number n splits the clip into groups of n frames, and a query attends to its
             group (the authors' long-clip setting); T must be a multiple of n.
-        zero_init: Which weight starts at zero and makes the block the identity: that of the "norm",
-            or W_z itself ("conv"), which then has no norm after it.
+        zero_init: The weight that starts at zero, so that the block starts as the identity: the
+            weight of the "norm", or W_z ("conv"; the block then has no norm).
 
     Raises:
         ValueError: If an option is invalid; on forward, if `scope` frames do not divide T.

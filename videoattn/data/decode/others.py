@@ -44,10 +44,7 @@ def read_decord(video: Video, indices: FrameIndices) -> Images:
 
 
 def read_torchcodec(video: Video, indices: FrameIndices) -> Images:
-    """Yields the position in `indices` and the image of each frame.
-
-    Frames are read one by one, because blocks of many frames would fragment the memory.
-    """
+    """Yields as `read_decord` does, one by one: blocks of many frames would fragment the memory."""
     decoders = import_torchcodec()
     times = _listed_times(video, indices, "torchcodec")
     file = as_file(video.source)

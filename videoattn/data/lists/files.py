@@ -24,7 +24,7 @@ MAX_VISITS = 100
 """How often a folder may be listed: links between a few folders make a huge number of paths."""
 
 Missing = Literal["raise", "drop", "keep"]
-"""What to do about listed videos that do not exist. Decoding a kept one fails."""
+"""The treatment of listed videos that do not exist. Decoding a kept video fails."""
 
 Match = Literal["path", "stem", "name"]
 """path: the listed path. stem: that path, with any extension. name: a file of that name, with any
@@ -41,11 +41,15 @@ class Listed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The existing files: sorted paths relative to the root, and the index's columns if any."""
+    """Existing files: sorted paths relative to the root, and the columns of the index if any.
+
+    `others` are files without the ending of a video; an index does not contain them.
+    """
 
     paths: list[str]
     num_frames: Int64[np.ndarray, " N"] | None = None
     fps: Float64[np.ndarray, " N"] | None = None
+    others: Sequence[str] = ()
 
     def take(self, rows: Sequence[int]) -> "Found":
         paths = [self.paths[row] for row in rows]
@@ -93,7 +97,9 @@ def find_videos(
 def all_videos(root: Path, folder: str = "") -> Found:
     """Returns every video in `root/folder` and below; `folder` ends in a slash, or is empty."""
     if (index := read_index(root)) is None:
-        return Found(sorted(path for path in walk(root / folder, folder) if is_video(path)))
+        files = sorted(walk(root / folder, folder))
+        others = [path for path in files if not is_video(path)]
+        return Found([path for path in files if is_video(path)], others=others)
     # Rows of hidden files come from earlier versions; no index has rows outside of its root.
     paths = list(index.paths)
     rows = [row for row, path in enumerate(paths) if path.startswith(folder) and _is_inside(path)]

@@ -1,7 +1,8 @@
 """Reads datasets of class folders, which need no list."""
 
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from videoattn.data.lists.files import VIDEO_SUFFIXES, all_videos, existing_root, folders_in
 from videoattn.data.lists.lines import ListError
@@ -44,6 +45,8 @@ def read_folders(
             f"{folder} holds no video; expected {folder}/CLASS/VIDEO, "
             f"with one of {' '.join(sorted(VIDEO_SUFFIXES))}"
         )
+    others = [PurePosixPath(path[len(prefix) :]) for path in found.others]
+    ignored = Counter((path.parts[0], path.suffix) for path in others if len(path.parts) > 1)
     found = found.take(rows)
     return Samples(
         root,
@@ -52,6 +55,7 @@ def read_folders(
         class_names=names,
         num_frames=found.num_frames,
         fps=found.fps,
+        ignored=ignored,
     )
 
 

@@ -1,12 +1,14 @@
 """The table of a dataset's videos and labels."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from videoattn.data.strings import PackedStrings
+from videoattn.errors import first_few
 
 
 class Samples:
@@ -19,6 +21,8 @@ class Samples:
         frame_template: If set, paths are folders of images, and `frame_template.format(1)` is the
             file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
+        ignored: The number of files in class folders by (class name, file name extension) that are
+            not videos, such as {("run", ".MTS"): 3}.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Samples:
         fps: Float64[np.ndarray, " N"] | None = None,
         frame_template: str | None = None,
         missing: Sequence[str] = (),
+        ignored: Mapping[tuple[str, str], int] | None = None,
     ) -> None:
         """Creates the table; `paths` are relative to `root`, or absolute."""
         self.root = root
@@ -42,6 +47,7 @@ class Samples:
         self.fps = fps
         self.frame_template = frame_template
         self.missing = tuple(missing)
+        self.ignored = dict(ignored or {})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,3 +71,45 @@ class Samples:
             frame_template=self.frame_template,
             missing=self.missing,
         )
+
+
+def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
+    """Returns notes about classes without training videos, a single class and ignored files.
+
+    Args:
+        numbered: Whether the labels are numbers that somebody wrote into a list.
+    """
+    if (samples.labels < 0).any():
+        return []  # shards hold their labels themselves
+    notes = []
+    counts = np.bincount(samples.labels, minlength=len(samples.class_names))
+    names = samples.class_names
+    if empty := [_with_ignored(names[k], samples) for k in np.flatnonzero(counts == 0)]:
+        least, most = counts[counts > 0].min(), counts.max()
+        notes.append(
+            f"classes without a training video: {len(empty):,} of {len(names):,}, "
+            f"{first_few(empty)}; the others have {least:,} to {most:,}"
+        )
+    if numbered and not counts[0]:
+        first = int(np.flatnonzero(counts)[0])
+        notes.append(f"the labels start at {first}, not 0: class 0 has no video")
+    if np.count_nonzero(counts) == 1:
+        only = names[int(counts.argmax())]
+        notes.append(f"all training videos are of one class, {only}: there is nothing to learn")
+    if samples.ignored:
+        endings: Counter[str] = Counter()
+        for (_, ending), count in samples.ignored.items():
+            endings[ending] += count
+        notes.append(f"files in the class folders that are ignored by name: {_listed(endings)}")
+    return notes
+
+
+def _with_ignored(name: str, samples: Samples) -> str:
+    """Returns the name of a class, and the files in its folder that are ignored."""
+    ignored = {end: count for (owner, end), count in samples.ignored.items() if owner == name}
+    return f"{name} ({_listed(ignored)})" if ignored else name
+
+
+def _listed(endings: Mapping[str, int]) -> str:
+    largest = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    return first_few(f"{count:,} {ending or 'without extension'}" for ending, count in largest)

@@ -24,6 +24,7 @@ from videoattn.data.prepare.groups import find_group_starts
 from videoattn.data.prepare.index import VideoIndex
 from videoattn.data.strings import PackedStrings
 from videoattn.data.workers import Crash, Task, in_processes
+from videoattn.files import named_in_errors
 
 Record = dict[str, Any]
 """What was found about one file: `path`, `bytes` and `mtime_ns`; `error` if something is wrong with
@@ -70,7 +71,8 @@ class Journal:
         os.close(self._file)
 
     def _append(self, values: Mapping[str, Any]) -> None:
-        os.write(self._file, (json.dumps(values) + "\n").encode())
+        with named_in_errors(self.path):
+            os.write(self._file, (json.dumps(values) + "\n").encode())
 
     def _read(self, about: Mapping[str, Any]) -> bytes:
         content = self.path.read_bytes()

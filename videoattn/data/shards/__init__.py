@@ -27,8 +27,8 @@ from videoattn.errors import first_few
 from videoattn.types import Failure
 
 BUFFER = 256
-"""How far a shuffled epoch moves a sample from its position in the order of the shards: at most
-this many encoded videos are kept in memory."""
+"""A shuffled epoch moves a sample by at most this many positions in the order of the shards, so
+that at most this many encoded videos are in memory."""
 
 _TAR = re.compile(r"[^/\s]+\.tar")
 _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
@@ -134,13 +134,13 @@ class Shards:
 
 
 def open_shards(root: str, split: str) -> Shards:
-    """Opens the shards of `root/split/`, or those that `split` names itself.
+    """Opens the shards in the folder `root/split/`, or the tar files that `split` lists.
 
     Args:
         split: A folder that holds a shards.json, local or a URL; or tar files, such as
             `train/{000000..000011}.tar`, `https://host/train/{000000..000011}.tar` or
-            `pipe:aws s3 cp s3://bucket/train/{000000..000011}.tar -`. Their shards.json is read in
-            the same way, with its name in place of the tar file's.
+            `pipe:aws s3 cp s3://bucket/train/{000000..000011}.tar -`. Their shards.json
+            is read by the same path or command, with that name in place of the tar file.
 
     Raises:
         ValueError: If the shards are not found, or shards.json does not list them.
@@ -188,7 +188,7 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
         raise DecodeError(url, reason(error)) from error
     finally:
         if stream is not None:
-            with suppress(OSError):  # of a command that is stopped before its end
+            with suppress(OSError):  # from a command that is stopped early
                 stream.close()
 
 
