@@ -121,15 +121,13 @@ def test_it_trains_installed_recipes_by_name(scripts: Path, empty: Path) -> None
     assert (empty / "runs/demo/best.safetensors").exists()
 
 
-def test_the_demo_runs(scripts: Path, empty: Path) -> None:
-    """It draws its pictures. With few clips and small networks, its accuracy is too low."""
+def test_the_demo_starts(scripts: Path, empty: Path) -> None:
+    """It reads its recipe and writes its clips; tests/cli/test_demo.py runs all of it."""
     code = (
         "from videoattn.cli import app, demo\n"
         "demo.NUM_TRAIN = demo.NUM_TEST = 1\n"
-        f"train, tiny = demo.train, {TINY}\n"
-        "demo.train = lambda *words, **options: train(*words, *tiny, **options)\n"
+        "demo.train = lambda *words, **options: exit('the training starts')\n"
         "app.main(['demo', 'out'])"
     )
-    said = run(scripts / "python", "-c", code, status=1)
-    assert "and a working installation reaches 95 %" in said
-    assert len(list(empty.glob("out/pictures/*/*.png"))) >= 2
+    assert "the training starts" in run(scripts / "python", "-c", code, status=1)
+    assert len(list(empty.glob("out/clips/*/*/*.mp4"))) == 16
