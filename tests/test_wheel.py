@@ -109,7 +109,7 @@ def test_its_commands_run_in_an_empty_folder(scripts: Path, empty: Path) -> None
     assert Path(where.strip()).is_relative_to(scripts.parent)
     assert "pyslowfast/I3D_8x8_R50" in run(scripts / "videoattn", "list", "weights")
     assert run(scripts / "videoattn", "train", "dem", "data.root=.", status=1).startswith(
-        "error: no recipe at dem (did you mean demo?); give the path of a file, or one of demo, "
+        "error: dem: no such recipe (did you mean demo?); give the path of a file, or one of demo, "
     )
     assert list(empty.iterdir()) == []
 

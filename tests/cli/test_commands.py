@@ -364,8 +364,8 @@ def test_errors_of_single_processes_are_all_printed(
             main(["train", name])
         ended.append(stop.value.code)
     assert [str(code)[:23] for code in ended] == [
-        "error: no recipe at a; ",
-        "error: no recipe at b; ",
+        "error: a: no such recip",
+        "error: b: no such recip",
         "1",
     ]
     assert json.loads((tmp_path / "2/error.json").read_text())["message"] == ended[1]

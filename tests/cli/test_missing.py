@@ -43,8 +43,8 @@ def test_training_starts_with_notes_about_odd_classes(
     words = ("train", "tiny.yaml", "data.root=clips", "train.num_epochs=1")
     assert command(*words, "train.validate_every=0") == 0
     assert (
-        "note: classes without a training video: 1 of 8, grows (1 .MTS); the others have 1 to 1\n"
-        "note: files in the class folders that are ignored by name: 1 .MTS\n"
+        "note: classes without a training video: 1 of 8, grows; the others have 1 to 1\n"
+        "note: files ignored because of their extensions: 1 .MTS\n"
     ) in capsys.readouterr().out
     lines = [f"{path} {i + 1}\n" for i, path in enumerate(read_folders("clips", "train").paths)]
     Path("clips/list.txt").write_text("".join(lines))

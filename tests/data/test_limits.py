@@ -380,3 +380,34 @@ def test_pictures_in_the_usual_formats(suffix: str, tmp_path: Path) -> None:
     folder = FrameFolder(tmp_path, f"{{}}.{suffix}")
     assert count_frames(folder) == (1, 0.0)
     assert abs(float(decode(folder, [0]).float().mean()) - 80) < 3
+
+
+@pytest.mark.parametrize("count", [12, 30])
+def test_folders_that_link_to_each_other(count: int, tmp_path: Path) -> None:
+    """There are more paths than anybody could list."""
+    for i in range(count):
+        (tmp_path / f"d{i}").mkdir()
+        for j in range(count):
+            (tmp_path / f"d{i}" / f"to{j}").symlink_to(tmp_path / f"d{j}")
+    with (
+        pytest.warns(UserWarning, match=r"links to a folder above it"),
+        pytest.raises(ValueError, match=r"links lead to it in more than 100 ways; remove "),
+    ):
+        all_videos(tmp_path)
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_several_links_to_one_folder(count: int, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp4").touch()
+    for i in range(count):
+        (tmp_path / f"link{i}").symlink_to("real")
+    assert len(all_videos(tmp_path).paths) == count + 1
+
+
+@pytest.mark.parametrize("name", ["a\x1b]52;c;aGk=\x07", "b\x1b[2J"])
+def test_control_characters_in_a_warning_are_visible(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(".")
+    with pytest.warns(UserWarning, match=r"\\x1b") as caught:
+        all_videos(tmp_path)
+    assert "\x1b" not in str(caught[0].message)

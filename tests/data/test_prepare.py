@@ -62,7 +62,10 @@ def test_processes_end_with_the_generator() -> None:
 
 @pytest.mark.parametrize(("num_workers", "seconds"), [(0, 1.0), (1, 0.0)])
 def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"num_workers and seconds: got \d and \d; need at least"):
+    with pytest.raises(
+        ValueError,
+        match=r"num_workers and seconds: got \d and \d; need at least 1 worker and more than 0 s",
+    ):
         list(in_processes(at, [1], num_workers=num_workers, seconds=seconds))
 
 

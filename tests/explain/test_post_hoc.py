@@ -248,7 +248,7 @@ def test_errors() -> None:
         ValueError, match="the scores of Flat are not a linear function of the mean of"
     ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
-    with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):
+    with pytest.raises(ValueError, match="not a linear function of the mean of 'body' by `fc`"):
         cam(model, x, TARGETS, layer="body")  # a ReLU lies between
     with pytest.raises(
         ValueError, match=r"fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"

@@ -12,7 +12,7 @@ from videoattn.data.lists import read_class_list
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
-from videoattn.recipe.packaged import find_class_list, find_recipe
+from videoattn.recipe.packaged import find_file
 
 
 @pytest.fixture
@@ -51,16 +51,16 @@ def test_a_file_comes_before_an_installed_recipe(folder: Path, name: str) -> Non
     ],
 )
 def test_wrong_names_list_the_installed_recipes(folder: Path, name: str, hint: str) -> None:
-    named = re.escape(f"no recipe at {name or '.'}{hint}; give the path of a file, or one of demo,")
-    with pytest.raises(ValueError, match=f"^{named} finetune_ucf101_11, .*, ucf101_tsn_r50$"):
+    start = re.escape(f"{name or '.'}: no such recipe{hint}; give the path of a file, or one of ")
+    with pytest.raises(ValueError, match=f"^{start}demo, finetune_ucf101_11, .*, ucf101_tsn_r50$"):
         load(name)
 
 
 @pytest.mark.parametrize("name", ["kinetics400", "kinetics400.txt", "data/classes/kinetics400.txt"])
 def test_class_lists(folder: Path, name: str) -> None:
-    assert len(read_class_list(find_class_list(name))) == 400
-    with pytest.raises(ValueError, match=r"^no class list at kinetics600 \(did you mean k"):
-        find_class_list("kinetics600")
+    assert len(read_class_list(find_file("class list", name))) == 400
+    with pytest.raises(ValueError, match=r"^kinetics600: no such class list \(did you mean k"):
+        find_file("class list", "kinetics600")
 
 
 def test_paths_in_the_home_folder(folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_paths_in_the_home_folder(folder: Path) -> None:
     (home / "names.txt").write_text("\n".join(sorted(names)))
     (home / "list.txt").write_text("train/grows/0000.mp4 0\n")
     (home / "r.yaml").write_text("name: x\ndata: {root: ~/clips, class_list: ~/names.txt}\n")
-    assert find_recipe("~/r.yaml") == home / "r.yaml"
+    assert find_file("recipe", "~/r.yaml") == home / "r.yaml"
     config = load("~/r.yaml")
     assert len(make_samples(config.data, "test")) == 8
     words = ["data.layout=list", "data.root=~/clips/", "data.train_split=~/list.txt"]

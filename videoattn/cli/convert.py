@@ -20,7 +20,7 @@ from videoattn.recipe.config import (
 from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.model import make_model
-from videoattn.recipe.packaged import find_class_list
+from videoattn.recipe.packaged import find_file
 from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
@@ -119,7 +119,7 @@ def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple
         return names, f"as in {file}"
     names, origin = [str(k) for k in range(num_classes)], "named by their numbers"
     if row.dataset.startswith("Kinetics-400") and num_classes == 400:
-        names, origin = _lines(find_class_list("kinetics400")), "Kinetics-400's"
+        names, origin = _lines(find_file("class list", "kinetics400")), "Kinetics-400's"
     elif row.dataset == "ImageNet-1K" and num_classes == 1000:
         from torchvision.models import get_model_weights
 

@@ -45,7 +45,7 @@ from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.errors import section
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig
-from videoattn.recipe.packaged import find_class_list
+from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 
 Subset = Literal["train", "test"]
@@ -110,7 +110,7 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
     """Returns the names of the class list; without a list, the test split uses training classes."""
     if config.class_list is not None:
-        return read_class_list(find_class_list(config.class_list))
+        return read_class_list(find_file("class list", config.class_list))
     if subset == "train":
         return None
     root, split = Path(config.root), config.train_split
@@ -129,7 +129,7 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
     shards = open_shards(config.root, split)
     names, source = None, f"data.class_list, {config.class_list}"
     if config.class_list is not None:
-        names = read_class_list(find_class_list(config.class_list))
+        names = read_class_list(find_file("class list", config.class_list))
     elif subset == "test":
         names = open_shards(config.root, config.train_split).class_names
         source = "the training shards"

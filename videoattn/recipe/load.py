@@ -29,7 +29,7 @@ from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
 from videoattn.recipe.limits import MAX_SETTINGS, check_stored
 from videoattn.recipe.overrides import parse_override
-from videoattn.recipe.packaged import find_recipe
+from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def load(
     """Reads a recipe and applies `key=value` overrides such as `train.lr=0.02`.
 
     Args:
-        recipe: A YAML file, the bare name of one (see `find_recipe`), or its content as nested
+        recipe: A YAML file, the bare name of one (see `find_file`), or its content as nested
             dictionaries.
         notes: Receives a sentence for each setting that was renamed or dropped.
 
@@ -75,7 +75,7 @@ def load(
     """
     values, source = recipe, "the recipe"
     if not isinstance(recipe, Mapping):
-        source = str(file := find_recipe(recipe))
+        source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
     for key, text in _texts(values):
         if text.startswith("pipe:"):

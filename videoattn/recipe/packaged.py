@@ -3,32 +3,23 @@
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from videoattn.errors import did_you_mean
 
-
-def find_recipe(name: str | Path) -> Path:
-    """Returns the file of a recipe: a path, or a bare name such as "demo".
-
-    A bare name is looked up in `configs` of the current folder, then among the recipes that are
-    installed.
-
-    Raises:
-        ValueError: If there is no such file.
-    """
-    return _find(name, "configs", ".yaml", "recipe")
+_FOLDERS = {"recipe": ("configs", ".yaml"), "class list": ("data/classes", ".txt")}
 
 
-def find_class_list(name: str | Path) -> Path:
-    """Returns the file of a class list: a path, or a bare name such as "kinetics400".
+def find_file(kind: Literal["recipe", "class list"], name: str | Path) -> Path:
+    """Returns the file with a path, or with a bare name such as "demo".
+
+    A bare name is looked up in `configs` or `data/classes` of the current folder, then among the
+    files that are installed.
 
     Raises:
         ValueError: If there is no such file.
     """
-    return _find(name, "data/classes", ".txt", "class list")
-
-
-def _find(name: str | Path, folder: str, suffix: str, kind: str) -> Path:
+    folder, suffix = _FOLDERS[kind]
     path = Path(os.path.expanduser(name))
     if path.is_file():
         return path
@@ -40,6 +31,6 @@ def _find(name: str | Path, folder: str, suffix: str, kind: str) -> Path:
                 return candidate / f"{stem}{suffix}"
     names = sorted(file.stem for file in installed.glob(f"*{suffix}"))
     raise ValueError(
-        f"no {kind} at {path}{did_you_mean(stem, names)}; give the path of a file, or one of "
+        f"{path}: no such {kind}{did_you_mean(stem, names)}; give the path of a file, or one of "
         f"{', '.join(names)}"
     )

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +19,9 @@ VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()  # noqa: SIM905
 )
 _ENDINGS = tuple(VIDEO_SUFFIXES)
+
+MAX_VISITS = 100
+"""How often a folder may be listed: links between a few folders make a huge number of paths."""
 
 Missing = Literal["raise", "drop", "keep"]
 """The treatment of listed videos that do not exist. Decoding a kept video fails."""
@@ -103,7 +107,10 @@ def all_videos(root: Path, folder: str = "") -> Found:
 
 
 def walk(
-    folder: Path | str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    folder: Path | str,
+    prefix: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+    visits: Counter[tuple[int, int]] | None = None,
 ) -> Iterator[str]:
     """Yields the path of every file in a folder and below, except for hidden files and folders.
 
@@ -113,20 +120,29 @@ def walk(
         folder: Folder to list.
         prefix: Text before each path, which is relative to `folder`.
         above: Device and inode of the folders on the way to this one.
+        visits: How often each folder has been listed.
+
+    Raises:
+        ValueError: If links lead to one folder in more than `MAX_VISITS` ways.
     """
+    visits = Counter() if visits is None else visits
     try:
         state, entries = os.stat(folder), list(os.scandir(folder))
     except (FileNotFoundError, PermissionError):  # such as lost+found
         return
     here = (state.st_dev, state.st_ino)
     if here in above:
-        warnings.warn(f"{folder} links to a folder above it and is skipped", stacklevel=2)
+        name = repr(str(folder))[1:-1]  # control characters are escaped
+        warnings.warn(f"{name} links to a folder above it and is skipped", stacklevel=2)
         return
+    visits[here] += 1
+    if visits[here] > MAX_VISITS:
+        raise ValueError(f"{folder}: links lead to it in more than {MAX_VISITS} ways; remove some")
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+            yield from walk(entry.path, f"{prefix}{entry.name}/", above | {here}, visits)
         else:
             yield prefix + entry.name
 

@@ -1,6 +1,5 @@
 """Reads datasets of class folders, which need no list."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -46,7 +45,7 @@ def read_folders(
             f"with one of {' '.join(sorted(VIDEO_SUFFIXES))}"
         )
     others = [PurePosixPath(path[len(prefix) :]) for path in found.others]
-    ignored = Counter((path.parts[0], path.suffix) for path in others if len(path.parts) > 1)
+    ignored = [path.suffix for path in others if len(path.parts) > 1]
     found = found.take(rows)
     return Samples(
         root,

@@ -1,7 +1,7 @@
 """The table of a dataset's videos and labels."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,7 @@ class Samples:
         frame_template: If set, paths are folders of images, and `frame_template.format(1)` is the
             file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
-        ignored: The number of files in class folders by (class name, file name extension) that are
-            not videos, such as {("run", ".MTS"): 3}.
+        ignored: The extensions of files in class folders that are not videos, with their numbers.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class Samples:
         fps: Float64[np.ndarray, " N"] | None = None,
         frame_template: str | None = None,
         missing: Sequence[str] = (),
-        ignored: Mapping[tuple[str, str], int] | None = None,
+        ignored: Iterable[str] = (),
     ) -> None:
         """Creates the table; `paths` are relative to `root`, or absolute."""
         self.root = root
@@ -47,7 +46,7 @@ class Samples:
         self.fps = fps
         self.frame_template = frame_template
         self.missing = tuple(missing)
-        self.ignored = dict(ignored or {})
+        self.ignored = Counter(ignored)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,7 +83,7 @@ def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
     notes = []
     counts = np.bincount(samples.labels, minlength=len(samples.class_names))
     names = samples.class_names
-    if empty := [_with_ignored(names[k], samples) for k in np.flatnonzero(counts == 0)]:
+    if empty := [names[k] for k in np.flatnonzero(counts == 0)]:
         least, most = counts[counts > 0].min(), counts.max()
         notes.append(
             f"classes without a training video: {len(empty):,} of {len(names):,}, "
@@ -97,19 +96,6 @@ def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
         only = names[int(counts.argmax())]
         notes.append(f"all training videos are of one class, {only}: there is nothing to learn")
     if samples.ignored:
-        endings: Counter[str] = Counter()
-        for (_, ending), count in samples.ignored.items():
-            endings[ending] += count
-        notes.append(f"files in the class folders that are ignored by name: {_listed(endings)}")
+        extensions = [f"{n:,} {end or 'without one'}" for end, n in samples.ignored.most_common()]
+        notes.append(f"files ignored because of their extensions: {first_few(extensions)}")
     return notes
-
-
-def _with_ignored(name: str, samples: Samples) -> str:
-    """Returns the name of a class, and the files in its folder that are ignored."""
-    ignored = {end: count for (owner, end), count in samples.ignored.items() if owner == name}
-    return f"{name} ({_listed(ignored)})" if ignored else name
-
-
-def _listed(endings: Mapping[str, int]) -> str:
-    largest = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
-    return first_few(f"{count:,} {ending or 'without extension'}" for ending, count in largest)
