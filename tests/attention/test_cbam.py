@@ -359,7 +359,7 @@ def test_recording_in_a_tsn_covers_its_segments(temporal: str, time_kind: str) -
         ({"gate_start": "zero"}, "gate_start: 'zero' does not exist; choose from half, identity"),
         ({"temporal": "lstm"}, "temporal: 'lstm' does not exist; choose from conv, mlp, channel"),
         ({"temporal": "mlp"}, "num_frames: got None with temporal='mlp'; 'mlp' needs"),
-        ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* remove it"),
+        ({"num_frames": 8}, "num_frames: got 8 with temporal='conv'; .* need None"),
         ({"temporal": "mlp", "num_frames": 0}, "num_frames: got 0; need at least 1"),
         ({"kernel": (1, 6, 7)}, r"kernel: got \[1, 6, 7\]; need three odd sizes"),
         ({"kernel": (7, 7)}, r"kernel: got \[7, 7\]; need three odd sizes"),

@@ -217,5 +217,5 @@ def test_invalid_options_are_rejected() -> None:
         CompactNonLocal(8)
     with pytest.raises(ValueError, match="order: got -1; need at least 0"):
         CompactNonLocal(8, groups=2, order=-1)
-    with pytest.raises(ValueError, match="gamma: got 0; need more than 0"):
+    with pytest.raises(ValueError, match=r"gamma: got 0\.0; need more than 0"):
         CompactNonLocal(8, groups=2, gamma=0.0)

@@ -240,7 +240,7 @@ def test_errors() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
     with pytest.raises(ValueError, match=r"in training mode, which mixes clips; call model\.eval"):
         saliency(made(Pooled).train(), x, TARGETS)
-    with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose one of body,"):
+    with pytest.raises(ValueError, match="layer 'layer9' does not exist; choose body,"):
         grad_cam(model, x, TARGETS, layer="layer9")
     with pytest.raises(ValueError, match="'fc' does not return one feature map"):
         grad_cam(model, x, TARGETS, layer="fc")
@@ -248,7 +248,7 @@ def test_errors() -> None:
         ValueError, match="the scores of Flat are not a linear function of the mean of"
     ):
         cam(made(Flat), clip(2, 3, 2, 4, 4), TARGETS, layer="body")
-    with pytest.raises(ValueError, match="not one linear layer `fc` of the mean of 'body'"):
+    with pytest.raises(ValueError, match="not a linear function of the mean of 'body' by `fc`"):
         cam(model, x, TARGETS, layer="body")  # a ReLU lies between
     with pytest.raises(
         ValueError, match=r"fill: 'grey' does not exist.*; choose from mean, zero, blur, freeze"
