@@ -22,7 +22,7 @@ def safe_file_name(text: str) -> str:
 
 
 def file_url(path: str | Path) -> str:
-    """Returns a path as FFmpeg must be given it: it reads `day:1/x.mp4` as an address."""
+    """Returns a path as a `file:` URL, because FFmpeg would read `day:1/x.mp4` as an address."""
     return f"file:{os.path.abspath(path)}"
 
 

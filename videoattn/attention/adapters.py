@@ -128,7 +128,7 @@ class _Tokens(NamedTuple):
     total: int
 
     def positions_first(self, x: Tensor) -> Tensor:
-        """Moves the special tokens of axis 2 after those of the grid."""
+        """Reorders axis 2: the tokens of the grid first, then the special tokens."""
         if x.shape[2] == 1:
             return x
         positions, special = x[:, :, self.num_special : self.total], x[:, :, : self.num_special]

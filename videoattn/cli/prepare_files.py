@@ -26,10 +26,11 @@ def read_source(
 ) -> tuple[str, dict[str, Samples]]:
     """Returns the name of a dataset, and its samples by subset.
 
-    The subsets of a recipe are "train" and "test". A folder has one, "", without labels.
+    The subsets of a recipe are "train" and "test". A folder has one subset, named "", and its
+    videos have no labels.
 
     Args:
-        missing: Whether to keep listed videos that do not exist among a recipe's samples.
+        missing: Whether to keep, drop or reject videos that a recipe lists but that do not exist.
 
     Raises:
         ValueError: If the recipe is wrong, or no video is found.

@@ -77,7 +77,7 @@ def frame_amounts(
 def _draw_frames(
     frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
 ) -> Image.Image:
-    """Draws frames with heat, once for each weighting, or plain frames with bars (temporal)."""
+    """Draws bars below the frames, and heat over them unless temporal, for each weighting."""
     temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
     maps = _maps(gate_map, weights)
     shown = torch.stack(list(maps.values()))

@@ -252,7 +252,7 @@ def _filled(video: Video, fill: str) -> Video:
 
 
 def _frozen(video: Video, window: Window) -> Tensor:
-    """Returns the frame before the window, or the first frame, once for each window frame."""
+    """Returns the window filled with copies of the frame before it, or of the first frame."""
     frames, height, width = (part for part in window if isinstance(part, slice))
     still = video[:, :, max(frames.start - 1, 0), height, width].unsqueeze(2)
     return still.expand(-1, -1, frames.stop - frames.start, -1, -1)

@@ -103,7 +103,7 @@ def strength(values: Tensor, scale: Scale) -> Tensor:
 
 
 def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Returns RGB (..., 3) and alpha (...), both from 0 to 1, for values in units of the scale."""
+    """Returns RGB (..., 3) and alpha (...), from 0 to 1, for displayed values (weight / unit)."""
     position = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
     table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
     color = table[(position * (len(table) - 1)).round().long()]

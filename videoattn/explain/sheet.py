@@ -73,8 +73,11 @@ def make_grid(
 
 
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
-    """Returns the number of columns for panels of an aspect ratio (width / height): rows are full,
-    and `groups` such grids, one below the other, have a pleasant shape."""
+    """Returns the number of columns for `count` panels of an aspect ratio (width / height).
+
+    It is chosen to fill the rows, and to give `groups` such grids, one below the other, a pleasant
+    shape.
+    """
     if count <= 4:
         return count
 

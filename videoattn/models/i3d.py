@@ -195,7 +195,10 @@ class SameConv3d(Conv3d):
 
 
 class MaxPool(nn.Module):
-    """A max pool after SAME padding with zeros; `fixed` pads the start as if sizes were even."""
+    """A max pool after SAME padding with zeros.
+
+    With `fixed`, the start is padded as for a size that is a multiple of the stride.
+    """
 
     def __init__(
         self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, fixed: bool = False

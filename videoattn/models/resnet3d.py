@@ -22,8 +22,9 @@ class TemporalKernels:
     """The temporal kernel sizes of a network.
 
     Args:
-        stem: Frames of conv1.
-        stages: For each stage, the temporal kernels of its blocks, repeated along the stage.
+        stem: Temporal kernel size of conv1.
+        stages: For each stage, the temporal kernel sizes of its first blocks; the later blocks
+            repeat them in turn.
         pool_frames: Temporal stride of the max pool after layer1.
     """
 

@@ -1,7 +1,7 @@
 """Builds torchvision's video networks by name, with torchvision's parameter names.
 
-R(2+1)D cannot be a row of resnet3d's temporal kernels: it splits each convolution into two with a
-norm between them, and halves the frames in three stages.
+R(2+1)D cannot be an entry of `resnet3d.KERNELS`: it splits each convolution into two with a norm
+between them, and halves the number of frames in three stages.
 """
 
 import torchvision

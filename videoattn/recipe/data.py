@@ -135,8 +135,8 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
         source = "the training shards"
     if names is not None and names != shards.class_names:
         raise ValueError(
-            f"the {subset} shards have {len(shards.class_names)} classes from "
-            f"{shards.class_names[0]!r} on; need the {len(names)} of {source}, from {names[0]!r} on"
+            f"the {subset} shards have {len(shards.class_names)} classes, the first "
+            f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
         )
     return shards
 
@@ -249,7 +249,7 @@ def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, 
 
 
 def clock_of(config: Config) -> float | None:
-    """Returns the frame rate for sampling by the times of frames, or None for frame numbers.
+    """Returns the rate at which to sample frames by time, or None to sample them by number.
 
     Raises:
         ValueError: If the rate is not positive, or the dataset is folders of images, which have no

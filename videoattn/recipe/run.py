@@ -131,7 +131,7 @@ class Predictor:
         return torch.stack(views)
 
     def samples(self, videos: Sequence[str | Path]) -> Samples:
-        """Returns a list of video files without labels."""
+        """Returns video files as unlabeled samples, which `evaluate` can score."""
         paths = [os.path.expanduser(video) for video in videos]
         labels = [-1] * len(paths)
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)

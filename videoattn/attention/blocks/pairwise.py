@@ -11,11 +11,11 @@
 | additive   | w · tanh(q_i + k_j)                | `attend_additive`, in chunks of queries  |
 | concat     | ReLU(w · [q_i ; k_j])              | `attend_separable`                       |
 
-Every similarity works with every normalizer of `functional`: softmax (rows sum to 1), sigmoid
-(weights in (0, 1), rows that start near a sum of 1; ours), and count (the logit divided by P). The
-forms of the non-local paper are special cases, and `NonLocal` is built on the same base. The
-additive similarity is that of Bahdanau, Cho and Bengio (ICLR 2015, arXiv 1409.0473), whose two
-matrices are θ and φ here.
+Every similarity works with every normalizer of `functional`: softmax (rows sum to 1), sigmoid (our
+own; weights are in (0, 1), and rows sum to about 1 at the start of training), and count (the logit
+divided by P). The forms of the non-local paper are special cases, and `NonLocal` is built on the
+same base. The additive similarity is that of Bahdanau, Cho and Bengio (ICLR 2015, arXiv 1409.0473),
+whose two matrices are θ and φ here.
 """
 
 from collections.abc import Sequence

@@ -175,7 +175,7 @@ class PyramidPooling(nn.Module):
 
     @property
     def _is_attention(self) -> bool:
-        """Returns whether M is softmax(q kᵀ) v with a learned q. A bias per row cancels."""
+        """Returns whether M is softmax(q kᵀ) v with a learned q; the softmax cancels row biases."""
         return self.pool_with == "simplex" and self.fusion != "max" and self.position is None
 
     def _attend(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:

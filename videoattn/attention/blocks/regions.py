@@ -47,7 +47,7 @@ def scaled(heat: Float[Tensor, "N T H W"], scale: str) -> Float[Tensor, "N T H W
 
 
 def largest_region(mask: Bool[Tensor, "N T H W"]) -> Bool[Tensor, "N T H W"]:
-    """Returns the largest connected component of each mask; of equal ones, the first in T, H, W.
+    """Returns the largest connected component of each mask; ties go to the first in T, H, W order.
 
     Cells are connected by faces: 4 neighbors in a frame, 6 in a volume. Reachability is computed by
     squaring the adjacency matrix: log2(P) products of P x P matrices for P cells, which is exact

@@ -135,7 +135,8 @@ def _nal_length_size(codec: av.VideoCodecContext) -> int:
 def _is_unreferenced(data: bytes, length_size: int) -> bool | None:
     """Returns whether every slice (unit types 1 and 5) of an H.264 packet has nal_ref_idc = 0.
 
-    Returns None if the lengths of the units do not add up: the packet is damaged (HEVC too).
+    Returns None if the packet is damaged: the lengths of its units do not add up. This also detects
+    damaged HEVC packets, for which True and False have no meaning.
     """
     at, end, slices, references = 0, len(data), 0, 0
     while (start := at + length_size) < end:

@@ -72,7 +72,7 @@ def find_videos(
     With `frame_template`, the names are folders of images, which the index does not contain.
 
     Raises:
-        ListError: If all videos are missing, or any if `missing` is "raise".
+        ListError: If all videos are missing, or if `missing` is "raise" and any video is missing.
     """
     indexed = frame_template is None and (root / INDEX_NAME).is_file()
     if match == "name" or indexed:

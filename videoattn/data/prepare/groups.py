@@ -11,9 +11,9 @@ from videoattn.data.decode.pyav import ToRGB, Video
 def find_group_starts(path: Path) -> list[tuple[int, int]]:
     """Returns pairs (packet, frame): decoding from the packet gives the frames from `frame` on.
 
-    Every key packet is tried, and kept if decoding from it reproduces the frames of the whole file
-    up to the second next key packet. Returns nothing for damaged files, because the concealment of
-    damage depends on earlier frames.
+    Tries every key packet. It is kept if decoding from it gives the same frames as decoding the
+    whole file, up to the second key packet after it. Returns nothing for damaged files, because the
+    concealment of damage depends on earlier frames.
     """
     with Video(path) as video:
         video.stream.codec_context.copy_opaque = True

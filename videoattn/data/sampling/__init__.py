@@ -63,17 +63,15 @@ def train_sampler(
 ) -> Sampler:
     """Returns a sampler that draws one random clip of shape (1, num_frames).
 
-    Args:
-        pattern: "dense" takes frames `frame_stride` apart; "segments" takes one frame of
-            each of `num_frames` equal segments; "uniform" does so with segments that share ends.
-        num_frames: Frames of a clip.
-        frame_stride: Distance between frames. Segments ignore it.
-        short_video: What to do if a clip is longer than the video (see `frames`).
-        arithmetic: The toolbox whose rounding to use.
-        options: Further options of the arithmetic.
+        Args:
+    X        num_frames: Frames of a clip.
+            frame_stride: Distance between frames. Segments ignore it.
+            short_video: What to do if a clip is longer than the video (see `frames`).
+            arithmetic: The toolbox whose rounding to use.
+            options: Further options of the arithmetic.
 
-    Raises:
-        ValueError: If the arithmetic lacks the pattern or an option, or a count is below 1.
+        Raises:
+            ValueError: If the arithmetic lacks the pattern or an option, or a count is below 1.
     """
     return _bind(_TRAIN, arithmetic, pattern, num_frames, frame_stride, short_video, options)
 

@@ -219,7 +219,9 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name}.json is damaged ({error!r})") from error
     if num_frames < 0 or not 0 <= fps < np.inf:
-        raise ValueError(f"{name}.json: got {num_frames} frames at {fps} per second")
+        raise ValueError(
+            f"{name}.json: got num_frames {num_frames}, fps {fps}; need 0 or more, and a finite fps"
+        )
     return VideoBytes(
         f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
     )

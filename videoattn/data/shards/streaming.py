@@ -78,7 +78,7 @@ class ShardDataset:
 
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
-    """Yields the items; a thread, which ends with the generator, reads up to `depth` ahead."""
+    """Yields the items, which a thread reads up to `depth` ahead until the generator ends."""
     ready: Queue[tuple[bool, Any]] = Queue(depth)
     stopped = threading.Event()
 

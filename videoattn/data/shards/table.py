@@ -51,7 +51,7 @@ def expanded(pattern: str) -> list[str]:
     """Expands a pattern with braces to addresses.
 
     Raises:
-        ValueError: If they exceed `MAX_SHARDS`.
+        ValueError: If there are more than `MAX_SHARDS` addresses.
     """
     counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
     counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
