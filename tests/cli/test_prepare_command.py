@@ -236,7 +236,9 @@ def test_shards_of_class_folders_and_broken_videos(
     assert len(make_samples(config, "train")) == len(make_samples(config, "test")) == 8
     Path("names.txt").write_text("a\nb\n")
     other = load("tiny.yaml", [*options.split(), "data.class_list=names.txt"]).data
-    match = "^the train shards have 8 classes, the first .* the 2 of data.class_list, names.txt, the first"
+    match = (
+        "^the train shards have 8 classes, the first .* the 2 of data.class_list, names.txt, the"
+    )
     with pytest.raises(ValueError, match=match):
         make_samples(other, "train")
     path = read_folders(clips, "train").paths[3]
