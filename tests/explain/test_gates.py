@@ -139,7 +139,8 @@ def test_the_text_of_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "layer2  ·  min \u22120.5, mean \u22120.25, max 0" in texts
     described = GateMap("spatial", torch.rand(1, *GRID), description="How loud each position is")
     assert "How loud each position is" in texts_of(described, monkeypatch)
-    cgnl = CompactNonLocal(64).maps(torch.rand(1, 64, *GRID))[""]
+    with torch.no_grad():
+        cgnl = CompactNonLocal(64).maps(torch.rand(1, 64, *GRID))[""]
     texts = texts_of(cgnl, monkeypatch)
     assert "How strongly each position of each frame responds to the whole clip" in texts
 
