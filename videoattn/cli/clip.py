@@ -4,13 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from av.error import FFmpegError
 from torch import Tensor
 
 from videoattn.attention.record import Query
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import DecodeError, Video, decode
-from videoattn.data.decode.source import reason
 from videoattn.data.transforms import Box, resize
 from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
 from videoattn.recipe.run import Predictor
@@ -90,16 +88,13 @@ def read_clip(predictor: Predictor, path: Path, frame: int | None = None) -> Cli
         ValueError: If the video does not have that frame.
         DecodeError: If the video cannot be decoded.
     """
-    try:
-        with Video(path) as video:
+    with Video(path) as video:
+        try:
             return _read_clip(predictor, video, frame, video.num_frames)
-    except DecodeError as error:
-        if error.num_frames is None:
-            raise
-        with Video(path) as video:  # damaged: it has fewer frames than it lists
+        except DecodeError as error:  # a damaged file lists more frames than decode
+            if not error.num_frames:
+                raise
             return _read_clip(predictor, video, frame, error.num_frames)
-    except (FFmpegError, OSError) as error:
-        raise DecodeError(path, reason(error)) from error
 
 
 def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames: int) -> Clip:
