@@ -1,9 +1,7 @@
 """Helpers for error messages, which state the value, the allowed values, and the remedy."""
 
 import inspect
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, get_args
@@ -54,18 +52,3 @@ def check_options(argument: str, make: Callable[..., object], options: Mapping[s
             f"{argument}: unknown {unknown[0]!r}{hint}; it may be one of "
             f"{', '.join(known) or 'none'}"
         )
-
-
-@contextmanager
-def section(name: str) -> Iterator[None]:
-    """Prefixes the message of a ValueError with the recipe section that the value came from.
-
-    A constructor names its argument first ("num_clips: got 3; ..."), and the user reads it with its
-    section. Other messages, such as those that name a file first, stay as they are.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if type(error) is not ValueError or not re.match(r"[a-z][\w.]*[:=]", str(error)):
-            raise
-        raise ValueError(f"{name}.{error}") from error

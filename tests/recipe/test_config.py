@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from videoattn.recipe import load as config
-from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig, TrainConfig
+from videoattn.recipe.config import (
+    AttentionConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    section,
+)
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -172,9 +179,9 @@ def test_a_stored_config_describes_the_network_and_nothing_else() -> None:
     assert loaded.model == ModelConfig("i3d_r18")
     typed = config.from_stored(stored, {"root": "mine", "layout": "list"}, ["data.root=typed"])
     assert typed.data == DataConfig(root="typed", layout="list")
-    for section in ("clip", "model", "augment"):
-        with pytest.raises(ValueError, match=rf"{section}.a holds an interpolation, '\$\{{name}}'"):
-            config.from_stored({**stored, section: {"a": "${name}"}})
+    for name in ("clip", "model", "augment"):
+        with pytest.raises(ValueError, match=rf"{name}.a holds an interpolation, '\$\{{name}}'"):
+            config.from_stored({**stored, name: {"a": "${name}"}})
     with pytest.raises(ValueError, match="the checkpoint's config is damaged: it is not a mapping"):
         config.from_stored([])
 
@@ -263,3 +270,17 @@ def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes("name: h\u00f6".encode("latin-1"))
     with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it"):
         config.load(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("root: x does not exist", "data.root: x does not exist"),
+        ("nope.txt: no such class list", "nope.txt: no such class list"),
+        ("names: got 3", "names: got 3"),
+        ("no video", "no video"),
+    ],
+)
+def test_a_section_is_added_to_messages_about_its_keys(message: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"^{expected}$"), section("data"):
+        raise ValueError(message)

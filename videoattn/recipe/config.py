@@ -4,7 +4,10 @@ A recipe lists the settings that differ from the defaults below. Loading is stri
 or a value of the wrong type is an error that names the key, the value and the allowed values.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from omegaconf import MISSING
@@ -222,3 +225,21 @@ class Config:
     test: TestConfig = field(default_factory=TestConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@contextmanager
+def section(name: str) -> Iterator[None]:
+    """Adds the section to a ValueError whose message starts with a key of the section.
+
+    A constructor names its argument ("num_clips: got 3; ..."), and the user reads it as
+    "train.num_clips: got 3; ...". Other messages, such as those that name a file, stay as they are.
+    """
+    sections: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    keys = [field.name for field in fields(sections[name])]
+    try:
+        yield
+    except ValueError as error:
+        argument = re.match(r"([a-z]\w*)(\.\w+)*[:=]", str(error))
+        if type(error) is not ValueError or argument is None or argument[1] not in keys:
+            raise
+        raise ValueError(f"{name}.{error}") from error

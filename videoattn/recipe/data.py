@@ -43,8 +43,7 @@ from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.errors import section
-from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig
+from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 
@@ -87,24 +86,13 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            return read_frames(
-                root / split,
-                root,
-                class_names=names,
-                frame_template=config.frame_template,
-                separator=config.separator,
-                missing=missing,
-            )
+            read = partial(read_frames, frame_template=config.frame_template)
         case "list":
-            return read_list(
-                root / split,
-                root,
-                class_names=names,
-                columns=config.columns,
-                separator=config.separator,
-                missing=missing,
-            )
-    return read_folders(root, split, class_names=names)
+            read = partial(read_list, columns=config.columns)
+        case _:
+            return read_folders(root, split, class_names=names)
+    separator = config.separator
+    return read(root / split, root, class_names=names, separator=separator, missing=missing)
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.errors import check_options, one_of, section
+from videoattn.errors import check_options, one_of
 from videoattn.models import info
 from videoattn.models.table import make_network
-from videoattn.recipe.config import AttentionConfig, ModelConfig
+from videoattn.recipe.config import AttentionConfig, ModelConfig, section
 
 _RENAMED_OPTIONS = {"normaliser": "normalizer"}
 """Attention options that had other names in earlier versions: old -> new."""
