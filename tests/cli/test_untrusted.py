@@ -36,7 +36,7 @@ HOSTILE = [
     "\x1b]52;c;aGk=\x07",
     10**18,
     -1,
-    [],
+    [[]],
     {"a": {"b": "${c}"}},
 ]
 _seen: list[str] | None = None

@@ -284,3 +284,14 @@ def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
 def test_a_section_is_added_to_messages_about_its_keys(message: str, expected: str) -> None:
     with pytest.raises(ValueError, match=f"^{expected}$"), section("data"):
         raise ValueError(message)
+
+
+@pytest.mark.parametrize(
+    "word", ["augment.scales=[[]]", "clip.mean=[[0, 0, 0]]", "model.attention.after=[{a: b}]"]
+)
+def test_lists_in_lists_are_refused(recipe: Path, word: str) -> None:
+    key = word.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{key}: got \[.*\]; need a list of single values$"):
+        config.load(recipe, [word])
+    options = config.load(recipe, ["model.options.head_window=[[1, 2]]"]).model.options
+    assert options == {"head_window": [[1, 2]]}

@@ -1,10 +1,11 @@
 """Limits of a config that is stored in a run folder or a checkpoint, perhaps somebody else's.
 
-They do not apply to recipes, nor to values that the user types.
+Except for `check_lists`, they do not apply to recipes, nor to values that the user types.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 from videoattn.recipe.config import Config
 
@@ -58,3 +59,17 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                 f"{source}: {count} {what} of {clip.num_frames} frames have {count * size:,} "
                 f"pixels; the limit is {MAX_PIXELS:,}, unless you type {key}=..."
             )
+
+
+def check_lists(values: Any, source: str, key: str = "") -> None:
+    """Checks that no list holds lists or mappings, except in options. OmegaConf does not.
+
+    Raises:
+        ValueError: If one does.
+    """
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if name != "options":
+                check_lists(value, source, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list) and any(isinstance(item, list | Mapping) for item in values):
+        raise ValueError(f"{source}: {key}: got {values}; need a list of single values")

@@ -27,7 +27,7 @@ from omegaconf.errors import (
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
-from videoattn.recipe.limits import MAX_SETTINGS, check_stored
+from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
 from videoattn.recipe.overrides import parse_override
 from videoattn.recipe.packaged import find_file
 
@@ -172,6 +172,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
     for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
         _check_interpolations(change, words)
+        check_lists(change, words)
         try:
             merged = OmegaConf.merge(merged, change)
         except (ConfigAttributeError, ConfigKeyError) as error:
