@@ -178,7 +178,7 @@ def test_a_video_too_large_for_a_shard_is_not_written(
     )  # fmt: skip
     monkeypatch.setattr(write_module, "MAX_FILE_BYTES", limit)
     with pytest.raises(ValueError, match=rf"a\.mp4 has [\d,]+ bytes; the limit .* is {limit:,}; "):
-        write_shards(samples, tmp_path / "out", max_bytes=10**9)
+        write_shards({"": samples}, tmp_path / "out", max_bytes=10**9)
     assert tar_module.MAX_FILE_BYTES == 2**30
 
 
@@ -311,11 +311,17 @@ def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     assert reencode(Reencode(clip, out, 32, 4))["num_frames"] == 12
     assert not out.is_symlink()
     (tmp_path / "kept").mkdir()
+    (tmp_path / "shards").symlink_to(tmp_path / "kept")
+    samples = Samples(
+        clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",),
+        num_frames=np.array([12]), fps=np.array([25.0]),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"shards is a link"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
     (tmp_path / "kept/file").write_text("mine")
-    (tmp_path / ".shards.unfinished").symlink_to(tmp_path / "kept")
-    samples = Samples(clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",))
-    with pytest.raises(ValueError, match=r"\.shards\.unfinished is a link"):
-        write_shards(samples, tmp_path / "shards", max_bytes=10**9)
+    with pytest.raises(ValueError, match=r"shards already exists"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
     assert victim.read_text() == (tmp_path / "kept/file").read_text() == "mine"
 
 

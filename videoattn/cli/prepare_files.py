@@ -147,11 +147,14 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def count_frames(
-    samples: Samples, *, num_workers: int, seconds: float
+    samples: Samples, *, num_workers: int, seconds: float, skip: bool
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
 
     Videos in the dataset's index are not opened.
+
+    Raises:
+        ValueError: If a video does not decode, unless `skip`.
     """
     counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:
@@ -169,6 +172,12 @@ def count_frames(
             else:
                 counts[index], rates[index] = record["num_frames"], record["fps"]
             display.update(f"counted {done:,}/{len(unknown):,}", done=done, total=len(unknown))
+    if broken and not skip:
+        first = next(iter(broken))
+        raise ValueError(
+            f"{len(broken)} of {len(samples)} videos do not decode; the first: {first}: "
+            f"{broken[first]['error']}; remove them, or skip them with data.on_error=skip"
+        )
     rows = np.flatnonzero(counts)
     kept = samples.take(rows)
     kept.num_frames, kept.fps = counts[rows], rates[rows]

@@ -201,13 +201,3 @@ def load(
         checkpoint=file,
         meta=meta,
     )
-
-
-def require_empty(path: Path) -> None:
-    """Checks that a path does not exist, or is an empty folder.
-
-    Raises:
-        ValueError: If the path exists.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} already exists; choose another name, or remove it")
