@@ -1,6 +1,7 @@
 import json
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -391,6 +392,30 @@ def test_a_pipe_that_fails(folder: Path) -> None:
     ended = r"none/shards\.json cannot be read \(the command that reads it ended with exit code 1\)"
     with pytest.raises(ValueError, match=ended):
         open_shards("", f"pipe:cat {folder}/none/000000.tar")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_command_of_an_abandoned_epoch_ends(
+    num_workers: int, thirteen: Path, tmp_path: Path
+) -> None:
+    """It has more to write than a pipe holds, and ends when nobody reads."""
+    one = written(read_folders(thirteen), tmp_path / "one", max_bytes=10**7) / "000000.tar"
+    noted = tmp_path / "process"
+    command = f"pipe:echo $$ > {noted}; exec cat {one} /dev/zero"
+    shards = Shards((command,), np.array([13]), np.array([0]), ("left", "right"))
+    clips = train_set(shards.samples(), on_error="raise")
+    batches = ClipLoader(
+        ShardDataset(shards, clips), batch_size=1, shuffle=False, num_workers=num_workers
+    )
+    epoch = batches.epoch(0)
+    next(epoch)
+    process = Path(f"/proc/{noted.read_text().strip()}")
+    assert process.exists()
+    epoch.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while process.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not process.exists()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ sample to shared memory, and sets an alarm. The kernel's alarm ends the process 
 Torch reports that a worker died, and the record names the file. All of this takes microseconds.
 
 `in_processes` runs a task on many files, one process per file at a time, and replaces a process
-that crashes or hangs.
+that crashes or hangs. `in_threads` runs tasks in this process, which only a time limit protects.
 """
 
 import multiprocessing
@@ -14,13 +14,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
@@ -93,8 +96,19 @@ class WorkerMonitor:
         self._processes += [child for child in active_children() if child not in before]
         _report_deaths_at_the_next_batch()
 
-    def reset(self) -> None:
-        """Clears the records of workers that have ended."""
+    @property
+    def too_slow(self) -> str:
+        """The reason for the failure of a file that takes longer than the limit."""
+        return f"took longer to decode than timeout_seconds={self.timeout_seconds:g}"
+
+    def stop(self) -> None:
+        """Ends all workers, whatever they are doing, and clears their records."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(timeout=1.0)
+            process.kill()  # for a worker that has just started, and handles no signal yet
+            process.join(timeout=1.0)
         self._processes = []
         self._records.zero_()
 
@@ -118,8 +132,7 @@ class WorkerMonitor:
                 continue
             path, index = path_of(sample - 1), sample - 1
             if killed_by == signal.SIGALRM and busy:
-                limit = f"timeout_seconds={self.timeout_seconds:g}"
-                return WorkerDiedError(path, f"took longer to decode than {limit}", index)
+                return WorkerDiedError(path, self.too_slow, index)
             if killed_by in _CAUSED_BY_FILE and busy:
                 return WorkerDiedError(path, f"the worker that decoded it was {how}", index)
             when = "while it decoded this file" if busy else "after it had decoded this file"
@@ -135,6 +148,7 @@ class Crash(NamedTuple):
     reason: str
 
 
+Result = TypeVar("Result")
 Task = Callable[[Any], Any]
 """Maps an item to its result. The task, the item and the result must be picklable."""
 
@@ -174,6 +188,42 @@ def in_processes(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def in_threads(
+    tasks: Sequence[Callable[[], Result]], *, num_threads: int, seconds: float
+) -> list[Result | None]:
+    """Runs tasks in threads, in which torch starts no other threads, and returns their results.
+
+    The result of a task that takes too long is None. Nothing can end its thread, which is left to
+    itself and ends with the process. After an error, too, all other tasks have ended.
+
+    Args:
+        seconds: The time limit for one task; 0 for none.
+    """
+    results: list[Future[Result]] = [Future() for _ in tasks]
+    waiting = iter(zip(tasks, results, strict=True))
+    running: dict[Future[Result], float] = {}  # and their starting times
+    late: set[Future[Result]] = set()
+    while True:
+        for task, result in islice(waiting, num_threads - len(running)):
+            running[result] = time.monotonic()
+            threading.Thread(target=_run, args=(task, result), name="clips", daemon=True).start()
+        if not running:
+            return [None if result in late else result.result() for result in results]
+        limit = max(min(running.values()) + seconds - time.monotonic(), 0.0) if seconds else None
+        done, _ = futures.wait(running, limit, futures.FIRST_COMPLETED)
+        latest_start = time.monotonic() - seconds if seconds else -1.0
+        late |= {r for r, started in running.items() if started <= latest_start and r not in done}
+        running = {r: started for r, started in running.items() if r not in done | late}
+
+
+def _run(task: Callable[[], Result], result: "Future[Result]") -> None:
+    torch.set_num_threads(1)
+    try:
+        result.set_result(task())
+    except BaseException as error:  # raised again in the thread that asks for the result
+        result.set_exception(error)
 
 
 class _Worker:

@@ -4,9 +4,10 @@ So a batch holds the same samples for any number of workers, and a shard is read
 inside an epoch does not open the shards that were consumed.
 """
 
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from queue import Full, Queue
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any, Literal
 
 import torch
@@ -79,38 +80,12 @@ class ShardDataset:
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
     """Yields the items, which a thread reads up to `depth` ahead until the generator ends."""
-    ready: Queue[tuple[bool, Any]] = Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: tuple[bool, Any]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put((True, item)):
-                    return
-            put((False, None))
-        except BaseException as error:  # raised again in the consumer
-            put((False, error))
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
+    pool = ThreadPool(1)
     try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item
-            elif item is not None:
-                raise item
-            else:
-                return
+        read = partial(pool.apply_async, next, (items, None))
+        ready = deque(read() for _ in range(depth))
+        while (item := ready.popleft().get()) is not None:
+            ready.append(read())
+            yield item
     finally:
-        stopped.set()
-        thread.join(timeout=5.0)  # it may be waiting for a network
+        pool.terminate()  # without waiting for the thread, which may wait for a network
