@@ -64,7 +64,7 @@ def test_processes_end_with_the_generator() -> None:
 def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
     with pytest.raises(
         ValueError,
-        match=r"num_workers and seconds: got \d and \d; need at least 1 worker and more than 0 s",
+        match=r"^num_workers, seconds: got \d and \d; need 1 or more, and above 0$",
     ):
         list(in_processes(at, [1], num_workers=num_workers, seconds=seconds))
 

@@ -44,9 +44,8 @@ def folder(thirteen: Path) -> Path:
 
 def loader(folder: Path, split: str = ".", on_error: Any = "raise", **kwargs: Any) -> ClipLoader:
     shards = open_shards(str(folder), split)
-    clips = train_set(shards.samples(), on_error=on_error)
     options = {"batch_size": 2, "shuffle": True, **kwargs}
-    return ClipLoader(ShardDataset(shards, clips), **options)
+    return ClipLoader(train_set(shards, make=ShardDataset, on_error=on_error), **options)
 
 
 def test_written_files(thirteen: Path, folder: Path) -> None:
@@ -403,10 +402,8 @@ def test_the_command_of_an_abandoned_epoch_ends(
     noted = tmp_path / "process"
     command = f"pipe:echo $$ > {noted}; exec cat {one} /dev/zero"
     shards = Shards((command,), np.array([13]), np.array([0]), ("left", "right"))
-    clips = train_set(shards.samples(), on_error="raise")
-    batches = ClipLoader(
-        ShardDataset(shards, clips), batch_size=1, shuffle=False, num_workers=num_workers
-    )
+    dataset = train_set(shards, make=ShardDataset)
+    batches = ClipLoader(dataset, batch_size=1, shuffle=False, num_workers=num_workers)
     epoch = batches.epoch(0)
     next(epoch)
     process = Path(f"/proc/{noted.read_text().strip()}")

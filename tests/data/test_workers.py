@@ -299,6 +299,6 @@ def test_workers_of_an_abandoned_epoch_end_at_once(
 
 def test_errors(thirteen: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"^timeout_seconds: got -1.0; need seconds, or 0 for no l"
+        ValueError, match=r"^timeout_seconds: got -1\.0; need 0 \(no limit\) or more$"
     ):
         loader(thirteen, timeout_seconds=-1.0)

@@ -18,11 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.shards.streaming import ShardDataset
 from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
 from videoattn.types import Batch, Failure
-
-AnyDataset = ClipDataset | ShardDataset
 
 _SKIP = "; on_error=skip continues without it"
 
@@ -50,7 +47,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         *,
         batch_size: int,
         shuffle: bool,
@@ -217,7 +214,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         monitor: WorkerMonitor,
         lost: dict[int, str],
         run_all: _RunAll,

@@ -1,11 +1,11 @@
 """Supervises decoding processes, to find the file that causes a crash or a hang.
 
 `WorkerMonitor` watches the workers of a DataLoader. Each worker writes the index of its current
-sample to shared memory, and sets an alarm. The kernel's alarm ends the process even inside C code.
-Torch reports that a worker died, and the record names the file. All of this takes microseconds.
+sample to shared memory, and sets an alarm, which ends the process even inside C code. Torch reports
+that a worker died, and the record names the file. All of this takes microseconds.
 
-`in_processes` runs a task on many files, one process per file at a time, and replaces a process
-that crashes or hangs. `in_threads` runs tasks in this process, which only a time limit protects.
+`in_processes` runs a task on many files, and replaces a process that crashes or hangs. `in_threads`
+runs tasks in this process, within a time limit.
 """
 
 import multiprocessing
@@ -61,9 +61,7 @@ class WorkerMonitor:
 
     def __init__(self, num_workers: int, *, timeout_seconds: float) -> None:
         if timeout_seconds < 0:
-            raise ValueError(
-                f"timeout_seconds: got {timeout_seconds}; need seconds, or 0 for no limit"
-            )
+            raise ValueError(f"timeout_seconds: got {timeout_seconds}; need 0 (no limit) or more")
         self.timeout_seconds = timeout_seconds
         # For each worker: its process id, 1 + the last sample, and whether it is decoding it.
         self._records = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
@@ -143,7 +141,7 @@ class WorkerMonitor:
 
 
 class Crash(NamedTuple):
-    """Replaces the result of an item if its process crashed or hung."""
+    """The result of an item whose process crashed or hung."""
 
     reason: str
 
@@ -159,16 +157,11 @@ def in_processes(
     """Yields (item, result) in the order of completion; the result may be a Crash.
 
     Args:
-        seconds: The time limit for one item.
-
-    Raises:
-        ValueError: If `num_workers` is below 1, or `seconds` is not positive.
+        seconds: The time limit for one item, above 0.
     """
     if num_workers < 1 or seconds <= 0:
-        raise ValueError(
-            f"num_workers and seconds: got {num_workers} and {seconds:g}; need at least 1 worker "
-            "and more than 0 s"
-        )
+        given = f"{num_workers} and {seconds:g}"
+        raise ValueError(f"num_workers, seconds: got {given}; need 1 or more, and above 0")
     remaining = iter(items)
     workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]
     try:
@@ -204,26 +197,26 @@ def in_threads(
     results: list[Future[Result]] = [Future() for _ in tasks]
     waiting = iter(zip(tasks, results, strict=True))
     running: dict[Future[Result], float] = {}  # and their starting times
-    late: set[Future[Result]] = set()
+    limit = seconds or threading.TIMEOUT_MAX
     while True:
         for task, result in islice(waiting, num_threads - len(running)):
             running[result] = time.monotonic()
             threading.Thread(target=_run, args=(task, result), name="clips", daemon=True).start()
         if not running:
-            return [None if result in late else result.result() for result in results]
-        limit = max(min(running.values()) + seconds - time.monotonic(), 0.0) if seconds else None
-        done, _ = futures.wait(running, limit, futures.FIRST_COMPLETED)
-        latest_start = time.monotonic() - seconds if seconds else -1.0
-        late |= {r for r, started in running.items() if started <= latest_start and r not in done}
-        running = {r: started for r, started in running.items() if r not in done | late}
+            return [None if result.cancelled() else result.result() for result in results]
+        left = max(min(running.values()) + limit - time.monotonic(), 0.0)
+        futures.wait(running, left, futures.FIRST_COMPLETED)
+        late = time.monotonic() - limit
+        running = {r: t for r, t in running.items() if not (r.done() or (t <= late and r.cancel()))}
 
 
 def _run(task: Callable[[], Result], result: "Future[Result]") -> None:
     torch.set_num_threads(1)
-    try:
-        result.set_result(task())
-    except BaseException as error:  # raised again in the thread that asks for the result
-        result.set_exception(error)
+    with suppress(futures.InvalidStateError):  # it took too long, and was canceled
+        try:
+            result.set_result(task())
+        except BaseException as error:  # raised again in the thread that asks for the result
+            result.set_exception(error)
 
 
 class _Worker:
@@ -290,13 +283,12 @@ def _how(process: BaseProcess) -> str:
 
 
 def _report_deaths_at_the_next_batch() -> None:
-    """Disables torch's handler, which raises in the main thread as soon as a worker dies, even in a
-    training step. The wait for the next batch fails too, and its error names the file."""
+    """Disables torch's handler, which raises as soon as a worker dies, even in a training step. The
+    wait for the next batch fails too, and its error names the file."""
     handler = signal.getsignal(signal.SIGCHLD)
     theirs = str(getattr(handler, "__module__", "")).startswith("torch.utils.data.")
-    if not (theirs and callable(handler)) or threading.current_thread() is not (
-        threading.main_thread()
-    ):
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and theirs and callable(handler)):
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
