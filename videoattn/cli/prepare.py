@@ -19,6 +19,7 @@ from videoattn.cli.prepare_files import (
     write_lines,
 )
 from videoattn.data.lists import existing_root, read_folders
+from videoattn.data.lists.files import walk
 from videoattn.data.prepare import verify as files
 from videoattn.data.prepare.index import INDEX_NAME, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
@@ -235,7 +236,7 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
     Links to files outside of the dataset are not copied: the copy may be published.
     """
     root, num_lists = source.resolve(), 0
-    for path in files.files_in(source):
+    for path in sorted(walk(source)):
         list_file = (source / path).resolve()
         if not path.endswith(LIST_SUFFIXES):
             continue

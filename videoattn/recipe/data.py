@@ -17,7 +17,6 @@ from videoattn.data.lists import (
     parse_list,
     read_class_list,
     read_folders,
-    read_frames,
     read_hmdb51,
     read_jester,
     read_kinetics,
@@ -82,17 +81,19 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "jester":
             return read_jester(root, split, missing=missing)
     names = _class_names(config, subset)
-    match config.layout:
-        case "kinetics":
-            return read_kinetics(root, split, class_names=names, missing=missing)
-        case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
-        case "list":
-            read = partial(read_list, columns=config.columns)
-        case _:
-            return read_folders(root, split, class_names=names)
-    separator = config.separator
-    return read(root / split, root, class_names=names, separator=separator, missing=missing)
+    if config.layout == "kinetics":
+        return read_kinetics(root, split, class_names=names, missing=missing)
+    if config.layout == "folders":
+        return read_folders(root, split, class_names=names)
+    return read_list(
+        root / split,
+        root,
+        class_names=names,
+        columns=config.columns,
+        separator=config.separator,
+        missing=missing,
+        frame_template=config.frame_template if config.layout == "frames" else None,
+    )
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
