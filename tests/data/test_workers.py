@@ -2,6 +2,7 @@
 
 import ctypes
 import faulthandler
+import gc
 import os
 import re
 import signal
@@ -219,6 +220,7 @@ def test_the_limit_without_workers(
         list(batches.epoch(0))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Pillow's open file
 def test_the_limit_without_workers_for_images_that_never_come(tmp_path: Path) -> None:
     """A named pipe that nobody writes to is like a file on a network that is down."""
     for name in ("a", "b", "c"):
@@ -242,6 +244,10 @@ def test_the_limit_without_workers_for_images_that_never_come(tmp_path: Path) ->
     assert batch.indices.tolist() == [0, 2]
     assert [failure.path for failure in batch.failures] == [str(tmp_path / "b")]
     os.close(os.open(pipe, os.O_WRONLY))  # the thread that waits for it ends
+    for thread in threading.enumerate():
+        if thread.name == "clips":
+            thread.join(timeout=20)
+    gc.collect()
 
 
 def test_a_thread_that_hangs_does_not_keep_the_process(thirteen: Path) -> None:

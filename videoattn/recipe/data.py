@@ -7,24 +7,10 @@ from typing import Literal
 
 import torch
 
+from videoattn.data import lists
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
-from videoattn.data.lists import (
-    Missing,
-    Samples,
-    existing_root,
-    kinetics_csv,
-    parse_list,
-    read_class_list,
-    read_folders,
-    read_hmdb51,
-    read_jester,
-    read_kinetics,
-    read_kinetics_csv,
-    read_list,
-    read_something,
-    read_ucf101,
-)
+from videoattn.data.lists import Missing, Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -70,22 +56,22 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
     split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
         return _shards(config, subset).samples()
-    root = existing_root(config.root)
+    root = lists.existing_root(config.root)
     match config.layout:
         case "ucf101":
-            return read_ucf101(root, config.official_split, subset, missing=missing)
+            return lists.read_ucf101(root, config.official_split, subset, missing=missing)
         case "hmdb51":
-            return read_hmdb51(root, config.official_split, subset, missing=missing)
+            return lists.read_hmdb51(root, config.official_split, subset, missing=missing)
         case "something":
-            return read_something(root, split, missing=missing)
+            return lists.read_something(root, split, missing=missing)
         case "jester":
-            return read_jester(root, split, missing=missing)
+            return lists.read_jester(root, split, missing=missing)
     names = _class_names(config, subset)
     if config.layout == "kinetics":
-        return read_kinetics(root, split, class_names=names, missing=missing)
+        return lists.read_kinetics(root, split, class_names=names, missing=missing)
     if config.layout == "folders":
-        return read_folders(root, split, class_names=names)
-    return read_list(
+        return lists.read_folders(root, split, class_names=names)
+    return lists.read_list(
         root / split,
         root,
         class_names=names,
@@ -99,30 +85,31 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
     """Returns the names of the class list; without a list, the test split uses training classes."""
     if config.class_list is not None:
-        return read_class_list(find_file("class list", config.class_list))
+        return lists.read_class_list(find_file("class list", config.class_list))
     if subset == "train":
         return None
     root, split = Path(config.root), config.train_split
     match config.layout:
+        case "shards":
+            return open_shards(config.root, split).class_names
         case "kinetics":
-            return read_kinetics_csv(kinetics_csv(root, split)).class_names
+            return lists.read_kinetics_csv(lists.kinetics_csv(root, split)).class_names
         case "list" | "frames":
             columns = config.columns if config.layout == "list" else "path frames label"
-            return parse_list(root / split, columns=columns, separator=config.separator).class_names
-    return read_folders(root, split).class_names
+            return lists.parse_list(
+                root / split, columns=columns, separator=config.separator
+            ).class_names
+    return lists.class_folders(root, split)
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
     """Opens shards and checks that their classes are those of the class list, or of training."""
     split = config.train_split if subset == "train" else config.test_split
     shards = open_shards(config.root, split)
-    names, source = None, f"data.class_list, {config.class_list}"
-    if config.class_list is not None:
-        names = read_class_list(find_file("class list", config.class_list))
-    elif subset == "test":
-        names = open_shards(config.root, config.train_split).class_names
-        source = "the training shards"
+    names = _class_names(config, subset)
     if names is not None and names != shards.class_names:
+        listed = config.class_list is not None
+        source = f"data.class_list, {config.class_list}" if listed else "the training shards"
         raise ValueError(
             f"the {subset} shards have {len(shards.class_names)} classes, the first "
             f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
