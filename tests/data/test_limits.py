@@ -24,9 +24,8 @@ from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_ind
 from videoattn.data.prepare.reencode import Reencode, reencode, unfinished_name
 from videoattn.data.prepare.verify import Journal, verify_folder
 from videoattn.data.shards import open_shards
-from videoattn.data.shards import tar as tar_module
 from videoattn.data.shards import write as write_module
-from videoattn.data.shards.table import TABLE
+from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE
 from videoattn.data.shards.write import write_shards
 
 pytestmark = pytest.mark.usefixtures("time_limit")
@@ -179,7 +178,7 @@ def test_a_video_too_large_for_a_shard_is_not_written(
     monkeypatch.setattr(write_module, "MAX_FILE_BYTES", limit)
     with pytest.raises(ValueError, match=rf"a\.mp4 has [\d,]+ bytes; the limit .* is {limit:,}; "):
         write_shards({"": samples}, tmp_path / "out", max_bytes=10**9)
-    assert tar_module.MAX_FILE_BYTES == 2**30
+    assert MAX_FILE_BYTES == 2**30
 
 
 def npz(path: Path, arrays: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:

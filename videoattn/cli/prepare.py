@@ -19,13 +19,14 @@ from videoattn.cli.prepare_files import (
     write_lines,
 )
 from videoattn.data.lists import existing_root, read_folders
-from videoattn.data.lists.files import walk
+from videoattn.data.lists.files import outside, walk
 from videoattn.data.prepare import verify as files
 from videoattn.data.prepare.index import INDEX_NAME, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
 from videoattn.data.prepare.reencode import reencode as reencode_video
 from videoattn.data.shards.write import check_output, write_shards
 from videoattn.engine.progress import Display
+from videoattn.errors import first_few
 from videoattn.files import output_folder, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
@@ -235,22 +236,15 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
     Links to files outside of the dataset are not copied: the copy may be published.
     """
-    root, num_lists = source.resolve(), 0
-    for path in sorted(walk(source)):
-        list_file = (source / path).resolve()
-        if not path.endswith(LIST_SUFFIXES):
-            continue
-        if not (follow_links or list_file.is_relative_to(root)):
-            show(f"note: {path} is a link to {list_file}, outside of {source}, and is not copied")
-            continue
-        _copy(list_file, folder / path)
-        num_lists += 1
-    return num_lists
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    write_whole(target, lambda file: file.write(content))
+    lists = [path for path in sorted(walk(source)) if path.endswith(LIST_SUFFIXES)]
+    left_out = set() if follow_links else outside(source, lists)
+    if left_out:
+        links = first_few(sorted(left_out))
+        show(f"note: lists that are links to files outside of {source} are not copied: {links}")
+    for path in set(lists) - left_out:
+        content = (source / path).read_bytes()
+        write_whole(folder / path, lambda file, content=content: file.write(content))
+    return len(lists) - len(left_out)
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:

@@ -12,8 +12,7 @@ import torch
 
 from videoattn.data.lists import Samples
 from videoattn.data.shards import key
-from videoattn.data.shards.table import TABLE, import_webdataset
-from videoattn.data.shards.tar import MAX_FILE_BYTES
+from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE, import_webdataset
 from videoattn.files import output_folder, require_empty, write_text, write_whole
 
 _BLOCK = 512  # bytes; tar files consist of these
