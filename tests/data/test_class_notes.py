@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_annotations import touch
-from videoattn.data.lists import class_notes, read_folders, read_list
+from videoattn.data.lists import class_notes, read_folders, read_frames, read_list
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,4 @@ def test_notes_about_the_labels_of_lists(
     (tmp_path / "videos").write_text("".join(f"{k}.mp4 {c}\n" for k, c in enumerate(labels)))
     assert class_notes(read_list(tmp_path / "videos", tmp_path), numbered=True) == expected
     (tmp_path / "frames").write_text("".join(f"f{k} 1 {c}\n" for k, c in enumerate(labels)))
-    assert (
-        class_notes(
-            read_list(tmp_path / "frames", tmp_path, frame_template="img_{:05d}.jpg"), numbered=True
-        )
-        == expected
-    )
+    assert class_notes(read_frames(tmp_path / "frames", tmp_path), numbered=True) == expected

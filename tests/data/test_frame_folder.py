@@ -9,7 +9,7 @@ from PIL import Image
 from tests.data.test_dataset import train_set
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import FrameFolder
-from videoattn.data.lists import read_jester, read_list
+from videoattn.data.lists import read_frames, read_jester
 
 TEMPLATE = "img_{:05d}.jpg"
 
@@ -70,7 +70,7 @@ def test_clips_from_folders_with_known_counts(tmp_path: Path) -> None:
     pictures(tmp_path / "deep" / "my clip", 12)
     pictures(tmp_path / "b", 9)
     (tmp_path / "list.txt").write_text("deep/my clip 12 1\nb 9 0\n")
-    samples = read_list(tmp_path / "list.txt", tmp_path, frame_template=TEMPLATE)
+    samples = read_frames(tmp_path / "list.txt", tmp_path)
     assert samples.num_frames is not None
     assert samples.num_frames.tolist() == [12, 9]
     dataset = train_set(samples)
@@ -79,11 +79,11 @@ def test_clips_from_folders_with_known_counts(tmp_path: Path) -> None:
     assert dataset[0, 1].label == 0
     (tmp_path / "list.txt").write_text("b 12 0\nc 12 1\n")
     with pytest.raises(ValueError, match=r"^1 of 2 listed videos do not exist under .*: c; remove"):
-        read_list(tmp_path / "list.txt", tmp_path, frame_template=TEMPLATE)
-    kept = read_list(tmp_path / "list.txt", tmp_path, frame_template=TEMPLATE, missing="keep")
+        read_frames(tmp_path / "list.txt", tmp_path)
+    kept = read_frames(tmp_path / "list.txt", tmp_path, missing="keep")
     with pytest.raises(DecodeError, match=r"c: img_0000\d.jpg is missing$"):
         train_set(kept)[0, 1]
-    left = read_list(tmp_path / "list.txt", tmp_path, frame_template=TEMPLATE, missing="drop")
+    left = read_frames(tmp_path / "list.txt", tmp_path, missing="drop")
     assert (len(left), left.missing) == (1, ("c",))
     assert left.num_frames is not None
     assert left.num_frames.tolist() == [12]
@@ -119,4 +119,4 @@ def test_template(template: str, tmp_path: Path) -> None:
         ValueError,
         match=r"^frame_template: got '.*'; need a file name with one frame number, as",
     ):
-        read_list(tmp_path / "list.txt", tmp_path, frame_template=template)
+        read_frames(tmp_path / "list.txt", tmp_path, frame_template=template)

@@ -11,6 +11,7 @@ from videoattn.data.lists import (
     ListError,
     read_class_list,
     read_folders,
+    read_frames,
     read_kinetics_csv,
     read_list,
 )
@@ -105,9 +106,7 @@ def test_one_video_under_two_spellings_is_a_repeat(again: str, tmp_path: Path) -
 def test_a_folder_of_frames_may_end_in_a_slash(tmp_path: Path) -> None:
     touch(tmp_path, "v/1/img_00001.jpg")
     (tmp_path / "list.txt").write_text("v/1/ 12 0\n")
-    assert listing(read_list(tmp_path / "list.txt", tmp_path, frame_template="img_{:05d}.jpg")) == [
-        ("v/1", 0)
-    ]
+    assert listing(read_frames(tmp_path / "list.txt", tmp_path)) == [("v/1", 0)]
 
 
 @pytest.mark.parametrize(

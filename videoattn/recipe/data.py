@@ -7,10 +7,26 @@ from typing import Literal
 
 import torch
 
-from videoattn.data import lists
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
-from videoattn.data.lists import Missing, Samples
+from videoattn.data.lists import (
+    Missing,
+    Samples,
+    class_folders,
+    existing_root,
+    kinetics_csv,
+    parse_list,
+    read_class_list,
+    read_folders,
+    read_frames,
+    read_hmdb51,
+    read_jester,
+    read_kinetics,
+    read_kinetics_csv,
+    read_list,
+    read_something,
+    read_ucf101,
+)
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -56,36 +72,34 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
     split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
         return _shards(config, subset).samples()
-    root = lists.existing_root(config.root)
+    root = existing_root(config.root)
     match config.layout:
         case "ucf101":
-            return lists.read_ucf101(root, config.official_split, subset, missing=missing)
+            return read_ucf101(root, config.official_split, subset, missing=missing)
         case "hmdb51":
-            return lists.read_hmdb51(root, config.official_split, subset, missing=missing)
+            return read_hmdb51(root, config.official_split, subset, missing=missing)
         case "something":
-            return lists.read_something(root, split, missing=missing)
+            return read_something(root, split, missing=missing)
         case "jester":
-            return lists.read_jester(root, split, missing=missing)
+            return read_jester(root, split, missing=missing)
     names = _class_names(config, subset)
-    if config.layout == "kinetics":
-        return lists.read_kinetics(root, split, class_names=names, missing=missing)
-    if config.layout == "folders":
-        return lists.read_folders(root, split, class_names=names)
-    return lists.read_list(
-        root / split,
-        root,
-        class_names=names,
-        columns=config.columns,
-        separator=config.separator,
-        missing=missing,
-        frame_template=config.frame_template if config.layout == "frames" else None,
-    )
+    match config.layout:
+        case "kinetics":
+            return read_kinetics(root, split, class_names=names, missing=missing)
+        case "frames":
+            read = partial(read_frames, frame_template=config.frame_template)
+        case "list":
+            read = partial(read_list, columns=config.columns)
+        case _:
+            return read_folders(root, split, class_names=names)
+    separator = config.separator
+    return read(root / split, root, class_names=names, separator=separator, missing=missing)
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
     """Returns the names of the class list; without a list, the test split uses training classes."""
     if config.class_list is not None:
-        return lists.read_class_list(find_file("class list", config.class_list))
+        return read_class_list(find_file("class list", config.class_list))
     if subset == "train":
         return None
     root, split = Path(config.root), config.train_split
@@ -93,13 +107,11 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "shards":
             return open_shards(config.root, split).class_names
         case "kinetics":
-            return lists.read_kinetics_csv(lists.kinetics_csv(root, split)).class_names
+            return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
             columns = config.columns if config.layout == "list" else "path frames label"
-            return lists.parse_list(
-                root / split, columns=columns, separator=config.separator
-            ).class_names
-    return lists.class_folders(root, split)
+            return parse_list(root / split, columns=columns, separator=config.separator).class_names
+    return class_folders(root, split)
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:

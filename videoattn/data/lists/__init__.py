@@ -9,7 +9,7 @@ from videoattn.data.lists.folders import class_folders, read_folders
 from videoattn.data.lists.kinetics import kinetics_csv, read_kinetics, read_kinetics_csv
 from videoattn.data.lists.lines import ListError, read_class_list
 from videoattn.data.lists.official import read_hmdb51, read_ucf101
-from videoattn.data.lists.plain import parse_list, read_list
+from videoattn.data.lists.plain import parse_list, read_frames, read_list
 from videoattn.data.lists.samples import Samples, class_notes
 from videoattn.data.lists.twentybn import read_jester, read_something
 
@@ -25,6 +25,7 @@ __all__ = [
     "parse_list",
     "read_class_list",
     "read_folders",
+    "read_frames",
     "read_hmdb51",
     "read_jester",
     "read_kinetics",

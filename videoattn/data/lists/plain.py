@@ -32,7 +32,6 @@ def read_list(
     columns: Columns = "path label",
     separator: str = " ",
     missing: Missing = "raise",
-    frame_template: str | None = None,
 ) -> Samples:
     """Reads videos by path, relative to `root` or absolute, with labels from 0.
 
@@ -42,20 +41,36 @@ def read_list(
         columns: Columns of a line. Frame counts of videos are ignored, because lists often have
             wrong ones.
         separator: Text between columns. " " is any run of blanks and tabs.
-        frame_template: If set, such as "img_{:05d}.jpg", lines are `folder frames label`, and the
-            folders hold images with these names, numbered from 1.
 
     Raises:
         ValueError: If an argument is not allowed, or anything in the list is missing,
             malformed, repeated or out of range.
     """
     root = existing_root(root)
-    if frame_template is not None:
-        check_template(frame_template)
-        columns = "path frames label"
     listed = parse_list(list_file, class_names, columns=columns, separator=separator, root=root)
-    if frame_template is None:
-        listed = listed._replace(num_frames=None)
+    return find_videos(root, "", listed._replace(num_frames=None), match="path", missing=missing)
+
+
+def read_frames(
+    list_file: str | Path,
+    root: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    frame_template: str = "img_{:05d}.jpg",
+    separator: str = " ",
+    missing: Missing = "raise",
+) -> Samples:
+    """Reads lines `folder frames label`: images numbered from 1, named by `frame_template`.
+
+    Raises:
+        ValueError: If an argument is not allowed, or anything in the list is missing,
+            malformed, repeated or out of range.
+    """
+    root = existing_root(root)
+    check_template(frame_template)
+    listed = parse_list(
+        list_file, class_names, columns="path frames label", separator=separator, root=root
+    )
     return find_videos(
         root, "", listed, match="path", missing=missing, frame_template=frame_template
     )
