@@ -181,8 +181,10 @@ def ended() -> Iterator[threading.Event]:
     event.set()
 
 
-@pytest.mark.parametrize("num_cores", [1, 2])
-@pytest.mark.parametrize("hang", [threading.Event.wait, busy_for_ever])
+@pytest.mark.parametrize(
+    ("hang", "num_cores"),
+    [(threading.Event.wait, 1), (threading.Event.wait, 2), (busy_for_ever, 2)],
+)
 def test_the_limit_without_workers(
     hang: Callable[[threading.Event], object],
     num_cores: int,
