@@ -8,6 +8,7 @@ that a worker died, and the record names the file. All of this takes microsecond
 runs tasks in this process, within a time limit.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -188,35 +188,35 @@ def in_threads(
 ) -> list[Result | None]:
     """Runs tasks in threads, in which torch starts no other threads, and returns their results.
 
-    The result of a task that takes too long is None. Nothing can end its thread, which is left to
-    itself and ends with the process. After an error, too, all other tasks have ended.
-
-    Args:
-        seconds: The time limit for one task; 0 for none.
+    The result of a task that takes more than `seconds` (0: no limit) is None. Nothing can end its
+    thread, which is left to itself and ends with the process. An error is raised after all tasks.
     """
     results: list[Future[Result]] = [Future() for _ in tasks]
-    waiting = iter(zip(tasks, results, strict=True))
-    running: dict[Future[Result], float] = {}  # and their starting times
+    jobs = iter(list(zip(tasks, results, strict=True)))  # shared by the threads
+    started: dict[Future[Result], float] = {}
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        for task, result in jobs:
+            started[result] = time.monotonic()
+            with suppress(futures.InvalidStateError):  # it took too long, and was canceled
+                try:
+                    result.set_result(task())
+                except BaseException as error:  # raised again where the result is read
+                    result.set_exception(error)
+            if result.cancelled():
+                return
+
     limit = seconds or threading.TIMEOUT_MAX
-    while True:
-        for task, result in islice(waiting, num_threads - len(running)):
-            running[result] = time.monotonic()
-            threading.Thread(target=_run, args=(task, result), name="clips", daemon=True).start()
-        if not running:
-            return [None if result.cancelled() else result.result() for result in results]
-        left = max(min(running.values()) + limit - time.monotonic(), 0.0)
-        futures.wait(running, left, futures.FIRST_COMPLETED)
+    num_to_start = min(num_threads, len(tasks))
+    while pending := [result for result in results if not result.done()]:
+        for _ in range(num_to_start):
+            threading.Thread(target=work, name="clips", daemon=True).start()
+        now = time.monotonic()
+        futures.wait(pending, max(min(started.get(r, now) for r in pending) + limit - now, 0.0))
         late = time.monotonic() - limit
-        running = {r: t for r, t in running.items() if not (r.done() or (t <= late and r.cancel()))}
-
-
-def _run(task: Callable[[], Result], result: "Future[Result]") -> None:
-    torch.set_num_threads(1)
-    with suppress(futures.InvalidStateError):  # it took too long, and was canceled
-        try:
-            result.set_result(task())
-        except BaseException as error:  # raised again in the thread that asks for the result
-            result.set_exception(error)
+        num_to_start = sum(started.get(r, math.inf) <= late and r.cancel() for r in pending)
+    return [None if result.cancelled() else result.result() for result in results]
 
 
 class _Worker:

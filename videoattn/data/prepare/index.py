@@ -177,7 +177,7 @@ def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
 def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
     """Returns whether the ends divide the data into consecutive parts."""
     flat = ends.ndim == data.ndim == 1 and len(data) == ends.max(initial=0)
-    return flat and bool((np.diff(ends, prepend=0) >= 0).all())
+    return bool(flat and (np.diff(ends, prepend=0) >= 0).all())
 
 
 def _disagree(root: Path) -> ValueError:
