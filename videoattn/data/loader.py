@@ -6,8 +6,7 @@ one process with batches of B*W.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,11 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.workers import WorkerDiedError, WorkerMonitor
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
 from videoattn.types import Batch, Failure
-
-AnyDataset = ClipDataset | ShardDataset
 
 _SKIP = "; on_error=skip continues without it"
 
@@ -38,9 +34,10 @@ class ClipLoader:
     Without shuffling (evaluation) every sample is counted once, and ranks may have unequal numbers
     of batches. Batches are in pinned memory if there is a GPU.
 
-    A file fails if it crashes a worker or keeps it busy for longer than `timeout_seconds`. With
+    A file fails if it crashes a worker, or takes longer than `timeout_seconds` to decode. With
     on_error="skip", the workers restart and continue without the file; the other samples do not
-    change. A worker that is killed from outside always ends the epoch.
+    change. A worker that is killed from outside always ends the epoch. If the iterator of an epoch
+    is dropped, the workers end at once.
 
     Args:
         num_workers: Processes that decode, each in one thread. 0 decodes in this process, in two
@@ -50,7 +47,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         *,
         batch_size: int,
         shuffle: bool,
@@ -84,7 +81,9 @@ class ClipLoader:
         self._loader: DataLoader[Any] | None = None
         self._pool = BufferPool(num_workers)
         num_threads = 1 if num_workers else min(_THREADS, _num_cores())
-        self._run_all = _one_by_one if num_threads == 1 else _Threads(num_threads)
+        self._run_all: _RunAll = _one_by_one
+        if num_threads > 1 or (timeout_seconds and not num_workers):
+            self._run_all = partial(in_threads, num_threads=num_threads, seconds=timeout_seconds)
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -99,32 +98,21 @@ class ClipLoader:
             DecodeError: If a file of a batch fails and the dataset's on_error is "raise".
             WorkerDiedError: If a worker died; the message names the file.
         """
-        batches = self.batches(epoch)
-        done = skip_batches
-        while True:
-            try:
-                for loaded in self._start(epoch, batches[done:]):
-                    batch = self._finish(loaded)
-                    if batch.failures and self.dataset.on_error == "raise":
-                        raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
-                    yield batch
-                    del loaded, batch  # so that their buffer is free while the next one loads
-                    done += 1
-                return
-            except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
-                deaths = self._monitor.crashed(self.dataset.samples.path)
-                if not deaths:
-                    raise
-            # The workers' queues may be broken: end all workers, and start new ones.
-            self._loader = None
-            self._monitor.reset()
-            self._pool = BufferPool(self.num_workers)
-            for death in deaths:
-                if death.index is None:
-                    raise death
-                if self.dataset.on_error == "raise":
-                    raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
-                self._lost[death.index] = death.reason
+        batches, done = self.batches(epoch), skip_batches
+        try:
+            while done < len(batches):
+                try:
+                    for loaded in self._start(epoch, batches[done:]):
+                        batch = self._finish(loaded)
+                        yield batch
+                        del loaded, batch  # so that their buffer is free while the next one loads
+                        done += 1
+                except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
+                    if not self._replace_dead_workers():
+                        raise
+        except BaseException:  # GeneratorExit if the iterator is dropped
+            self._stop()
+            raise
 
     def order(self, epoch: int) -> list[int]:
         """Returns the samples of all ranks in the order of the epoch."""
@@ -140,6 +128,30 @@ class ClipLoader:
         """Returns the indices of each of this rank's batches."""
         mine = self.order(epoch)[self.rank :: self.world_size]
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+
+    def _replace_dead_workers(self) -> bool:
+        """Ends all workers if some have died, and notes their samples; returns whether it did.
+
+        Raises:
+            WorkerDiedError: If the death is not the fault of a file, or files must not fail.
+        """
+        deaths = self._monitor.crashed(self.dataset.samples.path)
+        if deaths:
+            self._stop()  # the workers' queues may be broken
+        for death in deaths:
+            if death.index is None:
+                raise death
+            if self.dataset.on_error == "raise":
+                raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
+            self._lost[death.index] = death.reason
+        return bool(deaths)
+
+    def _stop(self) -> None:
+        """Ends all workers at once, with the epoch that they load; the next epoch starts others."""
+        self._monitor.stop()
+        self._loader = None
+        self._batch_keys.keys = ()
+        self._pool = BufferPool(self.num_workers)
 
     def _start(self, epoch: int, batches: list[list[int]]) -> "Iterator[_Loaded]":
         self._batch_keys.keys = self.dataset.keys(epoch, batches)
@@ -161,12 +173,14 @@ class ClipLoader:
             return iter(loader)
 
     def _finish(self, loaded: "_Loaded") -> Batch:
+        if loaded.failures and self.dataset.on_error == "raise":
+            raise DecodeError(loaded.failures[0].path, loaded.failures[0].reason + _SKIP)
         if loaded.frames is None:
             frames = self.dataset.empty_batch()
         else:
             frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
         labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
-        return Batch(frames, labels, indices, tuple(loaded.failures))
+        return Batch(frames, labels, indices, loaded.failures)
 
 
 class _Loaded(NamedTuple):
@@ -180,6 +194,8 @@ class _Loaded(NamedTuple):
 
 
 _Task = Callable[[], Sample | Failure]
+_RunAll = Callable[[list[_Task]], Sequence[Sample | Failure | None]]
+"""Runs tasks; the result of one that takes too long is None."""
 
 
 class _BatchKeys(Sampler[list[Any]]):
@@ -198,10 +214,10 @@ class _SampleFetcher(Dataset[Sample | Failure]):
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         monitor: WorkerMonitor,
-        lost: Mapping[int, str],
-        run_all: Callable[[list[_Task]], list[Sample | Failure]],
+        lost: dict[int, str],
+        run_all: _RunAll,
     ) -> None:
         self._dataset = dataset
         self._monitor = monitor
@@ -209,7 +225,10 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         self._run_all = run_all
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
-        return self._run_all([partial(self._fetch, key) for key in keys])
+        items = self._run_all([partial(self._fetch, key) for key in keys])
+        pairs = list(zip(keys, items, strict=True))
+        self._lost |= {key[1]: self._monitor.too_slow for key, item in pairs if item is None}
+        return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
         index = key[1]
@@ -242,18 +261,6 @@ def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
 
 def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
     return [task() for task in tasks]
-
-
-class _Threads:
-    """Runs tasks in threads, in which torch starts no further threads."""
-
-    def __init__(self, num_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(num_threads, "clips", torch.set_num_threads, (1,))
-
-    def __call__(self, tasks: list[_Task]) -> list[Sample | Failure]:
-        futures = [self._pool.submit(task) for task in tasks]
-        wait(futures)  # after an error, too, no thread is left working
-        return [future.result() for future in futures]
 
 
 def _num_cores() -> int:

@@ -57,7 +57,7 @@ class DataConfig:
     max_failures: int = 100
     """Training stops if more videos than this were skipped."""
     decode_timeout_seconds: float = 60.0
-    """A video fails if it keeps a loader process busy for longer; 0 sets no limit."""
+    """A video fails if it takes longer to decode; 0 sets no limit."""
 
 
 @dataclass(frozen=True)

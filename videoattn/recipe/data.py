@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
     Missing,
     Samples,
+    class_folders,
     existing_root,
     kinetics_csv,
     parse_list,
@@ -103,25 +104,24 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         return None
     root, split = Path(config.root), config.train_split
     match config.layout:
+        case "shards":
+            return open_shards(config.root, split).class_names
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
             columns = config.columns if config.layout == "list" else "path frames label"
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
-    return read_folders(root, split).class_names
+    return class_folders(root, split)
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
     """Opens shards and checks that their classes are those of the class list, or of training."""
     split = config.train_split if subset == "train" else config.test_split
     shards = open_shards(config.root, split)
-    names, source = None, f"data.class_list, {config.class_list}"
-    if config.class_list is not None:
-        names = read_class_list(find_file("class list", config.class_list))
-    elif subset == "test":
-        names = open_shards(config.root, config.train_split).class_names
-        source = "the training shards"
+    names = _class_names(config, subset)
     if names is not None and names != shards.class_names:
+        listed = config.class_list is not None
+        source = f"data.class_list, {config.class_list}" if listed else "the training shards"
         raise ValueError(
             f"the {subset} shards have {len(shards.class_names)} classes, the first "
             f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
@@ -150,8 +150,10 @@ def make_loader(
     training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)
-    clips = ClipDataset(
-        samples,
+    make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
+    if config.data.layout == "shards":
+        make = partial(ShardDataset, _shards(config.data, subset))
+    dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
         mirror=_mirror(config.augment, samples.class_names) if training else None,
@@ -162,9 +164,8 @@ def make_loader(
         decode=_decode(config.data),
         target_fps=clock_of(config),
     )
-    sharded = config.data.layout == "shards"
     return ClipLoader(
-        ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
+        dataset,
         batch_size=_videos_per_batch(config, training=training),
         shuffle=subset == "train",
         seed=config.seed,
@@ -211,27 +212,30 @@ def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
 
 
 def _train_frames(config: Config) -> Sampler:
-    keep = {"keep_tail_frames": True} if config.clip.keep_tail_frames else {}
-    return repeated(_sampler(train_sampler, config.clip, keep), config.train.num_clips)
+    draw = _sampler(train_sampler, config.clip, keep_tail_frames=config.clip.keep_tail_frames)
+    return repeated(draw, config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
     """Returns the sampler of the test views."""
     test = config.test
-    options = {"twice_sample": test.twice_sample, "use_offset": test.use_offset}
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
-    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **chosen})
+    return _sampler(
+        view_sampler,
+        config.clip,
+        num_clips=test.num_clips,
+        twice_sample=test.twice_sample,
+        use_offset=test.use_offset,
+    )
 
 
-def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, Any]) -> Sampler:
-    if clip.target_fps is not None and clip.arithmetic != "plain":
-        options["target_fps"] = clip.target_fps
+def _sampler(make: Callable[..., Sampler], clip: ClipConfig, **options: object) -> Sampler:
     return make(
         clip.sampling,
         num_frames=clip.num_frames,
         frame_stride=clip.frame_stride,
         short_video=clip.short_video,
         arithmetic=clip.arithmetic,
+        target_fps=None if clip.arithmetic == "plain" else clip.target_fps,
         **options,
     )
 

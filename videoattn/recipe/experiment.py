@@ -14,9 +14,8 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings

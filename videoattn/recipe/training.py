@@ -12,10 +12,9 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import restart_schedule, split_epochs
+from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
