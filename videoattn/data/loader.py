@@ -20,7 +20,7 @@ from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.workers import WorkerDiedError, WorkerMonitor
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor, leave_signals_to_parent
 from videoattn.types import Batch, Failure
 
 AnyDataset = ClipDataset | ShardDataset
@@ -153,6 +153,7 @@ class ClipLoader:
             collate_fn=partial(_collate, self._pool),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_signals_to_parent,
             # Its own generator: iterating must not advance the global random state.
             generator=torch.Generator(),
         )

@@ -135,6 +135,26 @@ class Crash(NamedTuple):
     reason: str
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Makes a loader process ignore SIGTERM and SIGUSR1, unless its parent sends SIGTERM.
+
+    A cluster manager sends them to all processes of a job. The parent then finishes its step, for
+    which it needs its loader processes.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signals, parent = (signal.SIGTERM, signal.SIGUSR1), os.getppid()
+
+    def wait_for_parent() -> None:
+        while True:
+            info = signal.sigwaitinfo(signals)
+            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+
+
 Task = Callable[[Any], Any]
 """Maps an item to its result. The task, the item and the result must be picklable."""
 
