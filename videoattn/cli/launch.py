@@ -16,7 +16,9 @@ _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 def command(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="[OPTIONS OF torchrun] COMMAND ...", help="train demo data.root=..."),
+        typer.Argument(
+            metavar="[OPTIONS OF torchrun] COMMAND ...", help="train demo data.root=..."
+        ),
     ],
 ) -> None:
     """Run a command in several processes.

@@ -183,9 +183,9 @@ def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bo
         return
     if not _is_config(folder / CONFIG):
         raise ValueError(f"{folder} holds files that are not a run; choose another name=...")
-    if all(_START.fullmatch(name) for name in names):
-        if not _has_steps(folder) or (resume and _repeats_log(folder, config)):
-            return
+    is_start = all(_START.fullmatch(name) for name in names)
+    if is_start and (not _has_steps(folder) or (resume and _repeats_log(folder, config))):
+        return
     if not overwrite:
         advice = "continue it with --resume, " if _can_resume(folder) else ""
         raise ValueError(
