@@ -214,6 +214,9 @@ class TrainConfig:
     """Also writes a checkpoint every this many steps."""
     keep_epochs: int | None = None
     """Also keeps the checkpoint of every this many epochs."""
+    trackers: tuple[str, ...] = ()
+    """[mlflow], [wandb] or both: also sends metrics to MLflow and Weights & Biases
+    (docs/training.md)."""
 
 
 @dataclass(frozen=True)

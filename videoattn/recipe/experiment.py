@@ -36,6 +36,7 @@ from videoattn.recipe.training import (
     make_precise_bn,
     make_precision,
     make_settings,
+    make_trackers,
     new_parameters,
 )
 
@@ -99,6 +100,7 @@ class Experiment:
             max_failures=self.config.data.max_failures,
             save_every_steps=train.save_every_steps,
             keep_epochs=train.keep_epochs,
+            trackers=make_trackers(self.config, folder) if parallel.is_main else (),
             stop=stop,
         )
         return fit(

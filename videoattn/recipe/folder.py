@@ -31,16 +31,19 @@ Resume = bool | Literal["auto"]
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
+TRACKERS = "trackers.json"
+"""The identifiers of the run in MLflow and Weights & Biases."""
 
 _WRITTEN = re.compile(
     r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best\.safetensors|metrics\.jsonl|skipped\.jsonl"
-    r"|missing_(training|test)\.txt|result\.json|\.lock|\..*\.partial"
+    r"|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(
-    r"config\.yaml|\.lock|\..*\.partial|metrics\.jsonl|missing_\w+\.txt|tensorboard/.*"
+    r"config\.yaml|\.lock|\..*\.partial|metrics\.jsonl|missing_\w+\.txt|trackers\.json"
+    r"|tensorboard/.*"
 )
 """Files that a run interrupted before its first step leaves."""
 
@@ -53,6 +56,7 @@ _FREE = (
     "train.save_every_steps",
     "train.keep_epochs",
     "train.patience",
+    "train.trackers",
 )
 
 
@@ -259,7 +263,7 @@ def _remember_data(folder: Path, config: Config) -> None:
 
 def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """Returns the settings that differ and change the numbers of a run."""
-    before, now = _flat(theirs), _flat(ours)
+    before, now = flat(theirs), flat(ours)
     return [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before | now)
@@ -267,10 +271,8 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        flat |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
