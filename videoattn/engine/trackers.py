@@ -1,7 +1,11 @@
-"""Writes the metrics of a run to files: JSON lines and TensorBoard events."""
+"""Writes the metrics of a run to files, to MLflow, or to Weights & Biases."""
 
 import json
-from collections.abc import Mapping
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
