@@ -272,7 +272,9 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+    """Returns nested settings with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        name = prefix + key
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
