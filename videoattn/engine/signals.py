@@ -72,7 +72,7 @@ class StopSignals:
 
 
 class StoppableBatches:
-    """Batches whose iteration raises StoppedError after a signal."""
+    """Batches that end early after a signal."""
 
     def __init__(self, batches: Batches, stop: StopSignals) -> None:
         self._batches = batches
@@ -84,5 +84,5 @@ class StoppableBatches:
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
         for batch in self._batches.epoch(epoch, skip_batches):
             if self._stop.received is not None:
-                raise StoppedError("stopped by a signal during a validation")
+                return
             yield batch

@@ -148,7 +148,7 @@ def train_one_epoch(
         )
         state.add(result)
         log.step(state, result, waited=waited)
-        must_stop = parallel.sum([run.stop.received is not None])[0] > 0  # on any rank
+        must_stop = _is_stopped(run, parallel)
         every = run.save_every_steps
         if must_stop or (every and state.step_of_run % every == 0):
             save_checkpoint(model, optimizer, state, run, parallel)
@@ -233,16 +233,21 @@ def _validate(
     log: RunLog,
 ) -> Evaluation:
     """Evaluates after an epoch, and saves the weights if they are the best so far."""
-    evaluation = evaluate(
-        model,
-        StoppableBatches(validation.batches, run.stop),
-        to_video=to_video,
-        objective=validation.objective,
-        max_views=validation.max_views,
-        precision=settings.precision,
-        parallel=parallel,
-        display=log.display,
-    )
+    try:
+        evaluation = evaluate(
+            model,
+            StoppableBatches(validation.batches, run.stop),
+            to_video=to_video,
+            objective=validation.objective,
+            max_views=validation.max_views,
+            precision=settings.precision,
+            parallel=parallel,
+            display=log.display,
+        )
+    except ValueError:  # on all ranks, perhaps because a signal left no scores
+        _check_not_stopped(run, parallel)
+        raise
+    _check_not_stopped(run, parallel)
     log.validation(state, evaluation)
     accuracy = evaluation.video_metrics[validation.objective.metric]
     is_best = state.best_accuracy is None or accuracy > state.best_accuracy
@@ -253,3 +258,13 @@ def _validate(
         if parallel.is_main:
             checkpoint.save_weights(run.folder / BEST, weights, run.meta)
     return evaluation
+
+
+def _check_not_stopped(run: RunSettings, parallel: Parallel) -> None:
+    if _is_stopped(run, parallel):
+        raise StoppedError("stopped by a signal during a validation")
+
+
+def _is_stopped(run: RunSettings, parallel: Parallel) -> bool:
+    """Returns whether any rank has received a signal. Collective."""
+    return parallel.sum([run.stop.received is not None])[0] > 0

@@ -42,10 +42,10 @@ _WRITTEN = re.compile(
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(
-    r"config\.yaml|\.lock|\..*\.partial|metrics\.jsonl|missing_\w+\.txt|trackers\.json"
-    r"|tensorboard/.*"
+    r"config\.yaml|\.lock|\..*\.partial|(metrics|skipped)\.jsonl|missing_\w+\.txt"
+    r"|trackers\.json|tensorboard/.*"
 )
-"""Files that a run interrupted before its first step leaves."""
+"""Files that a run leaves which was interrupted before its first checkpoint."""
 
 # Settings that may change when a run is resumed: they do not change its numbers.
 _FREE = (
