@@ -15,6 +15,7 @@ from videoattn.types import Batch
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_SECONDS = 1.0
+_END = b"\0"  # not the number of a signal
 
 
 class StoppedError(Exception):
@@ -56,13 +57,14 @@ class StopSignals:
         signal.set_wakeup_fd(self._wakeup)
         for stop, handler in self._handlers.items():
             signal.signal(stop, handler or signal.SIG_DFL)
-        self._writer.close()
+        self._writer.send(_END)  # closing does not end it: loader processes have the socket too
         self._thread.join()
+        self._writer.close()
         self._numbers.close()
 
     def _watch(self) -> None:
         first = 0.0
-        while number := self._numbers.recv(1):  # empty when the other end is closed
+        while (number := self._numbers.recv(1)) != _END:
             if number[0] not in STOPS:
                 continue
             if self.received is None:
