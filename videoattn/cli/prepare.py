@@ -80,17 +80,17 @@ def verify(
         "verified", task, root, items, journal, num_workers=workers, seconds=seconds
     )
     broken = broken_of(records)
-    for subset, samples in subsets.items():
-        clean = (i for i in range(len(samples)) if samples.paths[i] not in broken)
-        lines = (to_line(samples, i) for i in clean)
-        write_lines(folder / (f"clean_{subset}.txt" if subset else "clean.txt"), lines)
-        write_lines(folder / "classes.txt", samples.class_names)
     partly = sum("num_frames" in record for record in broken.values())
     note = f" ({partly:,} of these give some frames)" if partly else ""
     show(
         f"{len(items):,} files: {len(items) - len(broken):,} clean, {len(broken):,} broken{note}; "
         f"{folder}/ lists them"
     )
+    for subset, samples in subsets.items():
+        clean = (i for i in range(len(samples)) if samples.paths[i] not in broken)
+        lines = (to_line(samples, i) for i in clean)
+        write_lines(folder / (f"clean_{subset}.txt" if subset else "clean.txt"), lines)
+        write_lines(folder / "classes.txt", samples.class_names)
     show_broken(broken, folder)
     if broken:
         raise typer.Exit(1)

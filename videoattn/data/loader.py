@@ -6,6 +6,8 @@ one process with batches of B*W.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
+from videoattn.data.workers import (
+    WorkerDiedError,
+    WorkerMonitor,
+    in_threads,
+)
 from videoattn.types import Batch, Failure
 
 _SKIP = "; on_error=skip continues without it"
@@ -165,6 +171,7 @@ class ClipLoader:
             collate_fn=partial(_collate, self._pool),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_parent,
             # Its own generator: iterating must not advance the global random state.
             generator=torch.Generator(),
         )
@@ -266,3 +273,23 @@ def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
 def _num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Makes a loader process ignore SIGTERM and SIGUSR1, unless its parent sends SIGTERM.
+
+    A cluster manager sends them to all processes of a job. The parent then finishes its step, for
+    which it needs its loader processes.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signals, parent = (signal.SIGTERM, signal.SIGUSR1), os.getppid()
+
+    def wait_for_parent() -> None:
+        while True:
+            info = signal.sigwaitinfo(signals)
+            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=wait_for_parent, daemon=True).start()
