@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import fuzz
+import fuzz_bytes
 import numpy as np
 import pytest
 from common import videos_under
@@ -44,11 +45,11 @@ def test_mutants_are_the_same_for_the_same_seed(clips: Path) -> None:  # noqa: F
 
 def test_lengths_of_chunks_are_damaged() -> None:
     data = b"\0\0\0\x10ftypisom" + b"\0\0\1\0moov" + bytes(200)
-    made = {fuzz._relength(data, b"", np.random.default_rng(seed)) for seed in range(60)}
+    made = {fuzz_bytes._relength(data, b"", np.random.default_rng(seed)) for seed in range(60)}
     assert len(made) == 10  # two chunks, five lengths
     assert data.replace(b"\0\0\1\0moov", b"\0\0\0\0moov") in made
     data = b"RIFF\x10\0\0\0AVI LIST\x20\0\0\0hdrl" + bytes(200)
-    made = {fuzz._relength(data, b"", np.random.default_rng(seed)) for seed in range(60)}
+    made = {fuzz_bytes._relength(data, b"", np.random.default_rng(seed)) for seed in range(60)}
     assert data.replace(b"LIST\x20\0\0\0", b"LIST\0\0\0\0") in made
 
 

@@ -82,15 +82,15 @@ def main(words: list[str] | None = None) -> None:
         commands.main([_without_tilde(word) for word in words])
     except SystemExit:
         raise  # before the next line imports torch
-    except _expected_errors() as error:
-        _fail(f"error: {_one_line(error)}")
+    except expected_errors() as error:
+        _fail(f"error: {one_line(error)}")
     except RuntimeError as error:
         if _LOST.search(str(error)):
             _fail("error: another process of this run has ended; its error is the cause", seconds=1)
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
-        _fail(f"error: {_one_line(error)}; {hint}")
+        _fail(f"error: {one_line(error)}; {hint}")
 
 
 def _without_tilde(word: str) -> str:
@@ -119,7 +119,7 @@ def _fail(line: str, seconds: int = 0) -> NoReturn:
     sys.exit(line)
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Returns the error types whose messages are for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
@@ -129,7 +129,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     return ValueError, OSError, ImportError, MemoryError, RecursionError, *ours
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     from videoattn.recipe.console import visible
 
     text = str(error)

@@ -248,13 +248,18 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[indices])}
     for run in index.plan(indices):
         video.flush()
+        started = False
         for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
-                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
+                started |= frame.pts == index.times[run[0]] and frame.key_frame
+                # The concealment of damage depends on earlier frames.
+                if frame.is_corrupt:
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:
                     yield slot, to_rgb(frame)
+        if not started:  # the container marks a key frame that is none
+            return False
     return not slots and video.last_error is None
 
 
