@@ -300,6 +300,39 @@ def test_a_damaged_journal(content: str, tmp_path: Path) -> None:
         Journal(tmp_path / "x.jsonl", {"indexed": 1})
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"path": 7},
+        {"path": "a", "num_frames": "many"},
+        {"path": "a", "num_frames": -1},
+        {"path": "a", "height": 10**30},
+        {"path": "a", "fps": float("nan")},
+        {"path": "a", "fps": float("inf")},
+        {"path": "a", "error": 7},
+        {"path": "a", "starts": {"a": 1}},
+        {"path": "a", "starts": [1, 2, 3]},
+        {"path": "a", "starts": [[1, 2], [3]]},
+        {"path": "a", "starts": [[1, 10**40]]},
+        {"path": "a", "starts": [["x", "y"]]},
+    ],
+    ids=str,
+)
+def test_records_of_a_journal_have_the_types_that_are_written(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A journal may have come with the dataset."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"indexed": 1}}\n{{"path": "b", "num_frames": 3}}\n{json.dumps(values)}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl is damaged \(") as raised:
+        Journal(path, {"indexed": 1})
+    assert "\n" not in str(raised.value)
+    path.write_text('{"indexed": 1}\n{"path": "b", "num_frames": 3, "starts": [[4, 4]]}\n')
+    journal = Journal(path, {"indexed": 1})
+    journal.close()
+    assert journal.records["b"]["num_frames"] == 3
+
+
 def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     make_clip: MakeClip, tmp_path: Path
 ) -> None:

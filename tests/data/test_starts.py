@@ -91,8 +91,14 @@ def refresh_hevc(folder: Path) -> Path:
     return copied(source, "refresh_hevc.mp4", marked=8)
 
 
-def marked_h264(folder: Path) -> Path:
-    return copied(clip(folder / "a.mp4", "libx264", "keyint=99"), "marked_h264.mp4", marked=5)
+def false_recovery_points(folder: Path) -> Path:
+    """Claims an exact match from every fifth P-frame on."""
+    point = b"\0\0\0\5\6\6\1\xc4\x80"
+    return copied(
+        clip(folder / "a.mp4", "libx264", "keyint=99:bframes=0"),
+        "points.mp4",
+        change=lambda number, data: data if number % 5 else point + data,
+    )
 
 
 def marked_hevc(folder: Path) -> Path:
@@ -117,12 +123,12 @@ def spliced_hevc(folder: Path) -> Path:
     return copied(clip(folder / "a.mp4", "libx265", OPEN), "spliced.mp4", change=spliced)
 
 
-FALSE_KEYS = [refresh_mp4, refresh_mkv, refresh_hevc, marked_h264, marked_hevc, unmarked_refresh]
+FALSE_KEYS = [refresh_mp4, refresh_mkv, refresh_hevc, false_recovery_points, marked_hevc]
 UNLISTED = [spliced_hevc]
-OTHER_CODECS = [marked_mpeg4, marked_vp9]
+OTHERS = [unmarked_refresh, marked_mpeg4, marked_vp9]
 
 
-@pytest.mark.parametrize("make", [*FALSE_KEYS, *UNLISTED, *OTHER_CODECS])
+@pytest.mark.parametrize("make", [*FALSE_KEYS, *UNLISTED, *OTHERS])
 def test_frames_alone_are_those_of_the_whole(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
     every = decode_all(path)
@@ -224,9 +230,9 @@ def test_gradual_refresh_of_the_ffmpeg_program(codec: str, tmp_path: Path) -> No
         (b"\x06\x01\xc4", True),  # recovery_frame_cnt = 0, exact_match_flag = 1
         (b"\x06\x01\x84", False),  # an approximate match
         (b"\x06\x01\x64", False),  # one frame later
-        (b"\x05\x02ab\x06\x01\xc4", True),
+        (b"\x05\x10" + bytes(range(1, 17)) + b"\x06\x01\xc4", True),
         (b"\x05\xff\x01" + bytes(range(1, 129)) * 2 + b"\x06\x01\xc4", True),
-        (b"\xff\x05\x02ab\x06\x01\xc4", True),
+        (b"\xff\x05\x02ab\x06\x01\xc4", True),  # a type of 260
         (b"\x05\x09ab\x06\x01\xc4", False),  # inside another message
         (b"\xff\xff\xff\xff", False),
         (b"\x06", False),

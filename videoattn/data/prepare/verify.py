@@ -41,6 +41,19 @@ class Facts(NamedTuple):
     key_frames: int
 
 
+_TYPES: dict[str, Any] = {
+    "path": str,
+    "error": str,
+    "crashed": bool,
+    "starts": list,
+    "fps": int | float,
+    **dict.fromkeys(
+        ("bytes", "mtime_ns", "out_bytes", *Facts._fields[:1], *Facts._fields[2:]), int
+    ),
+}
+"""The types of a record's values."""
+
+
 class Journal:
     """A file of JSON lines: a description of the run, then a record for each file.
 
@@ -79,8 +92,15 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
-            self.records = {line["path"]: line for line in lines}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.records = {line["path"]: line for line in map(_checked, lines)}
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); remove it to start again"
             ) from error
@@ -227,6 +247,23 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
             return Facts(count, video.fps, height, width, keys), listed, problem
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error
+
+
+def _checked(record: Record) -> Record:
+    """Returns a record of a journal, which may have come with the folder.
+
+    Raises:
+        ValueError: If a value has another type than this package writes, or exceeds 64 bits.
+    """
+    for key, value in record.items():
+        kind = _TYPES.get(key, object)
+        number = isinstance(value, int | float) and kind is not object
+        if not isinstance(value, kind) or (number and not 0 <= value < 2**63):
+            raise ValueError(f"{key} is {str(value)[:40]!r}")
+    starts = record.get("starts")
+    if starts and np.array(starts, np.int64).shape != (len(starts), 2):
+        raise ValueError("starts are not pairs of numbers")
+    return record
 
 
 def _second(task: Task, job: tuple[str, Any]) -> Record:
