@@ -145,7 +145,7 @@ def damaged_copy(name: str, source: Path, place: Path, *, seed: int, number: int
     files = sorted(path for path in place.glob(READERS[name].files) if path.is_file())
     target = files[int(rng.integers(len(files)))]
     other = files[int(rng.integers(len(files)))].read_bytes()
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(1 + int(rng.integers(4) == 0) + int(rng.integers(8) == 0)):
         data = target.read_bytes()
         target.write_bytes(damage(data, lambda part: mutate(part, other, rng, texts=True), rng))
 

@@ -38,10 +38,11 @@ def mutate(data: bytes, other: bytes, rng: np.random.Generator, *, texts: bool =
     """Returns a damaged copy. Half of the damage is near the start or the end of the file.
 
     Bytes are changed, removed, or replaced by bytes of another file, or the length of a chunk is
-    set to a wrong value. With `texts`, half of the time a text is inserted, or replaces a word.
+    set to a wrong value. With `texts`, a third of the time one byte is changed, and a third of
+    the time a text is inserted, or replaces a word.
     """
-    if texts and rng.random() < 0.5:
-        return _insert(data, rng)
+    if texts and data and (draw := rng.random()) < 2 / 3:
+        return _insert(data, rng) if draw < 1 / 3 else _change(data, rng)
     if len(data) < 64:
         return data[: int(rng.integers(0, len(data) + 1))]
     return _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](data, other, rng)
@@ -66,6 +67,11 @@ def _flip(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(int(2 ** rng.uniform(0, 8))):
         changed[_position(len(data), rng)] ^= int(rng.integers(1, 256))
     return bytes(changed)
+
+
+def _change(data: bytes, rng: np.random.Generator) -> bytes:
+    at = _position(len(data), rng)
+    return data[:at] + bytes([rng.integers(256)]) + data[at + 1 :]
 
 
 def _cut(data: bytes, _: bytes, rng: np.random.Generator) -> bytes:

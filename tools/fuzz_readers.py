@@ -302,12 +302,18 @@ READERS: dict[str, Reader] = {
 def damage(data: bytes, mutate: Callable[[bytes], bytes], rng: np.random.Generator) -> bytes:
     """Returns a damaged copy of a file: of its bytes, or of a member of a zip, tar or safetensors
     file, which is packed again."""
+    repack = None
     if rng.random() < 0.5:
         return mutate(data)
     if data.startswith(b"PK\3\4"):
-        return _repacked_zip(data, mutate, rng)
-    if data[257:262] == b"ustar":
-        return _repacked_tar(data, mutate, rng)
+        repack = _repacked_zip
+    elif data[257:262] == b"ustar":
+        repack = _repacked_tar
+    if repack is not None:
+        try:
+            return repack(data, mutate, rng)
+        except Exception:  # it is damaged already
+            return mutate(data)
     if data[8:9] == b"{":
         (size,) = struct.unpack("<Q", data[:8])
         header = mutate(data[8 : 8 + size])

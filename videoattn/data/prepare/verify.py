@@ -93,21 +93,14 @@ class Journal:
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
             self.records = {line["path"]: line for line in map(_checked, lines)}
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); remove it to start again"
             ) from error
         if first != about:
             raise ValueError(
-                f"{self.path} belongs to a run with {first}, and this run has {dict(about)}; "
-                "choose another folder, or remove it to start again"
+                f"{self.path} belongs to a run with {str(first)[:200]}, and this run has "
+                f"{dict(about)}; choose another folder, or remove it to start again"
             )
         return whole
 
@@ -255,6 +248,8 @@ def _checked(record: Record) -> Record:
     Raises:
         ValueError: If a value has another type than this package writes, or exceeds 64 bits.
     """
+    if not isinstance(record, dict) or "path" not in record:
+        raise ValueError(f"{str(record)[:40]!r} is not a record")
     for key, value in record.items():
         kind = _TYPES.get(key, object)
         number = isinstance(value, int | float) and kind is not object
