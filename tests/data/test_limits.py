@@ -29,7 +29,7 @@ from videoattn.data.shards import write as write_module
 from videoattn.data.shards.table import TABLE
 from videoattn.data.shards.write import write_shards
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 def table(folder: Path, content: str | dict[str, Any]) -> Path:

@@ -1,8 +1,6 @@
 """A stored config from somebody else cannot ask for any amount of memory or time."""
 
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,7 @@ from videoattn.recipe.limits import AT_MOST
 from videoattn.recipe.load import comparable, from_stored
 from videoattn.recipe.load import load as load_recipe
 
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < 20
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 def stored(key: str, value: object, **more: object) -> dict[str, Any]:
