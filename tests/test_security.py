@@ -7,10 +7,12 @@ import ast
 import json
 import os
 import pickle
+import re
 import stat
 import struct
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +383,20 @@ def test_long_lists_are_read_in_linear_time(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.mp4 0\n" + lines)
     samples = read_list(tmp_path / "list.txt", tmp_path, missing="keep")
     assert len(samples) == 300_001
+
+
+def test_the_page_gives_a_reason_for_each_minimum_version() -> None:
+    """The versions on the page are those of setup.cfg, and CI runs versions as new."""
+    page = (TESTS.parent / "docs/security.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)>=([\d.]+)` \| .+ \|$", page, re.MULTILINE))
+    settings = (TESTS.parent / "setup.cfg").read_text()
+    required = dict(re.findall(r"\b([\w-]+)>=([\d.]+)", settings))
+    assert len(rows) >= 7
+    assert rows == {name: required[name] for name in rows}
+    for name, least in rows.items():
+        installed = version(name)
+        assert numbers(installed) >= numbers(least), f"{name} {installed}"
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text.partition("+")[0])]
