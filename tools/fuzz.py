@@ -120,6 +120,7 @@ def _read_damaged(
 ) -> tuple[str, str, float]:
     """Reads a damaged input in a worker; returns the outcome, its detail, and the seconds."""
     name, number = job
+    torch.set_num_threads(1)  # threads of the parent do not exist here, and would be waited for
     limit_memory(megabytes)
     started = time.monotonic()
     place = folder / f"{name}-{number}"

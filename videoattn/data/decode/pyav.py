@@ -36,8 +36,8 @@ from videoattn.data.decode.source import (
     too_few_frames,
 )
 
-# Since PyAV 17, color conversion starts one thread per core by default.
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+ONE_THREAD = {"threads": 1}
+"""For color conversion, which starts one thread per core by default."""
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
