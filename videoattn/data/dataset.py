@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
-from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
+from videoattn.data.decode.source import VideoBytes, VideoSource
 from videoattn.data.lists import Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
@@ -131,7 +131,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         return maker.views(frames, positions)[None][:0]
 
     def _sample(self, epoch: int, index: int, video: VideoBytes | None) -> Sample:
-        source = video or self._source(index)
+        source = video or self.samples.source(index)
         generator = sample_generator(self.seed, epoch, index)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         state = generator.get_state()
@@ -151,10 +151,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
-
-    def _source(self, index: int) -> VideoSource:
-        path, template = self.samples.path(index), self.samples.frame_template
-        return path if template is None else FrameFolder(path, template)
 
     def _draw(
         self, source: VideoSource, num_frames: int, fps: float, generator: torch.Generator

@@ -86,7 +86,8 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
+            names_of = {"frame_template": config.frame_template, "frame_start": config.frame_start}
+            read = partial(read_frames, **names_of)
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -159,7 +160,7 @@ def make_loader(
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        decode=_decode(config),
         target_fps=clock_of(config),
     )
     sharded = config.data.layout == "shards"
@@ -175,10 +176,13 @@ def make_loader(
     )
 
 
-def _decode(config: DataConfig) -> Callable[..., Frames]:
+def _decode(config: Config) -> Callable[..., Frames]:
+    decoder, short_side = config.data.decoder, config.data.decode_short_side
     with section("data"):
-        check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+        check_decoder(decoder, short_side)
+    return partial(
+        decode, decoder=decoder, short_side=short_side, square_pixels=config.clip.square_pixels
+    )
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:

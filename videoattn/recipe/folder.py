@@ -20,7 +20,7 @@ from videoattn.engine.parallel import Parallel
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
+from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml, with_earlier
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -173,6 +173,23 @@ def _check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} holds a run: {advice}start again with --overwrite, or choose another "
             "name=..."
         )
+
+
+def earlier_settings(folder: Path) -> list[str]:
+    """Returns the settings that the run's version did not store, as key=value words: a resumed run
+    keeps them."""
+    path = folder / CONFIG
+    values = read_yaml(path) if path.is_file() else None
+    if not isinstance(values, dict):
+        return []
+    filled = with_earlier(values)
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, part in filled.items()
+        if isinstance(part, dict) and part != values.get(section)
+        for key, value in part.items()
+        if key not in values.get(section, {})
+    ]
 
 
 def _has_steps(folder: Path) -> bool:

@@ -55,6 +55,9 @@ AT_LEAST: dict[str, dict[str, int]] = {
 _RENAMED = {"data": {"ucf101_split": "official_split"}}
 """Keys that had other names in earlier versions: section -> old -> new."""
 
+_EARLIER = {"clip": {"square_pixels": False}}
+"""Settings that configs of earlier versions lack, with the values that they stand for."""
+
 _ATTENTION_NAME = "model.attention.name="
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
@@ -77,6 +80,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
+    if isinstance(values, Mapping) and {field.name for field in fields(Config)} <= set(values):
+        values = with_earlier(values)  # the config.yaml of a run has every section
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -109,6 +114,7 @@ def from_stored(
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    kept = with_earlier(kept)
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
     check_stored(config, source, overrides)
     return config
@@ -124,12 +130,23 @@ def comparable(values: Values) -> dict[str, Any]:
     """
     check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+        stored = with_earlier(_renamed(values, []))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), stored)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     assert isinstance(settings, dict)
     return {str(key): _plain(value) for key, value in settings.items()}
+
+
+def with_earlier(values: Values) -> dict[str, Any]:
+    """Returns a stored config with the settings of its time that its version did not store."""
+    filled = dict(values)
+    for section, keys in _EARLIER.items():
+        part = values.get(section, {})
+        if isinstance(part, Mapping):
+            filled[section] = {**keys, **part}
+    return filled
 
 
 def shareable(values: Values) -> dict[str, Any]:

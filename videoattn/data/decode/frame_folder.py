@@ -22,7 +22,7 @@ def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
     """
     size: tuple[int, ...] | None = None
     for slot, index in enumerate(indices.tolist()):
-        name = source.template.format(index + 1)
+        name = source.name(index)
         image = _read(source.path, name)
         size = size or image.shape
         if image.shape != size:
@@ -42,10 +42,10 @@ def count_folder(source: FrameFolder) -> int:
     except OSError as error:
         raise DecodeError(source, str(error.strerror or error)) from error
     count = 0
-    while source.template.format(count + 1) in names:
+    while source.name(count) in names:
         count += 1
     if count == 0:
-        raise DecodeError(source, f"no frame {source.template.format(1)} in the folder")
+        raise DecodeError(source, f"no frame {source.name(0)} in the folder")
     return count
 
 

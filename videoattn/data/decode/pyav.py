@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
+    check_pixels,
     checked_packets,
     no_frame,
     open_container,
@@ -38,6 +39,9 @@ from videoattn.data.decode.source import (
 
 ONE_THREAD = {"threads": 1}
 """For color conversion, which starts one thread per core by default."""
+
+MAX_PIXEL_ASPECT = 16
+"""The most unequal sides of a pixel. Anamorphic video has ratios between 1 and 2."""
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
@@ -96,6 +100,21 @@ class Video:
         """The mean frame rate; 0 if unknown."""
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else 0.0
+
+    @property
+    def pixel_aspect(self) -> float:
+        """The width of a pixel divided by its height, before rotation; 1 if the file states none,
+        or one that only damage explains.
+
+        Raises:
+            DecodeError: If frames with square pixels would exceed the limit on pixels.
+        """
+        ratio = float(self.stream.sample_aspect_ratio or 1)
+        if not 1 / MAX_PIXEL_ASPECT <= ratio <= MAX_PIXEL_ASPECT:
+            return 1.0
+        context = self.stream.codec_context
+        check_pixels(self.source, round(context.width * ratio), context.height)
+        return ratio
 
     @cached_property
     def packet_index(self) -> PacketIndex | None:
@@ -189,15 +208,9 @@ class Video:
 
 
 def read_pyav(
-    video: Video, indices: FrameIndices, *, short_side: int | None = None,
-    starts: GroupStarts | None = None,
-) -> Images:  # fmt: skip
-    """Yields the position in `indices` and the image of each frame.
-
-    Args:
-        short_side: Downscales while decoding, if the video is at least twice as large.
-    """
-    to_rgb = ToRGB(short_side)
+    video: Video, indices: FrameIndices, to_rgb: "ToRGB", *, starts: GroupStarts | None = None
+) -> Images:
+    """Yields the position in `indices` and the image of each frame."""
     video.last_error = None
     if (yield from _read_listed(video, indices, to_rgb)):
         return
@@ -215,10 +228,16 @@ def quarter_turns(frame: av.VideoFrame) -> int:
 
 
 class ToRGB:
-    """Converts frames to upright RGB images, all in the size of the first."""
+    """Converts frames to upright RGB images, all in the size of the first.
 
-    def __init__(self, short_side: int | None = None) -> None:
+    Args:
+        short_side: Downscales videos of at least twice this short side.
+        pixel_aspect: The width of the frames is multiplied by this.
+    """
+
+    def __init__(self, short_side: int | None = None, pixel_aspect: float = 1.0) -> None:
         self._short_side = short_side
+        self._pixel_aspect = pixel_aspect
         self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
@@ -234,7 +253,7 @@ class ToRGB:
         return np.rot90(image, turns) if turns else image
 
     def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
-        width, height = frame.width, frame.height
+        width, height = max(round(frame.width * self._pixel_aspect), 1), frame.height
         scale = (self._short_side or height) / min(width, height)
         # Closer to the requested size, scaling costs more than the smaller frame saves.
         return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)

@@ -99,6 +99,7 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             if count == 0:
                 first = frame.pts or 0
                 stream.width, stream.height = small.width, small.height
+                stream.codec_context.sample_aspect_ratio = _aspect(video, small, frame)
                 stream.codec_context.color_range = small.color_range
                 if not frame.format.is_rgb:
                     stream.codec_context.colorspace = small.colorspace
@@ -113,6 +114,14 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             raise video.no_frame()
         container.mux(stream.encode())
     return count
+
+
+def _aspect(video: Video, small: av.VideoFrame, frame: av.VideoFrame) -> Fraction:
+    """Returns the aspect ratio of the copy's pixels, with which it looks as the source does."""
+    ratio = Fraction(video.stream.sample_aspect_ratio or 1)
+    if quarter_turns(frame) % 2:
+        return (1 / ratio).limit_denominator(1000)
+    return ratio.limit_denominator(1000)
 
 
 def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:

@@ -161,10 +161,9 @@ def verify(path: Path) -> Record:
     return facts._asdict()
 
 
-def verify_folder(job: tuple[Path, str, int]) -> Record:
-    """Checks a folder of images; `job` is (path, file name template, number of listed frames)."""
-    path, template, listed = job
-    folder = FrameFolder(path, template)
+def verify_folder(job: tuple[FrameFolder, int]) -> Record:
+    """Checks a folder of images; `job` has the folder and the number of listed frames."""
+    folder, listed = job
     size: dict[str, int] = {}
     try:
         count = count_folder(folder)
