@@ -103,14 +103,17 @@ class Video:
 
     @property
     def pixel_aspect(self) -> float:
-        """The width of a pixel divided by its height, before rotation; 1 if the file states none,
-        or one that only damage explains.
+        """The width of a pixel divided by its height, before rotation.
+
+        1 if the file states none, one that only damage explains, or one within 2 % of square:
+        encoders state 256:255 for sizes that they have rounded.
 
         Raises:
             DecodeError: If frames with square pixels would exceed the limit on pixels.
         """
         ratio = float(self.stream.sample_aspect_ratio or 1)
-        if not 1 / MAX_PIXEL_ASPECT <= ratio <= MAX_PIXEL_ASPECT:
+        damaged = not 1 / MAX_PIXEL_ASPECT <= ratio <= MAX_PIXEL_ASPECT
+        if damaged or abs(ratio - 1) < 0.02:
             return 1.0
         context = self.stream.codec_context
         check_pixels(self.source, round(context.width * ratio), context.height)
