@@ -19,8 +19,8 @@ class Samples:
         num_frames: Frame count of each video, or None if no count is known before decoding. A 0
             marks a video with an unknown count.
         fps: Frames per second of each video, with the same meaning of None and 0.
-        frame_template: If set, paths are folders of images, and `frame_template.format(frame_start)`
-            is the file name of frame 0.
+        frame_template: If set, paths are folders of images with these file names.
+        frame_start: The number in the file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
         ignored: The extensions of files in class folders that are not videos, with their numbers.
     """
