@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def limits() -> Iterator[None]:
-    """Limits a test to a minute, and to 2 GiB of memory more than the process has: hostile inputs
+    """Limits a test to two minutes, and to 2 GiB of memory more than the process has: hostile inputs
     must not take more."""
 
     def stop(*_: object) -> None:
-        pytest.fail("took more than 60 seconds")
+        pytest.fail("took more than 120 seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
+    signal.alarm(120)
     with _memory(2**31):
         yield
     signal.alarm(0)

@@ -177,7 +177,7 @@ def _lists(folder: Path) -> None:
     (folder / "plain.txt").write_text("".join(f"{name} {label}\n" for name, label in pairs))
     (folder / "counts.txt").write_text("".join(f"{name} 30 {label}\n" for name, label in pairs))
     (folder / "several.txt").write_text("".join(f"{name} {label} 2\n" for name, label in pairs))
-    (folder / "comma.txt").write_text("".join(f'"{name}",{label}\n' for name, label in pairs))
+    (folder / "comma.txt").write_text("".join(f"{name},{label}\n" for name, label in pairs))
     (folder / "frames.txt").write_text("".join(f"{n.split('.')[0]} 30 {k}\n" for n, k in pairs))
     _files(folder / "videos", [f"{name.split('.')[0]}/img_00001.jpg" for name in VIDEOS])
     (folder / "names.txt").write_text("\n".join(CLASSES) + "\n")

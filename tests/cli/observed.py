@@ -53,7 +53,7 @@ def observe(code: str, folder: Path, *arguments: object) -> list[tuple[str, str]
     subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     found, mark = [], ""
     for line in _whole_lines(log.read_text(errors="replace")):
-        if MARK in line:
+        if line.startswith("unlink(") and MARK in line:
             mark = line.partition(MARK)[2].partition('"')[0]
         elif mark:
             found.append((mark, line))
@@ -87,7 +87,9 @@ def _is_violation(line: str, allowed: str) -> bool:
     if not call.startswith(changes):
         return False
     harmless = (allowed, "/dev/null", "/dev/shm/", "/dev/tty", "/tmp/pymp-", "/proc/self/")
-    places = [os.path.normpath(os.path.join(*place)) for place in _PLACES.findall(arguments)]
+    places = [
+        os.path.normpath(os.path.join(allowed, *place)) for place in _PLACES.findall(arguments)
+    ]
     return any(not place.startswith(harmless) for place in places)
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
         ("os.remove('/tmp/observed-outside')", "unlink"),
         ("import shutil; os.mkdir('../x'); shutil.rmtree('../x')", "rmdir"),
         ("import av; av.open('tcp://127.0.0.1:9')", "connect"),
-        ("import av; av.open('../x.mp4', 'w').add_stream('mpeg4').container.close()", "openat"),
+        ("import av; av.open('../x.mp3', 'w').add_stream('mp3', rate=8000).encode()", "openat"),
     ],
 )  # fmt: skip
 def test_the_observer_sees_violations(code: str, call: str, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_no_setting_of_a_shared_folder_reaches_the_system(
         commands = [[word.format(number) for word in words] for words in EVERY]
         jobs.append(({**values, **named}, [*commands, DRAW] if number < 3 else commands))
     others = [key for key in KEYS if key not in data]
-    jobs += [({key: value}, [["load"]]) for key in others for value in HOSTILE]
+    jobs += [({key: value}, [["load"]]) for key in others for value in HOSTILE[:10:2]]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     calls = observe(COMMANDS, tmp_path, tmp_path / "shared", video, tmp_path / "jobs.json")
     assert violations(calls, tmp_path) == []
@@ -122,8 +122,8 @@ from videoattn.data.decode.source import VideoBytes
 
 count_frames("real.mp4")
 for path in sorted(Path().glob("*.mp4")) + [Path("http:/127.0.0.1:9/x.mp4")]:
+    mark(path.name)
     for source in (path, VideoBytes(path.name, path.read_bytes())):
-        mark(path.name)
         try:
             count_frames(source)
         except DecodeError:

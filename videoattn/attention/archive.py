@@ -100,8 +100,9 @@ def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
     except OSError:
         raise
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} is not an archive of attention maps ({error}); write one with save_maps"
+            f"{path} is not an archive of attention maps ({reason}); write one with save_maps"
         ) from error
 
 

@@ -37,6 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 The module has a function `command`, or a Typer `app` with subcommands.
 """
 
+MAX_MESSAGE = 2000
+"""Characters of an error that are printed: it may quote a line of a file from elsewhere."""
+
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
 """What a collective of torch.distributed raises in the other processes."""
 
@@ -140,7 +143,9 @@ def one_line(error: Exception) -> str:
         text = error.strerror
         if name is not None:
             text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
-    return visible(re.sub(r"\s*\n\s*", " ", text))
+    line = visible(re.sub(r"\s*\n\s*", " ", text))
+    middle = len(line) - MAX_MESSAGE
+    return line if middle <= 0 else f"{line[: -500 - middle]} [...] {line[-500:]}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -66,7 +66,7 @@ class TensorBoard:
         self._writer.close()
 
 
-def read_records(path: Path, **types: type | UnionType) -> list[dict[str, Any]]:
+def read_records(path: Path, /, **types: type | UnionType) -> list[dict[str, Any]]:
     """Returns the objects in a file of JSON lines, without an incomplete last line; none if the
     file does not exist.
 

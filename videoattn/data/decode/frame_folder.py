@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from videoattn.data.decode.container import MAX_PIXELS
+from videoattn.data.decode.container import MAX_PIXELS, check_pixels
 from videoattn.data.decode.source import DecodeError, FrameFolder, FrameIndices, Image, Images
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -52,15 +52,10 @@ def count_folder(source: FrameFolder) -> int:
 def _read(folder: Path, name: str) -> Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # refused below
-            image = PIL.Image.open(folder / name, formats=FORMATS)
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DecodeError(
-                    folder, f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
-                )
-            return np.asarray(image.convert("RGB"))
+            warnings.simplefilter("ignore")  # about its metadata and size; the latter is checked
+            with PIL.Image.open(folder / name, formats=FORMATS) as image:
+                check_pixels(folder / name, *image.size)
+                return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DecodeError(folder, f"{name} is missing") from error
     except PIL.Image.DecompressionBombError as error:
