@@ -42,8 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def limits() -> Iterator[None]:
-    """Limits a test to two minutes, and to 2 GiB of memory more than the process has: hostile inputs
-    must not take more."""
+    """Limits a test to two minutes, and to 2 GiB of memory more than the process has."""
 
     def stop(*_: object) -> None:
         pytest.fail("took more than 120 seconds")

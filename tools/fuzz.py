@@ -37,6 +37,7 @@ from av.error import FFmpegError
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "bench")]
 from common import chosen_decoders, print_table, videos_under
 from fuzz_bytes import mutate
+from fuzz_clips import UNUSUAL
 from fuzz_readers import READERS, damage
 
 from videoattn.cli.app import expected_errors, one_line
@@ -160,6 +161,17 @@ def limit_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
+@app.command("unusual")
+def write_unusual(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="A new folder.")],
+) -> None:
+    """Write small videos with a cover, gradual refresh, edit lists and fragments, to damage."""
+    folder.mkdir(parents=True)
+    for name, write in UNUSUAL.items():
+        write(folder / name)
+        print(folder / name)
+
+
 @app.command("videos")
 def main(
     folder: Annotated[
@@ -257,11 +269,15 @@ def _decode(path: Path, decoder: Decoder) -> tuple[str, str]:
         num_frames, _ = count_frames(path)
         indices = np.unique(np.linspace(0, num_frames - 1, 8).astype(np.int64))
         frames = decode(path, indices, decoder=decoder)
+        middle = len(indices) // 2
+        alone = decode(path, indices[middle : middle + 1], decoder=decoder)
         reference = (_read_from_start if decoder == "pyav" else decode)(path, indices)
     except DecodeError as error:
         return ERROR, error.reason
     except Exception as error:
         return type(error).__name__, str(error)
+    if not torch.equal(alone[0], frames[middle]):
+        return OTHER, f"frame {indices[middle]} differs if it is requested alone"
     if reference is None:
         return SAME, "the damage is in frames that were skipped"
     if frames.shape != reference.shape:

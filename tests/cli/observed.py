@@ -87,10 +87,8 @@ def _is_violation(line: str, allowed: str) -> bool:
     if not call.startswith(changes):
         return False
     harmless = (allowed, "/dev/null", "/dev/shm/", "/dev/tty", "/tmp/pymp-", "/proc/self/")
-    places = [
-        os.path.normpath(os.path.join(allowed, *place)) for place in _PLACES.findall(arguments)
-    ]
-    return any(not place.startswith(harmless) for place in places)
+    places = (os.path.join(allowed, *place) for place in _PLACES.findall(arguments))
+    return any(not os.path.normpath(place).startswith(harmless) for place in places)
 
 
 def _whole_lines(text: str) -> Iterator[str]:

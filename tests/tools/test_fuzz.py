@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from common import videos_under
 
+from tests.data.conftest import decode_all
 from tests.tools.conftest import Tables
 from tests.tools.test_bench import clips, make_clip  # noqa: F401 (fixtures)
 from videoattn.data.decode import decode
@@ -145,3 +146,18 @@ def test_faults_of_readers_are_counted(
     fuzz.fuzz_readers(count=3, reader="class list", workers=1)
     ((row,),) = tables()
     assert row[kind] == "3"
+
+
+def test_unusual_videos(tmp_path: Path) -> None:
+    """Each has its form, and decodes exactly."""
+    fuzz.write_unusual(tmp_path / "made")
+    found = {path.name: path for path in (tmp_path / "made").iterdir()}
+    assert found.keys() == fuzz.UNUSUAL.keys()
+    forms = {"cover.mp4": b"covr", "fragments.mp4": b"moof", "late_start.mp4": b"elst"}
+    for name, form in forms.items():
+        assert form in found[name].read_bytes()
+    for name, path in found.items():
+        every = decode_all(path)
+        assert len(every) == (35 if name == "skipped_start.mp4" else 40), name
+        for number in (0, 11, 12, 20, 34):
+            assert (decode(path, [number])[0] == every[number]).all(), (name, number)
