@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from videoattn.data.decode.pyav import ToRGB, Video
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.types import Frames
 
 MakeClip = Callable[..., Path]

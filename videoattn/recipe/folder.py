@@ -20,7 +20,8 @@ from videoattn.engine.parallel import Parallel
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml, with_earlier
+from videoattn.recipe.earlier import with_earlier
+from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"

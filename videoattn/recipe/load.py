@@ -27,6 +27,7 @@ from omegaconf.errors import (
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
+from videoattn.recipe.earlier import renamed, with_earlier
 from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
 from videoattn.recipe.overrides import parse_override
 from videoattn.recipe.packaged import find_file
@@ -51,12 +52,6 @@ AT_LEAST: dict[str, dict[str, int]] = {
     },
 }
 """Lower limits of numbers that no constructor checks: section -> key -> limit."""
-
-_RENAMED = {"data": {"ucf101_split": "official_split"}}
-"""Keys that had other names in earlier versions: section -> old -> new."""
-
-_EARLIER = {"clip": {"square_pixels": False}}
-"""Settings that configs of earlier versions lack, with the values that they stand for."""
 
 _ATTENTION_NAME = "model.attention.name="
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
@@ -130,23 +125,13 @@ def comparable(values: Values) -> dict[str, Any]:
     """
     check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
     try:
-        stored = with_earlier(_renamed(values, []))
+        stored = with_earlier(renamed(values, []))
         merged = OmegaConf.merge(OmegaConf.structured(Config), stored)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     assert isinstance(settings, dict)
     return {str(key): _plain(value) for key, value in settings.items()}
-
-
-def with_earlier(values: Values) -> dict[str, Any]:
-    """Returns a stored config with the settings of its time that its version did not store."""
-    filled = dict(values)
-    for section, keys in _EARLIER.items():
-        part = values.get(section, {})
-        if isinstance(part, Mapping):
-            filled[section] = {**keys, **part}
-    return filled
 
 
 def shareable(values: Values) -> dict[str, Any]:
@@ -186,7 +171,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
+    recipe = _without_foreign_options(renamed(values, notes), overrides, notes)
     for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
         _check_interpolations(change, words)
         check_lists(change, words)
@@ -255,20 +240,6 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item, key)
-
-
-def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
-    """Replaces key names of earlier versions with the current ones."""
-    renamed = dict(values)
-    for section, names in _RENAMED.items():
-        if isinstance(part := values.get(section), Mapping):
-            renamed[section] = {names.get(key, key): value for key, value in part.items()}
-            notes += [
-                f"{section}.{old} is now called {section}.{new}"
-                for old, new in names.items()
-                if old in part
-            ]
-    return renamed
 
 
 def _without_foreign_options(

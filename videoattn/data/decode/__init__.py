@@ -23,7 +23,8 @@ from videoattn.data.decode.others import (
     read_torchcodec,
 )
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.decode.pyav import ToRGB, Video, quarter_turns, read_pyav
+from videoattn.data.decode.pyav import Video, read_pyav
+from videoattn.data.decode.rgb import ToRGB, quarter_turns
 from videoattn.data.decode.source import (
     DecodeError,
     FrameFolder,

@@ -15,7 +15,6 @@ from itertools import chain
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
@@ -26,6 +25,7 @@ from videoattn.data.decode.container import (
     video_stream,
 )
 from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
     DecodeError,
     FrameIndices,
@@ -36,9 +36,6 @@ from videoattn.data.decode.source import (
     reason,
     too_few_frames,
 )
-
-ONE_THREAD = {"threads": 1}
-"""For color conversion, which starts one thread per core by default."""
 
 MAX_PIXEL_ASPECT = 16
 """The most unequal sides of a pixel. Anamorphic video has ratios between 1 and 2."""
@@ -211,7 +208,7 @@ class Video:
 
 
 def read_pyav(
-    video: Video, indices: FrameIndices, to_rgb: "ToRGB", *, starts: GroupStarts | None = None
+    video: Video, indices: FrameIndices, to_rgb: ToRGB, *, starts: GroupStarts | None = None
 ) -> Images:
     """Yields the position in `indices` and the image of each frame."""
     video.last_error = None
@@ -222,44 +219,6 @@ def read_pyav(
     if starts is not None and (yield from _read_in_order(video, indices, to_rgb, starts)):
         return
     yield from _read_in_order(video, indices, to_rgb)
-
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns the counterclockwise quarter turns in the file's display matrix."""
-    turns = frame.rotation / 90
-    return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
-
-
-class ToRGB:
-    """Converts frames to upright RGB images, all in the size of the first.
-
-    Args:
-        short_side: Downscales videos of at least twice this short side.
-        pixel_aspect: The width of the frames is multiplied by this.
-    """
-
-    def __init__(self, short_side: int | None = None, pixel_aspect: float = 1.0) -> None:
-        self._short_side = short_side
-        self._pixel_aspect = pixel_aspect
-        self._size: tuple[int, int] | None = None
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> Image:
-        width, height = self._size = self._size or self._size_of(frame)
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", **ONE_THREAD
-        )
-        plane = rgb.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        image = rows[:, : 3 * width].reshape(height, width, 3)
-        turns = quarter_turns(frame)
-        return np.rot90(image, turns) if turns else image
-
-    def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
-        width, height = max(round(frame.width * self._pixel_aspect), 1), frame.height
-        scale = (self._short_side or height) / min(width, height)
-        # Closer to the requested size, scaling costs more than the smaller frame saves.
-        return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
 
 
 def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:

@@ -6,8 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videoattn.data.decode.packets import UnitFacts
-from videoattn.data.decode.pyav import ToRGB, Video
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
+from videoattn.data.decode.units import UnitFacts
 
 
 def find_group_starts(path: Path) -> list[tuple[int, int]]:

@@ -16,7 +16,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from videoattn.data.decode import probe
-from videoattn.data.decode.pyav import ONE_THREAD, Video, quarter_turns
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ONE_THREAD, quarter_turns
 from videoattn.data.decode.source import DecodeError, reason
 from videoattn.data.prepare.verify import Record
 from videoattn.files import file_url

@@ -17,7 +17,8 @@ from av.error import FFmpegError
 
 from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.decode.pyav import Video, quarter_turns
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, reason
 from videoattn.data.lists.files import is_video, walk
 from videoattn.data.prepare.groups import find_group_starts
