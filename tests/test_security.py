@@ -12,6 +12,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from videoattn.data.prepare.index import INDEX_NAME, read_index
 from videoattn.data.shards import open_shards
 from videoattn.data.shards.table import TABLE
 from videoattn.engine import checkpoint
-from videoattn.recipe.config import ModelConfig
+from videoattn.recipe.config import AttentionConfig, ModelConfig
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.model import make_model
@@ -281,6 +282,21 @@ def test_options_of_networks_are_checked(name: str) -> None:
     for value in ({"__class__": 3}, {"import": "os"}):
         with pytest.raises(ValueError, match=r"model\.options|stem"):
             make_model(ModelConfig(name, {"stem": value}), 3)
+
+
+@pytest.mark.parametrize("value", ["abc", -1, [1, 2], {"a": 1}, 1.5])
+@pytest.mark.parametrize("network", [True, False])
+def test_values_of_options_of_other_types(value: Any, network: bool) -> None:
+    """No option of a constructor is given a type of its own in a recipe."""
+    config = ModelConfig("i3d_r18", {"width": 8}, attention=AttentionConfig("non_local"))
+    option = {"width" if network else "reduction": value}
+    if network:
+        config = replace(config, options=option)
+    else:
+        config = replace(config, attention=AttentionConfig("cbam", options=option))
+    with torch.device("meta"), pytest.raises(ValueError, match=r"\w") as e:
+        make_model(config, 3)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("text", ["; touch ran", "$(touch ran)", "`touch ran`", "' --output ran '"])
