@@ -15,6 +15,7 @@ from itertools import chain
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.frame import PictureType
 from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
@@ -232,9 +233,9 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
         started = False
         for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
-                started |= frame.pts == index.times[run[0]] and frame.key_frame
-                # The concealment of damage depends on earlier frames.
-                if frame.is_corrupt:
+                if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
+                    started = frame.key_frame or frame.pict_type == PictureType.NONE
+                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:

@@ -100,7 +100,8 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             if count == 0:
                 first = frame.pts or 0
                 stream.width, stream.height = small.width, small.height
-                stream.codec_context.sample_aspect_ratio = _aspect(video, small, frame)
+                if video.pixel_aspect != 1.0:
+                    stream.codec_context.sample_aspect_ratio = _aspect(video, frame)
                 stream.codec_context.color_range = small.color_range
                 if not frame.format.is_rgb:
                     stream.codec_context.colorspace = small.colorspace
@@ -117,12 +118,10 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
     return count
 
 
-def _aspect(video: Video, small: av.VideoFrame, frame: av.VideoFrame) -> Fraction:
-    """Returns the aspect ratio of the copy's pixels, with which it looks as the source does."""
-    ratio = Fraction(video.stream.sample_aspect_ratio or 1)
-    if quarter_turns(frame) % 2:
-        return (1 / ratio).limit_denominator(1000)
-    return ratio.limit_denominator(1000)
+def _aspect(video: Video, frame: av.VideoFrame) -> Fraction:
+    """Returns the ratio of the sides of the copy's pixels, with which it looks as the source."""
+    ratio = video.pixel_aspect
+    return Fraction(1 / ratio if quarter_turns(frame) % 2 else ratio).limit_denominator(1000)
 
 
 def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
