@@ -34,7 +34,8 @@ def clip(path: Path, codec: str, parameters: str = "", **options: str) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(25), options=options)
         stream.height, stream.width = texture.shape[:2]
-        stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+        stream.pix_fmt = "rgb24" if codec == "qtrle" else "yuv420p"
+        stream.codec_context.thread_count = 1
         for i in range(NUM_FRAMES):
             image = np.ascontiguousarray(np.roll(texture, 3 * i, axis=1) // 2 + 2 * i)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -186,6 +187,25 @@ def test_idr_pictures_and_open_groups_are_starts(
             assert sum(map(len, index.plan(np.array([38])))) < 24
         for number in range(NUM_FRAMES):
             assert torch.equal(decode(path, [number])[0], every[number])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mov", "qtrle"), ("a.mkv", "ffv1"), ("a.mkv", "libvpx")]
+)
+def test_decoders_that_give_frames_no_type(
+    name: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their key frames are trusted: the file is not read from its start."""
+    path = clip(tmp_path / name, codec, g="8")
+    every, fed, feed = decode_all(path), [0], Video.feed
+
+    def counting(video: Video, packet: av.Packet | None) -> list[av.VideoFrame]:
+        fed[0] += packet is not None
+        return feed(video, packet)
+
+    monkeypatch.setattr(Video, "feed", counting)
+    assert torch.equal(decode(path, [38])[0], every[38])
+    assert 0 < fed[0] < 16
 
 
 @pytest.mark.parametrize("parameters", [REFRESH.format(0), REFRESH.format(2), OPEN])
