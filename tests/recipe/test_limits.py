@@ -45,6 +45,18 @@ def test_what_the_user_types_has_no_limit(value: int, tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "x.yaml").clip.num_frames == value
 
 
+@pytest.mark.parametrize("value", [4097, 10**9, 10**30, 1e300, {"a": [3, 5000]}])
+@pytest.mark.parametrize("key", ["options", "attention.options"])
+def test_numbers_among_options_that_are_too_large(key: str, value: Any) -> None:
+    """An option may be a number of layers, which would be made one by one."""
+    options = {"name": "non_local", "options": {"x": value}}
+    model = {"options": {"x": value}} if key == "options" else {"attention": options}
+    with pytest.raises(ValueError, match=rf"config: model\.{key}: got .*; the limit is 4,096, unl"):
+        from_stored({"name": "x", "model": model})
+    typed = [f"model.{key}.x=5000"]
+    assert from_stored({"name": "x", "model": {"attention": {"name": "cbam"}}}, None, typed)
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
