@@ -17,14 +17,14 @@ PACKAGE = ROOT / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Lines of each package. They may fall; raising one needs a reason beside it.
 CEILINGS = {
-    "attention": 4_840,
+    "attention": 4_915,  # checks of archives from elsewhere
     "models": 1_160,
     "weights": 1_240,
-    "data": 5_760,  # limits for files from elsewhere; notes about classes without videos
-    "engine": 2_140,  # bounds of metadata from elsewhere
+    "data": 6_025,  # limits for files from elsewhere; notes about classes; starts in NAL units
+    "engine": 2_170,  # bounds of metadata from elsewhere
     "explain": 1_670,  # fonts for names in any script
-    "recipe": 2_165,  # upper limits of stored numbers; recipes inside the wheel; lists in lists
-    "cli": 2_350,  # the demo draws the README's moving picture; one error line under torchrun
+    "recipe": 2_240,  # upper limits of stored numbers; recipes inside the wheel; lists in lists
+    "cli": 2_390,  # the demo draws the README's moving picture; one error line under torchrun
 }
 
 

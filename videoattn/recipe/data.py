@@ -87,7 +87,8 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
+            template, start = config.frame_template, config.frame_start
+            read = partial(read_frames, frame_template=template, frame_start=start)
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -161,7 +162,7 @@ def make_loader(
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        decode=_decode(config),
         target_fps=clock_of(config),
     )
     return ClipLoader(
@@ -176,10 +177,13 @@ def make_loader(
     )
 
 
-def _decode(config: DataConfig) -> Callable[..., Frames]:
+def _decode(config: Config) -> Callable[..., Frames]:
+    decoder, short_side = config.data.decoder, config.data.decode_short_side
     with section("data"):
-        check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+        check_decoder(decoder, short_side)
+    return partial(
+        decode, decoder=decoder, short_side=short_side, square_pixels=config.clip.square_pixels
+    )
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:
