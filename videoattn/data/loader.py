@@ -127,7 +127,7 @@ class ClipLoader:
                 self._lost[death.index] = death.reason
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch."""
+        """Returns the samples of all ranks in the order of the epoch (see `ClipDataset.order`)."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
         generator = torch.Generator()
@@ -212,7 +212,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         return self._run_all([partial(self._fetch, key) for key in keys])
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1]
+        index = key[1] % len(self._dataset)  # of a repetition, see `ClipDataset.order`
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._monitor.decoding(index):

@@ -197,6 +197,12 @@ class TrainConfig:
     """Fine-tuning: freezes the statistics, scale and shift of the backbone's batch norms."""
     backbone_lr_scale: float = 1.0
     """Fine-tuning: learning rate of the backbone as a fraction of lr."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """bce: binary cross entropy, for several labels per video; it is measured in mAP."""
+    class_balance: float | int | Literal["inverse", "effective"] = 0
+    """For unequal classes. A number draws videos by class: 0 each video once per epoch, 0.5 classes
+    by the square root of their size, 1 all classes equally often. inverse, effective: loss weights
+    by the number of videos, or by their effective number (Cui et al., CVPR 2019)."""
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from videoattn.data.balance import class_weights
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
@@ -161,6 +162,7 @@ def make_loader(
         still_frame=config.clip.still_frame,
         decode=_decode(config.data),
         target_fps=clock_of(config),
+        balance=_balance(config, samples) if subset == "train" else 0.0,
     )
     sharded = config.data.layout == "shards"
     return ClipLoader(
@@ -173,6 +175,40 @@ def make_loader(
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
     )
+
+
+def _balance(config: Config, samples: Samples) -> float:
+    """Returns the exponent of balanced sampling; 0 for none."""
+    balance = config.train.class_balance
+    if balance == 0 or isinstance(balance, str):
+        return 0.0
+    if not 0 <= balance <= 1:
+        raise ValueError(
+            f"train.class_balance: got {balance}; need 0 (each video once) to 1 (equal classes), "
+            "inverse or effective"
+        )
+    _check_balance(config, samples)
+    return balance
+
+
+def _check_balance(config: Config, samples: Samples) -> None:
+    """Checks that the class of each video is known before training."""
+    if config.data.layout == "shards":
+        raise ValueError(
+            "train.class_balance: shards list their labels only inside; train from the videos, or "
+            "remove it"
+        )
+    if not (samples.labels >= 0).all():
+        raise ValueError("train.class_balance: needs one label for every video; remove it")
+
+
+def make_class_weights(config: Config, samples: Samples) -> torch.Tensor | None:
+    """Returns the loss weights of the classes, (K,), or None if the recipe has none."""
+    method = config.train.class_balance
+    if not isinstance(method, str):
+        return None
+    _check_balance(config, samples)
+    return torch.from_numpy(class_weights(samples.class_counts(), method)).float()
 
 
 def _decode(config: DataConfig) -> Callable[..., Frames]:

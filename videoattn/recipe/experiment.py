@@ -1,7 +1,7 @@
 """Assembles a run from a recipe, and trains it."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
@@ -24,13 +24,20 @@ from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import (
+    make_class_weights,
+    make_loader,
+    make_mix,
+    make_samples,
+    make_to_video,
+)
 from videoattn.recipe.folder import RUNS, claim
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import (
     make_fine_tuning,
+    make_objective,
     make_optimizer,
     make_precise_bn,
     make_precision,
@@ -86,6 +93,7 @@ class Experiment:
                 self.test_batches,
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
+                objective=make_objective(replace(train, label_smoothing=0.0)),
             )
         run = RunSettings(
             folder,
@@ -145,6 +153,8 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
+            for line in class_sizes(samples["train"]):
+                show(line)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         result = experiment.fit(folder, parallel, previous)
@@ -190,6 +200,8 @@ def assemble(
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = make_class_weights(config, samples["train"])
+    weights = None if weights is None else weights.to(parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
@@ -200,7 +212,7 @@ def assemble(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,

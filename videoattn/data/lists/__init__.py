@@ -10,7 +10,7 @@ from videoattn.data.lists.kinetics import kinetics_csv, read_kinetics, read_kine
 from videoattn.data.lists.lines import ListError, read_class_list
 from videoattn.data.lists.official import read_hmdb51, read_ucf101
 from videoattn.data.lists.plain import parse_list, read_frames, read_list
-from videoattn.data.lists.samples import Samples, class_notes
+from videoattn.data.lists.samples import Samples, class_notes, class_sizes
 from videoattn.data.lists.twentybn import read_jester, read_something
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Missing",
     "Samples",
     "class_notes",
+    "class_sizes",
     "existing_root",
     "kinetics_csv",
     "parse_list",

@@ -57,6 +57,11 @@ class Samples:
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
+    def class_counts(self) -> Int64[np.ndarray, " K"]:
+        """Returns the number of videos of each class."""
+        labels = self.labels[self.labels >= 0]
+        return np.bincount(labels, minlength=len(self.class_names)).astype(np.int64)
+
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":
         """Returns the videos in the given rows."""
         rows = np.asarray(rows, np.int64)
@@ -72,6 +77,21 @@ class Samples:
         )
 
 
+def class_sizes(samples: Samples) -> list[str]:
+    """Returns a line with the number of videos of each class, or with the least and the most."""
+    counts = samples.class_counts()
+    if not counts.any():
+        return []  # shards hold their labels themselves
+    order = [*np.argsort(-counts, kind="stable")]
+    sizes = [f"{samples.class_names[k]} {counts[k]:,}" for k in order]
+    if len(sizes) > 12:
+        return [
+            f"videos per class: median {np.median(counts):,g}; most: {', '.join(sizes[:3])}; "
+            f"least: {', '.join(sizes[-3:])}"
+        ]
+    return [f"videos per class: {', '.join(sizes)}"]
+
+
 def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
     """Returns notes about classes without training videos, a single class and ignored files.
 
@@ -81,7 +101,7 @@ def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
     if (samples.labels < 0).any():
         return []  # shards hold their labels themselves
     notes = []
-    counts = np.bincount(samples.labels, minlength=len(samples.class_names))
+    counts = samples.class_counts()
     names = samples.class_names
     if empty := [names[k] for k in np.flatnonzero(counts == 0)]:
         least, most = counts[counts > 0].min(), counts.max()
