@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from videoattn.data.balance import balanced_order
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
-from videoattn.data.lists import Samples
+from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
@@ -32,14 +32,14 @@ class Sample:
     """The views of one video: clips times crops, the crops of a clip next to each other.
 
     Args:
-        label: The index of the class, or -1 if unknown.
+        label: The index of the class, or -1 if unknown; all labels if there may be several.
         index: The position in the dataset.
         numbers: The frame numbers of each clip.
         fps: The frame rate of the video, or 0 if unknown.
     """
 
     frames: UInt8[Tensor, "V T C H W"]
-    label: int
+    label: Label
     index: int
     numbers: Int64[np.ndarray, "clips T"]
     fps: float
@@ -165,7 +165,7 @@ class ClipDataset(Dataset[Sample | Failure]):
             generator.set_state(state)
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
-        label = video.label if video else self.samples.label(index)
+        label: Label = video.label if video else self.samples.label(index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
+from videoattn.data.lists import Label
 from videoattn.data.shards.streaming import ShardDataset
 from videoattn.data.workers import WorkerDiedError, WorkerMonitor
 from videoattn.types import Batch, Failure
@@ -165,7 +166,8 @@ class ClipLoader:
             frames = self.dataset.empty_batch()
         else:
             frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
-        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
+        labels = self.dataset.samples.target(loaded.labels)
+        indices = torch.tensor(loaded.indices, dtype=torch.int64)
         return Batch(frames, labels, indices, tuple(loaded.failures))
 
 
@@ -174,7 +176,7 @@ class _Loaded(NamedTuple):
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
-    labels: list[int]
+    labels: list[Label]
     indices: list[int]
     failures: tuple[Failure, ...]
 

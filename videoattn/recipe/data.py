@@ -16,6 +16,7 @@ from videoattn.data.lists import (
     existing_root,
     kinetics_csv,
     parse_list,
+    read_charades,
     read_class_list,
     read_folders,
     read_frames,
@@ -27,6 +28,7 @@ from videoattn.data.lists import (
     read_something,
     read_ucf101,
 )
+from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -82,12 +84,16 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
             return read_something(root, split, missing=missing)
         case "jester":
             return read_jester(root, split, missing=missing)
+        case "charades":
+            return read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
     match config.layout:
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
+            read = partial(
+                read_frames, frame_template=config.frame_template, columns=_columns(config)
+            )
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -107,9 +113,16 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = config.columns if config.layout == "list" else "path frames label"
+            columns = _columns(config)
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
     return read_folders(root, split).class_names
+
+
+def _columns(config: DataConfig) -> Columns:
+    """Returns the columns of a list; lists of frames always have the number of images."""
+    if config.layout == "list":
+        return config.columns
+    return "path frames labels" if config.columns == "path labels" else "path frames label"
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
@@ -148,6 +161,8 @@ def make_loader(
             clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
+    if samples.label_sets is not None and config.train.loss != "bce":
+        raise ValueError("train.loss: the videos have several labels; set train.loss=bce")
     training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)

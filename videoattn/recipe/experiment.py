@@ -1,7 +1,7 @@
 """Assembles a run from a recipe, and trains it."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import (
     make_fine_tuning,
-    make_objective,
     make_optimizer,
     make_precise_bn,
     make_precision,
     make_settings,
     new_parameters,
+    test_objective,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -93,7 +93,7 @@ class Experiment:
                 self.test_batches,
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
-                objective=make_objective(replace(train, label_smoothing=0.0)),
+                objective=test_objective(train),
             )
         run = RunSettings(
             folder,

@@ -1,6 +1,7 @@
 """Builds the optimizer, schedule, objective and precision of a recipe."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -143,6 +144,11 @@ def make_objective(train: TrainConfig, class_weights: torch.Tensor | None = None
             "number, or remove it"
         )
     return BinaryCrossEntropy()
+
+
+def test_objective(train: TrainConfig) -> Objective:
+    """Returns the loss and metrics of test videos: without label smoothing and class weights."""
+    return make_objective(replace(train, label_smoothing=0.0))
 
 
 def make_settings(

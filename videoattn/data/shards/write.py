@@ -45,6 +45,8 @@ def write_shards(
     """
     if not len(samples):
         raise ValueError(f"samples: got none for {folder}; need at least 1")
+    if samples.label_sets is not None:
+        raise ValueError("samples: have several labels each; a shard stores one label per video")
     unfinished = _empty_folder(folder.with_name(f".{folder.name}.unfinished"))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
@@ -92,7 +94,7 @@ def _empty_folder(folder: Path) -> Path:
 def _sample(samples: Samples, index: int) -> dict[str, bytes]:
     assert samples.num_frames is not None
     assert samples.fps is not None
-    path, label = samples.path(index), samples.label(index)
+    path, label = samples.path(index), int(samples.labels[index])
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise ValueError(
             f"{path} has {size:,} bytes; the limit in a shard is {MAX_FILE_BYTES:,}; re-encode it"
