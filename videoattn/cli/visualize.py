@@ -206,10 +206,13 @@ def _save(
         written.append(Path(f"{stem}.mp4"))
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "overlay.mp4"
-            explain.write_overlay(
+            height, width = explain.write_overlay(
                 path, clip.frames, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
             )
             write_whole(written[1], lambda file: file.write(path.read_bytes()))
+        if width < clip.frames.shape[3]:
+            full = f"{clip.frames.shape[3]} x {clip.frames.shape[2]}"
+            show(f"the overlay is drawn at {width} x {height} pixels; the clip has {full}")
     for path in written:
         show(path)
     return written

@@ -20,6 +20,7 @@ from videoattn.files import file_url
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
+LONG_SIDE = 1920  # at most: every frame is drawn and encoded at this size
 STRIP = 40  # below the picture: one bar per frame, with the current frame highlighted
 SPATIAL = ("spatial", "mask", "pooling", "box", "cam")
 """The kinds without a query that can be drawn over a frame."""
@@ -37,7 +38,7 @@ def write_overlay(
     input_size: tuple[int, int] | None = None,
     hold: int = 5,
     short_side: int = SHORT_SIDE,
-) -> None:
+) -> tuple[int, int]:
     """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp).
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
@@ -46,6 +47,11 @@ def write_overlay(
     Args:
         frames, sample, query, pixel: As in `draw_sheet`.
         input_size: As in `draw_gate`.
+        short_side: Smaller frames are enlarged to this short side, but no frame is drawn with a
+            long side above `LONG_SIDE`.
+
+    Returns:
+        The (height, width) of the drawn frames, without the strip.
 
     Raises:
         ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
@@ -76,6 +82,7 @@ def write_overlay(
         _draw_strip(axes, (height, width), frame, amounts)
         pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
+    return size
 
 
 def _draw_marks(
@@ -118,9 +125,10 @@ def _draw_gate(
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Returns an even size (for yuv420p) with a short side of at least `short_side`."""
-    factor = max(short_side / min(height, width), 1.0)
-    return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
+    """Returns an even size (for yuv420p): a short side of at least `short_side`, unless the long
+    side would exceed `LONG_SIDE`."""
+    factor = min(max(short_side / min(height, width), 1.0), LONG_SIDE / max(height, width))
+    return max(2 * round(height * factor / 2), 2), max(2 * round(width * factor / 2), 2)
 
 
 def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:
