@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from videoattn.data.balance import class_weights
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
@@ -46,6 +45,7 @@ from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
+from videoattn.recipe.balance import sampling_exponent
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
@@ -161,8 +161,6 @@ def make_loader(
             clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
-    if samples.label_sets is not None and config.train.loss != "bce":
-        raise ValueError("train.loss: the videos have several labels; set train.loss=bce")
     training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)
@@ -177,7 +175,7 @@ def make_loader(
         still_frame=config.clip.still_frame,
         decode=_decode(config.data),
         target_fps=clock_of(config),
-        balance=_balance(config, samples) if subset == "train" else 0.0,
+        balance=sampling_exponent(config, subset, samples),
     )
     sharded = config.data.layout == "shards"
     return ClipLoader(
@@ -190,40 +188,6 @@ def make_loader(
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
     )
-
-
-def _balance(config: Config, samples: Samples) -> float:
-    """Returns the exponent of balanced sampling; 0 for none."""
-    balance = config.train.class_balance
-    if balance == 0 or isinstance(balance, str):
-        return 0.0
-    if not 0 <= balance <= 1:
-        raise ValueError(
-            f"train.class_balance: got {balance}; need 0 (each video once) to 1 (equal classes), "
-            "inverse or effective"
-        )
-    _check_balance(config, samples)
-    return balance
-
-
-def _check_balance(config: Config, samples: Samples) -> None:
-    """Checks that the class of each video is known before training."""
-    if config.data.layout == "shards":
-        raise ValueError(
-            "train.class_balance: shards list their labels only inside; train from the videos, or "
-            "remove it"
-        )
-    if not (samples.labels >= 0).all():
-        raise ValueError("train.class_balance: needs one label for every video; remove it")
-
-
-def make_class_weights(config: Config, samples: Samples) -> torch.Tensor | None:
-    """Returns the loss weights of the classes, (K,), or None if the recipe has none."""
-    method = config.train.class_balance
-    if not isinstance(method, str):
-        return None
-    _check_balance(config, samples)
-    return torch.from_numpy(class_weights(samples.class_counts(), method)).float()
 
 
 def _decode(config: DataConfig) -> Callable[..., Frames]:

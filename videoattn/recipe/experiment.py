@@ -22,10 +22,10 @@ from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
+from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.data import (
-    make_class_weights,
     make_loader,
     make_mix,
     make_samples,
