@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from tests.cli.test_commands import RECIPE, command, refused
 from videoattn.cli.test import evaluate_run
 from videoattn.data.synthetic import MOTIONS, write_demo_clips, write_pair_clips
+from videoattn.models import head
 from videoattn.recipe.run import load
 
 PAIRS = (
@@ -199,3 +201,15 @@ def test_shards_do_not_list_their_labels(
         "error: train.class_balance: shards list their labels only inside; train from the videos, "
         "or remove it"
     )
+
+
+def test_features_of_videos_as_on_the_page_about_data(inside: Path) -> None:
+    page = (Path(__file__).parents[2] / "data/README.md").read_text()
+    code = textwrap.dedent(page.partition("## Features of videos\n")[2].partition("## Speed")[0])
+    names: dict[str, torch.Tensor] = {}
+    code = code.replace("runs/demo", "runs/tiny").replace("clip.mp4", "clips/test/0000.mp4")
+    exec(code, names)
+    predictor = load("runs/tiny")
+    logits = head(predictor.model, names["grid"])
+    torch.testing.assert_close(logits, predictor.model(names["views"]))
+    assert names["vector"].shape == names["grid"].shape[1:2]
