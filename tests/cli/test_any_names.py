@@ -73,5 +73,5 @@ def test_lists_of_missing_and_broken_videos(
     assert json.loads(failed)["path"] == f"clips/{name}.mp4"
     assert command("test", run) == 0
     report = json.loads((run / "test/report.json").read_text())
-    assert [failure["path"] for failure in report["failures"]][0] == f"clips/{name}.mp4"
+    assert report["failures"][0]["path"] == f"clips/{name}.mp4"
     assert "\x1b[2J" not in capsys.readouterr().out
