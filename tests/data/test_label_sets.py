@@ -95,6 +95,15 @@ def test_errors(text: str, message: str, tmp_path: Path) -> None:
         parse_list(tmp_path / "list", ("x", "y", "z"), columns="path labels")
 
 
+@pytest.mark.parametrize("columns", ["path label", "path label ...", "path labels"])
+def test_a_label_that_would_make_millions_of_classes(columns: str, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"a.mp4 0\nb.mp4 {10**17}\n")
+    with pytest.raises(
+        ListError, match=r"list line 2: label 1000+ is out of range; allowed: 0 - 99999$"
+    ):
+        parse_list(tmp_path / "list", columns=columns)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("labels", ["0;2", "0 2", "0,2"])
 def test_folders_of_frames(labels: str, tmp_path: Path) -> None:
     touch(tmp_path, "my clips 7/a/img_00001.jpg", "b/img_00001.jpg")

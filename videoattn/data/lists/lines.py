@@ -12,6 +12,9 @@ from videoattn.errors import did_you_mean
 
 _BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
 
+MAX_CLASSES = 100_000
+"""Most classes of a list that does not name them: its largest label is one less."""
+
 Row = TypeVar("Row")
 
 
@@ -58,9 +61,9 @@ class Lines(NamedTuple):
         self, labels: Sequence[int], num_classes: int | None, *, first: int = 0
     ) -> None:
         """Checks that labels, numbered in the file from `first`, are in range."""
-        end = float("inf") if num_classes is None else first + num_classes
+        end = first + (MAX_CLASSES if num_classes is None else num_classes)
         if wrong := [i for i, label in enumerate(labels) if not first <= label < end]:
-            allowed = f"{first} or more" if num_classes is None else f"{first} - {end - 1}"
+            allowed = f"{first} - {end - 1}"
             self.fail(wrong, f"label {labels[wrong[0]]} is out of range; allowed: {allowed}")
 
     def check_no_repeats(self, names: Sequence[str], message: str | None = None) -> None:
