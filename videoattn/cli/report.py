@@ -59,9 +59,11 @@ def write_report(
     report = summarize(evaluation)
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
+    if not evaluation.num_labeled:
+        return report
     if "mAP" in evaluation.video_metrics:
         _write_average_precisions(folder / "per_class.csv", evaluation, class_names)
-    elif evaluation.num_labeled:
+    else:
         counts = confusion(evaluation)
         _write_per_class(folder / "per_class.csv", evaluation, class_names)
         header = ["label \\ predicted", *class_names]
@@ -156,10 +158,10 @@ def _write_average_precisions(
     """Writes the average precision of each class, and its threshold with the highest F1 score on
     these videos; classes without videos have empty cells."""
     known = has_labels(evaluation.labels)
-    scores = evaluation.probabilities[known]
-    target = multi_hot(evaluation.labels[known], len(class_names))
+    averages = average_precisions(evaluation.probabilities[known], evaluation.labels[known])
+    scores = evaluation.probabilities[known].numpy()
+    target = multi_hot(evaluation.labels[known], len(class_names)).numpy()
     rows: list[list[object]] = []
-    averages = average_precisions(scores, target)
     for k, name in enumerate(class_names):
         count = int(target[:, k].sum())
         cells = [""] * 5

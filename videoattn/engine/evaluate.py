@@ -35,8 +35,8 @@ class Evaluation:
     Metrics are fractions, or NaN if no video has a label. In `clip_metrics`, each view of a labeled
     video counts by itself; `video_metrics` use the mean score over the views of a video, and begin
     with the main one. Only they include the objective's summary. `loss` is the mean over views.
-    Failed videos are in `failures` only. For a network that `HasParts`,
-    `parts` has the evaluation of each classifier.
+    Failed videos are in `failures` only. For a network that `HasParts`, `parts` has the evaluation
+    of each classifier.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean scores over views
