@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -47,8 +48,7 @@ def write_overlay(
     Args:
         frames, sample, query, pixel: As in `draw_sheet`.
         input_size: As in `draw_gate`.
-        short_side: Smaller frames are enlarged to this short side, but no frame is drawn with a
-            long side above `LONG_SIDE`.
+        short_side: Smaller frames are enlarged to it, if the long side stays below `LONG_SIDE`.
 
     Returns:
         The (height, width) of the drawn frames, without the strip.
@@ -73,16 +73,24 @@ def write_overlay(
     factors = (size[0] / clip[1], size[1] / clip[2])
     pictures = []
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
-        height, width = panel.shape[:2]
-        picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
-        picture.paste(Image.fromarray(panel), (0, 0))
-        axes = canvas_axes(picture.size)
+        picture, axes = _with_strip(panel, frame, amounts)
         if position is not None:
             _draw_marks(axes, frame, position, window, factors)
-        _draw_strip(axes, (height, width), frame, amounts)
         pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
     return size
+
+
+def _with_strip(
+    panel: UInt8[np.ndarray, "H W C"], frame: int, amounts: list[float]
+) -> tuple[Image.Image, Axes]:
+    """Returns a picture of the panel above its strip, and axes to draw on."""
+    height, width = panel.shape[:2]
+    picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
+    picture.paste(Image.fromarray(panel), (0, 0))
+    axes = canvas_axes(picture.size)
+    _draw_strip(axes, (height, width), frame, amounts)
+    return picture, axes
 
 
 def _draw_marks(

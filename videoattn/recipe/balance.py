@@ -30,7 +30,7 @@ def sampling_exponent(config: Config, subset: Literal["train", "test"], samples:
     return balance
 
 
-def make_class_weights(config: Config, samples: Samples) -> Tensor | None:
+def make_class_weights(config: Config, samples: Samples, device: torch.device) -> Tensor | None:
     """Returns the loss weights of the classes, (K,), or None if the recipe has none.
 
     Raises:
@@ -40,7 +40,8 @@ def make_class_weights(config: Config, samples: Samples) -> Tensor | None:
     if not isinstance(method, str):
         return None
     _check_balance(config, samples)
-    return torch.from_numpy(class_weights(samples.class_counts(), method)).float()
+    weights = class_weights(samples.class_counts(), method)
+    return torch.from_numpy(weights).float().to(device)
 
 
 def _check_balance(config: Config, samples: Samples) -> None:

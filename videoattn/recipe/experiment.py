@@ -200,14 +200,12 @@ def assemble(
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
-    weights = make_class_weights(config, samples["train"])
-    weights = None if weights is None else weights.to(parallel.device)
+    weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
-    test_batches = None
-    if config.train.validate_every:
-        test_batches = make_loader(config, "test", parallel, samples["test"])
+    validates = config.train.validate_every
+    test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
