@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -60,47 +61,47 @@ def write_overlay(
         raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     size = even_size(clip[1], clip[2], short_side)
-    position: geometry.Position | None = None
-    window: geometry.Window | None = None
+    marks: _Marks | None = None
     if isinstance(attention_map, PairwiseMap):
         weights = geometry.weights_of(attention_map, sample, query)
         position = geometry.query_position(attention_map, query, clip, pixel)
         window = geometry.window_of(weights, clip) if attention_map.kind == "local" else None
+        marks = _Marks(position, window, (size[0] / clip[1], size[1] / clip[2]))
         panels = blend(resize(frames, size), weights, query_scale(attention_map, weights))
         amounts = geometry.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    factors = (size[0] / clip[1], size[1] / clip[2])
-    pictures = []
-    for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
-        picture, axes = _with_strip(panel, frame, amounts)
-        if position is not None:
-            _draw_marks(axes, frame, position, window, factors)
-        pictures.append(draw_over(picture, axes))
+    pictures = [
+        _draw_picture(panel, frame, amounts, marks)
+        for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy())
+    ]
     _write(path, pictures, hold)
     return size
 
 
-def _with_strip(
-    panel: UInt8[np.ndarray, "H W C"], frame: int, amounts: list[float]
-) -> tuple[Image.Image, Axes]:
-    """Returns a picture of the panel above its strip, and axes to draw on."""
+class _Marks(NamedTuple):
+    """The query, its window, and the height and width of a drawn pixel."""
+
+    position: geometry.Position
+    window: geometry.Window | None
+    factors: tuple[float, float]
+
+
+def _draw_picture(
+    panel: UInt8[np.ndarray, "H W C"], frame: int, amounts: list[float], marks: _Marks | None
+) -> Image.Image:
     height, width = panel.shape[:2]
     picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
     picture.paste(Image.fromarray(panel), (0, 0))
     axes = canvas_axes(picture.size)
+    if marks is not None:
+        _draw_marks(axes, frame, marks)
     _draw_strip(axes, (height, width), frame, amounts)
-    return picture, axes
+    return draw_over(picture, axes)
 
 
-def _draw_marks(
-    axes: Axes,
-    frame: int,
-    position: geometry.Position,
-    window: geometry.Window | None,
-    factors: tuple[float, float],
-) -> None:
-    scale_y, scale_x = factors
+def _draw_marks(axes: Axes, frame: int, marks: _Marks) -> None:
+    position, window, (scale_y, scale_x) = marks
     if window is not None and frame in window.frames:
         corner = (window.left * scale_x, window.top * scale_y)
         draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
