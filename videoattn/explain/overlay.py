@@ -80,7 +80,7 @@ def write_overlay(
 
 
 class _Marks(NamedTuple):
-    """The query, its window, and the height and width of a drawn pixel."""
+    """The query, its window, and how many drawn pixels a pixel of the clip is high and wide."""
 
     position: geometry.Position
     window: geometry.Window | None
