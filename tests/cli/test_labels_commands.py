@@ -144,10 +144,10 @@ def test_balanced_training(
     monkeypatch.chdir(unequal)
     words = ("data.root=clips", f"train.class_balance={balance}", f"name=at{balance}")
     assert command("train", "tiny.yaml", *words) == 0
-    printed = capsys.readouterr().out
-    assert "videos per class: moves_down 3, moves_left 3, " in printed
-    assert ", turns_counter_clockwise 3, grows 1\n" in printed
-    assert "  mean class accuracy " in printed
+    printed = capsys.readouterr()
+    assert "videos per class: moves_down 3, moves_left 3, " in printed.out
+    assert ", turns_counter_clockwise 3, grows 1\n" in printed.out
+    assert "  mean class accuracy " in printed.err
     lines = records(f"runs/at{balance}")
     validation = [line for line in lines if line["kind"] == "validation"]
     assert all("video_mean_class_accuracy" in line for line in validation)

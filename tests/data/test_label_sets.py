@@ -235,7 +235,7 @@ def test_many_classes_are_abbreviated() -> None:
 
 
 def test_mirroring_exchanges_labels() -> None:
-    mirror = Mirror(1.0, ("turn left", "turn right", "sit"))
+    mirror = Mirror(1.0, ("turn left", "turn right", "sit"), {"turn left": "turn right"})
     assert mirror.label((0, 2)) == (1, 2)
     assert mirror.label(()) == ()
 

@@ -67,7 +67,7 @@ def test_no_frame_is_drawn_larger_than_the_limit(
 
 
 def test_the_drawn_size_is_returned(tmp_path: Path) -> None:
-    path, frames = tmp_path / "a.mp4", torch.zeros(2, 3, 30, 2400, dtype=torch.uint8)
+    path, frames = tmp_path / "a.mp4", torch.zeros(4, 3, 30, 2400, dtype=torch.uint8)
     assert write_overlay(path, frames, one_hot_map((1, 1, 2)), hold=1) == (24, 1920)
     with av.open(str(path)) as file:
         assert (file.streams.video[0].height, file.streams.video[0].width) == (24 + STRIP, 1920)

@@ -27,7 +27,7 @@ def sampling_exponent(config: Config, subset: Literal["train", "test"], samples:
             "inverse or effective"
         )
     _check_balance(config, samples)
-    return balance
+    return float(balance)
 
 
 def make_class_weights(config: Config, samples: Samples, device: torch.device) -> Tensor | None:

@@ -37,7 +37,7 @@ class LabelSets:
         start = self.ends[index - 1] if index else 0
         return tuple(self.values[start : self.ends[index]].tolist())
 
-    def take(self, rows: Iterable[int]) -> "LabelSets":
+    def take(self, rows: Sequence[int] | np.ndarray) -> "LabelSets":
         return LabelSets.of(self[row] for row in rows)
 
 
