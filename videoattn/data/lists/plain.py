@@ -208,11 +208,13 @@ def _parse_several(line: str, separator: str, has_frames: bool) -> Row | None:
     """
     if not has_frames and is_video(line):
         return line, 0, []
-    cells = split_last(re.sub(r"\s*;\s*", ";", line), separator)
+    numbers_at_end = re.compile(r"[-0-9;,\s]*$")  # "2; 0" has no column 0
+    line = numbers_at_end.sub(lambda end: re.sub(r"\s*([;,])\s*", r"\1", end[0]), line, count=1)
+    cells = split_last(line, separator)
     if cells is None:
         return None
     path, last = cells
-    labels = [word for word in re.split("[;,]", last) if word]
+    labels = [word.strip() for word in re.split("[;,]", last) if word.strip()]
     numbers: list[str] = []
     most = int(has_frames) if ";" in last else len(line)  # "take 2 3;7" has no label 2
     while len(numbers) < most and (cells := split_last(path, separator)):
