@@ -39,7 +39,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"systems"},
     ],
     "data": [
-        {"strings", "transforms", "sampling"},
+        {"strings", "transforms", "sampling", "balance", "pictures"},
         {"decode", "workers"},
         {"lists", "prepare"},
         {"dataset", "shards", "synthetic"},

@@ -64,8 +64,11 @@ def to_line(samples: Samples, index: int) -> str:
     words = [samples.paths[index]]
     if samples.frame_template is not None and samples.num_frames is not None:
         words.append(str(samples.num_frames[index]))
-    if samples.label(index) >= 0:
-        words.append(str(samples.label(index)))
+    label = samples.label(index)
+    if isinstance(label, tuple):
+        words += [";".join(map(str, label))] * bool(label)
+    elif label >= 0:
+        words.append(str(label))
     return " ".join(words)
 
 

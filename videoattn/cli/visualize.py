@@ -167,7 +167,7 @@ def visualize_score(
     labels = torch.tensor([label], device=logits.device)
     found = explain.METHODS[method](loaded.model, clip.video, labels, **options)
     found = replace(found, weights=found.weights.float().cpu())
-    percent = 100 * float(logits.softmax(1)[0, label])
+    percent = 100 * float(loaded.scores(logits)[0, label])
     name = loaded.class_names[label]
     where = "".join(f" at {layer}" for layer in options.values())
     title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
@@ -206,10 +206,13 @@ def _save(
         written.append(Path(f"{stem}.mp4"))
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "overlay.mp4"
-            explain.write_overlay(
+            height, width = explain.write_overlay(
                 path, clip.frames, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
             )
             write_whole(written[1], lambda file: file.write(path.read_bytes()))
+        if width < clip.frames.shape[3]:
+            full = f"{clip.frames.shape[3]} x {clip.frames.shape[2]}"
+            show(f"the overlay is drawn at {width} x {height} pixels; the clip has {full}")
     for path in written:
         show(path)
     return written
@@ -223,7 +226,7 @@ def _record(
         torch.no_grad(),
         record_attention(loaded.model, queries=queries, received=received) as maps,
     ):
-        probabilities = loaded.model(clip.video).softmax(1)[0]
+        probabilities = loaded.scores(loaded.model(clip.video))[0]
     best = int(probabilities.argmax())
     return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
 

@@ -20,11 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.workers import (
-    WorkerDiedError,
-    WorkerMonitor,
-    in_threads,
-)
+from videoattn.data.lists import Label
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
 from videoattn.types import Batch, Failure
 
 _SKIP = "; on_error=skip continues without it"
@@ -121,7 +118,7 @@ class ClipLoader:
             raise
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch."""
+        """Returns the samples of all ranks in the order of the epoch (see `ClipDataset.order`)."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
         generator = torch.Generator()
@@ -186,7 +183,8 @@ class ClipLoader:
             frames = self.dataset.empty_batch()
         else:
             frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
-        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
+        labels = self.dataset.samples.target(loaded.labels)
+        indices = torch.tensor(loaded.indices, dtype=torch.int64)
         return Batch(frames, labels, indices, loaded.failures)
 
 
@@ -195,7 +193,7 @@ class _Loaded(NamedTuple):
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
-    labels: list[int]
+    labels: list[Label]
     indices: list[int]
     failures: tuple[Failure, ...]
 
@@ -238,7 +236,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1]
+        index = key[1] % len(self._dataset)  # of a repetition, see `ClipDataset.order`
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._monitor.decoding(index):

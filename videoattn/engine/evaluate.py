@@ -9,11 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.objective import CrossEntropy, Objective, fraction
+from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
-from videoattn.types import Batch, Failure
+from videoattn.types import Batch, Failure, Target
 
 
 @runtime_checkable
@@ -33,13 +33,14 @@ class Evaluation:
     """The scores of all decoded videos, in the order of the dataset, and their metrics.
 
     Metrics are fractions, or NaN if no video has a label. In `clip_metrics`, each view of a labeled
-    video counts by itself; `video_metrics` use the mean score over the views of a video. `loss` is
-    the mean over views. Failed videos are in `failures` only. For a network that `HasParts`,
-    `parts` has the evaluation of each classifier.
+    video counts by itself; `video_metrics` use the mean score over the views of a video, and begin
+    with the main one. Only they include the objective's summary. `loss` is the mean over views.
+    Failed videos are in `failures` only. For a network that `HasParts`, `parts` has the evaluation
+    of each classifier.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean scores over views
-    labels: Int64[Tensor, " N"]  # -1 if unknown
+    labels: Target
     indices: Int64[Tensor, " N"]
     failures: tuple[Failure, ...]
     num_views: int
@@ -70,17 +71,21 @@ class Evaluation:
 
     @property
     def num_labeled(self) -> int:
-        return int((self.labels >= 0).sum())
+        return int(has_labels(self.labels).sum())
 
     def describe(self) -> str:
-        """Returns one line with the main metric of videos and clips."""
-        name = next(iter(self.video_metrics))
+        """Returns one line with the metrics of videos, and the first one of clips."""
+        name, *others = (key for key in self.video_metrics if key != "top5")
         parts = ", ".join(
             f"{key} {_percent(part.video_metrics[name])}" for key, part in self.parts.items()
         )
+        more = "".join(
+            f"{key.replace('_', ' ')} {_percent(self.video_metrics[key])}  " for key in others
+        )
+        of_clips = next(iter(self.clip_metrics))
         return (
             f"video {name} {_percent(self.video_metrics[name])}  {f'({parts})  ' * bool(parts)}"
-            f"clip {name} {_percent(self.clip_metrics[name])}  "
+            f"{more}clip {of_clips} {_percent(self.clip_metrics[of_clips])}  "
             f"videos {self.num_labeled}  views {self.num_views}  failed {self.num_failed}"
         )
 
@@ -164,9 +169,9 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
         rows = logits.isfinite().all(dim=1).view(num_videos, num_views).all(dim=1)
         bad = batch.indices[~rows].tolist()
         raise FloatingPointError(f"the scores of samples {bad[:8]} are not finite; use float32")
-    labels = batch.labels.repeat_interleave(num_views)
+    labels = batch.labels.repeat_interleave(num_views, dim=0)
     metrics, loss = objective.metrics(logits, labels), objective.loss(logits, labels)
-    sums = torch.stack([labels >= 0, *metrics.values(), loss.double()], dim=1)
+    sums = torch.stack([has_labels(labels), *metrics.values(), loss.double()], dim=1)
     return _Scores(
         objective.scores(logits).view(num_videos, num_views, -1).mean(dim=1),
         batch.labels,
@@ -202,15 +207,19 @@ def _join(
     labels = torch.cat([row.labels for row in scores])[order]
     sums = torch.cat([row.sums for row in scores])[order]
     num_clips, *hits, loss = sums.sum(dim=0).tolist()
-    num_labeled = int((labels >= 0).sum())
+    known = has_labels(labels)
+    num_labeled = int(known.sum())
     of_videos = objective.metrics(probabilities, labels)
+    video_metrics = {key: fraction(int(x.sum()), num_labeled) for key, x in of_videos.items()}
+    video_metrics |= objective.summary(probabilities[known], labels[known])
+    main = objective.metric
     return Evaluation(
         probabilities=probabilities,
         labels=labels,
         indices=indices,
         failures=failures,
         num_views=max(row.num_views for row in scores),
-        video_metrics={key: fraction(int(x.sum()), num_labeled) for key, x in of_videos.items()},
+        video_metrics={main: video_metrics[main], **video_metrics},
         clip_metrics={
             name: fraction(count, num_clips) for name, count in zip(of_videos, hits, strict=True)
         },

@@ -126,8 +126,11 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
     """Resizes frames to (height, width) pixels, bicubic and antialiased."""
     if size == tuple(frames.shape[-2:]):
         return frames
-    drawn = interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
-    return drawn.round_().clamp_(0, 255).to(torch.uint8)
+    drawn = [  # one by one: large frames take four times their memory as floats
+        interpolate(frame[None].float(), size=size, mode="bicubic", antialias=True)
+        for frame in frames
+    ]
+    return torch.cat(drawn).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:

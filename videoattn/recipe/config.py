@@ -20,7 +20,16 @@ class DataConfig:
     root: str = MISSING
     """The folder of the dataset. Required: data.root=..."""
     layout: Literal[
-        "folders", "list", "frames", "kinetics", "ucf101", "hmdb51", "something", "jester", "shards"
+        "folders",
+        "list",
+        "frames",
+        "kinetics",
+        "ucf101",
+        "hmdb51",
+        "something",
+        "jester",
+        "charades",
+        "shards",
     ] = "folders"
     """folders: root/<split>/<class>/*. list: lines with a path and a label. frames: lines with a
     folder of images, their number and a label. shards: tar files written by `videoattn prepare
@@ -28,16 +37,19 @@ class DataConfig:
     train_split: str = "train"
     test_split: str = "test"
     """folders: names of the split folders. list, frames: list files, relative to root. kinetics,
-    something, jester: names of the released lists, such as train and validation. shards: folders in
-    root, which may be a URL, or tar files: https://host/{000000..000011}.tar or, on the command
-    line only, pipe:COMMAND a/{000000..000011}.tar."""
+    something, jester, charades: names of the released lists, such as train and validation. shards:
+    folders in root, which may be a URL, or tar files: https://host/{000000..000011}.tar or, on the
+    command line only, pipe:COMMAND a/{000000..000011}.tar."""
     official_split: int = 1
     """ucf101, hmdb51: number of the official split, 1 to 3."""
     class_list: str | None = None
     """folders, list, frames, kinetics: a file with one class name per line. By default, the classes
     of the training split in alphabetical order; for lists, numbers."""
-    columns: Literal["path label", "path frames label", "path label ..."] = "path label"
-    """list: the columns of a line. "path label ..." ignores labels after the first."""
+    columns: Literal["path label", "path frames label", "path label ...", "path labels"] = (
+        "path label"
+    )
+    """list: the columns of a line. "path label ..." ignores labels after the first. "path labels"
+    (also for frames, after the number of images) takes all, as in a.mp4 3;7."""
     separator: str = " "
     """list, frames: the text between columns; a space matches any spaces and tabs."""
     frame_template: str = "img_{:05d}.jpg"
@@ -202,6 +214,12 @@ class TrainConfig:
     """Fine-tuning: freezes the statistics, scale and shift of the backbone's batch norms."""
     backbone_lr_scale: float = 1.0
     """Fine-tuning: learning rate of the backbone as a fraction of lr."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """bce: binary cross entropy, for several labels per video; it is measured in mAP."""
+    class_balance: float | int | Literal["inverse", "effective"] = 0
+    """For unequal classes. A number draws videos by class: 0 each video once per epoch, 0.5 classes
+    by the square root of their size, 1 all classes equally often. inverse, effective: loss weights
+    by the number of videos, or by their effective number (Cui et al., CVPR 2019)."""
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

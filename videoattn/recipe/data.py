@@ -16,6 +16,7 @@ from videoattn.data.lists import (
     existing_root,
     kinetics_csv,
     parse_list,
+    read_charades,
     read_class_list,
     read_folders,
     read_frames,
@@ -27,6 +28,7 @@ from videoattn.data.lists import (
     read_something,
     read_ucf101,
 )
+from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -44,6 +46,7 @@ from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
+from videoattn.recipe.balance import sampling_exponent
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
@@ -82,13 +85,19 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
             return read_something(root, split, missing=missing)
         case "jester":
             return read_jester(root, split, missing=missing)
+        case "charades":
+            return read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
     match config.layout:
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            template, start = config.frame_template, config.frame_start
-            read = partial(read_frames, frame_template=template, frame_start=start)
+            read = partial(
+                read_frames,
+                frame_template=config.frame_template,
+                frame_start=config.frame_start,
+                columns=_columns(config),
+            )
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -110,9 +119,16 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = config.columns if config.layout == "list" else "path frames label"
+            columns = _columns(config)
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
     return class_folders(root, split)
+
+
+def _columns(config: DataConfig) -> Columns:
+    """Returns the columns of a list; lists of frames always have the number of images."""
+    if config.layout == "list":
+        return config.columns
+    return "path frames labels" if config.columns == "path labels" else "path frames label"
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
@@ -164,6 +180,7 @@ def make_loader(
         still_frame=config.clip.still_frame,
         decode=_decode(config),
         target_fps=clock_of(config),
+        balance=sampling_exponent(config, subset, samples),
     )
     return ClipLoader(
         dataset,

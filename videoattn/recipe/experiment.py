@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
@@ -22,6 +22,7 @@ from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
+from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
@@ -37,6 +38,7 @@ from videoattn.recipe.training import (
     make_settings,
     make_trackers,
     new_parameters,
+    test_objective,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -90,6 +92,7 @@ class Experiment:
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
                 patience=train.patience,
+                objective=test_objective(train),
             )
         run = RunSettings(
             folder,
@@ -154,6 +157,8 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
+            for line in class_sizes(samples["train"]):
+                show(line)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         try:
@@ -207,17 +212,17 @@ def assemble(
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
-    test_batches = None
-    if config.train.validate_every:
-        test_batches = make_loader(config, "test", parallel, samples["test"])
+    validates = config.train.validate_every
+    test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,

@@ -160,7 +160,7 @@ def read_yaml(path: Path) -> Any:
     """Returns the content of a YAML file, without inserting any `${key}`."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:  # the second: NUL and others
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error

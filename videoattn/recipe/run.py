@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videoattn.data.dataset import sample_generator
@@ -22,7 +22,7 @@ from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
-from videoattn.recipe.training import make_precision
+from videoattn.recipe.training import make_precision, test_objective
 from videoattn.types import Failure, Logits, Video
 
 
@@ -58,6 +58,7 @@ class Predictor:
         self.model = model
         self.config = config
         self.class_names = tuple(class_names)
+        self.objective = test_objective(config.train)
         self.device = device
         self.checkpoint = checkpoint
         self.folder = checkpoint.parent
@@ -71,7 +72,8 @@ class Predictor:
                 in floating point.
 
         Returns:
-            All classes, most likely first, with the mean probability over the recipe's views. For a
+            All classes, most likely first, with the mean probability over the recipe's views. With
+            several labels per video, each probability is independent of the others. For a
             preprocessed video, its logits (N, K).
 
         Raises:
@@ -83,9 +85,14 @@ class Predictor:
             return logits
         views = self.preprocess(video).split(self.config.test.batch_size)
         with torch.no_grad():
-            scores = torch.cat([self.model(part).softmax(dim=1) for part in views]).mean(dim=0)
+            scores = torch.cat([self.scores(self.model(part)) for part in views]).mean(dim=0)
         ranked = scores.argsort(descending=True).tolist()
         return [Prediction(self.class_names[k], float(scores[k])) for k in ranked]
+
+    def scores(self, logits: Logits) -> Float[Tensor, "N K"]:
+        """Returns the probabilities of the classes: softmax, or sigmoid if a video may have several
+        labels."""
+        return self.objective.scores(logits)
 
     def preprocess(self, video: str | Path | Tensor) -> Video:
         """Returns the views of a video as the network takes them, (V, C, T, H, W) on its device.
@@ -135,6 +142,7 @@ class Predictor:
                 self.model,
                 make_loader(config, "test", parallel, samples),
                 to_video=make_to_video(config.clip, parallel.device),
+                objective=self.objective,
                 max_views=config.test.batch_size,
                 precision=precision,
                 parallel=parallel,

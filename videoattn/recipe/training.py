@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.objective import CrossEntropy
+from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
@@ -136,12 +137,39 @@ def new_parameters(previous: Checkpoint) -> list[str]:
     return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
+def make_objective(train: TrainConfig, class_weights: torch.Tensor | None = None) -> Objective:
+    """Returns the loss and metrics of a recipe.
+
+    Args:
+        class_weights: Factors of the classes' losses, (K,).
+
+    Raises:
+        ValueError: If a setting does not apply to the loss.
+    """
+    if train.loss == "cross_entropy":
+        return CrossEntropy(train.label_smoothing, class_weights)
+    if train.label_smoothing:
+        raise ValueError("train.label_smoothing: applies to train.loss=cross_entropy; remove it")
+    if class_weights is not None:
+        raise ValueError(
+            f"train.class_balance: {train.class_balance} weighs train.loss=cross_entropy; use a "
+            "number, or remove it"
+        )
+    return BinaryCrossEntropy()
+
+
+def test_objective(train: TrainConfig) -> Objective:
+    """Returns the loss and metrics of test videos: without label smoothing and class weights."""
+    return make_objective(replace(train, label_smoothing=0.0))
+
+
 def make_settings(
     config: Config,
     steps_per_epoch: int,
     precision: Precision,
     mix: Mix | None = None,
     num_stages: int = 1,
+    class_weights: torch.Tensor | None = None,
 ) -> OptimSettings:
     """Returns the settings of the optimizer steps.
 
@@ -149,6 +177,7 @@ def make_settings(
         steps_per_epoch: Optimizer steps, after accumulation.
         mix: Mixes the clips of a batch.
         num_stages: The number of training stages of the model.
+        class_weights: Factors of the classes' losses, (K,).
 
     Raises:
         ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
@@ -164,7 +193,7 @@ def make_settings(
         ),
         accumulate_steps=train.accumulate_steps,
         clip_norm=train.clip_norm,
-        objective=CrossEntropy(label_smoothing=train.label_smoothing),
+        objective=make_objective(train, class_weights),
         precision=precision,
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
