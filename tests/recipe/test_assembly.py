@@ -24,9 +24,8 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.data import make_mix
 from videoattn.recipe.model import make_model
-from videoattn.recipe.training import make_optimizer, make_precision, make_settings
+from videoattn.recipe.training import make_mix, make_optimizer, make_precision, make_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

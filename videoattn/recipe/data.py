@@ -43,7 +43,6 @@ from videoattn.data.transforms.augment import (
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
-from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.balance import sampling_exponent
@@ -92,11 +91,9 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
+            template, start = config.frame_template, config.frame_start
             read = partial(
-                read_frames,
-                frame_template=config.frame_template,
-                frame_start=config.frame_start,
-                columns=_columns(config),
+                read_frames, frame_template=template, frame_start=start, columns=_columns(config)
             )
         case "list":
             read = partial(read_list, columns=config.columns)
@@ -195,12 +192,11 @@ def make_loader(
 
 
 def _decode(config: Config) -> Callable[..., Frames]:
-    decoder, short_side = config.data.decoder, config.data.decode_short_side
+    side, square_pixels = config.data.decode_short_side, config.clip.square_pixels
     with section("data"):
-        check_decoder(decoder, short_side)
-    return partial(
-        decode, decoder=decoder, short_side=short_side, square_pixels=config.clip.square_pixels
-    )
+        check_decoder(config.data.decoder, side)
+    decoder = config.data.decoder
+    return partial(decode, decoder=decoder, short_side=side, square_pixels=square_pixels)
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:
@@ -301,10 +297,3 @@ def test_transform(config: Config) -> TestTransform:
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
     """Returns the function from frames (N, T, C, H, W) uint8 to the network's input."""
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
-
-
-def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
-    with section("augment"):
-        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
-    return mix if sum(mix.fractions) else None

@@ -25,13 +25,14 @@ from videoattn.files import write_text
 from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import (
     make_fine_tuning,
+    make_mix,
     make_optimizer,
     make_precise_bn,
     make_precision,

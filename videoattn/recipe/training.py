@@ -27,7 +27,7 @@ from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
 from videoattn.errors import one_of
 from videoattn.files import write_text
 from videoattn.models.structure import unsafe_convolutions
-from videoattn.recipe.config import Config, TrainConfig
+from videoattn.recipe.config import AugmentConfig, Config, TrainConfig, section
 from videoattn.recipe.data import make_loader
 from videoattn.recipe.folder import TRACKERS, flat
 from videoattn.recipe.load import to_dict
@@ -281,3 +281,10 @@ def make_trackers(config: Config, folder: Path) -> list[Tracker]:
     }
     write_text(path, json.dumps({name: t.run_id for name, t in trackers.items()}) + "\n")
     return list(trackers.values())
+
+
+def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
+    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
+    with section("augment"):
+        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
+    return mix if sum(mix.fractions) else None
