@@ -75,13 +75,15 @@ def weights() -> None:
         show(name)
         show(f"  {', '.join(detail for detail in details if detail)}")
         # Addresses are long. Each has its own line so that it can be copied.
-        show(f"  file: {row.url or 'not published'}")
+        show(f"  file: {row.url or f'not published: {row.file.absent}'}")
         if row.accuracy:
-            show(f"  accuracy: {row.accuracy.source}")
+            doubt = f" ({row.accuracy.doubt})" if row.accuracy.doubt else ""
+            show(f"  accuracy: {row.accuracy.source}{doubt}")
     show("")
     show(
         "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
-        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT"
+        "dataset is named. To try a model: videoattn predict NAME VIDEO. Its file is "
+        "downloaded once"
     )
 
 

@@ -14,16 +14,20 @@ from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Samples
 from videoattn.data.transforms import resize
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import CheckpointMeta
+from videoattn.engine.checkpoint import CheckpointError, CheckpointMeta
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
+from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
+from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
+from videoattn.recipe.public import is_public, read_public
 from videoattn.recipe.training import make_precision
 from videoattn.types import Failure, Logits, Video
+from videoattn.weights import PUBLIC
 
 
 class Prediction(NamedTuple):
@@ -41,7 +45,8 @@ class Predictor:
     The attributes and methods of the network are available on the predictor, too.
 
     Args:
-        folder, checkpoint: The source of the network.
+        checkpoint: The file with the weights.
+        folder: Default folder of the commands' output; that of the checkpoint if not given.
         meta: The metadata of the checkpoint, without overrides.
     """
 
@@ -54,13 +59,14 @@ class Predictor:
         device: torch.device,
         checkpoint: Path,
         meta: CheckpointMeta,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.class_names = tuple(class_names)
         self.device = device
         self.checkpoint = checkpoint
-        self.folder = checkpoint.parent
+        self.folder = folder or checkpoint.parent
         self.meta = meta
 
     def __call__(self, video: str | Path | Tensor) -> list[Prediction] | Logits:
@@ -173,12 +179,13 @@ def load(
     data: Mapping[str, Any] | None = None,
 ) -> Predictor:
     """Loads the network of a run's folder (its last checkpoint), a shared folder (model.safetensors
-    and config.json), or a .pt or .safetensors file in one of them.
+    and config.json), a .pt or .safetensors file in one of them, or a public model by its name.
 
     Nothing in the folder can run code, read other files or reach the network: its config's data
-    section is not used.
+    section is not used. The file of a public model is downloaded once.
 
     Args:
+        path: A folder or a file, or else a public name such as "pytorchvideo/i3d_r50".
         overrides: `key=value` words that the user typed, such as "data.root=videos".
         data: A data section from a source that the user controls.
 
@@ -186,7 +193,10 @@ def load(
         ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
-    file, state, meta = checkpoint.read(Path(os.path.expanduser(path)))
+    if public := is_public(path):
+        file, state, meta = read_public(str(path))
+    else:
+        file, state, meta = _read(path)
     config = from_stored(meta["config"], data, overrides)
     with torch.device("meta"):  # before memory for the network is allocated
         checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)
@@ -200,7 +210,18 @@ def load(
         device=on_device,
         checkpoint=file,
         meta=meta,
+        folder=RUNS / config.name if public else None,
     )
+
+
+def _read(path: str | Path) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
+    try:
+        return checkpoint.read(Path(os.path.expanduser(path)))
+    except CheckpointError as error:
+        hint = did_you_mean(str(path), PUBLIC)
+        if not hint or os.path.exists(path):
+            raise
+        raise CheckpointError(f"{error}; or a public name{hint}") from error
 
 
 def require_empty(path: Path) -> None:
