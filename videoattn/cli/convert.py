@@ -24,6 +24,9 @@ from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
 
+AS = "A name from `videoattn list weights`. Without FILE, its file is downloaded."
+CLASSES = "A file with one class name per line; the names of Kinetics or ImageNet if not given."
+
 
 def command(
     file: Annotated[
@@ -36,20 +39,8 @@ def command(
         Path | None,
         typer.Argument(metavar="OUT", help="A new folder, or a new file X.safetensors."),
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            help="A name from `videoattn list weights`. Without FILE, its file is downloaded.",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with one class name per line; the names of Kinetics or ImageNet if not "
-            "given."
-        ),
-    ] = None,
+    name: Annotated[str | None, typer.Option("--as", help=AS)] = None,
+    classes: Annotated[Path | None, typer.Option(help=CLASSES)] = None,
 ) -> None:
     """Convert a public checkpoint for the other commands.
 
@@ -70,10 +61,10 @@ def command(
     meta = public_meta(name, class_names, file)
     is_file = output.suffix == ".safetensors"
     (checkpoint.save_weights if is_file else checkpoint.save_folder)(output, weights, meta)
-    size = sum(p.numel() for p in model.parameters())
     show(f"{name}: {len(state)} keys in {file}, {len(explanation.used)} used")
     _show_by_reason("ignored", explanation.ignored)
     _show_by_reason("not in the file, set to", explanation.filled)
+    size = sum(p.numel() for p in model.parameters())
     show(f"{config.model.name}, {size:,} parameters; license of the weights: {row.license}")
     show(f"{num_classes} classes: {origin}")
     show(_views(row, config))

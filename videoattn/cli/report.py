@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from videoattn.engine.evaluate import Evaluation
 from videoattn.explain.fonts import drawable
-from videoattn.files import output_folder, write_text, write_whole
+from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -171,13 +171,6 @@ def _write_predictions(
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([_cell(value) for value in header])
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerow([spreadsheet_cell(value) for value in header])
+    writer.writerows([spreadsheet_cell(value) for value in row] for row in rows)
     write_text(path, text.getvalue())
-
-
-def _cell(value: object) -> object:
-    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

@@ -1,7 +1,8 @@
 """Loads a trained network with its preprocessing from a run, a shared folder or a checkpoint."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from videoattn.data.lists import Samples
 from videoattn.data.transforms import resize
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointError, CheckpointMeta
-from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.evaluate import Evaluation, VideoScores, evaluate, score_in_order
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import did_you_mean
@@ -144,18 +145,26 @@ class Predictor:
 
     def evaluate(self, samples: Samples, parallel: Parallel) -> Evaluation:
         """Scores every view of the samples."""
-        config = self.config
-        precision, _ = make_precision(config, self.model, parallel.device)
         with Display(enabled=parallel.is_main) as display:
-            return evaluate(
-                self.model,
-                make_loader(config, "test", parallel, samples),
-                to_video=make_to_video(config.clip, parallel.device),
-                max_views=config.test.batch_size,
-                precision=precision,
-                parallel=parallel,
-                display=display,
-            )
+            batches = make_loader(self.config, "test", parallel, samples)
+            return evaluate(self.model, batches, display=display, **self._scoring(parallel))
+
+    def scores(self, samples: Samples, parallel: Parallel) -> Iterator[list[VideoScores]]:
+        """Yields the scores of a few samples at a time, in their order, as they come."""
+        config = self.config
+        if len(samples) == 1:  # starting loader processes would take longer
+            config = replace(config, data=replace(config.data, num_workers=0))
+        batches = make_loader(config, "test", parallel, samples)
+        return score_in_order(self.model, batches, **self._scoring(parallel))
+
+    def _scoring(self, parallel: Parallel) -> dict[str, Any]:
+        precision, _ = make_precision(self.config, self.model, parallel.device)
+        return {
+            "to_video": make_to_video(self.config.clip, parallel.device),
+            "max_views": self.config.test.batch_size,
+            "precision": precision,
+            "parallel": parallel,
+        }
 
     def __getattr__(self, name: str) -> Any:
         """Returns an attribute of the network, because earlier versions of `load` returned it."""
