@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "Train a recipe with every attention system and with none."),
     "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
     "list": ("list", "List the attention systems or the public models."),
+    "env": ("env", "Print versions, hardware and decoders, for a bug report."),
 }
 """Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
 
@@ -71,15 +72,22 @@ def main(words: list[str] | None = None) -> None:
 
     An error that the user can fix ends the process with one line.
     """
-    commands = Commands(
+    if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
+        from videoattn.cli.completion import complete
+
+        complete(COMMANDS)
+    app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
+        cls=Commands,
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    app.callback()(lambda: None)
+    commands = typer.main.get_command(app)  # with --install-completion
     words = sys.argv[1:] if words is None else words
     try:
-        commands.main([_without_tilde(word) for word in words])
+        commands.main([_without_tilde(word) for word in words], prog_name="videoattn")
     except SystemExit:
         raise  # before the next line imports torch
     except _expected_errors() as error:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
 from videoattn.explain.fonts import drawable
 from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
@@ -75,6 +76,7 @@ def summarize(evaluation: Evaluation) -> dict[str, object]:
         "videos_labelled": evaluation.num_labeled,
         "views_per_video": evaluation.num_views,
         "failures": [asdict(failure) for failure in evaluation.failures],
+        "machine": machine(),
     }
 
 

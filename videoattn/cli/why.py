@@ -59,6 +59,16 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
     return written
 
 
+def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
+    """Draws the strongest attention in a video, or else what its most likely class rests on."""
+    clip = read_clip(predictor, video)
+    if blocks := list(recordable_blocks(predictor.model)):
+        return _draw_attention(predictor, clip, video, blocks)
+    with torch.no_grad():
+        label = int(predictor.model(clip.video)[0].argmax())
+    return _draw_score(predictor, clip, video, label)
+
+
 def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Image.Image:
     model = predictor.model
     labels = torch.tensor([label], device=clip.video.device)
