@@ -26,31 +26,33 @@ from videoattn.weights.row import PublicModel
 MODELS = """\
 # Public models
 
-Checkpoints of other projects that load by name. `python tools/write_docs.py models` writes this page.
+Checkpoints of other projects, which load by name. `python tools/write_docs.py models` writes this
+page.
 
     videoattn predict pytorchvideo/i3d_r50 some.mp4
     videoattn visualize pyslowfast/I3D_NLN_8x8_R50 some.mp4
     videoattn train configs/finetune_ucf101_11.yaml model.weights=torchvision/resnet18
-    videoattn.load("mmaction2/tsm_r50")                  # Python
 
-A name works wherever a run does: `predict`, `test`, `visualize`, `export`, `convert`, `model.weights=NAME`,
-`videoattn.load` and `load_public`. The network, the preprocessing and the test views are those of the row.
+A name may replace a run in `predict`, `test`, `visualize` and `export`, and a file in `convert`. In
+Python: `videoattn.load("mmaction2/tsm_r50")` and `load_public`. The network, the preprocessing and
+the test views are those of the published accuracy.
 
 The file is downloaded once, and kept as published in `$VIDEOATTN_HOME/weights`, by default
-`~/.cache/videoattn/weights` (`XDG_CACHE_HOME` is respected); `videoattn env` prints the folder. At each use,
-its SHA-256 is compared with the one that the project publishes, or else with that of the first download.
+`$XDG_CACHE_HOME/videoattn/weights` or `~/.cache/videoattn/weights`. `videoattn env` prints the
+folder. At each use the SHA-256 of the file is compared with the one in the table of models, or
+else with that of the first download.
 
 | variable | effect |
 | --- | --- |
 | `VIDEOATTN_OFFLINE=1` | nothing is downloaded |
 | `VIDEOATTN_MIRROR=http://host:port` | replaces the scheme and the host of every address |
-| `VIDEOATTN_NONCOMMERCIAL=1` | you accept licenses that forbid commercial use (CC-BY-NC), whose files are \
-not downloaded otherwise |
+| `VIDEOATTN_NONCOMMERCIAL=1` | you accept licenses that forbid commercial use (CC-BY-NC) |
 
-With a file from elsewhere: `videoattn convert FILE --as NAME OUT`, and OUT in the place of the name.
+Without the last one, files under such a license are not downloaded. For a file that you have:
+`videoattn convert FILE --as NAME OUT`, and then OUT in the place of the name.
 
-A view is one crop of one clip; MACs (multiply-adds) are those of one view. Accuracies are on the validation
-set of the data unless another is named, from the linked pages; none was measured here.
+MACs are multiply-adds of one view: a crop of a clip, or of 8 frames for an image network. The
+accuracies are from the linked pages. None was measured here.
 """
 
 app = typer.Typer(help="Print the Markdown tables of the documentation.", no_args_is_help=True)
