@@ -140,8 +140,8 @@ def test_both_branches_of_a_hard_crop_start_alike(images: tuple[str, nn.Module])
 def test_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"model.weights: 'nowhere' is not a run, a shared folder, a checkpoint, or the name of "
-        r"a public model, NAME or NAME:FILE; names are .*torchvision/resnet50",
+        match=r"model.weights: 'nowhere' is not a run, a shared folder, a checkpoint, or the name "
+        r"of a public model, NAME or NAME:FILE; names are .*torchvision/resnet50",
     ):
         started(recipe("nowhere", name="tsn_r18"))
     with pytest.raises(ValueError, match=r"a public model \(did you mean torchvision/resnet18\?\)"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,14 +29,15 @@ def unique_stems(videos: Sequence[str]) -> list[str]:
     """Returns a file name for each video: its path below the folder that all have in common."""
     folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
     common = os.path.commonpath(folders)
-    stems = []
-    for video in videos:
-        name = os.path.splitext(os.path.relpath(os.path.abspath(video), common))[0]
-        stem = safe_file_name(name)
-        if stem != name:  # two paths may become one name
-            stem = f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
-        stems.append(stem)
-    return stems
+    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
+    stems = [safe_file_name(name) for name in names]
+    count = Counter(stems)
+    return [
+        stem
+        if count[stem] == 1
+        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]
 
 
 def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> list[Path]:
@@ -78,7 +80,7 @@ def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Im
         logits = model(clip.video)[0]
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
     share = 100 * float(logits.softmax(0)[label])
-    score = float(logits[label]) - (0.0 if bias is None else float(bias.flatten()[label]))
+    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach().flatten()[label]))
     total = float(found.weights.sum())
     caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
     if abs(total - score) > EXACT * max(1.0, abs(score)):
