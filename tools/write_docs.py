@@ -70,7 +70,7 @@ def models() -> None:
     """Print the page about public models (docs/models.md)."""
     print(MODELS)
     columns = ("name", "network", "data", "frames x stride", "views", "top-1", "parameters", "MACs")
-    rows = [_model_row(name, row) for name, row in PUBLIC.items()]
+    rows = [model_row(name, row) for name, row in PUBLIC.items()]
     print_table((*columns, "license", "address", "run it"), rows)
     print("\nDoubts about rows:\n")
     for name, row in PUBLIC.items():
@@ -100,7 +100,7 @@ def decoders(
     print_table(COLUMNS, compare(folder))
 
 
-def _model_row(name: str, row: PublicModel) -> tuple[str, ...]:
+def model_row(name: str, row: PublicModel) -> tuple[str, ...]:
     config = public_config(name)
     clip, test = config.clip, config.test
     num_classes = 1000 if row.dataset == "ImageNet-1K" else 400

@@ -29,7 +29,7 @@ def test_json_has_the_same(
     assert command("env", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["torch"] == torch.__version__
-    assert found["cache"] == f"{tmp_path}, 1 files, 1.5 kB"
+    assert found["cache"] == f"{tmp_path}/weights, 1 files, 1.5 kB"
     assert found["variables"]["VIDEOATTN_HOME"] == str(tmp_path)
     assert found["bfloat16"]["CPU"].startswith(("in hardware", "not in hardware"))
 

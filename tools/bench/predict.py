@@ -13,15 +13,14 @@ from typing import Annotated
 import typer
 from common import print_table
 
-from videoattn.cli.predict import predict
+from videoattn.cli.predict import find_videos, predict
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
-from videoattn.engine.parallel import Parallel
-from videoattn.recipe.data import make_samples
+from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.recipe.run import load
 
 
 def bench(
-    run: Annotated[Path, typer.Argument(help="A run with the demo's classes.")],
+    run: Annotated[Path, typer.Argument(help="A run.")],
     clips: Annotated[int, typer.Option(min=len(MOTIONS), help="Number of clips.")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each, in turn.")] = 3,
 ) -> None:
@@ -35,7 +34,7 @@ def bench(
         speeds: dict[str, list[float]] = {"test": [], "predict": []}
         memory = []
         for turn in range(rounds):
-            tested = _seconds(lambda: _test(run, folder))
+            tested = _seconds(lambda: _test(run, videos))
             csv = folder / f"{turn}.csv"
             predicted = _seconds(lambda csv=csv: predict(run, [videos], csv=csv))
             speeds["test"].append(number / tested)
@@ -53,8 +52,9 @@ def bench(
 
 def _test(run: Path, folder: Path) -> None:
     """Scores the clips as `videoattn test` does, without its tables and pictures."""
-    predictor = load(run, overrides=[f"data.root={folder}"])
-    predictor.evaluate(make_samples(predictor.config.data, "test"), Parallel())
+    predictor = load(run, resolve_device())
+    videos = predictor.samples(find_videos([folder]))
+    predictor.evaluate(videos, Parallel(device=predictor.device))
 
 
 def _seconds(call: Callable[[], object]) -> float:

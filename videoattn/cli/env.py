@@ -39,7 +39,7 @@ def command(
 
 def environment() -> dict[str, Any]:
     """Returns the versions, hardware, decoders and folders by name."""
-    cache = cache_folder()
+    cache = cache_folder() / "weights"
     files = [path for path in cache.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     return {

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torchvision.models
 from torch import nn
 
 from videoattn.errors import check_options, one_of
@@ -31,7 +30,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
     **{
-        f"tsn_r{depth}": partial(TSN, partial(torchvision.models.get_model, f"resnet{depth}"))
+        f"tsn_r{depth}": partial(TSN, partial(torchvision_networks.get_model, f"resnet{depth}"))
         for depth in BLOCKS
     },
     "inception_i3d": InceptionI3d,

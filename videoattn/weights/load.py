@@ -7,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.non_local import NonLocal
@@ -15,6 +14,7 @@ from videoattn.attention.insert import insert_attention
 from videoattn.errors import first_few, one_of
 from videoattn.models import info
 from videoattn.models.table import make_network
+from videoattn.models.torchvision import get_model
 from videoattn.weights.download import fetch
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
@@ -224,7 +224,7 @@ def _build(name: str, num_classes: int) -> nn.Module:
     row = PUBLIC[name]
     with torch.device("meta"):
         if row.network.startswith("resnet"):  # an image network of torchvision
-            model: nn.Module = torchvision.models.get_model(row.network, num_classes=num_classes)
+            model = get_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
         if row.non_local is not None:
