@@ -135,8 +135,7 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(
     cut = [word.format("cut") for word in words]
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "scores", interrupted)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            command(*cut)
+        assert command(*cut) != 0
     assert len(rows_of("cut.csv")) < len(rows_of("whole.csv"))
     assert command(*cut, "--resume") == 0
     for end in ("csv", "json"):
@@ -159,12 +158,12 @@ def test_files_that_were_cut_at_any_byte_are_completed(form: Any, tmp_path: Path
     videos = [answer.video for answer in ANSWERS]
 
     def complete(path: Path, *, resume: bool) -> int:
-        files = AnswerFiles({path: form})
-        todo = files.start(videos, resume=resume)
-        for answer in ANSWERS:
-            if answer.video in todo:
-                files.write([answer])
-        files.end()
+        with AnswerFiles({path: form}) as files:
+            todo = files.start(videos, resume=resume)
+            for answer in ANSWERS:
+                if answer.video in todo:
+                    files.write([answer])
+            files.end()
         return len(todo)
 
     whole = tmp_path / "whole"
@@ -181,10 +180,10 @@ def test_files_that_were_cut_at_any_byte_are_completed(form: Any, tmp_path: Path
 
 
 def test_csv_files_run_no_formulas(tmp_path: Path) -> None:
-    files = AnswerFiles({tmp_path / "a.csv": csv_format(1)})
-    files.start(["=cmd.mp4"], resume=False)
-    files.write([ANSWERS[2]])
-    files.end()
+    with AnswerFiles({tmp_path / "a.csv": csv_format(1)}) as files:
+        files.start(["=cmd.mp4"], resume=False)
+        files.write([ANSWERS[2]])
+        files.end()
     (row,) = rows_of(tmp_path / "a.csv")
     assert (row["video"], row["class_1"]) == ("'=cmd.mp4", "'=1+1")
 

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -84,12 +85,19 @@ def json_format() -> Format:
 
 
 class AnswerFiles:
-    """The files to which the main process writes the answers."""
+    """The files to which the main process writes the answers. Leaving the `with` closes them."""
 
     def __init__(self, formats: Mapping[Path, Format]) -> None:
         self.formats = formats
         self._open: dict[Path, IO[str]] = {}
+        self._stack = ExitStack()
         self._is_empty = True
+
+    def __enter__(self) -> "AnswerFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
         """Opens the files, and returns the videos that they do not answer yet.
@@ -106,9 +114,8 @@ class AnswerFiles:
             form = self.formats[path]
             kept = (text for video, text in rows if _key(video) in done)
             write_text(path, form.start + form.between.join(kept))
-            self._open[path] = path.open(
-                "a", encoding="utf-8", errors="surrogateescape", newline=""
-            )
+            file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
+            self._open[path] = self._stack.enter_context(file)
         return [video for video in videos if _key(video) not in done]
 
     def write(self, answers: Sequence[Answer]) -> None:
@@ -124,8 +131,9 @@ class AnswerFiles:
     def end(self) -> None:
         """Completes the files."""
         for path, file in self._open.items():
-            with named_in_errors(path), file:
+            with named_in_errors(path):
                 file.write(self.formats[path].end)
+                file.flush()
 
     def _read(self, path: Path, resume: bool) -> list[tuple[str, str]]:
         if not path.exists():

@@ -104,7 +104,7 @@ def predict(
         raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
     if output is not None and not why:
         raise ValueError("output: it is the folder of the pictures; add --why")
-    with init_parallel(device) as parallel:
+    with init_parallel(device) as parallel, files:
         predictor = load(run, parallel.device)
         todo = parallel.from_main(lambda: files.start(find_videos(videos), resume=resume))
         folder = (output or predictor.folder / "pictures") if why else None
