@@ -45,14 +45,14 @@ def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> 
 
     Args:
         name: A key of `MODELS`.
-        options: Arguments of its constructor, as plain values.
+        options: Arguments of its constructor, as plain values; a list is taken as a tuple.
         num_classes: The number of logits.
 
     Raises:
         ValueError: If the network or an option does not exist; the message lists what exists.
     """
     make = MODELS[one_of("name", name, MODELS)]
-    options = dict(options)
+    options = {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()}
     check_options("options", make, options)
     if isinstance(options.get("stem"), Mapping):
         check_options("options.stem", Stem, options["stem"])
