@@ -31,7 +31,7 @@ page.
 
     videoattn predict pytorchvideo/i3d_r50 some.mp4
     videoattn visualize pyslowfast/I3D_NLN_8x8_R50 some.mp4
-    videoattn train configs/finetune_ucf101_11.yaml model.weights=torchvision/resnet18
+    videoattn train ucf101_i3d_r50_non_local_8x8 model.weights=pyslowfast/I3D_NLN_8x8_R50
 
 A name may replace a run in `predict`, `test`, `visualize` and `export`, and a file in `convert`. In
 Python: `videoattn.load("mmaction2/tsm_r50")` and `load_public`. The network, the preprocessing and

@@ -62,10 +62,8 @@ def command(
     Prints the most likely classes, or writes them to files. The exit status is 1 if a video cannot
     be decoded.
     """
-    if predict(
-        run, videos, top=top, csv=csv, json=json, resume=resume, why=why, output=output,
-        device=device,
-    ):  # fmt: skip
+    files = {"csv": csv, "json": json, "output": output}
+    if predict(run, videos, top=top, resume=resume, why=why, device=device, **files):
         raise typer.Exit(1)
 
 

@@ -84,11 +84,11 @@ def fetch(name: str) -> Path:
                 if not file.is_file():  # while this process waited
                     _download(name, row, file, clean=is_locked)
         except OSError as error:
-            reason = error.strerror or str(error)
             raise DownloadError(
-                name, f"{row.url} cannot be kept in {file.parent}: {reason}; free some space, or "
-                "set VIDEOATTN_HOME to another folder"
-            ) from error  # fmt: skip
+                name,
+                f"{row.url} cannot be kept in {file.parent}: {error.strerror or error}; free some "
+                "space, or set VIDEOATTN_HOME to another folder",
+            ) from error
     digest = _digest(file)
     try:
         _check_digest(digest, row, file)
