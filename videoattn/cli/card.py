@@ -124,7 +124,7 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
             *([_row("the same, trained on still frames", still)] if still else []),
             "",
             f"A video's answer is the mean of {test.num_clips} x {test.num_crops} views. "
-            f"Measured {_plain(results['where'])}.",
+            f"Measured {results['where']}.",
         ]
         if still is None:
             lines.append("A baseline on still frames was not measured.")
@@ -153,7 +153,7 @@ def _results(folder: Path) -> dict[str, Any] | None:
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
         return None
     measured_on = found.get("machine")
-    return {**numbers, "where": f"{where} on {measured_on}" if measured_on else where}
+    return {**numbers, "where": f"{where} on {_plain(measured_on)}" if measured_on else where}
 
 
 def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from videoattn.engine.evaluate import Evaluation, VideoScores, evaluate, score_i
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import did_you_mean
+from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
 from videoattn.recipe.folder import RUNS
@@ -207,9 +208,11 @@ def load(
     else:
         file, state, meta = _read(path)
     config = from_stored(meta["config"], data, overrides)
-    with torch.device("meta"):  # before memory for the network is allocated
-        checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)
-    model = make_model(config.model, len(meta["class_names"]))
+    with NoInit():
+        with torch.device("meta"):  # before memory for the network is allocated
+            fitting = make_model(config.model, len(meta["class_names"]))
+        checkpoint.check_fit(fitting, state, path=file)
+        model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
     on_device = resolve_device(device) if isinstance(device, str) else device
     return Predictor(

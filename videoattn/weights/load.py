@@ -13,6 +13,7 @@ from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.errors import first_few, one_of
 from videoattn.models import info
+from videoattn.models.structure import NoInit
 from videoattn.models.table import make_network
 from videoattn.models.torchvision import get_model
 from videoattn.weights.download import fetch
@@ -222,7 +223,7 @@ def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
 def _build(name: str, num_classes: int) -> nn.Module:
     """Returns the network on the meta device, without memory. It is cached: do not change it."""
     row = PUBLIC[name]
-    with torch.device("meta"):
+    with torch.device("meta"), NoInit():
         if row.network.startswith("resnet"):  # an image network of torchvision
             model = get_model(row.network, num_classes=num_classes)
         else:
