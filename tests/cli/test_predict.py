@@ -22,8 +22,11 @@ from videoattn import explain
 from videoattn.cli.answers import Answer, AnswerFiles, csv_format, json_format
 from videoattn.cli.predict import find_videos
 from videoattn.cli.why import unique_stems
+from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.run import Predictor
+from videoattn.recipe.config import ModelConfig
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import Predictor, load
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +224,16 @@ def test_two_processes_write_the_same_file(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("inside")
-def test_a_network_without_torchvision_does_not_import_it() -> None:
+def test_a_network_without_torchvision_does_not_import_it(tmp_path: Path) -> None:
     """Importing torchvision or torch._dynamo takes as long as importing torch."""
+    config = load("run").meta["config"]
+    plain = {**config, "model": {**config["model"], "attention": {}}}
+    model = make_model(ModelConfig("i3d_r18", {"width": 1}), 3)
+    meta = {"config": plain, "class_names": ["a", "b", "c"], "preprocessing": {}}
+    checkpoint.save_folder(tmp_path / "plain", model.state_dict(), meta)
     code = (
         "import sys\nfrom videoattn.cli.app import main\n"
-        f"try: main(['predict', 'run', {all_clips()[0]!r}])\nexcept SystemExit: pass\n"
+        f"try: main(['predict', '{tmp_path}/plain', {all_clips()[0]!r}])\nexcept SystemExit: pass\n"
         "print([m for m in ('torchvision', 'torch._dynamo', 'sklearn', 'matplotlib') "
         "if m in sys.modules])"
     )

@@ -29,9 +29,10 @@ class NoInit(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.Tensor.normal_:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        options = kwargs or {}
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
 
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
