@@ -147,8 +147,9 @@ def _download(name: str, row: PublicModel, file: Path, *, clean: bool) -> None:
     Args:
         clean: Remove what interrupted downloads have left.
     """
-    for leftover in file.parent.glob(f".*.partial.{file.name}*") if clean else ():
-        leftover.unlink(missing_ok=True)
+    for pattern in (f".*.partial.{file.name}*", f".{file.name}.*.partial") if clean else ():
+        for leftover in file.parent.glob(pattern):
+            leftover.unlink(missing_ok=True)
     # The name ends as the file's, because the suffix determines how it is read.
     partial = file.with_name(f".{secrets.token_hex(8)}.partial.{file.name}")
     url = _mirrored(row.url or "")
