@@ -23,7 +23,7 @@ CEILINGS = {
     "data": 5_820,  # limits for files from elsewhere; notes about classes without videos
     "engine": 2_235,  # bounds of metadata from elsewhere; scores of any number of videos in order
     "explain": 1_670,  # fonts for names in any script
-    # Upper limits of stored numbers; recipes inside the wheel; lists in lists; public models as runs.
+    # Upper limits of stored numbers; recipes inside the wheel; lists in lists; runs by public name.
     "recipe": 2_330,
     # The demo draws the README's moving picture; one error line under torchrun; predict for many
     # videos with files, resuming and reasons; env; model cards; completion.
