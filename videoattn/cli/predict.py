@@ -28,7 +28,6 @@ def command(
     videos: Annotated[
         list[str],
         typer.Argument(
-            metavar="VIDEOS...",
             help="Video files, folders of videos, patterns such as 'clips/*.mp4', or - to read "
             "them from standard input, one per line.",
         ),
