@@ -204,16 +204,6 @@ def test_predict_names_actions_and_failures(
     assert f"failed: {empty}: the file is empty (0 bytes)" in capsys.readouterr().out
 
 
-def test_predict_reads_files_only(run: Path, clips: Path) -> None:
-    assert refused("predict", run, clips) == (
-        f"error: {clips} is a folder; name its videos, as in {clips}/*.mp4"
-    )
-    assert refused("predict", run, "rtsp://localhost:1/x") == (
-        "error: rtsp://localhost:1/x is an address; need a file: save some seconds "
-        "first, with ffmpeg -i rtsp://localhost:1/x -t 10 clip.mp4"
-    )
-
-
 @pytest.mark.parametrize("query", [(), ("--query", "10,60,50", "--query", "14,40,40")])
 def test_visualize_draws_sheets_and_overlays(
     run: Path, clips: Path, tmp_path: Path, query: tuple[str, ...]

@@ -12,6 +12,7 @@ import decode_memory
 import decoders
 import loader
 import loader_sides
+import predict
 import pytest
 import startup
 import torch
@@ -21,6 +22,7 @@ from annotations import bench_annotations, write_lists
 from common import chosen_decoders, videos_under
 
 from tests.data.conftest import MakeClip, make_clip  # noqa: F401 (a fixture)
+from tests.pinned import write
 from tests.tools.conftest import TOOLS, Table, Tables
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import read_kinetics, read_list
@@ -40,6 +42,20 @@ def column(table: Table, name: str) -> list[float]:
     values = [float(row[name].split()[0].replace(",", "")) for row in table]
     assert all(math.isfinite(value) and value >= 0 for value in values)
     return values
+
+
+def test_predict(tables: Tables, tmp_path: Path) -> None:
+    write.unpack(tmp_path)
+    predict.bench(tmp_path / "run", clips=8, rounds=1)
+    (table,) = tables()
+    assert [row["command"] for row in table] == ["test", "predict"]
+    assert min(column(table, "clips/s, best")) > 0
+
+
+def test_killed_downloads() -> None:
+    words = [sys.executable, str(TOOLS / "kill_downloads.py"), "--kills", "5", "--seconds", "0.2"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert re.search(r"^5 kills: .*; 1 calls after them succeeded$", done.stdout, re.M)
 
 
 @pytest.mark.parametrize("script", ["bench/attention.py", "write_docs.py"])

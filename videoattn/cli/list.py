@@ -1,5 +1,6 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -75,26 +76,28 @@ def weights() -> None:
         show(name)
         show(f"  {', '.join(detail for detail in details if detail)}")
         # Addresses are long. Each has its own line so that it can be copied.
-        show(f"  file: {row.url or 'not published'}")
+        show(f"  file: {row.url or f'not published: {row.file.absent}'}")
         if row.accuracy:
-            show(f"  accuracy: {row.accuracy.source}")
+            doubt = f" ({row.accuracy.doubt})" if row.accuracy.doubt else ""
+            show(f"  accuracy: {row.accuracy.source}{doubt}")
     show("")
     show(
         "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
-        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT"
+        "dataset is named. To try a model: videoattn predict NAME VIDEO. Its file is "
+        "downloaded once"
     )
 
 
 @cache
 def attention_rows() -> list[AttentionRow]:
     """Returns a row for each system. Takes a few seconds to compute shapes."""
-    base_parameters, base_macs = _count(_backbone())
+    base_parameters, base_macs = count(_backbone(), CLIP)
     found = []
     for name, system in SYSTEMS.items():
         with torch.device("meta"):
             network = _backbone()
             model = system.attach(network, network.info, partial(system.make), (), name)
-        parameters, macs = _count(model)
+        parameters, macs = count(model, CLIP)
         title = f"{system.title} ({system.paper})"
         added = (parameters - base_parameters, macs - base_macs)
         found.append(AttentionRow(name, title, system.map_of, system.map_shape, *added))
@@ -106,11 +109,11 @@ def _backbone() -> ResNet3d:
         return ResNet3d("i3d", depth=50, num_classes=400)
 
 
-def _count(model: nn.Module) -> tuple[int, int]:
-    """Counts parameters, and multiply-adds of one clip, on the meta device."""
+def count(model: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """Counts parameters, and multiply-adds for an input of this shape, on the meta device."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(torch.empty(CLIP, device="meta"))
+        model.eval()(torch.empty(*shape, device="meta"))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
 

@@ -176,8 +176,8 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network, such as width or dropout."""
     weights: str | None = None
-    """A run, a shared folder, a checkpoint, a public model with its file
-    (pyslowfast/I3D_8x8_R50:FILE), or torchvision/resnet50, whose 2-D weights are inflated.
+    """A run, a shared folder, a checkpoint, or a public model: its name alone
+    (pyslowfast/I3D_8x8_R50), to download its file, or NAME:FILE. 2-D weights are inflated.
     Classifiers and attention blocks that the weights lack start from random weights."""
     inflate: Literal["mean", "centre"] = "mean"
     """2-D weights over time: repeated and divided by the number of frames, or in the center frame
