@@ -139,6 +139,25 @@ def attach_layers(
     return model
 
 
+def attach_pyramids(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels, source_channels)` after each position, by default the last stage but
+    one. Its forward takes (x, *sources): the outputs of the position and of all stages that ran
+    before it."""
+    stages = stage_outputs(model, info, len(info.stages))
+    positions = after or stages[-2:-1]
+    check_positions(model, positions, info)
+    for position in positions:
+        shapes = output_shapes(model, [*(s for s in stages if s != position), position], info)
+        order = list(shapes)
+        sources = [s for s in stages if order.index(s) < order.index(position)]
+        block = make(shapes[position][1], [shapes[source][1] for source in sources])
+        block = view_as_video(block, shapes[position])
+        put_after(model, position, name, Joined(model, block, sources))
+    return model
+
+
 def attach_head(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:

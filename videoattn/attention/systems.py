@@ -13,7 +13,7 @@ from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.attention.blocks.interaction import InteractionPyramid
+from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
@@ -24,7 +24,7 @@ from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.types import ModelInfo
 
-Kind = Literal["block", "stage_end", "gate", "convolution", "mask", "head", "layers", "network"]
+Kind = Literal["block", "stage_end", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class AttentionSystem:
             mask: around stages; (channels, grid=...).
             head: instead of the classifier; (width, level channels, number of classes).
             layers: after a layer, with earlier layers as sources; (channels, source channels).
+            pyramid: after stages, with all earlier stages as sources; (channels, source channels).
             network: around the network; (model, info=..., after=...).
         map_of: The meaning of the recorded map.
         map_shape: Its shape.
@@ -83,6 +84,7 @@ ATTACH: dict[Kind, Callable[..., nn.Module]] = {
     "mask": attach.attach_masks,
     "head": attach.attach_head,
     "layers": attach.attach_layers,
+    "pyramid": attach.attach_pyramids,
     "network": attach.attach_network,
 }
 
@@ -198,6 +200,15 @@ SYSTEMS: dict[str, AttentionSystem] = {
         paper="Du et al., ECCV 2018",
         make=InteractionPyramid,
         kind="head",
+        map_of="where each of D rows pools from, all levels fused, or each level alone",
+        map_shape="(N, D, T, H, W)",
+        losses={"interaction": 0.01, "diversity": 0.01},
+    ),
+    "interaction_layer": AttentionSystem(
+        title="Interaction-aware layer",
+        paper="Du et al., ECCV 2018",
+        make=InteractionLayer,
+        kind="pyramid",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
         losses={"interaction": 0.01, "diversity": 0.01},
