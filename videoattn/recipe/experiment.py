@@ -27,7 +27,7 @@ from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
 from videoattn.recipe.folder import RUNS, claim
 from videoattn.recipe.initial import load_initial_weights
-from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.load import load, to_dict, with_edition_of
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import (
     make_fine_tuning,
@@ -140,6 +140,8 @@ def train(
         previous = stack.enter_context(
             claim(folder, config, parallel, resume=resume, overwrite=overwrite)
         )
+        if previous is not None:
+            config = with_edition_of(config, previous["config"])
         experiment = assemble(config, parallel, previous, samples=samples)
         if parallel.is_main:
             show(f"{folder}: {_summary(experiment, parallel)}")

@@ -44,6 +44,7 @@ _FREE = (
     "data.num_workers",
     "data.max_failures",
     "data.decode_timeout_seconds",
+    "model.edition",  # a resumed run keeps its own
     "train.save_every_steps",
     "train.keep_epochs",
 )

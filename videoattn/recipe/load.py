@@ -109,9 +109,18 @@ def from_stored(
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    if isinstance(model := kept.get("model"), Mapping):
+        kept["model"] = {"edition": 1, **model}
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
     check_stored(config, source, overrides)
     return config
+
+
+def with_edition_of(config: Config, stored: Values) -> Config:
+    """Returns a config with the edition of the defaults that a stored config was made with."""
+    model = stored.get("model")
+    edition = model.get("edition", 1) if isinstance(model, Mapping) else 1
+    return replace(config, model=replace(config.model, edition=edition))
 
 
 def comparable(values: Values) -> dict[str, Any]:

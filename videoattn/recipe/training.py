@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.systems import SYSTEMS
+from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
@@ -179,12 +179,13 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
     name = config.model.attention.name
-    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    table = EDITIONS[config.model.edition]
+    own = table[name].losses if name in table else {}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
             has = f"has {', '.join(own)}" if own else "has none"
-            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
                 f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
