@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from videoattn.attention.blocks.attention_stem import AttentionStem
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
@@ -57,11 +58,35 @@ def attach_gates(
 def attach_convolutions(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Replaces 3x3 convolutions; by default those of the last two stages."""
+    """Replaces 3x3 convolutions; by default those of the last two stages.
+
+    A position that is the network's first convolution (`conv1` of a ResNet) becomes an attention
+    stem, and the pool after it one of 4x4.
+    """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     check_positions(model, stages, info)
-    replace_convolutions(model, make, stages)
+    for stem in [stage for stage in stages if stage == "conv1"]:
+        _replace_stem(model, stem, make)
+    replace_convolutions(model, make, [stage for stage in stages if stage != "conv1"])
     return model
+
+
+def _replace_stem(model: nn.Module, name: str, make: Make) -> None:
+    conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
+    fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
+    if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):
+        raise ValueError(
+            f"{name!r} and the pool after it cannot be replaced in {type(model).__name__}; choose "
+            "a ResNet, or stages"
+        )
+    options = getattr(make, "keywords", {})
+    stem = AttentionStem(conv.in_channels, conv.out_channels, heads=options.get("heads", 8))
+    model.set_submodule(name, view_as_video(stem, conv.weight.shape))
+    if isinstance(pool, nn.MaxPool2d):
+        model.set_submodule("maxpool", nn.MaxPool2d(4, ceil_mode=True))
+        return
+    time = [x if isinstance(x, int) else x[0] for x in (pool.kernel_size, pool.stride)]
+    model.set_submodule("maxpool", nn.MaxPool3d((time[0], 4, 4), (time[1], 4, 4), ceil_mode=True))
 
 
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ from videoattn.recipe.training import (
     make_precision,
     make_settings,
     new_parameters,
+    with_frame_losses,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -202,7 +203,9 @@ def assemble(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        with_frame_losses(
+            make_settings(config, steps_per_epoch, precision, mix, num_stages(model)), config, model
+        ),
         plan,
         samples,
         batches,

@@ -27,7 +27,7 @@ CONFIG = "config.yaml"
 LOCK = ".lock"
 
 _WRITTEN = re.compile(
-    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best\.safetensors|metrics\.jsonl|skipped\.jsonl"
+    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors|metrics\.jsonl|skipped\.jsonl"
     r"|missing_(training|test)\.txt|result\.json|\.lock|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"

@@ -1,12 +1,16 @@
 """Builds the optimizer, schedule, objective and precision of a recipe."""
 
+import copy
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from videoattn.attention.capture import Taps, capture
+from videoattn.attention.insert import example_input
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
@@ -20,6 +24,7 @@ from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import OptimSettings
+from videoattn.models import info
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
@@ -158,6 +163,32 @@ def make_settings(
         auxiliary_weights=auxiliary_weights,
         mix=mix,
     )
+
+
+def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
+    """Returns settings with one loss per frame, if the recipe has it.
+
+    The model's classifier keeps its logits (N, T, K) of the frames in every forward pass.
+
+    Raises:
+        ValueError: If the network does not classify frames.
+    """
+    if not config.train.per_frame_loss:
+        return settings
+    classifier = info(model).classifier
+    shadow = copy.deepcopy(model).to("meta").eval()
+    with capture(shadow, [classifier]) as outputs:
+        shadow(example_input(model, info(model)))
+    shape = tuple(outputs[classifier].shape) if classifier in outputs else ()
+    if len(shape) != 3 or shape[1] == 1:
+        raise ValueError(
+            f"train.per_frame_loss: the classifier of this network returns {shape} for a clip of 8 "
+            "frames; need logits of each frame (N, T, K), as in tsn_r50 with consensus=mean; "
+            "remove it"
+        )
+    taps = Taps()
+    taps.tap_output(model.get_submodule(classifier), classifier)
+    return replace(settings, frame_logits=lambda model: taps.pop(classifier))
 
 
 def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:

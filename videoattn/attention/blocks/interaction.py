@@ -19,8 +19,9 @@ figure 1 and six equations were), and no public code is known. Our readings: the
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
 weights and the forms of the losses (interaction_loss.py). Ours: `pool_with="simplex"` (M = a X),
 `center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
-give the average. The paper's classification loss seems to be an average of one per frame; see
-`scope="frame"` and the objective `PerFrame`.
+give the average. The paper's classification loss seems to be an average of one per frame: a TSN
+with `scope="frame"`, or with the layer, classifies each frame, and the training loop can average
+the losses of frames.
 
 - A bias per row cancels in the softmax: with every fusion but "max" it has no effect and no
   gradient. A bias per position is a learned prior. Neither subtracts a mean, as principal component
