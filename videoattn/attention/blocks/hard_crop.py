@@ -18,6 +18,7 @@ frame. The crop is taken from the network's input, after augmentation.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,9 +36,9 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.capture import Taps
+from videoattn.attention.capture import Taps, capture
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
-from videoattn.attention.insert import check_positions, output_shapes
+from videoattn.attention.insert import check_positions, example_input, output_shapes
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
@@ -118,7 +119,7 @@ class HardCrop(nn.Module):
         self.scale = one_of("scale", scale, SCALES)
         self.min_size = min_size
         if one_of("pool", pool, ("max", "backbone")) == "max":
-            _pool_by_maximum(model)
+            _pool_by_maximum(model, info)
         local = copy.deepcopy(model)
         self.global_branch, self._global_taps = model, _taps(model, after, info.classifier)
         self.local_branch, self._local_taps = local, _taps(local, after, info.classifier)
@@ -229,20 +230,30 @@ class HardCrop(nn.Module):
 
 
 class GlobalMaxPool(nn.Module):
-    """The maximum over all positions, which become one: (N, C, ...) -> (N, C, 1, 1[, 1])."""
+    """The maximum over all positions of features (N, C, ...): (N, C), or (N, C, 1, ...)."""
+
+    def __init__(self, *, keepdim: bool) -> None:
+        super().__init__()
+        self.keepdim = keepdim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.amax(tuple(range(2, x.ndim)), keepdim=True)
+        return x.amax(tuple(range(2, x.ndim)), keepdim=self.keepdim)
 
 
-def _pool_by_maximum(model: nn.Module) -> None:
-    pool = getattr(model, "avgpool", None)
-    if not isinstance(pool, nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d):
+def _pool_by_maximum(model: nn.Module, info: ModelInfo) -> None:
+    """Replaces the global pool `avgpool` of a network."""
+    shape: tuple[int, ...] = ()
+    if isinstance(getattr(model, "avgpool", None), nn.Module):
+        shadow = copy.deepcopy(model).to("meta").eval()
+        with capture(shadow, ["avgpool"], stop=True) as outputs:
+            shadow(example_input(model, info))
+        shape = tuple(outputs["avgpool"].shape)
+    if math.prod(shape[2:], start=len(shape) > 1) != 1:
         raise ValueError(
-            f"pool='max' replaces the global average pool `avgpool`, which {type(model).__name__} "
-            "does not have; use pool='backbone', or a ResNet"
+            f"pool='max' replaces a global pool `avgpool`, which {type(model).__name__} does not "
+            "have; use pool='backbone'"
         )
-    model.avgpool = GlobalMaxPool()
+    model.avgpool = GlobalMaxPool(keepdim=len(shape) > 2)
 
 
 def _taps(model: nn.Module, after: str, classifier: str) -> Taps:

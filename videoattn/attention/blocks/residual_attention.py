@@ -21,16 +21,20 @@ three more skip connections; we do not.
 | channel    | x / |x| with the norm over the channels of a position: in (-1, 1)          |
 | spatial    | sigmoid((x - mean) / std) with mean and std of a channel's map in a frame  |
 
+Masks surround the first three stages by default, at 56x56, 28x28 and 14x14 positions with D = 3, 2
+and 1, as in Attention-56. Attention-92 has 1, 2 and 3 modules in them:
+`after=[layer1, layer2, layer2, layer3, layer3, layer3]`.
+
 Where we differ: the paper builds whole networks from such modules. Here the trunk is an existing
 stage, so a pretrained backbone can have masks. By default each frame has its own mask, which is the
 2-D module per frame; `temporal_kernel` and `temporal_mask` mix frames.
 
 Resizing uses align_corners=False. The authors' pools have no padding and a rounded-up size, ours
 have padding 1: the number of cells is equal, and the windows lie one cell apart (8 cells are pooled
-to windows centered on 0, 2, 4, 6 here, on 1, 3, 5, 7 there). A pooled and resized blob moves by 1.5
-cells to the lower right at depth 2, and by 3.5 at depth 3, before learned convolutions correct it;
-with the authors' windows and aligned corners it moves about as far to the upper left. Neither is
-centered.
+to windows centered on 0, 2, 4, 6 here, on 1, 3, 5, 7 there). On average, a pooled and resized blob
+moves by 1.5 cells to the lower right at depth 2, and by 3.5 at depth 3, before learned convolutions
+correct it; with the authors' windows and aligned corners it moves about as far to the upper left.
+Neither is centered.
 """
 
 import torch
