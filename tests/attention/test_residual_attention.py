@@ -282,7 +282,7 @@ def test_several_masks_in_a_stage_split_its_blocks() -> None:
     expected = masks[1](middle, stage[4](stage[3](middle)))
     assert torch.equal(stage(x), expected)
     model = ResNet3d("c2d", depth=18, num_classes=3, width=8)
-    with pytest.raises(ValueError, match=r"'layer2' has nothing to mask; need a stage of 3 or mor"):
+    with pytest.raises(ValueError, match=r"'layer2' has nothing to mask; need a stage of 3 or "):
         system.attach(model, model.info, system.make, ["layer2"] * 2, "residual_attention")
 
 

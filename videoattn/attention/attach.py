@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.attention_stem import AttentionStem
+from videoattn.attention.blocks.attention_stem import replace_stem
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
@@ -65,28 +65,10 @@ def attach_convolutions(
     """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     check_positions(model, stages, info)
-    for stem in [stage for stage in stages if stage == "conv1"]:
-        _replace_stem(model, stem, make)
+    if "conv1" in stages:
+        replace_stem(model, "conv1", heads=getattr(make, "keywords", {}).get("heads", 8))
     replace_convolutions(model, make, [stage for stage in stages if stage != "conv1"])
     return model
-
-
-def _replace_stem(model: nn.Module, name: str, make: Make) -> None:
-    conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
-    fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
-    if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):
-        raise ValueError(
-            f"{name!r} and the pool after it cannot be replaced in {type(model).__name__}; choose "
-            "a ResNet, or stages"
-        )
-    options = getattr(make, "keywords", {})
-    stem = AttentionStem(conv.in_channels, conv.out_channels, heads=options.get("heads", 8))
-    model.set_submodule(name, view_as_video(stem, conv.weight.shape))
-    if isinstance(pool, nn.MaxPool2d):
-        model.set_submodule("maxpool", nn.MaxPool2d(4, ceil_mode=True))
-        return
-    time = [x if isinstance(x, int) else x[0] for x in (pool.kernel_size, pool.stride)]
-    model.set_submodule("maxpool", nn.MaxPool3d((time[0], 4, 4), (time[1], 4, 4), ceil_mode=True))
 
 
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:

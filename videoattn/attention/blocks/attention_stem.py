@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.common import grid_of, widen
 from videoattn.attention.functional import Path, attend, autocast_off
+from videoattn.attention.insert import view_as_video
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.types import Video
 
@@ -139,3 +140,30 @@ class AttentionStem(nn.Module):
 def _inside(i: Tensor, j: Tensor) -> Tensor:
     """Returns the place of pixels within their blocks, 0 to 15."""
     return i % BLOCK * BLOCK + j % BLOCK
+
+
+def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
+    """Replaces a network's first convolution, and the pool `maxpool` that follows it.
+
+    Raises:
+        ValueError: If there are no such layers, or the convolution skips frames.
+    """
+    conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
+    fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
+    if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):
+        raise ValueError(
+            f"{name!r} and the pool after it cannot be replaced in {type(model).__name__}; choose "
+            "a ResNet, or stages"
+        )
+    assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+    stem = AttentionStem(conv.in_channels, conv.out_channels, heads=heads)
+    model.set_submodule(name, view_as_video(stem, conv.weight.shape))
+    if isinstance(pool, nn.MaxPool2d):
+        model.set_submodule("maxpool", nn.MaxPool2d(BLOCK, ceil_mode=True))
+        return
+    over, step = (
+        size if isinstance(size, int) else size[0] for size in (pool.kernel_size, pool.stride)
+    )
+    model.set_submodule(
+        "maxpool", nn.MaxPool3d((over, BLOCK, BLOCK), (step, BLOCK, BLOCK), ceil_mode=True)
+    )
