@@ -217,7 +217,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         kind="head",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
-        losses={"interaction": 0.01, "diversity": 0.01},
+        losses={"interaction": 0.1, "diversity": 0.1},
     ),
     "interaction_layer": AttentionSystem(
         title="Interaction-aware layer",
@@ -226,7 +226,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         kind="pyramid",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
-        losses={"interaction": 0.01, "diversity": 0.01},
+        losses={"interaction": 0.1, "diversity": 0.1},
     ),
     "pay_attention": AttentionSystem(
         title="Learn to pay attention",

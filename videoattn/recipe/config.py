@@ -147,8 +147,9 @@ class AttentionConfig:
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Positions such as [layer2.1, layer2.3]; empty: the published ones. Systems that join layers,
-    surround stages or replace the classifier take stages ([layer2, layer3])."""
+    """Positions such as [layer2.1, layer2.3]; empty: the paper's, or ours where docs/attention.md
+    has a line about it. Systems that join layers, surround stages or replace the classifier take
+    stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
 
