@@ -82,7 +82,7 @@ def test_attention_stem(size: tuple[int, int]) -> None:
     x = clip(2, 3, 2, *size)
     assert_equal(block, formulas.stem, [x])
     found = block.maps(x)[""]
-    rows = found.rows(torch.arange(2 * size[0] * size[1]))
+    rows = found.rows_by_head(torch.arange(2 * size[0] * size[1]))[0].flatten(3)
     torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows.sum(-1)))
     values = formulas.stem_values(block, x).unflatten(1, (2, 4)).flatten(3)
     y = torch.einsum("nhqk,nhdk->nhdq", rows, values).flatten(1, 2).view(2, 8, 2, *size)

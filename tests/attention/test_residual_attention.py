@@ -65,8 +65,9 @@ def test_gradients_equal_those_of_the_image_module(activation: str) -> None:
         torch.autograd.grad((y * weight).sum(), wanted_of) for y in (mask(u, trunk), expected)
     )
     for one, other in zip(got, wanted, strict=True):
-        error = (one - other).abs().max() / other.abs().max()
-        assert error < (1e-7 if activation == "channel" else 1e-12)  # an epsilon in the norm
+        error = (one - other).abs().max() / other.abs().max().clamp(min=1.0)
+        # The epsilon in the norm of "channel", and small deviations below "spatial"'s fraction.
+        assert error < {"mixed": 1e-12, "channel": 1e-7, "spatial": 1e-10}[activation]
 
 
 def test_deconvolution_starts_as_bilinear_interpolation() -> None:

@@ -58,7 +58,7 @@ class AttentionStem(nn.Module):
         self.nu = nn.Parameter(torch.randn(mixtures, width) * width**-0.5)
         nn.init.kaiming_normal_(self.value.weight, mode="fan_in", nonlinearity="relu")
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Tensor:
         q, k, v = self._project(x)
         with autocast_off(x):
             y = attend(q, k, v.to(q.dtype), path=self.path)  # (blocks, 16, D)
@@ -128,7 +128,7 @@ class AttentionStem(nn.Module):
         # (N, heads, D, T, down, 4, along, 4)
         return x.permute(0, 3, 4, 6, 1, 5, 7, 2).flatten(5, 6)
 
-    def _from_blocks(self, y: Tensor, like: Video) -> Video:
+    def _from_blocks(self, y: Tensor, like: Video) -> Tensor:
         """Undoes `_to_blocks` after its first five axes were joined."""
         frames, height, width = grid_of(like)
         down, along = -(-height // BLOCK), -(-width // BLOCK)

@@ -182,8 +182,9 @@ class PyramidPooling(nn.Module):
         count = len(self.scores)
         return like.new_full((count,), 1 / count if self.fusion == "mean" else 1.0)
 
-    def _reduce(self, levels: Sequence[Level]) -> tuple[list[Level], Float[Tensor, "N P C"]]:
-        """Returns all levels, pooled to the grid of the last one, and X, in float32 or wider."""
+    def _reduce(self, levels: Sequence[Level]) -> tuple[list[Tensor], Tensor]:
+        """Returns all levels, pooled to the grid of the last one, and X (N, P, C), in float32 or
+        wider. With scope="frame", N counts frames."""
         dtype, grid = widen(levels[-1]).dtype, grid_of(levels[-1])
         pool = F.adaptive_max_pool3d if self.down_sampling == "max" else F.adaptive_avg_pool3d
         reduced = [
@@ -194,8 +195,8 @@ class PyramidPooling(nn.Module):
             values = values - values.mean(2, keepdim=True)
         return reduced, values
 
-    def _frames(self, x: Level) -> Level:
-        """Makes each frame a clip of its own if the scope is a frame."""
+    def _frames(self, x: Level) -> Tensor:
+        """Makes each frame a clip of its own, if the scope is a frame."""
         return x.transpose(1, 2).flatten(0, 1).unsqueeze(2) if self.scope == "frame" else x
 
     @property
