@@ -17,13 +17,14 @@ PACKAGE = ROOT / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Lines of each package. They may fall; raising one needs a reason beside it.
 CEILINGS = {
-    "attention": 4_840,
+    "attention": 5_470,  # a layer and a stem; both readings of papers and code, as options
     "models": 1_160,
     "weights": 1_240,
     "data": 5_820,  # limits for files from elsewhere; notes about classes without videos
-    "engine": 2_160,  # bounds of metadata from elsewhere
+    "engine": 2_195,  # bounds of metadata from elsewhere; best epoch of a stage; frame losses
     "explain": 1_670,  # fonts for names in any script
-    "recipe": 2_175,  # upper limits of stored numbers; recipes inside the wheel; lists in lists
+    # Upper limits of stored numbers; recipes in the wheel; lists in lists; editions of defaults.
+    "recipe": 2_250,
     "cli": 2_380,  # the demo draws the README's moving picture; one error line under torchrun
 }
 

@@ -100,22 +100,19 @@ def test_other_networks_are_refused() -> None:
 WHOLE = """
 import videoattn, torch, sys
 sys.path.insert(0, {root!r})
-from tests.attention.test_attention_stem import clip, full_attention
-x = clip(2, 4, 30, 32)
-for kind in ("i3d", "tsn"):
-    model = full_attention(kind).eval()
-    with torch.no_grad():
-        expected = model(x)
-        tolerance = 1e-4 * float(expected.abs().max())
-        exported = torch.export.export(model, (x,)).module()(x)
-        assert (exported - expected).abs().max() <= tolerance, ("export", kind)
-        torch._dynamo.reset()
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-        assert (compiled - expected).abs().max() <= tolerance, ("compile", kind)
+from tests.attention.test_attention_stem import AttentionStem, clip
+torch.manual_seed(0)
+stem, x = AttentionStem(3, 16).eval(), clip(2, 2, 6, 8)
+with torch.no_grad():
+    expected = stem(x)
+    exported = torch.export.export(stem, (x,)).module()(x)
+    assert torch.allclose(exported, expected, atol=1e-5), "export"
+    compiled = torch.compile(stem, fullgraph=True, backend="aot_eager")(x)
+    assert torch.allclose(compiled, expected, atol=1e-5), "compile"
 """
 
 
-def test_full_attention_compiles_and_exports(request: pytest.FixtureRequest) -> None:
+def test_stem_compiles_and_exports(request: pytest.FixtureRequest) -> None:
     root = str(request.config.rootpath)
     words = [sys.executable, "-c", WHOLE.format(root=root)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)

@@ -137,7 +137,7 @@ def test_the_best_epoch_of_a_stage_is_handed_to_the_next(
     """As AG-CNN's paper elects the model of each stage on its validation set."""
     run = replace(run_in(tmp_path), keep_epochs=1)
     settings = {"num_epochs": 9, "stage_epochs": (4, 4, 1), "keep": "best"}
-    fitted = go(run, FakeBatches(num_samples=16), make_optimizer=sgd, **settings)
+    fitted = go(run, FakeBatches(num_samples=16), make_optimizer=sgd, seed=1, **settings)
     states = [load(tmp_path / f"checkpoint-epoch-000{n}.pt")["model"] for n in range(1, 10)]
     validated = [line for line in curve(tmp_path) if line["kind"] == "validation"]
     printed = capfd.readouterr().err

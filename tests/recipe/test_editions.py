@@ -120,12 +120,12 @@ def test_an_old_run_is_resumed_and_loaded_as_it_began(
     assert command("train", "recipe.yaml", "data.root=clips", "--resume") == 0
     resumed = load(path)
     assert resumed["config"]["model"]["edition"] == 1
-    assert resumed["model"]["fc.linear.weight"].shape == (8, 32)  # not one part for each row
+    assert resumed["model"]["fc.block.linear.weight"].shape == (8, 32)  # not one part for each row
     assert command("test", "runs/tiny") == 0
     assert command("train", "recipe.yaml", "data.root=clips", "name=new", "train.num_epochs=1") == 0
     new = load(Path("runs/new/checkpoint-last.pt"))
     assert new["config"]["model"]["edition"] == 2
-    assert new["model"]["fc.linear.weight"].shape == (8, 8 * 32)
+    assert new["model"]["fc.block.linear.weight"].shape == (8, 8 * 32)
 
 
 @pytest.mark.parametrize(

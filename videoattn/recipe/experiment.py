@@ -25,9 +25,9 @@ from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
-from videoattn.recipe.folder import RUNS, claim
+from videoattn.recipe.folder import RUNS, claim, with_edition_of
 from videoattn.recipe.initial import load_initial_weights
-from videoattn.recipe.load import load, to_dict, with_edition_of
+from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.training import (
     make_fine_tuning,
@@ -102,7 +102,7 @@ class Experiment:
             self.optimizer,
             self.train_batches,
             to_video=self.preprocess,
-            settings=self.settings,
+            settings=with_frame_losses(self.settings, self.config, self.model),
             plan=self.plan,
             run=run,
             validation=validation,
@@ -203,9 +203,7 @@ def assemble(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        with_frame_losses(
-            make_settings(config, steps_per_epoch, precision, mix, num_stages(model)), config, model
-        ),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
         plan,
         samples,
         batches,

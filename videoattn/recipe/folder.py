@@ -9,8 +9,9 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,13 @@ def _resumed(folder: Path, config: Config) -> Checkpoint:
     for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
     return stored
+
+
+def with_edition_of(config: Config, stored: Mapping[str, Any]) -> Config:
+    """Returns a config with the edition of the defaults that a stored config was made with."""
+    model = stored.get("model")
+    edition = model.get("edition", 1) if isinstance(model, Mapping) else 1
+    return replace(config, model=replace(config.model, edition=edition))
 
 
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:

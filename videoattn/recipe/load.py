@@ -116,13 +116,6 @@ def from_stored(
     return config
 
 
-def with_edition_of(config: Config, stored: Values) -> Config:
-    """Returns a config with the edition of the defaults that a stored config was made with."""
-    model = stored.get("model")
-    edition = model.get("edition", 1) if isinstance(model, Mapping) else 1
-    return replace(config, model=replace(config.model, edition=edition))
-
-
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
 
