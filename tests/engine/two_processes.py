@@ -138,7 +138,7 @@ def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatche
 def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
     """Trains two branches and their fusion for an epoch each; `stop` ends it in the second."""
     torch.manual_seed(group.rank)
-    model = HardCrop(tiny_net(seed=group.rank), after="conv")
+    model = HardCrop(tiny_net(seed=group.rank), after="conv", pool="backbone")
     batches = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
     try:
         fit(

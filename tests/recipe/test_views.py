@@ -14,7 +14,8 @@ from videoattn.recipe.config import AugmentConfig, Config
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
 from videoattn.recipe.model import make_model
-from videoattn.recipe.training import make_mix, make_precise_bn
+from videoattn.recipe.objective import make_mix
+from videoattn.recipe.training import make_precise_bn
 
 __all__ = ["make_clip"]  # a fixture
 

@@ -27,7 +27,7 @@ from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
-from videoattn.recipe.training import make_mix
+from videoattn.recipe.objective import make_mix
 from videoattn.types import Frames
 
 MIXED_STEPS = 4

@@ -164,8 +164,9 @@ class AttentionConfig:
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Positions such as [layer2.1, layer2.3]; empty: the published ones. Systems that join layers,
-    surround stages or replace the classifier take stages ([layer2, layer3])."""
+    """Positions such as [layer2.1, layer2.3]; empty: the paper's, or ours where docs/attention.md
+    has a line about it. Systems that join layers, surround stages or replace the classifier take
+    stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
 
@@ -183,6 +184,9 @@ class ModelConfig:
     """2-D weights over time: repeated and divided by the number of frames, or in the center frame
     only."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    edition: int = 2
+    """The edition of the defaults of attention systems. 1: those of runs that were stored before
+    this key existed, where they differ from the papers (docs/attention.md); such runs keep it."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +228,11 @@ class TrainConfig:
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
-    """Weights of an attention system's losses by name, which replace its defaults (interaction:
-    {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
+    """Weights of an attention system's losses by name, which replace its defaults, as in
+    {interaction: 0.1, diversity: 0}; 0 only logs a loss."""
+    per_frame_loss: bool = False
+    """The mean of one loss per frame instead of one loss per clip, for networks that classify each
+    frame or segment before they average (tsn)."""
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""

@@ -45,8 +45,8 @@ from videoattn.data.transforms.augment import (
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.balance import sampling_exponent
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.objective import sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 

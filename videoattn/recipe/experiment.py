@@ -22,7 +22,6 @@ from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
-from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
@@ -30,16 +29,20 @@ from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import (
+    make_class_weights,
+    make_mix,
+    test_objective,
+    with_frame_losses,
+)
 from videoattn.recipe.training import (
     make_fine_tuning,
-    make_mix,
     make_optimizer,
     make_precise_bn,
     make_precision,
     make_settings,
     make_trackers,
     new_parameters,
-    test_objective,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -111,7 +114,7 @@ class Experiment:
             self.optimizer,
             self.train_batches,
             to_video=self.preprocess,
-            settings=self.settings,
+            settings=with_frame_losses(self.settings, self.config, self.model),
             plan=self.plan,
             run=run,
             validation=validation,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.attention.systems import SYSTEMS
+from videoattn.attention.systems import EDITIONS, SYSTEMS
 from videoattn.errors import check_options, one_of
 from videoattn.models import info
 from videoattn.models.table import make_network
@@ -29,7 +29,7 @@ def make_model(
 
     Raises:
         ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones.
+            valid ones. If an option of the network has no effect with the attention system.
     """
     if isinstance(config, str):
         config = ModelConfig(config, attention=AttentionConfig(attention))
@@ -37,9 +37,11 @@ def make_model(
         model = make_network(config.name, config.options, num_classes=num_classes)
     chosen = config.attention
     if chosen.name is not None:
-        system = SYSTEMS[one_of("model.attention.name", chosen.name, SYSTEMS)]
+        if config.edition not in EDITIONS:
+            raise ValueError(f"model.edition: got {config.edition}; choose 1 or 2")
+        system = EDITIONS[config.edition][one_of("model.attention.name", chosen.name, SYSTEMS)]
         options = {_RENAMED_OPTIONS.get(key, key): value for key, value in chosen.options.items()}
-        check_options("model.attention.options", system.make, options)
+        check_options("model.attention.options", SYSTEMS[chosen.name].make, options)
         block = partial(system.make, **options)
         with _option_errors("model.attention.options", options):
             model = system.attach(model, info(model), block, chosen.after, chosen.name)
@@ -48,6 +50,8 @@ def make_model(
             "model.attention has settings but no name; choose model.attention.name from "
             + ", ".join(SYSTEMS)
         )
+    if config.edition > 1:
+        _check_effect(model, config)
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.ndim in layouts:
@@ -68,3 +72,19 @@ def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise ValueError(
             f"{key}: no network can be built with {dict(options)}: {reason}"
         ) from error
+
+
+def _check_effect(model: nn.Module, config: ModelConfig) -> None:
+    """Checks that the network's own dropout and consensus are read, if the recipe sets them.
+
+    Heads that pool the stages themselves do not read the network's own pooled features.
+    """
+    if not any(getattr(module, "ignores_pooled", False) for module in model.modules()):
+        return
+    for option, neutral in (("dropout", 0.0), ("consensus", "mean")):
+        value = config.options.get(option, neutral)
+        if value != neutral:
+            raise ValueError(
+                f"model.options.{option}: got {value}; it has no effect, because this form of "
+                f"{config.attention.name} does not read the pooled features; remove it"
+            )

@@ -26,8 +26,9 @@ from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import test_objective
 from videoattn.recipe.public import is_public, read_public
-from videoattn.recipe.training import make_precision, test_objective
+from videoattn.recipe.training import make_precision
 from videoattn.types import Failure, Logits, Video
 from videoattn.weights import PUBLIC
 
