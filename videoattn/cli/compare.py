@@ -58,22 +58,41 @@ def command(
         one_of("--system", name, [NONE, *SYSTEMS])
     config = load(recipe, overrides or ())
     folder = folder or RUNS / f"compare_{config.name}"
+    results = compare(recipe, overrides or (), names, seeds=seeds, folder=folder, device=device)
+    for line in _table(results).splitlines():
+        show(line)
+
+
+def compare(
+    recipe: Path,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, list[Result]]:
+    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
+
+    Writes a table to the folder. Finished runs in the folder are not repeated.
+
+    Args:
+        names: Names of systems, or "none".
+        seeds: Runs per system, with seeds 0, 1, ...
+    """
     results: dict[str, list[Result]] = {}
-    table = ""
     for seed in range(seeds):  # every system has a result before the next seed starts
         for name in names:
             console.rule(f"{name}, seed {seed}")
             attention = "null" if name == NONE else name
             changes = [f"seed={seed}", f"model.attention.name={attention}"]
             run = folder / f"{name}_seed{seed}"
-            result = _result(recipe, [*(overrides or ()), *changes], run, device)
+            result = _result(recipe, [*overrides, *changes], run, device)
             results.setdefault(name, []).append(result)
-            table = _table(results)
-            write_text(folder / "comparison.md", table)
+            write_text(folder / "comparison.md", _table(results))
             values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
             write_text(folder / "comparison.json", json.dumps(values))
-    for line in table.splitlines():
-        show(line)
+    return results
 
 
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
+from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
@@ -55,6 +56,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: Replaces each clip by its middle frame, repeated.
         decode: `videoattn.data.decode.decode`, or a partial of it with other options.
         target_fps: Draws frames by their times, as if the video had this frame rate.
+        label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: bool = False,
         decode: Callable[..., Frames] = decode,
         target_fps: float | None = None,
+        label_noise: LabelNoise | None = None,
     ) -> None:
         self.samples = samples
         self.sample_frames = sample_frames
@@ -79,6 +82,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.still_frame = still_frame
         self.decode = decode
         self.target_fps = target_fps
+        self.label_noise = label_noise
         self._starts = read_group_starts(samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
         # is counted twice in a run.
@@ -148,6 +152,8 @@ class ClipDataset(Dataset[Sample | Failure]):
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
         label = video.label if video else self.samples.label(index)
+        if self.label_noise is not None:
+            label = self.label_noise.label(label, index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)

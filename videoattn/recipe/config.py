@@ -51,6 +51,9 @@ class DataConfig:
     num_workers: int = 2
     """Number of loader processes, with one thread each; 0 decodes in the training process. It does
     not affect the samples."""
+    label_noise: float = 0.0
+    """The share of training videos, 0 to 1, whose label is replaced by another class: the same
+    videos and classes in all epochs, drawn from `seed`. Test labels stay as they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""

@@ -9,6 +9,7 @@ import torch
 
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
+from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import (
     Missing,
     Samples,
@@ -161,6 +162,7 @@ def make_loader(
         still_frame=config.clip.still_frame,
         decode=_decode(config.data),
         target_fps=clock_of(config),
+        label_noise=make_label_noise(config, len(samples.class_names)) if training else None,
     )
     sharded = config.data.layout == "shards"
     return ClipLoader(
@@ -173,6 +175,13 @@ def make_loader(
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
     )
+
+
+def make_label_noise(config: Config, num_classes: int) -> LabelNoise | None:
+    """Returns the noise in the training labels of a recipe, or None if it has none."""
+    with section("data"):
+        noise = LabelNoise(config.data.label_noise, num_classes, config.seed)
+    return noise if noise.share else None
 
 
 def _decode(config: DataConfig) -> Callable[..., Frames]:

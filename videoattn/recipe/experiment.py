@@ -24,7 +24,13 @@ from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import (
+    make_label_noise,
+    make_loader,
+    make_mix,
+    make_samples,
+    make_to_video,
+)
 from videoattn.recipe.folder import RUNS, claim
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
@@ -145,6 +151,7 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
+            notes += _noise_notes(config, samples["train"])
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
         result = experiment.fit(folder, parallel, previous)
@@ -220,6 +227,14 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
         f"{len(samples['train']):,} training and {len(samples['test']):,} test videos of "
         f"{len(experiment.class_names)} classes"
     )
+
+
+def _noise_notes(config: Config, samples: Samples) -> list[str]:
+    noise = make_label_noise(config, len(samples.class_names))
+    if noise is None:
+        return []
+    count, total = noise.count(len(samples)), len(samples)
+    return [f"data.label_noise: {count:,} of {total:,} training labels are replaced by wrong ones"]
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
