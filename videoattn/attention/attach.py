@@ -7,7 +7,7 @@ parameter is renamed, and the networks survive deepcopy, torch.compile and torch
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from videoattn.attention.insert import (
     put_after,
     view_as_video,
 )
+from videoattn.attention.maps import HasMaps
 from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
@@ -72,19 +73,25 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
+    Convolutions inside attention blocks stay.
+
     Raises:
-        ValueError: If a stage has no such convolution.
+        ValueError: If a stage has no such convolution, or one has a block after it.
     """
     replaced = []
     for stage in stages:
         found = [
             (f"{stage}.{name}", module)
-            for name, module in model.get_submodule(stage).named_modules()
+            for name, module in _outside_attention(model.get_submodule(stage))
             if isinstance(module, nn.Conv2d | nn.Conv3d) and module.kernel_size[-2:] == (3, 3)
         ]
         if not found:
             raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
         for path, conv in found:
+            if conv._forward_hooks:
+                raise ValueError(
+                    f"{path!r} has a block after it, which would be lost; insert that block later"
+                )
             layer = make(conv.in_channels, conv.out_channels, conv.stride[-1])
             layer = view_as_video(layer, conv.weight.shape)
             for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
@@ -92,6 +99,15 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
             model.set_submodule(path, layer)
             replaced.append(path)
     return replaced
+
+
+def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules below, with their names, except those of attention blocks."""
+    if isinstance(module, HasMaps):
+        return
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from _outside_attention(child, f"{name}.{child_name}" if name else child_name)
 
 
 class Joined(nn.Module):
@@ -183,9 +199,12 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
 class MaskedStage(nn.Sequential):
     """A stage whose blocks after the first are the trunk F of a mask branch M.
 
-    u = first(x), out = mask(u, F(u)). The blocks keep their names, so the keys of the stage do not
-    change.
+    u = first(x), out = mask(u, F(u)). Children that are added later run after the mask. The blocks
+    keep their names, so the keys of the stage do not change; blocks that read the output of the
+    stage read that of the mask.
     """
+
+    runs_last_child = True
 
     def __init__(self, stage: nn.Sequential, mask: nn.Module, name: str) -> None:
         super().__init__()
@@ -193,15 +212,16 @@ class MaskedStage(nn.Sequential):
             self.add_module(child_name, child)
         self.add_module(name, mask)
         self._mask_name = name
+        for hook in stage._forward_hooks.values():
+            self.register_forward_hook(hook)
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = [child for name, child in self.named_children() if name != self._mask_name]
-        u: Tensor = blocks[0](x)
-        trunk = u
-        for block in blocks[1:]:
-            trunk = block(trunk)
-        out: Tensor = self.get_submodule(self._mask_name)(u, trunk)
-        return out
+        mask = self.get_submodule(self._mask_name)
+        first, *blocks = self.children()
+        x = u = first(x)
+        for block in blocks:
+            x = mask(u, x) if block is mask else block(x)
+        return x
 
 
 def attach_masks(
@@ -226,6 +246,8 @@ def attach_masks(
         stage = modules[position]
         if not isinstance(stage, nn.Sequential) or len(stage) < 2:
             raise ValueError(f"{position!r} has nothing to mask; need a stage of 2 or more blocks")
+        if name in stage._modules:
+            raise ValueError(f"{position!r} already has {name}; choose another position")
         mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
         model.set_submodule(position, MaskedStage(stage, mask, name))
     return model

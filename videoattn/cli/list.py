@@ -1,17 +1,17 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
-from functools import cache, partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
 from rich.table import Column, Table
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.models.resnet3d import ResNet3d
 from videoattn.recipe.console import console, show
+from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -46,7 +46,12 @@ class AttentionRow(NamedTuple):
 
 
 @app.command()
-def attention() -> None:
+def attention(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(help="Systems, or several in one network (non_local+cbam); all by default."),
+    ] = None,
+) -> None:
     """List each attention system and its cost.
 
     Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
@@ -54,7 +59,7 @@ def attention() -> None:
     table = Table(
         *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
     )
-    for row in attention_rows():
+    for row in attention_rows(tuple(systems or SYSTEMS)):
         table.add_row(row.name, *row.cells())
     table.caption = (
         "parameters and multiply-adds added to an I3D-R50 (28.0 M, 8x224x224 frames) at the "
@@ -86,28 +91,27 @@ def weights() -> None:
 
 
 @cache
-def attention_rows() -> list[AttentionRow]:
-    """Returns a row for each system. Takes a few seconds to compute shapes."""
-    base_parameters, base_macs = _count(_backbone())
+def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
+    """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
+    shapes."""
+    base_parameters, base_macs = _count(None)
     found = []
-    for name, system in SYSTEMS.items():
-        with torch.device("meta"):
-            network = _backbone()
-            model = system.attach(network, network.info, partial(system.make), (), name)
-        parameters, macs = _count(model)
-        title = f"{system.title} ({system.paper})"
-        added = (parameters - base_parameters, macs - base_macs)
-        found.append(AttentionRow(name, title, system.map_of, system.map_shape, *added))
+    for name in names:
+        systems = [SYSTEMS[part] for part in split_systems("system", name)]
+        parameters, macs = _count(name)
+        texts = (
+            " + ".join(f"{system.title} ({system.paper})" for system in systems),
+            "; ".join(system.map_of for system in systems),
+            "; ".join(system.map_shape for system in systems),
+        )
+        found.append(AttentionRow(name, *texts, parameters - base_parameters, macs - base_macs))
     return found
 
 
-def _backbone() -> ResNet3d:
+def _count(attention: str | None) -> tuple[int, int]:
+    """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
-        return ResNet3d("i3d", depth=50, num_classes=400)
-
-
-def _count(model: nn.Module) -> tuple[int, int]:
-    """Counts parameters, and multiply-adds of one clip, on the meta device."""
+        model = make_model("i3d_r50", 400, attention=attention)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model.eval()(torch.empty(CLIP, device="meta"))

@@ -219,7 +219,7 @@ def assemble(
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
-    attention = f" + {model.attention.name}" if model.attention.name else ""
+    attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
     return (
