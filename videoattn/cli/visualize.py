@@ -48,7 +48,7 @@ def command(
         str | None,
         typer.Option(
             help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-            "hires_cam, saliency, guided_backprop or occlusion."
+            "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
         ),
     ] = None,
     target: Annotated[

@@ -1,6 +1,7 @@
 """Draws contact sheets of maps without a query: gates, masks, poolings and CAMs."""
 
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from videoattn.explain.sheet import (
 )
 from videoattn.types import Frames
 
+MOST_CHANNELS = 3  # of a mask, below its mean
 MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
 HEADING = 34
 CHART_HEIGHT = 440
@@ -106,6 +108,8 @@ def _draw_frames(
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
+    if gate_map.kind == "mask" and len(maps) > 1:
+        parts.append("channels: those that differ most from the mean and from each other")
     shape = " x ".join(map(str, shown.shape[1:]))
     sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
     return sheet.image()
@@ -113,11 +117,32 @@ def _draw_frames(
 
 def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
     """Returns the maps (T', H', W') to draw, by heading."""
+    if gate_map.kind == "mask" and (channels := different_channels(weights, MOST_CHANNELS)):
+        each = {f"channel {c}": weights[c] for c in channels}
+        return {f"mean over {len(weights)} channels": weights.mean(0), **each}
     if gate_map.kind != "pooling" or len(weights) == 1:
         return {"": spatial_weights(gate_map, weights)}
     peaked = torch.argsort(weights.flatten(1).amax(1), descending=True, stable=True)
     chosen = sorted(peaked[:MOST_WEIGHTINGS].tolist())
     return {f"weighting {d}": weights[d] for d in chosen}
+
+
+def different_channels(weights: Float[Tensor, "C T H W"], count: int) -> list[int]:
+    """Returns the channels whose maps differ most from the mean map and from each other.
+
+    Maps are compared without their means, by Euclidean distance. Each channel is the one whose
+    smallest distance to the mean map and to the channels before it is largest. Channels that are
+    closer than a hundredth of the mean map's own variation, or of the first distance, are left out.
+    """
+    maps = weights.flatten(1).double()
+    maps = maps - maps.mean(1, keepdim=True)
+    nearest = (maps - maps.mean(0)).norm(dim=1)
+    least = 0.01 * max(float(maps.mean(0).norm()), float(nearest.max()))
+    chosen: list[int] = []
+    while len(chosen) < count and float(nearest.max()) > least:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (maps - maps[chosen[-1]]).norm(dim=1))
+    return chosen
 
 
 def _draw_channels(

@@ -114,6 +114,8 @@ def _text(name: object) -> str:
 def _numbered(change: Values, count: int, word: str) -> Values:
     """Moves the settings of a numbered system to where a `Config` has them."""
     attention = _attention(change)
+    if "then" in attention:
+        raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")
     numbers = [key for key in attention if str(key).isdigit()]
     if attention and count > 1 and not numbers and "name" not in attention:
         raise ValueError(
