@@ -15,6 +15,7 @@ from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Run
 from videoattn.cli.clip import Clip, parse_query, read_clip
+from videoattn.cli.swap import visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
@@ -55,6 +56,14 @@ def command(
         str | None,
         typer.Option(help="With --method: the class; the predicted class if not given."),
     ] = None,
+    swap: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="VIDEO",
+            help="Learn to pay attention: exchange the global vectors of this video and another "
+            "one, and draw both.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
@@ -65,6 +74,11 @@ def command(
 
     Writes contact sheets (PNG) and overlays (MP4).
     """
+    if swap is not None:
+        if query or method or target:
+            raise ValueError("--swap draws a head; leave out --query, --method and --target")
+        visualize_swap(run, (video, swap), layer=layer, folder=output, device=device)
+        return
     if method is None:
         if target is not None:
             raise ValueError("--target needs a --method, such as --method grad_cam")

@@ -1,5 +1,7 @@
 """Draws contact sheets of maps without a query: gates, masks, poolings and CAMs."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -36,6 +38,7 @@ def draw_gate(
     labels: Labels | None = None,
     sample: int = 0,
     input_size: tuple[int, int] | None = None,
+    headings: Sequence[str] = (),
 ) -> Image.Image:
     """Draws the map of one sample.
 
@@ -46,6 +49,7 @@ def draw_gate(
         frames, title, labels: As in `draw_sheet`.
         input_size: The (height, width) of the network's input; boxes are in its pixels. Default:
             the size of `frames`.
+        headings: For a pooling of up to four weightings, the heading of each.
 
     Raises:
         ValueError: If the frames do not fit the map, weights are not finite or have a wrong shape,
@@ -55,8 +59,9 @@ def draw_gate(
     weights = gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         return draw_boxes(frames, weights, title, labels, input_size)
-    draw = _draw_channels if gate_map.kind == "channel" else _draw_frames
-    return draw(frames, gate_map, weights, title, labels)
+    if gate_map.kind == "channel":
+        return _draw_channels(frames, gate_map, weights, title, labels)
+    return _draw_frames(frames, gate_map, weights, title, labels, headings)
 
 
 def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
@@ -77,11 +82,18 @@ def frame_amounts(
 
 
 def _draw_frames(
-    frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
+    frames: Frames,
+    gate_map: GateMap,
+    weights: Tensor,
+    title: str,
+    labels: Labels,
+    headings: Sequence[str],
 ) -> Image.Image:
     """Draws bars below the frames, and heat over them unless temporal, for each weighting."""
     temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
     maps = _maps(gate_map, weights)
+    if headings:
+        maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
     scale = make_gate_scale(
         shown,
