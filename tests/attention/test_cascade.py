@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from tests.attention.test_hygiene import clip, leave_the_start
 from videoattn.attention import insert_attention, record_attention
 from videoattn.attention.attach import MaskedStage, attach_masks, replace_convolutions
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
+from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.maps import GateMap, HasMaps
@@ -128,6 +130,22 @@ def test_blocks_at_one_place_run_in_the_order_of_insertion(place: str) -> None:
     assert [factor for factor, _, _ in seen] == [2.0, 3.0, 5.0]
     assert torch.equal(seen[1][1], seen[0][2])
     assert torch.equal(seen[2][1], seen[1][2])
+
+
+@pytest.mark.parametrize("place", ["layer2.1", "layer2.1.bn2"])
+def test_a_system_reads_layers_after_the_systems_before_it(place: str) -> None:
+    reader = SystemConfig("cross_layer", (place, "layer3.1"))
+    torch.manual_seed(0)
+    model = make_model(config(SystemConfig("refinement", (place,)), reader), 3)
+    leave_the_start(model).eval()
+    (gate,) = [m for m in model.modules() if isinstance(m, AttentionRefinement)]
+    (block,) = [m for m in model.modules() if isinstance(m, CrossLayerNonLocal)]
+    gated, read = [], []
+    gate.register_forward_hook(lambda m, args, out: gated.append(out))
+    block.register_forward_hook(lambda m, args, out: read.append(args[1]))
+    with torch.no_grad():
+        model(clip(1))
+    assert torch.equal(gated[0], read[0])
 
 
 def test_layers_that_are_read_include_blocks_that_come_later() -> None:

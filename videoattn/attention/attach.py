@@ -19,6 +19,7 @@ from videoattn.attention.insert import (
     output_shapes,
     put_after,
     view_as_video,
+    with_blocks,
 )
 from videoattn.attention.maps import HasMaps
 from videoattn.attention.positions import published_positions, stage_outputs, stages_of
@@ -111,7 +112,8 @@ def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str,
 
 
 class Joined(nn.Module):
-    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass."""
+    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass, after
+    the blocks that were inserted there before."""
 
     def __init__(self, model: nn.Module, block: nn.Module, sources: Sequence[str]) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class Joined(nn.Module):
         self.sources = tuple(sources)
         self._taps = Taps()
         for source in sources:
-            self._taps.tap_output(model.get_submodule(source), source)
+            self._taps.tap_output(model.get_submodule(with_blocks(model, source)), source)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]

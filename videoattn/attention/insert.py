@@ -111,6 +111,15 @@ def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> s
     return f"{position}.{name}"
 
 
+def with_blocks(model: nn.Module, position: str) -> str:
+    """Returns the module whose output is that of a position after the blocks inserted there."""
+    parent_name, _, child = position.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    if not isinstance(parent, nn.Sequential | nn.ModuleList):
+        return position
+    return f"{parent_name}.{_last(parent, child)}" if parent_name else _last(parent, child)
+
+
 def runs_last_child(module: nn.Module) -> bool:
     """Returns whether a child that is added to the module runs after the others."""
     forward = type(module).forward
@@ -221,14 +230,18 @@ def _insert_child(parent: nn.Module, child: str, name: str, block: nn.Module) ->
     if name in parent._modules:
         raise ValueError(f"{name!r} already exists; choose another name or position")
     items = list(parent._modules.items())
-    position = [key for key, _ in items].index(child) + 1
-    while position < len(items) and _follows(*items[position], child):
-        position += 1
-    items.insert(position, (name, block))
+    last = [key for key, _ in items].index(_last(parent, child))
+    items.insert(last + 1, (name, block))
     # Sequential runs, and ModuleList iterates, in the order of this dictionary.
     parent._modules = OrderedDict(items)
 
 
-def _follows(name: str, module: nn.Module | None, child: str) -> bool:
-    """Returns whether a module was inserted after the child."""
-    return name.startswith(f"{child}_") and module is not None and is_attention(module)
+def _last(parent: nn.Module, child: str) -> str:
+    """Returns the last of the attention blocks that follow a child, or the child."""
+    names = list(parent._modules)
+    last = names.index(child)
+    for name in names[last + 1 :]:
+        if not name.startswith(f"{child}_") or not is_attention(parent.get_submodule(name)):
+            break
+        last += 1
+    return names[last]

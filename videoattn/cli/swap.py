@@ -1,8 +1,10 @@
 """`videoattn visualize --swap`: draws two clips with the global vectors of each other."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from videoattn import explain
 from videoattn.attention.maps import GateMap
@@ -14,6 +16,15 @@ from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.run import load
 from videoattn.types import Logits
+
+Swap = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="VIDEO",
+        help="Learn to pay attention: exchange the global vectors of this video and another one, "
+        "and draw both.",
+    ),
+]
 
 
 def visualize_swap(
