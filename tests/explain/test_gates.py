@@ -417,7 +417,7 @@ def test_single_channels_of_a_mask_are_drawn_below_the_mean(
     texts = texts_of(gate_map, monkeypatch)
     headings = [text for text in texts if text.startswith(("mean over", "channel "))]
     assert headings[:3] == ["mean over 40 channels", "channel 7", "channel 31"]
-    assert any("those that differ most from the mean and from each other" in t for t in texts)
+    assert any("channels that differ most from the mean and from each other" in t for t in texts)
     picture = pixels(draw_gate(gray_frames(), gate_map, title="A"))
     grids = stack_grids([CLIP[0]] * 4, CLIP[1:], heading=HEADING)
     # The top row is hottest in the panels of channel 7, and the bottom in those of channel 31.

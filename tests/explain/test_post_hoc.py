@@ -219,7 +219,7 @@ def test_the_rules_of_a_relu(in_place: bool) -> None:
         found = method(model, x, TARGETS)
         torch.testing.assert_close(found.weights, gradient.abs().amax(1), rtol=1e-12, atol=1e-14)
     assert model.relu.inplace == in_place
-    assert "change little with the class or the weights" in found.description
+    assert "may hardly depend on the class or the weights" in found.description
 
 
 def test_a_relu_with_a_block_after_it_keeps_the_block() -> None:

@@ -8,10 +8,9 @@ class LabelNoise:
     """Decides which samples have a wrong label, and the label.
 
     A sample's label is wrong with probability `share`, independently of the others. The wrong label
-    is any other class with equal probability, as in Wang et al., "Residual Attention Network for
-    Image Classification", CVPR 2017, section 4.1. Both are functions of the seed and the sample
-    only, so that a sample keeps its label in all epochs, processes and resumed runs. The wrong
-    labels of a share are also wrong, and the same, with any larger share.
+    is any other class with equal probability. Both are functions of the seed and the sample only,
+    so that a sample keeps its label in all epochs, processes and resumed runs. The wrong labels of
+    a share are also wrong, and the same, with any larger share.
 
     Args:
         share: Expected share of wrong labels, 0 to 1.

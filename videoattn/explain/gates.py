@@ -24,6 +24,10 @@ from videoattn.explain.sheet import (
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean
+CHANNELS = (
+    "A mask over the features: its mean at each position, and the channels that differ most from "
+    "the mean and from each other"
+)
 MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
 HEADING = 34
 CHART_HEIGHT = 440
@@ -111,7 +115,10 @@ def _draw_frames(
         sheet.draw_bars(grid, *frame_amounts(gate_map, weights, len(frames)), identity)
     if not temporal:
         sheet.draw_color_bar(scale, _bar_label(gate_map, scale))
-    sheet.write_head(title, _range(shown, gate_map, scale), _description(gate_map))
+    single = gate_map.kind == "mask" and len(maps) > 1
+    sheet.write_head(
+        title, _range(shown, gate_map, scale), CHANNELS if single else _description(gate_map)
+    )
     bars = (
         "share of the weight"
         if gate_map.normalized
@@ -120,8 +127,6 @@ def _draw_frames(
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
-    if gate_map.kind == "mask" and len(maps) > 1:
-        parts.append("channels: those that differ most from the mean and from each other")
     shape = " x ".join(map(str, shown.shape[1:]))
     sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
     return sheet.image()

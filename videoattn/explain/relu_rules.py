@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 EDGES = (
-    "Passes positive gradients only. Such maps show edges of the clip, and change little with the "
+    "Passes positive gradients only. Such maps show edges of the clip, and may hardly depend on the "
     "class or the weights (Adebayo et al. 2018, Nie et al. 2018)"
 )
 OTHER_ACTIVATIONS = ("Silu", "Gelu", "LeakyRelu", "Elu", "Hardswish", "Hardsigmoid", "Softplus")
