@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 EDGES = (
-    "Passes positive gradients only. Such maps show edges of the clip, and may hardly depend on the "
-    "class or the weights (Adebayo et al. 2018, Nie et al. 2018)"
+    "Passes positive gradients only. Such maps show edges of the clip, and may hardly depend on "
+    "the class or the weights (Adebayo et al. 2018, Nie et al. 2018)"
 )
 OTHER_ACTIVATIONS = ("Silu", "Gelu", "LeakyRelu", "Elu", "Hardswish", "Hardsigmoid", "Softplus")
 
