@@ -52,7 +52,7 @@ def test_a_comparison_continues_after_an_interruption(
     write_demo_clips(tmp_path / "clips", num_train_per_class=1, num_test_per_class=1)
     Path("tiny.yaml").write_text(RECIPE)
     words = ["compare", "tiny.yaml", "data.root=clips", "train.num_epochs=1", "--folder", "c"]
-    words += ["--system", "none", "--system", "non_local", "--system", "non_local+squeeze_excite"]
+    words += ["--system", "none", "--system", "non_local", "--system", "non_local+self_gating"]
     assert command(*words, "--seeds", 1) == 0
     first = json.loads(Path("c/non_local_seed0/result.json").read_text())
     assert first["num_videos"] == 8
@@ -64,12 +64,12 @@ def test_a_comparison_continues_after_an_interruption(
     assert table in capsys.readouterr().out
     results = json.loads(Path("c/comparison.json").read_text())
     assert {name: len(runs) for name, runs in results.items()} == {
-        "none": 2, "non_local": 2, "non_local+squeeze_excite": 2,
+        "none": 2, "non_local": 2, "non_local+self_gating": 2,
     }  # fmt: skip
-    both = load("c/non_local+squeeze_excite_seed1").model.state_dict()
+    both = load("c/non_local+self_gating_seed1").model.state_dict()
     single = load("c/non_local_seed1").model.state_dict()
     assert single.keys() < both.keys()
-    assert all("squeeze_excite" in name for name in both.keys() - single.keys())
+    assert all("self_gating" in name for name in both.keys() - single.keys())
     added = results["non_local"][0]["num_parameters"] - results["none"][0]["num_parameters"]
     assert added == sum(4 * c * c // 2 + 3 * c // 2 + c + 2 * c for c in (16, 32))
     mean = 50 * sum(run["video_accuracy"] for run in results["none"])
@@ -105,7 +105,9 @@ def test_a_network_of_two_systems_is_trained_resumed_compared_and_drawn(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_demo_clips(tmp_path / "clips", num_train_per_class=2, num_test_per_class=1)
-    Path("tiny.yaml").write_text(RECIPE.replace("{name: non_local}", "[non_local, cbam]"))
+    Path("tiny.yaml").write_text(
+        RECIPE.replace("{name: non_local}", "[non_local, {name: cbam, options: {reduction: 4}}]")
+    )
     words = ["train", "tiny.yaml", "data.root=clips", "model.attention.1.after=[layer1.1,layer3.0]"]
     assert command(*words, "name=whole") == 0
     original = engine.train_one_epoch

@@ -303,7 +303,7 @@ def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) ->
         path.unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     words = ["train", str(recipe), f"data.root={thirteen}", "train.num_epochs=1"]
-    words += ["model.attention=[non_local,cbam,interaction]"]
+    words += ["model.attention=[non_local,{name: cbam, options: {reduction: 4}},interaction]"]
     done = subprocess.run(
         [*torchrun, "2", "-m", "videoattn", *words], capture_output=True, text=True, check=False
     )
