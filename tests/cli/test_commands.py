@@ -293,12 +293,14 @@ def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) ->
         path.unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     words = ["train", str(recipe), f"data.root={thirteen}", "train.num_epochs=1"]
+    words += ["model.attention=[non_local,{name: cbam, options: {reduction: 4}},interaction]"]
     done = subprocess.run(
         [*torchrun, "2", "-m", "videoattn", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "videos 13  views 2  failed 0" in done.stderr
     assert done.stdout.count("24 training and 13 test videos") == 1
+    assert done.stdout.count("i3d_r18 + non_local + cbam + interaction, ") == 1
 
 
 @pytest.mark.parametrize(

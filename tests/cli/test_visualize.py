@@ -196,6 +196,33 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
 
 
+def test_the_files_of_a_swap(tmp_path: Path, video: Path) -> None:
+    """Both videos at each of three levels, with both global vectors."""
+    run = untrained(tmp_path, "pay_attention", compatibility="dp")
+    other = video.parents[1] / "grows/0000.mp4"
+    second = tmp_path / "second.mp4"
+    second.write_bytes(other.read_bytes())
+    words = ["visualize", str(run), str(video), "--swap", str(second), "--out", str(tmp_path / "d")]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert not stop.value.code
+    pairs = (("0000", "second"), ("second", "0000"))
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        f"{one}_fc.{level}_swapped_with_{two}.png" for one, two in pairs for level in range(3)
+    }
+    for path in (tmp_path / "d").iterdir():
+        with Image.open(path) as picture:
+            assert picture.height > 500
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--method", "saliency"])
+    assert stop.value.code == (
+        "error: --swap draws a head; leave out --query, --method and --target"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--layer", "fc.9"])
+    assert "layer: 'fc.9' does not exist" in str(stop.value.code)
+
+
 @pytest.mark.parametrize("name", ["2/../../../escaped", "..", "a" * 300, "tab\tnul\0", "$x$"])
 def test_class_names_stay_in_the_output_folder(name: str, tmp_path: Path, video: Path) -> None:
     run = untrained(tmp_path, "non_local", class_names=("left", name))

@@ -1,8 +1,8 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import NamedTuple
+from functools import cache
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.models.resnet3d import ResNet3d
 from videoattn.recipe.console import console, show
+from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -47,7 +47,12 @@ class AttentionRow(NamedTuple):
 
 
 @app.command()
-def attention() -> None:
+def attention(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(help="Systems, or several in one network (non_local+cbam); all by default."),
+    ] = None,
+) -> None:
     """List each attention system and its cost.
 
     Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
@@ -55,7 +60,7 @@ def attention() -> None:
     table = Table(
         *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
     )
-    for row in attention_rows():
+    for row in attention_rows(tuple(systems or SYSTEMS)):
         table.add_row(row.name, *row.cells())
     table.caption = (
         "parameters and multiply-adds added to an I3D-R50 (28.0 M, 8x224x224 frames) at the "
@@ -89,24 +94,27 @@ def weights() -> None:
 
 
 @cache
-def attention_rows() -> list[AttentionRow]:
-    """Returns a row for each system. Takes a few seconds to compute shapes."""
-    base_parameters, base_macs = count(_backbone(), CLIP)
+def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
+    """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
+    shapes."""
+    base_parameters, base_macs = _count(None)
     found = []
-    for name, system in SYSTEMS.items():
-        with torch.device("meta"):
-            network = _backbone()
-            model = system.attach(network, network.info, partial(system.make), (), name)
-        parameters, macs = count(model, CLIP)
-        title = f"{system.title} ({system.paper})"
-        added = (parameters - base_parameters, macs - base_macs)
-        found.append(AttentionRow(name, title, system.map_of, system.map_shape, *added))
+    for name in names:
+        systems = [SYSTEMS[part] for part in split_systems("system", name)]
+        parameters, macs = _count(name)
+        texts = (
+            " + ".join(f"{system.title} ({system.paper})" for system in systems),
+            "; ".join(system.map_of for system in systems),
+            "; ".join(system.map_shape for system in systems),
+        )
+        found.append(AttentionRow(name, *texts, parameters - base_parameters, macs - base_macs))
     return found
 
 
-def _backbone() -> ResNet3d:
+def _count(attention: str | None) -> tuple[int, int]:
+    """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
-        return ResNet3d("i3d", depth=50, num_classes=400)
+        return count(make_model("i3d_r50", 400, attention=attention), CLIP)
 
 
 def count(model: nn.Module, shape: Sequence[int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Run
 from videoattn.cli.clip import Clip, parse_query, read_clip
+from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
@@ -25,18 +26,20 @@ from videoattn.recipe.run import Predictor, load
 NUM_QUERIES = 2  # per block, if the user names none
 MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
+Queries = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FRAME,X,Y",
+        help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
+        "positions that receive the most attention if not given.",
+    ),
+]
+
 
 def command(
     run: Run,
     video: Annotated[Path, typer.Argument(help="A video file.")],
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FRAME,X,Y",
-            help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
-            "positions that receive the most attention if not given.",
-        ),
-    ] = None,
+    query: Queries = None,
     layer: Annotated[
         str | None,
         typer.Option(
@@ -48,13 +51,14 @@ def command(
         str | None,
         typer.Option(
             help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-            "hires_cam, saliency, guided_backprop or occlusion."
+            "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="With --method: the class; the predicted class if not given."),
     ] = None,
+    swap: Swap = None,
     output: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
@@ -65,6 +69,11 @@ def command(
 
     Writes contact sheets (PNG) and overlays (MP4).
     """
+    if swap is not None:
+        if query or method or target:
+            raise ValueError("--swap draws a head; leave out --query, --method and --target")
+        visualize_swap(run, (video, swap), layer=layer, folder=output, device=device)
+        return
     if method is None:
         if target is not None:
             raise ValueError("--target needs a --method, such as --method grad_cam")

@@ -65,6 +65,9 @@ class DataConfig:
     num_workers: int = 2
     """Number of loader processes, with one thread each; 0 decodes in the training process. It does
     not affect the samples."""
+    label_noise: float = 0.0
+    """The share of training videos, 0 to 1, whose label is replaced by another class: the same
+    videos and classes in all epochs, drawn from `seed`. Test labels stay as they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""
@@ -155,12 +158,8 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """An attention system and its positions in the network.
-
-    `model.attention.name=cbam` on the command line drops the positions and options of the recipe,
-    which belong to another system; a note reports it.
-    """
+class SystemConfig:
+    """An attention system and its positions in the network."""
 
     name: str | None = None
     after: tuple[str, ...] = ()
@@ -169,6 +168,26 @@ class AttentionConfig:
     stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig(SystemConfig):
+    """One attention system, or a list of systems, which are attached in order.
+
+    attention: [{name: non_local, after: [layer2.1]}, cbam] runs CBAM on every branch, and a
+    non-local block in res3. After the same position, blocks run in the order of the list. A head
+    comes last. recipe/attention.py describes the words of the command line.
+    """
+
+    then: dict[str, SystemConfig] = field(default_factory=dict)
+    """The systems of a list after the first, by their numbers "1", "2", ... Recipes have a list."""
+
+    @property
+    def systems(self) -> list[SystemConfig]:
+        """Returns all systems, in order; none if there is no attention."""
+        if self == AttentionConfig():
+            return []
+        return [self, *(self.then[number] for number in sorted(self.then, key=int))]
 
 
 @dataclass(frozen=True)

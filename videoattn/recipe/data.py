@@ -46,7 +46,7 @@ from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
-from videoattn.recipe.objective import sampling_exponent
+from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 
@@ -178,6 +178,7 @@ def make_loader(
         decode=_decode(config),
         target_fps=clock_of(config),
         balance=sampling_exponent(config, subset, samples),
+        label_noise=make_label_noise(config, samples) if training else None,
     )
     return ClipLoader(
         dataset,

@@ -31,6 +31,7 @@ from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import (
     make_class_weights,
+    make_label_noise,
     make_mix,
     test_objective,
     with_frame_losses,
@@ -161,6 +162,7 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
+            notes += _noise_notes(config, samples["train"])
             for line in class_sizes(samples["train"]):
                 show(line)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
@@ -238,7 +240,7 @@ def assemble(
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
-    attention = f" + {model.attention.name}" if model.attention.name else ""
+    attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
@@ -246,6 +248,14 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
         f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
+
+
+def _noise_notes(config: Config, samples: Samples) -> list[str]:
+    noise = make_label_noise(config, samples)
+    if noise is None:
+        return []
+    count, total = noise.count(len(samples)), len(samples)
+    return [f"data.label_noise: {count:,} of {total:,} training labels are replaced by wrong ones"]
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Builds the objective of a recipe: its loss, the mixing of clips, and the balance of classes."""
+"""Builds the objective of a recipe: its loss, mixed clips, balanced classes and wrong labels."""
 
 import copy
 from dataclasses import replace
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import example_input
 from videoattn.data.balance import class_weights
+from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
@@ -120,3 +121,16 @@ def _check_balance(config: Config, samples: Samples) -> None:
         )
     if not (samples.labels >= 0).all():
         raise ValueError("train.class_balance: needs one label for every video; remove it")
+
+
+def make_label_noise(config: Config, samples: Samples) -> LabelNoise | None:
+    """Returns the noise in the training labels of a recipe, or None if it has none.
+
+    Raises:
+        ValueError: If the share is out of range, or a video may have several labels.
+    """
+    with section("data"):
+        noise = LabelNoise(config.data.label_noise, len(samples.class_names), config.seed)
+        if noise.share and samples.label_sets is not None:
+            raise ValueError("label_noise: the videos have several labels each; use 0")
+    return noise if noise.share else None

@@ -192,9 +192,9 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
-    name = config.model.attention.name
+    names = [str(system.name) for system in config.model.attention.systems]
     table = EDITIONS[config.model.edition]
-    own = table[name].losses if name in table else {}
+    own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
@@ -202,7 +202,8 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
             some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
+                f"{'+'.join(names) or 'null'} {has}; remove it, or choose a system with losses: "
+                f"{some}"
             )
     return {**own, **chosen}
 
