@@ -9,16 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import Query
 from videoattn.explain import geometry
 from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
 from videoattn.types import Frames
-
-SPACE_APART = 0.25  # of the shorter side of the frame
-TIME_APART = 0.5  # of the clip
 
 
 def draw_sheet(
@@ -111,41 +107,3 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
     if frames_per_cell > 1:
         parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts
-
-
-def choose_queries(
-    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
-) -> list[Query]:
-    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
-
-    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
-    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
-    than `count`.
-
-    Raises:
-        ValueError: If the map was recorded without `received`.
-    """
-    if attention_map.received is None:
-        raise ValueError(
-            "attention map: the attention that each position receives was not recorded; use "
-            "record_attention(model, received=True), or choose a query"
-        )
-    received = attention_map.received[sample].flatten()
-    frames, height, width = attention_map.grid_k
-    shorter = min(clip[1], clip[2])
-    chosen: list[Query] = []
-    for index in torch.argsort(received, descending=True, stable=True).tolist():
-        cell = (index // (height * width), index // width % height, index % width)
-        center = geometry.cell_center(cell, (frames, height, width), clip)
-        candidate = (center.frame, int(center.y), int(center.x))
-        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
-            chosen.append(candidate)
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
-    time = (a[0] - b[0]) / (TIME_APART * num_frames)
-    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
-    return time**2 + y**2 + x**2 >= 1
