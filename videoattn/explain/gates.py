@@ -226,6 +226,8 @@ def describe_gate(gate_map: GateMap) -> str:
         return f"Attention pooling: the weight of each position in the pooled feature{each}"
     if kind == "mask":
         return f"A mask over the features: the mean over {channels} channels at each position"
+    if kind == "box":
+        return "Hard attention: the box that is cut out of each frame"
     if kind == "cam":
         return "The contribution of each position of each frame to the score of the class"
     each = {

@@ -37,7 +37,7 @@ MEGABYTE = 10**6
 BUDGET, MOST_BUDGET = 32, 384  # megabytes; a browser needs twice the file in memory
 SLOW_BUDGET, SECONDS_PER_MEGABYTE = 96, 11 / 320
 LONGEST_SIDE, QUALITY = 512, 80  # of frames, as WebP
-SCRIPTS = ("store.js", "paint.js", "words.js", "page.js")
+SCRIPTS = ("common.js", "words.js", "store.js", "paint.js", "state.js", "views.js", "page.js")
 
 
 class Budget(NamedTuple):
@@ -123,8 +123,7 @@ class _Writer:
         self.write(
             f'<script type="application/json" id="index">{to_json(about | index)}</script>\n'
         )
-        code = 'const index = JSON.parse(document.getElementById("index").textContent);\n'
-        self.write(self.after.replace("/*js*/", code + "\n".join(map(_text, scripts))))
+        self.write(self.after.replace("/*js*/", "\n".join(map(_text, scripts))))
 
 
 def _text(name: str) -> str:

@@ -52,8 +52,6 @@ function fromHalf(halves) {
   });
 }
 
-const volume = (grid) => grid[0] * grid[1] * grid[2];
-
 const decoded = new Map(); // map of the index -> its arrays, the least recently used first
 let decodedBytes = 0;
 
