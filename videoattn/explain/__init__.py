@@ -13,6 +13,7 @@ from videoattn.explain.overlay import SPATIAL, write_overlay
 from videoattn.explain.pairwise import draw_sheet
 from videoattn.explain.post_hoc import METHODS, OF_A_LAYER
 from videoattn.explain.sheet import label_frames
+from videoattn.explain.words import describe_row
 
 __all__ = [
     "METHODS",
@@ -21,6 +22,7 @@ __all__ = [
     "SPATIAL",
     "Chosen",
     "choose_queries",
+    "describe_row",
     "draw_gate",
     "draw_sheet",
     "label_frames",

@@ -18,6 +18,7 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
 
 MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
@@ -106,8 +107,9 @@ def _draw_frames(
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
-    shape = " x ".join(map(str, shown.shape[1:]))
-    sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
+    clip = (len(frames), *size)
+    shape = f"map: {shown.shape[1]} (T)" if temporal else grid_note(tuple(shown.shape[1:]), clip)
+    sheet.write_foot([*parts, shape])
     return sheet.image()
 
 

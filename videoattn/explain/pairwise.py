@@ -14,6 +14,7 @@ from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
 
 
@@ -28,6 +29,7 @@ def draw_sheet(
     pixel: tuple[int, int, int] | None = None,
     origin: tuple[int, int] = (0, 0),
     num_arrows: int = 20,
+    words: str = "",
 ) -> Image.Image:
     """Draws the attention of one query of one sample.
 
@@ -37,6 +39,7 @@ def draw_sheet(
         labels: The number and time of each frame. Default: numbers from 0.
         pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
         origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
+        words: What is seen, as `describe_row` returns it. Default: what such a picture shows.
 
     Raises:
         ValueError: If the pixel or the frames do not fit the map.
@@ -63,8 +66,9 @@ def draw_sheet(
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, local)
-    sheet.write_foot(_legend(scale, len(keys), clip[0] / weights.shape[0], local))
+    _write(sheet, title, details, scale, local, words)
+    parts = _legend(scale, len(keys), local)
+    sheet.write_foot([*parts, grid_note(attention_map.grid_k, clip)])
     return sheet.image()
 
 
@@ -78,7 +82,7 @@ def _draw_marks(
     draw_ring(sheet.axes, start)
 
 
-def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) -> None:
+def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
     where = "each position of the window around it" if local else "each position of every frame"
     if scale.diverging:
         label, description = "response", f"The response of the ringed pixel to {where}"
@@ -86,7 +90,7 @@ def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) ->
     else:
         label = "attention, times the uniform weight" + (" of its window" if local else "")
         description = f"The attention of the ringed pixel to {where}"
-    sheet.write_head(title, details, description)
+    sheet.write_head(title, details, words or description)
     sheet.draw_color_bar(scale, label)
 
 
@@ -96,7 +100,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
-def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
+def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
         parts.append("dashed: its window")
@@ -104,6 +108,4 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
         parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
     share = "summed absolute response" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
-    if frames_per_cell > 1:
-        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts

@@ -30,25 +30,26 @@ def grid_note(grid: Grid, clip: Grid) -> str:
 
 def describe_row(
     found: PairwiseMap,
-    weights: Tensor,
+    row: int,
     *,
     name: str,
-    query: int,
     frame: int,
     numbers: Sequence[str],
     strongest: Tensor | None = None,
 ) -> str:
-    """Returns in words where a query looks.
+    """Returns in words where a query of one clip looks.
 
     Args:
-        found: The map.
-        weights: (T', H', W'), the query's row.
+        found: A map with rows.
+        row: The row of the query.
         name: The map's name.
-        query: The number of the query's position on `grid_q`.
         frame: The frame of the query in the clip.
         numbers: The number of each frame, as labels show it.
         strongest: For each key, the fraction of queries whose strongest key it is (`summarize`).
     """
+    weights = found.weights[0, row]
+    t, y, x = found.queries[row].tolist()
+    query = (t * found.grid_q[1] + y) * found.grid_q[2] + x
     moments, height, width = weights.shape
     cells = cells_of_frames(len(numbers), moments)
     mass = weights.abs().double().flatten(1).sum(1)

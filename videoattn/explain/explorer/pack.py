@@ -77,7 +77,7 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
     missing: list[str] = []
 
     def write(file: IO[bytes]) -> None:
-        writer = _Writer(file)
+        writer = Writer(file)
         clips: dict[str, dict[str, Any]] = {}
         scenes = []
         for archive in archives:
@@ -88,14 +88,14 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
             raise ValueError("archives: got none; need one for each clip")
         writer.write_page(
             SCRIPTS,
-            {"palette": _palette(), "clips": list(clips.values()), "scenes": scenes},
+            {"palette": palette(), "clips": list(clips.values()), "scenes": scenes},
         )
 
     write_whole(path, write)
     return missing
 
 
-class _Writer:
+class Writer:
     """Writes the page: the part before the data, chunks, the index, the scripts."""
 
     def __init__(self, file: IO[bytes], page: str = "page.html") -> None:
@@ -144,7 +144,9 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _palette() -> dict[str, Any]:
+def palette() -> dict[str, Any]:
+    """Returns the colors and limits that the page shares with the contact sheets."""
+
     def table(name: str) -> str:
         colors = (render.color_table(name) * 255).round().byte().numpy().tobytes()
         return base64.b64encode(colors).decode()
@@ -161,7 +163,7 @@ def _palette() -> dict[str, Any]:
 
 
 def _write_scene(
-    writer: _Writer, archive: MapArchive, clips: dict[str, dict[str, Any]], budget: Budget
+    writer: Writer, archive: MapArchive, clips: dict[str, dict[str, Any]], budget: Budget
 ) -> tuple[dict[str, Any], list[str]]:
     """Writes the frames, if no earlier scene has them, and the maps of a clip."""
     assert archive.frames is not None
@@ -193,7 +195,7 @@ def _write_scene(
     return scene, [f"{about['video']}: {text}" for text in missing + left_out]
 
 
-def _write_frames(writer: _Writer, frames: Frames, about: Mapping[str, Any]) -> dict[str, Any]:
+def _write_frames(writer: Writer, frames: Frames, about: Mapping[str, Any]) -> dict[str, Any]:
     height, width = frames.shape[2:]
     factor = min(LONGEST_SIDE / max(height, width), 1.0)
     size = (max(round(width * factor), 1), max(round(height * factor), 1))
@@ -245,7 +247,7 @@ def _encode_fields(
 
 
 def _write_pairwise(
-    writer: _Writer, archive: MapArchive, grid: tuple[int, int, int], room: float, budget: Budget
+    writer: Writer, archive: MapArchive, grid: tuple[int, int, int], room: float, budget: Budget
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Writes the pairwise maps that fit, the most important first."""
     found = {name: m for name, m in archive.maps.items() if isinstance(m, PairwiseMap)}

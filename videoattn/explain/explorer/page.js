@@ -77,7 +77,7 @@ function paint() {
 
 /** Gives a canvas as many pixels as it has on the screen, at most 2,048 a side. */
 function fit(canvas, { width, height }) {
-  canvas.style.aspectRatio = `${width} / ${height}`;
+  canvas.style.setProperty("--aspect", width / height);
   const factor = Math.min((canvas.clientWidth * devicePixelRatio) / width, 2048 / Math.max(width, height));
   const size = { width: Math.max(Math.round(width * factor), 1), height: Math.max(Math.round(height * factor), 1) };
   if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
