@@ -76,6 +76,7 @@ class Encoder:
         known |= {"special": list(self.found.special), "normalized": self.found.normalized}
         known |= {"grid_q": list(self.found.grid_q), "grid_k": list(self.found.grid_k)}
         known |= {"kind": self.found.kind, "top": summary.top}
+        known["sink"] = float(summary.strongest.max())
         if self.form.startswith("qk"):
             assert factors is not None
             scale = factors.scale * _unit(factors.q) * _unit(factors.k)

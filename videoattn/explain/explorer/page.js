@@ -58,15 +58,16 @@ function paint() {
     paintFrame(canvas, view, state.frame, state);
   });
   const { amounts, clip } = views[0], most = Math.max(...(amounts ?? []).map(({ value }) => Math.abs(value)), 1e-12);
-  const seen = $("strip").getBoundingClientRect();
-  [...$("strip").children].forEach(({ firstElementChild: tile }, frame) => {
+  const seen = $("strip").getBoundingClientRect(), tiles = [...$("strip").children].map((item) => item.firstElementChild);
+  const places = tiles.map((tile) => tile.getBoundingClientRect()); // all at once: writing between would cost a layout each
+  tiles.forEach((tile, frame) => {
     const amount = amounts?.[frame], [bar, text] = tile.lastElementChild.children;
     tile.setAttribute("aria-current", frame === state.frame);
     tile.tabIndex = frame === state.frame ? 0 : -1;
     tile.setAttribute("aria-label", `${clip.labels[frame][2]}${amount ? `: ${amount.text}` : ""}`);
     bar.style.width = `${(60 * Math.abs(amount?.value ?? 0)) / most}%`;
     text.textContent = amount?.text ?? "";
-    const { top, bottom } = tile.getBoundingClientRect();
+    const { top, bottom } = places[frame];
     if (bottom < Math.max(seen.top, 0) || top > Math.min(seen.bottom, innerHeight)) return; // painted when scrolled to
     tile.querySelectorAll("canvas").forEach((canvas, i) => {
       fit(canvas, views[i].clip);
@@ -77,7 +78,6 @@ function paint() {
 
 /** Gives a canvas as many pixels as it has on the screen, at most 2,048 a side. */
 function fit(canvas, { width, height }) {
-  canvas.style.setProperty("--aspect", width / height);
   const factor = Math.min((canvas.clientWidth * devicePixelRatio) / width, 2048 / Math.max(width, height));
   const size = { width: Math.max(Math.round(width * factor), 1), height: Math.max(Math.round(height * factor), 1) };
   if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
@@ -109,6 +109,7 @@ function makeScene({ scene, clip }) {
   $("missing").lastElementChild.replaceChildren(...scene.missing.map((text) => element("li", text)));
   $("starts").replaceChildren(...scene.queries.map((point) =>
     element("button", point.title, { onclick: () => set({ points: [point], frame: point.frame }) })));
+  document.body.style.setProperty("--aspect", clip.width / clip.height);
   $("frame").max = clip.labels.length - 1;
   $("canvas1").parentElement.hidden = views.length < 2;
   $("strip").replaceChildren(...clip.labels.map(([number, time], frame) => {

@@ -146,8 +146,8 @@ function paintMark(context, mark) {
   for (const [color, line] of [["#000", 4], [mark.color ?? "#fff", 2]]) {
     context.strokeStyle = color;
     context.lineWidth = small ? line * 0.7 : line;
-    if (mark.cell) {
-      const [top, left, bottom, right] = mark.cell;
+    if (mark.box) {
+      const [top, left, bottom, right] = mark.box;
       context.setLineDash(mark.kind === "window" ? [6, 4] : []);
       context.strokeRect(left * width, top * height, (right - left) * width, (bottom - top) * height);
       context.setLineDash([]);

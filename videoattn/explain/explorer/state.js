@@ -77,7 +77,9 @@ function changeMap(changes, problems) {
   const { maps } = sceneOf();
   if (changes.map !== undefined) state.map = String(changes.map);
   if (!currentMap()) {
-    const shown = maps.findLast((map) => map.grid_q) ?? maps[0];
+    const pairwise = maps.filter((map) => map.grid_q);
+    // A map in which half of all queries look at one place would teach a stranger nothing.
+    const shown = pairwise.findLast((map) => map.sink < 0.5) ?? pairwise.at(-1) ?? maps[0];
     if (changes.map !== undefined) {
       problems.push(`This clip has no map ${state.map}${shown ? `; ${shown.name} is shown` : ""}.`);
     }
