@@ -127,8 +127,11 @@ def visualize(
         )
         written += _draw(picture, clip, recorded, pixels)
     page = loaded.folder / EXPLORER
-    state = "" if page.exists() else f" (write it with videoattn explore {run} {video})"
-    show(f"every other pixel, in a page to click: {page}{state}")
+    show(
+        f"every other query, in a page to click: {page}"
+        if page.exists()
+        else f"every other query, in a page to click: videoattn explore {run} {video}"
+    )
     return written
 
 
