@@ -251,7 +251,7 @@ def test_accessibility(
     }
     run(f"videoattn.set({states.get(what, '{}')})")
     run("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-    assert run("getComputedStyle(document.documentElement).colorScheme") == theme
+    assert run("isDark()") == (theme == "dark")
     found = axe_core_python.selenium.Axe().run(browser)
     wrong = [
         (violation["id"], [node["html"][:100] for node in violation["nodes"]][:3])

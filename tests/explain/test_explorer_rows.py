@@ -28,22 +28,22 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "inception": ("inception_i3d", {"width": 0.25}),
 }
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "embedded gaussian": ("i3d", "non_local", {}),
-    "gaussian": ("i3d", "non_local", {"form": "gaussian", "inner_channels": 8}),
-    "dot product": ("i3d", "non_local", {"form": "dot_product"}),
-    "concatenation": ("i3d", "non_local", {"form": "concatenation"}),
-    "one frame": ("i3d", "non_local", {"scope": "space"}),
-    "one pixel": ("i3d", "non_local", {"scope": "time"}),
+    "I3D": ("i3d", "non_local", {}),
     "TSN": ("tsn", "non_local", {"key_pool": None}),
     "Inception": ("inception", "non_local", {}),
-    "SAGAN": ("i3d", "sagan", {"variant": "authors"}),
-    "plain SAGAN": ("inception", "sagan", {"variant": "plain"}),
     "cross-layer": ("i3d", "cross_layer", {}),
-    "joint cross-layer": ("tsn", "cross_layer", {"mode": "joint"}),
-    "stand-alone": ("i3d", "stand_alone", {"window": [3, 3, 3], "heads": 4}),
+    "joint cross-layer": ("i3d", "cross_layer", {"mode": "joint"}),
+    "stand-alone": ("tsn", "stand_alone", {"window": [3, 3, 3], "heads": 4}),
+    "gaussian": ("", "non_local", {"form": "gaussian"}),
+    "dot product": ("", "non_local", {"form": "dot_product"}),
+    "concatenation": ("", "non_local", {"form": "concatenation"}),
+    "one frame": ("", "non_local", {"scope": "space"}),
+    "one pixel": ("", "non_local", {"scope": "time"}),
+    "SAGAN": ("", "sagan", {"variant": "authors"}),
+    "plain SAGAN": ("", "sagan", {"variant": "plain"}),
     **{
         f"{similarity} {normalizer}": (
-            "i3d",
+            "",
             "similarity",
             {"similarity": similarity, "normalizer": normalizer},
         )
@@ -51,25 +51,30 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         for normalizer in ("softmax", "sigmoid", "count")
     },
 }
+"""Name -> network ("" is the block alone), system, and its options."""
 
 
 def recorded(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns all rows of a network in float64, and its maps as the explorer records them."""
     network, system, options = CASES[name]
     torch.manual_seed(len(name))
-    model = make_network(*NETWORKS[network], num_classes=3)
     found = SYSTEMS[system]
 
     def make(*words: Any, **more: Any) -> nn.Module:
         return found.make(*words, **more, **options)
 
-    model = found.attach(model, info(model), make, (), system).double().eval()
+    if network:
+        model = make_network(*NETWORKS[network], num_classes=3)
+        model = found.attach(model, info(model), make, (), system)
+        video = torch.randn(1, 3, 8, 48, 64, dtype=torch.float64)
+    else:
+        model = nn.Sequential(make(16))
+        video = torch.randn(1, 16, 4, 6, 8, dtype=torch.float64)
+    model = model.double().eval()
     with torch.no_grad():
         for weight in model.parameters():  # blocks start flat: maps with peaks are harder
             if weight.ndim > 1 and weight.std() < 0.02:
-                weight.mul_(20)
-    video = torch.randn(1, 3, 8, 48, 64, dtype=torch.float64)
-    with torch.no_grad():
+                weight.mul_(40)
         with record_attention(model) as all_rows:
             model(video)
         with record_attention(model, factors="instead") as whole:

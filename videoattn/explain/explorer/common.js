@@ -16,11 +16,16 @@ function say(text) {
 addEventListener("error", ({ message }) => say(`This page has failed: ${message}`));
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
 
+/** Returns whether the page is dark: by its own switch, or else by the reader's system. */
+const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
+const nameTheme = () => { $("theme").textContent = isDark() ? "Light" : "Dark"; };
+
 function toggleTheme() {
-  const dark = getComputedStyle(document.documentElement).colorScheme !== "dark";
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  $("theme").textContent = dark ? "Light" : "Dark";
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  nameTheme();
 }
+nameTheme();
 
 let index = null;
 try {

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -55,7 +55,7 @@ def write_errors(
         about: A line about the run, such as its accuracy.
     """
 
-    def write(file: IO[bytes]) -> None:
+    def write(file: Any) -> None:
         writer, pictures, videos = Writer(file, "errors.html"), bytearray(), []
         for answer in answers:
             video = answer._asdict() | {"at": len(pictures), "size": 0}

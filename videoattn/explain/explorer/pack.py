@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -76,7 +76,7 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
         )
     missing: list[str] = []
 
-    def write(file: IO[bytes]) -> None:
+    def write(file: Any) -> None:
         writer = Writer(file)
         clips: dict[str, dict[str, Any]] = {}
         scenes = []
@@ -98,7 +98,7 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
 class Writer:
     """Writes the page: the part before the data, chunks, the index, the scripts."""
 
-    def __init__(self, file: IO[bytes], page: str = "page.html") -> None:
+    def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
         self.num_chunks = 0
         before, self.after = _text(page).split("<!--data-->\n")

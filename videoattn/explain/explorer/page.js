@@ -185,7 +185,7 @@ function drawLegend({ map, difference }, scale) {
   $("legend-title").textContent = `${what}${times && ", in times the uniform weight"}${end}${scale.root ? ", square-root scale" : ""}`;
   const image = new ImageData(256, 1), { data } = image, context = $("ramp").getContext("2d");
   for (let i = 0; i < 1024; i += 4) {
-    colorInto(data, i, scale.bottom + (i / 1020) * (scale.top - scale.bottom), scale);
+    colorInto(data, i, shownValue((scale.bottom + (i / 1020) * (scale.top - scale.bottom)) * scale.unit, scale), scale);
     for (let c = i; c < i + 3; c++) data[c] = 127 + (data[c] - 127) * (data[i + 3] / 255); // over gray, as over a frame
     data[i + 3] = 255;
   }

@@ -41,18 +41,18 @@ function rangeOf(values) {
 /** Returns the strength of a mark, 0 to 1, for a displayed value. */
 function strengthOf(value, scale) {
   const beyond = value - scale.least;
-  const part = (scale.diverging ? Math.abs(beyond) : beyond) / (scale.top - scale.least);
-  const strength = Math.min(Math.max(part, 0), 1);
-  return scale.root ? Math.sqrt(strength) : strength;
+  return Math.min(Math.max((scale.diverging ? Math.abs(beyond) : beyond) / (scale.top - scale.least), 0), 1);
+}
+
+/** Returns the displayed value of a weight: in units of the scale, and with roots of the distances from its least. */
+function shownValue(weight, { unit, least, top, root }) {
+  const beyond = weight / unit - least, reach = top - least;
+  return least + (root ? Math.sign(beyond) * Math.sqrt(Math.abs(beyond) / reach) * reach : beyond);
 }
 
 /** Writes the color of a displayed value as four bytes. */
 function colorInto(bytes, at, value, scale) {
-  const strength = strengthOf(value, scale);
-  let position = (value - scale.bottom) / (scale.top - scale.bottom);
-  if (scale.root) {
-    position = scale.diverging ? 0.5 + Math.sign(value - scale.least) * strength / 2 : Math.sqrt(Math.max(position, 0));
-  }
+  const strength = strengthOf(value, scale), position = (value - scale.bottom) / (scale.top - scale.bottom);
   const table = scale.diverging ? palette.diverging : palette.sequential;
   const entry = 3 * Math.round(Math.min(Math.max(position, 0), 1) * (table.length / 3 - 1));
   bytes.set(table.subarray(entry, entry + 3), at);
@@ -62,13 +62,13 @@ function colorInto(bytes, at, value, scale) {
 /** Returns one small picture for each moment of a layer {values, grid, scale}, a pixel for a cell. */
 function heatOf(layer) {
   return tiles(layer.grid, (bytes, at, cell) =>
-    colorInto(bytes, at, layer.values[cell] / layer.scale.unit, layer.scale));
+    colorInto(bytes, at, shownValue(layer.values[cell], layer.scale), layer.scale));
 }
 
 /** Returns the same for two layers, in two hues. */
 function heatOfTwo(layers) {
   return tiles(layers[0].grid, (bytes, at, cell) => {
-    const parts = layers.map(({ values, scale }) => strengthOf(values[cell] / scale.unit, scale));
+    const parts = layers.map(({ values, scale }) => strengthOf(shownValue(values[cell], scale), scale));
     const sum = parts[0] + parts[1] || 1;
     for (let c = 0; c < 3; c++) bytes[at + c] = (parts[0] * HUES[0][c] + parts[1] * HUES[1][c]) / sum;
     bytes[at + 3] = 255 * palette.strongest_alpha * Math.max(...parts) ** 0.75;
@@ -137,39 +137,26 @@ function paintBox(context, [top, left, bottom, right]) {
   if (box[2]) context.strokeRect(...box);
 }
 
-/** Paints a query (outlined cell and ring), a window, or a strong key (a small numbered ring). */
-function paintMark(context, mark) {
-  const { width, height } = context.canvas;
-  const [x, y] = [mark.x * width, mark.y * height];
-  const small = width < 260;
-  const radius = mark.kind === "key" ? (small ? 4 : 9) : small ? 6 : 11;
-  for (const [color, line] of [["#000", 4], [mark.color ?? "#fff", 2]]) {
-    context.strokeStyle = color;
-    context.lineWidth = small ? line * 0.7 : line;
-    if (mark.box) {
-      const [top, left, bottom, right] = mark.box;
-      context.setLineDash(mark.kind === "window" ? [6, 4] : []);
-      context.strokeRect(left * width, top * height, (right - left) * width, (bottom - top) * height);
-      context.setLineDash([]);
+/** Paints a query (an outlined cell and a ring), a window (dashed), or a strong key (a ring with its rank). */
+function paintMark(context, { kind, y, x, box, rank, color = "#fff" }) {
+  const { width, height } = context.canvas, large = width > 260;
+  for (const [ink, line] of [["#000", 4], [color, 2]]) {
+    Object.assign(context, { strokeStyle: ink, fillStyle: ink, lineWidth: large ? line : line * 0.7 });
+    context.beginPath();
+    if (box) {
+      const [top, left, bottom, right] = box;
+      context.rect(left * width, top * height, (right - left) * width, (bottom - top) * height);
     }
-    if (mark.kind === "window") continue;
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
+    if (kind !== "window") {
+      const radius = (kind === "query" ? 11 : 9) * (large ? 1 : 0.5);
+      context.moveTo(x * width + radius, y * height);
+      context.arc(x * width, y * height, radius, 0, 2 * Math.PI);
+    }
+    context.setLineDash(kind === "window" ? [6, 4] : []);
     context.stroke();
-  }
-  if (mark.kind !== "key") {
-    context.fillStyle = mark.color ?? "#fff";
-    context.beginPath();
-    context.arc(x, y, 2, 0, 2 * Math.PI);
-    context.fill();
-  } else if (!small) {
-    context.font = "600 11px system-ui, sans-serif";
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.lineWidth = 3;
-    context.strokeStyle = "#000";
-    context.strokeText(mark.rank, x, y);
-    context.fillStyle = "#fff";
-    context.fillText(mark.rank, x, y);
+    if (!rank || !large) continue;
+    Object.assign(context, { font: "600 11px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
+    if (ink === "#000") context.strokeText(rank, x * width, y * height);
+    else context.fillText(rank, x * width, y * height);
   }
 }

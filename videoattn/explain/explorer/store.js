@@ -41,16 +41,12 @@ function readBlob(blob, what) {
   throw new PageError(`${what} is damaged in this file; write the file again, or copy it again`);
 }
 
-function fromHalf(halves) {
-  if (typeof Float16Array !== "undefined") {
-    return new Float32Array(new Float16Array(halves.buffer, halves.byteOffset, halves.length));
-  }
-  return Float32Array.from(halves, (half) => {
-    const sign = half & 0x8000 ? -1 : 1, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent === 31) return fraction ? NaN : sign * Infinity;
-    return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
-  });
-}
+const HALVES = Float32Array.from({ length: 65536 }, (_, half) => { // float16 numbers by their bits
+  const exponent = (half >> 10) & 31, fraction = half & 1023;
+  const size = exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24;
+  return half & 0x8000 ? -size : size; // files hold no infinity and no NaN
+});
+const fromHalf = (halves) => new Float32Array(halves.length).map((_, i) => HALVES[halves[i]]);
 
 const decoded = new Map(); // map of the index -> its arrays, the least recently used first
 let decodedBytes = 0;
