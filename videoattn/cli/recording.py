@@ -66,10 +66,18 @@ def record_clip(
 
 
 def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
-    """Returns the position that adds most to the score of a class, and the one that moves most."""
+    """Returns the position that adds most to the score of a class, and the one with the most motion
+    or, if nothing moves, the one that receives the most attention in the last block."""
     chosen = [explain.score_position(loaded.model, clip.video, label, loaded.class_names[label])]
     moving = explain.motion_position(clip.frames, clip.grid)
-    return chosen if moving is None else [*chosen, moving]
+    if moving is not None:
+        return [*chosen, moving]
+    pairwise = [m for m in maps.values() if isinstance(m, PairwiseMap) and m.is_whole]
+    for found in pairwise[-1:]:  # a still clip
+        received = explain.summarize(found).received.view(1, *found.grid_k)
+        (query,) = explain.choose_queries(replace(found, received=received), clip.grid, count=1)
+        chosen.append(explain.Chosen(query, "most attention", "it receives the most attention"))
+    return chosen
 
 
 def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, torch.Tensor]:

@@ -17,7 +17,11 @@ addEventListener("error", ({ message }) => say(`This page has failed: ${message}
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
 
 /** Returns whether the page is dark: by its own switch, or else by the reader's system. */
-const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+function isDark() {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
 
 const nameTheme = () => { $("theme").textContent = isDark() ? "Light" : "Dark"; };
 

@@ -73,7 +73,8 @@ function drawMatrix() {
         const go = element("button", String(count), { title: `${className(label)} answered as ${className(guess)}` });
         go.setAttribute("aria-label", `${go.title}: ${count}`);
         go.setAttribute("aria-pressed", filter.label === label && filter.guess === guess);
-        go.style.borderBottomColor = `rgb(${palette.sequential.slice(3 * Math.round((200 * count) / most), 3 * Math.round((200 * count) / most) + 3)})`;
+        const at = 3 * Math.round((200 * count) / most);
+        go.style.borderBottomColor = `rgb(${palette.sequential.slice(at, at + 3)})`;
         if (label === guess) go.className = "right";
         go.addEventListener("click", () => set({ label, guess }));
         cell.append(go);

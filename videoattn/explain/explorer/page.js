@@ -107,8 +107,9 @@ function makeScene({ scene, clip }) {
   fillRows($("classes").tBodies[0], scene.classes.map(([one, share]) => [one === scene.truth ? `${one} (true)` : one, percent(share)]));
   $("missing").hidden = !scene.missing.length;
   $("missing").lastElementChild.replaceChildren(...scene.missing.map((text) => element("li", text)));
-  $("starts").replaceChildren(...scene.queries.map((point) =>
-    element("button", point.title, { onclick: () => set({ points: [point], frame: point.frame }) })));
+  const start = (title, pointNow) => element("button", title, { onclick: () => set({ points: [pointNow()], frame: pointNow().frame }) });
+  const mostLookedAt = () => centerOf(indexOfMost(arraysOf(currentMap()).strongest), currentMap().grid_k);
+  $("starts").replaceChildren(...scene.queries.map((point) => start(point.title, () => point)), start("most looked at", mostLookedAt));
   document.body.style.setProperty("--aspect", clip.width / clip.height);
   $("frame").max = clip.labels.length - 1;
   $("canvas1").parentElement.hidden = views.length < 2;
@@ -140,7 +141,7 @@ function fillControls(view) {
   $("frame").setAttribute("aria-valuetext", time);
   $("time").textContent = time;
   $("grid").textContent = map?.note ?? "";
-  $("modes").hidden = $("starts").hidden = $("keys").hidden = !map?.grid_q;
+  for (const id of ["modes", "starts", "keys", "marks"]) $(id).hidden = !map?.grid_q;
   const shows = state.mode === "query" ? "where the network looks from there" : "from where the network looks at it";
   $("hint").textContent = map?.grid_q ? `Click anything in any frame: the colors show ${shows}, in every frame.`
     : map ? "This map needs no query: it is one picture of the whole clip." : "";
@@ -200,12 +201,13 @@ function drawLegend({ map, difference }, scale) {
 function drawChart({ map, layers: [{ values }] }) {
   const [moments, , count] = map.grid_k, means = new Float32Array(count);
   values.forEach((value, i) => { means[i % count] += value / moments; });
-  const order = [...means.keys()].sort((a, b) => means[b] - means[a]), [low, high] = rangeOf([...means, map.identity ?? 0]);
-  const canvas = Object.assign($("bars"), { width: $("bars").clientWidth || 600, height: 220 }), context = canvas.getContext("2d");
+  const order = [...means.keys()].sort((a, b) => means[b] - means[a]), [low, high] = rangeOf([0, ...means]);
+  const canvas = $("bars"), context = canvas.getContext("2d"), wide = canvas.width / count;
+  context.clearRect(0, 0, canvas.width, canvas.height);
   context.fillStyle = getComputedStyle(document.body).getPropertyValue("--accent");
   order.forEach((channel, i) => {
-    const tall = 4 + 212 * ((means[channel] - low) / (high - low || 1)), wide = canvas.width / count;
-    context.fillRect(i * wide, 220 - tall, Math.max(wide - 0.5, 0.5), tall);
+    const [zero, top] = [0, means[channel]].map((value) => canvas.height * (1 - (value - low) / (high - low || 1)));
+    context.fillRect(i * wide, Math.min(zero, top), Math.max(wide - 0.5, 0.5), Math.abs(zero - top));
   });
   const named = (some) => some.map((channel) => `${channel} (${numberText(means[channel])})`).join(", ");
   $("channels").textContent = `Strongest channels: ${named(order.slice(0, 6))}. Weakest: ${named(order.slice(-6).reverse())}.`;
@@ -287,14 +289,13 @@ function download(blob, end) {
   setTimeout(() => URL.revokeObjectURL(href), 1000);
 }
 
-/** Draws what is on the screen at twice its usual size: title, one frame, all frames, legend, sentence. */
+/** Draws what is on the screen, for print: title, one frame, legend, all frames, sentence. */
 function picture() {
   const { clip } = views[0], gap = 16, width = 1600, columns = Math.min(clip.labels.length, 8), style = getComputedStyle(document.body);
-  const tile = (width - gap) / columns - gap, high = (tile * clip.height) / clip.width, rows = Math.ceil(clip.labels.length / columns);
-  const tall = Math.min(640, (((width - 380) / views.length) * clip.height) / clip.width), wide = (tall * clip.width) / clip.height;
-  const canvas = newCanvas(width, 1), context = canvas.getContext("2d");
-  const lines = wrapped(context, $("sentence").textContent, width - 2 * gap, 22), body = 120 + tall + gap;
-  canvas.height = body + views.length * rows * (high + 40) + lines.length * 30 + 2 * gap;
+  const shape = clip.height / clip.width, tile = (width - gap) / columns - gap, row = tile * shape + 40;
+  const wide = Math.min((width - 380) / views.length, 640 / shape), body = 120 + wide * shape + gap;
+  const lines = linesOf($("sentence").textContent, 140), rows = views.length * Math.ceil(clip.labels.length / columns);
+  const canvas = newCanvas(width, Math.ceil(body + rows * row + lines.length * 30 + 2 * gap)), context = canvas.getContext("2d");
   context.fillStyle = style.backgroundColor;
   context.fillRect(0, 0, width, canvas.height);
   context.fillStyle = style.color;
@@ -302,38 +303,31 @@ function picture() {
     context.font = `${size}px system-ui, sans-serif`;
     context.fillText(text, x, y, width - x - gap);
   };
-  const place = (view, frame, x, y, w, h) => {
-    const copy = newCanvas(Math.round(w), Math.round(h));
+  const place = (view, frame, x, y, side) => {
+    const copy = newCanvas(Math.round(side), Math.round(side * shape));
     paintFrame(copy, view, frame, state);
     context.drawImage(copy, x, y);
   };
   write($("title").textContent, gap, 44, 34);
-  write(`${$("about").textContent} \u00b7 ${mapText(views[0].map ?? { heads: 1, name: "" }, state.head)}`, gap, 84, 22);
+  write(`${$("about").textContent} \u00b7 ${$("map").value}`, gap, 84, 22);
   views.forEach((view, i) => {
-    place(view, state.frame, gap + i * (wide + gap), 110, wide, tall);
+    place(view, state.frame, gap + i * (wide + gap), 110, wide);
     clip.labels.forEach(([number, time], frame) => {
-      const x = gap + (frame % columns) * (tile + gap), y = body + (i * rows + Math.floor(frame / columns)) * (high + 40);
+      const x = gap + (frame % columns) * (tile + gap), y = body + (i * rows / views.length + Math.floor(frame / columns)) * row;
       write(`${number}  ${time}  ${view.amounts?.[frame].text ?? ""}`, x, y + 18, 16);
-      place(view, frame, x, y + 26, tile, high);
+      place(view, frame, x, y + 26, tile);
     });
   });
-  if (!$("legend").hidden) {
-    const x = views.length * (wide + gap) + gap;
-    context.drawImage($("ramp"), x, 120, 300, 20);
-    [...$("ticks").children].forEach(({ textContent }, i) => write(textContent, x + 130 * i, 164, 18));
-    wrapped(context, $("legend-title").textContent, 300, 18).forEach((line, i) => write(line, x, 200 + 24 * i, 18));
-  }
+  const x = views.length * (wide + gap) + gap;
+  if (!$("legend").hidden) context.drawImage($("ramp"), x, 120, 300, 20);
+  [...$("ticks").children].forEach(({ textContent }, i) => write(textContent, x + 130 * i, 164, 18));
+  linesOf($("legend-title").textContent, 32).forEach((line, i) => write(line, x, 200 + 24 * i, 18));
   lines.forEach((line, i) => write(line, gap, canvas.height - gap - 30 * (lines.length - 1 - i), 22));
   return canvas;
 }
 
-function wrapped(context, text, width, size) {
-  context.font = `${size}px system-ui, sans-serif`;
-  return text.split(" ").reduce((lines, word) => {
-    const longer = `${lines.at(-1)} ${word}`;
-    return lines.length && context.measureText(longer).width <= width ? [...lines.slice(0, -1), longer] : [...lines, word];
-  }, []);
-}
+/** Breaks a text into lines of at most `length` characters. */
+const linesOf = (text, length) => text.match(new RegExp(`.{1,${length}}(\\s|$)|\\S{${length}}`, "g")) ?? [];
 
 /** Returns the weights on the screen as comma-separated values. */
 function table() {
