@@ -24,7 +24,7 @@ CEILINGS = {
     "engine": 2_160,  # bounds of metadata from elsewhere
     "explain": 2_560,  # fonts for names in any script; the explorer, queries, sentences
     "recipe": 2_180,  # upper limits of stored numbers; recipes inside the wheel; lists in lists
-    "cli": 2_740,  # explore, the page of errors, recording for pictures and pages; the demo draws the README's moving picture; one error line under torchrun
+    "cli": 2_740,  # explore and the page of errors; one error line under torchrun
 }
 
 

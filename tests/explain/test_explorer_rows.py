@@ -127,7 +127,7 @@ FORMS = {
     "qk16": Budget(96),
     "qk8": Budget(96, compact=True),
     "rows8": Budget(96),
-    "mean": Budget(0.25),
+    "mean": Budget(0.13),
 }
 
 

@@ -99,7 +99,7 @@ function startErrors() {
   $("more").addEventListener("click", () => set({ count: filter.count + PAGE }));
   $("theme").addEventListener("click", toggleTheme);
   try {
-    strips = readBlob(index.blob, "The pictures");
+    strips = readBlob(index.blob, "The frames");
   } catch (error) {
     say(error.message);
   }

@@ -14,13 +14,14 @@ const GROUPS = [
 ];
 let views = [];
 let preview = null; // the point under the mouse, drawn instead of the pinned ones
+let broken = ""; // why the frames cannot be drawn
 let made = ""; // what the lists and the strip were made for
 const timers = { play: 0, paint: 0, address: 0, voice: 0 };
 
 /** Changes the state, draws it, and returns it. */
 function set(changes = {}) {
   preview = null;
-  say(change(changes));
+  say(change(changes) || broken);
   render();
   clearTimeout(timers.address); // browsers limit how often an address may change
   timers.address = setTimeout(() => history.replaceState(null, "", addressOf()), 200);
@@ -378,7 +379,7 @@ function listen() {
 
 /** Decodes the frames of all clips. */
 async function loadPictures(clip) {
-  const bytes = readBlob(clip.blob, "The clip's pictures");
+  const bytes = readBlob(clip.blob, "The frames");
   let at = 0;
   const files = clip.sizes.map((size) => new Blob([bytes.subarray(at, (at += size))], { type: "image/webp" }));
   clip.pictures = await Promise.all(files.map((file) => createImageBitmap(file)));
@@ -391,7 +392,7 @@ async function start() {
   try {
     await Promise.all(clips.map(loadPictures));
   } catch (error) {
-    say(error.message);
+    say((broken = error.message));
   }
   render();
 }

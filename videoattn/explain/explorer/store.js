@@ -38,7 +38,7 @@ function readBlob(blob, what) {
   } catch {
     // Not base64, too long, or absent: the same problem for the reader.
   }
-  throw new PageError(`${what} is damaged in this file; write the file again, or copy it again`);
+  throw new PageError(`${what} cannot be read: this file is damaged; write it again, or copy it again`);
 }
 
 const HALVES = Float32Array.from({ length: 65536 }, (_, half) => { // float16 numbers by their bits
