@@ -33,11 +33,18 @@ def random_map(
     rule: str = "softmax",
     sharp: float = 2.0,
     special: tuple[str, ...] = (),
+    exact: bool = False,
 ) -> PairwiseMap:
-    """Returns a map that is recorded as factors; special queries are keys, too."""
+    """Returns a map that is recorded as factors; special queries are keys, too.
+
+    Args:
+        exact: The factors are float16 numbers, so that the page makes the same rows up to rounding.
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = [g[0] * g[1] * g[2] + len(special) for g in (grid_q, grid_k)]
     q, k = (torch.randn(1, heads, n, width, generator=generator) for n in sizes)
+    if exact:
+        q, k = q.half().float(), k.half().float()
     return PairwiseMap(
         kind="pairwise",
         rows=torch.zeros(1, heads, 0, *grid_k),

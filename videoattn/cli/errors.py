@@ -32,9 +32,11 @@ def write_errors_page(
     if not answers:
         raise ValueError("errors: no test video has a label, so none can be wrong")
     right = sum(answer.label == answer.guess for _, answer in answers)
+    views = evaluation.num_views
     about = (
-        f"{right} of {len(answers)} test videos are right ({100 * right / len(answers):.1f} %), "
-        f"mean of {evaluation.num_views} views each; the frames are those of the middle clip"
+        f"{right} of {len(answers)} test videos are right ({100 * right / len(answers):.1f} %), by "
+        f"{'one view' if views == 1 else f'the mean of {views} views'} each. The frames are those "
+        "of the middle clip."
     )
     path = folder / ERRORS
 

@@ -29,7 +29,7 @@ from videoattn.explain.gates import describe_gate, gate_noun
 from videoattn.explain.sheet import label_frames
 from videoattn.explain.words import SINK, grid_note
 from videoattn.files import write_whole
-from videoattn.types import Frames
+from videoattn.types import Frames, Grid
 
 FORMAT = "videoattn-explorer/1"
 CHUNK = 3 * 2**20  # bytes, which are 4 MiB of base64
@@ -171,14 +171,15 @@ def _write_scene(
     sha256 = hashlib.sha256(archive.frames.contiguous().numpy().tobytes()).hexdigest()
     if sha256 not in clips:
         clips[sha256] = _write_frames(writer, archive.frames, about) | {"sha256": sha256}
-    grid = about["input"]
+    num_frames, height, width = about["input"]
+    grid = (num_frames, height, width)
     scene = {key: about[key] for key in ("video", "run", "network", "classes", "truth")}
     scene["clip"] = list(clips).index(sha256)
     scene["queries"] = [
         {
             "frame": t,
-            "y": (y + 0.5) / grid[1],
-            "x": (x + 0.5) / grid[2],
+            "y": (y + 0.5) / height,
+            "x": (x + 0.5) / width,
             "title": title,
             "reason": why,
         }
@@ -215,7 +216,7 @@ def _write_frames(writer: Writer, frames: Frames, about: Mapping[str, Any]) -> d
 
 
 def _encode_fields(
-    archive: MapArchive, grid: tuple[int, int, int]
+    archive: MapArchive, grid: Grid
 ) -> tuple[list[tuple[dict[str, Any], bytes]], list[str]]:
     """Returns the maps without a query; maps of one method for several classes become one."""
     fields: dict[str, tuple[dict[str, Any], bytes]] = {}
@@ -233,7 +234,7 @@ def _encode_fields(
         known |= {"name": name, "head_word": word[0], "head_words": word[1]}
         known |= {"description": describe_gate(found), "noun": gate_noun(found), "special": []}
         spatial = found.kind not in ("channel", "temporal", "box")
-        known["note"] = grid_note(tuple(known["grid_k"]), tuple(grid)) if spatial else ""  # type: ignore[arg-type]
+        known["note"] = grid_note(tuple(known["grid_k"]), grid) if spatial else ""
         if class_name and name in fields:
             earlier, before = fields[name]
             known["head_names"] = [*earlier["head_names"], class_name]
@@ -247,7 +248,7 @@ def _encode_fields(
 
 
 def _write_pairwise(
-    writer: Writer, archive: MapArchive, grid: tuple[int, int, int], room: float, budget: Budget
+    writer: Writer, archive: MapArchive, grid: Grid, room: float, budget: Budget
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Writes the pairwise maps that fit, the most important first."""
     found = {name: m for name, m in archive.maps.items() if isinstance(m, PairwiseMap)}
@@ -267,7 +268,7 @@ def _write_pairwise(
             missing.append(f"{name}: {error}")
             continue
         known = chosen.meta(summary) | {"name": name, "head_word": "head", "head_words": "heads"}
-        known["note"] = grid_note(one.grid_k, tuple(grid))  # type: ignore[arg-type]
+        known["note"] = grid_note(one.grid_k, grid)
         if chosen.mean:
             missing.append(f"{name}: its heads one by one; the file has their mean")
         data = chosen.encode(summary)

@@ -132,7 +132,7 @@ function fillControls(view) {
   const { map, clip, layers } = view, scale = layers.at(-1)?.scale, time = clip.labels[state.frame][2];
   $("head").parentElement.hidden = !map || map.heads === 1;
   if (map?.heads > 1) {
-    const all = map.head_names ? [] : [new Option(`mean of ${map.heads} heads`, "mean"), new Option("largest of all", "max")];
+    const all = map.head_names ? [] : [new Option(`mean of ${map.heads} ${map.head_words}`, "mean"), new Option("largest of all", "max")];
     $("head").replaceChildren(...all, ...Array.from({ length: map.heads }, (_, h) => new Option(headName(map, h), h)));
     $("head-word").textContent = map.head_word;
   }

@@ -74,7 +74,7 @@ function change(changes) {
 }
 
 function changeMap(changes, problems) {
-  const { maps } = sceneOf();
+  const { maps } = sceneOf(), before = state.map && currentMap();
   if (changes.map !== undefined) state.map = String(changes.map);
   if (!currentMap()) {
     const pairwise = maps.filter((map) => map.grid_q);
@@ -85,7 +85,9 @@ function changeMap(changes, problems) {
     }
     state.map = shown?.name ?? "";
   }
-  const head = headOf(currentMap(), changes.head ?? state.head);
+  // A class of one map is no head of another.
+  const kept = before === currentMap() || !(before?.head_names || currentMap()?.head_names) ? state.head : "mean";
+  const head = headOf(currentMap(), changes.head ?? kept);
   if (changes.head !== undefined && String(head) !== String(changes.head)) {
     problems.push(`${state.map} has no ${currentMap()?.head_word ?? "head"} ${changes.head}.`);
   }
