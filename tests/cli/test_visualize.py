@@ -33,7 +33,7 @@ def untrained(
     folder: Path,
     system: str,
     model: str = "i3d_r18",
-    class_names: tuple[str, str] = ("left", "right"),
+    class_names: tuple[str, ...] = ("left", "right"),
     **options: object,
 ) -> Path:
     """Writes a checkpoint of a network with an attention system."""
@@ -49,7 +49,7 @@ def untrained(
         },
     }
     torch.manual_seed(0)
-    network = make_model(load_recipe(values, []).model, 2)
+    network = make_model(load_recipe(values, []).model, len(class_names))
     path = folder / "best.safetensors"
     about = {"config": values, "class_names": list(class_names), "preprocessing": {}}
     save_weights(path, network.state_dict(), about)  # type: ignore[arg-type]

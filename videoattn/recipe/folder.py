@@ -41,6 +41,7 @@ _WRITTEN = re.compile(
     r"|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"
+    r"|explorer\.html|test/errors\.html|test/explorers/\d+_[^/]*\.html"
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(
