@@ -11,7 +11,7 @@ interpolations are refused.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +248,9 @@ def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
     full_key = str(error.full_key)
     parent: Any = Config
     for part in full_key.split(".")[:-1]:
-        if part != "then":  # its keys are numbers
-            parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
+        found = {f.name: f.type for f in fields(parent)}.get(part)
+        if is_dataclass(found):  # the keys of `then` are numbers, and a text has none
+            parent = found
     names = [f.name for f in fields(parent) if f.name != "then"]
     key = full_key.rpartition(".")[2]
     hint = did_you_mean(key, names)
