@@ -164,7 +164,9 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except (OSError, OmegaConfBaseException) as error:  # an OSError: a file of one word or number
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is not a recipe: {_reason(error)}") from error
+    except OSError as error:  # OmegaConf raises this for a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
