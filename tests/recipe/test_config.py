@@ -119,7 +119,7 @@ def test_not_a_number(recipe: Path) -> None:
         ("3\n", "recipe.yaml is not a recipe"),
         (
             "name: '${a'\ndata: {root: x}\n",
-            r"recipe.yaml is not a recipe: name: no viable alternative at input '\$\{a'$",
+            r"is not a recipe: name: no viable alternative at input '\$\{a'$",
         ),
         ("name: a\ndata: {num_workers../: 2}\n", "recipe.yaml: unknown key 'data.num_workers../'"),
         ("name: a\nclip: {std.a: 2}\n", "recipe.yaml: unknown key 'clip.std.a'"),
