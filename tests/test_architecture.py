@@ -49,8 +49,8 @@ def test_rules(path: Path) -> None:
     assert rules.wrong_imports(source, relative(path)) == []
     records_of_settings = path == PACKAGE / "recipe/config.py"
     assert records_of_settings or rules.too_large(source) == []
-    # A thread hands its error to the thread that asks for items, which raises it.
-    in_thread = ["except BaseException"] * (path == PACKAGE / "data/shards/streaming.py")
+    # A thread hands its error to the thread that asks for the result, which raises it.
+    in_thread = ["except BaseException"] * (path == PACKAGE / "data/workers.py")
     assert rules.bad_habits(source) == in_thread
     assert rules.foreign_words(source, relative(path), KEYS) == []
     assert rules.dialect(rules.texts(source), str(relative(path))) == []

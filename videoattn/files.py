@@ -40,6 +40,16 @@ def output_folder(folder: Path) -> Path:
     return folder
 
 
+def require_empty(path: Path) -> None:
+    """Checks that a path does not exist, or is an empty folder.
+
+    Raises:
+        ValueError: If the path exists.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} already exists; choose another name, or remove it")
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Calls `write` with a new file and moves it to `path` when it is complete.
 

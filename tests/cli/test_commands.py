@@ -314,10 +314,8 @@ def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data.root=nowhere"], "root: nowhere does not exist; need the folder of the videos"),
         (["train.lrr=1"], "train.lrr=1: unknown key 'train.lrr' (did you mean lr?); it may be one"),
         (["data.root={clips}", "--resume"], "nothing to resume: runs/tiny/checkpoint-last.pt does"),
-        (["data.root={clips}", "train.num_clips=3"], "train.batch_size: got 5; need a multiple of"),
     ],
 )
 def test_an_error_in_two_processes_is_one_line(
@@ -358,8 +356,9 @@ def test_errors_of_single_processes_are_all_printed(
     """The processes of one machine have folders beside each other."""
     ended = []
     for rank, name in enumerate(["a", "b", "b"]):
-        (tmp_path / str(rank)).mkdir()
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(rank) / "error.json"))
+        folder = tmp_path / "attempt_0" / str(rank)
+        folder.mkdir(parents=True)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
         with pytest.raises(SystemExit) as stop:
             main(["train", name])
         ended.append(stop.value.code)

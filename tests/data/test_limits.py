@@ -24,9 +24,8 @@ from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_ind
 from videoattn.data.prepare.reencode import Reencode, reencode, unfinished_name
 from videoattn.data.prepare.verify import Journal, verify_folder
 from videoattn.data.shards import open_shards
-from videoattn.data.shards import tar as tar_module
 from videoattn.data.shards import write as write_module
-from videoattn.data.shards.table import TABLE
+from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE
 from videoattn.data.shards.write import write_shards
 
 pytestmark = pytest.mark.usefixtures("time_limit")
@@ -178,8 +177,8 @@ def test_a_video_too_large_for_a_shard_is_not_written(
     )  # fmt: skip
     monkeypatch.setattr(write_module, "MAX_FILE_BYTES", limit)
     with pytest.raises(ValueError, match=rf"a\.mp4 has [\d,]+ bytes; the limit .* is {limit:,}; "):
-        write_shards(samples, tmp_path / "out", max_bytes=10**9)
-    assert tar_module.MAX_FILE_BYTES == 2**30
+        write_shards({"": samples}, tmp_path / "out", max_bytes=10**9)
+    assert MAX_FILE_BYTES == 2**30
 
 
 def npz(path: Path, arrays: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:
@@ -311,11 +310,17 @@ def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     assert reencode(Reencode(clip, out, 32, 4))["num_frames"] == 12
     assert not out.is_symlink()
     (tmp_path / "kept").mkdir()
+    (tmp_path / "shards").symlink_to(tmp_path / "kept")
+    samples = Samples(
+        clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",),
+        num_frames=np.array([12]), fps=np.array([25.0]),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"shards is a link"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
     (tmp_path / "kept/file").write_text("mine")
-    (tmp_path / ".shards.unfinished").symlink_to(tmp_path / "kept")
-    samples = Samples(clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",))
-    with pytest.raises(ValueError, match=r"\.shards\.unfinished is a link"):
-        write_shards(samples, tmp_path / "shards", max_bytes=10**9)
+    with pytest.raises(ValueError, match=r"shards already exists"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
     assert victim.read_text() == (tmp_path / "kept/file").read_text() == "mine"
 
 

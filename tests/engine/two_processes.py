@@ -1,6 +1,7 @@
 """One of the processes of test_distributed.py, started with the environment of torchrun.
 
-Writes its results as `rank-R.pt` into the folder of its first argument.
+Writes its results as `rank-R.pt` into the folder of its first argument. With "uneven" as a second
+argument, it trains only once.
 """
 
 import sys
@@ -25,9 +26,8 @@ from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.failures import TooManyFailuresError
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, FineTuning
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import Validation, fit
@@ -143,17 +143,19 @@ def fine_tuned(group: Parallel, folder: Path) -> State:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def averaged_statistics(group: Parallel, folder: Path) -> State:
+def averaged_statistics(
+    group: Parallel, folder: Path, *, save_every_steps: int | None = None
+) -> State:
     """Trains batch norms, whose statistics differ between ranks until they are averaged."""
     model = nn.Sequential(nn.BatchNorm3d(3), tiny_net())
     fit(
         model,
         sgd(model),
-        batches_of(group, num_samples=8, batch_size=8),
+        batches_of(group, num_samples=24, batch_size=8),
         to_video=to_video,
         settings=optim_settings(),
-        plan=EpochPlan(1),
-        run=run_in(folder),
+        plan=EpochPlan(2),
+        run=run_in(folder, save_every_steps=save_every_steps),
         parallel=group,
     )
     return dict(model.state_dict())
@@ -196,6 +198,7 @@ def everything(group: Parallel, folder: Path) -> dict[str, object]:
         "failed": [failure.index for failure in evaluation.failures],
         "fine-tuned": fine_tuned(group, folder / "fine-tuned"),
         "statistics": averaged_statistics(group, folder / "statistics"),
+        "saved": averaged_statistics(group, folder / "saved", save_every_steps=1),
         "precise": precise_statistics(group),
         "not finite": refusal(
             group, folder / "poisoned", PoisonedNet(), replace(poisoned, blank=(3,))
@@ -207,5 +210,11 @@ def everything(group: Parallel, folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
     with init_parallel("cpu", timeout_seconds=60) as this:
-        torch.save(everything(this, Path(sys.argv[1])), Path(sys.argv[1]) / f"rank-{this.rank}.pt")
+        if sys.argv[2:] == ["uneven"]:
+            uneven = batches_of(this, num_samples=13, batch_size=8)
+            results: dict[str, object] = {"uneven": trained(this, folder / "uneven", uneven)}
+        else:
+            results = everything(this, folder)
+        torch.save(results, folder / f"rank-{this.rank}.pt")

@@ -21,6 +21,7 @@ from videoattn.errors import did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train the network of a recipe."),
+    "launch": ("launch", "Run a command in several processes."),
     "test": ("test", "Measure the accuracy of a run on its test videos."),
     "predict": ("predict", "Name the action in each video."),
     "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
@@ -36,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 The module has a function `command`, or a Typer `app` with subcommands.
 """
+
+_ALIASES = {"--resume=auto": "--resume-if-possible"}
+
+STOPPED = 75
+"""The exit status of a command that a signal stopped, and that can be resumed: EX_TEMPFAIL."""
 
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
 """What a collective of torch.distributed raises in the other processes."""
@@ -69,7 +75,8 @@ class Commands(TyperGroup):
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words`, by default the program's arguments.
 
-    An error that the user can fix ends the process with one line.
+    An error that the user can fix ends the process with one line. `--resume=auto` is a spelling of
+    `--resume-if-possible`.
     """
     commands = Commands(
         name="videoattn",
@@ -79,10 +86,14 @@ def main(words: list[str] | None = None) -> None:
     )
     words = sys.argv[1:] if words is None else words
     try:
-        commands.main([_without_tilde(word) for word in words])
+        commands.main([_ALIASES.get(word) or _without_tilde(word) for word in words])
     except SystemExit:
         raise  # before the next line imports torch
     except _expected_errors() as error:
+        from videoattn.engine.signals import StoppedError
+
+        if isinstance(error, StoppedError):
+            _fail(_one_line(error), status=STOPPED)
         _fail(f"error: {_one_line(error)}")
     except RuntimeError as error:
         if _LOST.search(str(error)):
@@ -99,33 +110,38 @@ def _without_tilde(word: str) -> str:
     return f"{option}{os.path.expanduser(path)}"
 
 
-def _fail(line: str, seconds: int = 0) -> NoReturn:
+def _fail(line: str, *, seconds: int = 0, status: int = 1) -> NoReturn:
     """Ends the process with an error message.
 
-    Of the processes that torchrun started on a machine, one prints it. torchrun repeats the text of
-    the earliest error file at the end of its own traceback; `seconds` are added to the time.
+    Of the processes that torchrun started on a machine, and started again, one prints it. torchrun
+    repeats the text of the earliest error file at the end of its own traceback; `seconds` are added
+    to the time.
     """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        error_file = Path(file)  # in a folder of this process, beside those of the others
+        error_file = Path(file)  # in RUN/attempt_N/RANK/
         record = {"message": line, "timestamp": int(time.time()) + seconds}
         digest = hashlib.sha256(line.encode()).hexdigest()
         try:
             error_file.write_text(json.dumps(record))
-            (error_file.parents[1] / f"printed_{digest}").touch(exist_ok=False)
+            (error_file.parents[2] / f"printed_{digest}").touch(exist_ok=False)
         except FileExistsError:
-            sys.exit(1)
+            sys.exit(status)
         except OSError:  # such as a full disk
             pass
-    sys.exit(line)
+    if status == 1:
+        sys.exit(line)
+    typer.echo(line, err=True)
+    sys.exit(status)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Returns the error types whose messages are for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
+    from videoattn.engine.signals import StoppedError
     from videoattn.engine.step import NonFiniteError
 
-    ours = DecodeError, NonFiniteError, TooManyFailuresError
+    ours = DecodeError, NonFiniteError, StoppedError, TooManyFailuresError
     return ValueError, OSError, ImportError, MemoryError, RecursionError, *ours
 
 

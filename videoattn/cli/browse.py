@@ -53,49 +53,24 @@ def command(
 
     Writes one picture with the label, frame numbers and times of each clip.
     """
-    browse(recipe, overrides or (), split=split, num_videos=num, output=output)
-
-
-def browse(
-    recipe: Path,
-    overrides: Sequence[str] = (),
-    *,
-    split: str = "train",
-    num_videos: int = 8,
-    output: Path | None = None,
-) -> Path:
-    """Draws clips as the network receives them on one sheet, and returns its file.
-
-    Training clips are the clips of the first steps, with their crops and augmentation. Mixed clips
-    are in the same pairs, unless other videos of the batch fail, and show both labels' shares. Test
-    videos are spread over the whole list, and each view is a row.
-
-    Args:
-        split: train or test.
-        output: A PNG file; <name>_<split>.png by default.
-
-    Raises:
-        ValueError: If the recipe or the dataset is wrong, or no video can be decoded.
-        DecodeError: If a training video cannot be decoded and the recipe does not skip it.
-    """
-    subset = _subset(split)
-    config = load(recipe, overrides)
+    # Training clips are the clips of the first steps, with their crops and augmentation. Mixed
+    # clips are in the same pairs, unless other videos of the batch fail. Test videos are spread
+    # over the whole list, and each view is a row.
+    one_of("--split", split, ["train", "test"])
+    subset: Subset = "train" if split == "train" else "test"
+    config = load(recipe, overrides or ())
     samples = make_samples(config.data, subset)
     loader = make_loader(config, subset, Parallel(), samples)
     views = _training if subset == "train" else _testing
-    clips: list[Clip] = []
-    drawn = 0
-    for sample, videos, targets in islice(views(config, loader, num_videos), num_videos):
-        clips += _rows(config, samples, sample, videos, targets)
-        drawn += 1
-    if not clips:
+    fed = list(islice(views(config, loader, num), num))
+    if not fed:
         raise ValueError(
             "no video could be decoded; find broken files with videoattn prepare verify"
         )
     sheet = draw_clips(
-        clips,
+        [clip for sample in fed for clip in _rows(config, samples, *sample)],
         title=f"{config.name}: the network's input in {split}ing",
-        details=_input(config, subset, f"{drawn} of {len(samples):,} videos"),
+        details=_input(config, subset, f"{len(fed)} of {len(samples):,} videos"),
         description=_changes("augment", config.augment)
         if subset == "train"
         else _changes("test", config.test),
@@ -104,12 +79,6 @@ def browse(
     output = output or Path(f"{config.name}_{split}.png")
     write_whole(output, lambda file: sheet.save(file, "PNG", compress_level=PNG_LEVEL))
     show(output)
-    return output
-
-
-def _subset(split: str) -> Subset:
-    subsets: dict[str, Subset] = {"train": "train", "test": "test"}
-    return subsets[one_of("--split", split, subsets)]
 
 
 def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:

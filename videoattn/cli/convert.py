@@ -9,6 +9,7 @@ import typer
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import first_few, one_of
+from videoattn.files import require_empty
 from videoattn.recipe.config import (
     AttentionConfig,
     ClipConfig,
@@ -21,7 +22,6 @@ from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.model import make_model
 from videoattn.recipe.packaged import find_file
-from videoattn.recipe.run import require_empty
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel

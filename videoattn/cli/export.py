@@ -23,11 +23,11 @@ from videoattn.cli.arguments import Run
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
-from videoattn.files import write_text, write_whole
+from videoattn.files import require_empty, write_text, write_whole
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable
-from videoattn.recipe.run import Predictor, load, require_empty
+from videoattn.recipe.run import Predictor, load
 
 Network = Callable[[Tensor], Tensor]
 Writer = Callable[[Predictor, Tensor, Path], Network]

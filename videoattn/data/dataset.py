@@ -6,9 +6,9 @@ workers or ranks, and resuming a run, do not change a sample.
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
+    def __getitem__(self, key: tuple[Any, ...]) -> Sample | Failure:
         item = self.fetch(key)
         if isinstance(item, Failure) and self.on_error == "raise":
             raise DecodeError(item.path, item.reason)
@@ -122,19 +122,19 @@ class ClipDataset(Dataset[Sample | Failure]):
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         return order
 
-    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterable[list[Any]]:
         """Returns the keys of the batches, which `fetch` takes."""
         return [[(epoch, index) for index in batch] for batch in batches]
 
-    def fetch(self, key: tuple[int, int], video: VideoBytes | None = None) -> Sample | Failure:
-        """Returns the sample, or a Failure if the file fails, for either value of `on_error`.
-
-        Args:
-            video: The encoded video, if the sample's path cannot be opened.
-        """
+    def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
+        """Returns the sample, or a Failure if the file fails, for either value of `on_error`."""
         epoch, number = key
+        return self.sample(epoch, number, self._source(number % len(self)))
+
+    def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
+        """Returns the sample of a file, a folder of images, or an encoded video."""
         try:
-            return self._sample(epoch, number, video)
+            return self._sample(epoch, number, source)
         except DecodeError as error:
             return Failure(number % len(self), error.path, error.reason)
 
@@ -147,9 +147,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         frames = torch.zeros(1, 3, box.y1 - box.y0, box.x1 - box.x0, dtype=torch.uint8)
         return maker.views(frames, positions)[None][:0]
 
-    def _sample(self, epoch: int, number: int, video: VideoBytes | None) -> Sample:
+    def _sample(self, epoch: int, number: int, source: VideoSource) -> Sample:
         index = number % len(self)  # of a repetition, see `order`
-        source = video or self._source(index)
         generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         state = generator.get_state()
@@ -165,7 +164,9 @@ class ClipDataset(Dataset[Sample | Failure]):
             generator.set_state(state)
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
-        label: Label = video.label if video else self.samples.label(index)
+        label: Label = self.samples.label(index)
+        if isinstance(source, VideoBytes):
+            label = source.label
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)

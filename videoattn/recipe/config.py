@@ -69,7 +69,7 @@ class DataConfig:
     max_failures: int = 100
     """Training stops if more videos than this were skipped."""
     decode_timeout_seconds: float = 60.0
-    """A video fails if it keeps a loader process busy for longer; 0 sets no limit."""
+    """A video fails if it takes longer to decode; 0 sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,16 @@ class TrainConfig:
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""
     validate_every: int = 1
-    """Epochs between validations; 0 disables validation."""
+    """Epochs between validations; 0 trains without validation and without a test split."""
+    patience: int | None = None
+    """Training ends after this many validations in a row without a better one."""
     save_every_steps: int | None = None
     """Also writes a checkpoint every this many steps."""
     keep_epochs: int | None = None
     """Also keeps the checkpoint of every this many epochs."""
+    trackers: tuple[str, ...] = ()
+    """[mlflow], [wandb] or both: also sends metrics to MLflow and Weights & Biases
+    (docs/training.md)."""
 
 
 @dataclass(frozen=True)

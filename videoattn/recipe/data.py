@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
     Missing,
     Samples,
+    class_folders,
     existing_root,
     kinetics_csv,
     parse_list,
@@ -52,6 +53,8 @@ from videoattn.types import Frames
 
 Subset = Literal["train", "test"]
 
+_RELEASED = {"something": read_something, "jester": read_jester, "charades": read_charades}
+
 
 def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = None) -> Samples:
     """Returns the videos and labels of the training or test split.
@@ -80,22 +83,16 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
             return read_ucf101(root, config.official_split, subset, missing=missing)
         case "hmdb51":
             return read_hmdb51(root, config.official_split, subset, missing=missing)
-        case "something":
-            return read_something(root, split, missing=missing)
-        case "jester":
-            return read_jester(root, split, missing=missing)
-        case "charades":
-            return read_charades(root, split, missing=missing)
-    names = _class_names(config, subset)
+        case "something" | "jester" | "charades":
+            return _RELEASED[config.layout](root, split, missing=missing)
+    names, columns = _class_names(config, subset), _columns(config)
     match config.layout:
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(
-                read_frames, frame_template=config.frame_template, columns=_columns(config)
-            )
+            read = partial(read_frames, frame_template=config.frame_template, columns=columns)
         case "list":
-            read = partial(read_list, columns=config.columns)
+            read = partial(read_list, columns=columns)
         case _:
             return read_folders(root, split, class_names=names)
     separator = config.separator
@@ -110,12 +107,14 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         return None
     root, split = Path(config.root), config.train_split
     match config.layout:
+        case "shards":
+            return open_shards(config.root, split).class_names
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
             columns = _columns(config)
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
-    return read_folders(root, split).class_names
+    return class_folders(root, split)
 
 
 def _columns(config: DataConfig) -> Columns:
@@ -129,13 +128,10 @@ def _shards(config: DataConfig, subset: Subset) -> Shards:
     """Opens shards and checks that their classes are those of the class list, or of training."""
     split = config.train_split if subset == "train" else config.test_split
     shards = open_shards(config.root, split)
-    names, source = None, f"data.class_list, {config.class_list}"
-    if config.class_list is not None:
-        names = read_class_list(find_file("class list", config.class_list))
-    elif subset == "test":
-        names = open_shards(config.root, config.train_split).class_names
-        source = "the training shards"
+    names = _class_names(config, subset)
     if names is not None and names != shards.class_names:
+        listed = config.class_list is not None
+        source = f"data.class_list, {config.class_list}" if listed else "the training shards"
         raise ValueError(
             f"the {subset} shards have {len(shards.class_names)} classes, the first "
             f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
@@ -164,8 +160,10 @@ def make_loader(
     training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)
-    clips = ClipDataset(
-        samples,
+    make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
+    if config.data.layout == "shards":
+        make = partial(ShardDataset, _shards(config.data, subset))
+    dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
         mirror=_mirror(config.augment, samples.class_names) if training else None,
@@ -177,9 +175,8 @@ def make_loader(
         target_fps=clock_of(config),
         balance=sampling_exponent(config, subset, samples),
     )
-    sharded = config.data.layout == "shards"
     return ClipLoader(
-        ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
+        dataset,
         batch_size=_videos_per_batch(config, training=training),
         shuffle=subset == "train",
         seed=config.seed,
@@ -226,27 +223,30 @@ def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
 
 
 def _train_frames(config: Config) -> Sampler:
-    keep = {"keep_tail_frames": True} if config.clip.keep_tail_frames else {}
-    return repeated(_sampler(train_sampler, config.clip, keep), config.train.num_clips)
+    draw = _sampler(train_sampler, config.clip, keep_tail_frames=config.clip.keep_tail_frames)
+    return repeated(draw, config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
     """Returns the sampler of the test views."""
     test = config.test
-    options = {"twice_sample": test.twice_sample, "use_offset": test.use_offset}
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
-    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **chosen})
+    return _sampler(
+        view_sampler,
+        config.clip,
+        num_clips=test.num_clips,
+        twice_sample=test.twice_sample,
+        use_offset=test.use_offset,
+    )
 
 
-def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, Any]) -> Sampler:
-    if clip.target_fps is not None and clip.arithmetic != "plain":
-        options["target_fps"] = clip.target_fps
+def _sampler(make: Callable[..., Sampler], clip: ClipConfig, **options: object) -> Sampler:
     return make(
         clip.sampling,
         num_frames=clip.num_frames,
         frame_stride=clip.frame_stride,
         short_video=clip.short_video,
         arithmetic=clip.arithmetic,
+        target_fps=None if clip.arithmetic == "plain" else clip.target_fps,
         **options,
     )
 

@@ -12,12 +12,12 @@ from torch import nn
 from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
+from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
 from videoattn.engine.precision import resolve_precision
+from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
@@ -25,13 +25,8 @@ from videoattn.files import write_text
 from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import (
-    make_loader,
-    make_mix,
-    make_samples,
-    make_to_video,
-)
-from videoattn.recipe.folder import RUNS, claim
+from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.folder import Resume, claim, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
@@ -41,6 +36,7 @@ from videoattn.recipe.training import (
     make_precise_bn,
     make_precision,
     make_settings,
+    make_trackers,
     new_parameters,
     test_objective,
 )
@@ -53,7 +49,7 @@ class Experiment:
     """The objects of a run, on its device and ready to train.
 
     Args:
-        samples: The training and test videos.
+        samples: The videos of "train", and of "test" if the run validates.
         preprocess: Function from frames (N, T, C, H, W) uint8 to the input of the network.
         test_batches: None if the run does not validate.
         notes: Notes for the user before the run starts.
@@ -84,7 +80,9 @@ class Experiment:
             "preprocessing": {**values["clip"], "test": values["test"]},
         }
 
-    def fit(self, folder: Path, parallel: Parallel, previous: Checkpoint | None) -> TrainResult:
+    def fit(
+        self, folder: Path, parallel: Parallel, previous: Checkpoint | None, stop: StopSignals
+    ) -> TrainResult:
         """Trains the model, and writes checkpoints and metrics to the folder."""
         train = self.config.train
         validation = None
@@ -94,6 +92,7 @@ class Experiment:
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
                 objective=test_objective(train),
+                patience=train.patience,
             )
         run = RunSettings(
             folder,
@@ -103,6 +102,8 @@ class Experiment:
             max_failures=self.config.data.max_failures,
             save_every_steps=train.save_every_steps,
             keep_epochs=train.keep_epochs,
+            trackers=make_trackers(self.config, folder) if parallel.is_main else (),
+            stop=stop,
         )
         return fit(
             self.model,
@@ -121,7 +122,7 @@ class Experiment:
 def train(
     recipe: str | Path | dict[str, Any],
     *overrides: str,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     device: str = "auto",
     folder: Path | None = None,
@@ -131,18 +132,19 @@ def train(
     Args:
         recipe: A YAML file, or its content as nested dictionaries.
         overrides: Changes to the recipe, such as "train.lr=0.02".
-        resume: Continue the run in the folder from its last checkpoint.
+        resume: Continue the run in the folder from its last checkpoint; "auto": if there is one.
         overwrite: Erase an earlier run in the folder.
         device: auto, cpu, cuda or cuda:N.
-        folder: Output folder; runs/<name> by default.
+        folder: Output folder; by default runs/<name>, or the folder of the config.yaml to resume.
 
     Raises:
         ValueError: If the recipe or the dataset is wrong, or the folder already holds a run.
         DecodeError: If a training video cannot be decoded and the recipe does not skip it.
+        StoppedError: After SIGTERM or SIGUSR1, when the step is done and a checkpoint is written.
     """
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
-    folder = folder or RUNS / config.name
+    folder = folder or folder_of(recipe, config, resume)
     with init_parallel(device) as parallel, ExitStack() as stack:
         samples = read_samples(config)
         previous = stack.enter_context(
@@ -157,15 +159,23 @@ def train(
                 show(line)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
-        result = experiment.fit(folder, parallel, previous)
+        try:
+            result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
+        except StoppedError as error:
+            raise StoppedError(
+                f"{error}; {folder / LAST} is complete: continue with --resume"
+            ) from error
         if parallel.is_main and result.state.num_skipped:
             _show_skipped(folder, result.state, experiment)
         return result
 
 
 def read_samples(config: Config) -> dict[str, Samples]:
-    """Returns the training and test videos of a recipe."""
-    return {"train": make_samples(config.data, "train"), "test": make_samples(config.data, "test")}
+    """Returns the training videos of a recipe, and its test videos if the run validates."""
+    samples = {"train": make_samples(config.data, "train")}
+    if config.train.validate_every:
+        samples["test"] = make_samples(config.data, "test")
+    return samples
 
 
 def assemble(
@@ -179,7 +189,7 @@ def assemble(
 
     Args:
         previous: The checkpoint that the run resumes from; its weights are loaded by `fit`.
-        samples: The training and test videos, if they have been read already.
+        samples: The result of `read_samples`, if it has been called already.
 
     Raises:
         ValueError: If a setting or the dataset is wrong. The message names the key.
@@ -225,10 +235,10 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
     attention = f" + {model.attention.name}" if model.attention.name else ""
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
+    test = f" and {len(samples['test']):,} test" if "test" in samples else ""
     return (
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
-        f"{len(samples['train']):,} training and {len(samples['test']):,} test videos of "
-        f"{len(experiment.class_names)} classes"
+        f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
 
 
@@ -239,7 +249,7 @@ def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
         ("train", "training", "left out"),
         ("test", "test", "counted as failed"),
     ):
-        missing = samples[name].missing
+        missing = samples[name].missing if name in samples else ()
         if missing:
             file = folder / f"missing_{split}.txt"
             write_text(file, "".join(f"{path}\n" for path in missing))

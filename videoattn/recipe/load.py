@@ -46,6 +46,7 @@ AT_LEAST: dict[str, dict[str, int]] = {
         "freeze_backbone_epochs": 0,
         "backbone_lr_scale": 0,
         "validate_every": 0,
+        "patience": 1,
         "save_every_steps": 1,
         "keep_epochs": 1,
     },
@@ -200,6 +201,8 @@ def _check_values(config: Config) -> None:
             value = getattr(getattr(config, section), key)
             if value is not None and not value >= least:  # also refuses NaN
                 raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
+    if config.train.patience is not None and not config.train.validate_every:
+        raise ValueError("train.patience needs validations; set train.validate_every, or remove it")
     name = config.name
     if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name) or len(name) > 100:
         raise ValueError(

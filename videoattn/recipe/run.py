@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videoattn.data.dataset import sample_generator
 from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Samples
-from videoattn.data.transforms import resize
+from videoattn.data.transforms import ViewMaker
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.engine.evaluate import Evaluation, evaluate
@@ -122,20 +122,10 @@ class Predictor:
             )
         generator = sample_generator(0, 0, 0)
         fps = self.config.clip.target_fps or 0.0  # the frames of a tensor have no times
-        indices = torch.from_numpy(test_frames(self.config)(len(frames), fps, generator))
-        transform = test_transform(self.config)
-        height, width = frames.shape[2:]
-        size = transform.size(height, width)
-        views: list[Tensor] = []
-        for clip in indices:
-            crops = [
-                resize(frames[clip][:, :, box.y0 : box.y1, box.x0 : box.x1], size)
-                for box in transform.boxes(height, width)
-            ]
-            views += crops
-            if transform.mirrors:
-                views += [crop.flip(-1) for crop in crops]
-        return torch.stack(views)
+        numbers = test_frames(self.config)(len(frames), fps, generator)
+        maker = ViewMaker(test_transform(self.config), len(numbers), generator)
+        box = maker(*frames.shape[2:])
+        return maker.views(frames[..., box.y0 : box.y1, box.x0 : box.x1], numbers)
 
     def samples(self, videos: Sequence[str | Path]) -> Samples:
         """Returns video files as unlabeled samples, which `evaluate` can score."""
@@ -209,13 +199,3 @@ def load(
         checkpoint=file,
         meta=meta,
     )
-
-
-def require_empty(path: Path) -> None:
-    """Checks that a path does not exist, or is an empty folder.
-
-    Raises:
-        ValueError: If the path exists.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} already exists; choose another name, or remove it")

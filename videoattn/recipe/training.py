@@ -1,8 +1,11 @@
 """Builds the optimizer, schedule, objective and precision of a recipe."""
 
+import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +16,26 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import restart_schedule, split_epochs
+from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import OptimSettings
+from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
+from videoattn.errors import one_of
+from videoattn.files import write_text
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
+from videoattn.recipe.folder import TRACKERS, flat
+from videoattn.recipe.load import to_dict
+
+_TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
 
 
 def make_optimizer(
@@ -246,3 +258,26 @@ def make_precision(
     if name == "bfloat16":
         raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
     return "float32", f"{reason}; training in float32"
+
+
+def make_trackers(config: Config, folder: Path) -> list[Tracker]:
+    """Returns the trackers of a recipe. A run that is resumed continues its runs there, whose
+    identifiers are in a file of its folder.
+
+    Raises:
+        ValueError: If a tracker does not exist, or the file is damaged.
+    """
+    names, path = config.train.trackers, folder / TRACKERS
+    for name in names:
+        one_of("train.trackers", name, _TRACKERS)
+    if not names:
+        return []
+    ids = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(ids, dict) or not all(re.fullmatch(r"[\w-]+", str(x)) for x in ids.values()):
+        raise ValueError(f"{path} is damaged: need one identifier per tracker; remove it")
+    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    trackers = {
+        name: _TRACKERS[name](config.name, settings, run_id=ids.get(name)) for name in names
+    }
+    write_text(path, json.dumps({name: t.run_id for name, t in trackers.items()}) + "\n")
+    return list(trackers.values())

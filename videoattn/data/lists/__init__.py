@@ -6,7 +6,7 @@ that they name (`files`).
 
 from videoattn.data.lists.charades import read_charades
 from videoattn.data.lists.files import VIDEO_SUFFIXES, Missing, existing_root
-from videoattn.data.lists.folders import read_folders
+from videoattn.data.lists.folders import class_folders, read_folders
 from videoattn.data.lists.kinetics import kinetics_csv, read_kinetics, read_kinetics_csv
 from videoattn.data.lists.lines import ListError, read_class_list
 from videoattn.data.lists.official import read_hmdb51, read_ucf101
@@ -21,6 +21,7 @@ __all__ = [
     "ListError",
     "Missing",
     "Samples",
+    "class_folders",
     "class_notes",
     "class_sizes",
     "existing_root",

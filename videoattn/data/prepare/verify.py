@@ -93,7 +93,7 @@ class Journal:
 
 
 def examine(
-    task: Task, root: Path, items: Mapping[str, Any], journal: Journal, *,
+    task: Task, root: Path, items: Mapping[str, Any], journal: Journal | None, *,
     num_workers: int, seconds: float,
 ) -> Iterator[Record]:  # fmt: skip
     """Yields a record for each file: the journal's if the file has not changed, else a new one.
@@ -102,25 +102,25 @@ def examine(
 
     Args:
         items: The argument of the task by path, which is relative to `root` or absolute.
+        journal: Keeps the records for the next run.
     """
     states = {path: _state(root / path) for path in items}
-    known = [path for path in items if _is_known(journal.records.get(path), states[path])]
-    yield from (journal.records[path] for path in known)
-    paths = sorted(set(items) - set(known))
-    jobs = [(path, items[path]) for path in paths]
+    known = journal.records if journal else {}
+    jobs = []
+    for path in sorted(items):
+        if _is_known(known.get(path), states[path]):
+            yield known[path]
+        else:
+            jobs.append((path, items[path]))
     for (path, _), found in in_processes(
         partial(_second, task), jobs, num_workers=num_workers, seconds=seconds
     ):
         if isinstance(found, Crash):
             found = {"error": found.reason, "crashed": True}
         record = {"path": path, **states[path], **found}
-        journal.add(record)
+        if journal:
+            journal.add(record)
         yield record
-
-
-def files_in(root: Path) -> list[str]:
-    """Returns every file in a folder and below, except hidden ones: relative paths, sorted."""
-    return sorted(walk(root))
 
 
 def videos_in(root: Path) -> list[str]:
@@ -129,7 +129,7 @@ def videos_in(root: Path) -> list[str]:
     Raises:
         ValueError: If there are none.
     """
-    paths = [path for path in files_in(root) if is_video(path)]
+    paths = sorted(filter(is_video, walk(root)))
     if not paths:
         raise ValueError(f"{root} holds no video")
     return paths
@@ -165,15 +165,15 @@ def verify_folder(job: tuple[Path, str, int]) -> Record:
     return {"num_frames": count, **size}
 
 
-def describe(path: Path) -> Record:
+def describe(path: Path, *, with_starts: bool = True) -> Record:
     """Describes a video for the index, by listing packets and decoding one frame if possible.
 
     The number of frames and their rate are those of `count_frames`. Only videos whose container
-    does not list the frames need `starts`, their group starts.
+    does not list the frames need `starts`, their group starts, which take another decoding.
     """
     try:
         facts, listed, _ = _look(path, thorough=False)
-        starts = find_group_starts(path) if listed is None else []
+        starts = find_group_starts(path) if with_starts and listed is None else []
     except DecodeError as error:
         return {"error": error.reason}
     return {**facts._asdict(), "num_frames": listed or facts.num_frames, "starts": starts}
