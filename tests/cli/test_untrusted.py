@@ -195,7 +195,7 @@ def test_test_requires_the_data_of_a_foreign_folder(shared: Path, layout: str) -
 
 
 def test_a_network_larger_than_its_weights_is_refused_before_it_is_made(shared: Path) -> None:
-    stored(shared, {"model.options": {"width": 100_000}})
+    stored(shared, {"model.options": {"width": 4000}})
     with pytest.raises(ValueError, match=r"model\.safetensors: is of another model: "):
         load(shared, torch.device("cpu"))
 

@@ -1,9 +1,11 @@
 """Every benchmark runs on tiny inputs and prints finite numbers."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attention
 import decode_memory
@@ -148,6 +150,23 @@ def test_decoders(clips: Path, tables: Tables) -> None:
     assert rows["`d.mpg`"]["kind"] == "mpeg, mpeg1video yuv420p, 12 frames"
     assert rows["`d.mpg`"]["decord"] == rows["`d.mpg`"]["torchcodec"] == mpeg
     assert rows["`empty.mp4`"]["pyav"] == "WRONG: error: the file is empty (0 bytes)"
+
+
+def test_frames_requested_alone_are_compared(
+    clips: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(path: Path, numbers: Any, **options: Any) -> torch.Tensor:
+        wrong = len(numbers) == 1 and path.name == "a.mp4" and options["decoder"] == "torchcodec"
+        return real(path, [4] if wrong else numbers, **options)
+
+    real = decoders.decode
+    monkeypatch.setattr(decoders, "decode", decode)
+    (clips / "b.mkv").unlink()
+    decoders.decoders(clips)
+    (table,) = tables()
+    row = table[0]
+    assert (row["pyav"], row["decord"]) == ("right", "right")
+    assert re.match(r"WRONG: frame 0 alone differs by 1\d of 255", row["torchcodec"])
 
 
 def test_decode_memory(clips: Path, tmp_path: Path, tables: Tables) -> None:

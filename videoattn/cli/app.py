@@ -43,6 +43,9 @@ _ALIASES = {"--resume=auto": "--resume-if-possible"}
 STOPPED = 75
 """The exit status of a command that a signal stopped, and that can be resumed: EX_TEMPFAIL."""
 
+MAX_MESSAGE = 2000
+"""Characters of an error that are printed: it may quote a line of a file from elsewhere."""
+
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
 """What a collective of torch.distributed raises in the other processes."""
 
@@ -89,19 +92,19 @@ def main(words: list[str] | None = None) -> None:
         commands.main([_ALIASES.get(word) or _without_tilde(word) for word in words])
     except SystemExit:
         raise  # before the next line imports torch
-    except _expected_errors() as error:
+    except expected_errors() as error:
         from videoattn.engine.signals import StoppedError
 
         if isinstance(error, StoppedError):
-            _fail(_one_line(error), status=STOPPED)
-        _fail(f"error: {_one_line(error)}")
+            _fail(one_line(error), status=STOPPED)
+        _fail(f"error: {one_line(error)}")
     except RuntimeError as error:
         if _LOST.search(str(error)):
             _fail("error: another process of this run has ended; its error is the cause", seconds=1)
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
-        _fail(f"error: {_one_line(error)}; {hint}")
+        _fail(f"error: {one_line(error)}; {hint}")
 
 
 def _without_tilde(word: str) -> str:
@@ -134,7 +137,7 @@ def _fail(line: str, *, seconds: int = 0, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Returns the error types whose messages are for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
@@ -145,7 +148,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     return ValueError, OSError, ImportError, MemoryError, RecursionError, *ours
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     from videoattn.recipe.console import visible
 
     text = str(error)
@@ -156,7 +159,9 @@ def _one_line(error: Exception) -> str:
         text = error.strerror
         if name is not None:
             text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
-    return visible(re.sub(r"\s*\n\s*", " ", text))
+    line = visible(re.sub(r"\s*\n\s*", " ", text))
+    middle = len(line) - MAX_MESSAGE
+    return line if middle <= 0 else f"{line[: -500 - middle]} [...] {line[-500:]}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -12,6 +12,7 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.cli.test import evaluate_run
 from videoattn.engine.checkpoint import LAST
+from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
 from videoattn.recipe.console import console, show
@@ -84,13 +85,13 @@ def command(
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
     """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
-    if file.exists():
-        return Result(**json.loads(file.read_text()))
+    if found := read_records(file, **dict.fromkeys(Result._fields, int | float)):
+        return Result(*(found[0][name] for name in Result._fields))
     resume = (folder / LAST).exists()
     train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)
     model = load_predictor(folder).model
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_records(folder / "metrics.jsonl", kind=str, step=int)
     result = Result(
         next(iter(scores.video_metrics.values())),
         next(iter(scores.clip_metrics.values())),

@@ -94,6 +94,7 @@ def _config(name: str, row: PublicModel) -> Config:
         width=source.size,
         mean=source.mean,
         std=source.std,
+        square_pixels=False,  # the published accuracies are those of frames as stored
     )
     test = TestConfig(
         num_clips=source.num_clips,

@@ -1,7 +1,9 @@
 """`videoattn prepare`: checks, indexes, re-encodes or packs the videos of a dataset."""
 
 import os
+from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Annotated
 
 import typer
@@ -242,8 +244,8 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
         links = first_few(sorted(left_out))
         show(f"note: lists that are links to files outside of {source} are not copied: {links}")
     for path in set(lists) - left_out:
-        content = (source / path).read_bytes()
-        write_whole(folder / path, lambda file, content=content: file.write(content))
+        with open(source / path, "rb") as file:
+            write_whole(folder / path, partial(copyfileobj, file))
     return len(lists) - len(left_out)
 
 

@@ -56,7 +56,7 @@ def to_task(samples: Samples, index: int) -> Any:
     if samples.frame_template is None:
         return samples.path(index)
     num_frames = 0 if samples.num_frames is None else int(samples.num_frames[index])
-    return samples.path(index), samples.frame_template, num_frames
+    return samples.source(index), num_frames
 
 
 def to_line(samples: Samples, index: int) -> str:

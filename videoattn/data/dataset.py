@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from videoattn.data.balance import balanced_order
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
-from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
+from videoattn.data.decode.source import VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
@@ -129,7 +129,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
         """Returns the sample, or a Failure if the file fails, for either value of `on_error`."""
         epoch, number = key
-        return self.sample(epoch, number, self._source(number % len(self)))
+        return self.sample(epoch, number, self.samples.source(number % len(self)))
 
     def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
         """Returns the sample of a file, a folder of images, or an encoded video."""
@@ -170,10 +170,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
-
-    def _source(self, index: int) -> VideoSource:
-        path, template = self.samples.path(index), self.samples.frame_template
-        return path if template is None else FrameFolder(path, template)
 
     def _draw(
         self, source: VideoSource, num_frames: int, fps: float, generator: torch.Generator

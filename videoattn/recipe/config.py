@@ -53,7 +53,9 @@ class DataConfig:
     separator: str = " "
     """list, frames: the text between columns; a space matches any spaces and tabs."""
     frame_template: str = "img_{:05d}.jpg"
-    """frames: the names of the images, numbered from 1."""
+    """frames: the names of the images."""
+    frame_start: int = 1
+    """frames: the number of the first image of a folder."""
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
     """auto is pyav, which is exact for every file that decodes. decord and torchcodec return the
     same frames or refuse the file (docs/decoders.md)."""
@@ -95,6 +97,9 @@ class ClipConfig:
     width: int = 224
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    square_pixels: bool = True
+    """Changes the width of videos whose pixels are not square, so that they look as in a player.
+    Runs of earlier versions keep the stored size."""
     still_frame: bool = False
     """Replaces each clip by its middle frame, repeated: a baseline without motion."""
 

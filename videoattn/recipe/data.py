@@ -90,7 +90,12 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template, columns=columns)
+            read = partial(
+                read_frames,
+                frame_template=config.frame_template,
+                frame_start=config.frame_start,
+                columns=columns,
+            )
         case "list":
             read = partial(read_list, columns=columns)
         case _:
@@ -171,7 +176,7 @@ def make_loader(
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        decode=_decode(config),
         target_fps=clock_of(config),
         balance=sampling_exponent(config, subset, samples),
     )
@@ -187,10 +192,13 @@ def make_loader(
     )
 
 
-def _decode(config: DataConfig) -> Callable[..., Frames]:
+def _decode(config: Config) -> Callable[..., Frames]:
+    decoder, short_side = config.data.decoder, config.data.decode_short_side
     with section("data"):
-        check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+        check_decoder(decoder, short_side)
+    return partial(
+        decode, decoder=decoder, short_side=short_side, square_pixels=config.clip.square_pixels
+    )
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:

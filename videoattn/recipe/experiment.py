@@ -26,7 +26,7 @@ from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
-from videoattn.recipe.folder import Resume, claim, folder_of
+from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
@@ -145,6 +145,8 @@ def train(
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
     folder = folder or folder_of(recipe, config, resume)
+    if resume and (words := earlier_settings(folder)):
+        config = load(recipe, [*words, *overrides])
     with init_parallel(device) as parallel, ExitStack() as stack:
         samples = read_samples(config)
         previous = stack.enter_context(

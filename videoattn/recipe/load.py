@@ -27,6 +27,7 @@ from omegaconf.errors import (
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.config import Config
+from videoattn.recipe.earlier import renamed, with_earlier
 from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
 from videoattn.recipe.overrides import parse_override
 from videoattn.recipe.packaged import find_file
@@ -53,9 +54,6 @@ AT_LEAST: dict[str, dict[str, int]] = {
 }
 """Lower limits of numbers that no constructor checks: section -> key -> limit."""
 
-_RENAMED = {"data": {"ucf101_split": "official_split"}}
-"""Keys that had other names in earlier versions: section -> old -> new."""
-
 _ATTENTION_NAME = "model.attention.name="
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
@@ -78,6 +76,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
+    if isinstance(values, Mapping) and {field.name for field in fields(Config)} <= set(values):
+        values = with_earlier(values)  # the config.yaml of a run has every section
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -110,6 +110,7 @@ def from_stored(
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    kept = with_earlier(kept)
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
     check_stored(config, source, overrides)
     return config
@@ -125,7 +126,8 @@ def comparable(values: Values) -> dict[str, Any]:
     """
     check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+        stored = with_earlier(renamed(values, []))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), stored)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
@@ -162,7 +164,7 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:  # OmegaConf raises this for a file of one word or number
+    except (OSError, OmegaConfBaseException) as error:  # an OSError: a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
@@ -170,7 +172,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
+    recipe = _without_foreign_options(renamed(values, notes), overrides, notes)
     for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
         _check_interpolations(change, words)
         check_lists(change, words)
@@ -241,20 +243,6 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item, key)
-
-
-def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
-    """Replaces key names of earlier versions with the current ones."""
-    renamed = dict(values)
-    for section, names in _RENAMED.items():
-        if isinstance(part := values.get(section), Mapping):
-            renamed[section] = {names.get(key, key): value for key, value in part.items()}
-            notes += [
-                f"{section}.{old} is now called {section}.{new}"
-                for old, new in names.items()
-                if old in part
-            ]
-    return renamed
 
 
 def _without_foreign_options(

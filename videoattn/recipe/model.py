@@ -1,6 +1,9 @@
 """Builds the network of a recipe, with its attention blocks."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +33,7 @@ def make_model(
     """
     if isinstance(config, str):
         config = ModelConfig(config, attention=AttentionConfig(attention))
-    with section("model"):
+    with section("model"), _option_errors("options", config.options):
         model = make_network(config.name, config.options, num_classes=num_classes)
     chosen = config.attention
     if chosen.name is not None:
@@ -38,7 +41,8 @@ def make_model(
         options = {_RENAMED_OPTIONS.get(key, key): value for key, value in chosen.options.items()}
         check_options("model.attention.options", system.make, options)
         block = partial(system.make, **options)
-        model = system.attach(model, info(model), block, chosen.after, chosen.name)
+        with _option_errors("model.attention.options", options):
+            model = system.attach(model, info(model), block, chosen.after, chosen.name)
     elif chosen.after or chosen.options:
         raise ValueError(
             "model.attention has settings but no name; choose model.attention.name from "
@@ -49,3 +53,18 @@ def make_model(
         if parameter.ndim in layouts:
             parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
     return model
+
+
+@contextmanager
+def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Raises any error of a constructor as a ValueError, if it got options: a recipe or a stored
+    config may give them values of any type."""
+    try:
+        yield
+    except Exception as error:
+        if not options or isinstance(error, ValueError | ImportError):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{key}: no network can be built with {dict(options)}: {reason}"
+        ) from error

@@ -63,10 +63,12 @@ def read_frames(
     class_names: Sequence[str] | None = None,
     frame_template: str = "img_{:05d}.jpg",
     columns: Columns = "path frames label",
+    frame_start: int = 1,
     separator: str = " ",
     missing: Missing = "raise",
 ) -> Samples:
-    """Reads lines `folder frames label`: images numbered from 1, named by `frame_template`.
+    """Reads lines `folder frames label`: images numbered from `frame_start`, named by
+    `frame_template`.
 
     Args:
         columns: "path frames label", or "path frames labels" for several labels.
@@ -77,10 +79,14 @@ def read_frames(
     """
     root = existing_root(root)
     check_template(frame_template)
+    if frame_start < 0:
+        raise ValueError(f"frame_start: got {frame_start}; need 0 or more")
     listed = parse_list(list_file, class_names, columns=columns, separator=separator, root=root)
-    return find_videos(
+    samples = find_videos(
         root, "", listed, match="path", missing=missing, frame_template=frame_template
     )
+    samples.frame_start = frame_start
+    return samples
 
 
 def check_template(template: str) -> None:

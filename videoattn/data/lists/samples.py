@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.strings import PackedStrings
 from videoattn.errors import first_few
 from videoattn.types import Target
@@ -50,8 +51,8 @@ class Samples:
         num_frames: Frame count of each video, or None if no count is known before decoding. A 0
             marks a video with an unknown count.
         fps: Frames per second of each video, with the same meaning of None and 0.
-        frame_template: If set, paths are folders of images, and `frame_template.format(1)` is the
-            file name of frame 0.
+        frame_template: If set, paths are folders of images with these file names.
+        frame_start: The number in the file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
         ignored: The extensions of files in class folders that are not videos, with their numbers.
     """
@@ -66,6 +67,7 @@ class Samples:
         num_frames: Int64[np.ndarray, " N"] | None = None,
         fps: Float64[np.ndarray, " N"] | None = None,
         frame_template: str | None = None,
+        frame_start: int = 1,
         missing: Sequence[str] = (),
         ignored: Iterable[str] = (),
     ) -> None:
@@ -79,6 +81,7 @@ class Samples:
         self.num_frames = num_frames
         self.fps = fps
         self.frame_template = frame_template
+        self.frame_start = frame_start
         self.missing = tuple(missing)
         self.ignored = Counter(ignored)
 
@@ -87,6 +90,12 @@ class Samples:
 
     def path(self, index: int) -> Path:
         return self.root / self.paths[index]
+
+    def source(self, index: int) -> Path | FrameFolder:
+        """Returns a video as `decode` takes it."""
+        if self.frame_template is None:
+            return self.path(index)
+        return FrameFolder(self.path(index), self.frame_template, self.frame_start)
 
     def label(self, index: int) -> Label:
         return int(self.labels[index]) if self.label_sets is None else self.label_sets[index]
@@ -118,6 +127,7 @@ class Samples:
             num_frames=None if self.num_frames is None else self.num_frames[rows],
             fps=None if self.fps is None else self.fps[rows],
             frame_template=self.frame_template,
+            frame_start=self.frame_start,
             missing=self.missing,
         )
 
