@@ -164,9 +164,7 @@ class ClipDataset(Dataset[Sample | Failure]):
             generator.set_state(state)
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
-        label: Label = self.samples.label(index)
-        if isinstance(source, VideoBytes):
-            label = source.label
+        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)

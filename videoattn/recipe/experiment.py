@@ -91,8 +91,8 @@ class Experiment:
                 self.test_batches,
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
-                objective=test_objective(train),
                 patience=train.patience,
+                objective=test_objective(train),
             )
         run = RunSettings(
             folder,

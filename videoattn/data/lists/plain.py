@@ -62,8 +62,8 @@ def read_frames(
     *,
     class_names: Sequence[str] | None = None,
     frame_template: str = "img_{:05d}.jpg",
-    columns: Columns = "path frames label",
     frame_start: int = 1,
+    columns: Columns = "path frames label",
     separator: str = " ",
     missing: Missing = "raise",
 ) -> Samples:
