@@ -15,9 +15,9 @@ from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.parallel import init_parallel
 from videoattn.files import output_folder
 from videoattn.recipe.console import console, show, visible
-from videoattn.recipe.data import make_samples
 from videoattn.recipe.folder import remembered_data
 from videoattn.recipe.run import Predictor, load
+from videoattn.recipe.samples import make_samples
 
 METRICS = {
     "accuracy": "top-1",

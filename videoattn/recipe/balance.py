@@ -1,16 +1,15 @@
 """Balances the classes of a recipe, and checks that its loss fits the labels."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from videoattn.data.balance import class_weights
 from videoattn.data.lists import Samples
 from videoattn.recipe.config import Config
+from videoattn.recipe.samples import Subset
 
 
-def sampling_exponent(config: Config, subset: Literal["train", "test"], samples: Samples) -> float:
+def sampling_exponent(config: Config, subset: Subset, samples: Samples) -> float:
     """Returns the exponent of balanced sampling; 0 for none, and for test videos.
 
     Raises:

@@ -25,11 +25,12 @@ from videoattn.files import write_text
 from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_mix, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
+from videoattn.recipe.samples import make_samples
 from videoattn.recipe.training import (
     make_fine_tuning,
     make_optimizer,
@@ -157,10 +158,9 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
-            for line in class_sizes(samples["train"]):
+            notes += [*experiment.notes, *_missing(samples, folder)]
+            for line in [*class_sizes(samples["train"]), *(f"note: {note}" for note in notes)]:
                 show(line)
-            for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
-                show(f"note: {note}")
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
         except StoppedError as error:
