@@ -27,6 +27,13 @@ def safe_file_name(text: str) -> str:
     return name if name.strip(".") else "_" * max(len(name), 1)
 
 
+def spreadsheet_cell(value: object) -> object:
+    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
 def file_url(path: str | Path) -> str:
     """Returns a path as a `file:` URL, because FFmpeg would read `day:1/x.mp4` as an address."""
     return f"file:{os.path.abspath(path)}"

@@ -15,9 +15,9 @@ from videoattn.data.synthetic import demo_clip, encode_clip, write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine
 from videoattn.recipe.config import DataConfig
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
 from videoattn.recipe.run import load as load_run
-from videoattn.recipe.samples import make_samples
 
 RECIPE = """\
 name: tiny

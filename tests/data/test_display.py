@@ -26,9 +26,9 @@ from videoattn.data.prepare.verify import verify_folder
 from videoattn.data.sampling import view_sampler
 from videoattn.data.transforms import Box, TestTransform
 from videoattn.recipe.config import ClipConfig
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.folder import earlier_settings
 from videoattn.recipe.load import comparable, from_stored, load, to_yaml
-from videoattn.recipe.samples import make_samples
 
 CLIPS = {"a.mp4": "libx264", "b.mkv": "libx264", "c.avi": "mpeg4"}
 SIZE = (48, 64)

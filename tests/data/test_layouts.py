@@ -6,7 +6,7 @@ import pytest
 
 from tests.data.test_annotations import listing, touch
 from videoattn.recipe.config import DataConfig
-from videoattn.recipe.samples import make_samples
+from videoattn.recipe.data import make_samples
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 

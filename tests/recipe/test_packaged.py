@@ -10,9 +10,9 @@ from tests.cli.test_commands import RECIPE, command
 from videoattn.cli import app
 from videoattn.data.lists import read_class_list
 from videoattn.data.synthetic import write_demo_clips
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
 from videoattn.recipe.packaged import find_file
-from videoattn.recipe.samples import make_samples
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "Measure the accuracy of a run on its test videos."),
     "predict": ("predict", "Name the action in each video."),
     "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
+    "explore": ("explore", "Write a page: click a pixel, see where a network looks from there."),
     "browse": ("browse", "Draw the clips that a recipe feeds to its network."),
     "convert": ("convert", "Convert a public checkpoint for the other commands."),
     "export": ("export", "Write a network for other programs, and check its outputs."),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "Train a recipe with every attention system and with none."),
     "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
     "list": ("list", "List the attention systems or the public models."),
+    "env": ("env", "Print versions, hardware and decoders, for a bug report."),
 }
 """Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
 
@@ -81,15 +83,23 @@ def main(words: list[str] | None = None) -> None:
     An error that the user can fix ends the process with one line. `--resume=auto` is a spelling of
     `--resume-if-possible`.
     """
-    commands = Commands(
+    if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
+        from videoattn.cli.completion import complete
+
+        complete(COMMANDS)
+    app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
+        cls=Commands,
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    app.callback()(lambda: None)
+    commands = typer.main.get_command(app)  # with --install-completion
     words = sys.argv[1:] if words is None else words
     try:
-        commands.main([_ALIASES.get(word) or _without_tilde(word) for word in words])
+        words = [_ALIASES.get(word) or _without_tilde(word) for word in words]
+        commands.main(words, prog_name="videoattn")
     except SystemExit:
         raise  # before the next line imports torch
     except expected_errors() as error:

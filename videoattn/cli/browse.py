@@ -25,9 +25,9 @@ from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.files import write_whole
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_to_video
+from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
-from videoattn.recipe.samples import Subset, make_samples
+from videoattn.recipe.objective import make_mix
 from videoattn.types import Frames
 
 MIXED_STEPS = 4

@@ -19,6 +19,7 @@ from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.model import split_systems
 from videoattn.recipe.run import load as load_predictor
 
 RESULT = "result.json"
@@ -45,7 +46,10 @@ def command(
     overrides: Overrides = None,
     system: Annotated[
         list[str] | None,
-        typer.Option(help="An attention system, or none. Repeatable; all if not given."),
+        typer.Option(
+            help="An attention system, several (non_local+cbam), or none. Repeatable; all if not "
+            "given."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per system, with seeds 0, 1, ...")] = 3,
     folder: Annotated[
@@ -61,25 +65,49 @@ def command(
     """
     names = system or [NONE, *SYSTEMS]
     for name in names:
-        one_of("--system", name, [NONE, *SYSTEMS])
+        if "+" in name:
+            split_systems("--system", name)
+        else:
+            one_of("--system", name, [NONE, *SYSTEMS])
     config = load(recipe, overrides or ())
     folder = folder or RUNS / f"compare_{config.name}"
+    results = compare(recipe, overrides or (), names, seeds=seeds, folder=folder, device=device)
+    for line in _table(results).splitlines():
+        show(line)
+
+
+def compare(
+    recipe: Path,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, list[Result]]:
+    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
+
+    Writes a table to the folder. Finished runs in the folder are not repeated.
+
+    Args:
+        names: Names of systems, "non_local+cbam" for both in one network, or "none".
+        seeds: Runs per system, with seeds 0, 1, ...
+    """
     results: dict[str, list[Result]] = {}
-    table = ""
     for seed in range(seeds):  # every system has a result before the next seed starts
         for name in names:
             console.rule(f"{name}, seed {seed}")
-            attention = "null" if name == NONE else name
-            changes = [f"seed={seed}", f"model.attention.name={attention}"]
+            chosen = f".name={'null' if name == NONE else name}"
+            if "+" in name:
+                chosen = f"=[{name.replace('+', ',')}]"
+            changes = [f"seed={seed}", f"model.attention{chosen}"]
             run = folder / f"{name}_seed{seed}"
-            result = _result(recipe, [*(overrides or ()), *changes], run, device)
+            result = _result(recipe, [*overrides, *changes], run, device)
             results.setdefault(name, []).append(result)
-            table = _table(results)
-            write_text(folder / "comparison.md", table)
+            write_text(folder / "comparison.md", _table(results))
             values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
             write_text(folder / "comparison.json", json.dumps(values))
-    for line in table.splitlines():
-        show(line)
+    return results
 
 
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:

@@ -16,8 +16,8 @@ from videoattn.engine.progress import Display
 from videoattn.errors import first_few
 from videoattn.files import write_text
 from videoattn.recipe.console import show
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.load import load
-from videoattn.recipe.samples import make_samples
 
 NUM_BROKEN_SHOWN = 10
 

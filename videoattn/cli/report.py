@@ -18,10 +18,11 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.objective import average_precisions, has_labels, multi_hot
 from videoattn.explain.fonts import drawable
-from videoattn.files import output_folder, write_text, write_whole
+from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -85,6 +86,7 @@ def summarize(evaluation: Evaluation) -> dict[str, object]:
         "videos_labelled": evaluation.num_labeled,
         "views_per_video": evaluation.num_views,
         "failures": [asdict(failure) for failure in evaluation.failures],
+        "machine": machine(),
     }
 
 
@@ -208,13 +210,6 @@ def _write_predictions(
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([_cell(value) for value in header])
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerow([spreadsheet_cell(value) for value in header])
+    writer.writerows([spreadsheet_cell(value) for value in row] for row in rows)
     write_text(path, text.getvalue())
-
-
-def _cell(value: object) -> object:
-    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

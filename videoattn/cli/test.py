@@ -15,9 +15,9 @@ from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.parallel import init_parallel
 from videoattn.files import output_folder
 from videoattn.recipe.console import console, show, visible
+from videoattn.recipe.data import make_samples
 from videoattn.recipe.folder import remembered_data
 from videoattn.recipe.run import Predictor, load
-from videoattn.recipe.samples import make_samples
 
 METRICS = {
     "accuracy": "top-1",
@@ -35,6 +35,18 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables; RUN/test if not given.")
     ] = None,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors", help="Also write errors.html: the test videos, the most wrong first."
+        ),
+    ] = False,
+    explorers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With --errors: the number of videos that get an explorer page each."
+        ),
+    ] = 5,
     device: Device = "auto",
 ) -> None:
     """Measure the accuracy of a run on its test videos.
@@ -42,16 +54,23 @@ def command(
     Prints clip and video accuracy, and the mean over the classes (for several labels per video:
     mAP), and writes tables of predictions and classes.
     """
-    evaluate_run(run, overrides or (), device=device, folder=out)
+    pages = explorers if errors else None
+    evaluate_run(run, overrides or (), device=device, folder=out, explorers=pages)
 
 
 def evaluate_run(
-    run: Path, overrides: Sequence[str] = (), *, device: str = "auto", folder: Path | None = None
+    run: Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    folder: Path | None = None,
+    explorers: int | None = None,
 ) -> Evaluation:
     """Scores every view of every test video, prints the accuracies, and writes the report.
 
     Args:
         folder: Folder for the report. Default: <run>/test.
+        explorers: Also write errors.html, with explorer pages for this number of videos.
 
     Raises:
         ValueError: If the run cannot be loaded, or its data is unknown or has other classes.
@@ -85,6 +104,10 @@ def evaluate_run(
                 describe=lambda index: str(samples.path(index)),
             )
             show(f"tables and confusion matrix: {folder}")
+            if explorers is not None:
+                from videoattn.cli.errors import write_errors_page
+
+                show(write_errors_page(predictor, evaluation, samples, folder, explorers))
         return evaluation
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from videoattn.data.balance import balanced_order
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
 from videoattn.data.decode.source import VideoBytes, VideoSource
+from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
@@ -58,6 +59,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         target_fps: Draws frames by their times, as if the video had this frame rate.
         balance: Draws training videos by class, 0 (every video once) to 1 (every class equally
             often): the exponent of `epoch_counts`. A repeated video gives other clips.
+        label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         decode: Callable[..., Frames] = decode,
         target_fps: float | None = None,
         balance: float = 0.0,
+        label_noise: LabelNoise | None = None,
     ) -> None:
         if not 0 <= balance <= 1:
             raise ValueError(f"balance: got {balance}; need 0 (as they are) to 1 (equal classes)")
@@ -88,6 +91,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.decode = decode
         self.target_fps = target_fps
         self.balance = balance
+        self.label_noise = label_noise
         self._starts = read_group_starts(samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
         # is counted twice in a run.
@@ -165,6 +169,9 @@ class ClipDataset(Dataset[Sample | Failure]):
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
         label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
+        if self.label_noise is not None:
+            assert isinstance(label, int)
+            label = self.label_noise.label(label, index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)

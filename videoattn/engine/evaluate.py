@@ -1,7 +1,8 @@
 """Scores every view of every video exactly once, in one process or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -120,35 +121,98 @@ def evaluate(
         ValueError: If no video could be scored, or one occurs twice.
         FloatingPointError: If a score is not finite; the message names the samples.
     """
-    if max_views < 1:
-        raise ValueError(f"max_views: got {max_views}; need at least 1")
     objective = objective or CrossEntropy()
     parallel = parallel or Parallel()
-    dtype = resolve_precision(precision, parallel.device)
     display = display or Display(enabled=False)
     clock = Clock(steps_left=len(batches))
     failures: list[Failure] = []
     rows: list[dict[str, _Scores]] = []
+    scored = _score_batches(model, batches, to_video, objective, max_views, precision, parallel)
+    for batch, scores in scored:
+        failures += batch.failures
+        rows += [scores] if scores else []
+        clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1])
+        display.update(
+            f"evaluating  {clock.steps}/{len(batches)}  {clock.clips_per_second:.1f} clips/s  "
+            f"left {clock.time_left}",
+            done=clock.steps,
+            total=len(batches),
+        )
+    return _summarize(parallel.gather((failures, rows)), objective)
+
+
+class VideoScores(NamedTuple):
+    """The mean scores of a video over its views, (K,), or why it could not be decoded."""
+
+    index: int
+    probabilities: Tensor | None
+    failure: Failure | None
+
+
+def score_in_order(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    to_video: ToVideo,
+    objective: Objective,
+    max_views: int = 16,
+    precision: Precision = "auto",
+    parallel: Parallel | None = None,
+) -> Iterator[list[VideoScores]]:
+    """Yields the scores of the batches as they come, for datasets of any length.
+
+    Each step yields the videos of one batch of every rank, in the order of the dataset. All ranks
+    yield the same steps. Of a network that `HasParts`, the last part scores.
+
+    Raises:
+        FloatingPointError: As in `evaluate`.
+    """
+    parallel = parallel or Parallel()
+    most = max(parallel.gather(len(batches)))  # a rank without a batch waits for the others
+    scored = _score_batches(model, batches, to_video, objective, max_views, precision, parallel)
+    for _ in range(most):
+        own: list[VideoScores] = []
+        for batch, scores in islice(scored, 1):
+            own += [VideoScores(failure.index, None, failure) for failure in batch.failures]
+            last = list(scores.values())[-1:]
+            own += [
+                VideoScores(int(index), probabilities, None)
+                for rows in last
+                for index, probabilities in zip(rows.indices, rows.probabilities, strict=True)
+            ]
+        gathered = [video for videos in parallel.gather(own) for video in videos]
+        yield sorted(gathered, key=lambda video: video.index)
+
+
+def _score_batches(
+    model: nn.Module,
+    batches: Batches,
+    to_video: ToVideo,
+    objective: Objective,
+    max_views: int,
+    precision: Precision,
+    parallel: Parallel,
+) -> Iterator[tuple[Batch, dict[str, _Scores]]]:
+    """Yields the batches of epoch 0 with the scores of each classifier; none if all videos failed.
+
+    The network is in evaluation mode until the iterator ends.
+    """
+    if max_views < 1:
+        raise ValueError(f"max_views: got {max_views}; need at least 1")
+    dtype = resolve_precision(precision, parallel.device)
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         for batch in batches.epoch(0):
-            failures += batch.failures
+            scores: dict[str, _Scores] = {}
             if len(batch.frames):
                 with torch.no_grad(), autocast(dtype, parallel.device):
                     logits = _forward(model, batch, to_video, max_views)
-                rows.append({name: _score(logits[name], batch, objective) for name in logits})
-            clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1])
-            display.update(
-                f"evaluating  {clock.steps}/{len(batches)}  {clock.clips_per_second:.1f} clips/s  "
-                f"left {clock.time_left}",
-                done=clock.steps,
-                total=len(batches),
-            )
+                scores = {name: _score(logits[name], batch, objective) for name in logits}
+            yield batch, scores
     finally:
         for module in in_training:
             module.training = True
-    return _summarize(parallel.gather((failures, rows)), objective)
 
 
 def _forward(

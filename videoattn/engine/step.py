@@ -29,6 +29,9 @@ class OptimSettings:
         auxiliary_weights: The weight of each auxiliary loss.
         mix: Blends the clips of a batch: (videos, labels) -> (videos, targets (n, K)). It may use
             torch's global random state, which is seeded at each step.
+        frame_logits: Returns the logits (n, T, K) of each frame after a forward pass. The loss of a
+            clip is then the mean of the losses of its frames (Du et al., ECCV 2018), which is at
+            least the loss of its mean logits.
     """
 
     lr_at: Callable[[int], float]
@@ -39,6 +42,7 @@ class OptimSettings:
     auxiliary: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    frame_logits: Callable[[nn.Module], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.accumulate_steps < 1:
@@ -143,7 +147,7 @@ def _forward_backward(
         video, target = settings.mix(video, target)
     with autocast(resolve_precision(settings.precision, parallel.device), parallel.device):
         logits = model(video)  # (n V, K)
-    losses = settings.objective.loss(logits, target)
+    losses = _clip_losses(logits, target, parallel.unwrap(model), settings)
     auxiliary = _auxiliary_losses(parallel.unwrap(model), settings)
     total = losses.sum()
     for name, loss in auxiliary.items():
@@ -154,6 +158,19 @@ def _forward_backward(
     sums += [(auxiliary[name].detach() * len(target)).double() for name in sorted(auxiliary)]
     indices = batch.indices.repeat_interleave(num_views)
     return _Pass(losses.detach(), indices, torch.stack(sums).detach())
+
+
+def _clip_losses(
+    logits: Tensor, target: Tensor, model: nn.Module, settings: OptimSettings
+) -> Tensor:
+    """Returns the loss of each clip, (n,)."""
+    if settings.frame_logits is None:
+        return settings.objective.loss(logits, target)
+    frames = settings.frame_logits(model)
+    num_frames = frames.shape[1]
+    targets = target.repeat_interleave(num_frames, dim=0)
+    losses: Tensor = settings.objective.loss(frames.flatten(0, 1), targets)
+    return losses.unflatten(0, (-1, num_frames)).mean(1)
 
 
 def _auxiliary_losses(model: nn.Module, settings: OptimSettings) -> Mapping[str, Tensor]:

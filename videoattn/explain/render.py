@@ -105,7 +105,7 @@ def strength(values: Tensor, scale: Scale) -> Tensor:
 def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """Returns RGB (..., 3) and alpha (...), from 0 to 1, for displayed values (weight / unit)."""
     position = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
-    table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
+    table = color_table(DIVERGING if scale.diverging else SEQUENTIAL)
     color = table[(position * (len(table) - 1)).round().long()]
     # A steep alpha around the middle of a diverging scale would draw zero as a contour.
     power = 1.25 if scale.diverging else 0.75
@@ -153,6 +153,7 @@ def _desaturate(frames: Frames) -> Tensor:
 
 
 @cache
-def _table(name: str) -> Tensor:
+def color_table(name: str) -> Tensor:
+    """Returns the colors of a color map of matplotlib, (256, 3), from 0 to 1."""
     color_map = colormaps[name]
     return torch.tensor([color_map(i)[:3] for i in range(color_map.N)], dtype=torch.float32)

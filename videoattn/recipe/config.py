@@ -65,6 +65,9 @@ class DataConfig:
     num_workers: int = 2
     """Number of loader processes, with one thread each; 0 decodes in the training process. It does
     not affect the samples."""
+    label_noise: float = 0.0
+    """The share of training videos, 0 to 1, whose label is replaced by another class: the same
+    videos and classes in all epochs, drawn from `seed`. Test labels stay as they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""
@@ -155,19 +158,36 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """An attention system and its positions in the network.
-
-    `model.attention.name=cbam` on the command line drops the positions and options of the recipe,
-    which belong to another system; a note reports it.
-    """
+class SystemConfig:
+    """An attention system and its positions in the network."""
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Positions such as [layer2.1, layer2.3]; empty: the published ones. Systems that join layers,
-    surround stages or replace the classifier take stages ([layer2, layer3])."""
+    """Positions such as [layer2.1, layer2.3]; empty: the paper's, or ours where docs/attention.md
+    has a line about it. Systems that join layers, surround stages or replace the classifier take
+    stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig(SystemConfig):
+    """One attention system, or a list of systems, which are attached in order.
+
+    attention: [{name: non_local, after: [layer2.1]}, cbam] runs CBAM on every branch, and a
+    non-local block in res3. After the same position, blocks run in the order of the list. A head
+    comes last. recipe/attention.py describes the words of the command line.
+    """
+
+    then: dict[str, SystemConfig] = field(default_factory=dict)
+    """The systems of a list after the first, by their numbers "1", "2", ... Recipes have a list."""
+
+    @property
+    def systems(self) -> list[SystemConfig]:
+        """Returns all systems, in order; none if there is no attention."""
+        if self == AttentionConfig():
+            return []
+        return [self, *(self.then[number] for number in sorted(self.then, key=int))]
 
 
 @dataclass(frozen=True)
@@ -176,13 +196,16 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network, such as width or dropout."""
     weights: str | None = None
-    """A run, a shared folder, a checkpoint, a public model with its file
-    (pyslowfast/I3D_8x8_R50:FILE), or torchvision/resnet50, whose 2-D weights are inflated.
+    """A run, a shared folder, a checkpoint, or a public model: its name alone
+    (pyslowfast/I3D_8x8_R50), to download its file, or NAME:FILE. 2-D weights are inflated.
     Classifiers and attention blocks that the weights lack start from random weights."""
     inflate: Literal["mean", "centre"] = "mean"
     """2-D weights over time: repeated and divided by the number of frames, or in the center frame
     only."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    edition: int = 2
+    """The edition of the defaults of attention systems. 1: those of runs that were stored before
+    this key existed, where they differ from the papers (docs/attention.md); such runs keep it."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +247,11 @@ class TrainConfig:
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
-    """Weights of an attention system's losses by name, which replace its defaults (interaction:
-    {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
+    """Weights of an attention system's losses by name, which replace its defaults, as in
+    {interaction: 0.1, diversity: 0}; 0 only logs a loss."""
+    per_frame_loss: bool = False
+    """The mean of one loss per frame instead of one loss per clip, for networks that classify each
+    frame or segment before they average (tsn)."""
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""

@@ -2,14 +2,36 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import torch
 
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
-from videoattn.data.lists import Samples
+from videoattn.data.lists import (
+    Missing,
+    Samples,
+    class_folders,
+    existing_root,
+    kinetics_csv,
+    parse_list,
+    read_charades,
+    read_class_list,
+    read_folders,
+    read_frames,
+    read_hmdb51,
+    read_jester,
+    read_kinetics,
+    read_kinetics_csv,
+    read_list,
+    read_something,
+    read_ucf101,
+)
+from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
+from videoattn.data.shards import Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset
 from videoattn.data.transforms import TestTransform, to_video
 from videoattn.data.transforms.augment import (
@@ -21,13 +43,104 @@ from videoattn.data.transforms.augment import (
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
-from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.balance import sampling_exponent
-from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, section
-from videoattn.recipe.samples import Subset, find_shards, make_samples
+from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.objective import make_label_noise, sampling_exponent
+from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
+
+Subset = Literal["train", "test"]
+
+
+def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = None) -> Samples:
+    """Returns the videos and labels of the training or test split.
+
+    Args:
+        missing: How to treat videos that do not exist. By default, `on_error="skip"` drops them
+            from training and counts them as failed in evaluation.
+
+    Raises:
+        ValueError: If a list is wrong, or videos are missing and `on_error` is "raise".
+    """
+    if missing is None:
+        skipped: Missing = "drop" if subset == "train" else "keep"
+        missing = skipped if config.on_error == "skip" else "raise"
+    with section("data"):
+        return _read_samples(config, subset, missing)
+
+
+def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Samples:
+    split = config.train_split if subset == "train" else config.test_split
+    if config.layout == "shards":
+        return _shards(config, subset).samples()
+    root = existing_root(config.root)
+    match config.layout:
+        case "ucf101":
+            return read_ucf101(root, config.official_split, subset, missing=missing)
+        case "hmdb51":
+            return read_hmdb51(root, config.official_split, subset, missing=missing)
+        case "something":
+            return read_something(root, split, missing=missing)
+        case "jester":
+            return read_jester(root, split, missing=missing)
+        case "charades":
+            return read_charades(root, split, missing=missing)
+    names = _class_names(config, subset)
+    match config.layout:
+        case "kinetics":
+            return read_kinetics(root, split, class_names=names, missing=missing)
+        case "frames":
+            template, start = config.frame_template, config.frame_start
+            read = partial(
+                read_frames, frame_template=template, frame_start=start, columns=_columns(config)
+            )
+        case "list":
+            read = partial(read_list, columns=config.columns)
+        case _:
+            return read_folders(root, split, class_names=names)
+    separator = config.separator
+    return read(root / split, root, class_names=names, separator=separator, missing=missing)
+
+
+def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
+    """Returns the names of the class list; without a list, the test split uses training classes."""
+    if config.class_list is not None:
+        return read_class_list(find_file("class list", config.class_list))
+    if subset == "train":
+        return None
+    root, split = Path(config.root), config.train_split
+    match config.layout:
+        case "shards":
+            return open_shards(config.root, split).class_names
+        case "kinetics":
+            return read_kinetics_csv(kinetics_csv(root, split)).class_names
+        case "list" | "frames":
+            columns = _columns(config)
+            return parse_list(root / split, columns=columns, separator=config.separator).class_names
+    return class_folders(root, split)
+
+
+def _columns(config: DataConfig) -> Columns:
+    """Returns the columns of a list; lists of frames always have the number of images."""
+    if config.layout == "list":
+        return config.columns
+    return "path frames labels" if config.columns == "path labels" else "path frames label"
+
+
+def _shards(config: DataConfig, subset: Subset) -> Shards:
+    """Opens shards and checks that their classes are those of the class list, or of training."""
+    split = config.train_split if subset == "train" else config.test_split
+    shards = open_shards(config.root, split)
+    names = _class_names(config, subset)
+    if names is not None and names != shards.class_names:
+        listed = config.class_list is not None
+        source = f"data.class_list, {config.class_list}" if listed else "the training shards"
+        raise ValueError(
+            f"the {subset} shards have {len(shards.class_names)} classes, the first "
+            f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
+        )
+    return shards
 
 
 def make_loader(
@@ -53,7 +166,7 @@ def make_loader(
         _check_mirrored_crops(config, samples.class_names)
     make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
     if config.data.layout == "shards":
-        make = partial(ShardDataset, find_shards(config.data, subset))
+        make = partial(ShardDataset, _shards(config.data, subset))
     dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
@@ -65,6 +178,7 @@ def make_loader(
         decode=_decode(config),
         target_fps=clock_of(config),
         balance=sampling_exponent(config, subset, samples),
+        label_noise=make_label_noise(config, samples) if training else None,
     )
     return ClipLoader(
         dataset,
@@ -79,12 +193,11 @@ def make_loader(
 
 
 def _decode(config: Config) -> Callable[..., Frames]:
-    decoder, short_side = config.data.decoder, config.data.decode_short_side
+    side, square_pixels = config.data.decode_short_side, config.clip.square_pixels
     with section("data"):
-        check_decoder(decoder, short_side)
-    return partial(
-        decode, decoder=decoder, short_side=short_side, square_pixels=config.clip.square_pixels
-    )
+        check_decoder(config.data.decoder, side)
+    decoder = config.data.decoder
+    return partial(decode, decoder=decoder, short_side=side, square_pixels=square_pixels)
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:
@@ -185,10 +298,3 @@ def test_transform(config: Config) -> TestTransform:
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
     """Returns the function from frames (N, T, C, H, W) uint8 to the network's input."""
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
-
-
-def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
-    with section("augment"):
-        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
-    return mix if sum(mix.fractions) else None

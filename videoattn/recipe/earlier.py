@@ -8,7 +8,7 @@ Values = Mapping[str, Any]
 _RENAMED = {"data": {"ucf101_split": "official_split"}}
 """Keys that had other names in earlier versions: section -> old -> new."""
 
-_EARLIER = {"clip": {"square_pixels": False}}
+_EARLIER: dict[str, dict[str, Any]] = {"clip": {"square_pixels": False}, "model": {"edition": 1}}
 """Settings that configs of earlier versions lack, with the values that they stand for."""
 
 

@@ -22,15 +22,20 @@ from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
-from videoattn.recipe.balance import make_class_weights
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_to_video
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
-from videoattn.recipe.samples import make_samples
+from videoattn.recipe.objective import (
+    make_class_weights,
+    make_label_noise,
+    make_mix,
+    test_objective,
+    with_frame_losses,
+)
 from videoattn.recipe.training import (
     make_fine_tuning,
     make_optimizer,
@@ -39,7 +44,6 @@ from videoattn.recipe.training import (
     make_settings,
     make_trackers,
     new_parameters,
-    test_objective,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -111,7 +115,7 @@ class Experiment:
             self.optimizer,
             self.train_batches,
             to_video=self.preprocess,
-            settings=self.settings,
+            settings=with_frame_losses(self.settings, self.config, self.model),
             plan=self.plan,
             run=run,
             validation=validation,
@@ -158,9 +162,11 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
-            notes += [*experiment.notes, *_missing(samples, folder)]
-            for line in [*class_sizes(samples["train"]), *(f"note: {note}" for note in notes)]:
+            notes += _noise_notes(config, samples["train"])
+            for line in class_sizes(samples["train"]):
                 show(line)
+            for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
+                show(f"note: {note}")
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
         except StoppedError as error:
@@ -234,7 +240,7 @@ def assemble(
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
-    attention = f" + {model.attention.name}" if model.attention.name else ""
+    attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
@@ -242,6 +248,14 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
         f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
+
+
+def _noise_notes(config: Config, samples: Samples) -> list[str]:
+    noise = make_label_noise(config, samples)
+    if noise is None:
+        return []
+    count, total = noise.count(len(samples)), len(samples)
+    return [f"data.label_noise: {count:,} of {total:,} training labels are replaced by wrong ones"]
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:

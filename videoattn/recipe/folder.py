@@ -36,10 +36,12 @@ TRACKERS = "trackers.json"
 """The identifiers of the run in MLflow and Weights & Biases."""
 
 _WRITTEN = re.compile(
-    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best\.safetensors|metrics\.jsonl|skipped\.jsonl"
-    r"|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock|\..*\.partial"
+    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors"
+    r"|(metrics|skipped)\.jsonl|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock"
+    r"|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"
+    r"|explorer\.html|test/errors\.html|test/explorers/\d+_[^/]*\.html"
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(

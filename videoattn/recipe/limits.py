@@ -25,6 +25,9 @@ AT_MOST: dict[str, dict[str, int]] = {
 }
 """Upper limits of numbers that decide how much memory a video takes: section -> key -> limit."""
 
+MAX_SYSTEMS = 16
+"""Most attention systems in a network; each is built before its weights are read."""
+
 MAX_PIXELS = 2**30
 """Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""
 
@@ -41,6 +44,10 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
     Raises:
         ValueError: If a number, or a product of numbers, exceeds its limit.
     """
+    if (count := len(config.model.attention.systems)) > MAX_SYSTEMS:
+        raise ValueError(
+            f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
+        )
     typed = {word.partition("=")[0] for word in overrides}
     for section, keys in AT_MOST.items():
         for key, most in keys.items():

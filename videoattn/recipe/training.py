@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import torch
 from torch import nn
 
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.systems import SYSTEMS
+from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
@@ -31,6 +29,7 @@ from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
 from videoattn.recipe.folder import TRACKERS, flat
 from videoattn.recipe.load import to_dict
+from videoattn.recipe.objective import make_objective
 
 _TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
     "mlflow": MLflow,
@@ -137,32 +136,6 @@ def new_parameters(previous: Checkpoint) -> list[str]:
     return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
-def make_objective(train: TrainConfig, class_weights: torch.Tensor | None = None) -> Objective:
-    """Returns the loss and metrics of a recipe.
-
-    Args:
-        class_weights: Factors of the classes' losses, (K,).
-
-    Raises:
-        ValueError: If a setting does not apply to the loss.
-    """
-    if train.loss == "cross_entropy":
-        return CrossEntropy(train.label_smoothing, class_weights)
-    if train.label_smoothing:
-        raise ValueError("train.label_smoothing: applies to train.loss=cross_entropy; remove it")
-    if class_weights is not None:
-        raise ValueError(
-            f"train.class_balance: {train.class_balance} weighs train.loss=cross_entropy; use a "
-            "number, or remove it"
-        )
-    return BinaryCrossEntropy()
-
-
-def test_objective(train: TrainConfig) -> Objective:
-    """Returns the loss and metrics of test videos: without label smoothing and class weights."""
-    return make_objective(replace(train, label_smoothing=0.0))
-
-
 def make_settings(
     config: Config,
     steps_per_epoch: int,
@@ -219,16 +192,18 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
-    name = config.model.attention.name
-    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    names = [str(system.name) for system in config.model.attention.systems]
+    table = EDITIONS[config.model.edition]
+    own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
             has = f"has {', '.join(own)}" if own else "has none"
-            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
+                f"{'+'.join(names) or 'null'} {has}; remove it, or choose a system with losses: "
+                f"{some}"
             )
     return {**own, **chosen}
 

@@ -64,7 +64,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    _check_first_bytes(path)
+    check_first_bytes(path)
     if path.suffix == ".safetensors":
         try:
             return _unwrap(load_file(path), path)
@@ -75,7 +75,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     return _unwrap(_load(path), path)
 
 
-def _check_first_bytes(path: Path) -> None:
+def check_first_bytes(path: Path) -> None:
     """Raises a ValueError for failed downloads, which it recognizes by their first bytes."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()

@@ -2,8 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 
 class Mix:
@@ -34,8 +32,12 @@ class Mix:
         self.num_classes = num_classes
         self.num_clips = num_clips
         self.fractions = (mixup, cutmix)
-        self._mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes)]
-        self._mixes += [v2.CutMix(num_classes=num_classes)]
+        self._mixes: list[nn.Module] = []
+        if any(self.fractions):
+            from torchvision.transforms import v2  # takes as long to import as torch
+
+            self._mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes)]
+            self._mixes += [v2.CutMix(num_classes=num_classes)]
 
     def __call__(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         drawn = float(torch.rand(()))
@@ -44,6 +46,8 @@ class Mix:
                 target if target.ndim == 2 else nn.functional.one_hot(target, self.num_classes)
             )
             return video, one_hot.float()
+        from torchvision import tv_tensors
+
         mix = self._mixes[drawn >= self.fractions[0]]
         # torchvision takes five axes for a video; it crops the last two in any case. It mixes
         # neighbors, so clips of one video are moved apart first.
