@@ -1,5 +1,6 @@
 """Classes of unequal size: how often each is drawn, which videos repeat, and loss weights."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from tests.data.conftest import MakeClip
 from tests.data.test_loader import dataset, same
 from videoattn.data.balance import balanced_order, class_weights, epoch_counts
+from videoattn.data.decode import Video
 from videoattn.data.lists import LabelSets, Samples, read_folders
 from videoattn.data.loader import ClipLoader
 
@@ -130,3 +132,29 @@ def test_videos_without_one_label_cannot_be_balanced(unequal: Path) -> None:
         samples = Samples(unequal, paths=known.paths, labels=labels, class_names="ab")
         with pytest.raises(ValueError, match=r"balance: needs one known label for every video"):
             dataset(unequal, samples=samples, balance=1.0)
+
+
+def test_a_repeated_video_that_hangs_is_recorded_once(
+    unequal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, opened, hung = threading.Event(), Video.__init__, []
+
+    def hanging(video: Video, path: Path) -> None:
+        if Path(path).name == "11.mp4":
+            hung.append(path)
+            ended.wait(60)
+        opened(video, path)
+
+    monkeypatch.setattr(Video, "__init__", hanging)
+    try:
+        batches = balanced(unequal, timeout_seconds=0.5)
+        # An order in which the first clip of this video is not its repetition 0.
+        epoch = next(e for e in range(99) if next(n for n in batches.order(e) if n % 12 == 11) > 11)
+        failures = [failure for batch in batches.epoch(epoch) for failure in batch.failures]
+    finally:
+        ended.set()
+    assert [failure.index for failure in failures] == [11, 11, 11]
+    assert {failure.reason for failure in failures} == {
+        "took longer to decode than timeout_seconds=0.5"
+    }
+    assert 1 <= len(hung) <= 2  # of one batch
