@@ -221,8 +221,7 @@ class _BatchKeys(Sampler[list[Any]]):
 
 
 class _SampleFetcher(Dataset[Sample | Failure]):
-    """Fetches the samples of a batch. Failures are returned, and the main process raises them: an
-    error from a worker loses its type."""
+    """Fetches a batch. Returns failures, because an error from a worker would lose its type."""
 
     def __init__(
         self,
