@@ -242,9 +242,13 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
         links = first_few(sorted(left_out))
         show(f"note: lists that are links to files outside of {source} are not copied: {links}")
     for path in set(lists) - left_out:
-        content = (source / path).read_bytes()
-        write_whole(folder / path, lambda file, content=content: file.write(content))
+        _copy(source / path, folder / path)
     return len(lists) - len(left_out)
+
+
+def _copy(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    write_whole(target, lambda file: file.write(content))
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:
