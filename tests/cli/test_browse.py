@@ -14,8 +14,9 @@ from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
 from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.recipe.config import Config
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_settings
 
 

@@ -28,7 +28,7 @@ from videoattn.data.shards import write as write_module
 from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE
 from videoattn.data.shards.write import write_shards
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 def table(folder: Path, content: str | dict[str, Any]) -> Path:
@@ -299,6 +299,39 @@ def test_a_damaged_journal(content: str, tmp_path: Path) -> None:
         Journal(tmp_path / "x.jsonl", {"indexed": 1})
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"path": 7},
+        {"path": "a", "num_frames": "many"},
+        {"path": "a", "num_frames": -1},
+        {"path": "a", "height": 10**30},
+        {"path": "a", "fps": float("nan")},
+        {"path": "a", "fps": float("inf")},
+        {"path": "a", "error": 7},
+        {"path": "a", "starts": {"a": 1}},
+        {"path": "a", "starts": [1, 2, 3]},
+        {"path": "a", "starts": [[1, 2], [3]]},
+        {"path": "a", "starts": [[1, 10**40]]},
+        {"path": "a", "starts": [["x", "y"]]},
+    ],
+    ids=str,
+)
+def test_records_of_a_journal_have_the_types_that_are_written(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A journal may have come with the dataset."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"indexed": 1}}\n{{"path": "b", "num_frames": 3}}\n{json.dumps(values)}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl is damaged \(") as raised:
+        Journal(path, {"indexed": 1})
+    assert "\n" not in str(raised.value)
+    path.write_text('{"indexed": 1}\n{"path": "b", "num_frames": 3, "starts": [[4, 4]]}\n')
+    journal = Journal(path, {"indexed": 1})
+    journal.close()
+    assert journal.records["b"]["num_frames"] == 3
+
+
 def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     make_clip: MakeClip, tmp_path: Path
 ) -> None:
@@ -355,9 +388,9 @@ def test_a_picture_larger_than_the_limit(
     recwarn: pytest.WarningsRecorder,
 ) -> None:  # fmt: skip
     (tmp_path / "1.png").write_bytes(picture(*size))
-    with pytest.raises(DecodeError, match=r"1\.png .*limit (is|of) 67,108,864"):
+    with pytest.raises(DecodeError, match=r"1\.png.*limit (is|of) 67,108,864"):
         decode(FrameFolder(tmp_path, "{}.png"), [0])
-    assert "67,108,864" in verify_folder((tmp_path, "{}.png", 1))["error"]
+    assert "67,108,864" in verify_folder((FrameFolder(tmp_path, "{}.png"), 1))["error"]
     assert not recwarn.list
 
 

@@ -13,6 +13,7 @@ from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data import dataset as dataset_module
 from videoattn.data.decode import Video, count_frames, decode, frame_times, probe
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import read_folders
 from videoattn.data.lists.files import walk
 from videoattn.data.prepare.index import read_index, write_index
@@ -144,12 +145,16 @@ def test_verify_folders_of_images(tmp_path: Path) -> None:
     for i in range(1, 4):
         Image.new("RGB", (8, 6)).save(tmp_path / f"{i}.png")
     size = {"num_frames": 3, "height": 6, "width": 8}
-    assert verify_folder((tmp_path, "{}.png", 3)) == size
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 3)) == size
     too_few = {"error": "damaged: 3 of 4 images exist", **size}
-    assert verify_folder((tmp_path, "{}.png", 4)) == too_few
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 4)) == too_few
     (tmp_path / "2.png").write_text("no picture")
-    assert verify_folder((tmp_path, "{}.png", 3))["error"].startswith("2.png is damaged: ")
-    assert verify_folder((tmp_path, "{}.jpg", 3)) == {"error": "no frame 1.jpg in the folder"}
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 3))["error"].startswith(
+        "2.png is damaged: "
+    )
+    assert verify_folder((FrameFolder(tmp_path, "{}.jpg"), 3)) == {
+        "error": "no frame 1.jpg in the folder"
+    }
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
     kept = []
     for name, given in (("a", None), ("b", precise)):
         torch.manual_seed(0)
-        model = HardCrop(WithNorm(), after="conv")
+        model = HardCrop(WithNorm(), after="conv", pool="backbone", keep="last")
         fit(
             model,
             sgd(model),

@@ -155,7 +155,7 @@ def test_stages_and_a_frozen_backbone(tmp_path: Path) -> None:
     frozen in the epoch."""
 
     def cropping() -> HardCrop:
-        return HardCrop(net(), after="bn2")
+        return HardCrop(net(), after="bn2", pool="backbone", keep="last")
 
     model = cropping()
     backbone = {f"{branch}_branch.{name}" for branch in ("global", "local") for name in BACKBONE}

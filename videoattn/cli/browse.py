@@ -10,12 +10,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from videoattn.cli.arguments import Overrides, Recipe
 from videoattn.data.dataset import Sample
-from videoattn.data.lists import Samples
+from videoattn.data.lists import Label, Samples
 from videoattn.data.loader import ClipLoader
+from videoattn.engine.objective import multi_hot
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.errors import one_of
@@ -24,8 +25,9 @@ from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.files import write_whole
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
-from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.objective import make_mix
 from videoattn.types import Frames
 
 MIXED_STEPS = 4
@@ -94,8 +96,9 @@ def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
         if not batch:
             continue
         video = to_video(torch.cat([sample.frames for sample in batch]))
-        labels = torch.tensor([sample.label for sample in batch]).repeat_interleave(num_clips)
-        target = nn.functional.one_hot(labels, num_classes).float()
+        labels = loader.dataset.samples.target([sample.label for sample in batch])
+        labels = labels.repeat_interleave(num_clips, dim=0)
+        target = multi_hot(labels, num_classes)
         if mix is not None:
             seed_step(config.seed, 0, step, 0)
             video, target = mix(video, labels)
@@ -150,15 +153,16 @@ def _shown(video: Tensor, config: Config) -> Frames:
     return ((video * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
 
 
-def _label(target: Tensor, own: int, class_names: Sequence[str]) -> str:
-    """Returns the class of the video, then the class of the clip that is mixed into it."""
-    others = [label for label in target.nonzero().flatten().tolist() if label != own]
-    if own < 0:
+def _label(target: Tensor, own: Label, class_names: Sequence[str]) -> str:
+    """Returns the classes of the video, then those of the clip that is mixed into it."""
+    first = own if isinstance(own, tuple) else (own,)
+    others = [label for label in target.nonzero().flatten().tolist() if label not in first]
+    if own in ((), -1):
         return "no label"
     if not others:
-        return class_names[own]
+        return "  +  ".join(class_names[label] for label in first)
     return "  +  ".join(
-        f"{class_names[label]} {100 * float(target[label]):.0f} %" for label in (own, *others)
+        f"{class_names[label]} {100 * float(target[label]):.0f} %" for label in (*first, *others)
     )
 
 

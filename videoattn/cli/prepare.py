@@ -1,7 +1,9 @@
 """`videoattn prepare`: checks, indexes, re-encodes or packs the videos of a dataset."""
 
 import os
+from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Annotated
 
 import typer
@@ -80,17 +82,17 @@ def verify(
         "verified", task, root, items, journal, num_workers=workers, seconds=seconds
     )
     broken = broken_of(records)
-    for subset, samples in subsets.items():
-        clean = (i for i in range(len(samples)) if samples.paths[i] not in broken)
-        lines = (to_line(samples, i) for i in clean)
-        write_lines(folder / (f"clean_{subset}.txt" if subset else "clean.txt"), lines)
-        write_lines(folder / "classes.txt", samples.class_names)
     partly = sum("num_frames" in record for record in broken.values())
     note = f" ({partly:,} of these give some frames)" if partly else ""
     show(
         f"{len(items):,} files: {len(items) - len(broken):,} clean, {len(broken):,} broken{note}; "
         f"{folder}/ lists them"
     )
+    for subset, samples in subsets.items():
+        clean = (i for i in range(len(samples)) if samples.paths[i] not in broken)
+        lines = (to_line(samples, i) for i in clean)
+        write_lines(folder / (f"clean_{subset}.txt" if subset else "clean.txt"), lines)
+        write_lines(folder / "classes.txt", samples.class_names)
     show_broken(broken, folder)
     if broken:
         raise typer.Exit(1)
@@ -242,13 +244,9 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
         links = first_few(sorted(left_out))
         show(f"note: lists that are links to files outside of {source} are not copied: {links}")
     for path in set(lists) - left_out:
-        _copy(source / path, folder / path)
+        with open(source / path, "rb") as file:
+            write_whole(folder / path, partial(copyfileobj, file))
     return len(lists) - len(left_out)
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    write_whole(target, lambda file: file.write(content))
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:

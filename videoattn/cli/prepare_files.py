@@ -56,7 +56,7 @@ def to_task(samples: Samples, index: int) -> Any:
     if samples.frame_template is None:
         return samples.path(index)
     num_frames = 0 if samples.num_frames is None else int(samples.num_frames[index])
-    return samples.path(index), samples.frame_template, num_frames
+    return samples.source(index), num_frames
 
 
 def to_line(samples: Samples, index: int) -> str:
@@ -64,8 +64,11 @@ def to_line(samples: Samples, index: int) -> str:
     words = [samples.paths[index]]
     if samples.frame_template is not None and samples.num_frames is not None:
         words.append(str(samples.num_frames[index]))
-    if samples.label(index) >= 0:
-        words.append(str(samples.label(index)))
+    label = samples.label(index)
+    if isinstance(label, tuple):
+        words += [";".join(map(str, label))] * bool(label)
+    elif label >= 0:
+        words.append(str(label))
     return " ".join(words)
 
 

@@ -6,6 +6,8 @@ one process with batches of B*W.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
+from videoattn.data.lists import Label
 from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
 from videoattn.types import Batch, Failure
 
@@ -115,7 +118,7 @@ class ClipLoader:
             raise
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch."""
+        """Returns the samples of all ranks in the order of the epoch (see `ClipDataset.order`)."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
         generator = torch.Generator()
@@ -165,6 +168,7 @@ class ClipLoader:
             collate_fn=partial(_collate, self._pool),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_parent,
             # Its own generator: iterating must not advance the global random state.
             generator=torch.Generator(),
         )
@@ -179,7 +183,8 @@ class ClipLoader:
             frames = self.dataset.empty_batch()
         else:
             frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
-        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
+        labels = self.dataset.samples.target(loaded.labels)
+        indices = torch.tensor(loaded.indices, dtype=torch.int64)
         return Batch(frames, labels, indices, loaded.failures)
 
 
@@ -188,7 +193,7 @@ class _Loaded(NamedTuple):
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
-    labels: list[int]
+    labels: list[Label]
     indices: list[int]
     failures: tuple[Failure, ...]
 
@@ -231,7 +236,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1]
+        index = key[1] % len(self._dataset)  # of a repetition, see `ClipDataset.order`
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._monitor.decoding(index):
@@ -266,3 +271,23 @@ def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
 def _num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Makes a loader process ignore SIGTERM and SIGUSR1, unless its parent sends SIGTERM.
+
+    A cluster manager sends them to all processes of a job. The parent then finishes its step, for
+    which it needs its loader processes.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signals, parent = (signal.SIGTERM, signal.SIGUSR1), os.getppid()
+
+    def wait_for_parent() -> None:
+        while True:
+            info = signal.sigwaitinfo(signals)
+            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=wait_for_parent, daemon=True).start()

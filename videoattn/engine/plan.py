@@ -20,7 +20,8 @@ class Staged(Protocol):
 
     `set_stage(i)`, i from 0, sets `requires_grad` only for the parameters of stage i. In training
     mode all other modules stay in evaluation mode, and `forward` returns logits to which every
-    parameter of the stage contributes.
+    parameter of the stage contributes. If the network has an attribute `keeps_best` that is True,
+    each stage starts from the best epoch of the stage before, as validated by the stage's part.
     """
 
     num_stages: int
@@ -178,6 +179,15 @@ class EpochPlan:
     def ends_stage(self, epoch: int) -> bool:
         """Returns whether a stage ends after `epoch` (from 0)."""
         return epoch + 1 in accumulate(self.stage_epochs)
+
+    def keeps_best(self, model: nn.Module) -> bool:
+        """Returns whether a stage hands its best weights to the next."""
+        return isinstance(model, Staged) and bool(getattr(model, "keeps_best", False))
+
+    def hands_over_best(self, model: nn.Module, epoch: int) -> bool:
+        """Returns whether another stage follows `epoch` and gets the best weights of this one."""
+        more = epoch + 1 < self.num_epochs
+        return self.keeps_best(model) and more and self.ends_stage(epoch)
 
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
         """Sets `requires_grad` of all parameters for `epoch`."""

@@ -16,6 +16,7 @@ from videoattn.data.lists import (
     existing_root,
     kinetics_csv,
     parse_list,
+    read_charades,
     read_class_list,
     read_folders,
     read_frames,
@@ -27,6 +28,7 @@ from videoattn.data.lists import (
     read_something,
     read_ucf101,
 )
+from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -41,10 +43,10 @@ from videoattn.data.transforms.augment import (
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
-from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 
@@ -82,12 +84,17 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
             return read_something(root, split, missing=missing)
         case "jester":
             return read_jester(root, split, missing=missing)
+        case "charades":
+            return read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
     match config.layout:
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
+            template, start = config.frame_template, config.frame_start
+            read = partial(
+                read_frames, frame_template=template, frame_start=start, columns=_columns(config)
+            )
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -109,9 +116,16 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = config.columns if config.layout == "list" else "path frames label"
+            columns = _columns(config)
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
     return class_folders(root, split)
+
+
+def _columns(config: DataConfig) -> Columns:
+    """Returns the columns of a list; lists of frames always have the number of images."""
+    if config.layout == "list":
+        return config.columns
+    return "path frames labels" if config.columns == "path labels" else "path frames label"
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
@@ -161,8 +175,10 @@ def make_loader(
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        decode=_decode(config),
         target_fps=clock_of(config),
+        balance=sampling_exponent(config, subset, samples),
+        label_noise=make_label_noise(config, samples) if training else None,
     )
     return ClipLoader(
         dataset,
@@ -176,10 +192,12 @@ def make_loader(
     )
 
 
-def _decode(config: DataConfig) -> Callable[..., Frames]:
+def _decode(config: Config) -> Callable[..., Frames]:
+    side, square_pixels = config.data.decode_short_side, config.clip.square_pixels
     with section("data"):
-        check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+        check_decoder(config.data.decoder, side)
+    decoder = config.data.decoder
+    return partial(decode, decoder=decoder, short_side=side, square_pixels=square_pixels)
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:
@@ -280,10 +298,3 @@ def test_transform(config: Config) -> TestTransform:
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
     """Returns the function from frames (N, T, C, H, W) uint8 to the network's input."""
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
-
-
-def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
-    with section("augment"):
-        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
-    return mix if sum(mix.fractions) else None

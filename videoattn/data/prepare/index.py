@@ -16,15 +16,14 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, NamedTuple
-from zipfile import ZipFile
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.strings import PackedStrings
-from videoattn.files import write_whole
+from videoattn.files import read_arrays, write_whole
 
 INDEX_NAME = "videoattn_index.npz"
 
@@ -143,29 +142,17 @@ def _read_columns(
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            _check_size(file, columns)
-            arrays = np.load(file, allow_pickle=False)
-            if optional and not set(columns) <= set(arrays.files):
-                return None
-            return [
-                arrays[name].astype(dtype, casting="safe", copy=False)
-                for name, dtype in columns.items()
-            ]
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=columns)
+        if optional and not set(columns) <= set(arrays):
+            return None
+        return [
+            arrays[name].astype(dtype, casting="safe", copy=False)
+            for name, dtype in columns.items()
+        ]
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
-
-
-def _check_size(file: IO[bytes], columns: Mapping[str, type]) -> None:
-    """Raises a ValueError if the arrays are larger than the limit when they are unpacked."""
-    with ZipFile(file) as archive:
-        names = {f"{name}.npy" for name in columns}
-        total = sum(item.file_size for item in archive.infolist() if item.filename in names)
-    if total > MAX_INDEX_BYTES:
-        raise ValueError(f"it holds {total:,} bytes; the limit is {MAX_INDEX_BYTES:,}")
-    file.seek(0)
 
 
 def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:

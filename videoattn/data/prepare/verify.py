@@ -17,7 +17,8 @@ from av.error import FFmpegError
 
 from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.decode.pyav import Video, quarter_turns
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, reason
 from videoattn.data.lists.files import is_video, walk
 from videoattn.data.prepare.groups import find_group_starts
@@ -39,6 +40,19 @@ class Facts(NamedTuple):
     height: int
     width: int
     key_frames: int
+
+
+_TYPES: dict[str, Any] = {
+    "path": str,
+    "error": str,
+    "crashed": bool,
+    "starts": list,
+    "fps": int | float,
+    **dict.fromkeys(
+        ("bytes", "mtime_ns", "out_bytes", *Facts._fields[:1], *Facts._fields[2:]), int
+    ),
+}
+"""The types of a record's values."""
 
 
 class Journal:
@@ -79,15 +93,15 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
-            self.records = {line["path"]: line for line in lines}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.records = {line["path"]: line for line in map(_checked, lines)}
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); remove it to start again"
             ) from error
         if first != about:
             raise ValueError(
-                f"{self.path} belongs to a run with {first}, and this run has {dict(about)}; "
-                "choose another folder, or remove it to start again"
+                f"{self.path} belongs to a run with {str(first)[:200]}, and this run has "
+                f"{dict(about)}; choose another folder, or remove it to start again"
             )
         return whole
 
@@ -148,10 +162,9 @@ def verify(path: Path) -> Record:
     return facts._asdict()
 
 
-def verify_folder(job: tuple[Path, str, int]) -> Record:
-    """Checks a folder of images; `job` is (path, file name template, number of listed frames)."""
-    path, template, listed = job
-    folder = FrameFolder(path, template)
+def verify_folder(job: tuple[FrameFolder, int]) -> Record:
+    """Checks a folder of images; `job` has the folder and the number of listed frames."""
+    folder, listed = job
     size: dict[str, int] = {}
     try:
         count = count_folder(folder)
@@ -227,6 +240,25 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
             return Facts(count, video.fps, height, width, keys), listed, problem
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error
+
+
+def _checked(record: Record) -> Record:
+    """Returns a record of a journal, which may have come with the folder.
+
+    Raises:
+        ValueError: If a value has another type than this package writes, or exceeds 64 bits.
+    """
+    if not isinstance(record, dict) or "path" not in record:
+        raise ValueError(f"{str(record)[:40]!r} is not a record")
+    for key, value in record.items():
+        kind = _TYPES.get(key, object)
+        number = isinstance(value, int | float) and kind is not object
+        if not isinstance(value, kind) or (number and not 0 <= value < 2**63):
+            raise ValueError(f"{key} is {str(value)[:40]!r}")
+    starts = record.get("starts")
+    if starts and np.array(starts, np.int64).shape != (len(starts), 2):
+        raise ValueError("starts are not pairs of numbers")
+    return record
 
 
 def _second(task: Task, job: tuple[str, Any]) -> Record:

@@ -85,6 +85,8 @@ def _plan(samples: Samples, max_bytes: int, note: Callable[[bytes], None]) -> li
     """Divides the samples into shards, and notes everything that determines their content."""
     if not len(samples):
         raise ValueError("samples: got none; need at least 1")
+    if samples.label_sets is not None:
+        raise ValueError("samples: have several labels each; a shard stores one label per video")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
     used = 0
@@ -146,7 +148,7 @@ def _texts(samples: Samples, index: int) -> dict[str, bytes]:
     """Returns the label and the description of a sample, by the suffix of their files."""
     assert samples.num_frames is not None
     assert samples.fps is not None
-    label = samples.label(index)
+    label = int(samples.labels[index])
     about = {
         "path": samples.paths[index],
         "label": label,
