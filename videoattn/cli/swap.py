@@ -1,10 +1,12 @@
 """`videoattn visualize --swap`: draws two clips with the global vectors of each other."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
 from videoattn import explain
 from videoattn.attention.maps import GateMap
@@ -15,7 +17,6 @@ from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.run import load
-from videoattn.types import Logits
 
 Swap = Annotated[
     Path | None,
@@ -66,13 +67,13 @@ def visualize_swap(
             )
             stem = f"{safe_file_name(video.stem)}_{safe_file_name(name)}_swapped_with_"
             path = folder / f"{stem}{safe_file_name(other.stem)}.png"
-            write_whole(path, lambda file, image=image: image.save(file, "PNG"))
+            write_whole(path, partial(image.save, format="PNG"))
             show(path)
             written.append(path)
     return written
 
 
-def _answer(logits: Logits, class_names: tuple[str, ...]) -> str:
+def _answer(logits: Tensor, class_names: tuple[str, ...]) -> str:
     probabilities = logits.softmax(0)
     best = int(probabilities.argmax())
     return f"{class_names[best]}, {100 * float(probabilities[best]):.0f} %"
