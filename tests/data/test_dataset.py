@@ -11,16 +11,17 @@ from videoattn.data.decode import DecodeError, decode
 from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
+from videoattn.data.shards import Shards
 from videoattn.data.transforms import TestTransform
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure
 
 
-def train_set(samples: Samples, **kwargs) -> ClipDataset:
+def train_set(samples: Samples | Shards, make=ClipDataset, **kwargs) -> ClipDataset:
     sampler = train_sampler("dense", num_frames=4, frame_stride=2, short_video="error")
     transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))
-    return ClipDataset(samples, sample_frames=sampler, transform=transform, **kwargs)
+    return make(samples, sample_frames=sampler, transform=transform, **kwargs)
 
 
 def test_sample(thirteen: Path) -> None:

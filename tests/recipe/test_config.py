@@ -266,9 +266,19 @@ def test_settings_that_are_dropped_or_renamed_are_noted(recipe: Path) -> None:
     assert notes == ["data.ucf101_split is now called data.official_split"]
 
 
-def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_bytes("name: h\u00f6".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name: h\u00f6".encode("latin-1"),
+        "name: x\n".encode("utf-16"),
+        "name: x\n".encode("utf-16-le"),
+        b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41",  # a video
+        b"GIF89a\x40\0\x40\0\xf7\xff\xff",
+    ],
+)
+def test_a_recipe_in_another_encoding(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it as UTF-8$"):
         config.load(tmp_path / "a.yaml")
 
 

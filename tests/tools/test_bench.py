@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attention
 import decode_memory
@@ -12,6 +14,7 @@ import decoders
 import label_noise
 import loader
 import loader_sides
+import predict
 import pytest
 import startup
 import torch
@@ -22,6 +25,7 @@ from common import chosen_decoders, videos_under
 
 from tests.cli.test_commands import RECIPE
 from tests.data.conftest import MakeClip, make_clip  # noqa: F401 (a fixture)
+from tests.pinned import write
 from tests.tools.conftest import TOOLS, Table, Tables
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import read_kinetics, read_list
@@ -43,6 +47,20 @@ def column(table: Table, name: str) -> list[float]:
     values = [float(row[name].split()[0].replace(",", "")) for row in table]
     assert all(math.isfinite(value) and value >= 0 for value in values)
     return values
+
+
+def test_predict(tables: Tables, tmp_path: Path) -> None:
+    write.unpack(tmp_path)
+    predict.bench(tmp_path / "run", clips=8, rounds=1)
+    (table,) = tables()
+    assert [row["command"] for row in table] == ["test", "predict"]
+    assert min(column(table, "clips/s, best")) > 0
+
+
+def test_killed_downloads() -> None:
+    words = [sys.executable, str(TOOLS / "kill_downloads.py"), "--kills", "5", "--seconds", "0.2"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert re.search(r"^5 kills: .*; 1 calls after them succeeded$", done.stdout, re.M)
 
 
 @pytest.mark.parametrize("script", ["bench/attention.py", "write_docs.py"])
@@ -181,6 +199,23 @@ def test_decoders(clips: Path, tables: Tables) -> None:
     assert rows["`d.mpg`"]["kind"] == "mpeg, mpeg1video yuv420p, 12 frames"
     assert rows["`d.mpg`"]["decord"] == rows["`d.mpg`"]["torchcodec"] == mpeg
     assert rows["`empty.mp4`"]["pyav"] == "WRONG: error: the file is empty (0 bytes)"
+
+
+def test_frames_requested_alone_are_compared(
+    clips: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(path: Path, numbers: Any, **options: Any) -> torch.Tensor:
+        wrong = len(numbers) == 1 and path.name == "a.mp4" and options["decoder"] == "torchcodec"
+        return real(path, [4] if wrong else numbers, **options)
+
+    real = decoders.decode
+    monkeypatch.setattr(decoders, "decode", decode)
+    (clips / "b.mkv").unlink()
+    decoders.decoders(clips)
+    (table,) = tables()
+    row = table[0]
+    assert (row["pyav"], row["decord"]) == ("right", "right")
+    assert re.match(r"WRONG: frame 0 alone differs by 1\d of 255", row["torchcodec"])
 
 
 def test_decode_memory(clips: Path, tmp_path: Path, tables: Tables) -> None:

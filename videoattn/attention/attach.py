@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from videoattn.attention.blocks.attention_stem import replace_stem
+from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
@@ -59,10 +61,16 @@ def attach_gates(
 def attach_convolutions(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Replaces 3x3 convolutions; by default those of the last two stages."""
+    """Replaces 3x3 convolutions; by default those of the last two stages.
+
+    A position that is the network's first convolution (`conv1` of a ResNet) becomes an attention
+    stem, and the pool after it one of 4x4.
+    """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     check_positions(model, stages, info)
-    replace_convolutions(model, make, stages)
+    if "conv1" in stages:
+        replace_stem(model, "conv1", heads=getattr(make, "keywords", {}).get("heads", 8))
+    replace_convolutions(model, make, [stage for stage in stages if stage != "conv1"])
     return model
 
 
@@ -157,6 +165,25 @@ def attach_layers(
     return model
 
 
+def attach_pyramids(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels, source_channels)` after each position, by default the last stage but
+    one. Its forward takes (x, *sources): the outputs of the position and of all stages that ran
+    before it."""
+    stages = stage_outputs(model, info, len(info.stages))
+    positions = after or stages[-2:-1]
+    check_positions(model, positions, info)
+    for position in positions:
+        shapes = output_shapes(model, [*(s for s in stages if s != position), position], info)
+        order = list(shapes)
+        sources = [s for s in stages if order.index(s) < order.index(position)]
+        block = make(shapes[position][1], [shapes[source][1] for source in sources])
+        block = view_as_video(block, shapes[position])
+        put_after(model, position, name, Joined(model, block, sources))
+    return model
+
+
 def attach_head(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
@@ -198,43 +225,18 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     return classifier
 
 
-class MaskedStage(nn.Sequential):
-    """A stage whose blocks after the first are the trunk F of a mask branch M.
-
-    u = first(x), out = mask(u, F(u)). Children that are added later run after the mask. The blocks
-    keep their names, so the keys of the stage do not change; blocks that read the output of the
-    stage read that of the mask.
-    """
-
-    runs_last_child = True
-
-    def __init__(self, stage: nn.Sequential, mask: nn.Module, name: str) -> None:
-        super().__init__()
-        for child_name, child in stage.named_children():
-            self.add_module(child_name, child)
-        self.add_module(name, mask)
-        self._mask_name = name
-        for hook in stage._forward_hooks.values():
-            self.register_forward_hook(hook)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mask = self.get_submodule(self._mask_name)
-        first, *blocks = self.children()
-        x = u = first(x)
-        for block in blocks:
-            x = mask(u, x) if block is mask else block(x)
-        return x
-
-
 def attach_masks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels, grid=...)` to stages, by default the second and third. grid is the
-    smaller side of the stage's features for 224 x 224 input. The mask's forward takes the outputs
-    of the first and the last block, and returns the output of the stage.
+    """Adds `make(channels, grid=...)` to stages, by default the first three. grid is the smaller
+    side of the stage's features for 224 x 224 input. The mask's forward takes the input and the
+    output of its trunk, and returns the output of both.
+
+    A stage that is named n times has n masks, each with a part of the blocks as its trunk.
 
     Raises:
-        ValueError: If a position is not an `nn.Sequential` of two or more blocks.
+        ValueError: If a position is not an `nn.Sequential` with a block for the input and one for
+            each mask.
     """
     modules = dict(model.named_modules())
     if not any(isinstance(modules.get(stage), nn.Sequential) for stage in info.stages):
@@ -242,16 +244,19 @@ def attach_masks(
             f"{name} goes around a stage whose blocks run in one nn.Sequential, and "
             f"{type(model).__name__} has none; choose a ResNet, or another system"
         )
-    stages = after or stage_outputs(model, info, 3)[:2]
+    stages = list(after) or stage_outputs(model, info, len(info.stages))[:3]
     check_positions(model, stages, info)
     for position, shape in output_shapes(model, stages, info).items():
-        stage = modules[position]
-        if not isinstance(stage, nn.Sequential) or len(stage) < 2:
-            raise ValueError(f"{position!r} has nothing to mask; need a stage of 2 or more blocks")
+        stage, count = modules[position], stages.count(position)
+        if not isinstance(stage, nn.Sequential) or len(stage) < 1 + count:
+            raise ValueError(
+                f"{position!r} has nothing to mask; need a stage of {1 + count} or more blocks"
+            )
         if name in stage._modules:
             raise ValueError(f"{position!r} already has {name}; choose another position")
-        mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
-        model.set_submodule(position, MaskedStage(stage, mask, name))
+        grid = min(shape[-2:])
+        masks = [view_as_video(make(shape[1], grid=grid), shape) for _ in range(count)]
+        model.set_submodule(position, MaskedStage(stage, masks, name))
     return model
 
 

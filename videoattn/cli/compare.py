@@ -12,6 +12,7 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.cli.test import evaluate_run
 from videoattn.engine.checkpoint import LAST
+from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
 from videoattn.recipe.console import console, show
@@ -26,13 +27,18 @@ NONE = "none"
 
 
 class Result(NamedTuple):
-    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s."""
+    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s.
+
+    With several labels per video, the accuracies are the mAP of videos and the hit@1 of clips.
+    """
 
     video_accuracy: float
     clip_accuracy: float
     num_videos: int
     num_parameters: int
     clips_per_second: float
+    mean_class_accuracy: float | None = None  # not in results of earlier versions
+    metric: str = "accuracy"
 
 
 def command(
@@ -107,19 +113,21 @@ def compare(
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
     """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
-    if file.exists():
-        return Result(**json.loads(file.read_text()))
+    if found := read_records(file, **dict.fromkeys(Result._fields, int | float)):
+        return Result(*(found[0][name] for name in Result._fields))
     resume = (folder / LAST).exists()
     train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)
     model = load_predictor(folder).model
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_records(folder / "metrics.jsonl", kind=str, step=int)
     result = Result(
-        scores.video_accuracy,
-        scores.clip_accuracy,
+        next(iter(scores.video_metrics.values())),
+        next(iter(scores.clip_metrics.values())),
         scores.num_labeled,
         sum(parameter.numel() for parameter in model.parameters()),
         statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
+        scores.video_metrics.get("mean_class_accuracy"),
+        next(iter(scores.video_metrics)),
     )
     write_text(file, json.dumps(result._asdict()))
     return result
@@ -127,18 +135,24 @@ def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -
 
 def _table(results: dict[str, list[Result]]) -> str:
     """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
+    metric = next(iter(results.values()))[0].metric
     lines = [
-        "| attention | video accuracy: mean (range) | seeds | parameters | training clips/s |",
-        "| --- | --- | --- | --- | --- |",
+        f"| attention | video {metric}: mean (range) | mean class accuracy | seeds | parameters | "
+        "training clips/s |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     ranked = sorted(
         results.items(), key=lambda item: -statistics.mean(r.video_accuracy for r in item[1])
     )
     for name, rows in ranked:
         scores = [100 * row.video_accuracy for row in rows]
+        of_classes = [
+            row.mean_class_accuracy for row in rows if row.mean_class_accuracy is not None
+        ]
         speed = statistics.median(row.clips_per_second for row in rows)
         lines.append(
             f"| {name} | {statistics.mean(scores):.1f} % ({min(scores):.1f} - {max(scores):.1f}) "
+            f"| {f'{100 * statistics.mean(of_classes):.1f} %' if of_classes else '-'} "
             f"| {len(rows)} | {rows[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
         )
     return "\n".join(lines) + "\n"

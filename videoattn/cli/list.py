@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 import torch
 import typer
 from rich.table import Column, Table
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
@@ -80,13 +81,15 @@ def weights() -> None:
         show(name)
         show(f"  {', '.join(detail for detail in details if detail)}")
         # Addresses are long. Each has its own line so that it can be copied.
-        show(f"  file: {row.url or 'not published'}")
+        show(f"  file: {row.url or f'not published: {row.file.absent}'}")
         if row.accuracy:
-            show(f"  accuracy: {row.accuracy.source}")
+            doubt = f" ({row.accuracy.doubt})" if row.accuracy.doubt else ""
+            show(f"  accuracy: {row.accuracy.source}{doubt}")
     show("")
     show(
         "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
-        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT"
+        "dataset is named. To try a model: videoattn predict NAME VIDEO. Its file is "
+        "downloaded once"
     )
 
 
@@ -111,10 +114,14 @@ def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
 def _count(attention: str | None) -> tuple[int, int]:
     """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
-        model = make_model("i3d_r50", 400, attention=attention)
+        return count(make_model("i3d_r50", 400, attention=attention), CLIP)
+
+
+def count(model: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """Counts parameters, and multiply-adds for an input of this shape, on the meta device."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(torch.empty(CLIP, device="meta"))
+        model.eval()(torch.empty(*shape, device="meta"))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
 

@@ -21,6 +21,7 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean
@@ -116,19 +117,19 @@ def _draw_frames(
     if not temporal:
         sheet.draw_color_bar(scale, _bar_label(gate_map, scale))
     single = gate_map.kind == "mask" and len(maps) > 1
-    sheet.write_head(
-        title, _range(shown, gate_map, scale), CHANNELS if single else _description(gate_map)
-    )
+    meaning = CHANNELS if single else describe_gate(gate_map)
+    sheet.write_head(title, _range(shown, gate_map, scale), meaning)
     bars = (
         "share of the weight"
         if gate_map.normalized
-        else f"{'' if temporal else 'mean '}{_noun(gate_map)}"
+        else f"{'' if temporal else 'mean '}{gate_noun(gate_map)}"
     )
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
-    shape = " x ".join(map(str, shown.shape[1:]))
-    sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
+    clip = (len(frames), *size)
+    shape = f"map: {shown.shape[1]} (T)" if temporal else grid_note(tuple(shown.shape[1:]), clip)
+    sheet.write_foot([*parts, shape])
     return sheet.image()
 
 
@@ -191,10 +192,10 @@ def _draw_channels(
         at = (MARGIN, strip.bottom + CHART_HEIGHT + 48 + 24 * row)
         text = f"{end} channels{mean}: {', '.join(names)}"
         draw_text(sheet.axes, at, text, size=14, room=CONTENT_WIDTH)
-    sheet.write_head(title, _range(weights, gate_map, scale), _description(gate_map))
+    sheet.write_head(title, _range(weights, gate_map, scale), describe_gate(gate_map))
     sheet.draw_color_bar(scale, _bar_label(gate_map, scale), solid=True)
     marks = "rows: channels, strongest first; columns" if per_frame else "bars: channels; height"
-    sheet.write_foot([f"{marks}: the {_noun(gate_map)}{' in the frame above' * per_frame}"])
+    sheet.write_foot([f"{marks}: the {gate_noun(gate_map)}{' in the frame above' * per_frame}"])
     return sheet.image()
 
 
@@ -229,7 +230,8 @@ def _draw_chart(
         axes.axhline(identity, color=INK, lw=1.4, ls=(0, (5, 4)))
 
 
-def _noun(gate_map: GateMap) -> str:
+def gate_noun(gate_map: GateMap) -> str:
+    """Returns the word for one weight of the map."""
     nouns = {"mask": "mask value", "cam": "contribution to the score"}
     default = "weight" if gate_map.identity_value is None else "gate"
     return "strength" if gate_map.description else nouns.get(gate_map.kind, default)
@@ -251,11 +253,12 @@ def _bar_label(gate_map: GateMap, scale: Scale) -> str:
         return "weight, times the uniform weight"
     value = gate_map.identity_value
     if value is None or scale.bottom <= value <= scale.top:
-        return _noun(gate_map)
-    return f"{_noun(gate_map)}  ({number_text(value)} is outside this range)"
+        return gate_noun(gate_map)
+    return f"{gate_noun(gate_map)}  ({number_text(value)} is outside this range)"
 
 
-def _description(gate_map: GateMap) -> str:
+def describe_gate(gate_map: GateMap) -> str:
+    """Returns the meaning of the weights."""
     kind, channels = gate_map.kind, gate_map.weights.shape[1]
     if gate_map.description:
         return gate_map.description
@@ -266,6 +269,8 @@ def _description(gate_map: GateMap) -> str:
         return f"Attention pooling: the weight of each position in the pooled feature{each}"
     if kind == "mask":
         return f"A mask over the features: the mean over {channels} channels at each position"
+    if kind == "box":
+        return "Hard attention: the box that is cut out of each frame"
     if kind == "cam":
         return "The contribution of each position of each frame to the score of the class"
     each = {

@@ -3,7 +3,7 @@
 Except for `check_lists`, they do not apply to recipes, nor to values that the user types.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -31,6 +31,10 @@ MAX_SYSTEMS = 16
 MAX_PIXELS = 2**30
 """Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""
 
+MAX_OPTION = 4096
+"""Largest number among the options of the network and of its attention system: an option may be a
+number of layers, which are made one by one."""
+
 _SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.width"}
 
 
@@ -53,6 +57,15 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                     f"{source}: {section}.{key}: got {value}; the limit is {most}, unless you "
                     "type the value"
                 )
+    model = config.model
+    options = {"model.options": model.options, "model.attention.options": model.attention.options}
+    for key, values in options.items():
+        numbers = [number for number in _numbers(values) if number > MAX_OPTION]
+        if numbers and not any(word.startswith(key) for word in typed):
+            raise ValueError(
+                f"{source}: {key}: got {numbers[0]}; the limit is {MAX_OPTION:,}, unless you type "
+                "the value"
+            )
     clip, test = config.clip, config.test
     views = test.num_clips * max(test.num_crops, 1) * (2 if test.twice_sample else 1)
     size = prod((clip.num_frames, test.height or clip.height, test.width or clip.width))
@@ -66,6 +79,18 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                 f"{source}: {count} {what} of {clip.num_frames} frames have {count * size:,} "
                 f"pixels; the limit is {MAX_PIXELS:,}, unless you type {key}=..."
             )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yields every number in nested containers."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
 
 
 def check_lists(values: Any, source: str, key: str = "") -> None:

@@ -28,6 +28,7 @@ from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
+from videoattn.recipe.earlier import renamed, with_earlier
 from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
 from videoattn.recipe.packaged import find_file
 
@@ -46,14 +47,12 @@ AT_LEAST: dict[str, dict[str, int]] = {
         "freeze_backbone_epochs": 0,
         "backbone_lr_scale": 0,
         "validate_every": 0,
+        "patience": 1,
         "save_every_steps": 1,
         "keep_epochs": 1,
     },
 }
 """Lower limits of numbers that no constructor checks: section -> key -> limit."""
-
-_RENAMED = {"data": {"ucf101_split": "official_split"}}
-"""Keys that had other names in earlier versions: section -> old -> new."""
 
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
@@ -76,6 +75,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
+    if isinstance(values, Mapping) and {field.name for field in fields(Config)} <= set(values):
+        values = with_earlier(values)  # the config.yaml of a run has every section
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -108,6 +109,7 @@ def from_stored(
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    kept = with_earlier(kept)
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
     check_stored(config, source, overrides)
     return config
@@ -125,7 +127,7 @@ def comparable(values: Values) -> dict[str, Any]:
     check_bounds(values, source, MAX_SETTINGS)
     merged = OmegaConf.structured(Config)
     try:
-        for _, change in changes(_renamed(values, []), [], source, []):
+        for _, change in changes(with_earlier(renamed(values, [])), [], source, []):
             merged = OmegaConf.merge(merged, change)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
@@ -158,11 +160,11 @@ def read_yaml(path: Path) -> Any:
     """Returns the content of a YAML file, without inserting any `${key}`."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:  # the second: NUL and others
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:  # OmegaConf raises this for a file of one word or number
+    except (OSError, OmegaConfBaseException) as error:  # an OSError: a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
@@ -170,7 +172,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    for words, change in changes(_renamed(values, notes), overrides, source, notes):
+    for words, change in changes(renamed(values, notes), overrides, source, notes):
         _check_interpolations(change, words)
         check_lists(change, words)
         try:
@@ -200,6 +202,8 @@ def _check_values(config: Config) -> None:
             value = getattr(getattr(config, section), key)
             if value is not None and not value >= least:  # also refuses NaN
                 raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
+    if config.train.patience is not None and not config.train.validate_every:
+        raise ValueError("train.patience needs validations; set train.validate_every, or remove it")
     name = config.name
     if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name) or len(name) > 100:
         raise ValueError(
@@ -238,20 +242,6 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item, key)
-
-
-def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
-    """Replaces key names of earlier versions with the current ones."""
-    renamed = dict(values)
-    for section, names in _RENAMED.items():
-        if isinstance(part := values.get(section), Mapping):
-            renamed[section] = {names.get(key, key): value for key, value in part.items()}
-            notes += [
-                f"{section}.{old} is now called {section}.{new}"
-                for old, new in names.items()
-                if old in part
-            ]
-    return renamed
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

@@ -1,13 +1,14 @@
 """Builds the network of a recipe, with its attention blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from videoattn.attention.attach import Make
-from videoattn.attention.systems import SYSTEMS, AttentionSystem
+from videoattn.attention.systems import EDITIONS, SYSTEMS, AttentionSystem
 from videoattn.errors import check_options, one_of
 from videoattn.models import info
 from videoattn.models.table import make_network
@@ -29,22 +30,58 @@ def make_model(
 
     Raises:
         ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones. If systems of a list need the same place.
+            valid ones. If systems of a list need the same place, or an option of the network has no
+            effect with an attention system.
     """
     if isinstance(config, str):
         names = [] if attention is None else split_systems("attention", attention)
         then = {str(number): SystemConfig(name) for number, name in enumerate(names)}
         first = then.pop("0", SystemConfig())
         config = ModelConfig(config, attention=AttentionConfig(first.name, then=then))
-    with section("model"):
+    with section("model"), _option_errors("options", config.options):
         model = make_network(config.name, config.options, num_classes=num_classes)
-    for name, system, make, after in list(_systems(config.attention.systems)):
-        model = system.attach(model, info(model), make, after, name)
+    for key, chosen, system, options in list(_systems(config.attention.systems, config.edition)):
+        block = partial(system.make, **options)
+        with _option_errors(f"{key}.options", options):
+            model = system.attach(model, info(model), block, chosen.after, str(chosen.name))
+    if config.edition > 1:
+        _check_effect(model, config)
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.ndim in layouts:
             parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
     return model
+
+
+@contextmanager
+def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Raises any error of a constructor as a ValueError, if it got options: a recipe or a stored
+    config may give them values of any type."""
+    try:
+        yield
+    except Exception as error:
+        if not options or isinstance(error, ValueError | ImportError):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{key}: no network can be built with {dict(options)}: {reason}"
+        ) from error
+
+
+def _check_effect(model: nn.Module, config: ModelConfig) -> None:
+    """Checks that the network's own dropout and consensus are read, if the recipe sets them.
+
+    Heads that pool the stages themselves do not read the network's own pooled features.
+    """
+    if not any(getattr(module, "ignores_pooled", False) for module in model.modules()):
+        return
+    for option, neutral in (("dropout", 0.0), ("consensus", "mean")):
+        value = config.options.get(option, neutral)
+        if value != neutral:
+            raise ValueError(
+                f"model.options.{option}: got {value}; it has no effect, because this form of "
+                f"the attention system does not read the pooled features; remove it"
+            )
 
 
 def split_systems(argument: str, names: str) -> list[str]:
@@ -59,19 +96,21 @@ def split_systems(argument: str, names: str) -> list[str]:
 
 
 def _systems(
-    chosen: Sequence[SystemConfig],
-) -> Iterator[tuple[str, AttentionSystem, Make, tuple[str, ...]]]:
-    """Yields the name, the row, the constructor and the positions of each system."""
+    chosen: Sequence[SystemConfig], edition: int
+) -> Iterator[tuple[str, SystemConfig, AttentionSystem, dict[str, Any]]]:
+    """Yields the key, the settings, the row and the options of each system."""
+    if edition not in EDITIONS:
+        raise ValueError(f"model.edition: got {edition}; choose 1 or 2")
     for number, settings in enumerate(chosen):
         key = f"model.attention.{number}" if len(chosen) > 1 else "model.attention"
         if settings.name is None:
             raise ValueError(
                 f"{key} has settings but no name; choose {key}.name from {', '.join(SYSTEMS)}"
             )
-        system = SYSTEMS[one_of(f"{key}.name", settings.name, SYSTEMS)]
-        options = {_RENAMED_OPTIONS.get(name, name): x for name, x in settings.options.items()}
-        check_options(f"{key}.options", system.make, options)
-        yield settings.name, system, partial(system.make, **options), settings.after
+        name = one_of(f"{key}.name", settings.name, SYSTEMS)
+        options = {_RENAMED_OPTIONS.get(old, old): x for old, x in settings.options.items()}
+        check_options(f"{key}.options", SYSTEMS[name].make, options)
+        yield key, settings, EDITIONS[edition][name], options
     _check_heads("model.attention", [str(settings.name) for settings in chosen])
 
 

@@ -1,28 +1,40 @@
 """Builds the optimizer, schedule, objective and precision of a recipe."""
 
+import json
+import re
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.systems import SYSTEMS
+from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.finetune import FineTuning
-from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import restart_schedule, split_epochs
+from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import OptimSettings
+from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
+from videoattn.errors import one_of
+from videoattn.files import write_text
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
+from videoattn.recipe.folder import TRACKERS, flat
+from videoattn.recipe.load import to_dict
+from videoattn.recipe.objective import make_objective
+
+_TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
 
 
 def make_optimizer(
@@ -130,6 +142,7 @@ def make_settings(
     precision: Precision,
     mix: Mix | None = None,
     num_stages: int = 1,
+    class_weights: torch.Tensor | None = None,
 ) -> OptimSettings:
     """Returns the settings of the optimizer steps.
 
@@ -137,6 +150,7 @@ def make_settings(
         steps_per_epoch: Optimizer steps, after accumulation.
         mix: Mixes the clips of a batch.
         num_stages: The number of training stages of the model.
+        class_weights: Factors of the classes' losses, (K,).
 
     Raises:
         ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
@@ -152,7 +166,7 @@ def make_settings(
         ),
         accumulate_steps=train.accumulate_steps,
         clip_norm=train.clip_norm,
-        objective=CrossEntropy(label_smoothing=train.label_smoothing),
+        objective=make_objective(train, class_weights),
         precision=precision,
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
@@ -179,12 +193,13 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
     names = [str(system.name) for system in config.model.attention.systems]
-    own = {loss: weight for name in names for loss, weight in SYSTEMS[name].losses.items()}
+    table = EDITIONS[config.model.edition]
+    own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
             has = f"has {', '.join(own)}" if own else "has none"
-            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
                 f"{'+'.join(names) or 'null'} {has}; remove it, or choose a system with losses: "
@@ -218,3 +233,26 @@ def make_precision(
     if name == "bfloat16":
         raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
     return "float32", f"{reason}; training in float32"
+
+
+def make_trackers(config: Config, folder: Path) -> list[Tracker]:
+    """Returns the trackers of a recipe. A run that is resumed continues its runs there, whose
+    identifiers are in a file of its folder.
+
+    Raises:
+        ValueError: If a tracker does not exist, or the file is damaged.
+    """
+    names, path = config.train.trackers, folder / TRACKERS
+    for name in names:
+        one_of("train.trackers", name, _TRACKERS)
+    if not names:
+        return []
+    ids = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(ids, dict) or not all(re.fullmatch(r"[\w-]+", str(x)) for x in ids.values()):
+        raise ValueError(f"{path} is damaged: need one identifier per tracker; remove it")
+    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    trackers = {
+        name: _TRACKERS[name](config.name, settings, run_id=ids.get(name)) for name in names
+    }
+    write_text(path, json.dumps({name: t.run_id for name, t in trackers.items()}) + "\n")
+    return list(trackers.values())
