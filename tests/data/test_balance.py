@@ -79,8 +79,8 @@ def unequal(make_clip: MakeClip, tmp_path: Path) -> Path:
 
 
 def balanced(root: Path, **kwargs) -> ClipLoader:
-    options = {"batch_size": 4, "shuffle": True, "seed": 5, **kwargs}
-    return ClipLoader(dataset(root, balance=1.0, on_error="skip"), **options)
+    options = {"batch_size": 4, "shuffle": True, "seed": 5, "balance": 1.0, **kwargs}
+    return ClipLoader(dataset(root, on_error="skip"), **options)
 
 
 def test_workers_and_resuming_do_not_change_a_balanced_epoch(unequal: Path) -> None:
@@ -107,7 +107,7 @@ def test_processes_share_a_balanced_epoch(unequal: Path, world_size: int) -> Non
 
 
 def test_a_repeated_video_gives_other_clips_and_fails_as_itself(unequal: Path) -> None:
-    data = dataset(unequal, balance=1.0, on_error="skip")
+    data = dataset(unequal, on_error="skip")
     clips = [data[0, 11 + repetition * 12] for repetition in range(3)]
     assert [clip.index for clip in clips] == [11, 11, 11]
     assert torch.equal(clips[0].frames, dataset(unequal)[0, 11].frames)
@@ -121,7 +121,7 @@ def test_a_repeated_video_gives_other_clips_and_fails_as_itself(unequal: Path) -
 @pytest.mark.parametrize("balance", [-0.1, 1.01, float("nan")])
 def test_exponents_out_of_range(unequal: Path, balance: float) -> None:
     with pytest.raises(ValueError, match=r"balance: got .*; need 0 \(as they are\) to 1"):
-        dataset(unequal, balance=balance)
+        balanced(unequal, balance=balance)
 
 
 def test_videos_without_one_label_cannot_be_balanced(unequal: Path) -> None:
@@ -129,4 +129,4 @@ def test_videos_without_one_label_cannot_be_balanced(unequal: Path) -> None:
     for labels in ([-1] * 12, LabelSets.of([(0, 1)] * 12)):
         samples = Samples(unequal, paths=known.paths, labels=labels, class_names="ab")
         with pytest.raises(ValueError, match=r"balance: needs one known label for every video"):
-            dataset(unequal, samples=samples, balance=1.0)
+            ClipLoader(dataset(unequal, samples=samples), batch_size=4, shuffle=True, balance=1.0)

@@ -53,8 +53,7 @@ def command(
     for run in (moving, still):
         if run.exists() and not overwrite:
             raise ValueError(
-                f"{run} holds a run of an earlier demo; erase it with --overwrite, or choose "
-                "another folder"
+                f"{run} holds an earlier demo; erase it with --overwrite, or choose another folder"
             )
     # Both networks are tested below, so that they need no validation.
     changes = [f"data.root={clips}", "train.validate_every=0"]
@@ -66,14 +65,13 @@ def command(
     train(RECIPE, *changes, folder=still, overwrite=overwrite, device=device)
 
     console.rule("accuracy on the test clips")
-    scores = evaluate_run(moving, device=device)
-    baseline = evaluate_run(still, device=device)
+    scores, baseline = (evaluate_run(run, device=device) for run in (moving, still))
     console.rule("where the network looks")
     pictures = folder / "pictures"
-    videos = []
-    for motion in ("moves_left", "turns_clockwise"):
-        videos.append(_first_correct(clips, motion, scores))
-        visualize(moving, videos[-1], folder=pictures / motion, device=device)
+    motions = ("moves_left", "turns_clockwise")
+    videos = [_first_correct(clips, motion, scores) for motion in motions]
+    for motion, video in zip(motions, videos, strict=True):
+        visualize(moving, video, folder=pictures / motion, device=device)
     page = explore([moving], videos, output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")

@@ -51,10 +51,9 @@ def draw_sheet(
     scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
     (grid,) = stack_grids([clip[0]], clip[1:])
     sheet = Sheet([grid])
-    panels = blend(resize(frames, grid.panel), weights, scale)
-    sheet.draw_panels(grid, panels, labels, marked=position.frame)
-    shares = geometry.frame_shares(weights, clip[0])
-    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares], None)
+    panels = resize(frames, grid.panel)
+    sheet.draw_panels(grid, blend(panels, weights, scale), labels, marked=position.frame)
+    sheet.draw_bars(grid, *_shares(weights, clip[0]), None)
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
@@ -67,9 +66,14 @@ def draw_sheet(
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
     _write(sheet, title, details, scale, local, words)
-    parts = _legend(scale, len(keys), local)
-    sheet.write_foot([*parts, grid_note(attention_map.grid_k, clip)])
+    sheet.write_foot([*_legend(scale, len(keys), local), grid_note(attention_map.grid_k, clip)])
     return sheet.image()
+
+
+def _shares(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of the weight, as a number and as text."""
+    shares = geometry.frame_shares(weights, num_frames)
+    return shares, [f"{100 * share:.0f} %" for share in shares]
 
 
 def _draw_marks(

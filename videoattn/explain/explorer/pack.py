@@ -101,7 +101,7 @@ class Writer:
     def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
         self.num_chunks = 0
-        before, self.after = _text(page).split("<!--data-->\n")
+        before, self.after = _text(page).split("<!-- data -->\n")
         self.write(before.replace("/*css*/", _text("page.css")))
 
     def write(self, text: str) -> None:
