@@ -40,7 +40,7 @@ from fuzz_bytes import mutate
 from fuzz_clips import UNUSUAL
 from fuzz_readers import READERS, damage
 
-from videoattn.cli.app import expected_errors, one_line
+from videoattn.cli.app import MAX_MESSAGE, expected_errors, one_line
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
 from videoattn.data.decode.container import open_container, video_stream
 from videoattn.data.workers import Crash, in_processes
@@ -52,8 +52,6 @@ _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 SAME, OTHER, ERROR, CRASH, HANG = "frames", "other frames", "DecodeError", "crash", "hang"
 RESULT, MESSAGE, MEMORY = "result", "error", "damaged or too large"
-MAX_MESSAGE = 2000
-"""A longer message is a fault."""
 
 
 class Mutant(NamedTuple):
@@ -131,7 +129,7 @@ def _read_damaged(
     except expected_errors() as error:
         text = one_line(error)
         too_large = "damaged or too large" in text or "cannot allocate memory" in text.lower()
-        kind = MEMORY if too_large else MESSAGE if len(text) < MAX_MESSAGE else "long error"
+        kind = MEMORY if too_large else MESSAGE if len(text) <= MAX_MESSAGE else "long error"
         return kind, text, time.monotonic() - started
     except Exception as error:
         return type(error).__name__, str(error), time.monotonic() - started

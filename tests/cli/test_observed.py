@@ -83,6 +83,7 @@ EVERY = [
     ["export", "FOLDER", "out/{}"],
     ["convert", "FOLDER/model.safetensors", "out/c{}", "--as", "pyslowfast/I3D_8x8_R50"],
 ]
+EXPLORE = ["explore", "FOLDER", "VIDEO", "--out", "out/page.html", "--budget", "1"]
 DRAW = ["visualize", "FOLDER", "VIDEO", "--out", "out/pictures", "--layer", "layer2.0"]
 
 
@@ -100,14 +101,16 @@ def test_no_setting_of_a_shared_folder_reaches_the_system(
         named = {"name": value} if isinstance(value, str) else {}
         number = len(jobs)
         commands = [[word.format(number) for word in words] for words in EVERY]
-        jobs.append(({**values, **named}, [*commands, DRAW] if number < 3 else commands))
+        jobs.append(({**values, **named}, [*commands, DRAW, EXPLORE] if number < 2 else commands))
     others = [key for key in KEYS if key not in data]
     jobs += [({key: value}, [["load"]]) for key in others for value in HOSTILE[:10:2]]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     calls = observe(COMMANDS, tmp_path, tmp_path / "shared", video, tmp_path / "jobs.json")
     assert violations(calls, tmp_path) == []
     assert not [line for _, line in calls if "passwd" in line or "escaped" in line]
-    assert {mark.partition("-")[2] for mark, _ in calls} >= {"predict", "export", "visualize"}
+    assert {mark.partition("-")[2] for mark, _ in calls} >= {
+        "predict", "export", "visualize", "explore",
+    }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {
         "shared", "out", "clip.mp4", "jobs.json", "strace.log",
     }  # fmt: skip

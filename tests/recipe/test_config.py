@@ -117,6 +117,12 @@ def test_not_a_number(recipe: Path) -> None:
         ("name: [a\n", "recipe.yaml is not valid YAML: while parsing a flow sequence"),
         ("- a\n- b\n", "recipe.yaml is not a recipe; need lines of key: value"),
         ("3\n", "recipe.yaml is not a recipe"),
+        (
+            "name: '${a'\ndata: {root: x}\n",
+            r"recipe.yaml is not a recipe: name: no viable alternative at input '\$\{a'$",
+        ),
+        ("name: a\ndata: {num_workers../: 2}\n", "recipe.yaml: unknown key 'data.num_workers../'"),
+        ("name: a\nclip: {std.a: 2}\n", "recipe.yaml: unknown key 'clip.std.a'"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:

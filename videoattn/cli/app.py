@@ -170,8 +170,9 @@ def one_line(error: Exception) -> str:
         if name is not None:
             text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
     line = visible(re.sub(r"\s*\n\s*", " ", text))
-    middle = len(line) - MAX_MESSAGE
-    return line if middle <= 0 else f"{line[: -500 - middle]} [...] {line[-500:]}"
+    if len(line) <= MAX_MESSAGE:
+        return line
+    return f"{line[: MAX_MESSAGE - 507]} [...] {line[-500:]}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -14,6 +14,7 @@ import yaml
 
 from videoattn._version import __version__
 from videoattn.cli.env import machine
+from videoattn.engine.trackers import read_records
 from videoattn.errors import first_few
 from videoattn.recipe.folder import CONFIG
 from videoattn.recipe.load import comparable, read_yaml, to_dict
@@ -143,8 +144,8 @@ def _results(folder: Path) -> dict[str, Any] | None:
     if report.is_file():
         found, where = json.loads(report.read_text()), "by `videoattn test`"
     elif log.is_file():
-        records = [json.loads(line) for line in log.read_text().splitlines() if line]
-        validations = [record for record in records if record.get("kind") == "validation"]
+        records = read_records(log, kind=str)
+        validations = [record for record in records if record["kind"] == "validation"]
         found, where = (validations or [None])[-1], "in the last validation of the training"
     if not isinstance(found, dict):
         return None

@@ -5,6 +5,7 @@ Files are complete or absent, and are read with `weights_only=True`: they cannot
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,9 @@ def load(path: Path) -> Checkpoint:
     """
     _check_is_zip(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a damaged pickle's protocol
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds objects other than tensors and plain values, so it is not a checkpoint "

@@ -11,7 +11,7 @@ interpolations are refused.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,9 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except (OSError, OmegaConfBaseException) as error:  # an OSError: a file of one word or number
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is not a recipe: {_reason(error)}") from error
+    except OSError as error:  # OmegaConf raises this for a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
@@ -248,8 +250,9 @@ def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
     full_key = str(error.full_key)
     parent: Any = Config
     for part in full_key.split(".")[:-1]:
-        if part != "then":  # its keys are numbers
-            parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
+        found = {f.name: f.type for f in fields(parent)}.get(part)
+        if is_dataclass(found):  # the keys of `then` are numbers, and a text has none
+            parent = found
     names = [f.name for f in fields(parent) if f.name != "then"]
     key = full_key.rpartition(".")[2]
     hint = did_you_mean(key, names)

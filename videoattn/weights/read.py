@@ -110,7 +110,7 @@ def _torch_load(path: Path) -> object:
     ]
     try:
         with torch.serialization.safe_globals(inert), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript, which is refused below
+            warnings.simplefilter("ignore")  # about TorchScript, and a damaged pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
