@@ -23,7 +23,7 @@ $(BIN)/videoattn: setup.cfg constraints.txt
 	touch $@
 
 $(VENV)/.test: $(BIN)/videoattn
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,decord,torchcodec,pytorchvideo,shards,export]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,decord,torchcodec,pytorchvideo,shards,export,mlflow,wandb]'
 	touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """The wheel that users install: built from an sdist, and run outside of a clone."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.weights.public_states import recorded, state
 from videoattn.data.synthetic import write_demo_clips
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +122,15 @@ def test_it_trains_installed_recipes_by_name(scripts: Path, empty: Path) -> None
     words = ["train", "demo", "data.root=clips", *TINY, "train.validate_every=1"]
     assert "i3d_r18_stem2 + non_local" in run(scripts / "videoattn", *words)
     assert (empty / "runs/demo/best.safetensors").exists()
+
+
+def test_it_converts_with_installed_class_names(scripts: Path, empty: Path) -> None:
+    torch.save({"model_state": state(recorded("pytorchvideo/c2d_r50"))}, empty / "C2D.pyth")
+    words = ["convert", "C2D.pyth", "--as", "pytorchvideo/c2d_r50", "kinetics"]
+    run(scripts / "videoattn", *words)
+    about = json.loads((empty / "kinetics/config.json").read_text())
+    names = (ROOT / "data/classes/kinetics400.txt").read_text().splitlines()
+    assert about["class_names"] == names
 
 
 def test_the_demo_starts(scripts: Path, empty: Path) -> None:

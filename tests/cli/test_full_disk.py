@@ -1,6 +1,7 @@
 """Errors of writing name the file. A limit on the size of files takes the place of a full disk."""
 
 import gc
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (1000, "visualize runs/tiny clips/test/grows/0000.mp4 --out v", "cannot write v/0000_"),
         (60, "prepare verify clips", "runs/verify-clips/checked.jsonl: {}"),
         (100, "prepare index clips", "clips/videoattn_index.jsonl: {}"),
-        (9000, "prepare shards clips/test packed --workers 1", "packed: {}"),
+        (9000, "prepare shards clips/test packed --workers 1", "cannot write packed/000000"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -76,3 +77,38 @@ def test_files_that_grow_are_named(tmp_path: Path) -> None:
             append_failures(tmp_path / "skipped.jsonl", [Failure(0, "a" * 200, "gone")])
         with pytest.raises(OSError, match=r"File too large: '.*/metrics\.jsonl'$"):
             log.write("train", 1, {f"number {k}": k for k in range(20)})
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "shown"),
+    [
+        ("test runs/tiny", "runs/tiny/test/report.json", "8 videos, 8 decoded, 0 failed"),
+        ("test runs/tiny --out x", "x/predictions.csv", "8 videos, 8 decoded, 0 failed"),
+        ("test runs/tiny --out y", "y/confusion.png", "video accuracy"),
+        ("prepare verify clips --out v", "v/clean.txt", "16 files: 16 clean, 0 broken"),
+        ("prepare verify clips --out w", "w/classes.txt", "16 files: 16 clean, 0 broken"),
+    ],
+)
+def test_results_are_shown_although_their_file_cannot_be_written(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    file: str,
+    shown: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    Path(file).mkdir(parents=True)  # a folder where the file belongs
+    assert refused(*words.split()).startswith(f"error: cannot write {file}: Is a directory; ")
+    assert shown in capsys.readouterr().out
+    Path(file).rmdir()
+
+
+@pytest.mark.parametrize("out", ["/proc", "/sys", "/proc/self/task"])
+def test_a_folder_that_cannot_be_written_is_found_before_scoring(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("videoattn.recipe.run.Predictor.evaluate", None)
+    message = rf"error: cannot write to {out}: .*; choose a folder with --out"
+    assert re.match(message, refused("test", "runs/tiny", "--out", out))

@@ -14,7 +14,15 @@ from tests.engine.two_processes import everything
 from videoattn.engine.checkpoint import load
 from videoattn.engine.parallel import Parallel, init_parallel, resolve_device
 
+ROOT = Path(__file__).parents[2]
 Results = list[dict[str, object]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
     """Returns the results of two processes. They get the variables of torchrun, which is slower."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    root = Path(__file__).parents[2]
+    port = free_port()
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.engine.two_processes", str(folder)],
-            cwd=root,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,6 +76,22 @@ def test_two_processes_train_as_one(two: Results, one: dict[str, object], run: s
     assert torch.equal(flat(two[0][run]), flat(two[1][run]))
     torch.testing.assert_close(flat(two[0][run]), flat(one[run]), rtol=0, atol=2e-6)
     assert not torch.allclose(flat(one[run]), flat(one["before"]), atol=1e-3)
+
+
+def test_two_machines_train_as_one_process(one: dict[str, object], tmp_path: Path) -> None:
+    """Two agents of torchrun with two processes each, against one process with their batch."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+    words += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=x"]
+    words += ["--local-addr=127.0.0.1", "-m", "tests.engine.two_processes", str(tmp_path), "uneven"]
+    agents = [
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [agent.communicate(timeout=200) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    four = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(4)]
+    assert all(torch.equal(flat(four[0]["uneven"]), flat(seen["uneven"])) for seen in four)
+    torch.testing.assert_close(flat(four[0]["uneven"]), flat(one["uneven"]), rtol=0, atol=2e-6)
 
 
 def test_auxiliary_losses_are_means_over_both(two: Results, one: dict[str, object]) -> None:
@@ -128,6 +149,27 @@ def test_thirteen_clips_are_counted_once_on_two_processes(
         torch.testing.assert_close(seen["probabilities"], one["probabilities"])
 
 
+def test_scores_come_in_the_order_of_the_dataset(two: Results, one: dict[str, object]) -> None:
+    """The steps are the same on any number of processes, and the scores those of `evaluate`."""
+    for seen in (*two, one):
+        steps = seen["in order"]
+        assert isinstance(steps, list)
+        assert [[index for index, _ in step] for step in steps] == [
+            [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12],
+        ]  # fmt: skip
+        scores = [scores for step in steps for index, scores in step if index != 6]
+        torch.testing.assert_close(torch.tensor(scores), one["probabilities"])
+        assert steps[1][2] == (6, [])
+
+
+def test_all_ranks_have_the_result_or_the_error_of_the_main_rank(
+    two: Results, one: dict[str, object]
+) -> None:
+    for seen in (*two, one):
+        assert seen["of the main rank"] == [0, None]
+        assert seen["refused"] == "rank 0 refuses"
+
+
 def test_validation_within_a_run_counts_thirteen(two: Results, folder: Path) -> None:
     lines = [
         json.loads(line) for line in (folder / "uneven" / "metrics.jsonl").read_text().splitlines()
@@ -137,6 +179,10 @@ def test_validation_within_a_run_counts_thirteen(two: Results, folder: Path) -> 
 
 def test_running_statistics_are_the_mean_of_both(two: Results) -> None:
     assert torch.equal(flat(two[0]["statistics"]), flat(two[1]["statistics"]))
+
+
+def test_checkpoints_inside_an_epoch_do_not_change_running_statistics(two: Results) -> None:
+    assert torch.equal(flat(two[0]["saved"]), flat(two[0]["statistics"]))
 
 
 def test_precise_statistics_use_the_same_clips(two: Results, one: dict[str, object]) -> None:

@@ -1,5 +1,8 @@
 import json
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -22,9 +25,11 @@ from tests.engine.fakes import (
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.failures import TooManyFailuresError, read_failures
 from videoattn.engine.plan import EpochPlan
+from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.types import Batch
 
 VALIDATION = Validation(FakeBatches(num_samples=5))
 KINDS = ("train", "validation")
@@ -128,6 +133,88 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same(ours, theirs)
     states = [load_weights(run.folder / "best.safetensors")[0] for run in (halved, whole)]
     assert_same(states[0], states[1])
+
+
+@dataclass
+class SignaledBatches(FakeBatches):
+    """Sends a signal to this process before a batch, as a cluster manager does."""
+
+    signal_at: tuple[int, int] = (0, 0)  # (epoch, batch)
+    stop: StopSignals | None = None
+
+    def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(epoch, skip_batches), start=skip_batches):
+            if (epoch, number) == self.signal_at and self.stop is not None:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                while self.stop.received is None:
+                    time.sleep(0.001)
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("signal_at", "message", "step"),
+    [
+        ((1, 1), r"^stopped by a signal after step 7$", 7),  # in the second epoch
+        ((0, 4), r"^stopped by a signal after step 5$", 5),  # the last step of an epoch
+    ],
+)
+def test_a_signal_completes_the_step_and_writes_a_checkpoint(
+    tmp_path: Path, signal_at: tuple[int, int], message: str, step: int
+) -> None:
+    """The resumed run is the uninterrupted one, bit for bit."""
+    batches = FakeBatches(num_samples=19)
+    whole, halved = (run_in(tmp_path / name, log_every_steps=3) for name in ("a", "b"))
+    train(tiny_net(dropout=0.3), whole, batches, validation=VALIDATION)
+    signaled = SignaledBatches(num_samples=19, signal_at=signal_at, stop=halved.stop)
+    with halved.stop, pytest.raises(StoppedError, match=message):
+        train(tiny_net(dropout=0.3), halved, signaled, validation=VALIDATION)
+    halved = replace(halved, stop=StopSignals())
+    progress = load(halved.folder / "checkpoint-last.pt")["progress"]
+    assert progress["epoch"] * 5 + progress["step"] == step  # type: ignore[operator]
+    train(tiny_net(seed=1, dropout=0.3), halved, batches, validation=VALIDATION, resume=True)
+    assert curve(whole.folder) == curve(halved.folder)
+    assert_same(*(load(run.folder / "checkpoint-last.pt") for run in (halved, whole)))
+
+
+def test_a_signal_ends_a_validation(tmp_path: Path) -> None:
+    """The checkpoint from before the validation is complete, and the validation is repeated."""
+    whole, halved = (run_in(tmp_path / name) for name in ("a", "b"))
+    train(tiny_net(), whole, FakeBatches(), num_epochs=1, validation=VALIDATION)
+    signaled = Validation(SignaledBatches(num_samples=5, signal_at=(0, 1), stop=halved.stop))
+    with halved.stop, pytest.raises(StoppedError, match="signal during a validation"):
+        train(tiny_net(), halved, FakeBatches(), num_epochs=1, validation=signaled)
+    halved = replace(halved, stop=StopSignals())
+    assert load(halved.folder / "checkpoint-last.pt")["progress"]["step"] == 2
+    train(tiny_net(seed=1), halved, FakeBatches(), num_epochs=1, validation=VALIDATION, resume=True)
+    assert curve(whole.folder) == curve(halved.folder)
+
+
+@pytest.mark.parametrize(("every", "last"), [(1, 4), (2, 8), (3, 10)])
+def test_patience_ends_a_run_without_better_validations(
+    tmp_path: Path, every: int, last: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of 0, the first validation is the best one."""
+    validation = replace(VALIDATION, every_epochs=every, patience=3)
+
+    def go(patience: int, *, resume: bool = False) -> TrainResult:
+        model = tiny_net()
+        return fit(
+            model,
+            sgd(model),
+            FakeBatches(),
+            to_video=to_video,
+            settings=optim_settings(lr=0.0),
+            plan=EpochPlan(10),
+            run=run_in(tmp_path),
+            validation=replace(validation, patience=patience),
+            resume=load(tmp_path / "checkpoint-last.pt") if resume else None,
+        )
+
+    assert go(3).state.epoch == last
+    assert go(3, resume=True).state.epoch == last
+    expected = f"no better validation since epoch {every}: training ends"
+    assert capsys.readouterr().err.count(expected) == 2 * (last < 10)
+    assert go(4, resume=True).state.epoch == min(last + every, 10)
 
 
 def test_auxiliary_losses_are_logged_by_name_and_resumed(tmp_path: Path) -> None:
@@ -308,6 +395,7 @@ class Margin:
     """An objective that is not cross entropy: the squared distance to one-hot targets."""
 
     metric: ClassVar[str] = "hit"
+    progress: ClassVar[str] = "hit"
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return (logits - nn.functional.one_hot(target, logits.shape[1])).square().sum(1)
@@ -317,6 +405,9 @@ class Margin:
 
     def metrics(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {"hit": scores.argmax(1) == target}
+
+    def summary(self, scores: Tensor, target: Tensor) -> dict[str, float]:
+        return {}
 
 
 class Records:

@@ -24,8 +24,8 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.data import make_mix
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_optimizer, make_precision, make_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

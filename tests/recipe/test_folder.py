@@ -1,23 +1,28 @@
 """The folder of a run: erasing it, and locking it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import Config, DataConfig
-from videoattn.recipe.folder import claim, remember_data, remembered_data
+from videoattn.recipe.folder import Resume, claim, folder_of, remember_data, remembered_data
+from videoattn.recipe.load import to_dict, to_yaml
 
 CONFIG = Config(name="x", data=DataConfig(root="videos"))
 
 
-def start(folder: Path, *, overwrite: bool = False) -> None:
-    with claim(folder, CONFIG, Parallel(), resume=False, overwrite=overwrite) as previous:
+def start(folder: Path, *, overwrite: bool = False, resume: Resume = False) -> None:
+    with claim(folder, CONFIG, Parallel(), resume=resume, overwrite=overwrite) as previous:
         assert previous is None
 
 
@@ -183,3 +188,116 @@ def test_a_run_from_a_typed_command_is_a_run(tmp_path: Path) -> None:
         (tmp_path / "x/metrics.jsonl").write_text("{}\n")
     start(tmp_path / "x", overwrite=True)
     assert files(tmp_path / "x") == {"config.yaml"}
+
+
+def stored(config: Config = CONFIG) -> Checkpoint:
+    return {
+        "format": "videoattn/1", "version": "0", "model": {}, "optimizer": {}, "progress": {},
+        "best": {}, "config": to_dict(config), "class_names": ["a"], "preprocessing": {},
+    }  # fmt: skip
+
+
+def test_auto_starts_without_a_checkpoint_and_resumes_with_one(tmp_path: Path) -> None:
+    start(tmp_path / "x", resume="auto")
+    checkpoint.save(tmp_path / "x/checkpoint-last.pt", stored())
+    (tmp_path / "x/.checkpoint-last.pt.abc.partial").touch()
+    modes: tuple[Resume, ...] = ("auto", True)
+    for resume in modes:
+        with claim(tmp_path / "x", CONFIG, Parallel(), resume=resume, overwrite=False) as previous:
+            assert previous is not None
+            assert previous["config"] == to_dict(CONFIG)
+    assert files(tmp_path / "x") == {"config.yaml", "checkpoint-last.pt"}
+
+
+def test_auto_refuses_a_checkpoint_that_it_cannot_continue(tmp_path: Path) -> None:
+    """It neither starts again nor erases it."""
+    start(tmp_path / "x")
+    checkpoint.save(tmp_path / "x/checkpoint-last.pt", stored(replace(CONFIG, seed=7)))
+    with pytest.raises(ValueError, match=r"with another config: seed was 7, is 0\. Resume with"):
+        start(tmp_path / "x", resume="auto")
+    (tmp_path / "x/checkpoint-last.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match=r"checkpoint-last\.pt: is truncated after 4 bytes"):
+        start(tmp_path / "x", resume="auto")
+    assert files(tmp_path / "x") == {"config.yaml", "checkpoint-last.pt"}
+
+
+FIRST = {"kind": "train", "step": 1, "epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "seed"),
+    [
+        (FIRST, "", 0),
+        (FIRST | {"epoch": 2}, "", 0),  # its checkpoint was moved away
+        (FIRST | {"kind": "validation"}, "", 0),
+        (FIRST, "best.safetensors", 0),
+        (FIRST, "", 1),  # the log of another run
+    ],
+)
+def test_auto_starts_again_if_the_log_is_of_the_first_epoch_of_the_same_run(
+    tmp_path: Path, record: dict[str, object], name: str, seed: int
+) -> None:
+    start(tmp_path / "x")
+    (tmp_path / "x/config.yaml").write_text(to_yaml(replace(CONFIG, seed=seed)))
+    (tmp_path / "x/metrics.jsonl").write_text(json.dumps(record) + '\n{"kind": "tr')
+    if name:
+        (tmp_path / "x" / name).touch()
+    if (record, name, seed) == (FIRST, "", 0):
+        start(tmp_path / "x", resume="auto")
+        assert files(tmp_path / "x") == {"config.yaml"}
+    else:
+        with pytest.raises(ValueError, match=r"x holds a run: start again with --overwrite, or"):
+            start(tmp_path / "x", resume="auto")
+        assert files(tmp_path / "x") == {"config.yaml", "metrics.jsonl"} | {name} - {""}
+
+
+def test_a_moved_run_is_resumed_where_it_is(tmp_path: Path) -> None:
+    recipe = tmp_path / "moved/config.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(to_yaml(CONFIG))
+    assert folder_of(recipe, CONFIG, True) == Path("runs/x")  # there is nothing to resume
+    (tmp_path / "moved/checkpoint-last.pt").touch()
+    modes: tuple[Resume, ...] = (True, "auto")
+    for resume in modes:
+        assert folder_of(recipe, CONFIG, resume) == tmp_path / "moved"
+        assert folder_of(str(recipe), CONFIG, resume) == tmp_path / "moved"
+    assert folder_of(recipe, CONFIG, False) == Path("runs/x")
+    assert folder_of(recipe, replace(CONFIG, name="y"), True) == Path("runs/y")
+    assert folder_of(to_dict(CONFIG), CONFIG, True) == Path("runs/x")
+    other = tmp_path / "moved/other.yaml"
+    other.write_text(to_yaml(CONFIG))
+    assert folder_of(other, CONFIG, True) == Path("runs/x")
+
+
+def test_a_resumed_run_is_remembered_where_it_is(tmp_path: Path) -> None:
+    start(tmp_path / "x")
+    checkpoint.save(tmp_path / "x/checkpoint-last.pt", stored())
+    (tmp_path / "x").rename(tmp_path / "y")
+    assert remembered_data(tmp_path / "y") is None
+    with claim(tmp_path / "y", CONFIG, Parallel(), resume=True, overwrite=False):
+        assert remembered_data(tmp_path / "y")["root"] == "videos"
+
+
+def test_loader_processes_of_a_dead_holder_do_not_block(tmp_path: Path) -> None:
+    """They live on for some seconds."""
+    code = (
+        "import multiprocessing, sys, time\n"
+        "from pathlib import Path\n"
+        "from tests.recipe.test_folder import CONFIG, Parallel, claim\n"
+        "with claim(Path(sys.argv[1]), CONFIG, Parallel(), resume=False, overwrite=False):\n"
+        "    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))\n"
+        "    worker.start()\n"
+        "    time.sleep(1)\n"
+        "    print(worker.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "x")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        worker = int(holder.stdout.readline())
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        try:
+            start(tmp_path / "x")
+        finally:
+            os.kill(worker, signal.SIGKILL)

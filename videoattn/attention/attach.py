@@ -7,11 +7,12 @@ parameter is renamed, and the networks survive deepcopy, torch.compile and torch
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.attention_stem import replace_stem
+from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
@@ -20,7 +21,9 @@ from videoattn.attention.insert import (
     output_shapes,
     put_after,
     view_as_video,
+    with_blocks,
 )
+from videoattn.attention.maps import HasMaps
 from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
@@ -79,19 +82,25 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
+    Convolutions inside attention blocks stay.
+
     Raises:
-        ValueError: If a stage has no such convolution.
+        ValueError: If a stage has no such convolution, or one has a block after it.
     """
     replaced = []
     for stage in stages:
         found = [
             (f"{stage}.{name}", module)
-            for name, module in model.get_submodule(stage).named_modules()
+            for name, module in _outside_attention(model.get_submodule(stage))
             if isinstance(module, nn.Conv2d | nn.Conv3d) and module.kernel_size[-2:] == (3, 3)
         ]
         if not found:
             raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
         for path, conv in found:
+            if conv._forward_hooks:
+                raise ValueError(
+                    f"{path!r} has a block after it, which would be lost; insert that block later"
+                )
             layer = make(conv.in_channels, conv.out_channels, conv.stride[-1])
             layer = view_as_video(layer, conv.weight.shape)
             for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
@@ -101,8 +110,18 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
     return replaced
 
 
+def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules below, with their names, except those of attention blocks."""
+    if isinstance(module, HasMaps):
+        return
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from _outside_attention(child, f"{name}.{child_name}" if name else child_name)
+
+
 class Joined(nn.Module):
-    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass."""
+    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass, after
+    the blocks that were inserted there before."""
 
     def __init__(self, model: nn.Module, block: nn.Module, sources: Sequence[str]) -> None:
         super().__init__()
@@ -110,7 +129,7 @@ class Joined(nn.Module):
         self.sources = tuple(sources)
         self._taps = Taps()
         for source in sources:
-            self._taps.tap_output(model.get_submodule(source), source)
+            self._taps.tap_output(model.get_submodule(with_blocks(model, source)), source)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]
@@ -206,36 +225,6 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     return classifier
 
 
-class MaskedStage(nn.Sequential):
-    """A stage whose blocks after the first are the trunk F of a mask branch M.
-
-    u = first(x), out = mask(u, F(u)). With several masks the blocks after the first are split into
-    as many trunks, and the output of a mask is the u of the next. The blocks keep their names, so
-    the keys of the stage do not change.
-    """
-
-    def __init__(self, stage: nn.Sequential, masks: Sequence[nn.Module], name: str) -> None:
-        super().__init__()
-        (first_name, first), *trunk = stage.named_children()
-        self.add_module(first_name, first)
-        self._mask_names = [name, *(f"{name}{n}" for n in range(2, len(masks) + 1))]
-        for index, (mask_name, mask) in enumerate(zip(self._mask_names, masks, strict=True)):
-            start, end = (len(trunk) * n // len(masks) for n in (index, index + 1))
-            for child_name, child in trunk[start:end]:
-                self.add_module(child_name, child)
-            self.add_module(mask_name, mask)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (_, first), *children = self.named_children()
-        x = u = first(x)
-        for name, child in children:
-            if name in self._mask_names:
-                x = u = child(u, x)
-            else:
-                x = child(x)
-        return x
-
-
 def attach_masks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
@@ -263,6 +252,8 @@ def attach_masks(
             raise ValueError(
                 f"{position!r} has nothing to mask; need a stage of {1 + count} or more blocks"
             )
+        if name in stage._modules:
+            raise ValueError(f"{position!r} already has {name}; choose another position")
         grid = min(shape[-2:])
         masks = [view_as_video(make(shape[1], grid=grid), shape) for _ in range(count)]
         model.set_submodule(position, MaskedStage(stage, masks, name))

@@ -15,6 +15,7 @@ from videoattn import explain
 from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip
+from videoattn.cli.explore import EXPLORER, explore
 from videoattn.cli.test import evaluate_run
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
@@ -69,16 +70,18 @@ def command(
     baseline = evaluate_run(still, device=device)
     console.rule("where the network looks")
     pictures = folder / "pictures"
+    videos = []
     for motion in ("moves_left", "turns_clockwise"):
-        video = _first_correct(clips, motion, scores)
-        visualize(moving, video, folder=pictures / motion, device=device)
+        videos.append(_first_correct(clips, motion, scores))
+        visualize(moving, videos[-1], folder=pictures / motion, device=device)
+    page = explore([moving], videos, output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     show(
         f"video accuracy {100 * scores.video_accuracy:.1f} %, on still frames "
         f"{100 * baseline.video_accuracy:.1f} % (chance: {100 / len(MOTIONS):.1f} %)"
     )
-    show(f"pictures: {pictures}")
+    show(f"pictures: {pictures}; a page to click: {page}")
     if scores.video_accuracy < EXPECTED:
         raise ValueError(
             f"the demo reached {100 * scores.video_accuracy:.1f} % video accuracy, and a working "

@@ -6,6 +6,7 @@ import typer
 
 from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.recipe.experiment import train
+from videoattn.recipe.folder import Resume
 
 
 def command(
@@ -13,6 +14,13 @@ def command(
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")
+    ] = False,
+    resume_if_possible: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-possible",
+            help="The same as --resume=auto: continue if there is a checkpoint, else start.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Erase the run in the folder, and start again.")
@@ -22,6 +30,10 @@ def command(
     """Train the network of a recipe.
 
     The run is written to runs/NAME, where NAME is the recipe's name. On several GPUs or machines:
-    torchrun --nproc-per-node N -m videoattn train RECIPE ...
+    videoattn launch --nproc-per-node N train RECIPE ... (docs/training.md).
+
+    After SIGTERM or SIGUSR1 the step is completed, a checkpoint is written, and the exit status is
+    75. A second signal ends the process at once.
     """
-    train(recipe, *(overrides or ()), resume=resume, overwrite=overwrite, device=device)
+    mode: Resume = "auto" if resume_if_possible and not resume else resume
+    train(recipe, *(overrides or ()), resume=mode, overwrite=overwrite, device=device)

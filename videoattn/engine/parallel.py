@@ -4,7 +4,7 @@ The training loop calls `Parallel` for everything that depends on the number of 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -48,6 +48,23 @@ class Parallel:
         values: list[T | None] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return [value for value in values if value is not None]
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Calls `make` on the main rank, and returns its result on every rank.
+
+        Raises:
+            ValueError: On every rank, if it raised a ValueError or an OSError on the main rank.
+        """
+        result: tuple[T] | ValueError | OSError | None = None
+        if self.is_main:
+            try:
+                result = (make(),)
+            except (ValueError, OSError) as error:
+                result = error
+        first = self.gather(result)[0]
+        if isinstance(first, ValueError | OSError):
+            raise first
+        return first[0]
 
     def barrier(self) -> None:
         """Waits for all other ranks."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from videoattn.engine.checkpoint import CheckpointMeta
+from videoattn.engine.signals import StopSignals
 from videoattn.engine.step import StepResult
 from videoattn.engine.trackers import Tracker
 
@@ -21,6 +22,7 @@ class RunSettings:
         save_every_steps: Also save the last checkpoint inside an epoch.
         keep_epochs: Keep a copy of the checkpoint of every this many epochs.
         trackers: Trackers in addition to metrics.jsonl and TensorBoard.
+        stop: Stops the run, once it has been entered.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class RunSettings:
     log_every_steps: int = 10
     keep_epochs: int | None = None
     trackers: Sequence[Tracker] = ()
+    stop: StopSignals = field(default_factory=StopSignals)
 
 
 @dataclass

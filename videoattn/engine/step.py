@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.objective import CrossEntropy, Objective
+from videoattn.engine.objective import CrossEntropy, Objective, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch
@@ -141,7 +141,7 @@ def _forward_backward(
 ) -> _Pass:
     """Adds the gradients of the summed loss times `scale`."""
     num_views = batch.frames.shape[1]
-    target = batch.labels.repeat_interleave(num_views).to(parallel.device)
+    target = batch.labels.repeat_interleave(num_views, dim=0).to(parallel.device)
     video = to_video(batch.frames.flatten(0, 1))
     if settings.mix is not None:
         video, target = settings.mix(video, target)
@@ -154,7 +154,7 @@ def _forward_backward(
         total = total + settings.auxiliary_weights[name] * len(target) * loss.to(total)
     (total * scale).backward()
     metrics = settings.objective.metrics(logits.detach().float(), target)
-    sums = [losses.double().sum(), metrics[settings.objective.metric].sum().double()]
+    sums = [losses.double().sum(), metrics[settings.objective.progress].sum().double()]
     sums += [(auxiliary[name].detach() * len(target)).double() for name in sorted(auxiliary)]
     indices = batch.indices.repeat_interleave(num_views)
     return _Pass(losses.detach(), indices, torch.stack(sums).detach())
@@ -203,7 +203,7 @@ def _sum_over_ranks(
 
 
 def _check_labels(batch: Batch, context: StepContext) -> None:
-    unlabeled = batch.indices[batch.labels < 0].tolist()
+    unlabeled = batch.indices[~has_labels(batch.labels)].tolist()
     if unlabeled:
         name = context.describe(unlabeled[0])
         raise ValueError(

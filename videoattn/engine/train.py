@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from videoattn.engine.objective import CrossEntropy, Objective
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import EpochPlan
 from videoattn.engine.runlog import RunLog
+from videoattn.engine.signals import StoppableBatches, StoppedError
 from videoattn.engine.state import RunSettings, TrainState, state_from
 from videoattn.engine.step import OptimSettings, StepContext, update
 
@@ -33,16 +35,25 @@ class Validation:
 
     Args:
         objective: The loss and the metrics, without the label smoothing of training.
+        patience: Training ends after this many validations in a row without a better one; None
+            means never.
     """
 
     batches: Batches
     every_epochs: int = 1
     max_views: int = 16
     objective: Objective = field(default_factory=CrossEntropy)
+    patience: int | None = None
 
     def is_due(self, epoch: int, num_epochs: int) -> bool:
         """Returns whether a validation follows `epoch` (from 0)."""
         return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
+
+    def ends_run(self, state: TrainState) -> bool:
+        """Returns whether the patience is over before the next epoch."""
+        if self.patience is None or state.best_epoch is None:
+            return False
+        return state.epoch - state.best_epoch >= self.patience * self.every_epochs
 
 
 class TrainResult(NamedTuple):
@@ -70,6 +81,7 @@ def fit(
 
     Raises:
         NonFiniteError: If a loss or a gradient is not finite.
+        StoppedError: After a signal that `run.stop` received.
         TooManyFailuresError: If more samples fail than `run.max_failures`.
         ValueError: If the checkpoint belongs to another model, or to other batches.
     """
@@ -79,7 +91,7 @@ def fit(
     save = partial(save_checkpoint, model, optimizer, state, run, parallel)
     phase, evaluation = None, None
     with RunLog(run, state, plan=plan, settings=settings, enabled=parallel.is_main) as log:
-        for epoch in range(state.epoch, plan.num_epochs):
+        for epoch in _remaining_epochs(state, plan, validation, log):
             if plan.phase(epoch) != phase:
                 log.lines(plan.announce(epoch, phase))
                 phase = plan.phase(epoch)
@@ -138,8 +150,12 @@ def train_one_epoch(
         )
         state.add(result)
         log.step(state, result, waited=waited)
-        if run.save_every_steps and state.step_of_run % run.save_every_steps == 0:
+        must_stop = _is_stopped(run, parallel)
+        every = run.save_every_steps
+        if must_stop or (every and state.step_of_run % every == 0):
             save_checkpoint(model, optimizer, state, run, parallel)
+        if must_stop:
+            raise StoppedError(f"stopped by a signal after step {state.step_of_run}")
     log.lines([log.progress_line(state)])
 
 
@@ -148,12 +164,15 @@ def save_checkpoint(
 ) -> None:
     """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
-    Collective: every rank must call it; the main process writes.
+    Collective: every rank must call it; the main process writes. Inside an epoch, it changes
+    nothing: the checkpoint has the running statistics of the main process, which all ranks use in
+    the next step. After the last step, the statistics of all ranks are averaged.
 
     Raises:
         OSError: If it cannot be written; the previous checkpoint is intact.
     """
-    parallel.average_buffers(model)
+    if state.step in (0, state.steps_per_epoch):
+        parallel.average_buffers(model)
     weights = parallel.state_dict(model)
     if not parallel.is_main:
         return
@@ -192,6 +211,18 @@ def _start(
     return state
 
 
+def _remaining_epochs(
+    state: TrainState, plan: EpochPlan, validation: Validation | None, log: RunLog
+) -> Iterator[int]:
+    if state.step_of_run:
+        log.lines([f"resumed after step {state.step_of_run} of {log.num_steps}"])
+    while state.epoch < plan.num_epochs:
+        if validation is not None and validation.ends_run(state):
+            log.lines([f"no better validation since epoch {state.best_epoch}: training ends"])
+            return
+        yield state.epoch
+
+
 def _validate(
     model: nn.Module,
     validation: Validation,
@@ -205,16 +236,21 @@ def _validate(
 ) -> Evaluation:
     """Evaluates after an epoch, and saves the weights if they are the best so far. If another stage
     follows that needs the best weights of this one, the model gets them."""
-    evaluation = evaluate(
-        model,
-        validation.batches,
-        to_video=to_video,
-        objective=validation.objective,
-        max_views=validation.max_views,
-        precision=settings.precision,
-        parallel=parallel,
-        display=log.display,
-    )
+    try:
+        evaluation = evaluate(
+            model,
+            StoppableBatches(validation.batches, run.stop),
+            to_video=to_video,
+            objective=validation.objective,
+            max_views=validation.max_views,
+            precision=settings.precision,
+            parallel=parallel,
+            display=log.display,
+        )
+    except ValueError:  # on all ranks, perhaps because a signal left no scores
+        _check_not_stopped(run, parallel)
+        raise
+    _check_not_stopped(run, parallel)
     log.validation(state, evaluation)
     stage, metric = plan.phase(state.epoch).stage, validation.objective.metric
     if stage + 1 == len(plan.stage_epochs):
@@ -232,6 +268,16 @@ def _validate(
     if plan.hands_over_best(model, state.epoch):
         log.lines([_restore_best_of_stage(model, plan, state, run, parallel)])
     return evaluation
+
+
+def _check_not_stopped(run: RunSettings, parallel: Parallel) -> None:
+    if _is_stopped(run, parallel):
+        raise StoppedError("stopped by a signal during a validation")
+
+
+def _is_stopped(run: RunSettings, parallel: Parallel) -> bool:
+    """Returns whether any rank has received a signal. Collective."""
+    return parallel.sum([run.stop.received is not None])[0] > 0
 
 
 def _restore_best_of_stage(

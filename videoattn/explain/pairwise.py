@@ -9,16 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import Query
 from videoattn.explain import geometry
 from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
-
-SPACE_APART = 0.25  # of the shorter side of the frame
-TIME_APART = 0.5  # of the clip
 
 
 def draw_sheet(
@@ -32,6 +29,7 @@ def draw_sheet(
     pixel: tuple[int, int, int] | None = None,
     origin: tuple[int, int] = (0, 0),
     num_arrows: int = 20,
+    words: str = "",
 ) -> Image.Image:
     """Draws the attention of one query of one sample.
 
@@ -41,6 +39,7 @@ def draw_sheet(
         labels: The number and time of each frame. Default: numbers from 0.
         pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
         origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
+        words: What is seen, as `describe_row` returns it. Default: what such a picture shows.
 
     Raises:
         ValueError: If the pixel or the frames do not fit the map.
@@ -67,8 +66,9 @@ def draw_sheet(
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, local)
-    sheet.write_foot(_legend(scale, len(keys), clip[0] / weights.shape[0], local))
+    _write(sheet, title, details, scale, local, words)
+    parts = _legend(scale, len(keys), local)
+    sheet.write_foot([*parts, grid_note(attention_map.grid_k, clip)])
     return sheet.image()
 
 
@@ -82,7 +82,7 @@ def _draw_marks(
     draw_ring(sheet.axes, start)
 
 
-def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) -> None:
+def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
     where = "each position of the window around it" if local else "each position of every frame"
     if scale.diverging:
         label, description = "response", f"The response of the ringed pixel to {where}"
@@ -90,7 +90,7 @@ def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) ->
     else:
         label = "attention, times the uniform weight" + (" of its window" if local else "")
         description = f"The attention of the ringed pixel to {where}"
-    sheet.write_head(title, details, description)
+    sheet.write_head(title, details, words or description)
     sheet.draw_color_bar(scale, label)
 
 
@@ -100,7 +100,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
-def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
+def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
         parts.append("dashed: its window")
@@ -108,44 +108,4 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
         parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
     share = "summed absolute response" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
-    if frames_per_cell > 1:
-        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts
-
-
-def choose_queries(
-    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
-) -> list[Query]:
-    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
-
-    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
-    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
-    than `count`.
-
-    Raises:
-        ValueError: If the map was recorded without `received`.
-    """
-    if attention_map.received is None:
-        raise ValueError(
-            "attention map: the attention that each position receives was not recorded; use "
-            "record_attention(model, received=True), or choose a query"
-        )
-    received = attention_map.received[sample].flatten()
-    frames, height, width = attention_map.grid_k
-    shorter = min(clip[1], clip[2])
-    chosen: list[Query] = []
-    for index in torch.argsort(received, descending=True, stable=True).tolist():
-        cell = (index // (height * width), index // width % height, index % width)
-        center = geometry.cell_center(cell, (frames, height, width), clip)
-        candidate = (center.frame, int(center.y), int(center.x))
-        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
-            chosen.append(candidate)
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
-    time = (a[0] - b[0]) / (TIME_APART * num_frames)
-    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
-    return time**2 + y**2 + x**2 >= 1

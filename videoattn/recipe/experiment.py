@@ -9,34 +9,41 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
+from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
 from videoattn.engine.precision import resolve_precision
+from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
-from videoattn.recipe.folder import RUNS, claim, with_edition_of
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
+from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import (
+    make_class_weights,
+    make_label_noise,
+    make_mix,
+    test_objective,
+    with_frame_losses,
+)
 from videoattn.recipe.training import (
     make_fine_tuning,
     make_optimizer,
     make_precise_bn,
     make_precision,
     make_settings,
+    make_trackers,
     new_parameters,
-    with_frame_losses,
 )
 
 NUM_FAILURES_SHOWN = 20
@@ -47,7 +54,7 @@ class Experiment:
     """The objects of a run, on its device and ready to train.
 
     Args:
-        samples: The training and test videos.
+        samples: The videos of "train", and of "test" if the run validates.
         preprocess: Function from frames (N, T, C, H, W) uint8 to the input of the network.
         test_batches: None if the run does not validate.
         notes: Notes for the user before the run starts.
@@ -78,7 +85,9 @@ class Experiment:
             "preprocessing": {**values["clip"], "test": values["test"]},
         }
 
-    def fit(self, folder: Path, parallel: Parallel, previous: Checkpoint | None) -> TrainResult:
+    def fit(
+        self, folder: Path, parallel: Parallel, previous: Checkpoint | None, stop: StopSignals
+    ) -> TrainResult:
         """Trains the model, and writes checkpoints and metrics to the folder."""
         train = self.config.train
         validation = None
@@ -87,6 +96,8 @@ class Experiment:
                 self.test_batches,
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
+                patience=train.patience,
+                objective=test_objective(train),
             )
         run = RunSettings(
             folder,
@@ -96,6 +107,8 @@ class Experiment:
             max_failures=self.config.data.max_failures,
             save_every_steps=train.save_every_steps,
             keep_epochs=train.keep_epochs,
+            trackers=make_trackers(self.config, folder) if parallel.is_main else (),
+            stop=stop,
         )
         return fit(
             self.model,
@@ -114,7 +127,7 @@ class Experiment:
 def train(
     recipe: str | Path | dict[str, Any],
     *overrides: str,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     device: str = "auto",
     folder: Path | None = None,
@@ -124,41 +137,53 @@ def train(
     Args:
         recipe: A YAML file, or its content as nested dictionaries.
         overrides: Changes to the recipe, such as "train.lr=0.02".
-        resume: Continue the run in the folder from its last checkpoint.
+        resume: Continue the run in the folder from its last checkpoint; "auto": if there is one.
         overwrite: Erase an earlier run in the folder.
         device: auto, cpu, cuda or cuda:N.
-        folder: Output folder; runs/<name> by default.
+        folder: Output folder; by default runs/<name>, or the folder of the config.yaml to resume.
 
     Raises:
         ValueError: If the recipe or the dataset is wrong, or the folder already holds a run.
         DecodeError: If a training video cannot be decoded and the recipe does not skip it.
+        StoppedError: After SIGTERM or SIGUSR1, when the step is done and a checkpoint is written.
     """
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
-    folder = folder or RUNS / config.name
+    folder = folder or folder_of(recipe, config, resume)
+    if resume and (words := earlier_settings(folder)):
+        config = load(recipe, [*words, *overrides])
     with init_parallel(device) as parallel, ExitStack() as stack:
         samples = read_samples(config)
         previous = stack.enter_context(
             claim(folder, config, parallel, resume=resume, overwrite=overwrite)
         )
-        if previous is not None:
-            config = with_edition_of(config, previous["config"])
         experiment = assemble(config, parallel, previous, samples=samples)
         if parallel.is_main:
             show(f"{folder}: {_summary(experiment, parallel)}")
             numbered = config.data.layout in ("list", "frames")
             notes += class_notes(samples["train"], numbered=numbered)
+            notes += _noise_notes(config, samples["train"])
+            for line in class_sizes(samples["train"]):
+                show(line)
             for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
                 show(f"note: {note}")
-        result = experiment.fit(folder, parallel, previous)
+        try:
+            result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
+        except StoppedError as error:
+            raise StoppedError(
+                f"{error}; {folder / LAST} is complete: continue with --resume"
+            ) from error
         if parallel.is_main and result.state.num_skipped:
             _show_skipped(folder, result.state, experiment)
         return result
 
 
 def read_samples(config: Config) -> dict[str, Samples]:
-    """Returns the training and test videos of a recipe."""
-    return {"train": make_samples(config.data, "train"), "test": make_samples(config.data, "test")}
+    """Returns the training videos of a recipe, and its test videos if the run validates."""
+    samples = {"train": make_samples(config.data, "train")}
+    if config.train.validate_every:
+        samples["test"] = make_samples(config.data, "test")
+    return samples
 
 
 def assemble(
@@ -172,7 +197,7 @@ def assemble(
 
     Args:
         previous: The checkpoint that the run resumes from; its weights are loaded by `fit`.
-        samples: The training and test videos, if they have been read already.
+        samples: The result of `read_samples`, if it has been called already.
 
     Raises:
         ValueError: If a setting or the dataset is wrong. The message names the key.
@@ -193,17 +218,17 @@ def assemble(
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
-    test_batches = None
-    if config.train.validate_every:
-        test_batches = make_loader(config, "test", parallel, samples["test"])
+    validates = config.train.validate_every
+    test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,
@@ -215,14 +240,22 @@ def assemble(
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
-    attention = f" + {model.attention.name}" if model.attention.name else ""
+    attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
+    test = f" and {len(samples['test']):,} test" if "test" in samples else ""
     return (
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
-        f"{len(samples['train']):,} training and {len(samples['test']):,} test videos of "
-        f"{len(experiment.class_names)} classes"
+        f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
+
+
+def _noise_notes(config: Config, samples: Samples) -> list[str]:
+    noise = make_label_noise(config, samples)
+    if noise is None:
+        return []
+    count, total = noise.count(len(samples)), len(samples)
+    return [f"data.label_noise: {count:,} of {total:,} training labels are replaced by wrong ones"]
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
@@ -232,7 +265,7 @@ def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
         ("train", "training", "left out"),
         ("test", "test", "counted as failed"),
     ):
-        missing = samples[name].missing
+        missing = samples[name].missing if name in samples else ()
         if missing:
             file = folder / f"missing_{split}.txt"
             write_text(file, "".join(f"{path}\n" for path in missing))

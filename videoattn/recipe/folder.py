@@ -5,39 +5,50 @@ Only files that training wrote are ever erased, and only with `overwrite`.
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from multiprocessing.util import register_after_fork
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.parallel import Parallel
+from videoattn.engine.trackers import read_records
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
+from videoattn.recipe.earlier import with_earlier
 from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
+
+Resume = bool | Literal["auto"]
+"""Whether a run continues from its last checkpoint. auto: if there is one, else it starts."""
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
+TRACKERS = "trackers.json"
+"""The identifiers of the run in MLflow and Weights & Biases."""
 
 _WRITTEN = re.compile(
-    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors|metrics\.jsonl|skipped\.jsonl"
-    r"|missing_(training|test)\.txt|result\.json|\.lock|\..*\.partial"
+    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors"
+    r"|(metrics|skipped)\.jsonl|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock"
+    r"|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"
+    r"|explorer\.html|test/errors\.html|test/explorers/\d+_[^/]*\.html"
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(
-    r"config\.yaml|\.lock|\..*\.partial|metrics\.jsonl|missing_\w+\.txt|tensorboard/.*"
+    r"config\.yaml|\.lock|\..*\.partial|(metrics|skipped)\.jsonl|missing_\w+\.txt"
+    r"|trackers\.json|tensorboard/.*"
 )
-"""Files that a run interrupted before its first step leaves."""
+"""Files that a run leaves which was interrupted before its first checkpoint."""
 
 # Settings that may change when a run is resumed: they do not change its numbers.
 _FREE = (
@@ -45,15 +56,16 @@ _FREE = (
     "data.num_workers",
     "data.max_failures",
     "data.decode_timeout_seconds",
-    "model.edition",  # a resumed run keeps its own
     "train.save_every_steps",
     "train.keep_epochs",
+    "train.patience",
+    "train.trackers",
 )
 
 
 @contextmanager
 def claim(
-    folder: Path, config: Config, parallel: Parallel, *, resume: bool, overwrite: bool
+    folder: Path, config: Config, parallel: Parallel, *, resume: Resume, overwrite: bool
 ) -> Iterator[Checkpoint | None]:
     """Locks the run's folder for this job, and prepares it for training.
 
@@ -70,23 +82,34 @@ def claim(
     problem, lock = "", None
     if parallel.is_main:  # the other ranks learn of a refusal through gather
         try:
-            _check_usable(folder, resume=resume, overwrite=overwrite)
+            _check_usable(folder, config, resume=resume, overwrite=overwrite)
             lock = _lock(folder)
-            _check_usable(folder, resume=resume, overwrite=overwrite)
+            _check_usable(folder, config, resume=resume, overwrite=overwrite)
         except (ValueError, OSError) as error:
             problem = str(error)
-    problem = parallel.gather(problem)[0]
+    problem, resumes = parallel.gather((problem, resume is True or _can_resume(folder)))[0]
     try:
         if problem:
             raise ValueError(problem)
-        if resume:
-            yield _resumed(folder, config)
+        if resume and resumes:
+            yield _resumed(folder, config, parallel)
         else:
             _start(folder, config, parallel)
             yield None
     finally:
         if lock is not None:
-            _unlock(folder, lock)
+            (folder / LOCK).unlink(missing_ok=True)  # while it is held
+            lock.close()
+
+
+def folder_of(recipe: object, config: Config, resume: Resume) -> Path:
+    """Returns the folder of a run: runs/<name>, or that of the config.yaml which it resumes from,
+    wherever the folder was moved."""
+    if resume and isinstance(recipe, str | Path) and Path(recipe).name == CONFIG:
+        folder = Path(recipe).parent
+        if _can_resume(folder) and read_yaml(Path(recipe)).get("name") == config.name:
+            return folder
+    return RUNS / config.name
 
 
 def remember_data(folder: Path, config: Config) -> None:
@@ -115,15 +138,18 @@ def _record_of(folder: Path) -> Path:
     return state / "runs" / f"{digest[:32]}.json"
 
 
-def _lock(folder: Path) -> int:
-    """Returns a descriptor that locks the folder until it is closed or the process ends."""
+def _lock(folder: Path) -> io.FileIO:
+    """Returns a file that locks the folder until it is closed or the process ends."""
     path = output_folder(folder) / LOCK
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = io.FileIO(os.open(path, flags, 0o666), "r+")
+    # A loader process would hold the lock for some seconds after the death of this process.
+    register_after_fork(lock, io.FileIO.close)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.read(lock, 200).decode("utf-8", "replace").strip() or "another process"
-        os.close(lock)
+        holder = lock.read(200).decode("utf-8", "replace").strip() or "another process"
+        lock.close()
         raise ValueError(
             f"{folder} is in use by {holder}; wait for it to end, or choose another name=..."
         ) from error
@@ -132,31 +158,28 @@ def _lock(folder: Path) -> int:
             f"note: {folder} cannot be locked ({error.strerror}): make sure that no other process "
             "trains in it"
         )
-    if not path.exists() or path.stat().st_ino != os.fstat(lock).st_ino:
-        os.close(lock)  # the previous holder removed this file after we opened it
+    if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+        lock.close()  # the previous holder removed this file after we opened it
         return _lock(folder)
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return lock
 
 
-def _unlock(folder: Path, lock: int) -> None:
-    (folder / LOCK).unlink(missing_ok=True)  # while it is held
-    os.close(lock)
+def _can_resume(folder: Path) -> bool:
+    return (folder / LAST).exists()
 
 
-def _check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bool) -> None:
     """Checks that a run can be resumed or started in the folder.
 
     Raises:
         ValueError: If there is nothing to resume, or a new run would erase or mix with other files.
     """
-    if resume:
-        if not (folder / LAST).exists():
-            raise ValueError(
-                f"nothing to resume: {folder / LAST} does not exist; leave out --resume"
-            )
+    if resume and _can_resume(folder):
         return
+    if resume is True:
+        raise ValueError(f"nothing to resume: {folder / LAST} does not exist; leave out --resume")
     if not folder.is_dir() or folder.is_symlink():
         return  # absent, or refused when it is created
     for name in ("tensorboard", "test"):
@@ -167,14 +190,40 @@ def _check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
         return
     if not _is_config(folder / CONFIG):
         raise ValueError(f"{folder} holds files that are not a run; choose another name=...")
-    if all(_START.fullmatch(name) for name in names) and not _has_steps(folder):
+    is_start = all(_START.fullmatch(name) for name in names)
+    if is_start and (not _has_steps(folder) or (resume and _repeats_log(folder, config))):
         return
     if not overwrite:
-        advice = "continue it with --resume, " if (folder / LAST).exists() else ""
+        advice = "continue it with --resume, " if _can_resume(folder) else ""
         raise ValueError(
             f"{folder} holds a run: {advice}start again with --overwrite, or choose another "
             "name=..."
         )
+
+
+def _repeats_log(folder: Path, config: Config) -> bool:
+    """Returns whether a new run writes the log in the folder again: the log is of a run with the
+    same config that ended in its first epoch, before its first checkpoint."""
+    records = read_records(folder / "metrics.jsonl", kind=str, epoch=int)
+    is_first_epoch = all((r["kind"], r["epoch"]) == ("train", 1) for r in records)
+    return is_first_epoch and not _changes(comparable(read_yaml(folder / CONFIG)), to_dict(config))
+
+
+def earlier_settings(folder: Path) -> list[str]:
+    """Returns the settings that the run's version did not store, as key=value words: a resumed run
+    keeps them."""
+    path = folder / CONFIG
+    values = read_yaml(path) if path.is_file() else None
+    if not isinstance(values, dict):
+        return []
+    filled = with_earlier(values)
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, part in filled.items()
+        if isinstance(part, dict) and part != values.get(section)
+        for key, value in part.items()
+        if key not in values.get(section, {})
+    ]
 
 
 def _has_steps(folder: Path) -> bool:
@@ -206,47 +255,46 @@ def _start(folder: Path, config: Config, parallel: Parallel) -> None:
             if _WRITTEN.fullmatch(name) and name != LOCK:
                 (folder / name).unlink()
         write_text(folder / CONFIG, to_yaml(config))
-        try:
-            remember_data(folder, config)
-        except OSError as error:
-            show(f"note: `videoattn test {folder}` will ask for its data: {error}")
+        _remember_data(folder, config)
     parallel.barrier()
 
 
-def _resumed(folder: Path, config: Config) -> Checkpoint:
+def _resumed(folder: Path, config: Config, parallel: Parallel) -> Checkpoint:
     path = folder / LAST
     stored = checkpoint.load(path)
-    _check_same(comparable(stored["config"]), to_dict(config), path)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
-    return stored
-
-
-def with_edition_of(config: Config, stored: Mapping[str, Any]) -> Config:
-    """Returns a config with the edition of the defaults that a stored config was made with."""
-    model = stored.get("model")
-    edition = model.get("edition", 1) if isinstance(model, Mapping) else 1
-    return replace(config, model=replace(config.model, edition=edition))
-
-
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    before, now = _flat(theirs), _flat(ours)
-    changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key) and key not in _FREE
-    ]
-    if changed:
+    if changed := _changes(comparable(stored["config"]), to_dict(config)):
         raise ValueError(
             f"{path} was trained with another config: {'; '.join(changed[:5])}. Resume with "
             f"{path.with_name(CONFIG)}, or train under another name=..."
         )
+    if parallel.is_main:
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+        _remember_data(folder, config)
+    return stored
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _remember_data(folder: Path, config: Config) -> None:
+    try:
+        remember_data(folder, config)
+    except OSError as error:
+        show(f"note: `videoattn test {folder}` will ask for its data: {error}")
+
+
+def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Returns the settings that differ and change the numbers of a run."""
+    before, now = flat(theirs), flat(ours)
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and key not in _FREE
+    ]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
+        name = prefix + key
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found

@@ -1,33 +1,40 @@
 """Builds the optimizer, schedule, objective and precision of a recipe."""
 
-import copy
+import json
+import re
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from videoattn.attention.capture import Taps, capture
-from videoattn.attention.insert import example_input
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.finetune import FineTuning
-from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import restart_schedule, split_epochs
+from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
 from videoattn.engine.step import OptimSettings
-from videoattn.models import info
+from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
+from videoattn.errors import one_of
+from videoattn.files import write_text
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
+from videoattn.recipe.folder import TRACKERS, flat
+from videoattn.recipe.load import to_dict
+from videoattn.recipe.objective import make_objective
+
+_TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
 
 
 def make_optimizer(
@@ -135,6 +142,7 @@ def make_settings(
     precision: Precision,
     mix: Mix | None = None,
     num_stages: int = 1,
+    class_weights: torch.Tensor | None = None,
 ) -> OptimSettings:
     """Returns the settings of the optimizer steps.
 
@@ -142,6 +150,7 @@ def make_settings(
         steps_per_epoch: Optimizer steps, after accumulation.
         mix: Mixes the clips of a batch.
         num_stages: The number of training stages of the model.
+        class_weights: Factors of the classes' losses, (K,).
 
     Raises:
         ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
@@ -157,38 +166,12 @@ def make_settings(
         ),
         accumulate_steps=train.accumulate_steps,
         clip_norm=train.clip_norm,
-        objective=CrossEntropy(label_smoothing=train.label_smoothing),
+        objective=make_objective(train, class_weights),
         precision=precision,
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
         mix=mix,
     )
-
-
-def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
-    """Returns settings with one loss per frame, if the recipe has it.
-
-    The model's classifier keeps its logits (N, T, K) of the frames in every forward pass.
-
-    Raises:
-        ValueError: If the network does not classify frames.
-    """
-    if not config.train.per_frame_loss:
-        return settings
-    classifier = info(model).classifier
-    shadow = copy.deepcopy(model).to("meta").eval()
-    with capture(shadow, [classifier]) as outputs:
-        shadow(example_input(model, info(model)))
-    shape = tuple(outputs[classifier].shape) if classifier in outputs else ()
-    if len(shape) != 3 or shape[1] == 1:
-        raise ValueError(
-            f"train.per_frame_loss: the classifier of this network returns {shape} for a clip of 8 "
-            "frames; need logits of each frame (N, T, K), as in tsn_r50 with consensus=mean; "
-            "remove it"
-        )
-    taps = Taps()
-    taps.tap_output(model.get_submodule(classifier), classifier)
-    return replace(settings, frame_logits=lambda model: taps.pop(classifier))
 
 
 def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Callable[[int], float]:
@@ -209,9 +192,9 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
-    name = config.model.attention.name
+    names = [str(system.name) for system in config.model.attention.systems]
     table = EDITIONS[config.model.edition]
-    own = table[name].losses if name in table else {}
+    own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
@@ -219,7 +202,8 @@ def _auxiliary_weights(config: Config) -> dict[str, float]:
             some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
+                f"{'+'.join(names) or 'null'} {has}; remove it, or choose a system with losses: "
+                f"{some}"
             )
     return {**own, **chosen}
 
@@ -249,3 +233,26 @@ def make_precision(
     if name == "bfloat16":
         raise ValueError(f"train.precision: {reason}; use float32 or auto, or longer clips")
     return "float32", f"{reason}; training in float32"
+
+
+def make_trackers(config: Config, folder: Path) -> list[Tracker]:
+    """Returns the trackers of a recipe. A run that is resumed continues its runs there, whose
+    identifiers are in a file of its folder.
+
+    Raises:
+        ValueError: If a tracker does not exist, or the file is damaged.
+    """
+    names, path = config.train.trackers, folder / TRACKERS
+    for name in names:
+        one_of("train.trackers", name, _TRACKERS)
+    if not names:
+        return []
+    ids = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(ids, dict) or not all(re.fullmatch(r"[\w-]+", str(x)) for x in ids.values()):
+        raise ValueError(f"{path} is damaged: need one identifier per tracker; remove it")
+    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    trackers = {
+        name: _TRACKERS[name](config.name, settings, run_id=ids.get(name)) for name in names
+    }
+    write_text(path, json.dumps({name: t.run_id for name, t in trackers.items()}) + "\n")
+    return list(trackers.values())

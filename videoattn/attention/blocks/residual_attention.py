@@ -37,6 +37,8 @@ correct it; with the authors' windows and aligned corners it moves about as far 
 Neither is centered.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -243,3 +245,38 @@ class _Deconvolution(nn.Module):
             output_padding=[new - (old - 1) * step - 1 for old, new, step in sizes],
             groups=x.shape[1],
         )
+
+
+class MaskedStage(nn.Sequential):
+    """A stage whose blocks after the first are the trunk F of a mask branch M.
+
+    u = first(x), out = mask(u, F(u)). With several masks the blocks after the first are split into
+    as many trunks, and the output of a mask is the u of the next. Children that are added later run
+    after the masks. The blocks keep their names, so the keys of the stage do not change; blocks
+    that read the output of the stage read that of the last mask.
+    """
+
+    runs_last_child = True
+
+    def __init__(self, stage: nn.Sequential, masks: Sequence[nn.Module], name: str) -> None:
+        super().__init__()
+        (first_name, first), *trunk = stage.named_children()
+        self.add_module(first_name, first)
+        self._mask_names = [name, *(f"{name}{n}" for n in range(2, len(masks) + 1))]
+        for index, (mask_name, mask) in enumerate(zip(self._mask_names, masks, strict=True)):
+            start, end = (len(trunk) * n // len(masks) for n in (index, index + 1))
+            for child_name, child in trunk[start:end]:
+                self.add_module(child_name, child)
+            self.add_module(mask_name, mask)
+        for hook in stage._forward_hooks.values():
+            self.register_forward_hook(hook)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (_, first), *children = self.named_children()
+        x = u = first(x)
+        for name, child in children:
+            if name in self._mask_names:
+                x = u = child(u, x)
+            else:
+                x = child(x)
+        return x

@@ -1,0 +1,97 @@
+"""MLflow and Weights & Biases, without a network."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
+from videoattn.recipe.config import Config, DataConfig, TrainConfig
+from videoattn.recipe.training import make_trackers
+
+RECORD = {"epoch": 1, "loss": 0.5, "accuracy": None, "name": "x"}
+
+
+def config_with(*names: str) -> Config:
+    return Config(name="tiny", data=DataConfig(root="c"), train=TrainConfig(trackers=names))
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    return tmp_path
+
+
+def wandb_records(folder: Path) -> list[dict[str, float]]:
+    """Returns the numbers in the files of offline runs, in the order of the runs."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        store = DataStore()
+        store.open_for_scan(str(path))
+        while (data := store.scan_data()) is not None:
+            record = Record()
+            record.ParseFromString(data)
+            if record.HasField("history"):
+                items = record.history.item
+                keys = {item.key or item.nested_key[0]: item.value_json for item in items}
+                found.append({k: float(v) for k, v in keys.items() if k[:5] in ("train", "_step")})
+    return found
+
+
+def test_mlflow_gets_settings_and_metrics_and_the_same_run_after_a_resume(offline: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    for step, loss in ((3, 0.5), (6, 0.25)):
+        (tracker,) = make_trackers(config_with("mlflow"), offline)
+        assert isinstance(tracker, Tracker)
+        tracker.write("train", step, RECORD | {"loss": loss})
+        tracker.close()
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("videoattn").experiment_id])
+    assert run.info.run_name == "tiny"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_size"] == "8"
+    assert set(run.data.metrics) == {"train/epoch", "train/loss"}
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(3, 0.5), (6, 0.25)]
+    ids = json.loads((offline / "trackers.json").read_text())
+    assert ids == {"mlflow": run.info.run_id}
+
+
+def test_weights_and_biases_gets_metrics_and_the_same_run_after_a_resume(offline: Path) -> None:
+    for step, loss in ((3, 0.5), (6, 0.25)):
+        (tracker,) = make_trackers(config_with("wandb"), offline)
+        assert isinstance(tracker, Tracker)
+        tracker.write("train", step, RECORD | {"loss": loss})
+        tracker.close()
+    assert wandb_records(offline) == [
+        {"train/epoch": 1.0, "train/loss": 0.5, "_step": 3.0},
+        {"train/epoch": 1.0, "train/loss": 0.25, "_step": 6.0},
+    ]
+    run_id = json.loads((offline / "trackers.json").read_text())["wandb"]
+    assert {path.stem for path in offline.glob("wandb/*/*.wandb")} == {f"run-{run_id}"}
+
+
+def test_errors_of_trackers_name_them(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"train\.trackers: 'wanbd' does not exist \(did you mean"):
+        make_trackers(config_with("wanbd"), offline)
+    for text in ("[]", '{"mlflow": "../x"}', '{"mlflow": 1.5}'):
+        (offline / "trackers.json").write_text(text)
+        with pytest.raises(ValueError, match=r"trackers\.json is damaged: need one identifier per"):
+            make_trackers(config_with("mlflow"), offline)
+    with pytest.raises(OSError, match=r"MLflow \(MLFLOW_TRACKING_URI is .*mlruns\): .*'nowhere'"):
+        MLflow("x", {}, run_id="nowhere")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(OSError, match=r"Weights & Biases: .*; to work offline set WANDB_MODE"):
+        WeightsAndBiases("x", {}, run_id=None)
+    (offline / "trackers.json").unlink()
+    assert make_trackers(config_with(), offline) == []
+    assert not (offline / "trackers.json").exists()

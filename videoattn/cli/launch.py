@@ -1,0 +1,63 @@
+"""`videoattn launch`: runs a command in several processes, on one machine or more."""
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from videoattn.cli.app import STOPPED
+
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def command(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[OPTIONS OF torchrun] COMMAND ...", help="train demo data.root=..."
+        ),
+    ],
+) -> None:
+    """Run a command in several processes.
+
+    The options are those of torchrun: --nproc-per-node 8, --max-restarts 3, --nnodes 2. Unlike
+    torchrun, it ends with the error and the exit status of the process that failed, without a
+    traceback of its own, and it passes SIGUSR1 on. See docs/training.md.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import parse_args, run
+
+    arguments = parse_args(words)
+    arguments.training_script_args.insert(0, arguments.training_script)
+    arguments.training_script, arguments.module = "videoattn", True
+    # An argument in newer versions of torch, a variable in older ones.
+    arguments.signals_to_handle = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = _SIGNALS
+    logging.disable(logging.WARNING)
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_was_killed)
+    try:
+        run(arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()  # it has printed its error
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+    except SignalException as error:
+        stops = (signal.SIGTERM, signal.SIGUSR1)
+        sys.exit(STOPPED if error.sigval in stops else 128 + error.sigval)
+    except RendezvousError as error:
+        raise ValueError(f"the machines did not find each other: {error}") from error
+
+
+def _was_killed(record: logging.LogRecord) -> bool:
+    """Returns whether torch reports a process that could not print an error: its status is below
+    0."""
+    return "exitcode: -" in record.getMessage()
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    command
+)
