@@ -27,6 +27,7 @@ import typer
 from videoattn.cli import prepare, train
 from videoattn.cli.app import main
 from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine.checkpoint import load_weights
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 from common import print_table
@@ -107,8 +108,8 @@ class Job:
                 os.kill(pid, number)
 
     def end(self) -> bool:
-        """Ends the processes that are left, as torchrun does. Returns whether all ended alone."""
-        alone = self.wait(3.0)
+        """Ends the processes that are left, as torchrun does. Returns whether none was left."""
+        alone = self.wait(10.0)
         self.send(signal.SIGTERM)
         if not self.wait(3.0):
             self.send(signal.SIGKILL)
@@ -182,7 +183,8 @@ def _result(folder: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
     parts = {name: stored[name] for name in ("model", "optimizer", "progress", "best")}
-    return {**parts, "metrics": metrics, "best weights": (folder / "best.safetensors").read_bytes()}
+    best, _ = load_weights(folder / "best.safetensors")
+    return {**parts, "metrics": metrics, "best weights": best}
 
 
 def _equal(one: object, other: object) -> bool:
@@ -224,7 +226,7 @@ class Killer:
                 break
             alone = job.end()
             how = "resumed" if (folder / "checkpoint-last.pt").exists() else "started again"
-            kills.append((instant, how + (", the other process hung" if not alone else "")))
+            kills.append((instant, how + (", the other process was ended" if not alone else "")))
         if not job.wait(LIMIT_SECONDS):
             end = "hangs"
         elif set(job.codes.values()) != {0}:
