@@ -177,7 +177,7 @@ def _kill(
     return True
 
 
-def _result(folder: Path) -> dict[str, object]:
+def result_of(folder: Path) -> dict[str, object]:
     """Returns the tensors and the metrics of a run that has ended."""
     stored = torch.load(folder / "checkpoint-last.pt", weights_only=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -187,13 +187,13 @@ def _result(folder: Path) -> dict[str, object]:
     return {**parts, "metrics": metrics, "best weights": best}
 
 
-def _equal(one: object, other: object) -> bool:
+def equal(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(equal, one, other))
     return one == other
 
 
@@ -208,7 +208,7 @@ class Killer:
         job.wait(LIMIT_SECONDS)
         assert set(job.codes.values()) == {0}, self.log.read_text()
         self.seconds = time.monotonic() - job.started
-        self.expected = _result(Path("runs", name))
+        self.expected = result_of(Path("runs", name))
         self.runs = 0
 
     def run(self, outcomes: Counter[tuple[str, str]], instants: Iterator[str]) -> None:
@@ -232,7 +232,7 @@ class Killer:
         elif set(job.codes.values()) != {0}:
             end = "fails"
         else:
-            end = "equal" if _equal(_result(folder), self.expected) else "differs"
+            end = "equal" if equal(result_of(folder), self.expected) else "differs"
         job.send(signal.SIGKILL)
         if end != "equal":
             print(f"{name} {end}: see {log.resolve()}", flush=True)
