@@ -92,9 +92,9 @@ def test_a_folder_of_that_name_is_preferred(published: Server) -> None:
         ("predict {} a.mp4", "if you have the file: videoattn convert FILE --as {} OUT"),
         ("convert {} out", "if you have the file: videoattn convert FILE --as {} OUT"),
         ("predict pytorchvideo/c2d_r51 a.mp4", "; or a public name (did you mean {}?)"),
-        ("convert pytorchvideo/c2d_r51 out", "not a public name (did you mean {}?); for a file, add"),
+        ("convert pytorchvideo/c2d_r51 out", "not a public name (did you mean {}?); for a file"),
         ("convert {}", "{}: an output is needed; type: videoattn convert {} OUT"),
-        ("convert out --as nothing", "--as: 'nothing' does not exist; choose from torchvision/resn"),
+        ("convert out --as nothing", "--as: 'nothing' does not exist; choose from torchvision/r"),
     ],
 )  # fmt: skip
 def test_messages(
