@@ -72,7 +72,7 @@ def models() -> None:
     columns = ("name", "network", "data", "frames x stride", "views", "top-1", "parameters", "MACs")
     rows = [model_row(name, row) for name, row in PUBLIC.items()]
     print_table((*columns, "license", "address", "run it"), rows)
-    print("\nDoubts about rows:\n")
+    print("## Files that are not published, and doubts\n")
     for name, row in PUBLIC.items():
         if row.accuracy is not None and row.accuracy.doubt:
             print(f"- `{name}`: its accuracy was {row.accuracy.doubt}.")
