@@ -58,11 +58,7 @@ def draw_sheet(
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
-        window = geometry.window_of(weights, clip)
-        corners = ((window.top, window.left), (window.bottom, window.right))
-        for frame in window.frames:
-            points = [grid.point(Position(frame, *at)) for at in corners]
-            draw_outline(sheet.axes, points[0], points[1])
+        _draw_window(sheet, grid, geometry.window_of(weights, clip))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
@@ -80,6 +76,12 @@ def _draw_marks(
         worth = float(strength(torch.tensor(weight / scale.unit), scale))
         draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
     draw_ring(sheet.axes, start)
+
+
+def _draw_window(sheet: Sheet, grid: Grid, window: geometry.Window) -> None:
+    for frame in window.frames:
+        start = grid.point(Position(frame, window.top, window.left))
+        draw_outline(sheet.axes, start, grid.point(Position(frame, window.bottom, window.right)))
 
 
 def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
