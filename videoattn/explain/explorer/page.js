@@ -130,7 +130,7 @@ function makeScene({ scene, clip }) {
 
 /** Returns the fewest columns with which all frames are on the screen; many frames scroll. */
 function columnsOf({ width, height, labels }) {
-  const room = { width: $("strip").clientWidth - 20, height: 0.6 * innerHeight }, most = Math.max(Math.floor(room.width / 80), 2);
+  const room = { width: $("strip").clientWidth - 20, height: 0.7 * innerHeight }, most = Math.max(Math.floor(room.width / 80), 2);
   const tall = (columns) => Math.ceil(labels.length / columns) * (views.length * (room.width / columns - 20) * (height / width) + 52);
   let columns = 2;
   while (columns < most && tall(columns) > room.height) columns++;
