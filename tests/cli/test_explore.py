@@ -51,11 +51,11 @@ def test_a_run_by_its_name_and_other_runs(
     tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("one", "two"):  # shared folders
-        folder = Path("runs") / name
-        folder.mkdir(parents=True)
-        untrained(folder, "non_local").rename(folder / "model.safetensors")
-    page = explore([Path("one"), Path("two")], [video], output=Path("a.html"))
+    runs = []
+    for name in ("one", "two"):
+        (Path("runs") / name).mkdir(parents=True)
+        runs.append(untrained(Path("runs") / name, "non_local").relative_to("runs"))
+    page = explore(runs, [video], output=Path("a.html"))
     text = page.read_text()
     assert page == Path("a.html")
     assert text.count('"clip":0') == 2
