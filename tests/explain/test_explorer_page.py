@@ -24,7 +24,7 @@ from videoattn.attention.record import cell_number
 from videoattn.explain import geometry
 from videoattn.explain.choose import summarize
 from videoattn.explain.explorer.pack import Budget, write_explorer
-from videoattn.explain.render import colors_of, make_scale
+from videoattn.explain.render import colors_of, make_scale, number_text
 from videoattn.explain.words import describe_row, grid_note
 
 NUMBERS = [str(4 * frame) for frame in range(CLIP[0])]
@@ -208,7 +208,9 @@ def test_the_reverse_view_is_a_column_of_the_map(run: Run) -> None:
     for frame in range(8):
         got = torch.tensor(run("[...videoattn.heat(arguments[0])]", frame))
         assert torch.allclose(got, column.view(4, -1)[frame // 2], atol=1e-4)
-    assert "is looked at mostly from" in run("$('sentence').textContent")
+    mean = number_text(float(column.mean()) * prod(GRID))
+    words = f"receives {mean} times the uniform weight on average, mostly from frames "
+    assert words in run("$('sentence').textContent")
 
 
 def test_an_address_restores_the_state(run: Run, page: Path, opened: Open) -> None:
