@@ -63,8 +63,8 @@ def draw_sheet(
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
     _write(sheet, title, details, scale, local, words)
-    parts = _legend(scale, len(keys), local)
-    sheet.write_foot([*parts, grid_note(attention_map.grid_k, clip)])
+    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
+    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip))
     return sheet.image()
 
 
@@ -102,7 +102,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
-def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
+def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
         parts.append("dashed: its window")
@@ -110,4 +110,6 @@ def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
         parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
     share = "summed absolute response" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
+    if frames_per_cell > 1:
+        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts

@@ -134,9 +134,11 @@ class Sheet:
             y, room = 116 + 22 * number, self.width - 2 * MARGIN
             draw_text(self.axes, (MARGIN, y), text, room=room)
 
-    def write_foot(self, parts: Sequence[str]) -> None:
-        text, room = "  ·  ".join(parts), self.width - 2 * MARGIN
-        draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
+    def write_foot(self, parts: Sequence[str], note: str = "") -> None:
+        """Writes the meaning of the marks, and a note above it."""
+        for y, text in ((52, note), (30, "  ·  ".join(parts))):
+            at, room = (MARGIN, self.height - y), self.width - 2 * MARGIN
+            draw_text(self.axes, at, text, size=13, color=SOFT, room=room)
 
     def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
         """Draws a color bar: colors over gray, as over frames, or solid colors for charts.
