@@ -27,6 +27,7 @@ import typer
 from videoattn.cli import prepare, train
 from videoattn.cli.app import main
 from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine.checkpoint import load_weights
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 from common import print_table
@@ -107,8 +108,8 @@ class Job:
                 os.kill(pid, number)
 
     def end(self) -> bool:
-        """Ends the processes that are left, as torchrun does. Returns whether all ended alone."""
-        alone = self.wait(3.0)
+        """Ends the processes that are left, as torchrun does. Returns whether none was left."""
+        alone = self.wait(10.0)
         self.send(signal.SIGTERM)
         if not self.wait(3.0):
             self.send(signal.SIGKILL)
@@ -176,22 +177,23 @@ def _kill(
     return True
 
 
-def _result(folder: Path) -> dict[str, object]:
+def result_of(folder: Path) -> dict[str, object]:
     """Returns the tensors and the metrics of a run that has ended."""
     stored = torch.load(folder / "checkpoint-last.pt", weights_only=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
     parts = {name: stored[name] for name in ("model", "optimizer", "progress", "best")}
-    return {**parts, "metrics": metrics, "best weights": (folder / "best.safetensors").read_bytes()}
+    best, _ = load_weights(folder / "best.safetensors")
+    return {**parts, "metrics": metrics, "best weights": best}
 
 
-def _equal(one: object, other: object) -> bool:
+def equal(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(equal, one, other))
     return one == other
 
 
@@ -206,7 +208,7 @@ class Killer:
         job.wait(LIMIT_SECONDS)
         assert set(job.codes.values()) == {0}, self.log.read_text()
         self.seconds = time.monotonic() - job.started
-        self.expected = _result(Path("runs", name))
+        self.expected = result_of(Path("runs", name))
         self.runs = 0
 
     def run(self, outcomes: Counter[tuple[str, str]], instants: Iterator[str]) -> None:
@@ -224,13 +226,13 @@ class Killer:
                 break
             alone = job.end()
             how = "resumed" if (folder / "checkpoint-last.pt").exists() else "started again"
-            kills.append((instant, how + (", the other process hung" if not alone else "")))
+            kills.append((instant, how + (", the other process was ended" if not alone else "")))
         if not job.wait(LIMIT_SECONDS):
             end = "hangs"
         elif set(job.codes.values()) != {0}:
             end = "fails"
         else:
-            end = "equal" if _equal(_result(folder), self.expected) else "differs"
+            end = "equal" if equal(result_of(folder), self.expected) else "differs"
         job.send(signal.SIGKILL)
         if end != "equal":
             print(f"{name} {end}: see {log.resolve()}", flush=True)

@@ -72,7 +72,7 @@ def models() -> None:
     columns = ("name", "network", "data", "frames x stride", "views", "top-1", "parameters", "MACs")
     rows = [model_row(name, row) for name, row in PUBLIC.items()]
     print_table((*columns, "license", "address", "run it"), rows)
-    print("\nDoubts about rows:\n")
+    print("## Files that are not published, and doubts\n")
     for name, row in PUBLIC.items():
         if row.accuracy is not None and row.accuracy.doubt:
             print(f"- `{name}`: its accuracy was {row.accuracy.doubt}.")
@@ -106,7 +106,8 @@ def model_row(name: str, row: PublicModel) -> tuple[str, ...]:
     num_classes = 1000 if row.dataset == "ImageNet-1K" else 400
     with torch.device("meta"):
         model = make_model(config.model, num_classes)
-    parameters, macs = listing.count(model, (1, 3, clip.num_frames, test.height, test.width))
+    size = (test.height or clip.height, test.width or clip.width)
+    parameters, macs = listing.count(model, (1, 3, clip.num_frames, *size))
     top1 = f"[{row.accuracy.top1:g} %]({row.accuracy.source})" if row.accuracy else "not published"
     if row.accuracy and not row.accuracy.source.startswith("http"):
         top1 = f"{row.accuracy.top1:g} %"

@@ -10,7 +10,8 @@ from PIL import Image
 
 from videoattn.cli.app import main
 from videoattn.cli.clip import read_clip
-from videoattn.cli.visualize import choose_maps, map_owners, visualize, visualize_score
+from videoattn.cli.recording import choose_maps, map_owners
+from videoattn.cli.visualize import visualize, visualize_score
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights

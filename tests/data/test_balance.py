@@ -1,5 +1,6 @@
 """Classes of unequal size: how often each is drawn, which videos repeat, and loss weights."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from tests.data.conftest import MakeClip
 from tests.data.test_loader import dataset, same
 from videoattn.data.balance import balanced_order, class_weights, epoch_counts
+from videoattn.data.decode import Video
 from videoattn.data.lists import LabelSets, Samples, read_folders
 from videoattn.data.loader import ClipLoader
 
@@ -79,8 +81,8 @@ def unequal(make_clip: MakeClip, tmp_path: Path) -> Path:
 
 
 def balanced(root: Path, **kwargs) -> ClipLoader:
-    options = {"batch_size": 4, "shuffle": True, "seed": 5, **kwargs}
-    return ClipLoader(dataset(root, balance=1.0, on_error="skip"), **options)
+    options = {"batch_size": 4, "shuffle": True, "seed": 5, "balance": 1.0, **kwargs}
+    return ClipLoader(dataset(root, on_error="skip"), **options)
 
 
 def test_workers_and_resuming_do_not_change_a_balanced_epoch(unequal: Path) -> None:
@@ -107,7 +109,7 @@ def test_processes_share_a_balanced_epoch(unequal: Path, world_size: int) -> Non
 
 
 def test_a_repeated_video_gives_other_clips_and_fails_as_itself(unequal: Path) -> None:
-    data = dataset(unequal, balance=1.0, on_error="skip")
+    data = dataset(unequal, on_error="skip")
     clips = [data[0, 11 + repetition * 12] for repetition in range(3)]
     assert [clip.index for clip in clips] == [11, 11, 11]
     assert torch.equal(clips[0].frames, dataset(unequal)[0, 11].frames)
@@ -121,7 +123,7 @@ def test_a_repeated_video_gives_other_clips_and_fails_as_itself(unequal: Path) -
 @pytest.mark.parametrize("balance", [-0.1, 1.01, float("nan")])
 def test_exponents_out_of_range(unequal: Path, balance: float) -> None:
     with pytest.raises(ValueError, match=r"balance: got .*; need 0 \(as they are\) to 1"):
-        dataset(unequal, balance=balance)
+        balanced(unequal, balance=balance)
 
 
 def test_videos_without_one_label_cannot_be_balanced(unequal: Path) -> None:
@@ -129,4 +131,30 @@ def test_videos_without_one_label_cannot_be_balanced(unequal: Path) -> None:
     for labels in ([-1] * 12, LabelSets.of([(0, 1)] * 12)):
         samples = Samples(unequal, paths=known.paths, labels=labels, class_names="ab")
         with pytest.raises(ValueError, match=r"balance: needs one known label for every video"):
-            dataset(unequal, samples=samples, balance=1.0)
+            ClipLoader(dataset(unequal, samples=samples), batch_size=4, shuffle=True, balance=1.0)
+
+
+def test_a_repeated_video_that_hangs_is_recorded_once(
+    unequal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, opened, hung = threading.Event(), Video.__init__, []
+
+    def hanging(video: Video, path: Path) -> None:
+        if Path(path).name == "11.mp4":
+            hung.append(path)
+            ended.wait(60)
+        opened(video, path)
+
+    monkeypatch.setattr(Video, "__init__", hanging)
+    try:
+        batches = balanced(unequal, timeout_seconds=0.5)
+        # An order in which the first clip of this video is not its repetition 0.
+        epoch = next(e for e in range(99) if next(n for n in batches.order(e) if n % 12 == 11) > 11)
+        failures = [failure for batch in batches.epoch(epoch) for failure in batch.failures]
+    finally:
+        ended.set()
+    assert [failure.index for failure in failures] == [11, 11, 11]
+    assert {failure.reason for failure in failures} == {
+        "took longer to decode than timeout_seconds=0.5"
+    }
+    assert 1 <= len(hung) <= 2  # of one batch

@@ -421,8 +421,8 @@ def test_single_channels_of_a_mask_are_drawn_below_the_mean(
     picture = pixels(draw_gate(gray_frames(), gate_map, title="A"))
     grids = stack_grids([CLIP[0]] * 4, CLIP[1:], heading=HEADING)
     # The top row is hottest in the panels of channel 7, and the bottom in those of channel 31.
-    assert_allclose(at_position(picture, Position(0, 20.0, 4.0), grids[1]), hottest(), atol=12)
+    assert_allclose(at_position(picture, Position(0, 4.0, 20.0), grids[1]), hottest(), atol=12)
     top, bottom = (
-        at_position(picture, Position(0, *at), grids[2]) for at in ((20.0, 4.0), (16.0, 28.0))
+        at_position(picture, Position(0, *at), grids[2]) for at in ((4.0, 20.0), (20.0, 16.0))
     )
     assert np.abs(bottom - 128).sum() > np.abs(top - 128).sum() + 50

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from videoattn.attention import insert_attention
+from videoattn.attention.insert import put_after
 from videoattn.attention.maps import GateMap
 from videoattn.explain.post_hoc import (
     METHODS,
@@ -224,7 +224,7 @@ def test_the_rules_of_a_relu(in_place: bool) -> None:
 
 def test_a_relu_with_a_block_after_it_keeps_the_block() -> None:
     model, x = made(Pooled), clip(2, 3, 4, 6, 6)
-    insert_attention(model, lambda _: nn.BatchNorm3d(5).double(), ["relu"], name="twice")
+    put_after(model, "relu", "twice", nn.BatchNorm3d(5).double())
     model.eval().relu.twice.weight.data.fill_(2.0)
     model.relu.twice.running_var.fill_(1 - 1e-5)
     with torch.no_grad():

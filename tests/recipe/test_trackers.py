@@ -1,6 +1,7 @@
 """MLflow and Weights & Biases, without a network."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -27,21 +28,26 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wandb_records(folder: Path) -> list[dict[str, float]]:
-    """Returns the numbers in the files of offline runs, in the order of the runs."""
+    """Returns the numbers in the files of offline runs, in the order of the runs.
+
+    A file has 7 bytes, and then records of less than a block: checksum, length, type, content.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     found = []
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        data, start = path.read_bytes(), 7
+        while start < len(data):
+            length, kind = struct.unpack_from("<HB", data, start + 4)
+            assert kind == 1  # a whole record
             record = Record()
-            record.ParseFromString(data)
-            if record.HasField("history"):
-                items = record.history.item
-                keys = {item.key or item.nested_key[0]: item.value_json for item in items}
-                found.append({k: float(v) for k, v in keys.items() if k[:5] in ("train", "_step")})
+            record.ParseFromString(data[start + 7 : start + 7 + length])
+            start += 7 + length
+            items = {item.key or item.nested_key[0]: item for item in record.history.item}
+            numbers = {
+                k: float(v.value_json) for k, v in items.items() if k[:5] in ("train", "_step")
+            }
+            found += [numbers] if numbers else []
     return found
 
 

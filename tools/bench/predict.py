@@ -3,10 +3,10 @@
 python tools/bench/predict.py runs/demo/moving --clips 1000
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +34,8 @@ def bench(
         speeds: dict[str, list[float]] = {"test": [], "predict": []}
         memory = []
         for turn in range(rounds):
-            tested = _seconds(lambda: _test(run, videos))
-            csv = folder / f"{turn}.csv"
-            predicted = _seconds(lambda csv=csv: predict(run, [videos], csv=csv))
+            tested = _seconds(partial(_test, run, videos))
+            predicted = _seconds(partial(predict, run, [videos], csv=folder / f"{turn}.csv"))
             speeds["test"].append(number / tested)
             speeds["predict"].append(number / predicted)
             memory.append(_resident_mb())
@@ -70,4 +69,4 @@ def _resident_mb() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(bench))
+    typer.run(bench)

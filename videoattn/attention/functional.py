@@ -29,6 +29,12 @@ Normalizer = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
 NORMALIZERS = ("softmax", "sigmoid", "count")
+_PATHS: dict[str, tuple[Path, ...]] = {
+    "softmax": ("fused", "chunked"),
+    "sigmoid": ("chunked",),
+    "count": ("linear",),
+}
+"""Paths of each normalizer besides "auto" and "explicit". "auto" prefers the first."""
 MOST_AT_ONCE = 2**24
 """The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 
@@ -88,14 +94,9 @@ def attend(
     Raises:
         ValueError: If the normalizer or the path does not exist.
     """
-    own: dict[str, tuple[Path, ...]] = {
-        "softmax": ("fused", "chunked"),
-        "sigmoid": ("chunked",),
-        "count": ("linear",),
-    }
-    check_path(path, normalizer, *own.get(normalizer, ()))
+    check_path(path, normalizer, *_PATHS.get(normalizer, ()))
     if path == "auto":
-        path = own[normalizer][0]
+        path = _PATHS[normalizer][0]
         if normalizer == "count":
             path = _cheaper_association(q, k, v)
         elif path == "fused" and q.dtype == torch.bfloat16 and q.device.type == "cpu":

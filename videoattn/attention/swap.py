@@ -44,9 +44,8 @@ def swap_global_vectors(model: nn.Module, first: Video, second: Video) -> tuple[
             f"swap: {type(model).__name__} has no Learn to pay attention (pay_attention), whose "
             "global vector can be exchanged"
         )
-    if all(
-        torch.equal(found.weights, swapped.maps[name].weights) for name, found in own.maps.items()
-    ):
+    pairs = [(found.weights, swapped.maps[name].weights) for name, found in own.maps.items()]
+    if all(torch.allclose(before, after, rtol=1e-3, atol=0) for before, after in pairs):
         raise ValueError(
             "swap: the weights of this form of pay_attention do not depend on the global vector; "
             "train one with compatibility=dp or normalizer=sigmoid"

@@ -239,18 +239,19 @@ SYSTEMS: dict[str, AttentionSystem] = {
 }
 
 FORMER: dict[str, AttentionSystem] = {
-    name: replace(SYSTEMS[name], **changes)
-    for name, changes in {
-        "residual_attention": {
-            "default_after": lambda model, info: stage_outputs(model, info, 3)[:2],
-        },
-        "hard_crop": {"make": partial(HardCrop, pool="backbone", keep="last")},
-        "self_gating": {"default_after": None},
-        "interaction": {
-            "make": partial(InteractionPyramid, classify="mean", loss="normalized"),
-            "losses": {"interaction": 0.01, "diversity": 0.01},
-        },
-    }.items()
+    "residual_attention": replace(
+        SYSTEMS["residual_attention"],
+        default_after=lambda model, info: stage_outputs(model, info, 3)[:2],
+    ),
+    "hard_crop": replace(
+        SYSTEMS["hard_crop"], make=partial(HardCrop, pool="backbone", keep="last")
+    ),
+    "self_gating": replace(SYSTEMS["self_gating"], default_after=None),
+    "interaction": replace(
+        SYSTEMS["interaction"],
+        make=partial(InteractionPyramid, classify="mean", loss="normalized"),
+        losses={"interaction": 0.01, "diversity": 0.01},
+    ),
 }
 """The rows of edition 1: systems whose defaults did not follow their papers at first."""
 

@@ -17,7 +17,7 @@ from videoattn.cli.env import machine
 from videoattn.engine.trackers import read_records
 from videoattn.errors import first_few
 from videoattn.recipe.folder import CONFIG
-from videoattn.recipe.load import comparable, read_yaml, to_dict
+from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
 from videoattn.recipe.run import Predictor
 from videoattn.weights import PUBLIC
 
@@ -146,7 +146,8 @@ def _results(folder: Path) -> dict[str, Any] | None:
     elif log.is_file():
         records = read_records(log, kind=str)
         validations = [record for record in records if record["kind"] == "validation"]
-        found, where = (validations or [None])[-1], "in the last validation of the training"
+        found = validations[-1] if validations else None
+        where = "in the last validation of the training"
     if not isinstance(found, dict):
         return None
     numbers = {name: found.get(f"{name}_accuracy") for name in ("video", "clip")}
@@ -173,7 +174,7 @@ def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:
 
 
 def _without_name(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("name", "data")}
+    return {key: value for key, value in shareable(values).items() if key != "name"}
 
 
 def _starting_weights(predictor: Predictor) -> str:

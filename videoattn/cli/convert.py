@@ -46,10 +46,10 @@ def command(
 
     Writes a folder with model.safetensors and config.json, or one file that holds both.
     """
-    name, file, output = _resolved(name, file, output)
+    name, given, output = _resolved(name, file, output)
     row = PUBLIC[name]
     require_empty(output)
-    file = download(name) if file is None else file
+    file = download(name) if given is None else given
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()

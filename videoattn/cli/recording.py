@@ -1,6 +1,7 @@
 """Records what a network does with a clip: the source of sheets, overlays and the explorer."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import Maps, Query, record_attention, recordable_blocks
 from videoattn.cli.clip import Clip
+from videoattn.explain.explorer.pack import stage_of
+from videoattn.recipe.console import show
 from videoattn.recipe.run import Predictor
 
 NUM_CLASSES = 5
 """Classes with a CAM: the most probable ones, and the true one."""
 CAM = "hires_cam"
+MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 
 def record_clip(
@@ -101,3 +105,34 @@ def _cams(loaded: Predictor, clip: Clip, labels: Sequence[int]) -> Maps:
         name = f"{CAM}/{loaded.class_names[label]}"
         found[name] = replace(cam, weights=cam.weights.float().cpu())
     return found
+
+
+def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
+    """Returns the block of each map: the longest block name that the map's name starts with."""
+    longest_first = sorted(blocks, key=len, reverse=True)
+    return {
+        name: next(block for block in longest_first if f"{name}.".startswith(f"{block}."))
+        for name in maps
+    }
+
+
+def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
+    """Returns the names of the maps to draw, and prints a note about those that are left out."""
+    blocks = list(dict.fromkeys(owners.values()))
+    if layer is not None:
+        prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
+        chosen = [name for name in owners if prefix.match(name)]
+        if not chosen:
+            names = ", ".join(blocks)
+            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
+        return chosen
+    drawn = blocks
+    if len(blocks) > MOST_BLOCKS:
+        last = {stage_of(block): block for block in blocks}
+        drawn = list(last.values())[-MOST_BLOCKS:]
+        note = (
+            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
+            f"others pass --layer with a name or a prefix (--layer {stage_of(blocks[0])}): "
+        )
+        show(note + ", ".join(blocks))
+    return [name for name, block in owners.items() if block in drawn]

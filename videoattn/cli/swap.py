@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
 from videoattn import explain
 from videoattn.attention.maps import GateMap
@@ -16,7 +17,6 @@ from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.run import load
-from videoattn.types import Logits
 
 Swap = Annotated[
     Path | None,
@@ -73,7 +73,7 @@ def visualize_swap(
     return written
 
 
-def _answer(logits: Logits, class_names: tuple[str, ...]) -> str:
+def _answer(logits: Tensor, class_names: tuple[str, ...]) -> str:
     probabilities = logits.softmax(0)
     best = int(probabilities.argmax())
     return f"{class_names[best]}, {100 * float(probabilities[best]):.0f} %"

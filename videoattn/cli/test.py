@@ -58,6 +58,12 @@ def command(
     evaluate_run(run, overrides or (), device=device, folder=out, explorers=pages)
 
 
+_UNKNOWN = (
+    "only runs that you trained in this folder remember their data; set data.root=FOLDER (and "
+    "data.layout, data.test_split if the videos are not in class folders below test)"
+)
+
+
 def evaluate_run(
     run: Path,
     overrides: Sequence[str] = (),
@@ -81,11 +87,7 @@ def evaluate_run(
         predictor = load(run, parallel.device, overrides=overrides, data=data)
         config = predictor.config
         if not config.data.root:
-            raise ValueError(
-                f"{run}: its test videos are unknown, because only runs that you trained in this "
-                "folder remember their data; set data.root=FOLDER (and data.layout, "
-                "data.test_split if the videos are not in class folders below test)"
-            )
+            raise ValueError(f"{run}: its test videos are unknown, because {_UNKNOWN}")
         samples = make_samples(config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = folder or predictor.folder / "test"
@@ -95,6 +97,7 @@ def evaluate_run(
         if parallel.is_main:
             show_accuracy(predictor, evaluation)
             # Imported late: scikit-learn and matplotlib take seconds.
+            from videoattn.cli.errors import write_errors_page
             from videoattn.cli.report import write_report
 
             write_report(
@@ -105,8 +108,6 @@ def evaluate_run(
             )
             show(f"tables and confusion matrix: {folder}")
             if explorers is not None:
-                from videoattn.cli.errors import write_errors_page
-
                 show(write_errors_page(predictor, evaluation, samples, folder, explorers))
         return evaluation
 

@@ -1,9 +1,7 @@
 """`videoattn visualize`: draws the attention of a network across the frames of a video."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
@@ -18,17 +16,14 @@ from videoattn.attention.record import Query, cell_number, recordable_blocks
 from videoattn.cli.arguments import Device, Run
 from videoattn.cli.clip import Clip, parse_query, read_clip
 from videoattn.cli.explore import EXPLORER
-from videoattn.cli.recording import record_clip
+from videoattn.cli.recording import choose_maps, map_owners, record_clip
 from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
-from videoattn.explain.explorer.pack import stage_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
 from videoattn.recipe.console import show
 from videoattn.recipe.run import load
-
-MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 Queries = Annotated[
     list[str] | None,
@@ -117,7 +112,7 @@ def visualize(
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
     recorded = record_clip(loaded, video, clip, queries=asked)
     # A map whose queries are all learned tokens has no place to draw as the query.
-    placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or prod(m.grid_q)]
+    placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
     if pixels and all(isinstance(recorded.maps[name], GateMap) for name in names):
@@ -136,11 +131,8 @@ def visualize(
         )
         written += _draw(picture, clip, recorded, pixels)
     page = loaded.folder / EXPLORER
-    show(
-        f"every other query, in a page to click: {page}"
-        if page.exists()
-        else f"every other query, in a page to click: videoattn explore {run} {video}"
-    )
+    how = page if page.exists() else f"videoattn explore {run} {video}"
+    show(f"every other query, in a page to click: {how}")
     return written
 
 
@@ -178,7 +170,7 @@ def _draw(
             strongest=strongest,
         )
         if reasons:
-            words += f" This query was chosen because {reasons[index]}."
+            words += f"\nThis query was chosen because {reasons[index]}."
         pixel = pixels[index] if pixels else None
         stem = f"{picture.stem}_{index + 1}"
         written += _save(stem, clip, found, picture.title, index, pixel, words)
@@ -276,34 +268,3 @@ def _save(
     for path in written:
         show(path)
     return written
-
-
-def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
-    """Returns the block of each map: the longest block name that the map's name starts with."""
-    longest_first = sorted(blocks, key=len, reverse=True)
-    return {
-        name: next(block for block in longest_first if f"{name}.".startswith(f"{block}."))
-        for name in maps
-    }
-
-
-def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
-    """Returns the names of the maps to draw, and prints a note about those that are left out."""
-    blocks = list(dict.fromkeys(owners.values()))
-    if layer is not None:
-        prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
-        chosen = [name for name in owners if prefix.match(name)]
-        if not chosen:
-            names = ", ".join(blocks)
-            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
-        return chosen
-    drawn = blocks
-    if len(blocks) > MOST_BLOCKS:
-        last = {stage_of(block): block for block in blocks}
-        drawn = list(last.values())[-MOST_BLOCKS:]
-        note = (
-            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
-            f"others pass --layer with a name or a prefix (--layer {stage_of(blocks[0])}): "
-        )
-        show(note + ", ".join(blocks))
-    return [name for name, block in owners.items() if block in drawn]

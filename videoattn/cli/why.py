@@ -16,7 +16,7 @@ from videoattn.attention.capture import capture
 from videoattn.attention.maps import GateMap
 from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.clip import Clip, read_clip
-from videoattn.cli.visualize import map_owners
+from videoattn.cli.recording import map_owners
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
 from videoattn.recipe.run import Predictor

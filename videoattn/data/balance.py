@@ -50,6 +50,18 @@ def balanced_order(
     return numbers[torch.randperm(len(numbers), generator=generator)]
 
 
+def check_balance(labels: Int64[np.ndarray, " N"], exponent: float) -> None:
+    """Checks that an exponent is in range, and that every video has one known label if it is not 0.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"balance: got {exponent}; need 0 (as they are) to 1 (equal classes)")
+    if exponent and not (labels >= 0).all():
+        raise ValueError("balance: needs one known label for every video; use 0")
+
+
 def class_weights(
     counts: Int64[np.ndarray, " K"], method: Literal["inverse", "effective"]
 ) -> Float64[np.ndarray, " K"]:

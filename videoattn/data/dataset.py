@@ -16,7 +16,6 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videoattn.data.balance import balanced_order
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
 from videoattn.data.decode.source import VideoBytes, VideoSource
 from videoattn.data.label_noise import LabelNoise
@@ -57,8 +56,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: Replaces each clip by its middle frame, repeated.
         decode: `videoattn.data.decode.decode`, or a partial of it with other options.
         target_fps: Draws frames by their times, as if the video had this frame rate.
-        balance: Draws training videos by class, 0 (every video once) to 1 (every class equally
-            often): the exponent of `epoch_counts`. A repeated video gives other clips.
         label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
@@ -74,13 +71,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: bool = False,
         decode: Callable[..., Frames] = decode,
         target_fps: float | None = None,
-        balance: float = 0.0,
         label_noise: LabelNoise | None = None,
     ) -> None:
-        if not 0 <= balance <= 1:
-            raise ValueError(f"balance: got {balance}; need 0 (as they are) to 1 (equal classes)")
-        if balance and not (samples.labels >= 0).all():
-            raise ValueError("balance: needs one known label for every video; use 0")
         self.samples = samples
         self.sample_frames = sample_frames
         self.transform = transform
@@ -90,7 +82,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.still_frame = still_frame
         self.decode = decode
         self.target_fps = target_fps
-        self.balance = balance
         self.label_noise = label_noise
         self._starts = read_group_starts(samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
@@ -112,17 +103,9 @@ class ClipDataset(Dataset[Sample | Failure]):
         return item
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """Returns the order of an epoch: random, or as listed. Ranks take samples in turn.
-
-        A balanced order has numbers r * N + i: the repetition r, from 0, of sample i.
-        """
+        """Returns the order of an epoch: random, or as listed. Ranks take samples in turn."""
         if generator is None:
             return list(range(len(self)))
-        if self.balance:
-            numbers: list[int] = balanced_order(
-                self.samples.labels, self.balance, generator
-            ).tolist()
-            return numbers
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         return order
 
@@ -152,7 +135,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         return maker.views(frames, positions)[None][:0]
 
     def _sample(self, epoch: int, number: int, source: VideoSource) -> Sample:
-        index = number % len(self)  # of a repetition, see `order`
+        index = number % len(self)  # of a repetition, see `balanced_order`
         generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         state = generator.get_state()

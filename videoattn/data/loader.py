@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from videoattn.data.balance import balanced_order, check_balance
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
@@ -46,6 +47,7 @@ class ClipLoader:
         num_workers: Processes that decode, each in one thread. 0 decodes in this process, in two
             threads if it may use two cores.
         timeout_seconds: 0 for no limit.
+        balance: Exponent of `balanced_order`, 0 to 1, which draws the videos by class.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class ClipLoader:
         world_size: int = 1,
         num_workers: int = 0,
         timeout_seconds: float = 0.0,
+        balance: float = 0.0,
     ) -> None:
+        check_balance(dataset.samples.labels, balance)
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; need at least 1")
         if num_workers < 0:
@@ -78,6 +82,7 @@ class ClipLoader:
         self.rank = rank
         self.world_size = world_size
         self.num_workers = num_workers
+        self.balance = balance
         self._batch_keys = _BatchKeys()
         self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
@@ -118,12 +123,14 @@ class ClipLoader:
             raise
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch (see `ClipDataset.order`)."""
+        """Returns the samples of all ranks in the order of the epoch (see `balanced_order`)."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
-        generator = torch.Generator()
-        generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        order = self.dataset.order(generator, self.world_size)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        if self.balance:
+            order = balanced_order(self.dataset.samples.labels, self.balance, generator).tolist()
+        else:
+            order = self.dataset.order(generator, self.world_size)
         remainder = len(order) % (self.batch_size * self.world_size)
         return order[:-remainder] if 0 < remainder < self.world_size else order
 
@@ -214,8 +221,7 @@ class _BatchKeys(Sampler[list[Any]]):
 
 
 class _SampleFetcher(Dataset[Sample | Failure]):
-    """Fetches the samples of a batch. Failures are returned, and the main process raises them: an
-    error from a worker loses its type."""
+    """Fetches a batch. Returns failures, because an error from a worker would lose its type."""
 
     def __init__(
         self,
@@ -232,11 +238,12 @@ class _SampleFetcher(Dataset[Sample | Failure]):
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
         items = self._run_all([partial(self._fetch, key) for key in keys])
         pairs = list(zip(keys, items, strict=True))
-        self._lost |= {key[1]: self._monitor.too_slow for key, item in pairs if item is None}
+        slow = [key[1] % len(self._dataset) for key, item in pairs if item is None]
+        self._lost |= dict.fromkeys(slow, self._monitor.too_slow)
         return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1] % len(self._dataset)  # of a repetition, see `ClipDataset.order`
+        index = key[1] % len(self._dataset)  # of a repetition, see `balanced_order`
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._monitor.decoding(index):

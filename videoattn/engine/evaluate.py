@@ -141,7 +141,8 @@ def evaluate(
     return _summarize(parallel.gather((failures, rows)), objective)
 
 
-class VideoScores(NamedTuple):
+@dataclass(frozen=True)
+class VideoScores:
     """The mean scores of a video over its views, (K,), or why it could not be decoded."""
 
     index: int

@@ -55,16 +55,17 @@ class Parallel:
         Raises:
             ValueError: On every rank, if it raised a ValueError or an OSError on the main rank.
         """
-        result: tuple[T] | ValueError | OSError | None = None
+        own: list[T] = []
+        problem: ValueError | OSError | None = None
         if self.is_main:
             try:
-                result = (make(),)
+                own = [make()]
             except (ValueError, OSError) as error:
-                result = error
-        first = self.gather(result)[0]
-        if isinstance(first, ValueError | OSError):
-            raise first
-        return first[0]
+                problem = error
+        results, error_of_main = self.gather((own, problem))[0]
+        if error_of_main is not None:
+            raise error_of_main
+        return results[0]
 
     def barrier(self) -> None:
         """Waits for all other ranks."""

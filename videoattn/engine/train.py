@@ -76,8 +76,7 @@ def fit(
     parallel: Parallel | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains `model` in place on its device, and writes checkpoints and logs. `resume` is a loaded
-    checkpoint of the same run: training continues bit for bit.
+    """Trains `model` in place, bit for bit on from `resume`, and writes checkpoints and logs.
 
     Raises:
         NonFiniteError: If a loss or a gradient is not finite.
@@ -101,16 +100,16 @@ def fit(
             train_one_epoch(
                 wrapped, optimizer, batches, to_video, settings, state, run, parallel, log
             )
-            is_due = validation is not None and validation.is_due(epoch, plan.num_epochs)
-            is_due |= validation is not None and plan.hands_over_best(model, epoch)
+            is_due = validation is not None and (
+                validation.is_due(epoch, plan.num_epochs) or plan.hands_over_best(model, epoch)
+            )
             if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
                 save()  # before the validation, which may fail
-                evaluation = _validate(
-                    model, validation, to_video, settings, plan, state, run, parallel, log
-                )
+                common = (settings, plan, state, run, parallel, log)
+                evaluation = _validate(model, validation, to_video, *common)
             state.next_epoch()
             save()
     return TrainResult(state, evaluation)

@@ -51,25 +51,26 @@ def draw_sheet(
     scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
     (grid,) = stack_grids([clip[0]], clip[1:])
     sheet = Sheet([grid])
-    panels = blend(resize(frames, grid.panel), weights, scale)
-    sheet.draw_panels(grid, panels, labels, marked=position.frame)
-    shares = geometry.frame_shares(weights, clip[0])
-    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares], None)
+    panels = resize(frames, grid.panel)
+    sheet.draw_panels(grid, blend(panels, weights, scale), labels, marked=position.frame)
+    sheet.draw_bars(grid, *_shares(weights, clip[0]), None)
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
-        window = geometry.window_of(weights, clip)
-        corners = ((window.top, window.left), (window.bottom, window.right))
-        for frame in window.frames:
-            points = [grid.point(Position(frame, *at)) for at in corners]
-            draw_outline(sheet.axes, points[0], points[1])
+        _draw_window(sheet, grid, geometry.window_of(weights, clip))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
     _write(sheet, title, details, scale, local, words)
-    parts = _legend(scale, len(keys), local)
-    sheet.write_foot([*parts, grid_note(attention_map.grid_k, clip)])
+    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
+    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip))
     return sheet.image()
+
+
+def _shares(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of the weight, as a number and as text."""
+    shares = geometry.frame_shares(weights, num_frames)
+    return shares, [f"{100 * share:.0f} %" for share in shares]
 
 
 def _draw_marks(
@@ -80,6 +81,12 @@ def _draw_marks(
         worth = float(strength(torch.tensor(weight / scale.unit), scale))
         draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
     draw_ring(sheet.axes, start)
+
+
+def _draw_window(sheet: Sheet, grid: Grid, window: geometry.Window) -> None:
+    for frame in window.frames:
+        start = grid.point(Position(frame, window.top, window.left))
+        draw_outline(sheet.axes, start, grid.point(Position(frame, window.bottom, window.right)))
 
 
 def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
@@ -100,7 +107,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
-def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
+def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
         parts.append("dashed: its window")
@@ -108,4 +115,6 @@ def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
         parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
     share = "summed absolute response" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
+    if frames_per_cell > 1:
+        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts

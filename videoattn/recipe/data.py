@@ -177,7 +177,6 @@ def make_loader(
         still_frame=config.clip.still_frame,
         decode=_decode(config),
         target_fps=clock_of(config),
-        balance=sampling_exponent(config, subset, samples),
         label_noise=make_label_noise(config, samples) if training else None,
     )
     return ClipLoader(
@@ -189,6 +188,7 @@ def make_loader(
         world_size=parallel.world_size,
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
+        balance=sampling_exponent(config, subset, samples),
     )
 
 

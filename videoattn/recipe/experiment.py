@@ -160,12 +160,9 @@ def train(
         experiment = assemble(config, parallel, previous, samples=samples)
         if parallel.is_main:
             show(f"{folder}: {_summary(experiment, parallel)}")
-            numbered = config.data.layout in ("list", "frames")
-            notes += class_notes(samples["train"], numbered=numbered)
-            notes += _noise_notes(config, samples["train"])
             for line in class_sizes(samples["train"]):
                 show(line)
-            for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
+            for note in [*notes, *_data_notes(experiment, folder), *experiment.notes]:
                 show(f"note: {note}")
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
@@ -250,12 +247,14 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
     )
 
 
-def _noise_notes(config: Config, samples: Samples) -> list[str]:
-    noise = make_label_noise(config, samples)
-    if noise is None:
-        return []
-    count, total = noise.count(len(samples)), len(samples)
-    return [f"data.label_noise: {count:,} of {total:,} training labels are replaced by wrong ones"]
+def _data_notes(experiment: Experiment, folder: Path) -> list[str]:
+    """Returns notes about classes, wrong labels and missing videos."""
+    config, samples = experiment.config, experiment.samples["train"]
+    notes = class_notes(samples, numbered=config.data.layout in ("list", "frames"))
+    if (noise := make_label_noise(config, samples)) is not None:
+        wrong = f"{noise.count(len(samples)):,} of {len(samples):,} training labels"
+        notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
+    return notes + _missing(experiment.samples, folder)
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:

@@ -78,7 +78,8 @@ class InteractionLayer(nn.Module):
             raise ValueError(f"levels: got {levels}; need at least 1")
         self.num_sources = min(levels - 1, len(source_channels))
         used = list(source_channels)[len(source_channels) - self.num_sources :]
-        self.pyramid = PyramidPooling([*used, channels], **{"rows": (7, 7), **pooling})
+        options: PoolingOptions = {"rows": (7, 7), **pooling}
+        self.pyramid = PyramidPooling([*used, channels], **options)
         frames_of_rows = len(self.pyramid.grid or ()) - 2
         if frames_of_rows < 0 or (frames_of_rows and self.pyramid.scope == "frame"):
             raise ValueError(

@@ -232,7 +232,7 @@ class _Deconvolution(nn.Module):
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:
         doubled = [new > old for old, new in zip(x.shape[-2:], like.shape[-2:], strict=True)]
-        weight = self.weight
+        weight: Tensor = self.weight
         for axis, grows in zip((3, 4), doubled, strict=True):
             weight = weight if grows else weight.narrow(axis, 1, 1)
         stride = [1, *(2 if grows else 1 for grows in doubled)]
