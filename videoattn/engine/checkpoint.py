@@ -265,8 +265,11 @@ def _check_exists(path: Path) -> None:
 
 def _check_is_zip(path: Path) -> None:
     _check_exists(path)
-    if zipfile.is_zipfile(path):
-        return
+    try:
+        if zipfile.is_zipfile(path):
+            return
+    except (zipfile.BadZipFile, ValueError):  # its directory is damaged
+        pass
     with open(path, "rb") as file:
         starts_as_zip = file.read(4) == b"PK\x03\x04"
     if starts_as_zip:
