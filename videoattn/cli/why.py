@@ -77,10 +77,10 @@ def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Im
     found = explain.METHODS["hires_cam"](model, clip.video, labels)
     found = replace(found, weights=found.weights.float().cpu())
     with torch.no_grad():
-        logits = model(clip.video)[0]
+        logits = model(clip.video)
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
-    share = 100 * float(logits.softmax(0)[label])
-    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach().flatten()[label]))
+    share = 100 * float(predictor.scores(logits)[0, label])
+    score = float(logits[0, label]) - (0.0 if bias is None else float(bias.detach()[label]))
     total = float(found.weights.sum())
     caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
     if abs(total - score) > EXACT * max(1.0, abs(score)):
