@@ -28,10 +28,12 @@ def _write(
     muxer = {"movflags": flags} if flags else {}
     with av.open(str(path), "w", options=muxer) as container:
         stream = container.add_stream(codec, rate=Fraction(25), options=dict(options or {"g": "8"}))
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = SIZE
         stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
         if cover:
             picture = container.add_stream("mjpeg", rate=1)
+            assert isinstance(picture, av.VideoStream)
             picture.height, picture.width, picture.pix_fmt = 32, 32, "yuvj420p"
             picture.disposition = Disposition.attached_pic
             red = np.full((32, 32, 3), (200, 30, 30), np.uint8)

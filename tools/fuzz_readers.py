@@ -128,9 +128,16 @@ def _read_weights(folder: Path) -> object:
 def _index(folder: Path) -> None:
     num = len(VIDEOS)
     starts = {VIDEOS[3]: GroupStarts(5000, np.array([12, 24]), np.array([11, 22]))}
-    facts = np.full(num, 30), np.full(num, 25.0), np.full(num, 48), np.full(num, 64), np.ones(num)
-    columns = (facts[0], facts[1], *(x.astype(np.int32) for x in facts[2:4]), facts[4].astype(int))
-    write_index(folder, VideoIndex(PackedStrings.of(VIDEOS), *columns, starts))
+    facts = VideoIndex(
+        PackedStrings.of(VIDEOS),
+        num_frames=np.full(num, 30),
+        fps=np.full(num, 25.0),
+        height=np.full(num, 48, np.int32),
+        width=np.full(num, 64, np.int32),
+        key_frames=np.ones(num, np.int64),
+        starts=starts,
+    )
+    write_index(folder, facts)
 
 
 def _read_index(folder: Path) -> object:

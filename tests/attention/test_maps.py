@@ -386,3 +386,33 @@ def test_arrays_whose_headers_state_other_sizes(shape: tuple[int, ...], tmp_path
         archive.writestr("other.npy", header.getvalue() + bytes(16))
     with pytest.raises(ValueError, match=r"x.npz is not an archive of attention maps \(other is"):
         load_maps(path)
+
+
+def test_maps_recorded_whole_return_any_row_later() -> None:
+    """As factors or as rows; the other maps have the rows of the queries, if all are too many."""
+    torch.manual_seed(0)
+    model = nn.Sequential(NonLocal(8), NonLocal(8, scope="space")).double().eval()
+    video = torch.randn(1, 8, 4, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        with record_attention(model) as exact:
+            model(video)
+        with record_attention(model, factors="instead") as whole:
+            model(video)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            record_attention(model, [(1, 2, 3)], factors="instead") as some,
+        ):
+            patch.setattr("videoattn.attention.record.MOST_ENTRIES", 100)
+            model(video)
+    numbers = torch.tensor([0, 77, 143])
+    for name, found in whole.items():
+        assert isinstance(found, PairwiseMap)
+        assert isinstance(exact[name], PairwiseMap)
+        selected = found.select(numbers)
+        assert torch.equal(selected.queries, exact[name].queries[numbers])
+        assert torch.allclose(selected.rows, exact[name].rows[:, :, numbers], atol=1e-6)
+    first, second = some.values()
+    assert isinstance(first, PairwiseMap)
+    assert isinstance(second, PairwiseMap)
+    assert (first.is_whole, second.is_whole) == (True, False)
+    assert second.queries.tolist() == [[1, 2, 3]]

@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from videoattn.attention.record import cell_number
 from videoattn.explain import geometry
 from videoattn.explain.choose import summarize
 from videoattn.explain.explorer.pack import Budget, write_explorer
-from videoattn.explain.render import colors_of, make_scale
+from videoattn.explain.render import colors_of, make_scale, number_text
 from videoattn.explain.words import describe_row, grid_note
 
 NUMBERS = [str(4 * frame) for frame in range(CLIP[0])]
@@ -72,32 +72,45 @@ def test_the_first_view(run: Run, page: Path) -> None:
     assert run("$('about').textContent") == "mine (i3d_r18) answers PushUps, 75 %, which is right"
 
 
+@pytest.fixture
+def emulated(browser: webdriver.Chrome) -> Iterator[Callable[..., None]]:
+    """A function that gives the window another size and density."""
+
+    def emulate(**metrics: object) -> None:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | {"mobile": False})
+
+    yield emulate
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @pytest.mark.parametrize("density", [1, 2])
 @pytest.mark.parametrize("zoom", [1, 2])
 @pytest.mark.parametrize("where", ["#canvas0", "#strip li:nth-child(7) canvas"])
 def test_a_click_chooses_the_cell_that_holds_the_pixel(
-    where: str, zoom: int, density: int, run: Run, browser: webdriver.Chrome
+    where: str,
+    zoom: int,
+    density: int,
+    run: Run,
+    browser: webdriver.Chrome,
+    emulated: Callable[..., None],
 ) -> None:
     # A browser that zooms makes its pixels larger, and its window smaller by as much.
-    size = {"width": 1440 // zoom, "height": 1000 // zoom}
-    size |= {"deviceScaleFactor": density * zoom, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    emulated(width=1440 // zoom, height=1000 // zoom, deviceScaleFactor=density * zoom)
     run("videoattn.set({ frame: 5 })")
     canvas = browser.find_element(By.CSS_SELECTOR, where)
     browser.execute_script("arguments[0].scrollIntoView({ block: 'center' })", canvas)
     frame = 5 if where == "#canvas0" else 6
-    generator = random.Random(zoom + density)
     width, height = canvas.rect["width"], canvas.rect["height"]
-    for _ in range(3):
-        x, y = (int(generator.uniform(-0.45, 0.45) * side) for side in (width, height))
+    for row, column in ((0, 0), (5, 2), (6, 7)):
+        # A third of a cell from its edges: a mouse is at whole pixels.
+        y, x = (row + 0.35) / GRID[1], (column + 0.65) / GRID[2]
+        offset = (int((x - 0.5) * width), int((y - 0.5) * height))
         ActionChains(browser, duration=0).move_to_element_with_offset(
-            canvas, x, y
+            canvas, *offset
         ).click().perform()
-        pixel = (frame, int(1000 * (y / height + 0.5)), int(1000 * (x / width + 0.5)))
-        expected = cell_number(pixel, (CLIP[0], 1000, 1000), GRID)
+        expected = cell_number((frame, int(1000 * y), int(1000 * x)), (CLIP[0], 1000, 1000), GRID)
         assert run("videoattn.state().queries") == [expected]
         assert run("videoattn.state().frame") == frame
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_shift_adds_a_second_query_and_dragging_moves_it(
@@ -195,7 +208,9 @@ def test_the_reverse_view_is_a_column_of_the_map(run: Run) -> None:
     for frame in range(8):
         got = torch.tensor(run("[...videoattn.heat(arguments[0])]", frame))
         assert torch.allclose(got, column.view(4, -1)[frame // 2], atol=1e-4)
-    assert "is looked at mostly from" in run("$('sentence').textContent")
+    mean = number_text(float(column.mean()) * prod(GRID))
+    words = f"receives {mean} times the uniform weight on average, mostly from frames "
+    assert words in run("$('sentence').textContent")
 
 
 def test_an_address_restores_the_state(run: Run, page: Path, opened: Open) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import attention
 import decode_memory
 import decoders
+import explorer
 import label_noise
 import loader
 import loader_sides
@@ -276,6 +277,18 @@ def test_startup(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     startup.startup(rounds=1)
     (table,) = tables()
     assert min(column(table, "median seconds")) > 0
+
+
+def test_explorer(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "CLICK_GRID", (2, 4, 4))
+    monkeypatch.setattr(explorer, "CLICKS", 2)
+    monkeypatch.setattr(explorer, "OPEN_MEGABYTES", 1)
+    networks = {"tiny": ("i3d_r18_stem2", "non_local", (4, 32, 32))}
+    monkeypatch.setattr(explorer, "NETWORKS", networks)
+    explorer.explorer(sizes=True)
+    times, sizes = tables()
+    assert min(column(times, "median seconds")) > 0
+    assert column(sizes, "file")[0] > 0
 
 
 def test_messages(tmp_path: Path) -> None:

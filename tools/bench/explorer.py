@@ -70,36 +70,31 @@ def open_browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def measure_click(browser: webdriver.Chrome, folder: Path) -> None:
-    """Prints the median time from `set` to the frames' pixels, which are read back."""
-    clip = (CLICK_GRID[0], 224, 224)
+def measure_click(browser: webdriver.Chrome, folder: Path) -> list[float]:
+    """Returns the seconds from `set` until the frames' pixels are painted, and are read back."""
     path = folder / "click.html"
     maps: Maps = {"map": random_map(CLICK_GRID, CLICK_HEADS, CLICK_WIDTH)}
-    write_explorer(path, [archive(maps, clip)], Budget(96))
+    write_explorer(path, [archive(maps, (CLICK_GRID[0], 224, 224))], Budget(96))
     browser.get(path.as_uri())
     browser.execute_script("return videoattn.ready")
-    times = browser.execute_script(
+    times: list[float] = browser.execute_script(
         """const times = [];
         for (let i = 0; i < arguments[0]; i++) {
           const start = performance.now();
-          videoattn.set({ queries: [71 * i] });
+          videoattn.set({ queries: [i] });
           for (const canvas of document.querySelectorAll("canvas")) {
             canvas.getContext("2d").getImageData(0, 0, 1, 1);
           }
-          times.push(performance.now() - start);
+          times.push((performance.now() - start) / 1000);
         }
         return times;""",
         CLICKS,
     )
-    grid = "x".join(map(str, CLICK_GRID))
-    print(
-        f"click to all frames painted, {grid}, {CLICK_HEADS} heads, median of {CLICKS}: "
-        f"{statistics.median(times):.0f} ms (longest {max(times):.0f} ms)"
-    )
+    return times
 
 
-def measure_open(browser: webdriver.Chrome, folder: Path) -> None:
-    """Prints the time from the address to a painted page with a full budget."""
+def measure_open(browser: webdriver.Chrome, folder: Path) -> list[float]:
+    """Returns the seconds from the address to a painted page with a full budget."""
     one = random_map(CLICK_GRID, CLICK_HEADS, CLICK_WIDTH)
     maps: Maps = {f"layer{i}.0_map": one for i in range(40)}
     path = folder / "open.html"
@@ -111,8 +106,7 @@ def measure_open(browser: webdriver.Chrome, folder: Path) -> None:
         browser.get(path.as_uri())
         browser.execute_script("return videoattn.ready")
         times.append(time.monotonic() - start)
-    size, seconds = path.stat().st_size / 1e6, statistics.median(times)
-    print(f"{OPEN_MEGABYTES} MB of maps: {size:.0f} MB open in {seconds:.1f} s (median of 3)")
+    return times
 
 
 def measure_sizes(folder: Path) -> None:
@@ -132,7 +126,7 @@ def measure_sizes(folder: Path) -> None:
     print_table(("network", "maps", "queries", "file", "left out"), rows)
 
 
-def main(
+def explorer(
     sizes: Annotated[bool, typer.Option(help="Also print the table of file sizes.")] = False,
 ) -> None:
     """Measure the explorer in headless Chromium."""
@@ -140,13 +134,23 @@ def main(
         folder = Path(name)
         browser = open_browser()
         try:
-            measure_click(browser, folder)
-            measure_open(browser, folder)
+            grid = "x".join(map(str, CLICK_GRID))
+            times = {
+                f"click to all frames painted, {grid}, {CLICK_HEADS} heads": measure_click(
+                    browser, folder
+                ),
+                f"opening {OPEN_MEGABYTES} MB of maps": measure_open(browser, folder),
+            }
         finally:
             browser.quit()
+        rows = [
+            (what, len(all_times), f"{statistics.median(all_times):.3f}", f"{max(all_times):.3f}")
+            for what, all_times in times.items()
+        ]
+        print_table(("what", "times", "median seconds", "max"), rows)
         if sizes:
             measure_sizes(folder)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(explorer)

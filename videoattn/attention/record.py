@@ -191,7 +191,7 @@ class _Recorder:
             grid_q=found.grid_q,
             grid_k=found.grid_k,
             normalized=found.normalized,
-            received=_received(found) if self.received and prod(found.grid_q) else None,
+            received=_received(found) if self.received and all(found.grid_q) else None,
             elsewhere=None if elsewhere is None else _kept(elsewhere),
             special=special,
             factors=factors,

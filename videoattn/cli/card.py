@@ -146,7 +146,8 @@ def _results(folder: Path) -> dict[str, Any] | None:
     elif log.is_file():
         records = read_records(log, kind=str)
         validations = [record for record in records if record["kind"] == "validation"]
-        found, where = (validations or [None])[-1], "in the last validation of the training"
+        found = validations[-1] if validations else None
+        where = "in the last validation of the training"
     if not isinstance(found, dict):
         return None
     numbers = {name: found.get(f"{name}_accuracy") for name in ("video", "clip")}

@@ -30,6 +30,7 @@ RECIPE = "demo"
 NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
 BLOCK = "layer2.1_non_local"
+DRAWN = ("moves_left", "turns_clockwise")
 MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")
 EXPECTED = 0.95
 """Video accuracy that every working installation exceeds."""
@@ -52,9 +53,8 @@ def command(
     clips, moving, still = folder / "clips", folder / "moving", folder / "still"
     for run in (moving, still):
         if run.exists() and not overwrite:
-            raise ValueError(
-                f"{run} holds an earlier demo; erase it with --overwrite, or choose another folder"
-            )
+            hint = "erase it with --overwrite, or choose another folder"
+            raise ValueError(f"{run} holds a run of an earlier demo; {hint}")
     # Both networks are tested below, so that they need no validation.
     changes = [f"data.root={clips}", "train.validate_every=0"]
     load(RECIPE, changes)  # an error in the recipe comes before the clips are written
@@ -68,11 +68,10 @@ def command(
     scores, baseline = (evaluate_run(run, device=device) for run in (moving, still))
     console.rule("where the network looks")
     pictures = folder / "pictures"
-    motions = ("moves_left", "turns_clockwise")
-    videos = [_first_correct(clips, motion, scores) for motion in motions]
-    for motion, video in zip(motions, videos, strict=True):
+    videos = {motion: _first_correct(clips, motion, scores) for motion in DRAWN}
+    for motion, video in videos.items():
         visualize(moving, video, folder=pictures / motion, device=device)
-    page = explore([moving], videos, output=folder / EXPLORER, device=device)
+    page = explore([moving], list(videos.values()), output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     show(

@@ -97,6 +97,7 @@ def evaluate_run(
         if parallel.is_main:
             show_accuracy(predictor, evaluation)
             # Imported late: scikit-learn and matplotlib take seconds.
+            from videoattn.cli.errors import write_errors_page
             from videoattn.cli.report import write_report
 
             write_report(
@@ -107,8 +108,6 @@ def evaluate_run(
             )
             show(f"tables and confusion matrix: {folder}")
             if explorers is not None:
-                from videoattn.cli.errors import write_errors_page
-
                 show(write_errors_page(predictor, evaluation, samples, folder, explorers))
         return evaluation
 

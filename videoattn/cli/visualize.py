@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
@@ -113,7 +112,7 @@ def visualize(
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
     recorded = record_clip(loaded, video, clip, queries=asked)
     # A map whose queries are all learned tokens has no place to draw as the query.
-    placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or prod(m.grid_q)]
+    placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
     if pixels and all(isinstance(recorded.maps[name], GateMap) for name in names):
@@ -171,7 +170,7 @@ def _draw(
             strongest=strongest,
         )
         if reasons:
-            words += f" This query was chosen because {reasons[index]}."
+            words += f"\nThis query was chosen because {reasons[index]}."
         pixel = pixels[index] if pixels else None
         stem = f"{picture.stem}_{index + 1}"
         written += _save(stem, clip, found, picture.title, index, pixel, words)

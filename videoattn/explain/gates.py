@@ -127,9 +127,10 @@ def _draw_frames(
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
-    clip = (len(frames), *size)
-    shape = f"map: {shown.shape[1]} (T)" if temporal else grid_note(tuple(shown.shape[1:]), clip)
-    sheet.write_foot([*parts, shape])
+    shape = " x ".join(map(str, shown.shape[1:]))
+    parts.append(f"map: {shape} ({'T' if temporal else 'T x H x W'})")
+    note = "" if temporal else grid_note(tuple(shown.shape[1:]), (len(frames), *size))
+    sheet.write_foot(parts, note)
     return sheet.image()
 
 

@@ -57,16 +57,13 @@ def draw_sheet(
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
-        window = geometry.window_of(weights, clip)
-        corners = ((window.top, window.left), (window.bottom, window.right))
-        for frame in window.frames:
-            points = [grid.point(Position(frame, *at)) for at in corners]
-            draw_outline(sheet.axes, points[0], points[1])
+        _draw_window(sheet, grid, geometry.window_of(weights, clip))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
     _write(sheet, title, details, scale, local, words)
-    sheet.write_foot([*_legend(scale, len(keys), local), grid_note(attention_map.grid_k, clip)])
+    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
+    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip))
     return sheet.image()
 
 
@@ -84,6 +81,12 @@ def _draw_marks(
         worth = float(strength(torch.tensor(weight / scale.unit), scale))
         draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
     draw_ring(sheet.axes, start)
+
+
+def _draw_window(sheet: Sheet, grid: Grid, window: geometry.Window) -> None:
+    for frame in window.frames:
+        start = grid.point(Position(frame, window.top, window.left))
+        draw_outline(sheet.axes, start, grid.point(Position(frame, window.bottom, window.right)))
 
 
 def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
@@ -104,7 +107,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     return make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
-def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
+def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
         parts.append("dashed: its window")
@@ -112,4 +115,6 @@ def _legend(scale: Scale, num_arrows: int, local: bool) -> list[str]:
         parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
     share = "summed absolute response" if scale.diverging else "attention"
     parts.append(f"bars: each frame's share of the {share}")
+    if frames_per_cell > 1:
+        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts

@@ -19,8 +19,8 @@ READABLE = 49
 """A map with fewer places over a frame is too coarse to show shapes."""
 
 
-def grid_note(grid: Grid, clip: Grid) -> str:
-    """Returns how much of a clip (T, H, W) each place of a map covers."""
+def grid_note(grid: tuple[int, ...], clip: tuple[int, ...]) -> str:
+    """Returns how much of a clip (T, H, W) each place of a map's grid covers."""
     frames, places = clip[0] / grid[0], grid[1] * grid[2]
     amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"
     text = f"{grid[1]} \u00d7 {grid[2]} places over the frame, {grid[0]} over time"

@@ -13,7 +13,7 @@ function say(text) {
   $("problem").textContent = text;
 }
 
-addEventListener("error", ({ message }) => say(`This page has failed: ${message}`));
+addEventListener("error", ({ message }) => $("problem").hidden && say(`This page has failed: ${message}`));
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
 
 /** Returns whether the page is dark: by its own switch, or else by the reader's system. */

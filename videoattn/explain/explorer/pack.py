@@ -71,8 +71,8 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
     """
     if not 0 < budget.megabytes <= MOST_BUDGET:
         raise ValueError(
-            f"budget: got {budget.megabytes} MB; browsers open at most {MOST_BUDGET}: choose fewer "
-            "layers or clips"
+            f"budget: got {budget.megabytes:g} MB; browsers open at most {MOST_BUDGET}: choose "
+            "fewer layers or clips"
         )
     missing: list[str] = []
 
@@ -101,7 +101,7 @@ class Writer:
     def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
         self.num_chunks = 0
-        before, self.after = _text(page).split("<!-- data -->\n")
+        before, self.after = _text(page).split("<data></data>\n")
         self.write(before.replace("/*css*/", _text("page.css")))
 
     def write(self, text: str) -> None:
@@ -119,10 +119,8 @@ class Writer:
         return {"chunk": first, "count": count, "bytes": len(data), "crc": zlib.crc32(data)}
 
     def write_page(self, scripts: tuple[str, ...], index: Mapping[str, Any]) -> None:
-        about = {"format": FORMAT, "version": __version__}
-        self.write(
-            f'<script type="application/json" id="index">{to_json(about | index)}</script>\n'
-        )
+        about: dict[str, Any] = {"format": FORMAT, "version": __version__, **index}
+        self.write(f'<script type="application/json" id="index">{to_json(about)}</script>\n')
         self.write(self.after.replace("/*js*/", "\n".join(map(_text, scripts))))
 
 

@@ -114,6 +114,7 @@ function makeScene({ scene, clip }) {
   document.body.style.setProperty("--aspect", clip.width / clip.height);
   $("frame").max = clip.labels.length - 1;
   $("canvas1").parentElement.hidden = views.length < 2;
+  $("strip").style.setProperty("--columns", columnsOf(clip));
   $("strip").replaceChildren(...clip.labels.map(([number, time], frame) => {
     const item = element("li"), tile = element("button", "", { onclick: () => set({ frame }) }); // beside the picture, or by key
     const label = element("span", ` ${time}`), bar = element("span", "", { className: "bar" });
@@ -125,6 +126,15 @@ function makeScene({ scene, clip }) {
     item.append(tile);
     return item;
   }));
+}
+
+/** Returns the fewest columns with which all frames are on the screen; many frames scroll. */
+function columnsOf({ width, height, labels }) {
+  const room = { width: $("strip").clientWidth - 20, height: 0.7 * innerHeight }, most = Math.max(Math.floor(room.width / 80), 2);
+  const tall = (columns) => Math.ceil(labels.length / columns) * (views.length * (room.width / columns - 20) * (height / width) + 52);
+  let columns = 2;
+  while (columns < most && tall(columns) > room.height) columns++;
+  return columns;
 }
 
 /** Fills what depends on the map and the query. */

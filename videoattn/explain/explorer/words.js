@@ -84,8 +84,10 @@ function rowText({ map, head, clip }, { values, grid, query, elsewhere, name }, 
   const when = momentText(most, grid[0], clip), where = `${cellText(cell)} of ${momentText(cell[0], grid[0], clip)}`;
   const times = (positions) => `${numberText(values[peak] * positions)} times the uniform weight`;
   if (reverse) {
-    return `${who} is looked at mostly from ${when} (${percent(shares[most])}). The place that looks at it most is ` +
-      `${where}${map.normalized ? `, with ${times(volume(map.grid_k))}` : ""}.`;
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    const amount = map.normalized ? `${numberText(mean * volume(map.grid_k))} times the uniform weight` : numberText(mean);
+    return `${who} receives ${amount} on average, mostly from ${when} (${percent(shares[most])}). The place that looks at it ` +
+      `most is ${where}${map.normalized ? `, with ${times(volume(map.grid_k))}` : ""}.`;
   }
   const visible = map.kind === "local" ? values.reduce((n, value) => n + (value !== 0), 0) : values.length;
   const sink = arraysOf(map).strongest[peak];
