@@ -182,7 +182,7 @@ def test_a_stored_config_describes_the_network_and_nothing_else() -> None:
     }
     loaded = config.from_stored(stored)
     assert loaded.data == DataConfig(root="")
-    assert loaded.model == ModelConfig("i3d_r18")
+    assert loaded.model == ModelConfig("i3d_r18", edition=1)
     typed = config.from_stored(stored, {"root": "mine", "layout": "list"}, ["data.root=typed"])
     assert typed.data == DataConfig(root="typed", layout="list")
     for name in ("clip", "model", "augment"):
