@@ -23,7 +23,8 @@ LAYERS: dict[str, set[str]] = {
     "weights": _BASE | {"attention", "models"},
     "data": _BASE - {"layers"},
     "engine": _BASE - {"layers"},
-    "explain": _BASE | {"attention.maps", "attention.record", "attention.capture", "models"},
+    "explain": _BASE
+    | {"attention.maps", "attention.record", "attention.capture", "attention.archive", "models"},
     "recipe": _BASE | {"attention", "models", "weights", "data", "engine"},
     "cli": _BASE | {"attention", "models", "weights", "data", "engine", "explain", "recipe"},
     "__main__": {"cli"},
@@ -39,7 +40,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"systems"},
     ],
     "data": [
-        {"strings", "transforms", "sampling"},
+        {"strings", "transforms", "sampling", "balance", "pictures"},
         {"decode", "workers"},
         {"lists", "prepare"},
         {"dataset", "shards", "synthetic"},

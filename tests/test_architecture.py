@@ -17,14 +17,21 @@ PACKAGE = ROOT / "videoattn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Lines of each package. They may fall; raising one needs a reason beside it.
 CEILINGS = {
-    "attention": 4_840,
-    "models": 1_160,
-    "weights": 1_240,
-    "data": 5_820,  # limits for files from elsewhere; notes about classes without videos
-    "engine": 2_390,  # stopping after a signal; MLflow and Weights & Biases; patience
-    "explain": 1_670,  # fonts for names in any script
-    "recipe": 2_280,  # upper limits of stored numbers; installed recipes; resuming if possible
-    "cli": 2_470,  # the demo draws the README's moving picture; launch
+    # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
+    # archives; maps that are recorded whole, and any row of them later.
+    "attention": 5_751,
+    # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
+    "models": 1_195,
+    "weights": 1_526,  # downloads by name
+    # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels.
+    "data": 6_455,
+    "engine": 2_621,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
+    "explain": 2_697,  # fonts for any script; the explorer, queries, sentences; single masks
+    # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems.
+    "recipe": 2_907,
+    # The demo's moving picture; average precisions; predict for many videos with files, resuming
+    # and reasons; env; model cards; completion; launch; explore and the page of errors.
+    "cli": 3_875,
 }
 
 
@@ -49,8 +56,8 @@ def test_rules(path: Path) -> None:
     assert rules.wrong_imports(source, relative(path)) == []
     records_of_settings = path == PACKAGE / "recipe/config.py"
     assert records_of_settings or rules.too_large(source) == []
-    # A thread hands its error to the thread that asks for items, which raises it.
-    in_thread = ["except BaseException"] * (path == PACKAGE / "data/shards/streaming.py")
+    # A thread hands its error to the thread that asks for the result, which raises it.
+    in_thread = ["except BaseException"] * (path == PACKAGE / "data/workers.py")
     assert rules.bad_habits(source) == in_thread
     assert rules.foreign_words(source, relative(path), KEYS) == []
     assert rules.dialect(rules.texts(source), str(relative(path))) == []
@@ -74,6 +81,18 @@ def test_pages_and_scripts_are_in_plain_english(path: Path) -> None:
 def test_package_sizes(package: str) -> None:
     lines = sum(len(path.read_text().splitlines()) for path in (PACKAGE / package).rglob("*.py"))
     assert lines <= CEILINGS[package]
+
+
+def test_the_size_of_the_page() -> None:
+    """Scripts and styles, without blank lines and comments."""
+    page = PACKAGE / "explain/explorer"
+    lines = [
+        line.strip()
+        for path in (*page.glob("*.js"), *page.glob("*.css"))
+        for line in path.read_text().splitlines()
+    ]
+    assert sum(bool(line) and not line.startswith(("//", "/*")) for line in lines) <= 1_300
+    assert max(map(len, lines)) <= 140
 
 
 @pytest.mark.parametrize(

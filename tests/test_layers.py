@@ -50,6 +50,23 @@ def test_output_and_gradient_of_a_convolution(
     assert (got - expected).abs().max() <= 2e-2 * expected.abs().max()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (2, 7), (3, 3), (4, 1)])
+@pytest.mark.parametrize("kernel", [(1, 5, 5), (1, 7, 7), (3, 7, 7), (1, 9, 9)])
+def test_maps_lower_than_the_padding(kernel: tuple[int, int, int], size: tuple[int, int]) -> None:
+    """As in the spatial gate of CBAM (7x7, from 2 channels to 1) at the end of a network."""
+    torch.manual_seed(0)
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    conv = Conv3d(2, 1, kernel, padding=padding, bias=False)
+    for num_frames in (1, 4):
+        x = torch.randn(2, 2, num_frames, *size).to(memory_format=torch.channels_last_3d)
+        expected = weight_gradients(conv, x, bfloat16=False)["weight"]
+        got = weight_gradients(conv, x, bfloat16=True)["weight"]
+        assert (got - expected).abs().max() <= 2e-2 * expected.abs().max()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            y = conv(x)
+        assert (y - conv(x)).abs().max() <= 2e-2 * conv(x).abs().max()
+
+
 def backbones() -> dict[str, nn.Module]:
     made: dict[str, nn.Module] = {
         f"{kind}_r{depth}": ResNet3d(kind, depth=depth, num_classes=5, width=16, dropout=0.0)

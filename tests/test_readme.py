@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import yaml
 
 import videoattn
 from tests.cli.test_commands import command
-from tests.weights.public_states import recorded, state
+from tests.weights.published import published_file
+from tests.weights.server import body, serve
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.list import accuracy_of
 from videoattn.data.synthetic import Split, demo_clip, encode_clip
@@ -55,9 +57,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 clip = demo_clip(motion, seed=0, split=split, number=number)
                 encode_clip(folder / f"my_clips/{split}/{name}/{number}.mp4", clip)
     encode_clip(folder / "some.mp4", demo_clip("grows", seed=1, split="test", number=0))
-    torch.save(
-        {"model_state": state(recorded("pytorchvideo/i3d_r50"))}, folder / "I3D_8x8_R50.pyth"
-    )
+    (folder / "I3D_8x8_R50.pyth").write_bytes(published_file("pytorchvideo/i3d_r50"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         videoattn.train("configs/demo.yaml", "data.root=my_clips", folder=Path("runs/demo/moving"))
@@ -68,21 +68,35 @@ def test_every_block_is_run() -> None:
     citation = [block for block in BLOCKS if block.startswith("@software")]
     assert len(SHELL) >= 5
     assert len(PYTHON) == 1
+    after_install = [block for block in SHELL if not block.startswith("pip")]
+    assert after_install[0] == "videoattn predict pytorchvideo/i3d_r50 some.mp4"
     assert sorted(SHELL + PYTHON + citation) == sorted(BLOCKS)
 
 
-def test_its_commands_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines have no comments and no patterns, which an interactive zsh does not take."""
+def test_its_commands_run(clone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The lines have no comments and no patterns, which an interactive zsh does not take.
+
+    A server takes the place of the network. One small view of the public model saves time.
+    """
     assert not re.search(r"[#*?\[\]{}~$]", "\n".join(SHELL))
     monkeypatch.chdir(clone)
-    for line in "\n".join(SHELL).splitlines():
-        program, *words = shlex.split(line)
-        if program == "videoattn":
-            assert command(*words) == 0, line
-        elif program == "make":
-            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.M), line
-        else:
-            assert program == "pip"
+    name = "pytorchvideo/i3d_r50"
+    small = replace(PUBLIC[name].preprocessing, num_clips=1, num_crops=1, test_size=64)
+    monkeypatch.setitem(PUBLIC, name, replace(PUBLIC[name], preprocessing=small))
+    monkeypatch.setenv("VIDEOATTN_HOME", str(tmp_path))
+    with serve() as server:
+        server.default = body((clone / "I3D_8x8_R50.pyth").read_bytes())
+        monkeypatch.setenv("VIDEOATTN_MIRROR", server.address)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        for line in "\n".join(SHELL).splitlines():
+            program, *words = shlex.split(line)
+            if program == "videoattn":
+                assert command(*words) == 0, line
+            elif program == "make":
+                assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.M), line
+            else:
+                assert program == "pip"
+    assert server.num_requests == 1
     assert (ROOT / "constraints.txt").is_file()
     assert list((clone / "runs/demo/moving/pictures").glob("*.png"))
     assert (clone / "runs/mine/test").is_dir()

@@ -102,6 +102,9 @@ def test_the_wheel_has_the_recipes_and_class_lists(wheel: Path) -> None:
     assert {f"videoattn/configs/{name}" for name in RECIPES} < names
     assert {f"videoattn/data/classes/{name}" for name in CLASS_LISTS} < names
     assert "videoattn/py.typed" in names
+    page = ROOT / "videoattn/explain/explorer"
+    parts = {path.name for path in page.iterdir() if path.suffix in (".html", ".css", ".js")}
+    assert {f"videoattn/explain/explorer/{name}" for name in parts} < names
     assert demo == (ROOT / "configs/demo.yaml").read_bytes()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "videoattn").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules

@@ -1,4 +1,6 @@
-"""Decodes damaged copies of videos in processes that may crash or hang; counts the outcomes.
+"""Reads damaged copies of files in processes that may crash or hang; counts the outcomes.
+
+`videos FOLDER` decodes damaged copies of videos.
 
 | outcome      | the decoder                                                                   |
 | frames       | returns the frames that PyAV returns (PyAV itself: see `_read_from_start`)     |
@@ -6,15 +8,22 @@
 | DecodeError  | raises DecodeError; other exceptions are counted by their names               |
 | crash        | ends its process                                                              |
 | hang         | takes longer than the limit                                                   |
+
+`readers` damages the input of every other reader (`fuzz_readers.py`), in processes of limited
+memory. A reader returns a result, or raises an error of one line that names the cause (error).
+"damaged or too large" are errors of readers that ran into the limit on memory. Everything else is a
+fault: other exceptions, by their names, long errors, crashes and hangs.
 """
 
 import itertools
 import os
+import resource
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -25,25 +34,24 @@ import torch
 import typer
 from av.error import FFmpegError
 
-sys.path.append(str(Path(__file__).parent / "bench"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "bench")]
 from common import chosen_decoders, print_table, videos_under
+from fuzz_bytes import mutate
+from fuzz_clips import UNUSUAL
+from fuzz_readers import READERS, damage
 
+from videoattn.cli.app import MAX_MESSAGE, expected_errors, one_line
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
 from videoattn.data.decode.container import open_container, video_stream
 from videoattn.data.workers import Crash, in_processes
+from videoattn.errors import one_of
 from videoattn.types import Frames
 
-# Names of chunks. The four bytes of a chunk's length follow the name (AVI) or precede it (MP4).
-_CHUNKS = (
-    *(b"ftyp", b"moov", b"mvhd", b"trak", b"tkhd", b"mdia", b"mdhd", b"minf", b"stbl", b"stsd"),
-    *(b"avcC", b"stts", b"ctts", b"stss", b"stsz", b"stsc", b"stco", b"edts", b"elst", b"mdat"),
-    *(b"RIFF", b"LIST", b"avih", b"strh", b"strf", b"idx1", b"00dc"),
-)
-_LENGTHS = (b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\7", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff")
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers that store the presentation time of each frame."""
 
 SAME, OTHER, ERROR, CRASH, HANG = "frames", "other frames", "DecodeError", "crash", "hang"
+RESULT, MESSAGE, MEMORY = "result", "error", "damaged or too large"
 
 
 class Mutant(NamedTuple):
@@ -63,6 +71,106 @@ class Outcome(NamedTuple):
     seconds: float
 
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
+
+
+@app.command("readers")
+def fuzz_readers(
+    count: Annotated[int, typer.Option(min=1, help="Damaged inputs of all readers.")] = 10_000,
+    reader: Annotated[str, typer.Option(help=f"{', '.join(READERS)}, or all.")] = "all",
+    seed: Annotated[int, typer.Option(help="Seed of the damage.")] = 0,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds after which a reader hangs.")] = 30.0,
+    memory: Annotated[int, typer.Option(min=1, help="MiB that a reader may allocate.")] = 1024,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Read damaged inputs with every reader and count the outcomes."""
+    names = list(READERS) if reader == "all" else [one_of("reader", reader, READERS)]
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
+    slowest = dict.fromkeys(names, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            (Path(folder) / name).mkdir()
+            READERS[name].make(Path(folder) / name)
+        task = partial(_read_damaged, seed=seed, folder=Path(folder), megabytes=memory)
+        jobs = [(names[number % len(names)], number) for number in range(count)]
+        for (name, number), found in in_processes(task, jobs, num_workers=workers, seconds=limit):
+            if isinstance(found, Crash):
+                kind = HANG if found.reason.startswith("took more") else CRASH
+                found = (kind, found.reason, limit if kind == HANG else 0.0)
+            kind, detail, seconds = found
+            counts[name][kind] += 1
+            slowest[name] = max(slowest[name], seconds)
+            if kind not in (RESULT, MESSAGE, MEMORY):
+                print(f"{name}: {kind} ({detail[:300]!r}): input {number}", flush=True)
+    others = itertools.chain.from_iterable(counts.values())
+    kinds = list(dict.fromkeys((RESULT, MESSAGE, MEMORY, CRASH, HANG, *others)))
+    rows = [
+        (name, *(counts[name][kind] for kind in kinds), f"{slowest[name]:.1f}") for name in names
+    ]
+    print_table(
+        ("reader", *kinds, "slowest, s"),
+        rows,
+        note=f"{count:,} damaged inputs, seed {seed}, limits {limit:g} s and {memory} MiB.",
+    )
+
+
+def _read_damaged(
+    job: tuple[str, int], seed: int, folder: Path, megabytes: int
+) -> tuple[str, str, float]:
+    """Reads a damaged input in a worker; returns the outcome, its detail, and the seconds."""
+    name, number = job
+    torch.set_num_threads(1)  # threads of the parent do not exist here, and would be waited for
+    limit_memory(megabytes)
+    started = time.monotonic()
+    place = folder / f"{name}-{number}"
+    damaged_copy(name, folder / name, place, seed=seed, number=number)
+    try:
+        READERS[name].read(place)
+    except expected_errors() as error:
+        text = one_line(error)
+        too_large = "damaged or too large" in text or "cannot allocate memory" in text.lower()
+        kind = MEMORY if too_large else MESSAGE if len(text) <= MAX_MESSAGE else "long error"
+        return kind, text, time.monotonic() - started
+    except Exception as error:
+        return type(error).__name__, str(error), time.monotonic() - started
+    finally:
+        shutil.rmtree(place)
+    return RESULT, "", time.monotonic() - started
+
+
+def damaged_copy(name: str, source: Path, place: Path, *, seed: int, number: int) -> None:
+    """Writes the damaged input with this number, as a pure function of seed and number."""
+    rng = np.random.default_rng((seed, number))
+    shutil.copytree(source, place)
+    files = sorted(path for path in place.glob(READERS[name].files) if path.is_file())
+    target = files[int(rng.integers(len(files)))]
+    other = files[int(rng.integers(len(files)))].read_bytes()
+    for _ in range(1 + int(rng.integers(4) == 0) + int(rng.integers(8) == 0)):
+        data = target.read_bytes()
+        target.write_bytes(damage(data, lambda part: mutate(part, other, rng, texts=True), rng))
+
+
+def limit_memory(megabytes: int) -> None:
+    """Limits the memory of this process to what it has now and this many MiB more, once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+@app.command("unusual")
+def write_unusual(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="A new folder.")],
+) -> None:
+    """Write small videos with a cover, gradual refresh, edit lists and fragments, to damage."""
+    folder.mkdir(parents=True)
+    for name, write in UNUSUAL.items():
+        write(folder / name)
+        print(folder / name)
+
+
+@app.command("videos")
 def main(
     folder: Annotated[
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
@@ -140,18 +248,6 @@ def mutant_bytes(sources: Sequence[Path], number: int, seed: int) -> bytes:
     return mutate(sources[number % len(sources)].read_bytes(), other.read_bytes(), rng)
 
 
-def mutate(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Returns a damaged copy. Half of the damage is near the start or the end of the file.
-
-    Bytes are changed, removed, or replaced by bytes of another file, or the length of a chunk is
-    set to a wrong value.
-    """
-    if len(data) < 64:
-        return data[: int(rng.integers(0, len(data) + 1))]
-    changed: bytes = _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](data, other, rng)
-    return changed
-
-
 def _attempt(
     mutant: Mutant, sources: Sequence[Path], seed: int, folder: str
 ) -> tuple[str, str, float]:
@@ -171,11 +267,15 @@ def _decode(path: Path, decoder: Decoder) -> tuple[str, str]:
         num_frames, _ = count_frames(path)
         indices = np.unique(np.linspace(0, num_frames - 1, 8).astype(np.int64))
         frames = decode(path, indices, decoder=decoder)
+        middle = len(indices) // 2
+        alone = decode(path, indices[middle : middle + 1], decoder=decoder)
         reference = (_read_from_start if decoder == "pyav" else decode)(path, indices)
     except DecodeError as error:
         return ERROR, error.reason
     except Exception as error:
         return type(error).__name__, str(error)
+    if not torch.equal(alone[0], frames[middle]):
+        return OTHER, f"frame {indices[middle]} differs if it is requested alone"
     if reference is None:
         return SAME, "the damage is in frames that were skipped"
     if frames.shape != reference.shape:
@@ -226,56 +326,5 @@ def _image(frame: av.VideoFrame, before: Sequence[np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, turns))
 
 
-def _position(length: int, rng: np.random.Generator) -> int:
-    """Draws a position in a file: anywhere, or in the first or last 4,096 bytes."""
-    draw = rng.random()
-    if draw < 0.5:
-        return int(rng.integers(length))
-    near = int(rng.integers(min(length, 4096)))
-    return near if draw < 0.75 else length - 1 - near
-
-
-def _range(length: int, rng: np.random.Generator) -> tuple[int, int]:
-    start = _position(length, rng)
-    return start, start + int(2 ** rng.uniform(0, np.log2(length)))
-
-
-def _flip(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(data)
-    for _ in range(int(2 ** rng.uniform(0, 8))):
-        changed[_position(len(data), rng)] ^= int(rng.integers(1, 256))
-    return bytes(changed)
-
-
-def _cut(data: bytes, _: bytes, rng: np.random.Generator) -> bytes:
-    start, end = _range(len(data), rng)
-    return data[:start] + (data[end:] if rng.random() < 0.5 else b"")
-
-
-def _splice(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    start, end = _range(len(data), rng)
-    first, last = _range(len(other), rng) if other else (0, 0)
-    return data[:start] + other[first:last] + data[end:]
-
-
-def _relength(data: bytes, _: bytes, rng: np.random.Generator) -> bytes:
-    length = _LENGTHS[int(rng.integers(len(_LENGTHS)))]
-    found = [at for chunk in _CHUNKS if (at := data.find(chunk)) >= 4]
-    if not found:  # Matroska, MPEG, GIF
-        at = _position(len(data), rng)
-        return data[:at] + length + data[at + 4 :]
-    at = found[int(rng.integers(len(found)))]
-    at = at + 4 if data[:4] == b"RIFF" else at - 4
-    return data[:at] + length + data[at + 4 :]
-
-
-_MUTATIONS: tuple[Callable[[bytes, bytes, np.random.Generator], bytes], ...] = (
-    _flip,
-    _cut,
-    _splice,
-    _relength,
-)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    app()

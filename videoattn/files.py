@@ -1,17 +1,23 @@
-"""Writes output files so that they are complete or absent, and never land outside their folder.
+"""Writes output files so that they are complete or absent, and never land outside their folder, and
+reads arrays within limits.
 
 A run folder may come from somebody else. Its links are not followed, and names that it supplies
 (classes, videos) become file names only through `safe_file_name`.
 """
 
 import errno
+import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
+
+import numpy as np
 
 
 def safe_file_name(text: str) -> str:
@@ -19,6 +25,13 @@ def safe_file_name(text: str) -> str:
     "." become "_", and at most 100 bytes of UTF-8 are kept."""
     name = re.sub(r"[^\w.-]", "_", text).encode()[:100].decode(errors="ignore")
     return name if name.strip(".") else "_" * max(len(name), 1)
+
+
+def spreadsheet_cell(value: object) -> object:
+    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
 
 
 def file_url(path: str | Path) -> str:
@@ -38,6 +51,16 @@ def output_folder(folder: Path) -> Path:
         raise ValueError(f"{folder} is a file; remove it, or choose another output folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def require_empty(path: Path) -> None:
+    """Checks that a path does not exist, or is an empty folder.
+
+    Raises:
+        ValueError: If the path exists.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} already exists; choose another name, or remove it")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -80,6 +103,50 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8; bytes of file names that are not UTF-8 are written as they are."""
     write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def read_arrays(
+    path: Path, *, most: int, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns arrays of an .npz file, without pickles.
+
+    Sizes are checked before memory is allocated: those of the unpacked members, and those that the
+    headers of the arrays state.
+
+    Args:
+        most: Largest size in bytes of all these arrays.
+        names: The arrays to read, if they exist; all by default.
+
+    Raises:
+        ValueError: If the arrays are larger, or damaged.
+        zipfile.BadZipFile, zlib.error, EOFError: If the file is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = {item.filename: item for item in archive.infolist()}
+        names = [name[:-4] for name in members if name.endswith(".npy")] if names is None else names
+        found = {name: members[f"{name}.npy"] for name in names if f"{name}.npy" in members}
+        if (total := sum(item.file_size for item in found.values())) > most:
+            raise ValueError(f"it holds {total:,} bytes; the limit is {most:,}")
+        return {name: _read_array(name, archive.read(item)) for name, item in found.items()}
+
+
+def _read_array(name: str, content: bytes) -> np.ndarray:
+    """Returns the array in the content of a .npy file, in memory that is writable."""
+    stream = BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"{name} has version {version} of NumPy's format; need 1.0 or 2.0")
+    shape, is_fortran, dtype = _NPY_HEADERS[version](stream)
+    data = bytearray(stream.getbuffer()[stream.tell() :])
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{name} is damaged: {dtype} {shape} in {len(data):,} bytes")
+    return np.ndarray(shape, dtype, data, order="F" if is_fortran else "C")
+
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @contextmanager

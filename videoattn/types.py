@@ -22,7 +22,7 @@ Video = Float[Tensor, "N C T H W"]
 Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
 Target = Int64[Tensor, " N"] | Float[Tensor, "N K"]
-"""The target of a loss: class indices, or a share for each class."""
+"""Class indices, -1 if unknown; or for each class 1, 0, or the share of a mixed clip."""
 Grid = tuple[int, int, int]
 """(T, H, W): frames, height and width of a clip or of features."""
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     """A batch from a loader. Samples that failed are listed in `failures` only."""
 
     frames: Views
-    labels: Labels  # -1 if the list has no class for the video
+    labels: Target  # 1 and 0 for each class if a video may have several
     indices: Labels  # index of each sample in the dataset
     failures: tuple[Failure, ...] = ()
 

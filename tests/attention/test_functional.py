@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from videoattn.attention import functional
 from videoattn.attention.functional import (
     attend,
     attend_separable,
@@ -34,15 +35,36 @@ def test_tokens_round_trip_and_order() -> None:
 
 
 @pytest.mark.parametrize(("width_qk", "width_v"), [(4, 4), (4, 7), (9, 3)])
-def test_fused_softmax_equals_explicit(width_qk: int, width_v: int) -> None:
+def test_softmax_paths_equal_explicit(
+    width_qk: int, width_v: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functional, "MOST_AT_ONCE", 20)  # chunks of two queries
     q, k, v = random(2, 6, width_qk), random(2, 5, width_qk, seed=1), random(2, 5, width_v, seed=2)
-    paths = [attend(q, k, v, scale=0.3, path=path) for path in ("explicit", "fused", "auto")]
+    paths = [
+        attend(q, k, v, scale=0.3, path=path) for path in ("explicit", "fused", "chunked", "auto")
+    ]
     expected, *others = [values_and_gradients(y, q, k, v) for y in paths]
     for other in others:
         assert_same(other, expected)
     by_hand = torch.einsum("nqp,npe->nqe", (q @ k.mT * 0.3).exp(), v)
     by_hand = by_hand / (q @ k.mT * 0.3).exp().sum(-1, keepdim=True)
     torch.testing.assert_close(expected[0], by_hand)
+
+
+def test_bfloat16_softmax_on_a_cpu_is_chunked_and_near_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(functional, "MOST_AT_ONCE", 1000)
+    exact = random(2, 60, 32), random(2, 50, 32, seed=1), random(2, 50, 16, seed=2)
+    low = [x.detach().bfloat16().requires_grad_() for x in exact]
+    chunked, auto = (
+        values_and_gradients(attend(*low, scale=0.2, path=path), *low)
+        for path in ("chunked", "auto")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(auto, chunked, strict=True))
+    expected = values_and_gradients(attend(*exact, scale=0.2), *exact)
+    for a, b in zip(auto, expected, strict=True):
+        assert (a - b).norm() < 0.02 * b.norm()
 
 
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 2), (40, 30)])

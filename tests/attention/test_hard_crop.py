@@ -42,7 +42,8 @@ class Pooled(nn.Module):
 
 def pooled(**options: object) -> HardCrop:
     torch.manual_seed(0)
-    return HardCrop(Pooled(), after="grid", min_size=0.0, **options).double()
+    options = {"pool": "backbone", "min_size": 0.0, **options}
+    return HardCrop(Pooled(), after="grid", **options).double()
 
 
 def backbone(kind: str) -> nn.Module:
@@ -167,6 +168,32 @@ def test_fusion_reads_the_inputs_of_both_classifiers(kind: str) -> None:
     assert (
         copy.deepcopy(model) is not None
     )  # tensors of a graph, had they been kept, cannot be copied
+
+
+@pytest.mark.parametrize("kind", ["i3d", "tsn"])
+def test_branches_pool_by_a_global_maximum(kind: str) -> None:
+    """The paper's Pool5: the classifiers and the fusion read the maximum over all positions."""
+    model = cropping(kind)
+    x = noise(2, 3, 4, 40, 48)
+    taken: dict[str, Tensor] = {}
+    branches = {"global": model.global_branch, "local": model.local_branch}
+    for name, branch in branches.items():
+        branch.layer4.register_forward_hook(
+            lambda module, inputs, output, name=name: taken.__setitem__(name, output)
+        )
+    parts = model.parts(x)
+    pooled = {name: f.flatten(2).sort(-1).values[..., -1] for name, f in taken.items()}
+    if kind == "tsn":  # of each segment, then the mean over segments
+        pooled = {name: f.unflatten(0, (2, -1)).mean(1) for name, f in pooled.items()}
+    for name, branch in branches.items():
+        expected = pooled[name] @ branch.fc.weight.T + branch.fc.bias
+        torch.testing.assert_close(parts[name], expected, rtol=1e-12, atol=1e-12)
+    both = torch.cat([pooled["global"], pooled["local"]], 1)
+    expected = both @ model.fusion.weight.T + model.fusion.bias
+    torch.testing.assert_close(parts["fused"], expected, rtol=1e-12, atol=1e-12)
+    mean = HardCrop(backbone(kind), after="layer2", min_size=0.0, pool="backbone").double().eval()
+    mean.load_state_dict(model.state_dict())
+    assert not torch.allclose(mean.parts(x)["global"], parts["global"])
 
 
 @every_region
@@ -306,6 +333,9 @@ def test_invalid_arguments_are_rejected() -> None:
         ({"scale": "softmax"}, r"scale: 'softmax' does not exist \(did you mean max\?\)"),
         ({"threshold": 1.0}, r"threshold: got 1.0; need 0 or more and below 1"),
         ({"min_size": 1.5}, r"min_size: got 1.5; need a fraction of each side, 0 to 1"),
+        ({"pool": "mean"}, "pool: 'mean' does not exist; choose from max, backbone"),
+        ({"keep": "first"}, "keep: 'first' does not exist; choose from best, last"),
+        ({}, "pool='max' replaces a global pool `avgpool`, which Pooled does not have; use pool="),
     ):
         with pytest.raises(ValueError, match=message):
             HardCrop(Pooled(), after="grid", **options)
@@ -322,11 +352,11 @@ def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(
         ValueError, match=r"Pooled: got the classifier `.*need a linear layer of one vector"
     ):
-        HardCrop(headless, after="grid")
+        HardCrop(headless, after="grid", pool="backbone")
     with pytest.raises(
         ValueError, match=r"stage: got 3; need 0 \(global\), 1 \(local\) or 2 \(fus"
     ):
-        HardCrop(Pooled(), after="grid").set_stage(3)
+        HardCrop(Pooled(), after="grid", pool="backbone").set_stage(3)
 
 
 # Runs in a subprocess, because torch.compile and torch.export cannot read annotations that

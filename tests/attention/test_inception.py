@@ -32,16 +32,20 @@ MAPS = {
     "stand_alone": REPLACED,
     "hard_crop": ["hard_crop", "hard_crop.heat"],
     "squeeze_excite": map_names(MIXED, "squeeze_excite"),
-    "self_gating": map_names(MIXED, "self_gating"),
+    "self_gating": [
+        f"{mixed}.{branch}.self_gating" for mixed in MIXED for branch in ("b1b", "b2b")
+    ],
     "cbam": map_names(MIXED, "cbam", ".channel", ".spatial", ".temporal"),
     "refinement": map_names(["Mixed_4f", "Mixed_5c"], "refinement"),
     "interaction": HEAD,
+    "interaction_layer": map_names(["Mixed_4f"], "interaction_layer", "", ".0", ".1"),
     "pay_attention": HEAD[1:],
 }
 # Residual blocks that start as the identity, and gates with that option.
 IDENTITY = {
     **{name: {} for name in ("non_local", "cgnl", "cross_layer", "sagan", "similarity")},
     "channel_attention": {},
+    "interaction_layer": {},
     "squeeze_excite": {"gate_start": "identity"},
     "cbam": {"gate_start": "identity"},
 }

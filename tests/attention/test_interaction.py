@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
 from videoattn.attention.blocks.interaction import InteractionPyramid
-from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss
+from videoattn.attention.blocks.interaction_loss import FORMS, diversity_loss, interaction_loss
 from videoattn.attention.blocks.pyramid import PoolingOptions, PyramidPooling
 from videoattn.attention.insert import output_shapes
 from videoattn.attention.losses import auxiliary_losses
@@ -205,7 +205,7 @@ def test_rows_start_different() -> None:
 # --- losses -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["normalized", "scaled", "literal"])
+@pytest.mark.parametrize("form", FORMS)
 @POOLS
 def test_training_stores_both_losses(pool_with: str, form: str) -> None:
     """The losses use unit rows and the centered X, for both values of `pool_with`."""
@@ -226,7 +226,7 @@ def test_training_stores_both_losses(pool_with: str, form: str) -> None:
 
 def test_default_losses_have_no_gradient_for_the_last_features() -> None:
     xs = [x.requires_grad_() for x in levels()]
-    for form, reaches in (("normalized", False), ("literal", True)):
+    for form, reaches in (("balanced", False), ("normalized", False), ("literal", True)):
         module = PyramidPooling(CHANNELS[-1:], loss=form).double().train()
         with torch.no_grad():
             for parameter in module.parameters():
@@ -265,21 +265,38 @@ def head(width: int = 8, **options: object) -> nn.Module:
 
 
 def test_head_classifies_the_mean_token() -> None:
-    made, xs = head(), levels()
+    made, xs = head(classify="mean"), levels()
     expected = made.linear(made.pyramid(*xs).mean(1))
     torch.testing.assert_close(made(torch.zeros(2, 8, dtype=torch.float64), *xs), expected)
     segments = made(torch.zeros(2, 4, 8, dtype=torch.float64), *xs)
     torch.testing.assert_close(segments, expected.unsqueeze(1))
 
 
-def test_residual_head_starts_as_a_plain_classifier() -> None:
-    made, xs = head(residual=True), levels()
+@pytest.mark.parametrize("classify", ["rows", "mean"])
+def test_residual_head_starts_as_a_plain_classifier(classify: str) -> None:
+    made, xs = head(residual=True, classify=classify), levels()
+    plain = made.linear if classify == "mean" else made.plain
     pooled = xs[-1].mean((2, 3, 4))
-    assert torch.equal(made(pooled, *xs), made.linear(pooled))
+    assert torch.equal(made(pooled, *xs), plain(pooled))
     per_segment = xs[-1].mean((3, 4)).transpose(1, 2)
-    torch.testing.assert_close(made(per_segment, *xs)[:, 0], made.linear(pooled))
+    torch.testing.assert_close(made(per_segment, *xs)[:, 0], plain(pooled))
     made.train()(pooled, *xs).sum().backward()
     assert made.gamma.grad.abs() > 0
+
+
+@pytest.mark.parametrize("classify", ["rows", "mean"])
+def test_scope_of_a_frame_classifies_each_frame_of_a_tsn(classify: str) -> None:
+    made, xs = head(scope="frame", classify=classify), levels(frames=3)
+    segments = torch.zeros(2, 3, 8, dtype=torch.float64)
+    logits = made(segments, *xs)
+    assert logits.shape == (2, 3, 3)
+    for t in range(3):  # each frame by itself
+        alone = made(segments[:, :1], *(x[:, :, t : t + 1] for x in xs))
+        torch.testing.assert_close(logits[:, t], alone[:, 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(made(segments[:, 0], *xs), logits.mean(1))  # of a network of clips
+    maps = made.maps(segments, *xs)
+    assert maps[""].weights.shape == (2, 8, 3, 2, 3)
+    torch.testing.assert_close(maps[""].weights.sum((2, 3, 4)), torch.ones(2, 8).double())
 
 
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
@@ -319,8 +336,10 @@ def test_parameter_count() -> None:
         ({"pool_with": "l1"}, "pool_with: 'l1' does not exist; choose from l2, simplex"),
         (
             {"loss": "plain"},
-            "loss: 'plain' does not exist; choose from normalized, scaled, literal",
+            "loss: 'plain' does not exist; choose from balanced, normalized, scaled, literal",
         ),
+        ({"scope": "video"}, "scope: 'video' does not exist; choose from clip, frame"),
+        ({"classify": "all"}, "classify: 'all' does not exist; choose from rows, mean"),
         ({"rows": 0}, r"rows: got 0; need a number of 1 or more, or a grid \[height, width\] or"),
         ({"rows": [7]}, r"rows: got \[7\]; need a number of 1"),
         ({"rows": [7, 0]}, r"rows: got \[7, 0\]; need a number of 1"),

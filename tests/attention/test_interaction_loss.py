@@ -9,10 +9,14 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from tests.reference.interaction import literal_diversity, literal_interaction
-from videoattn.attention.blocks.interaction_loss import diversity_loss, interaction_loss, unit_rows
+from videoattn.attention.blocks.interaction_loss import (
+    FORMS,
+    diversity_loss,
+    interaction_loss,
+    unit_rows,
+)
 
 D, P, C = 3, 7, 11
-FORMS = ("normalized", "scaled", "literal")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +38,7 @@ def literal(rows: Tensor, x: Tensor) -> float:
 
 
 def normalized(rows: Tensor, x: Tensor) -> float:
-    return interaction_loss(rows[None], x[None]).item()
+    return interaction_loss(rows[None], x[None], "normalized").item()
 
 
 def softmax_rows(seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -46,7 +50,7 @@ def test_equals_the_printed_formulas() -> None:
     levels = [random(2, D, P, seed=seed).softmax(-1) for seed in (2, 3)]
     rows, fused = unit_rows(scores), scores.softmax(-1)
     one, two = interaction_loss(rows, x, "literal"), diversity_loss(fused, levels, "literal")
-    mean = diversity_loss(fused, levels)
+    mean = diversity_loss(fused, levels, "normalized")
     for n in range(2):
         expected = literal_interaction(rows[n].numpy(), x[n].numpy())
         assert one[n].item() == pytest.approx(expected, rel=1e-12)
@@ -215,7 +219,8 @@ def test_free_rows_reach_the_components_as_the_penalty_grows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "reaches"), [("normalized", False), ("scaled", True), ("literal", True)]
+    ("form", "reaches"),
+    [("balanced", False), ("normalized", False), ("scaled", True), ("literal", True)],
 )
 def test_features_get_a_gradient_only_in_the_scaled_and_literal_forms(
     form: str, reaches: bool
@@ -257,3 +262,114 @@ def test_diversity_of_two_positions_has_a_gradient_everywhere() -> None:
     loss.sum().backward()
     assert scores.grad is not None
     assert scores.grad.isfinite().all()
+
+
+# --- the balanced form --------------------------------------------------------------------------
+
+
+def gradients(d: int, p: int, c: int, form: str) -> tuple[float, float, float]:
+    """Returns the norms of the gradients for the scores, at the start of training: of the cross
+    entropy of a classifier of all rows, of the interaction loss, and of the diversity loss.
+
+    Features are rectified mixtures of eight patterns and noise; three levels have random scores.
+    """
+    torch.manual_seed(0)
+    scores = [(0.17 * random(4, d, p, seed=seed)).requires_grad_() for seed in range(3)]
+    x = (
+        random(4, p, 8, seed=5) @ random(8, c, seed=6) / 8**0.5 + random(4, p, c, seed=7) / 2
+    ).relu()
+    fused = sum(scores)
+    assert isinstance(fused, Tensor)
+    rows, own = unit_rows(fused), [y.softmax(-1) for y in scores]
+    classifier = torch.nn.Linear(d * c, 10).double()
+    logits = classifier((rows @ x).flatten(1) / (p * d) ** 0.5)
+    losses = (
+        torch.nn.functional.cross_entropy(logits, torch.arange(4)),
+        interaction_loss(rows, x, form).mean(),
+        diversity_loss(fused.softmax(-1), own, form).mean(),
+    )
+    parts = (torch.autograd.grad(loss, scores, retain_graph=True) for loss in losses)
+    entropy, interaction, diversity = (torch.stack(part).norm().item() for part in parts)
+    return entropy, interaction, diversity
+
+
+SIZES = [(d, p, c) for d in (4, 8, 49) for p in (49, 392) for c in (64, 512)]
+
+
+def test_balanced_gradients_keep_their_size_relative_to_cross_entropy() -> None:
+    ratios = {form: ([], []) for form in ("balanced", "normalized")}
+    for form, (interaction, diversity) in ratios.items():
+        for size in SIZES:
+            entropy, one, two = gradients(*size, form)
+            interaction.append(one / entropy)
+            diversity.append(two / entropy)
+    for found in ratios["balanced"]:
+        middle = sum(found) / len(found)
+        assert 0.1 < middle < 10
+        assert max(found) < 1.2 * middle
+        assert min(found) > 0.8 * middle
+    interaction, diversity = ratios["normalized"]
+    assert max(interaction) > 100 * min(interaction)
+    assert max(diversity) < 1e-3
+
+
+def test_balanced_loss_is_the_normalized_one_per_pair() -> None:
+    x, rows = random(2, P, C), unit_rows(random(2, D, P, seed=1))
+    expected = interaction_loss(rows, x, "normalized") / (D * (D - 1))
+    torch.testing.assert_close(interaction_loss(rows, x), expected)
+    one = interaction_loss(rows[:, :1], x)
+    torch.testing.assert_close(one, interaction_loss(rows[:, :1], x, "normalized"))
+
+
+def test_balanced_diversity_is_one_for_equal_rows_and_zero_for_rows_apart() -> None:
+    a = random(2, D, P).softmax(-1)
+    torch.testing.assert_close(diversity_loss(a, [a, a]), torch.ones(2).double())
+    one_hot = torch.eye(P, dtype=torch.float64)
+    assert diversity_loss(one_hot[None, :D], [one_hot[None, -D:]]).item() == 0
+    for scale in (0.1, 1.0, 10.0):
+        own = [(scale * random(2, D, P, seed=s)).softmax(-1) for s in (1, 2)]
+        value = diversity_loss(a, own)
+        assert ((value > 0) & (value < 1)).all()
+
+
+# --- what rows can reach ------------------------------------------------------------------------
+
+
+def best_rows(x: Tensor, d: int, positive: bool) -> Tensor:
+    """Minimizes the loss over rows of length 1, or over those of softmaxes."""
+    free = random(d, len(x), seed=3).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [free], max_iter=400, tolerance_grad=1e-10, tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def rows() -> Tensor:
+        return unit_rows(free[None])[0] if positive else torch.nn.functional.normalize(free, dim=1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = interaction_loss(rows()[None], x[None])[0]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return rows().detach()
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_free_rows_find_the_principal_subspace_and_positive_rows_do_not(rectified: bool) -> None:
+    """By the smallest cosine between their span and that of the first four eigenvectors."""
+    x = random(24, 64, seed=11)
+    x = x.relu() if rectified else x
+    values, vectors = eigen(x)
+    for positive in (False, True):
+        rows = best_rows(x, 4, positive)
+        basis = torch.linalg.qr(rows.T)[0]
+        cosine = torch.linalg.svdvals(vectors[:4] @ basis)[-1].item()
+        kept = (basis.T @ x).square().sum() / values[:4].sum()
+        if positive:
+            assert cosine < 0.5
+            assert kept < 0.97
+        else:
+            assert cosine > 0.99999
+            assert kept > 0.99999

@@ -1,9 +1,13 @@
 """Heads, special tokens, factors, resampling, adapters and the archive of maps."""
 
+import io
 import itertools
 import json
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,5 +310,109 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
         archive.writestr(
             "index.json", json.dumps({"format": "videoattn-maps/1", "about": {}, "maps": []})
         )
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"frames is damaged: object \(1,\) in"):
         load_maps(path)
+
+
+def archive_of(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Saves two maps, and changes their description."""
+    rows = torch.rand(1, 2, 3, *GRID)
+    pairwise = PairwiseMap("pairwise", rows, torch.zeros(3, 3, dtype=torch.int64), GRID, GRID, True)
+    factors = Factors(torch.randn(1, 2, 24, 3), torch.randn(1, 2, 24, 3), "softmax", 0.5)
+    maps = {"a": replace(pairwise, factors=factors), "b": GateMap("channel", torch.rand(1, 4))}
+    save_maps(path, maps, frames=torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    index = json.loads(members["index.json"])
+    change(index)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in {**members, "index.json": json.dumps(index)}.items():
+            new.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index["maps"][0].update(grid_k=[1, 1, 1]),
+        lambda index: index["maps"][0].update(grid_q=[0, 0, 0]),
+        lambda index: index["maps"][0].update(grid_q="abc"),
+        lambda index: index["maps"][0].update(special={"class": 7}),
+        lambda index: index["maps"][0].update(rule="eval"),
+        lambda index: index["maps"][1].update(kind="spatial"),
+        lambda index: index["maps"][1].update(kind=["channel"]),
+        lambda index: index["maps"][1].update(other=3),
+        lambda index: index["maps"].append(7),
+        lambda index: index.update(maps=None),
+        lambda index: index.update(about=[]),
+    ],
+)
+def test_descriptions_that_do_not_fit_the_arrays(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    load_maps(archive_of(tmp_path / "x.npz", lambda _: None))
+    with pytest.raises(ValueError, match=r"x.npz is not an archive of attention maps \(") as raised:
+        load_maps(archive_of(tmp_path / "x.npz", change))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [2**33, 2**24 + 1])
+def test_archives_larger_than_the_limit(size: int, tmp_path: Path) -> None:
+    """Zeros are a thousand times smaller in a compressed file."""
+    path = archive_of(tmp_path / "x.npz", lambda _: None)
+    is_array = size > 2**31
+    with zipfile.ZipFile(path, "a" if is_array else "w", zipfile.ZIP_DEFLATED) as archive:
+        name = "frames2.npy" if is_array else "index.json"
+        archive.writestr(name, bytes(min(size, 2**25)))
+        archive.getinfo(name).file_size = size  # in the directory, which is written at the end
+    with pytest.raises(ValueError, match=r"the limit is (2,147,483,648|16,777,216)"):
+        load_maps(path)
+
+
+def test_a_limit_of_the_caller(tmp_path: Path) -> None:
+    path = archive_of(tmp_path / "x.npz", lambda _: None)
+    assert len(load_maps(path, max_bytes=10_000).maps) == 2
+    with pytest.raises(ValueError, match=r"it holds [\d,]+ bytes; the limit is 1,000"):
+        load_maps(path, max_bytes=1000)
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (2**62,), (10**6, 10**6), (3,), (-1,)])
+def test_arrays_whose_headers_state_other_sizes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    path = archive_of(tmp_path / "x.npz", lambda _: None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other.npy", header.getvalue() + bytes(16))
+    with pytest.raises(ValueError, match=r"x.npz is not an archive of attention maps \(other is"):
+        load_maps(path)
+
+
+def test_maps_recorded_whole_return_any_row_later() -> None:
+    """As factors or as rows; the other maps have the rows of the queries, if all are too many."""
+    torch.manual_seed(0)
+    model = nn.Sequential(NonLocal(8), NonLocal(8, scope="space")).double().eval()
+    video = torch.randn(1, 8, 4, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        with record_attention(model) as exact:
+            model(video)
+        with record_attention(model, factors="instead") as whole:
+            model(video)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            record_attention(model, [(1, 2, 3)], factors="instead") as some,
+        ):
+            patch.setattr("videoattn.attention.record.MOST_ENTRIES", 100)
+            model(video)
+    numbers = torch.tensor([0, 77, 143])
+    for name, found in whole.items():
+        assert isinstance(found, PairwiseMap)
+        assert isinstance(exact[name], PairwiseMap)
+        selected = found.select(numbers)
+        assert torch.equal(selected.queries, exact[name].queries[numbers])
+        assert torch.allclose(selected.rows, exact[name].rows[:, :, numbers], atol=1e-6)
+    first, second = some.values()
+    assert isinstance(first, PairwiseMap)
+    assert isinstance(second, PairwiseMap)
+    assert (first.is_whole, second.is_whole) == (True, False)
+    assert second.queries.tolist() == [[1, 2, 3]]

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -35,9 +36,14 @@ def trained(mask: ResidualMask) -> ResidualMask:
 
 @every_activation
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("units", [1, 2])
-def test_equals_the_image_module_on_each_frame(activation: str, depth: int, units: int) -> None:
-    mask = trained(ResidualMask(8, depth=depth, units=units, activation=activation))
+@pytest.mark.parametrize(
+    ("units", "upsample"), [(1, "resize"), (2, "resize"), (1, "deconvolution")]
+)
+def test_equals_the_image_module_on_each_frame(
+    activation: str, depth: int, units: int, upsample: str
+) -> None:
+    options = {"depth": depth, "units": units, "activation": activation, "upsample": upsample}
+    mask = trained(ResidualMask(8, **options))
     u, trunk = clip(2, 8, 3, 17, 20), clip(2, 8, 3, 17, 20, seed=1)
     out, gate = mask(u, trunk), mask.mask(u, trunk)
     for frame in range(3):
@@ -46,6 +52,46 @@ def test_equals_the_image_module_on_each_frame(activation: str, depth: int, unit
         torch.testing.assert_close(gate[:, :, frame], expected, rtol=1e-9, atol=1e-11)
         expected = (1 + expected) * trunk[:, :, frame]
         torch.testing.assert_close(out[:, :, frame], expected, rtol=1e-9, atol=1e-11)
+
+
+@every_activation
+def test_gradients_equal_those_of_the_image_module(activation: str) -> None:
+    mask = trained(ResidualMask(4, depth=2, activation=activation))
+    u, trunk = clip(2, 4, 1, 9, 8).requires_grad_(), clip(2, 4, 1, 9, 8, seed=1).requires_grad_()
+    image = activated(activation, mask_of_image(mask, u[:, :, 0], trunk[:, :, 0]))
+    expected = ((1 + image) * trunk[:, :, 0]).unsqueeze(2)
+    wanted_of, weight = [u, trunk, *mask.parameters()], clip(*expected.shape, seed=2)
+    got, wanted = (
+        torch.autograd.grad((y * weight).sum(), wanted_of) for y in (mask(u, trunk), expected)
+    )
+    for one, other in zip(got, wanted, strict=True):
+        error = (one - other).abs().max() / other.abs().max().clamp(min=1.0)
+        # The epsilon in the norm of "channel", and small deviations below "spatial"'s fraction.
+        assert error < {"mixed": 1e-12, "channel": 1e-7, "spatial": 1e-10}[activation]
+
+
+def test_deconvolution_starts_as_bilinear_interpolation() -> None:
+    """Inside the frame, of a ramp; at other places the two differ by half a cell."""
+    mask = ResidualMask(2, depth=1, upsample="deconvolution").double()
+    ramp = torch.arange(8.0).double().expand(1, 2, 1, 8, 8)
+    up = mask.resizes[0](ramp, torch.zeros(1, 2, 1, 16, 16))
+    expected = torch.arange(15.0).double() / 2
+    torch.testing.assert_close(up[0, 0, 0, 3, :15], expected)
+    assert mask.resizes[0](ramp, ramp).shape == ramp.shape  # an axis that is not halved
+
+
+@pytest.mark.parametrize(("depth", "shift"), [(1, 0.5), (2, 1.5), (3, 3.5)])
+def test_pooling_and_resizing_moves_a_blob_to_the_lower_right(depth: int, shift: float) -> None:
+    """By 1.5 cells at depth 2 and 3.5 at depth 3, averaged over places, as the docstring says."""
+    found = []
+    for place in range(28, 36):
+        x = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+        x[..., place, place] = 1
+        for _ in range(depth):
+            x = F.max_pool2d(x, 3, 2, 1)
+        x = F.interpolate(x, (64, 64), mode="bilinear", align_corners=False)[0, 0]
+        found.append(float((x.sum(0) * torch.arange(64)).sum() / x.sum()) - place)
+    assert sum(found) / 8 == pytest.approx(shift)
 
 
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
@@ -175,7 +221,7 @@ def test_depth_follows_the_grid() -> None:
 
 
 @pytest.mark.parametrize("kind", ["i3d", "tsn"])
-def test_masks_surround_the_second_and_third_stage(kind: str) -> None:
+def test_masks_surround_the_first_three_stages(kind: str) -> None:
     torch.manual_seed(0)
     if kind == "i3d":
         model: nn.Module = ResNet3d("i3d", depth=18, num_classes=3, width=16)
@@ -191,13 +237,14 @@ def test_masks_surround_the_second_and_third_stage(kind: str) -> None:
     masks = {key: m.depth for key, m in model.named_modules() if isinstance(m, ResidualMask)}
     block = ".block" if kind == "tsn" else ""
     assert masks == {
+        f"layer1.residual_attention{block}": 3,
         f"layer2.residual_attention{block}": 2,
         f"layer3.residual_attention{block}": 1,
     }
     assert [key for key in model.state_dict() if "residual_attention" not in key] == keys
     with torch.no_grad(), record_attention(model.eval()) as maps:
         assert torch.equal(model(x), before)
-    assert list(maps) == ["layer2.residual_attention", "layer3.residual_attention"]
+    assert list(maps) == [f"layer{n}.residual_attention" for n in (1, 2, 3)]
     for found in maps.values():
         assert not found.weights.any()
         assert found.identity_value == 0.0
@@ -209,6 +256,35 @@ def test_mask_of_the_first_stage_is_deeper() -> None:
     system.attach(model, model.info, system.make, ["layer1", "layer4"], "residual_attention")
     depths = [m.depth for m in model.modules() if isinstance(m, ResidualMask)]
     assert depths == [3, 1]
+
+
+def test_several_masks_in_a_stage_split_its_blocks() -> None:
+    """As in Attention-92: 1, 2 and 3 modules. A module's output is the next one's input."""
+    system = SYSTEMS["residual_attention"]
+    after = ["layer1", *["layer2"] * 2, *["layer3"] * 3]
+    model = ResNet3d("c2d", depth=34, num_classes=3, width=8)
+    keys = set(model.state_dict())
+    system.attach(model, model.info, system.make, after, "residual_attention")
+    assert keys < set(model.state_dict())
+    names = [name for name, m in model.named_modules() if isinstance(m, ResidualMask)]
+    assert names == [
+        "layer1.residual_attention",
+        *(f"layer2.residual_attention{end}" for end in ("", "2")),
+        *(f"layer3.residual_attention{end}" for end in ("", "2", "3")),
+    ]
+    stage = model.double().eval().layer2
+    assert list(dict(stage.named_children())) == [
+        "0", "1", "residual_attention", "2", "3", "residual_attention2",
+    ]  # fmt: skip
+    x = clip(1, 8, 2, 12, 12)
+    u = stage[0](x)
+    masks = [stage.residual_attention, stage.residual_attention2]
+    middle = masks[0](u, stage[1](u))
+    expected = masks[1](middle, stage[4](stage[3](middle)))
+    assert torch.equal(stage(x), expected)
+    model = ResNet3d("c2d", depth=18, num_classes=3, width=8)
+    with pytest.raises(ValueError, match=r"'layer2' has nothing to mask; need a stage of 3 or "):
+        system.attach(model, model.info, system.make, ["layer2"] * 2, "residual_attention")
 
 
 def test_recorded_mask_multiplies_the_trunk() -> None:
@@ -257,6 +333,12 @@ def test_invalid_options_are_rejected() -> None:
         ResidualMask(4, depth=0)
     with pytest.raises(ValueError, match="depth and units: got 2 and 0; need at least 1"):
         ResidualMask(4, depth=2, units=0)
+    with pytest.raises(ValueError, match=r"gate_start='identity' makes M zero, so M · F is zero;"):
+        ResidualMask(4, gate_start="identity", residual=False)
+    with pytest.raises(ValueError, match="upsample='deconvolution' keeps time; set temporal_mask"):
+        ResidualMask(4, upsample="deconvolution", temporal_mask=True)
+    with pytest.raises(ValueError, match="upsample: 'bilinear' does not exist; choose from resiz"):
+        ResidualMask(4, upsample="bilinear")
     with pytest.raises(ValueError, match="temporal_kernel: got 2; choose 1 or 3"):
         ResidualMask(4, temporal_kernel=2)
 

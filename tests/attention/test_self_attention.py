@@ -150,6 +150,6 @@ def test_block_reproduces_the_outputs_of_the_public_code() -> None:
 
 def test_invalid_options_are_rejected() -> None:
     with pytest.raises(
-        ValueError, match="variant: 'tf' does not exist; choose from authors, plain"
+        ValueError, match="variant: 'tf' does not exist; choose from authors, paper, plain"
     ):
         SelfAttention(16, variant="tf")

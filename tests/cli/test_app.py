@@ -65,6 +65,7 @@ def test_a_wrong_command_suggests_the_right_one(capsys: pytest.CaptureFixture[st
         (RecursionError("too deep"), "an input is damaged or too large (too deep)"),
         (OSError(28, "No space left on device", "runs/a.png"), "runs/a.png: No space left on de"),
         (PermissionError(13, "Permission denied", b"caf\xe9"), "caf\\udce9: Permission denied"),
+        (ValueError("a" * 9000 + "; choose b"), f"{'a' * 1493} [...] "),
         (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory.; use a smaller batch"),
         (RuntimeError("DefaultCPUAllocator: can't"), "DefaultCPUAllocator: can't; use a smaller"),
     ],

@@ -7,15 +7,16 @@ from PIL import Image
 from torch import nn
 
 from videoattn.cli import browse as module
-from videoattn.cli.browse import browse
+from videoattn.cli.browse import command as browse
 from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import StepContext, update
 from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.recipe.config import Config
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_settings
 
 
@@ -96,7 +97,7 @@ def test_the_sheet_shows_the_clips_of_training(
     config = load(recipe, words)
     samples = make_samples(config.data, "train")
     num_clips = config.train.num_clips
-    browse(recipe, words, num_videos=steps * each, output=tmp_path / "sheet.png")
+    browse(recipe, words, num=steps * each, output=tmp_path / "sheet.png")
     given = fed_in_training(config, samples, steps)[:: config.train.accumulate_steps]
     want = torch.cat([batch[: each * num_clips] for batch in given])
     assert len(drawn) == len(want) == steps * each * num_clips
@@ -112,7 +113,7 @@ def test_the_sheet_shows_the_clips_of_training(
 
 
 def test_rows_name_the_clip(recipe: Path, drawn: list[Clip], tmp_path: Path) -> None:
-    browse(recipe, num_videos=8, output=tmp_path / "new" / "sheet.png")
+    browse(recipe, num=8, output=tmp_path / "new" / "sheet.png")
     swapped = {"moves_left": "moves_right", "turns_clockwise": "turns_counter_clockwise"}
     swapped |= {b: a for a, b in swapped.items()}
     mirrored = 0
@@ -147,7 +148,7 @@ def test_each_view_of_a_test_video_is_a_row(
     words: list[str], rows: int, first: str, last: str, size: tuple[int, int],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert browse(recipe, words, split="test", num_videos=2) == Path("tiny_test.png")
+    browse(recipe, words, split="test", num=2)
     assert Path("tiny_test.png").exists()
     assert len(drawn) == 2 * rows
     ends = ["test/grows/0000.mp4", "test/turns_counter_clockwise/0000.mp4"]
@@ -206,12 +207,12 @@ def test_classes_that_differ_by_direction_need_a_pair(recipe: Path, tmp_path: Pa
         r"'turns_counter_clockwise' \(the only such pair\); set flip to false, or flip_labels",
     ):  # fmt: skip
         browse(plain)
-    browse(plain, ["augment.flip=false"], num_videos=1, output=tmp_path / "sheet.png")
+    browse(plain, ["augment.flip=false"], num=1, output=tmp_path / "sheet.png")
 
 
 def test_a_sheet_is_complete_or_absent(recipe: Path, tmp_path: Path) -> None:
     target = tmp_path / "sheet.png"
     target.mkdir()
     with pytest.raises(OSError, match=r"cannot write .*sheet\.png: .*directory"):
-        browse(recipe, num_videos=1, output=target)
+        browse(recipe, num=1, output=target)
     assert list(tmp_path.iterdir()) == [target]

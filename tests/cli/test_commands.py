@@ -204,16 +204,6 @@ def test_predict_names_actions_and_failures(
     assert f"failed: {empty}: the file is empty (0 bytes)" in capsys.readouterr().out
 
 
-def test_predict_reads_files_only(run: Path, clips: Path) -> None:
-    assert refused("predict", run, clips) == (
-        f"error: {clips} is a folder; name its videos, as in {clips}/*.mp4"
-    )
-    assert refused("predict", run, "rtsp://localhost:1/x") == (
-        "error: rtsp://localhost:1/x is an address; need a file: save some seconds "
-        "first, with ffmpeg -i rtsp://localhost:1/x -t 10 clip.mp4"
-    )
-
-
 @pytest.mark.parametrize("query", [(), ("--query", "10,60,50", "--query", "14,40,40")])
 def test_visualize_draws_sheets_and_overlays(
     run: Path, clips: Path, tmp_path: Path, query: tuple[str, ...]
@@ -303,12 +293,14 @@ def test_two_processes_train_and_count_every_video(recipe: Path, clips: Path) ->
         path.unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     words = ["train", str(recipe), f"data.root={thirteen}", "train.num_epochs=1"]
+    words += ["model.attention=[non_local,{name: cbam, options: {reduction: 4}},interaction]"]
     done = subprocess.run(
         [*torchrun, "2", "-m", "videoattn", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "videos 13  views 2  failed 0" in done.stderr
     assert done.stdout.count("24 training and 13 test videos") == 1
+    assert done.stdout.count("i3d_r18 + non_local + cbam + interaction, ") == 1
 
 
 @pytest.mark.parametrize(

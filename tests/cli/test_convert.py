@@ -15,7 +15,6 @@ import videoattn
 from tests.cli.test_commands import command, refused
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
-from videoattn.cli.predict import predict
 from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.engine.checkpoint import CheckpointError
@@ -75,11 +74,16 @@ def views(folder: Path, video: Path) -> Tensor:
     return batch.frames[0].float() / 255
 
 
+def probabilities(folder: Path, video: Path) -> Tensor:
+    predictor = load(folder)
+    return predictor.evaluate(predictor.samples([video]), Parallel()).probabilities[0]
+
+
 def test_an_image_network_scores_the_frames_of_a_video(
     folder: Path, images: Path, clips: Path
 ) -> None:
     video = clips / "test/grows/0000.mp4"
-    got = predict(folder, [video]).probabilities[0]
+    got = probabilities(folder, video)
     frames = views(folder, video)[0]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pictures = ((frames.movedim(1, -1) - mean) / std).movedim(-1, 1)
@@ -110,7 +114,7 @@ def test_a_video_network_scores_its_views(tmp_path: Path, clips: Path) -> None:
     videos = ((shown.movedim(2, -1) - mean) / std).permute(0, 4, 1, 2, 3)
     with torch.inference_mode():
         expected = from_state_dict(name, state)(videos).softmax(1).mean(0)
-    torch.testing.assert_close(predict(out, [video]).probabilities[0], expected)
+    torch.testing.assert_close(probabilities(out, video), expected)
 
 
 def public_network(name: str, *, num_classes: int) -> nn.Module:

@@ -36,7 +36,10 @@ def test_the_demo_trains_draws_and_refuses_low_accuracy(
     message = refused("demo", folder, "--overwrite")
     assert "a working installation reaches 95 %; please report it with" in message
     picture = folder / "pictures/demo.webp"
-    assert str(picture) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(picture) in printed
+    assert f"a page to click: {folder / 'explorer.html'}" in printed
+    assert (folder / "explorer.html").stat().st_size > 100_000
     with Image.open(picture) as image:
         assert (image.size, image.n_frames) == ((336, 376), 12)
     for motion in ("moves_left", "turns_clockwise"):

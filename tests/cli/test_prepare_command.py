@@ -1,6 +1,7 @@
 """`videoattn prepare` as users type it, and training on its shards."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -224,6 +225,36 @@ def test_a_run_on_shards_predicts_the_given_videos(
         assert line.split() == [f"{100 * best.probability:.1f}", "%", best.name]
 
 
+@pytest.mark.parametrize("stop_at", ["train/000001.tar", "train/shards.json", "test/000000.tar"])
+def test_shards_that_were_interrupted(
+    stop_at: str, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(folder: str) -> tuple[object, ...]:
+        return ("prepare", "shards", "tiny.yaml", folder, "--max-mb", 0.03, "--workers", 1)
+
+    assert command(*call("whole")) == 0
+    replace = os.replace
+
+    def stopping(source: Path, target: Path) -> None:
+        if str(target) == f"packed/{stop_at}":
+            raise InterruptedError("pulled the plug")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stopping)
+        assert f"cannot write packed/{stop_at}" in refused(*call("packed"))
+    split = stop_at.split("/")[0]
+    options = ("data.layout=shards", "data.root=packed", f"data.train_split={split}")
+    error = refused("train", "tiny.yaml", *options)
+    assert f"packed/{split}/shards.json cannot be read (No such file" in error
+    capsys.readouterr()
+    assert command(*call("packed")) == 0
+    assert "packed/test: 8 videos of 8 classes in " in words(capsys)
+    files = [path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file()]
+    assert {path.relative_to("packed") for path in Path("packed").rglob("*.*")} == set(files)
+    assert all(Path("packed", f).read_bytes() == Path("whole", f).read_bytes() for f in files)
+
+
 def test_shards_of_class_folders_and_broken_videos(
     clips: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,7 +312,9 @@ def test_copies_of_links_that_lead_outside(
     Path("link").symlink_to("clips")
     call = ("prepare", "reencode", root, "out", "--short-side", 16, "--workers", 1)
     assert command(*call) == 0
-    assert f"note: 3 links lead outside of {root}: train/extra/file.mp4, " in words(capsys)
+    said = words(capsys)
+    assert f"note: 3 links lead outside of {root}: train/extra/file.mp4, " in said
+    assert f"lists that are links to files outside of {root} are not copied: more.txt" in said
     copied = {str(path.relative_to("out")) for path in Path("out").rglob("*.mp4")}
     assert not OUTSIDE & copied
     assert "train/extra/own.mp4" in copied

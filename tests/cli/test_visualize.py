@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from videoattn.cli.app import main
 from videoattn.cli.clip import read_clip
-from videoattn.cli.visualize import choose_maps, map_owners, visualize, visualize_score
+from videoattn.cli.recording import choose_maps, map_owners
+from videoattn.cli.visualize import visualize, visualize_score
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
@@ -32,7 +34,7 @@ def untrained(
     folder: Path,
     system: str,
     model: str = "i3d_r18",
-    class_names: tuple[str, str] = ("left", "right"),
+    class_names: tuple[str, ...] = ("left", "right"),
     **options: object,
 ) -> Path:
     """Writes a checkpoint of a network with an attention system."""
@@ -48,7 +50,7 @@ def untrained(
         },
     }
     torch.manual_seed(0)
-    network = make_model(load_recipe(values, []).model, 2)
+    network = make_model(load_recipe(values, []).model, len(class_names))
     path = folder / "best.safetensors"
     about = {"config": values, "class_names": list(class_names), "preprocessing": {}}
     save_weights(path, network.state_dict(), about)  # type: ignore[arg-type]
@@ -90,6 +92,26 @@ def test_the_files_of_every_kind(
                 assert min(picture.size) > 300
         else:
             assert path.stat().st_size > 1000
+
+
+def test_overlays_of_large_frames_are_smaller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = tmp_path / "large.mp4"
+    with av.open(str(large), "w") as file:
+        stream = file.add_stream("libx264", rate=5, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 4096, 2400, "yuv420p"
+        gray = np.full((2400, 4096, 3), 90, np.uint8)
+        for _ in range(2):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        file.mux(stream.encode())
+    run = untrained(tmp_path, "cbam")
+    written = visualize(run, large, layer="layer2.1", device="cpu")
+    (overlay,) = (path for path in written if path.suffix == ".mp4")
+    with av.open(str(overlay)) as file:
+        assert file.streams.video[0].width == 1920
+    printed = capsys.readouterr().out
+    assert "the overlay is drawn at 1920 x 1920 pixels; the clip has 2133 x 2133\n" in printed
 
 
 def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
@@ -173,6 +195,33 @@ def test_errors_of_methods(tmp_path: Path, video: Path, capsys: pytest.CaptureFi
     assert "cam has no query; leave out --query, or --method" in refused(*words)
     assert "--target needs a --method" in refused("--target", "right")
     assert "layer 'layer9' does not exist" in refused("--method", "grad_cam", "--layer", "layer9")
+
+
+def test_the_files_of_a_swap(tmp_path: Path, video: Path) -> None:
+    """Both videos at each of three levels, with both global vectors."""
+    run = untrained(tmp_path, "pay_attention", compatibility="dp")
+    other = video.parents[1] / "grows/0000.mp4"
+    second = tmp_path / "second.mp4"
+    second.write_bytes(other.read_bytes())
+    words = ["visualize", str(run), str(video), "--swap", str(second), "--out", str(tmp_path / "d")]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert not stop.value.code
+    pairs = (("0000", "second"), ("second", "0000"))
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        f"{one}_fc.{level}_swapped_with_{two}.png" for one, two in pairs for level in range(3)
+    }
+    for path in (tmp_path / "d").iterdir():
+        with Image.open(path) as picture:
+            assert picture.height > 500
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--method", "saliency"])
+    assert stop.value.code == (
+        "error: --swap draws a head; leave out --query, --method and --target"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--layer", "fc.9"])
+    assert "layer: 'fc.9' does not exist" in str(stop.value.code)
 
 
 @pytest.mark.parametrize("name", ["2/../../../escaped", "..", "a" * 300, "tab\tnul\0", "$x$"])

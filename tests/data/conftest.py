@@ -2,8 +2,7 @@
 
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from videoattn.data.decode.pyav import ToRGB, Video
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.types import Frames
 
 MakeClip = Callable[..., Path]
@@ -41,20 +41,6 @@ def decode_all(path: Path) -> Frames:
     with Video(path) as video:
         images = [to_rgb(frame).copy() for frame in video.frames()]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-@pytest.fixture
-def time_limit() -> Iterator[None]:
-    """Fails a test that takes a minute: hostile files must not."""
-
-    def stop(*_: object) -> None:
-        pytest.fail("took more than 60 seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -163,11 +163,11 @@ def test_list(tmp_path: Path) -> None:
         ("e.mp4 0\n e.mp4\t1\n", r"list.txt line 2: 'e.mp4' was listed before, in line 1; list e"),
         (
             "f.mp4 0\ne.mp4 1 0\n",
-            r"list.txt line 2: got 'e.mp4 1 0', with '1 0' after the path; a network here learns "
-            r"one label a video: columns='path label ...' takes the first label, "
-            r"'path frames label' is for lists with frame counts$",
+            r"list.txt line 2: got 'e.mp4 1 0', with '1 0' after the path; columns='path labels' "
+            r"takes all labels, 'path label ...' the first one, 'path frames label' is for lists "
+            r"with frame counts$",
         ),
-        ("e.mp4 0,1\n", r"list.txt line 1: got 'e.mp4 0,1', with '0,1' after the path; a network"),
+        ("e.mp4 0,1\n", r"list.txt line 1: got 'e.mp4 0,1', with '0,1' after the path; columns='p"),
         (
             "label,youtube_id,time_start,time_end,split\n",
             r"list.txt line 1: got 'label,youtube_id,time_start,time_end,split'; expected 'path la",

@@ -125,7 +125,7 @@ def test_kinetics_columns(tmp_path: Path) -> None:
         (HEADER, r"train.csv: the list is empty; expected lines of 'label,youtube_id,time_start,"),
         (
             "34870;Drumming Fingers\n",
-            r"train.csv line 1: got '34870;Drumming Fingers'; a csv of Kinetics has the columns "
+            r"train.csv line 1: got '34870;Drumming Fingers'; expected the columns "
             "label,youtube_id,time_start,time_end,split: choose the layout of this list's "
             "dataset$",
         ),

@@ -21,7 +21,7 @@ from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.prepare.reencode import Reencode, reencode
 from videoattn.data.prepare.verify import describe, verify
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = pytest.mark.usefixtures("limits")
 
 SDP = """v=0
 o=- 0 0 IN IP4 127.0.0.1

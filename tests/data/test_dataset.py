@@ -8,17 +8,20 @@ from tests.data.conftest import MakeClip
 from tests.data.transformed import transformed
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
 from videoattn.data.decode import DecodeError, decode
+from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
+from videoattn.data.shards import Shards
 from videoattn.data.transforms import TestTransform
 from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure
 
 
-def train_set(samples: Samples, **kwargs) -> ClipDataset:
+def train_set(samples: Samples | Shards, make=ClipDataset, **kwargs) -> ClipDataset:
     sampler = train_sampler("dense", num_frames=4, frame_stride=2, short_video="error")
     transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))
-    return ClipDataset(samples, sample_frames=sampler, transform=transform, **kwargs)
+    return make(samples, sample_frames=sampler, transform=transform, **kwargs)
 
 
 def test_sample(thirteen: Path) -> None:
@@ -111,3 +114,17 @@ def test_counts_once(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = dataset[0, 3]
     monkeypatch.setattr("videoattn.data.dataset.count_frames", None)
     assert torch.equal(dataset[0, 3].frames, first.frames)
+
+
+def test_label_noise_comes_before_mirroring(thirteen: Path) -> None:
+    samples = read_folders(thirteen)
+    names = samples.class_names
+    noise = LabelNoise(0.5, len(names), seed=3)
+    pairs = dict(zip(names[0::2], names[1::2], strict=False))
+    mirror = Mirror(0.5, names, pairs)
+    dataset = train_set(samples, label_noise=noise, mirror=mirror)
+    found = [dataset[epoch, i] for epoch in range(3) for i in range(13)]
+    assert {sample.mirrored for sample in found} == {False, True}
+    for sample in found:
+        wrong = noise.label(samples.label(sample.index), sample.index)
+        assert sample.label == (mirror.label(wrong) if sample.mirrored else wrong)

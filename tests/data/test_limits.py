@@ -24,12 +24,11 @@ from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_ind
 from videoattn.data.prepare.reencode import Reencode, reencode, unfinished_name
 from videoattn.data.prepare.verify import Journal, verify_folder
 from videoattn.data.shards import open_shards
-from videoattn.data.shards import tar as tar_module
 from videoattn.data.shards import write as write_module
-from videoattn.data.shards.table import TABLE
+from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE
 from videoattn.data.shards.write import write_shards
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 def table(folder: Path, content: str | dict[str, Any]) -> Path:
@@ -178,8 +177,8 @@ def test_a_video_too_large_for_a_shard_is_not_written(
     )  # fmt: skip
     monkeypatch.setattr(write_module, "MAX_FILE_BYTES", limit)
     with pytest.raises(ValueError, match=rf"a\.mp4 has [\d,]+ bytes; the limit .* is {limit:,}; "):
-        write_shards(samples, tmp_path / "out", max_bytes=10**9)
-    assert tar_module.MAX_FILE_BYTES == 2**30
+        write_shards({"": samples}, tmp_path / "out", max_bytes=10**9)
+    assert MAX_FILE_BYTES == 2**30
 
 
 def npz(path: Path, arrays: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:
@@ -300,6 +299,39 @@ def test_a_damaged_journal(content: str, tmp_path: Path) -> None:
         Journal(tmp_path / "x.jsonl", {"indexed": 1})
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"path": 7},
+        {"path": "a", "num_frames": "many"},
+        {"path": "a", "num_frames": -1},
+        {"path": "a", "height": 10**30},
+        {"path": "a", "fps": float("nan")},
+        {"path": "a", "fps": float("inf")},
+        {"path": "a", "error": 7},
+        {"path": "a", "starts": {"a": 1}},
+        {"path": "a", "starts": [1, 2, 3]},
+        {"path": "a", "starts": [[1, 2], [3]]},
+        {"path": "a", "starts": [[1, 10**40]]},
+        {"path": "a", "starts": [["x", "y"]]},
+    ],
+    ids=str,
+)
+def test_records_of_a_journal_have_the_types_that_are_written(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A journal may have come with the dataset."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"indexed": 1}}\n{{"path": "b", "num_frames": 3}}\n{json.dumps(values)}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl is damaged \(") as raised:
+        Journal(path, {"indexed": 1})
+    assert "\n" not in str(raised.value)
+    path.write_text('{"indexed": 1}\n{"path": "b", "num_frames": 3, "starts": [[4, 4]]}\n')
+    journal = Journal(path, {"indexed": 1})
+    journal.close()
+    assert journal.records["b"]["num_frames"] == 3
+
+
 def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     make_clip: MakeClip, tmp_path: Path
 ) -> None:
@@ -311,11 +343,17 @@ def test_copies_and_shards_do_not_follow_links_of_unfinished_files(
     assert reencode(Reencode(clip, out, 32, 4))["num_frames"] == 12
     assert not out.is_symlink()
     (tmp_path / "kept").mkdir()
+    (tmp_path / "shards").symlink_to(tmp_path / "kept")
+    samples = Samples(
+        clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",),
+        num_frames=np.array([12]), fps=np.array([25.0]),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"shards is a link"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
     (tmp_path / "kept/file").write_text("mine")
-    (tmp_path / ".shards.unfinished").symlink_to(tmp_path / "kept")
-    samples = Samples(clip.parent, paths=["a.mp4"], labels=[0], class_names=("a",))
-    with pytest.raises(ValueError, match=r"\.shards\.unfinished is a link"):
-        write_shards(samples, tmp_path / "shards", max_bytes=10**9)
+    with pytest.raises(ValueError, match=r"shards already exists"):
+        write_shards({"": samples}, tmp_path / "shards", max_bytes=10**9)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
     assert victim.read_text() == (tmp_path / "kept/file").read_text() == "mine"
 
 
@@ -350,9 +388,9 @@ def test_a_picture_larger_than_the_limit(
     recwarn: pytest.WarningsRecorder,
 ) -> None:  # fmt: skip
     (tmp_path / "1.png").write_bytes(picture(*size))
-    with pytest.raises(DecodeError, match=r"1\.png .*limit (is|of) 67,108,864"):
+    with pytest.raises(DecodeError, match=r"1\.png.*limit (is|of) 67,108,864"):
         decode(FrameFolder(tmp_path, "{}.png"), [0])
-    assert "67,108,864" in verify_folder((tmp_path, "{}.png", 1))["error"]
+    assert "67,108,864" in verify_folder((FrameFolder(tmp_path, "{}.png"), 1))["error"]
     assert not recwarn.list
 
 

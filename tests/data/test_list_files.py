@@ -14,6 +14,7 @@ from videoattn.data.lists import (
     read_frames,
     read_kinetics_csv,
     read_list,
+    read_ucf101,
 )
 from videoattn.data.lists.files import walk
 
@@ -36,6 +37,28 @@ def test_a_link_to_a_folder_above_is_skipped(tmp_path: Path) -> None:
     (root / "train/b/again").symlink_to(".")
     with pytest.warns(UserWarning, match=r" links to a folder above it and is skipped$"):
         assert listing(read_folders(root, "train")) == [("train/a/1.mp4", 0), ("train/b/2.mp4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("links", "num_loops"),
+    [
+        ({"train/a/x": "../b", "train/b/y": "../a"}, 2),  # each leads to the other
+        ({"train/a/x": "{root}"}, 1),  # absolute, above the split
+        ({"train/a/x": "deep", "train/a/deep/y": ".."}, 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.* links to a folder above it and is skipped")
+def test_walks_through_links_end(links: dict[str, str], num_loops: int, tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "train/a/1.mp4", "train/a/deep/3.mp4", "train/b/2.mp4")
+    for link, target in links.items():
+        (root / link).symlink_to(target.format(root=root))
+    with pytest.warns(UserWarning, match=r" links to a folder above it and is skipped$") as caught:
+        found = list(walk(root))
+    assert len(caught) >= num_loops
+    assert len(found) == len(set(found)) < 12
+    assert {"train/a/1.mp4", "train/a/deep/3.mp4", "train/b/2.mp4"} <= set(found)
+    labels = dict(listing(read_folders(root, "train")))
+    assert set(labels.values()) == {0, 1}
 
 
 def test_other_links_are_followed(tmp_path: Path) -> None:
@@ -101,6 +124,30 @@ def test_one_video_under_two_spellings_is_a_repeat(again: str, tmp_path: Path) -
     assert listing(read_list(root / "list.txt", root)) == [("v/1.mp4", 1)]
     indexed(root, {"v/1.mp4": 12})
     assert listing(read_list(root / "list.txt", root)) == [("v/1.mp4", 1)]
+
+
+@pytest.mark.parametrize("again", ["v/../v/1.mp4", "w/1.mp4", "{root}/v/1.mp4", "w/../v/1.mp4"])
+def test_one_file_that_two_names_of_a_list_lead_to(again: str, tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "v/1.mp4", "v/2.mp4")
+    (root / "w").symlink_to("v")
+    (tmp_path / "link").symlink_to("root")
+    again = again.format(root=tmp_path / "link")
+    (root / "list.txt").write_text(f"{LIST}{again} 1\n")
+    with pytest.raises(
+        ListError, match=r"^v/1\.mp4 and .*1\.mp4 are one file, .*1\.mp4; list each"
+    ):
+        read_list(root / "list.txt", root)
+
+
+def test_two_names_of_an_official_list_that_lead_to_one_copy(tmp_path: Path) -> None:
+    root = touch(tmp_path, "videos/Run/a.mp4", "videos/Run/b.mp4")
+    (root / "annotations").mkdir()
+    (root / "annotations/classInd.txt").write_text("1 Run\n")
+    (root / "annotations/trainlist01.txt").write_text("Run/a.avi 1\nRun/b.avi 1\nRun/a.mpg 1\n")
+    with pytest.raises(
+        ListError, match=r"Run/a\.avi and Run/a\.mpg are one file, videos/Run/a\.mp4"
+    ):
+        read_ucf101(root)
 
 
 def test_a_folder_of_frames_may_end_in_a_slash(tmp_path: Path) -> None:

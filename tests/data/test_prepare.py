@@ -13,7 +13,9 @@ from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data import dataset as dataset_module
 from videoattn.data.decode import Video, count_frames, decode, frame_times, probe
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import read_folders
+from videoattn.data.lists.files import walk
 from videoattn.data.prepare.index import read_index, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, reencode, scaled
 from videoattn.data.prepare.verify import (
@@ -21,7 +23,6 @@ from videoattn.data.prepare.verify import (
     Record,
     describe,
     examine,
-    files_in,
     to_index,
     verify,
     verify_folder,
@@ -64,7 +65,7 @@ def test_processes_end_with_the_generator() -> None:
 def test_no_process_or_no_time(num_workers: int, seconds: float) -> None:
     with pytest.raises(
         ValueError,
-        match=r"num_workers and seconds: got \d and \d; need at least 1 worker and more than 0 s",
+        match=r"^num_workers, seconds: got \d and \d; need 1 or more, and above 0$",
     ):
         list(in_processes(at, [1], num_workers=num_workers, seconds=seconds))
 
@@ -82,7 +83,7 @@ def looked(root: Path, journal: Journal) -> tuple[dict[str, str], list[str]]:
     """Returns the records of a folder, and the files that were inspected for them."""
     log = root.parent / "log"
     log.write_text("")
-    items = {path: root / path for path in files_in(root)}
+    items = {path: root / path for path in sorted(walk(root))}
     records = list(examine(partial(noted, log), root, items, journal, num_workers=1, seconds=20.0))
     journal.close()
     found = {r["path"]: r.get("error") or r["text"] for r in records}
@@ -144,12 +145,16 @@ def test_verify_folders_of_images(tmp_path: Path) -> None:
     for i in range(1, 4):
         Image.new("RGB", (8, 6)).save(tmp_path / f"{i}.png")
     size = {"num_frames": 3, "height": 6, "width": 8}
-    assert verify_folder((tmp_path, "{}.png", 3)) == size
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 3)) == size
     too_few = {"error": "damaged: 3 of 4 images exist", **size}
-    assert verify_folder((tmp_path, "{}.png", 4)) == too_few
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 4)) == too_few
     (tmp_path / "2.png").write_text("no picture")
-    assert verify_folder((tmp_path, "{}.png", 3))["error"].startswith("2.png is damaged: ")
-    assert verify_folder((tmp_path, "{}.jpg", 3)) == {"error": "no frame 1.jpg in the folder"}
+    assert verify_folder((FrameFolder(tmp_path, "{}.png"), 3))["error"].startswith(
+        "2.png is damaged: "
+    )
+    assert verify_folder((FrameFolder(tmp_path, "{}.jpg"), 3)) == {
+        "error": "no frame 1.jpg in the folder"
+    }
 
 
 @pytest.mark.parametrize(

@@ -155,14 +155,10 @@ def test_mmaction2_training_segments(
 
 def test_mmaction2_training_clips_of_a_short_video() -> None:
     # 10 - 8 + 1 = 3 starts for 4 clips: drawn independently, then sorted.
-    from videoattn.data.sampling.published import mmaction2_train
-
-    drawn = np.stack(
-        [
-            mmaction2_train(10, 25.0, generator(s), num_frames=4, frame_stride=2, num_clips=4)[:, 0]
-            for s in range(200)
-        ]
+    sample = sampling.train_sampler(
+        "dense", num_frames=4, frame_stride=2, num_clips=4, arithmetic="mmaction2"
     )
+    drawn = np.stack([sample(10, 25.0, generator(s))[:, 0] for s in range(200)])
     assert (np.diff(drawn, axis=1) >= 0).all()
     assert {tuple(row) for row in drawn} >= {(0, 0, 0, 0), (0, 0, 1, 2)}
 
@@ -255,7 +251,8 @@ def test_short_video_error(pattern: sampling.Pattern) -> None:
 def test_missing_patterns_and_options() -> None:
     train_sampler = inspect.unwrap(sampling.train_sampler)  # values that the types exclude
     with pytest.raises(
-        ValueError, match=r"^arithmetic: got 'x'; choose from plain, mmaction2, pyslowfast$"
+        ValueError,
+        match=r"^arithmetic: 'x' does not exist; choose from plain, mmaction2, pyslowfast$",
     ):
         train_sampler("dense", num_frames=8, arithmetic="x")
     with pytest.raises(

@@ -1,6 +1,7 @@
 import json
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -23,11 +24,15 @@ from videoattn.data.shards.table import TABLE, import_webdataset
 from videoattn.data.shards.write import write_shards
 
 
-def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
+def counted(samples: Samples) -> Samples:
     facts = [count_frames(samples.path(i)) for i in range(len(samples))]
     counts, rates = zip(*facts, strict=True)
     samples.num_frames, samples.fps = np.array(counts), np.array(rates)
-    write_shards(samples, folder, max_bytes=max_bytes)
+    return samples
+
+
+def written(samples: Samples, folder: Path, max_bytes: int = 20_480) -> Path:
+    write_shards({"": counted(samples)}, folder, max_bytes=max_bytes)
     return folder
 
 
@@ -39,9 +44,8 @@ def folder(thirteen: Path) -> Path:
 
 def loader(folder: Path, split: str = ".", on_error: Any = "raise", **kwargs: Any) -> ClipLoader:
     shards = open_shards(str(folder), split)
-    clips = train_set(shards.samples(), on_error=on_error)
     options = {"batch_size": 2, "shuffle": True, **kwargs}
-    return ClipLoader(ShardDataset(shards, clips), **options)
+    return ClipLoader(train_set(shards, make=ShardDataset, on_error=on_error), **options)
 
 
 def test_written_files(thirteen: Path, folder: Path) -> None:
@@ -79,9 +83,89 @@ def test_written_files(thirteen: Path, folder: Path) -> None:
 
 def test_nothing_to_write(tmp_path: Path) -> None:
     none = Samples(tmp_path, paths=[], labels=[], class_names=["c"])
-    with pytest.raises(ValueError, match=r"^samples: got none for .*out; need"):
-        write_shards(none, tmp_path / "out", max_bytes=1)
+    with pytest.raises(ValueError, match=r"^samples: got none; need at least 1$"):
+        write_shards({"": none}, tmp_path / "out", max_bytes=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("names", [[""], ["train", "test"]])
+@pytest.mark.parametrize("num_shards", [0, 1, 3, 6])
+def test_an_interrupted_call_continues_after_its_complete_shards(
+    names: list[str], num_shards: int, thirteen: Path, tmp_path: Path
+) -> None:
+    samples = counted(read_folders(thirteen))
+    subsets = {name: samples.take(range(i, 13)) for i, name in enumerate(names)}
+    whole, folder = tmp_path / "whole", tmp_path / "folder"
+    plans = write_shards(subsets, whole, max_bytes=10_240)
+    assert sum(map(len, plans.values())) > 6
+    num_written: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        if len(num_written) == num_shards:
+            raise KeyboardInterrupt
+        num_written.append(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(subsets, folder, max_bytes=10_240, wrote=stop)
+    first = folder / names[0] / "000000.tar"
+    before = first.stat().st_mtime_ns
+    (first.parent / ".000001.tar.0123456789abcdef.partial").write_bytes(b"killed here")
+    write_shards(subsets, folder, max_bytes=10_240)
+    assert contents(folder) == contents(whole)
+    assert first.stat().st_mtime_ns == before  # it was not written again
+    with pytest.raises(ValueError, match=r"folder already exists; choose another name, or rem"):
+        write_shards(subsets, folder, max_bytes=10_240)
+
+
+def stopped(samples: Samples, folder: Path) -> None:
+    """Leaves two shards in the folder."""
+
+    def stop(done: int, total: int) -> None:
+        if (folder / "000001.tar").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards({"": samples}, folder, max_bytes=10_240, wrote=stop)
+
+
+@pytest.mark.parametrize("change", ["video", "size", "label", "count", "missing"])
+def test_unfinished_shards_of_other_videos_are_refused(
+    change: str, thirteen: Path, tmp_path: Path
+) -> None:
+    samples, folder = counted(read_folders(thirteen)), tmp_path / "folder"
+    stopped(samples, folder)
+    before = contents(folder)
+    if change == "video":
+        samples.path(3).write_bytes(samples.path(3).read_bytes())
+    if change == "label":
+        samples.labels[3] = 1 - samples.labels[3]
+    if change == "count":
+        assert samples.num_frames is not None
+        samples.num_frames[3] += 1
+    if change == "missing":
+        samples = samples.take(range(12))
+    message = r"folder holds unfinished shards of other videos, or of another size; choose another"
+    with pytest.raises(ValueError, match=message):
+        write_shards({"": samples}, folder, max_bytes=8_192 if change == "size" else 10_240)
+    assert contents(folder) == before
+
+
+def test_a_video_that_changes_while_it_is_written(
+    thirteen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, read = counted(read_folders(thirteen)), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"x" * 20_000)
+    with pytest.raises(ValueError, match=r"^a video of 000000\.tar changed while it was written; "):
+        write_shards({"": samples}, tmp_path / "a", max_bytes=10_240)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path / "gone"))
+    with pytest.raises(ValueError, match=r"\.mp4 cannot be read: Not a directory$"):
+        write_shards({"": samples}, tmp_path / "b", max_bytes=10_240)
+    assert not list(tmp_path.rglob("*.tar"))
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
@@ -307,6 +391,28 @@ def test_a_pipe_that_fails(folder: Path) -> None:
     ended = r"none/shards\.json cannot be read \(the command that reads it ended with exit code 1\)"
     with pytest.raises(ValueError, match=ended):
         open_shards("", f"pipe:cat {folder}/none/000000.tar")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_command_of_an_abandoned_epoch_ends(
+    num_workers: int, thirteen: Path, tmp_path: Path
+) -> None:
+    """It has more to write than a pipe holds, and ends when nobody reads."""
+    one = written(read_folders(thirteen), tmp_path / "one", max_bytes=10**7) / "000000.tar"
+    noted = tmp_path / "process"
+    command = f"pipe:echo $$ > {noted}; exec cat {one} /dev/zero"
+    shards = Shards((command,), np.array([13]), np.array([0]), ("left", "right"))
+    dataset = train_set(shards, make=ShardDataset)
+    batches = ClipLoader(dataset, batch_size=1, shuffle=False, num_workers=num_workers)
+    epoch = batches.epoch(0)
+    next(epoch)
+    process = Path(f"/proc/{noted.read_text().strip()}")
+    assert process.exists()
+    epoch.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while process.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not process.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,27 @@
 
 import ctypes
 import faulthandler
+import gc
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
 from tests.data.conftest import BreakDecoder
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.lists import read_folders
+from videoattn.data.decode import DecodeError, Video
+from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
 from videoattn.data.transforms import TestTransform
@@ -161,8 +168,145 @@ def test_the_limit_is_for_one_file(thirteen: Path, break_decoder: BreakDecoder) 
     assert len(list(batches.epoch(1))) == 7
 
 
+def busy_for_ever(ended: threading.Event) -> None:
+    while not ended.is_set():
+        sum(range(1000))
+
+
+@pytest.fixture
+def ended() -> Iterator[threading.Event]:
+    """Ends the threads that a time limit has left to themselves, after the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize(
+    ("hang", "num_cores"),
+    [(threading.Event.wait, 1), (threading.Event.wait, 2), (busy_for_ever, 2)],
+)
+def test_the_limit_without_workers(
+    hang: Callable[[threading.Event], object],
+    num_cores: int,
+    ended: threading.Event,
+    thirteen: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many files hang at once as there are threads; the others are the same, bit for bit."""
+    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    settings = {"shuffle": False, "num_workers": 0, "batch_size": 4}
+    whole = list(loader(thirteen, **settings).epoch(1))
+    names = ("01.mp4", "04.mp4", "07.mp4")
+    opened = Video.__init__
+
+    def hanging(video: Video, path: Path) -> None:
+        if Path(path).name in names:
+            hang(ended)
+        opened(video, path)
+
+    monkeypatch.setattr(Video, "__init__", hanging)
+    batches = loader(thirteen, on_error="skip", timeout_seconds=1.0, **settings)
+    for num_left in (3, 3):  # in the second epoch they are known, and cost no thread
+        rest = list(batches.epoch(1))
+        failed = [failure for batch in rest for failure in batch.failures]
+        assert sorted(Path(failure.path).name for failure in failed) == list(names)
+        assert {f.reason for f in failed} == {"took longer to decode than timeout_seconds=1"}
+        lost = torch.tensor([failure.index for failure in failed])
+        for want, got in zip(whole, rest, strict=True):
+            kept = ~torch.isin(want.indices, lost)
+            assert torch.equal(want.frames[kept], got.frames)
+        assert sum(thread.name == "clips" for thread in threading.enumerate()) == num_left
+    batches = loader(thirteen, timeout_seconds=0.5, **settings)
+    message = r"/0[147]\.mp4: took longer to decode than timeout_seconds=0\.5; on_error=skip cont"
+    with pytest.raises(DecodeError, match=message):
+        list(batches.epoch(0))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Pillow's open file
+def test_the_limit_without_workers_for_images_that_never_come(tmp_path: Path) -> None:
+    """A named pipe that nobody writes to is like a file on a network that is down."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        for i in (1, 2):
+            PIL.Image.new("RGB", (20, 20)).save(tmp_path / name / f"{i}.png")
+    pipe = tmp_path / "b" / "2.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    samples = Samples(
+        tmp_path, paths=["a", "b", "c"], labels=[0, 0, 0], class_names=["x"],
+        frame_template="{}.png",
+    )  # fmt: skip
+    dataset = ClipDataset(
+        samples,
+        sample_frames=train_sampler("dense", num_frames=2),
+        transform=TestTransform(16, crop=(16, 16)),
+        on_error="skip",
+    )
+    (batch,) = ClipLoader(dataset, batch_size=3, shuffle=False, timeout_seconds=0.5).epoch(0)
+    assert batch.indices.tolist() == [0, 2]
+    assert [failure.path for failure in batch.failures] == [str(tmp_path / "b")]
+    os.close(os.open(pipe, os.O_WRONLY))  # the thread that waits for it ends
+    for thread in threading.enumerate():
+        if thread.name == "clips":
+            thread.join(timeout=20)
+    gc.collect()
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process(thirteen: Path) -> None:
+    code = (
+        "import time, sys, pathlib, videoattn\n"
+        "from tests.data.test_workers import Video, loader\n"
+        "Video.__init__ = lambda *_: time.sleep(3600)\n"
+        "batches = loader(pathlib.Path(sys.argv[1]), num_workers=0, timeout_seconds=0.5)\n"
+        "next(batches.epoch(0))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, thirteen], stderr=subprocess.PIPE, text=True, timeout=100
+    )
+    assert process.returncode == 1
+    assert "took longer to decode than timeout_seconds=0.5" in process.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("num_taken", [1, 3])
+@pytest.mark.parametrize("state", ["idle", "decoding", "hanging", "failing"])
+def test_workers_of_an_abandoned_epoch_end_at_once(
+    state: str, num_taken: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(loader(thirteen, num_workers=0).epoch(1))
+    known = set(active_children())
+    opened = Video.__init__
+
+    def slow(video: Video, path: Path) -> None:
+        if get_worker_info() is not None and Path(path).name in ("04.mp4", "08.mp4"):
+            time.sleep({"decoding": 2.0, "hanging": 3600.0}.get(state, 0.0))
+        opened(video, path)
+
+    monkeypatch.setattr(Video, "__init__", slow)
+    batches = loader(thirteen, shuffle=state == "idle")
+    epoch = batches.epoch(0)
+    if state == "failing":
+        (thirteen / "right" / "04.mp4").write_bytes(b"")
+        with pytest.raises(DecodeError, match=r"04\.mp4: the file is empty"):
+            list(batches.epoch(0))
+    else:
+        for _ in range(num_taken):
+            held = next(epoch)
+        before = held.frames.clone()
+        started = set(active_children()) - known
+        assert len(started) == 2
+        if state == "idle":
+            time.sleep(0.5)
+        del epoch
+        assert not any(process.is_alive() for process in started)
+        assert torch.equal(held.frames, before)
+    assert set(active_children()) <= known
+    if state == "idle":
+        for want, got in zip(whole, batches.epoch(1), strict=True):  # with new workers
+            assert torch.equal(want.frames, got.frames)
+
+
 def test_errors(thirteen: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"^timeout_seconds: got -1.0; need seconds, or 0 for no l"
+        ValueError, match=r"^timeout_seconds: got -1\.0; need 0 \(no limit\) or more$"
     ):
         loader(thirteen, timeout_seconds=-1.0)

@@ -149,6 +149,27 @@ def test_thirteen_clips_are_counted_once_on_two_processes(
         torch.testing.assert_close(seen["probabilities"], one["probabilities"])
 
 
+def test_scores_come_in_the_order_of_the_dataset(two: Results, one: dict[str, object]) -> None:
+    """The steps are the same on any number of processes, and the scores those of `evaluate`."""
+    for seen in (*two, one):
+        steps = seen["in order"]
+        assert isinstance(steps, list)
+        assert [[index for index, _ in step] for step in steps] == [
+            [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12],
+        ]  # fmt: skip
+        scores = [scores for step in steps for index, scores in step if index != 6]
+        torch.testing.assert_close(torch.tensor(scores), one["probabilities"])
+        assert steps[1][2] == (6, [])
+
+
+def test_all_ranks_have_the_result_or_the_error_of_the_main_rank(
+    two: Results, one: dict[str, object]
+) -> None:
+    for seen in (*two, one):
+        assert seen["of the main rank"] == [0, None]
+        assert seen["refused"] == "rank 0 refuses"
+
+
 def test_validation_within_a_run_counts_thirteen(two: Results, folder: Path) -> None:
     lines = [
         json.loads(line) for line in (folder / "uneven" / "metrics.jsonl").read_text().splitlines()

@@ -3,9 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from tests.engine.fakes import FakeBatches, PoisonedNet, clip, tiny_net, to_video
 from videoattn.engine.evaluate import evaluate
+from videoattn.engine.objective import BinaryCrossEntropy
+from videoattn.types import Batch
 
 BATCHES = FakeBatches(num_samples=13, batch_size=4, num_views=3, shuffle=False)
 
@@ -95,3 +98,49 @@ def test_non_finite_scores_name_their_sample() -> None:
     torch.manual_seed(0)
     with pytest.raises(FloatingPointError, match=r"the scores of samples \[6\] are not finite"):
         evaluate(PoisonedNet(), replace(BATCHES, blank=(6,)), to_video=to_video)
+
+
+class LabelSetBatches(FakeBatches):
+    """Clip i has label i % 4; every third also label 0, every fifth none."""
+
+    def target(self, indices: torch.Tensor) -> torch.Tensor:
+        target = torch.eye(4)[indices % 4]
+        target[indices % 3 == 0, 0] = 1.0
+        return target * (indices % 5 > 0)[:, None]
+
+    def batch(self, indices: list[int]) -> Batch:
+        batch = super().batch(indices)
+        return batch._replace(labels=self.target(batch.indices))
+
+
+def test_several_labels_per_video() -> None:
+    batches = LabelSetBatches(num_samples=13, batch_size=4, num_views=3, shuffle=False)
+    objective = BinaryCrossEntropy()
+    got = evaluate(tiny_net(), batches, to_video=to_video, objective=objective, precision="float32")
+    with torch.no_grad():
+        net = tiny_net().eval()
+        logits = torch.stack([net(to_video(clip(n, num_views=3))) for n in range(13)])
+    scores, target = logits.sigmoid().mean(dim=1), batches.target(torch.arange(13))
+    torch.testing.assert_close(got.probabilities, scores, rtol=0, atol=1e-6)
+    assert torch.equal(got.labels, target)
+    assert got.num_labeled == 13
+    # scikit-learn's own mean over the classes
+    expected = average_precision_score(target.numpy(), got.probabilities.numpy(), average="macro")
+    assert list(got.video_metrics) == ["mAP", "hit1"]
+    assert got.video_metrics["mAP"] == pytest.approx(expected, abs=1e-12)
+    hits = target.gather(1, scores.argmax(1, keepdim=True))
+    assert got.video_metrics["hit1"] == pytest.approx(hits.mean().item())
+    views = target.repeat_interleave(3, dim=0)
+    hits = views.gather(1, logits.flatten(0, 1).argmax(1, keepdim=True))
+    assert got.clip_metrics == {"hit1": pytest.approx(hits.mean().item())}
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.flatten(0, 1), views)
+    assert got.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert got.describe().startswith(f"video mAP {100 * expected:.2f} %  hit1 ")
+
+
+def test_the_mean_class_accuracy_is_beside_the_accuracy() -> None:
+    got = evaluate(tiny_net(), BATCHES, to_video=to_video)
+    right = got.probabilities.argmax(1) == got.labels
+    by_class = [right[got.labels == k].float().mean().item() for k in range(4)]
+    assert got.video_metrics["mean_class_accuracy"] == pytest.approx(sum(by_class) / 4)
+    assert f"  mean class accuracy {25 * sum(by_class):.2f} %  clip accuracy" in got.describe()

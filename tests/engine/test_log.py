@@ -2,9 +2,10 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from videoattn.engine.failures import append_failures
+from videoattn.engine.failures import append_failures, keep_failures
 from videoattn.engine.progress import Clock, Display
 from videoattn.engine.trackers import JsonLines, TensorBoard, Tracker
 from videoattn.types import Failure
@@ -88,3 +89,28 @@ def test_failures_are_appended(tmp_path: Path) -> None:
         append_failures(tmp_path / "skipped.jsonl", [Failure(index, "a b.mp4", "no stream")])
     lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
     assert json.loads(lines[1]) == {"index": 5, "path": "a b.mp4", "reason": "no stream"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"kind": "train"}', '{"kind": 3, "step": 1}', '{"kind": "train", "step": "9"}',
+     '{"a":' * 50_000 + "}", "[1, {}", '{"kind": "train", "step": null}'],
+)  # fmt: skip
+def test_damaged_records_of_a_run_are_named(line: str, tmp_path: Path) -> None:
+    """The files may have come with a shared folder."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"kind": "train", "step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is damaged") as raised:
+        JsonLines(path, resumed_at=3)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"index": "1", "path": "a", "reason": "b"}', '{"index": 1, "path": []}', "{}"]
+)
+def test_damaged_lists_of_skipped_videos_are_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"skipped\.jsonl line 1 is damaged"):
+        keep_failures(path, [1])
+    assert path.read_text() == f"{line}\n"

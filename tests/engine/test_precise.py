@@ -12,9 +12,8 @@ from tests.engine.fakes import FakeBatches, TinyNet, optim_settings, run_in, sgd
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import evaluate
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, FineTuning
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.train import Validation, fit
 
@@ -128,7 +127,7 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
     kept = []
     for name, given in (("a", None), ("b", precise)):
         torch.manual_seed(0)
-        model = HardCrop(WithNorm(), after="conv")
+        model = HardCrop(WithNorm(), after="conv", pool="backbone", keep="last")
         fit(
             model,
             sgd(model),

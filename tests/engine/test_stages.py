@@ -47,9 +47,9 @@ class Net(nn.Module):
         return self.fc(self.dropout(self.stage(x).amax(dim=(2, 3, 4))))
 
 
-def cropping(seed: int = 0) -> HardCrop:
+def cropping(seed: int = 0, keep: str = "last") -> HardCrop:
     torch.manual_seed(seed)
-    return HardCrop(Net(), after="stage")
+    return HardCrop(Net(), after="stage", pool="backbone", keep=keep)
 
 
 def go(
@@ -61,8 +61,9 @@ def go(
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adamw,
     seed: int = 0,
     resume: bool = False,
+    keep: str = "last",
 ) -> TrainResult:
-    model = cropping(seed)
+    model = cropping(seed, keep)
     return fit(
         model,
         make_optimizer(model),
@@ -91,14 +92,15 @@ def test_each_stage_changes_only_its_modules(
             assert moved == name.startswith(PARTS[epoch // 2]), (epoch, name)
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("stop_at", [(1, 0), (2, 0), (2, 3), (4, 1)])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, stop_at: tuple[int, int]
+    tmp_path: Path, stop_at: tuple[int, int], keep: str
 ) -> None:
     """Bit for bit, whether it stops inside a stage or between two."""
     whole, halved = (run_in(tmp_path / name, save_every_steps=2) for name in ("a", "b"))
     batches = FakeBatches(num_samples=19)
-    settings = {"num_epochs": 5, "stage_epochs": (2, 2, 1)}
+    settings = {"num_epochs": 5, "stage_epochs": (2, 2, 1), "keep": keep}
     expected = go(whole, batches, **settings)
     with pytest.raises(KeyboardInterrupt):
         go(halved, replace(batches, stop_at=stop_at), **settings)
@@ -127,6 +129,41 @@ def test_logs_name_the_stage_and_only_the_last_one_has_a_best_epoch(
     assert printed == [
         "stage 1/3: epochs 1 to 1", "stage 2/3: epochs 2 to 3", "stage 3/3: epochs 4 to 4",
     ]  # fmt: skip
+
+
+def test_the_best_epoch_of_a_stage_is_handed_to_the_next(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As AG-CNN's paper elects the model of each stage on its validation set."""
+    run = replace(run_in(tmp_path), keep_epochs=1)
+    settings = {"num_epochs": 9, "stage_epochs": (4, 4, 1), "keep": "best"}
+    fitted = go(run, FakeBatches(num_samples=16), make_optimizer=sgd, seed=1, **settings)
+    states = [load(tmp_path / f"checkpoint-epoch-000{n}.pt")["model"] for n in range(1, 10)]
+    validated = [line for line in curve(tmp_path) if line["kind"] == "validation"]
+    printed = capfd.readouterr().err
+    not_the_last = 0
+    for stage, (first, part) in enumerate(((0, "global"), (4, "local"))):
+        scores = [line[f"video_accuracy_{part}"] for line in validated[first : first + 4]]
+        best = first + scores.index(max(scores))
+        not_the_last += best < first + 3
+        own = [name for name in states[0] if name.startswith(PARTS[stage])]
+        assert all(torch.equal(states[first + 3][name], states[best][name]) for name in own)
+        assert all(torch.equal(states[8][name], states[best][name]) for name in own)
+        assert f"stage {stage + 1}/3: epoch {best + 1} was the best; it is kept" in printed
+        assert (tmp_path / f"best-stage-{stage + 1}.safetensors").exists()
+    assert not_the_last  # otherwise the last epoch is handed over, as with keep="last"
+    assert fitted.state.best_epoch == 9
+
+
+def test_a_stage_is_validated_at_its_end_if_its_best_epoch_is_kept(tmp_path: Path) -> None:
+    run, batches = run_in(tmp_path), FakeBatches()
+    model = cropping(keep="best")
+    fit(
+        model, sgd(model), batches, to_video=to_video, settings=optim_settings(),
+        plan=EpochPlan(6, (3, 2, 1)), run=run, validation=replace(VALIDATION, every_epochs=9),
+    )  # fmt: skip
+    epochs = [line["epoch"] for line in curve(tmp_path) if line["kind"] == "validation"]
+    assert epochs == [3, 5, 6]
 
 
 def test_each_part_is_scored_as_a_network_of_its_own() -> None:

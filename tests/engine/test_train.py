@@ -395,6 +395,7 @@ class Margin:
     """An objective that is not cross entropy: the squared distance to one-hot targets."""
 
     metric: ClassVar[str] = "hit"
+    progress: ClassVar[str] = "hit"
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return (logits - nn.functional.one_hot(target, logits.shape[1])).square().sum(1)
@@ -404,6 +405,9 @@ class Margin:
 
     def metrics(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {"hit": scores.argmax(1) == target}
+
+    def summary(self, scores: Tensor, target: Tensor) -> dict[str, float]:
+        return {}
 
 
 class Records:

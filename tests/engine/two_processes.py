@@ -24,11 +24,11 @@ from tests.engine.fakes import (
 )
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
-from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.evaluate import Evaluation, evaluate, score_in_order
 from videoattn.engine.failures import TooManyFailuresError
-from videoattn.engine.finetune import FineTuning
+from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, FineTuning
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
 from videoattn.engine.train import Validation, fit
@@ -84,6 +84,39 @@ def thirteen_clips(group: Parallel) -> Evaluation:
     return evaluate(tiny_net(), batches, to_video=to_video, precision="float32", parallel=group)
 
 
+def in_order(group: Parallel) -> list[list[tuple[int, list[float]]]]:
+    """Returns the steps of `score_in_order`: each video's index and scores (none if it failed)."""
+    batches = replace(
+        batches_of(group, num_samples=13, batch_size=4), num_views=2, failing=(6,), shuffle=False
+    )
+    steps = score_in_order(
+        tiny_net(),
+        batches,
+        to_video=to_video,
+        objective=CrossEntropy(),
+        precision="float32",
+        parallel=group,
+    )
+    return [
+        [
+            (video.index, [] if video.probabilities is None else video.probabilities.tolist())
+            for video in step
+        ]
+        for step in steps
+    ]
+
+
+def main_refuses(group: Parallel) -> str:
+    def refuse() -> None:
+        raise ValueError(f"rank {group.rank} refuses")
+
+    try:
+        group.from_main(refuse)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatches) -> str:
     """Returns the message of the error that ends a run."""
     try:
@@ -105,7 +138,7 @@ def refusal(group: Parallel, folder: Path, model: nn.Module, batches: FakeBatche
 def staged(group: Parallel, folder: Path, *, stop: bool = False, resume: bool = False) -> State:
     """Trains two branches and their fusion for an epoch each; `stop` ends it in the second."""
     torch.manual_seed(group.rank)
-    model = HardCrop(tiny_net(seed=group.rank), after="conv")
+    model = HardCrop(tiny_net(seed=group.rank), after="conv", pool="backbone")
     batches = batches_of(group, num_samples=9, batch_size=8)  # the last step has 1 and 0
     try:
         fit(
@@ -183,6 +216,9 @@ def everything(group: Parallel, folder: Path) -> dict[str, object]:
         "rank": group.rank,
         "folder": str(folder),
         "gathered": group.gather(group.rank),
+        "of the main rank": group.from_main(lambda: [group.rank, None]),
+        "refused": main_refuses(group),
+        "in order": in_order(group),
         "uneven": trained(group, folder / "uneven", uneven),
         "resumed": trained(group, folder / "resumed", uneven, resume=True),
         "before": before,

@@ -12,7 +12,12 @@ from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.record import GateMap
 from videoattn.explain import boxes, draw_gate
 from videoattn.explain.boxes import GAP, LINE_COLOR
-from videoattn.explain.gates import HEADING, frame_amounts, spatial_weights
+from videoattn.explain.gates import (
+    HEADING,
+    different_channels,
+    frame_amounts,
+    spatial_weights,
+)
 from videoattn.explain.geometry import Position, gate_weights
 from videoattn.explain.marks import SOFT
 from videoattn.explain.render import (
@@ -377,3 +382,47 @@ def test_weights_that_do_not_fit() -> None:
         draw_gate(gray_frames(), GateMap("temporal", torch.tensor([[torch.nan]])), title="A")
     with pytest.raises(ValueError, match="8 temporal cells over 4 frames; need at most one cell"):
         draw_gate(gray_frames(), GateMap("temporal", torch.ones(1, 8)), title="A")
+
+
+def waves() -> torch.Tensor:
+    """A sky and a balloon mask among 40 channels that are nearly the same."""
+    generator = torch.Generator().manual_seed(0)
+    weights = 0.5 + 0.01 * torch.rand(40, *GRID, generator=generator)
+    weights[7, :, 0] += 0.4  # the top row
+    weights[31, :, 2, 1:3] += 0.3  # the bottom
+    return weights
+
+
+def test_the_most_different_channels_of_a_mask() -> None:
+    weights = waves()
+    assert different_channels(weights, 2) == [7, 31]
+    assert different_channels(weights + torch.rand(40, 1, 1, 1), 2) == [
+        7,
+        31,
+    ]  # where, not how much
+    # Naively, for the third: the largest of the smallest distances.
+    third = different_channels(weights, 3)[2]
+    flat = (weights - weights.mean((1, 2, 3), keepdim=True)).double().flatten(1).numpy()
+    known = [flat.mean(0), flat[7], flat[31]]
+    distances = [min(np.linalg.norm(row - other) for other in known) for row in flat]
+    assert third == int(np.argmax(distances))
+    assert different_channels(waves()[:1], 3) == []
+    assert different_channels(torch.ones(5, *GRID), 3) == []
+
+
+def test_single_channels_of_a_mask_are_drawn_below_the_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate_map = GateMap("mask", waves()[None], identity_value=0.0)
+    texts = texts_of(gate_map, monkeypatch)
+    headings = [text for text in texts if text.startswith(("mean over", "channel "))]
+    assert headings[:3] == ["mean over 40 channels", "channel 7", "channel 31"]
+    assert any("channels that differ most from the mean and from each other" in t for t in texts)
+    picture = pixels(draw_gate(gray_frames(), gate_map, title="A"))
+    grids = stack_grids([CLIP[0]] * 4, CLIP[1:], heading=HEADING)
+    # The top row is hottest in the panels of channel 7, and the bottom in those of channel 31.
+    assert_allclose(at_position(picture, Position(0, 4.0, 20.0), grids[1]), hottest(), atol=12)
+    top, bottom = (
+        at_position(picture, Position(0, *at), grids[2]) for at in ((4.0, 20.0), (20.0, 16.0))
+    )
+    assert np.abs(bottom - 128).sum() > np.abs(top - 128).sum() + 50

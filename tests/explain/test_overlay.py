@@ -50,6 +50,29 @@ def test_sizes_are_even_and_large_enough_to_see() -> None:
     assert even_size(481, 641, 448) == (480, 640)
 
 
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        ((4320, 8192), (1012, 1920)),
+        ((4096, 2160), (1920, 1012)),
+        ((16, 4096), (8, 1920)),  # too narrow for any short side
+        ((1, 5000), (2, 1920)),
+        ((1080, 1920), (1080, 1920)),
+    ],
+)
+def test_no_frame_is_drawn_larger_than_the_limit(
+    frame: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert even_size(*frame, 448) == expected
+
+
+def test_the_drawn_size_is_returned(tmp_path: Path) -> None:
+    path, frames = tmp_path / "a.mp4", torch.zeros(4, 3, 30, 2400, dtype=torch.uint8)
+    assert write_overlay(path, frames, one_hot_map((1, 1, 2)), hold=1) == (24, 1920)
+    with av.open(str(path)) as file:
+        assert (file.streams.video[0].height, file.streams.video[0].width) == (24 + STRIP, 1920)
+
+
 def test_a_frame_is_held_at_least_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hold: got 0; need 1 or more file frames"):
         write_overlay(tmp_path / "a.mp4", gray_frames(), one_hot_map(), hold=0)

@@ -1,14 +1,19 @@
 """Exact relations between post-hoc maps, on networks small enough to know the answer."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from videoattn.attention.insert import put_after
+from videoattn.attention.maps import GateMap
 from videoattn.explain.post_hoc import (
     METHODS,
     OF_A_LAYER,
     cam,
+    deconvnet,
     grad_cam,
     guided_backprop,
     hires_cam,
@@ -19,6 +24,7 @@ from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 from videoattn.types import ModelInfo
 
+Method = Callable[..., GateMap]
 TARGETS = torch.tensor([1, 2])
 
 
@@ -192,7 +198,42 @@ def test_guided_backprop_is_the_gradient_if_all_weights_are_positive() -> None:
     )
 
 
-def test_another_head_changes_a_cam_but_hardly_guided_backprop() -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_rules_of_a_relu(in_place: bool) -> None:
+    """By hand, for one ReLU: the gradient of each method at the ReLU goes through its convolution.
+
+    A ReLU passes [x > 0] G in saliency, [x > 0] max(G, 0) in guided backprop, and max(G, 0) in a
+    deconvnet, where G = w / positions.
+    """
+    model, x = made(Pooled, in_place=in_place), clip(2, 3, 4, 6, 6)
+    inner = model.body(x).detach()
+    above = model.fc.weight[TARGETS].detach()[:, :, None, None, None] / (4 * 6 * 6)
+    above = above.expand_as(inner)
+    rules = {
+        saliency: above * (inner > 0),
+        guided_backprop: above.clamp_min(0) * (inner > 0),
+        deconvnet: above.clamp_min(0),
+    }
+    for method, passed in rules.items():
+        gradient = nn.functional.conv_transpose3d(passed, model.body.weight, padding=1).detach()
+        found = method(model, x, TARGETS)
+        torch.testing.assert_close(found.weights, gradient.abs().amax(1), rtol=1e-12, atol=1e-14)
+    assert model.relu.inplace == in_place
+    assert "may hardly depend on the class or the weights" in found.description
+
+
+def test_a_relu_with_a_block_after_it_keeps_the_block() -> None:
+    model, x = made(Pooled), clip(2, 3, 4, 6, 6)
+    put_after(model, "relu", "twice", nn.BatchNorm3d(5).double())
+    model.eval().relu.twice.weight.data.fill_(2.0)
+    model.relu.twice.running_var.fill_(1 - 1e-5)
+    with torch.no_grad():
+        expected = guided_backprop(made(Pooled), x, TARGETS).weights
+    torch.testing.assert_close(guided_backprop(model, x, TARGETS).weights, 2 * expected)
+
+
+@pytest.mark.parametrize("edges", [guided_backprop, deconvnet])
+def test_another_head_changes_a_cam_but_hardly_maps_of_edges(edges: Method) -> None:
     """The sanity check of Adebayo et al. (2018): a map of the class must know the head."""
     torch.manual_seed(0)
     model, x = (
@@ -200,7 +241,7 @@ def test_another_head_changes_a_cam_but_hardly_guided_backprop() -> None:
         clip(2, 3, 4, 32, 32),
     )
 
-    def likeness(method) -> float:
+    def likeness(method: Method) -> float:
         maps = []
         for seed in (1, 2):
             torch.manual_seed(seed)
@@ -210,7 +251,7 @@ def test_another_head_changes_a_cam_but_hardly_guided_backprop() -> None:
         return float(torch.cosine_similarity(*maps, dim=0))
 
     assert likeness(hires_cam) < 0.5
-    assert likeness(guided_backprop) > likeness(hires_cam) + 0.2
+    assert likeness(edges) > likeness(hires_cam) + 0.2
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videoattn.attention import NonLocal, insert_attention
 from videoattn.attention.blocks.non_local import FORMS
+from videoattn.attention.capture import capture
 from videoattn.models.resnet3d import KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import CONSENSUS, TSN, TemporalShift
 
@@ -220,3 +221,21 @@ def test_shift_errors() -> None:
         TSN(torchvision.models.resnet18(), num_classes=3, shift_div=1)
     with pytest.raises(ValueError, match="shift_place: 'x' does not exist; choose from residual"):
         TSN(torchvision.models.resnet18(), num_classes=3, shift_div=8, shift_place="x")
+
+
+def test_strides_of_stages_keep_the_grid_and_the_weights() -> None:
+    model = ResNet3d("i3d", depth=18, num_classes=3, width=8, strides=[1, 2, 1, 1]).eval()
+    usual = ResNet3d("i3d", depth=18, num_classes=3, width=8)
+    model.load_state_dict(usual.state_dict())
+    with capture(model, ["layer1", "layer2", "layer3", "layer4"]) as outputs:
+        model(clip(size=(64, 64)))
+    sides = {name: output.shape[3:] for name, output in outputs.items()}
+    assert sides == {"layer1": (16, 16), "layer2": (8, 8), "layer3": (8, 8), "layer4": (8, 8)}
+
+
+@pytest.mark.parametrize("strides", [(1, 2, 2), (1, 2, 0, 1)])
+def test_wrong_strides_are_refused(strides: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"strides: got \[1, 2.*\]; need four numbers of 1 or more"
+    ):
+        ResNet3d("i3d", depth=18, num_classes=3, strides=strides)

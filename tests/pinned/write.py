@@ -75,7 +75,11 @@ data: {root: clips, num_workers: 0}
 clip: {sampling: segments, num_frames: 4, height: 32, width: 32}
 augment: {crop: multi_scale, mixup: 0.4, cutmix: 0.3}
 test: {num_crops: 3, short_side: 36}
-model: {name: slow_r18, options: {width: 4, dropout: 0.2}, attention: {name: interaction}}
+model:
+  name: slow_r18
+  options: {width: 4, dropout: 0.2}
+  attention: {name: interaction}
+  edition: 1
 train:
   num_epochs: 2
   batch_size: 4

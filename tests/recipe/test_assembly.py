@@ -24,8 +24,8 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.data import make_mix
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_optimizer, make_precision, make_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -163,9 +163,9 @@ def test_weights_of_the_recipe_replace_the_systems_loss_weights(tmp_path: Path) 
 
     usual = made("interaction", {})
     assert usual.auxiliary is auxiliary_losses
-    assert usual.auxiliary_weights == {"interaction": 0.01, "diversity": 0.01}
+    assert usual.auxiliary_weights == {"interaction": 0.1, "diversity": 0.1}
     changed = made("interaction", {"diversity": 0.5})
-    assert changed.auxiliary_weights == {"interaction": 0.01, "diversity": 0.5}
+    assert changed.auxiliary_weights == {"interaction": 0.1, "diversity": 0.5}
     assert made("non_local", {}).auxiliary is None
     with pytest.raises(
         ValueError, match=r"the model has no auxiliary loss 'divers'; attention interaction has int"

@@ -117,6 +117,12 @@ def test_not_a_number(recipe: Path) -> None:
         ("name: [a\n", "recipe.yaml is not valid YAML: while parsing a flow sequence"),
         ("- a\n- b\n", "recipe.yaml is not a recipe; need lines of key: value"),
         ("3\n", "recipe.yaml is not a recipe"),
+        (
+            "name: '${a'\ndata: {root: x}\n",
+            r"recipe.yaml is not a recipe: name: no viable alternative at input '\$\{a'$",
+        ),
+        ("name: a\ndata: {num_workers../: 2}\n", "recipe.yaml: unknown key 'data.num_workers../'"),
+        ("name: a\nclip: {std.a: 2}\n", "recipe.yaml: unknown key 'clip.std.a'"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
@@ -266,9 +272,19 @@ def test_settings_that_are_dropped_or_renamed_are_noted(recipe: Path) -> None:
     assert notes == ["data.ucf101_split is now called data.official_split"]
 
 
-def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_bytes("name: h\u00f6".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name: h\u00f6".encode("latin-1"),
+        "name: x\n".encode("utf-16"),
+        "name: x\n".encode("utf-16-le"),
+        b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41",  # a video
+        b"GIF89a\x40\0\x40\0\xf7\xff\xff",
+    ],
+)
+def test_a_recipe_in_another_encoding(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml is not UTF-8 text; save it as UTF-8$"):
         config.load(tmp_path / "a.yaml")
 
 
@@ -295,3 +311,136 @@ def test_lists_in_lists_are_refused(recipe: Path, word: str) -> None:
         config.load(recipe, [word])
     options = config.load(recipe, ["model.options.head_window=[[1, 2]]"]).model.options
     assert options == {"head_window": [[1, 2]]}
+
+
+LISTED = """
+name: listed
+data: {root: x}
+model:
+  attention:
+    - {name: non_local, after: [layer2.1], options: {key_pool: null}}
+    - cbam
+    - {name: non_local, after: [layer3.1]}
+"""
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    path = tmp_path / "listed.yaml"
+    path.write_text(LISTED)
+    return path
+
+
+def systems(loaded: Config) -> list[tuple[object, ...]]:
+    return [(s.name, s.after, s.options) for s in loaded.model.attention.systems]
+
+
+FIRST, SECOND = ("non_local", ("layer2.1",), {"key_pool": None}), ("cbam", (), {})
+THIRD = ("non_local", ("layer3.1",), {})
+
+
+def test_attention_is_one_system_or_a_list(listed: Path, recipe: Path) -> None:
+    loaded = config.load(listed)
+    assert systems(loaded) == [FIRST, SECOND, THIRD]
+    assert systems(config.load(recipe)) == [("non_local", ("layer2.1",), {"key_pool": [1, 2, 2]})]
+    for empty in ("[]", "null"):
+        assert systems(config.load(listed, [f"model.attention={empty}"])) == [], empty
+
+
+@pytest.mark.parametrize("form", ["single", "listed"])
+def test_attention_is_written_as_it_is_read(
+    form: str, listed: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """One system is a mapping without new keys, as before lists existed."""
+    loaded = config.load(listed if form == "listed" else recipe)
+    written = config.to_dict(loaded)["model"]["attention"]
+    if form == "single":
+        assert written == {
+            "name": "non_local", "after": ["layer2.1"], "options": {"key_pool": [1, 2, 2]},
+        }  # fmt: skip
+    else:
+        assert [system["name"] for system in written] == ["non_local", "cbam", "non_local"]
+        assert [list(system) for system in written] == [["name", "after", "options"]] * 3
+    (tmp_path / "again.yaml").write_text(config.to_yaml(loaded))
+    assert config.load(tmp_path / "again.yaml") == loaded
+    assert config.from_stored(config.to_dict(loaded)).model == loaded.model
+    assert config.comparable(config.to_dict(loaded)) == config.to_dict(loaded)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["model.attention.name=cbam"], [SECOND]),
+        (["model.attention.name=non_local"], [FIRST]),
+        (["model.attention.name=sagan"], [("sagan", (), {})]),
+        (["model.attention.name=null"], []),
+        (["model.attention=[cbam,non_local]"], [SECOND, FIRST]),
+        (["model.attention=[{name: cbam, after: [layer1.0]},sagan]"],
+         [("cbam", ("layer1.0",), {}), ("sagan", (), {})]),
+        (["model.attention.1.options.reduction=4"], [FIRST, ("cbam", (), {"reduction": 4}), THIRD]),
+        (["model.attention[1].after=[layer1.0]"], [FIRST, ("cbam", ("layer1.0",), {}), THIRD]),
+        (["model.attention.0.after=[layer2.0]"],
+         [("non_local", ("layer2.0",), {"key_pool": None}), SECOND, THIRD]),
+        (["model.attention.2.name=sagan"], [FIRST, SECOND, ("sagan", ("layer3.1",), {})]),
+        (["model.attention.1.options.reduction=4", "model.attention=[sagan,cbam]"],
+         [("sagan", (), {}), ("cbam", (), {"reduction": 4})]),
+    ],
+)  # fmt: skip
+def test_words_choose_and_change_systems(
+    listed: Path, words: list[str], expected: list[tuple[object, ...]]
+) -> None:
+    assert systems(config.load(listed, words)) == expected
+
+
+def test_a_list_keeps_the_settings_of_the_recipes_single_system(recipe: Path) -> None:
+    notes: list[str] = []
+    loaded = config.load(recipe, ["model.attention=[sagan,non_local]"], notes=notes)
+    assert systems(loaded)[1] == ("non_local", ("layer2.1",), {"key_pool": [1, 2, 2]})
+    assert notes == []
+    config.load(recipe, ["model.attention=[sagan,cbam]"], notes=notes)
+    assert notes == [
+        "model.attention.after and options of the recipe belong to non_local and are not used "
+        "with sagan and cbam"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.attention.after=[layer1.0]"],
+         r"the recipe has 3 attention systems; number one, from 0, as in model.attention.0.after="),
+        (["model.attention.3.after=[layer1.0]"],
+         "the recipe has 3 attention systems, numbered from 0; add one in the recipe's list"),
+        (["model.attention=[cbam]", "model.attention.name=sagan"],
+         r"^model.attention=\[cbam\]: other words choose the attention too; leave them out"),
+        (["model.attention=cbam"], "^model.attention=cbam: model.attention: got 'cbam'; need n"),
+        (["model.attention=[3]"], r"^model.attention=\[3\]: model.attention: got 3; need name"),
+        (["model.attention=[cbam,{nme: x}]"],
+         r"unknown key 'model.attention.1.nme' \(did you mean name\?\); it may be one of name, "
+         "after, options$"),
+        (["model.attention.1.afte=[x]"],
+         r"^model.attention.1.afte=\[x\]: unknown key 'model.attention.1.afte' \(did you mean"),
+        (["model.attention.1.after=3"], r"^model.attention.1.after=3: model.attention.1.after: "),
+        (["model.attention.then.1.after=[x]"], "unknown key 'model.attention.then'"),
+        (["model.attention=[cbam,{name: x, after: [[y]]}]"],
+         r"model.attention.then.1.after: got \[\['y'\]\]; need a list of single values"),
+    ],
+)  # fmt: skip
+def test_wrong_words_about_systems_are_refused(
+    listed: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load(listed, words)
+
+
+def test_a_recipe_has_a_list_and_not_its_inner_form(recipe: Path) -> None:
+    values = {"name": "x", "data": {"root": "y"}}
+    inner = {"name": "cbam", "then": {"1": {"name": "sagan"}}}
+    with pytest.raises(ValueError, match=r"model.attention: got {'name': 'cbam', 'then'.*; need n"):
+        config.load({**values, "model": {"attention": inner}})
+    many = [{"name": "cbam", "after": [f"layer1.{i}"]} for i in range(17)]
+    with pytest.raises(
+        ValueError, match=r"config: model.attention: got 17 systems; the limit is 16"
+    ):
+        config.from_stored({**values, "model": {"attention": many}})
+    assert len(config.load({**values, "model": {"attention": many}}).model.attention.systems) == 17

@@ -15,8 +15,7 @@ from tests.engine.test_train import VALIDATION, adamw, assert_same, curve
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.checkpoint import load, save_folder
-from videoattn.engine.finetune import FineTuning
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, FineTuning
 from videoattn.engine.train import fit
 from videoattn.recipe import load as config
 from videoattn.recipe.config import (
@@ -156,7 +155,7 @@ def test_stages_and_a_frozen_backbone(tmp_path: Path) -> None:
     frozen in the epoch."""
 
     def cropping() -> HardCrop:
-        return HardCrop(net(), after="bn2")
+        return HardCrop(net(), after="bn2", pool="backbone", keep="last")
 
     model = cropping()
     backbone = {f"{branch}_branch.{name}" for branch in ("global", "local") for name in BACKBONE}

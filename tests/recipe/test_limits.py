@@ -1,8 +1,6 @@
 """A stored config from somebody else cannot ask for any amount of memory or time."""
 
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,7 @@ from videoattn.recipe.limits import AT_MOST
 from videoattn.recipe.load import comparable, from_stored
 from videoattn.recipe.load import load as load_recipe
 
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < 20
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 def stored(key: str, value: object, **more: object) -> dict[str, Any]:
@@ -50,6 +43,18 @@ def test_what_the_user_types_has_no_limit(value: int, tmp_path: Path) -> None:
     assert from_stored(stored("clip.num_frames", 8), None, [f"clip.num_frames={value}"])
     (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{root: x}}\nclip: {{num_frames: {value}}}\n")
     assert load_recipe(tmp_path / "x.yaml").clip.num_frames == value
+
+
+@pytest.mark.parametrize("value", [4097, 10**9, 10**30, 1e300, {"a": [3, 5000]}])
+@pytest.mark.parametrize("key", ["options", "attention.options"])
+def test_numbers_among_options_that_are_too_large(key: str, value: Any) -> None:
+    """An option may be a number of layers, which would be made one by one."""
+    options = {"name": "non_local", "options": {"x": value}}
+    model = {"options": {"x": value}} if key == "options" else {"attention": options}
+    with pytest.raises(ValueError, match=rf"config: model\.{key}: got .*; the limit is 4,096, unl"):
+        from_stored({"name": "x", "model": model})
+    typed = [f"model.{key}.x=5000"]
+    assert from_stored({"name": "x", "model": {"attention": {"name": "cbam"}}}, None, typed)
 
 
 @pytest.mark.parametrize(

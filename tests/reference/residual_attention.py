@@ -3,6 +3,7 @@
 Explicit 2-D operations with the weights of a `ResidualMask`, in evaluation mode.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,12 +34,24 @@ def units(layers: nn.Module, x: Tensor) -> Tensor:
 
 
 def pool(x: Tensor) -> Tensor:
-    """Caffe's 3x3 of stride 2 without padding, ceil mode, has the same cells as this one."""
+    """Caffe's 3x3 of stride 2 without padding, ceil mode, has as many cells. Its windows lie one
+    cell to the lower right of these."""
     return F.max_pool2d(x, 3, 2, 1)
 
 
-def up(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+def up(mask: ResidualMask, number: int, x: Tensor, like: Tensor) -> Tensor:
+    """Resizes images bilinearly, or by the transposed convolution of this number."""
+    size = like.shape[-2:]
+    kernel = getattr(mask.resizes[number], "weight", None)
+    if kernel is None:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    out = x.new_zeros(*x.shape[:2], *size)
+    for i, j, a, b in np.ndindex(*x.shape[2:], 3, 3):
+        row, column = 2 * i + a - 1, 2 * j + b - 1
+        if 0 <= row < size[0] and 0 <= column < size[1]:
+            spread = x[..., i, j] * kernel[:, 0, 0, a, b]
+            out[..., row, column] = out[..., row, column] + spread
+    return out
 
 
 def last(mask: ResidualMask, x: Tensor) -> Tensor:
@@ -50,16 +63,16 @@ def mask_of_image(mask: ResidualMask, u: Tensor, trunk: Tensor) -> Tensor:
     """Returns the input of the sigmoid for images (N, C, H, W), at the three published depths."""
     one = units(mask.down[0], pool(u))
     if mask.depth == 1:  # stage 3
-        return last(mask, up(units(mask.bottom, one), trunk))
+        return last(mask, up(mask, 0, units(mask.bottom, one), trunk))
     two = units(mask.down[1], pool(one))
     if mask.depth == 2:  # stage 2
-        y = up(units(mask.bottom, two), one) + units(mask.skips[0], one)
-        return last(mask, up(units(mask.up[0], y), trunk))
+        y = up(mask, 1, units(mask.bottom, two), one) + units(mask.skips[0], one)
+        return last(mask, up(mask, 0, units(mask.up[0], y), trunk))
     three = units(mask.down[2], pool(two))  # stage 1
-    y = up(units(mask.bottom, three), two) + units(mask.skips[1], two)
+    y = up(mask, 1, units(mask.bottom, three), two) + units(mask.skips[1], two)
     y = units(mask.up[1], y)
-    y = up(y, one) + units(mask.skips[0], one)
-    return last(mask, up(units(mask.up[0], y), trunk))
+    y = up(mask, 2, y, one) + units(mask.skips[0], one)
+    return last(mask, up(mask, 0, units(mask.up[0], y), trunk))
 
 
 def activated(activation: str, x: Tensor) -> Tensor:

@@ -1,15 +1,21 @@
 """Every benchmark runs on tiny inputs and prints finite numbers."""
 
+import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attention
 import decode_memory
 import decoders
+import explorer
+import label_noise
 import loader
 import loader_sides
+import predict
 import pytest
 import startup
 import torch
@@ -18,10 +24,14 @@ import typer
 from annotations import bench_annotations, write_lists
 from common import chosen_decoders, videos_under
 
+from tests.cli.test_commands import RECIPE
 from tests.data.conftest import MakeClip, make_clip  # noqa: F401 (a fixture)
+from tests.pinned import write
 from tests.tools.conftest import TOOLS, Table, Tables
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.lists import read_kinetics, read_list
+from videoattn.data.synthetic import write_demo_clips
+from videoattn.recipe.run import load
 
 
 @pytest.fixture
@@ -38,6 +48,20 @@ def column(table: Table, name: str) -> list[float]:
     values = [float(row[name].split()[0].replace(",", "")) for row in table]
     assert all(math.isfinite(value) and value >= 0 for value in values)
     return values
+
+
+def test_predict(tables: Tables, tmp_path: Path) -> None:
+    write.unpack(tmp_path)
+    predict.bench(tmp_path / "run", clips=8, rounds=1)
+    (table,) = tables()
+    assert [row["command"] for row in table] == ["test", "predict"]
+    assert min(column(table, "clips/s, best")) > 0
+
+
+def test_killed_downloads() -> None:
+    words = [sys.executable, str(TOOLS / "kill_downloads.py"), "--kills", "5", "--seconds", "0.2"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert re.search(r"^5 kills: .*; 1 calls after them succeeded$", done.stdout, re.M)
 
 
 @pytest.mark.parametrize("script", ["bench/attention.py", "write_docs.py"])
@@ -106,6 +130,34 @@ def test_attention(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         attention.bench_attention(["hard_crop"])
 
 
+def test_label_noise(tables: Tables, tmp_path: Path) -> None:
+    """Each share trains runs of its own, and the runs are not repeated for another seed."""
+    write_demo_clips(tmp_path / "clips", num_train_per_class=1, num_test_per_class=1)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    words = [f"data.root={tmp_path / 'clips'}", "train.num_epochs=1", "train.validate_every=0"]
+    label_noise.label_noise(
+        recipe, words, [0.0, 1.0], ["none"], seeds=2, folder=tmp_path / "runs", device="cpu"
+    )
+    first, second = tables()
+    assert list(second[0]) == ["attention", "0 % wrong", "100 % wrong"]
+    assert second[0]["attention"] == "`none`"
+    for share in ("0", "1"):
+        runs = [load(tmp_path / f"runs/noise_{share}/none_seed{seed}") for seed in range(2)]
+        assert [run.config.seed for run in runs] == [0, 1]
+        folder = tmp_path / f"runs/noise_{share}"
+        accuracies = [
+            100
+            * json.loads((folder / f"none_seed{seed}/result.json").read_text())["video_accuracy"]
+            for seed in range(2)
+        ]
+        name = f"{100 * float(share):g} % wrong"
+        assert first[0][name].startswith(f"{accuracies[0]:.1f} % (")
+        assert second[0][name].startswith(f"{sum(accuracies) / 2:.1f} % (")
+    stored = (tmp_path / "runs/noise_1/none_seed0/config.yaml").read_text()
+    assert "label_noise: 1.0" in stored
+
+
 def test_measurements_run_in_a_process_of_their_own() -> None:
     cost = attention.measure("squeeze_excite", attention.Site(16, (1, 4, 4)), 1, "cpu")
     assert cost.seconds > 0
@@ -148,6 +200,23 @@ def test_decoders(clips: Path, tables: Tables) -> None:
     assert rows["`d.mpg`"]["kind"] == "mpeg, mpeg1video yuv420p, 12 frames"
     assert rows["`d.mpg`"]["decord"] == rows["`d.mpg`"]["torchcodec"] == mpeg
     assert rows["`empty.mp4`"]["pyav"] == "WRONG: error: the file is empty (0 bytes)"
+
+
+def test_frames_requested_alone_are_compared(
+    clips: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(path: Path, numbers: Any, **options: Any) -> torch.Tensor:
+        wrong = len(numbers) == 1 and path.name == "a.mp4" and options["decoder"] == "torchcodec"
+        return real(path, [4] if wrong else numbers, **options)
+
+    real = decoders.decode
+    monkeypatch.setattr(decoders, "decode", decode)
+    (clips / "b.mkv").unlink()
+    decoders.decoders(clips)
+    (table,) = tables()
+    row = table[0]
+    assert (row["pyav"], row["decord"]) == ("right", "right")
+    assert re.match(r"WRONG: frame 0 alone differs by 1\d of 255", row["torchcodec"])
 
 
 def test_decode_memory(clips: Path, tmp_path: Path, tables: Tables) -> None:
@@ -208,6 +277,18 @@ def test_startup(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     startup.startup(rounds=1)
     (table,) = tables()
     assert min(column(table, "median seconds")) > 0
+
+
+def test_explorer(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "CLICK_GRID", (2, 4, 4))
+    monkeypatch.setattr(explorer, "CLICKS", 2)
+    monkeypatch.setattr(explorer, "OPEN_MEGABYTES", 1)
+    networks = {"tiny": ("i3d_r18_stem2", "non_local", (4, 32, 32))}
+    monkeypatch.setattr(explorer, "NETWORKS", networks)
+    explorer.explorer(sizes=True)
+    times, sizes = tables()
+    assert min(column(times, "median seconds")) > 0
+    assert column(sizes, "file")[0] > 0
 
 
 def test_messages(tmp_path: Path) -> None:

@@ -11,13 +11,29 @@ from tests.tools.test_bench import clips, make_clip  # noqa: F401 (fixtures)
 from videoattn.attention.systems import SYSTEMS
 from videoattn.weights import PUBLIC
 
-PAGE = Path(__file__).parents[2] / "docs" / "attention.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "attention.md"
 
 
 def test_the_page_has_the_table_of_attention_systems() -> None:
     table = CliRunner().invoke(write_docs.app, ["attention"]).output.strip()
     assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(SYSTEMS)
     assert table in PAGE.read_text(), "update it: python tools/write_docs.py attention"
+
+
+def test_the_page_of_public_models() -> None:
+    """Counting the multiply-adds of all takes long; a few rows are counted."""
+    page = (DOCS / "models.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") > 9]
+    assert [row.split("`")[1] for row in rows] == list(PUBLIC)
+    assert page.startswith(write_docs.MODELS), "update it: python tools/write_docs.py models"
+    for name in ("torchvision/resnet18", "pyslowfast/C2D_8x8_R50", "mmaction2/tsm_r50_nl_gaussian"):
+        cells = write_docs.model_row(name, PUBLIC[name])
+        assert f"| {' | '.join(cells)} |" in rows
+    for name, row in PUBLIC.items():
+        assert (f"`videoattn predict {name} some.mp4`" in page) == (row.url is not None)
+        assert row.url is None or f"]({row.url})" in page
+        assert row.file.absent in page
 
 
 def test_the_table_of_weights(tables: Tables) -> None:

@@ -47,8 +47,12 @@ def test_every_row_is_complete(row: PublicModel) -> None:
     assert row.accuracy is None or row.accuracy.source
     assert row.url is None or row.url.startswith("https://")
     name = next(name for name, other in PUBLIC.items() if other is row)
+    assert row.is_noncommercial == name.startswith("nonlocal/")
+    assert (row.url is None) == bool(row.file.absent)
     if name.startswith("nonlocal/"):
         assert row.license == "CC-BY-NC-4.0"
+    if row.file.sha256 and not name.startswith("piergiaj/"):
+        assert (row.url or "").endswith(f"-{row.file.sha256}.pth")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert (
         "pyslowfast/C2D_NLN_8x8_R50\n"
         "  c2d_r50, 8 x 8, 5 non-local (embedded gaussian), Apache-2.0\n"
-        "  file: not published\n"
+        "  file: not published: PySlowFast publishes its config, but no file; train it there, and "
+        "convert its checkpoint_epoch_*.pyth\n"
     ) in text
     assert "resnet18, an image, 69.758 % (ImageNet-1K, 1 crop)" in text

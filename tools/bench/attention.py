@@ -151,7 +151,7 @@ def make_block(
         torch.randn(site.batch_size, channels, *site.grid, device=device).to(memory_format=layout)
         for _ in range(2)
     )
-    if kind == "layers":
+    if kind in ("layers", "pyramid"):
         module, inputs = make(channels, [channels]), [x, y]
     elif kind == "head":
         module, inputs = make(channels, [channels], 400), [x.mean((2, 3, 4)), y]

@@ -1,7 +1,8 @@
 """Compares the decoders on every frame of every video in a folder.
 
 PyAV is compared with FOLDER/frames.json if it exists: for each file the number of `frames` that
-FFmpeg decodes, and their `mean_gray`. The other decoders are compared with PyAV.
+FFmpeg decodes, and their `mean_gray`. The other decoders are compared with PyAV. For each decoder,
+some frames are also requested alone, and compared with those of PyAV from the first packet on.
 """
 
 import json
@@ -16,9 +17,15 @@ from common import DECODERS, print_table, videos_under
 
 from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode, probe
 from videoattn.data.decode.container import open_container, video_stream
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
 
 COLUMNS = ("file", "kind", *DECODERS)
 CHUNK_BYTES = 150_000_000
+NUM_ALONE = 12
+"""Number of frames that are requested alone: evenly spaced, and the last."""
+MAX_DIFFERENCE = 4.0
+"""Largest mean difference of a right frame, of 255: the colors of 10-bit videos differ by this."""
 
 
 def decoders(
@@ -26,7 +33,7 @@ def decoders(
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
     ],
 ) -> None:
-    """Compare the decoders on every frame of every video, with PyAV and FOLDER/frames.json."""
+    """Compare the decoders on every frame of every video, together and alone."""
     print_table(COLUMNS, compare(folder))
 
 
@@ -54,8 +61,36 @@ def _compare_file(path: Path, record: dict[str, Any] | None) -> tuple[str, ...]:
     num_chunks = -(-info.num_frames * frame_bytes // CHUNK_BYTES)
     chunks = np.array_split(np.arange(info.num_frames), num_chunks)
     first = _against_record(path, chunks, record)
-    others = [_against_pyav(path, chunks, decoder) for decoder in DECODERS[1:]]
-    return (_kind(path, info.num_frames), first, *others)
+    results = [first, *(_against_pyav(path, chunks, decoder) for decoder in DECODERS[1:])]
+    alone = np.unique(np.linspace(0, info.num_frames - 1, NUM_ALONE).astype(np.int64))
+    whole = _from_first_packet(path, alone)
+    for number, decoder in enumerate(DECODERS):
+        if results[number].startswith("right"):
+            results[number] = _alone(path, whole, decoder) or results[number]
+    return (_kind(path, info.num_frames), *results)
+
+
+def _from_first_packet(path: Path, numbers: np.ndarray) -> dict[int, np.ndarray]:
+    """Returns the frames with these numbers, by decoding every frame up to the last of them."""
+    wanted, images, to_rgb = set(numbers.tolist()), {}, ToRGB()
+    with Video(path) as video:
+        for number, frame in enumerate(video.frames()):
+            if number in wanted:
+                images[number] = to_rgb(frame).copy()
+    return images
+
+
+def _alone(path: Path, whole: dict[int, np.ndarray], decoder: Decoder) -> str:
+    """Requests each frame alone; returns the first difference from the whole file, or ""."""
+    for number, image in whole.items():
+        try:
+            frame = decode(path, [number], decoder=decoder)[0].permute(1, 2, 0).numpy()
+        except DecodeError as error:
+            return f"WRONG: frame {number} alone: error: {_without_decoder(error.reason)}"
+        difference = np.abs(frame.astype(np.int16) - image).mean()
+        if difference > MAX_DIFFERENCE:
+            return f"WRONG: frame {number} alone differs by {difference:.0f} of 255"
+    return ""
 
 
 def _kind(path: Path, num_frames: int) -> str:
@@ -94,7 +129,7 @@ def _against_pyav(path: Path, chunks: Sequence[np.ndarray], decoder: Decoder) ->
         except DecodeError as error:
             reason = reason or error.reason
             continue
-        if difference > 4:
+        if difference > MAX_DIFFERENCE:
             return f"WRONG: a frame differs by {difference:.0f} of 255"
         result = "right" if difference < 0.1 else f"right; colors differ by {difference:.0f} of 255"
         lost = f", but not the last {missing}: {_without_decoder(reason)}"

@@ -9,17 +9,20 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.attention.maps import Factors, GateMap, PairwiseMap
-from videoattn.files import write_whole
+from videoattn.attention.maps import Factors, GateMap, PairwiseMap, Rule
+from videoattn.files import read_arrays, write_whole
 from videoattn.types import Frames
 
 FORMAT = "videoattn-maps/1"
+
+MAX_INDEX_BYTES = 2**24
+"""Largest index.json: 16 MiB."""
 
 
 class MapArchive(NamedTuple):
@@ -65,27 +68,41 @@ def save_maps(
     write_whole(path, lambda file: _write(file, index_json, arrays))
 
 
-def load_maps(path: Path) -> MapArchive:
-    """Reads a file that `save_maps` wrote.
+def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
+    """Reads a file that `save_maps` wrote. It may come from somebody else.
+
+    Args:
+        max_bytes: Largest size in bytes of all arrays; the file may be compressed.
 
     Raises:
-        ValueError: If the file is not an archive of maps.
+        ValueError: If the file is not an archive of maps, or is larger.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            index = json.loads(archive["index.json"])
-            if index["format"] != FORMAT:
-                raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}")
-            names = [name for name in archive.files if name != "index.json"]
-            arrays = {name: torch.from_numpy(archive[name]) for name in names}
-            maps = {
-                entry["name"]: _read(entry, f"{number}.", arrays)
-                for number, entry in enumerate(index["maps"])
-            }
-            return MapArchive(maps, arrays.get("frames"), index["about"])
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            item = archive.getinfo("index.json")
+            if item.file_size > MAX_INDEX_BYTES:
+                raise ValueError(
+                    f"its index has {item.file_size:,} bytes; the limit is {MAX_INDEX_BYTES:,}"
+                )
+            index = json.loads(archive.read(item))
+        if index["format"] != FORMAT:
+            raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}")
+        found = read_arrays(path, most=max_bytes)
+        arrays = {name: torch.from_numpy(array) for name, array in found.items()}
+        maps = {
+            entry["name"]: _read(entry, f"{number}.", arrays)
+            for number, entry in enumerate(index["maps"])
+        }
+        frames, about = arrays.get("frames"), index["about"]
+        if not isinstance(about, dict) or not (frames is None or _are_frames(frames)):
+            raise ValueError("its frames or facts are of another kind")
+        return MapArchive(maps, frames, about)
+    except OSError:
+        raise
+    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} is not an archive of attention maps ({error}); write one with save_maps"
+            f"{path} is not an archive of attention maps ({reason}); write one with save_maps"
         ) from error
 
 
@@ -108,9 +125,60 @@ def _read(
         key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
     }
     if entry["type"] == "gate":
-        return GateMap(**values)
+        gate = GateMap(**values)
+        if (
+            gate.kind not in _GATE_DIMENSIONS
+            or gate.weights.ndim not in _GATE_DIMENSIONS[gate.kind]
+        ):
+            raise ValueError(f"{entry['name']!r} is not a map of the kind {gate.kind!r}")
+        return gate
     if "rule" in values:
         q, k, rule, scale = (values.pop(key) for key in ("q", "k", "rule", "scale"))
-        values["factors"] = Factors(q, k, rule, scale)
-    values |= {key: tuple(values[key]) for key in ("grid_q", "grid_k")}
-    return PairwiseMap(**values)
+        values["factors"] = Factors(q, k, rule, float(scale))
+    values |= {key: tuple(map(int, values[key])) for key in ("grid_q", "grid_k")}
+    return _checked(entry["name"], PairwiseMap(**values))
+
+
+_GATE_DIMENSIONS: dict[str, tuple[int, ...]] = {
+    "channel": (2, 3),
+    "spatial": (4,),
+    "temporal": (2,),
+    "mask": (5,),
+    "pooling": (5,),
+    "cam": (4,),
+    "box": (3,),
+}
+"""The numbers of dimensions of each kind of gate map."""
+
+
+def _checked(name: str, found: PairwiseMap) -> PairwiseMap:
+    """Returns the map; raises a ValueError if the shapes or the queries do not fit each other."""
+    num_clips, num_heads, num_queries = found.rows.shape[:3]
+    shapes = {
+        "rows": (num_clips, num_heads, num_queries, *found.grid_k),
+        "queries": (num_queries, 3),
+        "received": (num_clips, *found.grid_k),
+        "elsewhere": (num_clips, num_heads, num_queries),
+    }
+    for key, shape in shapes.items():
+        value = getattr(found, key)
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{key} of {name!r} are {tuple(value.shape)}; need {shape}")
+    queries, grid = found.queries, torch.tensor(found.grid_q)
+    if len(grid) != 3 or (queries >= grid).any() or (queries < -1).any():
+        raise ValueError(f"queries of {name!r} are outside of the grid {found.grid_q}")
+    if any(not 0 <= row < num_queries for row in found.special.values()):
+        raise ValueError(f"special queries of {name!r} have no row")
+    if (factors := found.factors) is not None:
+        same = factors.q.shape[:2] == factors.k.shape[:2] == found.rows.shape[:2]
+        if (
+            not same
+            or factors.rule not in get_args(Rule)
+            or factors.q.shape[3:] != factors.k.shape[3:]
+        ):
+            raise ValueError(f"factors of {name!r} do not fit its rows")
+    return found
+
+
+def _are_frames(frames: Tensor) -> bool:
+    return frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[1] == 3

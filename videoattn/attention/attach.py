@@ -7,10 +7,12 @@ parameter is renamed, and the networks survive deepcopy, torch.compile and torch
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from videoattn.attention.blocks.attention_stem import replace_stem
+from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.insert import (
     check_positions,
@@ -19,7 +21,9 @@ from videoattn.attention.insert import (
     output_shapes,
     put_after,
     view_as_video,
+    with_blocks,
 )
+from videoattn.attention.maps import HasMaps
 from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
@@ -57,10 +61,16 @@ def attach_gates(
 def attach_convolutions(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Replaces 3x3 convolutions; by default those of the last two stages."""
+    """Replaces 3x3 convolutions; by default those of the last two stages.
+
+    A position that is the network's first convolution (`conv1` of a ResNet) becomes an attention
+    stem, and the pool after it one of 4x4.
+    """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     check_positions(model, stages, info)
-    replace_convolutions(model, make, stages)
+    if "conv1" in stages:
+        replace_stem(model, "conv1", heads=getattr(make, "keywords", {}).get("heads", 8))
+    replace_convolutions(model, make, [stage for stage in stages if stage != "conv1"])
     return model
 
 
@@ -72,19 +82,25 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
+    Convolutions inside attention blocks stay.
+
     Raises:
-        ValueError: If a stage has no such convolution.
+        ValueError: If a stage has no such convolution, or one has a block after it.
     """
     replaced = []
     for stage in stages:
         found = [
             (f"{stage}.{name}", module)
-            for name, module in model.get_submodule(stage).named_modules()
+            for name, module in _outside_attention(model.get_submodule(stage))
             if isinstance(module, nn.Conv2d | nn.Conv3d) and module.kernel_size[-2:] == (3, 3)
         ]
         if not found:
             raise ValueError(f"{stage!r} has no 3x3 convolution to replace")
         for path, conv in found:
+            if conv._forward_hooks:
+                raise ValueError(
+                    f"{path!r} has a block after it, which would be lost; insert that block later"
+                )
             layer = make(conv.in_channels, conv.out_channels, conv.stride[-1])
             layer = view_as_video(layer, conv.weight.shape)
             for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
@@ -94,8 +110,18 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
     return replaced
 
 
+def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules below, with their names, except those of attention blocks."""
+    if isinstance(module, HasMaps):
+        return
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from _outside_attention(child, f"{name}.{child_name}" if name else child_name)
+
+
 class Joined(nn.Module):
-    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass."""
+    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass, after
+    the blocks that were inserted there before."""
 
     def __init__(self, model: nn.Module, block: nn.Module, sources: Sequence[str]) -> None:
         super().__init__()
@@ -103,7 +129,7 @@ class Joined(nn.Module):
         self.sources = tuple(sources)
         self._taps = Taps()
         for source in sources:
-            self._taps.tap_output(model.get_submodule(source), source)
+            self._taps.tap_output(model.get_submodule(with_blocks(model, source)), source)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]
@@ -136,6 +162,25 @@ def attach_layers(
     block = make(shapes[query][1], [shapes[source][1] for source in sources])
     block = view_as_video(block, shapes[query])
     put_after(model, query, name, Joined(model, block, sources))
+    return model
+
+
+def attach_pyramids(
+    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
+) -> nn.Module:
+    """Adds `make(channels, source_channels)` after each position, by default the last stage but
+    one. Its forward takes (x, *sources): the outputs of the position and of all stages that ran
+    before it."""
+    stages = stage_outputs(model, info, len(info.stages))
+    positions = after or stages[-2:-1]
+    check_positions(model, positions, info)
+    for position in positions:
+        shapes = output_shapes(model, [*(s for s in stages if s != position), position], info)
+        order = list(shapes)
+        sources = [s for s in stages if order.index(s) < order.index(position)]
+        block = make(shapes[position][1], [shapes[source][1] for source in sources])
+        block = view_as_video(block, shapes[position])
+        put_after(model, position, name, Joined(model, block, sources))
     return model
 
 
@@ -180,39 +225,18 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     return classifier
 
 
-class MaskedStage(nn.Sequential):
-    """A stage whose blocks after the first are the trunk F of a mask branch M.
-
-    u = first(x), out = mask(u, F(u)). The blocks keep their names, so the keys of the stage do not
-    change.
-    """
-
-    def __init__(self, stage: nn.Sequential, mask: nn.Module, name: str) -> None:
-        super().__init__()
-        for child_name, child in stage.named_children():
-            self.add_module(child_name, child)
-        self.add_module(name, mask)
-        self._mask_name = name
-
-    def forward(self, x: Tensor) -> Tensor:
-        blocks = [child for name, child in self.named_children() if name != self._mask_name]
-        u: Tensor = blocks[0](x)
-        trunk = u
-        for block in blocks[1:]:
-            trunk = block(trunk)
-        out: Tensor = self.get_submodule(self._mask_name)(u, trunk)
-        return out
-
-
 def attach_masks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels, grid=...)` to stages, by default the second and third. grid is the
-    smaller side of the stage's features for 224 x 224 input. The mask's forward takes the outputs
-    of the first and the last block, and returns the output of the stage.
+    """Adds `make(channels, grid=...)` to stages, by default the first three. grid is the smaller
+    side of the stage's features for 224 x 224 input. The mask's forward takes the input and the
+    output of its trunk, and returns the output of both.
+
+    A stage that is named n times has n masks, each with a part of the blocks as its trunk.
 
     Raises:
-        ValueError: If a position is not an `nn.Sequential` of two or more blocks.
+        ValueError: If a position is not an `nn.Sequential` with a block for the input and one for
+            each mask.
     """
     modules = dict(model.named_modules())
     if not any(isinstance(modules.get(stage), nn.Sequential) for stage in info.stages):
@@ -220,14 +244,19 @@ def attach_masks(
             f"{name} goes around a stage whose blocks run in one nn.Sequential, and "
             f"{type(model).__name__} has none; choose a ResNet, or another system"
         )
-    stages = after or stage_outputs(model, info, 3)[:2]
+    stages = list(after) or stage_outputs(model, info, len(info.stages))[:3]
     check_positions(model, stages, info)
     for position, shape in output_shapes(model, stages, info).items():
-        stage = modules[position]
-        if not isinstance(stage, nn.Sequential) or len(stage) < 2:
-            raise ValueError(f"{position!r} has nothing to mask; need a stage of 2 or more blocks")
-        mask = view_as_video(make(shape[1], grid=min(shape[-2:])), shape)
-        model.set_submodule(position, MaskedStage(stage, mask, name))
+        stage, count = modules[position], stages.count(position)
+        if not isinstance(stage, nn.Sequential) or len(stage) < 1 + count:
+            raise ValueError(
+                f"{position!r} has nothing to mask; need a stage of {1 + count} or more blocks"
+            )
+        if name in stage._modules:
+            raise ValueError(f"{position!r} already has {name}; choose another position")
+        grid = min(shape[-2:])
+        masks = [view_as_video(make(shape[1], grid=grid), shape) for _ in range(count)]
+        model.set_submodule(position, MaskedStage(stage, masks, name))
     return model
 
 

@@ -29,6 +29,12 @@ Normalizer = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
 NORMALIZERS = ("softmax", "sigmoid", "count")
+_PATHS: dict[str, tuple[Path, ...]] = {
+    "softmax": ("fused", "chunked"),
+    "sigmoid": ("chunked",),
+    "count": ("linear",),
+}
+"""Paths of each normalizer besides "auto" and "explicit". "auto" prefers the first."""
 MOST_AT_ONCE = 2**24
 """The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 
@@ -81,15 +87,20 @@ def attend(
     softmax uses `scaled_dot_product_attention` ("fused": memory linear in positions). count is
     re-associated to `q ((kᵀ/P) v)` ("linear") if that needs fewer multiply-adds: (Q + P)·D·E
     instead of Q·P·(D + E). sigmoid has neither. Its rows are computed in float32, for some queries
-    at a time ("chunked": memory linear in positions), and once more in the backward pass.
+    at a time ("chunked": memory linear in positions), and once more in the backward pass. So are
+    the rows of softmax in bfloat16 on a CPU, with bfloat16 logits: this is 1.5 to 3 times as fast
+    as its fused kernel (measured by `tools/bench/attention_paths.py`).
 
     Raises:
         ValueError: If the normalizer or the path does not exist.
     """
-    own: dict[str, Path] = {"softmax": "fused", "sigmoid": "chunked", "count": "linear"}
-    check_path(path, normalizer, own.get(normalizer))
+    check_path(path, normalizer, *_PATHS.get(normalizer, ()))
     if path == "auto":
-        path = _cheaper_association(q, k, v) if normalizer == "count" else own[normalizer]
+        path = _PATHS[normalizer][0]
+        if normalizer == "count":
+            path = _cheaper_association(q, k, v)
+        elif path == "fused" and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+            path = "chunked"
     if path == "fused":
         return _fused(q, k, v, scale)
     if path == "linear":
@@ -98,29 +109,30 @@ def attend(
             q_wide, k_wide, v_wide = q.to(wide), k.to(wide), v.to(wide)
             mixed = (k_wide * (scale / k.shape[1])).transpose(1, 2) @ v_wide  # (N, D, E)
             return (q_wide @ mixed).to(v.dtype)
-    if path == "chunked":
-        with autocast_off(q):
-            wide = torch.promote_types(q.dtype, torch.float32)
-            keys = k.to(wide)
-            y = by_queries(
-                lambda rows: attention_weights(rows, keys, normalizer, scale),
-                q.to(wide),
-                v.to(wide),
-                entries=k.shape[1],
-            )
-            return y.to(v.dtype)
-    return attention_weights(q, k, normalizer, scale).to(v.dtype) @ v
+
+    def rows(queries: Tensor) -> Tensor:
+        return attention_weights(queries, keys, normalizer, scale).to(values.dtype)
+
+    keys, values = k, v
+    if path == "explicit":
+        return rows(q) @ v
+    if normalizer == "softmax":
+        return by_queries(rows, q, v, entries=k.shape[1])
+    with autocast_off(q):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        keys, values = k.to(wide), v.to(wide)
+        return by_queries(rows, q.to(wide), values, entries=k.shape[1]).to(v.dtype)
 
 
-def check_path(path: str, kind: str, own: str | None) -> None:
-    """Checks that a kind of map has the path. `own` is its path besides "auto" and "explicit".
+def check_path(path: str, kind: str, *own: str) -> None:
+    """Checks that a kind of map has the path. `own` are its paths besides "auto" and "explicit".
 
     Raises:
-        ValueError: If it does not, or the kind is an unknown normalizer (`own` is None).
+        ValueError: If it does not, or the kind is an unknown normalizer (`own` is empty).
     """
-    if own is None:
+    if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
-    allowed = ("auto", "explicit", own)
+    allowed = ("auto", "explicit", *own)
     if path not in allowed:
         raise ValueError(f"path: got {path!r}; for {kind}, choose from {', '.join(allowed)}")
 
@@ -159,6 +171,13 @@ def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
     num_queries, num_keys = q.shape[1], k.shape[1]
     linear = (num_queries + num_keys) * k.shape[2] * v.shape[2]
     return "linear" if linear < num_queries * num_keys * (k.shape[2] + v.shape[2]) else "explicit"
+
+
+def _explicit_is_faster(q: Tensor, k: Tensor) -> bool:
+    """Returns whether the explicit softmax is faster than the fused kernel, in bounded memory."""
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.compiler.is_exporting():
+        return False
+    return len(q) * q.shape[1] * k.shape[1] <= MOST_AT_ONCE
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.attention.capture import capture
+from videoattn.attention.maps import HasMaps
 from videoattn.errors import did_you_mean
 from videoattn.types import ModelInfo, Video, own_info
 
@@ -55,7 +56,8 @@ def insert_attention(
 
     The child `layer2.1` of an `nn.Sequential` (or `nn.ModuleList`) gets a neighbor
     `layer2.1_<name>` that runs right after it. Any other module, such as a residual block's last
-    norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>`, which processes its output. No
+    norm `layer2.1.bn2`, gets a child `layer2.1.bn2.<name>`, which processes its output. Blocks
+    with attention maps that are inserted after the same module run in the order of insertion. No
     existing key of the state dict changes. A pass that computes only shapes determines the number
     of channels.
 
@@ -95,23 +97,53 @@ def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> s
         return f"{position}_{name}"
     module = model.get_submodule(position)
     if name in module._modules:
-        raise ValueError(f"{position!r} already has a block {name!r}; choose another name")
+        raise ValueError(
+            f"{position!r} already has a block {name!r}; choose another name or position"
+        )
     module.add_module(name, block)
-    if type(module).forward is not nn.Sequential.forward:  # a Sequential runs its new last child
-        # An object that only names the child: deepcopy, torch.compile and torch.export follow it.
-        module.register_forward_hook(_Through(name))
+    if not runs_last_child(module):
+        hooks = module._forward_hooks.values()
+        through = next((hook for hook in hooks if isinstance(hook, _Through)), None)
+        if through is None:
+            # The first hook, so that blocks that read this module's output see the result.
+            module.register_forward_hook(through := _Through(), prepend=True)
+        through.names.append(name)
     return f"{position}.{name}"
 
 
-class _Through:
-    """A forward hook that sends a module's output through one of its own children."""
+def with_blocks(model: nn.Module, position: str) -> str:
+    """Returns the module whose output is that of a position after the blocks inserted there."""
+    parent_name, _, child = position.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    if not isinstance(parent, nn.Sequential | nn.ModuleList):
+        return position
+    return f"{parent_name}.{_last(parent, child)}" if parent_name else _last(parent, child)
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+
+def runs_last_child(module: nn.Module) -> bool:
+    """Returns whether a child that is added to the module runs after the others."""
+    forward = type(module).forward
+    return forward is nn.Sequential.forward or getattr(module, "runs_last_child", False)
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Returns whether the module is a block with attention maps, or a view of one."""
+    return any(isinstance(part, HasMaps) for part in module.modules())
+
+
+class _Through:
+    """A forward hook that sends a module's output through children of the module.
+
+    It only names the children, so that deepcopy, torch.compile and torch.export follow it.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        result: Tensor = module.get_submodule(self.name)(output)
-        return result
+        for name in self.names:
+            output = module.get_submodule(name)(output)
+        return output
 
 
 def check_positions(
@@ -196,9 +228,20 @@ def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
 
 def _insert_child(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:
     if name in parent._modules:
-        raise ValueError(f"{name!r} already exists; choose another name")
+        raise ValueError(f"{name!r} already exists; choose another name or position")
     items = list(parent._modules.items())
-    position = [key for key, _ in items].index(child) + 1
-    items.insert(position, (name, block))
+    last = [key for key, _ in items].index(_last(parent, child))
+    items.insert(last + 1, (name, block))
     # Sequential runs, and ModuleList iterates, in the order of this dictionary.
     parent._modules = OrderedDict(items)
+
+
+def _last(parent: nn.Module, child: str) -> str:
+    """Returns the last of the attention blocks that follow a child, or the child."""
+    names = list(parent._modules)
+    last = names.index(child)
+    for name in names[last + 1 :]:
+        if not name.startswith(f"{child}_") or not is_attention(parent.get_submodule(name)):
+            break
+        last += 1
+    return names[last]

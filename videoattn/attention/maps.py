@@ -4,6 +4,7 @@ A pairwise map has one row for each query position: the weight that the query gi
 position. Other maps (gates, masks, poolings, boxes) have no query.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -88,12 +89,7 @@ class PairwiseAttention:
     ) -> tuple[Float[Tensor, "N h Q T H W"], Float[Tensor, "N h Q"] | None]:
         """Returns the rows of each head, and the weight of keys without a position, if any."""
         weights = self._rows(queries)
-        if weights.ndim == 3:
-            weights = weights.unsqueeze(1)
-        num_keys = self.grid_k[0] * self.grid_k[1] * self.grid_k[2]
-        elsewhere = weights[..., num_keys:]
-        rows = weights[..., :num_keys].unflatten(3, self.grid_k)
-        return rows, elsewhere.sum(-1) if elsewhere.shape[-1] else None
+        return split_keys(weights if weights.ndim == 4 else weights.unsqueeze(1), self.grid_k)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,8 @@ class PairwiseMap:
         received: (N, T', H', W'), the mean weight that each key position receives from all
             positions and heads, if requested.
         elsewhere: (N, h, Q), weight on keys without a position (class tokens, padding), if any.
-        special: For each special query, such as "class", the index of its row.
+        special: For each special query, such as "class", the index of its row; in a map that is
+            recorded as factors, its number among all queries.
         factors: The whole map as a product, if it is one and was requested.
     """
 
@@ -129,6 +126,52 @@ class PairwiseMap:
     def weights(self) -> Float[Tensor, "N Q T H W"]:
         """Returns the rows, averaged over heads."""
         return self.rows.mean(1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `select` can return any row: the map has its factors, or all of its rows."""
+        num_queries = math.prod(self.grid_q) + len(self.special)
+        return self.factors is not None or len(self.queries) == num_queries
+
+    def select(self, numbers: Int64[Tensor, " Q"]) -> "PairwiseMap":
+        """Returns the rows of these queries of a whole map, without `received` and factors.
+
+        Queries are numbered by position, in the order T, H, W, and then by special query.
+        """
+        assert self.is_whole
+        if self.factors is None:
+            rows = self.rows[:, :, numbers]
+            elsewhere = None if self.elsewhere is None else self.elsewhere[:, :, numbers]
+        else:
+            rows, elsewhere = split_keys(self.factors.rows(numbers), self.grid_k)
+        return PairwiseMap(
+            kind=self.kind,
+            rows=rows,
+            queries=cells(numbers, self.grid_q),
+            grid_q=self.grid_q,
+            grid_k=self.grid_k,
+            normalized=self.normalized,
+            elsewhere=elsewhere,
+        )
+
+
+def split_keys(
+    weights: Float[Tensor, "N h Q P"], grid_k: Grid
+) -> tuple[Float[Tensor, "N h Q T H W"], Float[Tensor, "N h Q"] | None]:
+    """Splits rows into weights of positions and the sum of weights without a position, if any."""
+    num_keys = math.prod(grid_k)
+    elsewhere = weights[..., num_keys:]
+    rows = weights[..., :num_keys].unflatten(3, grid_k)
+    return rows, elsewhere.sum(-1) if elsewhere.shape[-1] else None
+
+
+def cells(numbers: Int64[Tensor, " Q"], grid: Grid) -> Int64[Tensor, "Q 3"]:
+    """Returns the (t, y, x) of positions numbered in the order T, H, W; -1 beyond the grid."""
+    _, height, width = (max(size, 1) for size in grid)
+    found = [numbers // (height * width), numbers // width % height, numbers % width]
+    positions = torch.stack(found, dim=1)
+    positions[numbers >= math.prod(grid)] = -1
+    return positions
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The stages of a network, and the positions that papers chose for attention blocks."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from videoattn.types import ModelInfo
@@ -42,3 +44,22 @@ def stage_outputs(model: nn.Module, info: ModelInfo, count: int) -> list[str]:
     for name, blocks in zip(info.stages, stages_of(model, info), strict=True):
         outputs.append(name if isinstance(modules.get(name), nn.Sequential) else blocks[-1])
     return outputs[-count:]
+
+
+def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the modules that end a convolution over time inside the stages: the norm that
+    follows it, or the unit of a convolution, a norm and a ReLU. Empty without such convolutions."""
+    found = []
+    for name in [block for blocks in stages_of(model, info) for block in blocks]:
+        for path, module in model.get_submodule(name).named_modules(prefix=name):
+            children = list(module.named_children())
+            for (_, first), (child, second) in pairwise(children):
+                if not _mixes_frames(first) or not isinstance(second, nn.BatchNorm3d):
+                    continue
+                is_unit = [type(child) for _, child in children[1:]] == [nn.BatchNorm3d, nn.ReLU]
+                found.append(path if is_unit else f"{path}.{child}")
+    return found
+
+
+def _mixes_frames(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1

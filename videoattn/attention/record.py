@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from videoattn.attention.adapters import multihead_maps
-from videoattn.attention.maps import Factors, PairwiseAttention
+from videoattn.attention.maps import Factors, PairwiseAttention, cells
 from videoattn.attention.maps import GateMap as GateMap
 from videoattn.attention.maps import HasMaps as HasMaps
 from videoattn.attention.maps import PairwiseMap as PairwiseMap
@@ -54,7 +55,7 @@ def record_attention(
     queries: Sequence[Query | str] | None = None,
     *,
     received: bool = False,
-    factors: bool = False,
+    factors: bool | Literal["instead"] = False,
     info: ModelInfo | None = None,
 ) -> Iterator[Maps]:
     """Records the maps of every attention block that runs inside the `with`.
@@ -70,7 +71,9 @@ def record_attention(
             records the row of the cell that holds the position. None records all rows, if the
             grid is small enough.
         received: Also sum the weight that each key position receives from all positions.
-        factors: Also keep queries and keys of maps that are products.
+        factors: Also keep queries and keys of maps that are products. "instead" keeps them in place
+            of rows. Other maps then have all of their rows, or those of `queries` if all are too
+            many. `PairwiseMap.select` returns any row later.
         info: Structure of the network; its own `info` by default.
 
     Raises:
@@ -106,7 +109,7 @@ class _Recorder:
         info: ModelInfo,
         queries: Sequence[Query | str] | None,
         received: bool,
-        factors: bool,
+        factors: bool | str,
     ) -> None:
         self.maps = maps
         self.info = info
@@ -135,7 +138,8 @@ class _Recorder:
                 self.maps[full] = replace(found, weights=_kept(found.weights))
                 continue
             numbers, special = self._numbers(found)
-            if len(numbers) or not self.queries:  # [] requests only `received`
+            # [] requests only `received`
+            if len(numbers) or not self.queries or self.factors == "instead":
                 self.maps[full] = self._rows(found, numbers, special)
 
     def _maps_of(self, block: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Found:
@@ -148,34 +152,34 @@ class _Recorder:
 
     def _numbers(self, found: PairwiseAttention) -> tuple[Tensor, dict[str, int]]:
         """Returns the indices of the queries to record, and the row of each special query."""
-        num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
+        num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
         special = {name: num_queries + index for index, name in enumerate(found.special)}
+        few = num_queries * num_keys <= MOST_ENTRIES
+        if self.factors == "instead" and (found.factors is not None or few):
+            rows = 0 if found.factors is not None else num_queries + len(special)
+            return torch.arange(rows), special
         if self.queries is None:
-            if num_queries * num_keys > MOST_ENTRIES:
+            if not few:
                 raise ValueError(
                     f"queries: got None; all rows of a {num_queries} x {num_keys} map are too many "
                     "to keep; name some, as in queries=[(frame, y, x), ...]"
                 )
             return torch.arange(num_queries + len(special)), special
         numbers: list[int] = []
-        rows: dict[str, int] = {}
+        asked: dict[str, int] = {}
         for query in self.queries:
             if isinstance(query, str):
                 if query not in special:
                     continue  # this block has only positions
-                rows[query] = len(numbers)
+                asked[query] = len(numbers)
                 numbers.append(special[query])
             elif num_queries:
-                numbers.append(_cell_number(query, self.clip, found.grid_q))
-        return torch.tensor(numbers, dtype=torch.long), rows
+                numbers.append(cell_number(query, self.clip, found.grid_q))
+        return torch.tensor(numbers, dtype=torch.long), asked
 
     def _rows(
         self, found: PairwiseAttention, numbers: Tensor, special: dict[str, int]
     ) -> PairwiseMap:
-        _, height, width = (max(size, 1) for size in found.grid_q)
-        cells = [numbers // (height * width), numbers // width % height, numbers % width]
-        queries = torch.stack(cells, dim=1)
-        queries[numbers >= _count(found.grid_q)] = -1  # special
         rows, elsewhere = found.rows_by_head(numbers)
         factors = found.factors if self.factors else None
         if factors is not None:
@@ -183,11 +187,11 @@ class _Recorder:
         return PairwiseMap(
             kind=found.kind,
             rows=_kept(rows),
-            queries=queries,
+            queries=cells(numbers, found.grid_q),
             grid_q=found.grid_q,
             grid_k=found.grid_k,
             normalized=found.normalized,
-            received=_received(found) if self.received and _count(found.grid_q) else None,
+            received=_received(found) if self.received and all(found.grid_q) else None,
             elsewhere=None if elsewhere is None else _kept(elsewhere),
             special=special,
             factors=factors,
@@ -198,17 +202,14 @@ def _kept(x: Tensor) -> Tensor:
     return x.detach().float().cpu()
 
 
-def _count(grid: Grid) -> int:
-    return grid[0] * grid[1] * grid[2]
-
-
-def _cell_number(query: Query, clip: Grid, grid: Grid) -> int:
+def cell_number(query: Query, clip: Grid, grid: Grid) -> int:
+    """Returns the number, in the order T, H, W, of the grid's cell that holds a position."""
     t, y, x = (at * n // size for at, n, size in zip(query, grid, clip, strict=True))
     return (t * grid[1] + y) * grid[2] + x
 
 
 def _received(found: PairwiseAttention) -> Tensor:
-    num_queries, num_keys = _count(found.grid_q), _count(found.grid_k)
+    num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
     pieces = torch.arange(num_queries).split(max(MOST_ENTRIES // (num_keys * found.num_heads), 1))
     total = sum(found.rows(piece).sum(dim=1) for piece in pieces)
     assert isinstance(total, Tensor)

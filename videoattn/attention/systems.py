@@ -1,7 +1,7 @@
 """The table of attention systems: paper, block, positions, and the meaning of the map."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -13,7 +13,7 @@ from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
-from videoattn.attention.blocks.interaction import InteractionPyramid
+from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
@@ -22,9 +22,20 @@ from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
+from videoattn.attention.positions import stage_outputs, temporal_outputs
 from videoattn.types import ModelInfo
 
-Kind = Literal["block", "stage_end", "gate", "convolution", "mask", "head", "layers", "network"]
+Kind = Literal[
+    "block",
+    "stage_end",
+    "gate",
+    "convolution",
+    "mask",
+    "head",
+    "layers",
+    "pyramid",
+    "network",
+]
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,13 @@ class AttentionSystem:
             mask: around stages; (channels, grid=...).
             head: instead of the classifier; (width, level channels, number of classes).
             layers: after a layer, with earlier layers as sources; (channels, source channels).
+            pyramid: after stages, with all earlier stages as sources; (channels, source channels).
             network: around the network; (model, info=..., after=...).
         map_of: The meaning of the recorded map.
         map_shape: Its shape.
         losses: Auxiliary losses of the block (see losses.py), with default weights.
+        default_after: Function from a network and its structure to the default positions, for a
+            system whose default differs from that of its kind (attach.py).
     """
 
     title: str
@@ -56,6 +70,7 @@ class AttentionSystem:
     map_of: str
     map_shape: str
     losses: Mapping[str, float] = field(default_factory=dict)
+    default_after: Callable[[nn.Module, ModelInfo], Sequence[str]] | None = None
 
     def attach(
         self, model: nn.Module, info: ModelInfo, make: attach.Make, after: Sequence[str], name: str
@@ -66,12 +81,14 @@ class AttentionSystem:
             model: The network.
             info: Its structure.
             make: The system's constructor, with its options bound.
-            after: Positions; those of the paper if empty.
+            after: Positions; the default ones if empty.
             name: Name of the blocks in the network.
 
         Raises:
             ValueError: If a position does not exist or does not suit the system.
         """
+        if not after and self.default_after is not None:
+            after = self.default_after(model, info)
         return ATTACH[self.kind](model, info, make, after, name)
 
 
@@ -83,6 +100,7 @@ ATTACH: dict[Kind, Callable[..., nn.Module]] = {
     "mask": attach.attach_masks,
     "head": attach.attach_head,
     "layers": attach.attach_layers,
+    "pyramid": attach.attach_pyramids,
     "network": attach.attach_network,
 }
 
@@ -167,8 +185,6 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_of="what each channel is multiplied by",
         map_shape="(N, C)",
     ),
-    # S3D-G gates the output of each temporal convolution. The end of a residual branch is our
-    # choice; `after` may name the convolutions' norms instead.
     "self_gating": AttentionSystem(
         title="S3D-G self-gating",
         paper="Xie et al., ECCV 2018",
@@ -176,6 +192,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         kind="gate",
         map_of="what each channel is multiplied by",
         map_shape="(N, C)",
+        default_after=temporal_outputs,
     ),
     "cbam": AttentionSystem(
         title="CBAM with a temporal gate",
@@ -200,7 +217,16 @@ SYSTEMS: dict[str, AttentionSystem] = {
         kind="head",
         map_of="where each of D rows pools from, all levels fused, or each level alone",
         map_shape="(N, D, T, H, W)",
-        losses={"interaction": 0.01, "diversity": 0.01},
+        losses={"interaction": 0.1, "diversity": 0.1},
+    ),
+    "interaction_layer": AttentionSystem(
+        title="Interaction-aware layer",
+        paper="Du et al., ECCV 2018",
+        make=InteractionLayer,
+        kind="pyramid",
+        map_of="where each of D rows pools from, all levels fused, or each level alone",
+        map_shape="(N, D, T, H, W)",
+        losses={"interaction": 0.1, "diversity": 0.1},
     ),
     "pay_attention": AttentionSystem(
         title="Learn to pay attention",
@@ -211,3 +237,23 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_shape="(N, 1, T, H, W)",
     ),
 }
+
+FORMER: dict[str, AttentionSystem] = {
+    "residual_attention": replace(
+        SYSTEMS["residual_attention"],
+        default_after=lambda model, info: stage_outputs(model, info, 3)[:2],
+    ),
+    "hard_crop": replace(
+        SYSTEMS["hard_crop"], make=partial(HardCrop, pool="backbone", keep="last")
+    ),
+    "self_gating": replace(SYSTEMS["self_gating"], default_after=None),
+    "interaction": replace(
+        SYSTEMS["interaction"],
+        make=partial(InteractionPyramid, classify="mean", loss="normalized"),
+        losses={"interaction": 0.01, "diversity": 0.01},
+    ),
+}
+"""The rows of edition 1: systems whose defaults did not follow their papers at first."""
+
+EDITIONS: dict[int, dict[str, AttentionSystem]] = {1: SYSTEMS | FORMER, 2: SYSTEMS}
+"""The table by edition of the defaults. Options that are given are the same in every edition."""

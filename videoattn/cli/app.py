@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "Measure the accuracy of a run on its test videos."),
     "predict": ("predict", "Name the action in each video."),
     "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
+    "explore": ("explore", "Write a page: click a pixel, see where a network looks from there."),
     "browse": ("browse", "Draw the clips that a recipe feeds to its network."),
     "convert": ("convert", "Convert a public checkpoint for the other commands."),
     "export": ("export", "Write a network for other programs, and check its outputs."),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "Train a recipe with every attention system and with none."),
     "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
     "list": ("list", "List the attention systems or the public models."),
+    "env": ("env", "Print versions, hardware and decoders, for a bug report."),
 }
 """Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
 
@@ -42,6 +44,9 @@ _ALIASES = {"--resume=auto": "--resume-if-possible"}
 
 STOPPED = 75
 """The exit status of a command that a signal stopped, and that can be resumed: EX_TEMPFAIL."""
+
+MAX_MESSAGE = 2000
+"""Characters of an error that are printed: it may quote a line of a file from elsewhere."""
 
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
 """What a collective of torch.distributed raises in the other processes."""
@@ -78,30 +83,38 @@ def main(words: list[str] | None = None) -> None:
     An error that the user can fix ends the process with one line. `--resume=auto` is a spelling of
     `--resume-if-possible`.
     """
-    commands = Commands(
+    if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
+        from videoattn.cli.completion import complete
+
+        complete(COMMANDS)
+    app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
+        cls=Commands,
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    app.callback()(lambda: None)
+    commands = typer.main.get_command(app)  # with --install-completion
     words = sys.argv[1:] if words is None else words
     try:
-        commands.main([_ALIASES.get(word) or _without_tilde(word) for word in words])
+        words = [_ALIASES.get(word) or _without_tilde(word) for word in words]
+        commands.main(words, prog_name="videoattn")
     except SystemExit:
         raise  # before the next line imports torch
-    except _expected_errors() as error:
+    except expected_errors() as error:
         from videoattn.engine.signals import StoppedError
 
         if isinstance(error, StoppedError):
-            _fail(_one_line(error), status=STOPPED)
-        _fail(f"error: {_one_line(error)}")
+            _fail(one_line(error), status=STOPPED)
+        _fail(f"error: {one_line(error)}")
     except RuntimeError as error:
         if _LOST.search(str(error)):
             _fail("error: another process of this run has ended; its error is the cause", seconds=1)
         if not _is_out_of_memory(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
-        _fail(f"error: {_one_line(error)}; {hint}")
+        _fail(f"error: {one_line(error)}; {hint}")
 
 
 def _without_tilde(word: str) -> str:
@@ -134,7 +147,7 @@ def _fail(line: str, *, seconds: int = 0, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Returns the error types whose messages are for the user, not for a developer."""
     from videoattn.data.decode import DecodeError
     from videoattn.engine.failures import TooManyFailuresError
@@ -145,7 +158,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     return ValueError, OSError, ImportError, MemoryError, RecursionError, *ours
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     from videoattn.recipe.console import visible
 
     text = str(error)
@@ -156,7 +169,10 @@ def _one_line(error: Exception) -> str:
         text = error.strerror
         if name is not None:
             text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {text}"
-    return visible(re.sub(r"\s*\n\s*", " ", text))
+    line = visible(re.sub(r"\s*\n\s*", " ", text))
+    if len(line) <= MAX_MESSAGE:
+        return line
+    return f"{line[: MAX_MESSAGE - 507]} [...] {line[-500:]}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -14,6 +14,10 @@ Overrides = Annotated[
     typer.Argument(help="Changes to the recipe, as key=value: train.lr=0.02 model.name=tsn_r18"),
 ]
 Run = Annotated[
-    Path, typer.Argument(help="The folder of a run, a shared folder, or a checkpoint file in one.")
+    Path,
+    typer.Argument(
+        help="The folder of a run, a shared folder, a checkpoint file in one, or the name of a "
+        "public model (see `videoattn list weights`)."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

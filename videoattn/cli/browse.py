@@ -10,12 +10,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from videoattn.cli.arguments import Overrides, Recipe
 from videoattn.data.dataset import Sample
-from videoattn.data.lists import Samples
+from videoattn.data.lists import Label, Samples
 from videoattn.data.loader import ClipLoader
+from videoattn.engine.objective import multi_hot
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.errors import one_of
@@ -24,8 +25,9 @@ from videoattn.explain.sheet import Clip, draw_clips
 from videoattn.files import write_whole
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
-from videoattn.recipe.data import Subset, make_loader, make_mix, make_samples, make_to_video
+from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
+from videoattn.recipe.objective import make_mix
 from videoattn.types import Frames
 
 MIXED_STEPS = 4
@@ -52,49 +54,24 @@ def command(
 
     Writes one picture with the label, frame numbers and times of each clip.
     """
-    browse(recipe, overrides or (), split=split, num_videos=num, output=output)
-
-
-def browse(
-    recipe: Path,
-    overrides: Sequence[str] = (),
-    *,
-    split: str = "train",
-    num_videos: int = 8,
-    output: Path | None = None,
-) -> Path:
-    """Draws clips as the network receives them on one sheet, and returns its file.
-
-    Training clips are the clips of the first steps, with their crops and augmentation. Mixed clips
-    are in the same pairs, unless other videos of the batch fail, and show both labels' shares. Test
-    videos are spread over the whole list, and each view is a row.
-
-    Args:
-        split: train or test.
-        output: A PNG file; <name>_<split>.png by default.
-
-    Raises:
-        ValueError: If the recipe or the dataset is wrong, or no video can be decoded.
-        DecodeError: If a training video cannot be decoded and the recipe does not skip it.
-    """
-    subset = _subset(split)
-    config = load(recipe, overrides)
+    # Training clips are the clips of the first steps, with their crops and augmentation. Mixed
+    # clips are in the same pairs, unless other videos of the batch fail. Test videos are spread
+    # over the whole list, and each view is a row.
+    one_of("--split", split, ["train", "test"])
+    subset: Subset = "train" if split == "train" else "test"
+    config = load(recipe, overrides or ())
     samples = make_samples(config.data, subset)
     loader = make_loader(config, subset, Parallel(), samples)
     views = _training if subset == "train" else _testing
-    clips: list[Clip] = []
-    drawn = 0
-    for sample, videos, targets in islice(views(config, loader, num_videos), num_videos):
-        clips += _rows(config, samples, sample, videos, targets)
-        drawn += 1
-    if not clips:
+    fed = list(islice(views(config, loader, num), num))
+    if not fed:
         raise ValueError(
             "no video could be decoded; find broken files with videoattn prepare verify"
         )
     sheet = draw_clips(
-        clips,
+        [clip for sample in fed for clip in _rows(config, samples, *sample)],
         title=f"{config.name}: the network's input in {split}ing",
-        details=_input(config, subset, f"{drawn} of {len(samples):,} videos"),
+        details=_input(config, subset, f"{len(fed)} of {len(samples):,} videos"),
         description=_changes("augment", config.augment)
         if subset == "train"
         else _changes("test", config.test),
@@ -103,12 +80,6 @@ def browse(
     output = output or Path(f"{config.name}_{split}.png")
     write_whole(output, lambda file: sheet.save(file, "PNG", compress_level=PNG_LEVEL))
     show(output)
-    return output
-
-
-def _subset(split: str) -> Subset:
-    subsets: dict[str, Subset] = {"train": "train", "test": "test"}
-    return subsets[one_of("--split", split, subsets)]
 
 
 def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
@@ -125,8 +96,9 @@ def _training(config: Config, loader: ClipLoader, num_videos: int) -> Fed:
         if not batch:
             continue
         video = to_video(torch.cat([sample.frames for sample in batch]))
-        labels = torch.tensor([sample.label for sample in batch]).repeat_interleave(num_clips)
-        target = nn.functional.one_hot(labels, num_classes).float()
+        labels = loader.dataset.samples.target([sample.label for sample in batch])
+        labels = labels.repeat_interleave(num_clips, dim=0)
+        target = multi_hot(labels, num_classes)
         if mix is not None:
             seed_step(config.seed, 0, step, 0)
             video, target = mix(video, labels)
@@ -181,15 +153,16 @@ def _shown(video: Tensor, config: Config) -> Frames:
     return ((video * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
 
 
-def _label(target: Tensor, own: int, class_names: Sequence[str]) -> str:
-    """Returns the class of the video, then the class of the clip that is mixed into it."""
-    others = [label for label in target.nonzero().flatten().tolist() if label != own]
-    if own < 0:
+def _label(target: Tensor, own: Label, class_names: Sequence[str]) -> str:
+    """Returns the classes of the video, then those of the clip that is mixed into it."""
+    first = own if isinstance(own, tuple) else (own,)
+    others = [label for label in target.nonzero().flatten().tolist() if label not in first]
+    if own in ((), -1):
         return "no label"
     if not others:
-        return class_names[own]
+        return "  +  ".join(class_names[label] for label in first)
     return "  +  ".join(
-        f"{class_names[label]} {100 * float(target[label]):.0f} %" for label in (own, *others)
+        f"{class_names[label]} {100 * float(target[label]):.0f} %" for label in (*first, *others)
     )
 
 

@@ -118,7 +118,7 @@ def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames
         boxes[:] = transform.boxes(height, width)
         return boxes[0]
 
-    frames = decode(video, numbers, crop=crop)
+    frames = decode(video, numbers, crop=crop, square_pixels=config.clip.square_pixels)
     inputs = resize(frames, transform.crop)[None]
     to_video = make_to_video(config.clip, predictor.device)
     return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), video.fps)

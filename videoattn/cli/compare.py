@@ -12,12 +12,14 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.cli.test import evaluate_run
 from videoattn.engine.checkpoint import LAST
+from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.model import split_systems
 from videoattn.recipe.run import load as load_predictor
 
 RESULT = "result.json"
@@ -25,13 +27,18 @@ NONE = "none"
 
 
 class Result(NamedTuple):
-    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s."""
+    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s.
+
+    With several labels per video, the accuracies are the mAP of videos and the hit@1 of clips.
+    """
 
     video_accuracy: float
     clip_accuracy: float
     num_videos: int
     num_parameters: int
     clips_per_second: float
+    mean_class_accuracy: float | None = None  # not in results of earlier versions
+    metric: str = "accuracy"
 
 
 def command(
@@ -39,7 +46,10 @@ def command(
     overrides: Overrides = None,
     system: Annotated[
         list[str] | None,
-        typer.Option(help="An attention system, or none. Repeatable; all if not given."),
+        typer.Option(
+            help="An attention system, several (non_local+cbam), or none. Repeatable; all if not "
+            "given."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per system, with seeds 0, 1, ...")] = 3,
     folder: Annotated[
@@ -55,43 +65,69 @@ def command(
     """
     names = system or [NONE, *SYSTEMS]
     for name in names:
-        one_of("--system", name, [NONE, *SYSTEMS])
+        if "+" in name:
+            split_systems("--system", name)
+        else:
+            one_of("--system", name, [NONE, *SYSTEMS])
     config = load(recipe, overrides or ())
     folder = folder or RUNS / f"compare_{config.name}"
+    results = compare(recipe, overrides or (), names, seeds=seeds, folder=folder, device=device)
+    for line in _table(results).splitlines():
+        show(line)
+
+
+def compare(
+    recipe: Path,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, list[Result]]:
+    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
+
+    Writes a table to the folder. Finished runs in the folder are not repeated.
+
+    Args:
+        names: Names of systems, "non_local+cbam" for both in one network, or "none".
+        seeds: Runs per system, with seeds 0, 1, ...
+    """
     results: dict[str, list[Result]] = {}
-    table = ""
     for seed in range(seeds):  # every system has a result before the next seed starts
         for name in names:
             console.rule(f"{name}, seed {seed}")
-            attention = "null" if name == NONE else name
-            changes = [f"seed={seed}", f"model.attention.name={attention}"]
+            chosen = f".name={'null' if name == NONE else name}"
+            if "+" in name:
+                chosen = f"=[{name.replace('+', ',')}]"
+            changes = [f"seed={seed}", f"model.attention{chosen}"]
             run = folder / f"{name}_seed{seed}"
-            result = _result(recipe, [*(overrides or ()), *changes], run, device)
+            result = _result(recipe, [*overrides, *changes], run, device)
             results.setdefault(name, []).append(result)
-            table = _table(results)
-            write_text(folder / "comparison.md", table)
+            write_text(folder / "comparison.md", _table(results))
             values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
             write_text(folder / "comparison.json", json.dumps(values))
-    for line in table.splitlines():
-        show(line)
+    return results
 
 
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
     """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
-    if file.exists():
-        return Result(**json.loads(file.read_text()))
+    if found := read_records(file, **dict.fromkeys(Result._fields, int | float)):
+        return Result(*(found[0][name] for name in Result._fields))
     resume = (folder / LAST).exists()
     train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)
     model = load_predictor(folder).model
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_records(folder / "metrics.jsonl", kind=str, step=int)
     result = Result(
-        scores.video_accuracy,
-        scores.clip_accuracy,
+        next(iter(scores.video_metrics.values())),
+        next(iter(scores.clip_metrics.values())),
         scores.num_labeled,
         sum(parameter.numel() for parameter in model.parameters()),
         statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
+        scores.video_metrics.get("mean_class_accuracy"),
+        next(iter(scores.video_metrics)),
     )
     write_text(file, json.dumps(result._asdict()))
     return result
@@ -99,18 +135,24 @@ def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -
 
 def _table(results: dict[str, list[Result]]) -> str:
     """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
+    metric = next(iter(results.values()))[0].metric
     lines = [
-        "| attention | video accuracy: mean (range) | seeds | parameters | training clips/s |",
-        "| --- | --- | --- | --- | --- |",
+        f"| attention | video {metric}: mean (range) | mean class accuracy | seeds | parameters | "
+        "training clips/s |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     ranked = sorted(
         results.items(), key=lambda item: -statistics.mean(r.video_accuracy for r in item[1])
     )
     for name, rows in ranked:
         scores = [100 * row.video_accuracy for row in rows]
+        of_classes = [
+            row.mean_class_accuracy for row in rows if row.mean_class_accuracy is not None
+        ]
         speed = statistics.median(row.clips_per_second for row in rows)
         lines.append(
             f"| {name} | {statistics.mean(scores):.1f} % ({min(scores):.1f} - {max(scores):.1f}) "
+            f"| {f'{100 * statistics.mean(of_classes):.1f} %' if of_classes else '-'} "
             f"| {len(rows)} | {rows[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from videoattn import explain
 from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip
+from videoattn.cli.explore import EXPLORER, explore
 from videoattn.cli.test import evaluate_run
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
@@ -29,6 +30,7 @@ RECIPE = "demo"
 NUM_TRAIN, NUM_TEST = 80, 25
 """Clips per class."""
 BLOCK = "layer2.1_non_local"
+DRAWN = ("moves_left", "turns_clockwise")
 MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")
 EXPECTED = 0.95
 """Video accuracy that every working installation exceeds."""
@@ -51,10 +53,8 @@ def command(
     clips, moving, still = folder / "clips", folder / "moving", folder / "still"
     for run in (moving, still):
         if run.exists() and not overwrite:
-            raise ValueError(
-                f"{run} holds a run of an earlier demo; erase it with --overwrite, or choose "
-                "another folder"
-            )
+            hint = "erase it with --overwrite, or choose another folder"
+            raise ValueError(f"{run} holds a run of an earlier demo; {hint}")
     # Both networks are tested below, so that they need no validation.
     changes = [f"data.root={clips}", "train.validate_every=0"]
     load(RECIPE, changes)  # an error in the recipe comes before the clips are written
@@ -65,20 +65,20 @@ def command(
     train(RECIPE, *changes, folder=still, overwrite=overwrite, device=device)
 
     console.rule("accuracy on the test clips")
-    scores = evaluate_run(moving, device=device)
-    baseline = evaluate_run(still, device=device)
+    scores, baseline = (evaluate_run(run, device=device) for run in (moving, still))
     console.rule("where the network looks")
     pictures = folder / "pictures"
-    for motion in ("moves_left", "turns_clockwise"):
-        video = _first_correct(clips, motion, scores)
+    videos = {motion: _first_correct(clips, motion, scores) for motion in DRAWN}
+    for motion, video in videos.items():
         visualize(moving, video, folder=pictures / motion, device=device)
+    page = explore([moving], list(videos.values()), output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     show(
         f"video accuracy {100 * scores.video_accuracy:.1f} %, on still frames "
         f"{100 * baseline.video_accuracy:.1f} % (chance: {100 / len(MOTIONS):.1f} %)"
     )
-    show(f"pictures: {pictures}")
+    show(f"pictures: {pictures}; a page to click: {page}")
     if scores.video_accuracy < EXPECTED:
         raise ValueError(
             f"the demo reached {100 * scores.video_accuracy:.1f} % video accuracy, and a working "

@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from videoattn.cli.arguments import Run
+from videoattn.cli.card import PICTURE, card_text
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
-from videoattn.files import write_text, write_whole
+from videoattn.files import require_empty, write_text, write_whole
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.load import shareable
-from videoattn.recipe.run import Predictor, load, require_empty
+from videoattn.recipe.data import make_samples
+from videoattn.recipe.folder import remembered_data
+from videoattn.recipe.load import from_stored, shareable
+from videoattn.recipe.run import Predictor, load
 
 Network = Callable[[Tensor], Tensor]
 Writer = Callable[[Predictor, Tensor, Path], Network]
@@ -47,10 +50,18 @@ def command(
             "take normalized video (N, 3, T, H, W) with any N; OUT.json describes the input.",
         ),
     ] = "safetensors",
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            help="safetensors: the video in the model card's picture. If not given, the first test "
+            "video, if the run was trained here."
+        ),
+    ] = None,
 ) -> None:
     """Write a network for other programs, and check its outputs.
 
-    The written network is loaded again, and must give the logits of the original.
+    The written network is loaded again, and must give the logits of the original. A folder to share
+    also gets a model card, README.md.
     """
     write, suffix = FORMATS[one_of("--format", kind, FORMATS)]
     if suffix and output.suffix != suffix:
@@ -67,6 +78,8 @@ def command(
         )
     if suffix:
         write_text(output.with_name(f"{output.name}.json"), _description(predictor))
+    else:
+        _write_card(predictor, output, video or _test_video(run, predictor))
     show(
         f"{output}: differs by {difference:.1e} of the logits' standard deviation from {run}, "
         "for 1 clip and 3"
@@ -77,6 +90,30 @@ def _folder(predictor: Predictor, clips: Tensor, output: Path) -> Network:
     meta = {**predictor.meta, "config": shareable(predictor.meta["config"])}
     checkpoint.save_folder(output, predictor.model.state_dict(), cast(CheckpointMeta, meta))
     return load(output).model
+
+
+def _test_video(run: Path, predictor: Predictor) -> Path | None:
+    """Returns the first test video of a run that this user trained, or None."""
+    data = remembered_data(run if run.is_dir() else run.parent)
+    if data is None:
+        return None
+    try:
+        samples = make_samples(from_stored(predictor.meta["config"], data).data, "test")
+    except (ValueError, OSError) as error:
+        show(f"note: no picture in the model card; add one with --video FILE ({error})")
+        return None
+    return samples.path(0) if samples.path(0).is_file() else None
+
+
+def _write_card(predictor: Predictor, output: Path, video: Path | None) -> None:
+    from videoattn.cli.why import draw_summary  # imports what draws
+
+    if video is not None:
+        picture = draw_summary(predictor, video)
+        write_whole(output / PICTURE, lambda file: picture.save(file, "PNG"))
+        show(f"{output / PICTURE}: frames of {video}")
+    text = card_text(predictor, name=output.resolve().name, has_picture=video is not None)
+    write_text(output / "README.md", text)
 
 
 def _torch_export(predictor: Predictor, clips: Tensor, output: Path) -> Network:

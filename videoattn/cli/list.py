@@ -1,7 +1,8 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
-from functools import cache, partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -10,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.models.resnet3d import ResNet3d
 from videoattn.recipe.console import console, show
+from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
@@ -46,7 +47,12 @@ class AttentionRow(NamedTuple):
 
 
 @app.command()
-def attention() -> None:
+def attention(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(help="Systems, or several in one network (non_local+cbam); all by default."),
+    ] = None,
+) -> None:
     """List each attention system and its cost.
 
     Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
@@ -54,7 +60,7 @@ def attention() -> None:
     table = Table(
         *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
     )
-    for row in attention_rows():
+    for row in attention_rows(tuple(systems or SYSTEMS)):
         table.add_row(row.name, *row.cells())
     table.caption = (
         "parameters and multiply-adds added to an I3D-R50 (28.0 M, 8x224x224 frames) at the "
@@ -75,42 +81,47 @@ def weights() -> None:
         show(name)
         show(f"  {', '.join(detail for detail in details if detail)}")
         # Addresses are long. Each has its own line so that it can be copied.
-        show(f"  file: {row.url or 'not published'}")
+        show(f"  file: {row.url or f'not published: {row.file.absent}'}")
         if row.accuracy:
-            show(f"  accuracy: {row.accuracy.source}")
+            doubt = f" ({row.accuracy.doubt})" if row.accuracy.doubt else ""
+            show(f"  accuracy: {row.accuracy.source}{doubt}")
     show("")
     show(
         "These pages report the accuracies, on the validation set of Kinetics-400 unless another "
-        "dataset is named. Download a file, then run: videoattn convert FILE --as NAME OUT"
+        "dataset is named. To try a model: videoattn predict NAME VIDEO. Its file is "
+        "downloaded once"
     )
 
 
 @cache
-def attention_rows() -> list[AttentionRow]:
-    """Returns a row for each system. Takes a few seconds to compute shapes."""
-    base_parameters, base_macs = _count(_backbone())
+def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
+    """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
+    shapes."""
+    base_parameters, base_macs = _count(None)
     found = []
-    for name, system in SYSTEMS.items():
-        with torch.device("meta"):
-            network = _backbone()
-            model = system.attach(network, network.info, partial(system.make), (), name)
-        parameters, macs = _count(model)
-        title = f"{system.title} ({system.paper})"
-        added = (parameters - base_parameters, macs - base_macs)
-        found.append(AttentionRow(name, title, system.map_of, system.map_shape, *added))
+    for name in names:
+        systems = [SYSTEMS[part] for part in split_systems("system", name)]
+        parameters, macs = _count(name)
+        texts = (
+            " + ".join(f"{system.title} ({system.paper})" for system in systems),
+            "; ".join(system.map_of for system in systems),
+            "; ".join(system.map_shape for system in systems),
+        )
+        found.append(AttentionRow(name, *texts, parameters - base_parameters, macs - base_macs))
     return found
 
 
-def _backbone() -> ResNet3d:
+def _count(attention: str | None) -> tuple[int, int]:
+    """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
-        return ResNet3d("i3d", depth=50, num_classes=400)
+        return count(make_model("i3d_r50", 400, attention=attention), CLIP)
 
 
-def _count(model: nn.Module) -> tuple[int, int]:
-    """Counts parameters, and multiply-adds of one clip, on the meta device."""
+def count(model: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """Counts parameters, and multiply-adds for an input of this shape, on the meta device."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(torch.empty(CLIP, device="meta"))
+        model.eval()(torch.empty(*shape, device="meta"))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
 

@@ -1,71 +1,246 @@
 """`videoattn predict`: names the action in videos."""
 
+import glob
+import os
 import re
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from videoattn.cli.answers import Answer, AnswerFiles, csv_format, json_format
 from videoattn.cli.arguments import Device, Run
-from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.parallel import init_parallel
-from videoattn.recipe.console import show
-from videoattn.recipe.run import load
+from videoattn.data.lists.files import is_video, walk
+from videoattn.engine.evaluate import VideoScores
+from videoattn.engine.parallel import Parallel, init_parallel
+from videoattn.engine.progress import Clock, Display
+from videoattn.errors import first_few
+from videoattn.recipe.console import console, show
+from videoattn.recipe.run import Predictor, load
+from videoattn.types import Failure
 
 
 def command(
     run: Run,
-    videos: Annotated[list[str], typer.Argument(help="Video files.")],
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            help="Video files, folders of videos, patterns such as 'clips/*.mp4', or - to read "
+            "them from standard input, one per line.",
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes per video.")] = 5,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a row per video to this file, as results come.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="The same as a list in JSON, one line per video.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the files of an interrupted command.")
+    ] = False,
+    why: Annotated[
+        bool,
+        typer.Option(
+            "--why",
+            help="Also draw what the score of the first class rests on, and the strongest "
+            "attention.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the pictures of --why; RUN/pictures if not given."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Name the action in each video.
 
-    Prints the most likely classes. The exit status is 1 if a video cannot be decoded.
+    Prints the most likely classes, or writes them to files. The exit status is 1 if a video cannot
+    be decoded.
     """
-    if predict(run, videos, top=top, device=device).num_failed:
+    files = {"csv": csv, "json": json, "output": output}
+    if predict(run, videos, top=top, resume=resume, why=why, device=device, **files):
         raise typer.Exit(1)
 
 
 def predict(
-    run: Path, videos: Sequence[str | Path], *, top: int = 5, device: str = "auto"
-) -> Evaluation:
-    """Prints the `top` classes of each video, and returns the scores.
+    run: str | Path,
+    videos: Sequence[str | Path],
+    *,
+    top: int = 5,
+    csv: Path | None = None,
+    json: Path | None = None,
+    resume: bool = False,
+    why: bool = False,
+    output: Path | None = None,
+    device: str = "auto",
+) -> list[Failure]:
+    """Prints the `top` classes of each video or writes them to files, and returns the failures.
 
     The config of the run determines the sampled frames.
 
+    Args:
+        videos: Files, folders, patterns, or "-" for standard input.
+        csv, json: Files for a row per video.
+        resume: Continue the files, without the videos that they answer.
+        why: Draw the reasons for each answer.
+        output: Folder for these pictures. Default: <run>/pictures.
+
     Raises:
-        ValueError: If the run cannot be loaded, or a video is a folder or an address.
+        ValueError: If the run cannot be loaded, there is no video, one is an address, or a file
+            exists already.
     """
-    paths = [_file_of(str(video)) for video in videos]
-    with init_parallel(device) as parallel:
+    if csv is not None and csv == json:
+        raise ValueError(f"csv and json: both are {csv}; choose two files")
+    formats = {csv: csv_format(top), json: json_format()}
+    files = AnswerFiles({path: form for path, form in formats.items() if path is not None})
+    if resume and not files.formats:
+        raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
+    if output is not None and not why:
+        raise ValueError("output: it is the folder of the pictures; add --why")
+    with init_parallel(device) as parallel, files:
         predictor = load(run, parallel.device)
-        samples, names = predictor.samples(paths), predictor.class_names
-        evaluation = predictor.evaluate(samples, parallel)
+        todo = parallel.from_main(lambda: files.start(find_videos(videos), resume=resume))
+        folder = (output or predictor.folder / "pictures") if why else None
+        failures = _score(predictor, todo, top, files, folder, parallel) if todo else []
         if parallel.is_main:
-            for index, scores in zip(
-                evaluation.indices.tolist(), evaluation.probabilities, strict=True
-            ):
-                show(samples.path(index))
-                for score, label in zip(*scores.topk(min(top, len(names))), strict=True):
-                    show(f"  {100 * score:5.1f} %  {names[label]}")
-            for failure in evaluation.failures:
+            files.end()
+            for failure in failures:
                 show(f"failed: {failure.path}: {failure.reason}")
-        return evaluation
+            if files.formats:
+                names = ", ".join(str(path) for path in files.formats)
+                show(f"{len(todo):,} videos, {len(failures):,} failed: {names}")
+        return failures
 
 
-def _file_of(video: str) -> str:
-    """Returns the path of a video file.
+def find_videos(words: Sequence[str | Path]) -> list[str]:
+    """Returns the videos of files, folders and patterns, each once. "-" reads standard input.
 
     Raises:
-        ValueError: If it is not a file.
+        ValueError: If a folder or a pattern has no video, or a word is an address.
     """
-    if Path(video).is_dir():
-        raise ValueError(f"{video} is a folder; name its videos, as in {video}/*.mp4")
-    if re.match(r"\w[\w+.-]*://", video):
+    found: list[str] = []
+    for word in map(str, words):
+        lines = [word]
+        if word == "-":
+            lines = [line.rstrip("\n") for line in sys.stdin]
+        for line in filter(None, lines):
+            found += _videos_of(line)
+    if not found:
+        raise ValueError("no video is listed on standard input; need a path per line")
+    return list(dict.fromkeys(found))
+
+
+def _videos_of(word: str) -> list[str]:
+    path = os.path.expanduser(word)
+    if os.path.isdir(path):
+        return _inside(path)
+    if os.path.lexists(path):
+        return [path]
+    if re.match(r"\w[\w+.-]*://", word):
         raise ValueError(
-            f"{video} is an address; need a file: save some seconds first, with "
-            f"ffmpeg -i {video} -t 10 clip.mp4"
+            f"{word} is an address; need a file: save some seconds first, with "
+            f"ffmpeg -i {word} -t 10 clip.mp4"
         )
-    return video
+    if not glob.has_magic(path):
+        return [path]  # which is counted as failed
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise ValueError(f"{word}: no file has a name like this")
+    return [
+        video
+        for match in matches
+        for video in (_inside(match) if os.path.isdir(match) else [match])
+    ]
+
+
+def _inside(folder: str) -> list[str]:
+    names = list(walk(folder))
+    videos = sorted(name for name in names if is_video(name))
+    if not videos:
+        raise ValueError(f"{folder}: no videos in this folder; its files are {first_few(names)}")
+    return [os.path.join(folder, name) for name in videos]
+
+
+def _score(
+    predictor: Predictor,
+    videos: Sequence[str],
+    top: int,
+    files: AnswerFiles,
+    folder: Path | None,
+    parallel: Parallel,
+) -> list[Failure]:
+    """Scores the videos, and writes or prints the answers as they come."""
+    failures: list[Failure] = []
+    clock = Clock(steps_left=len(videos))
+    draw = None if folder is None else _Reasons(predictor, videos, folder, parallel)
+    # A bar would be drawn over answers on the terminal.
+    live = parallel.is_main and (bool(files.formats) or not console.is_terminal)
+    with Display(enabled=live) as display:
+        for scored in predictor.score_samples(predictor.samples(videos), parallel):
+            failures += [video.failure for video in scored if video.failure is not None]
+            answers = [_answer(video, videos, predictor.class_names, top) for video in scored]
+            pictures = draw(scored) if draw is not None else {}
+            if parallel.is_main:
+                files.write(answers)
+                if not files.formats:
+                    _show(answers, pictures)
+            for _ in scored:
+                clock.step(clips=1)
+            display.update(
+                f"predicting  {clock.steps:,}/{len(videos):,}  "
+                f"{clock.clips_per_second:.1f} videos/s  left {clock.time_left}",
+                done=clock.steps,
+                total=len(videos),
+            )
+    return failures
+
+
+def _answer(video: VideoScores, videos: Sequence[str], names: Sequence[str], top: int) -> Answer:
+    path = videos[video.index]
+    if video.failure is not None:
+        return Answer(path, error=video.failure.reason)
+    assert video.probabilities is not None
+    best = video.probabilities.topk(min(top, len(names)))
+    shares, labels = best.values.tolist(), best.indices.tolist()
+    return Answer(path, [(names[k], share) for k, share in zip(labels, shares, strict=True)])
+
+
+class _Reasons:
+    """Draws the reasons for answers; each rank draws its share of the videos."""
+
+    def __init__(
+        self, predictor: Predictor, videos: Sequence[str], folder: Path, parallel: Parallel
+    ) -> None:
+        from videoattn.cli import why  # imports what draws
+
+        self.draw = partial(why.draw_reasons, predictor)
+        self.stems = why.unique_stems(videos)
+        self.videos, self.folder, self.parallel = videos, folder, parallel
+
+    def __call__(self, scored: Sequence[VideoScores]) -> dict[str, list[Path]]:
+        """Returns the pictures of each video."""
+        own = {
+            self.videos[video.index]: self.draw(
+                Path(self.videos[video.index]),
+                int(video.probabilities.argmax()),
+                self.folder / self.stems[video.index],
+            )
+            for video in scored[self.parallel.rank :: self.parallel.world_size]
+            if video.probabilities is not None
+        }
+        return {path: drawn for part in self.parallel.gather(own) for path, drawn in part.items()}
+
+
+def _show(answers: Sequence[Answer], pictures: dict[str, list[Path]]) -> None:
+    for answer in answers:
+        if answer.error:
+            continue  # failures are listed at the end
+        show(answer.video)
+        for name, share in answer.classes:
+            show(f"  {100 * share:5.1f} %  {name}")
+        for path in pictures.get(answer.video, ()):
+            show(f"  {path}")

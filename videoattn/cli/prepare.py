@@ -1,7 +1,9 @@
 """`videoattn prepare`: checks, indexes, re-encodes or packs the videos of a dataset."""
 
 import os
+from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Annotated
 
 import typer
@@ -18,18 +20,19 @@ from videoattn.cli.prepare_files import (
     to_task,
     write_lines,
 )
-from videoattn.data.lists import Samples, existing_root, read_folders
+from videoattn.data.lists import existing_root, read_folders
+from videoattn.data.lists.files import outside, walk
 from videoattn.data.prepare import verify as files
 from videoattn.data.prepare.index import INDEX_NAME, write_index
 from videoattn.data.prepare.reencode import Reencode, check_settings, unfinished_name
 from videoattn.data.prepare.reencode import reencode as reencode_video
-from videoattn.data.shards.write import write_shards
+from videoattn.data.shards.write import check_output, write_shards
 from videoattn.engine.progress import Display
-from videoattn.files import named_in_errors, output_folder, write_whole
+from videoattn.errors import first_few
+from videoattn.files import output_folder, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
-from videoattn.recipe.run import require_empty
 
 app = typer.Typer(
     help="Check, index, re-encode or pack the videos of a dataset.",
@@ -190,48 +193,44 @@ def shards(
     """Pack videos into tar files for streaming.
 
     The tar files follow WebDataset; data.layout=shards streams them. A recipe's videos go to
-    OUT/train and OUT/test. A folder of class folders goes to OUT.
+    OUT/train and OUT/test. A folder of class folders goes to OUT. An interrupted call continues
+    where it stopped.
     """
     if max_mb <= 0:
         raise ValueError(f"--max-mb: got {max_mb:g}; need more than 0")
-    require_empty(folder)
+    check_output(folder)
     if what.is_dir():
         subsets, skip = {"": read_folders(what)}, False
     else:
         subsets = read_source(what, overrides or (), missing="drop")[1]
         skip = load(what, overrides or ()).data.on_error == "skip"
+    broken = {}
     for subset, samples in subsets.items():
         if samples.frame_template is not None:
             raise ValueError("data.layout: got folders of images; shards need videos")
         samples = samples.take(inside(samples.root, list(samples.paths), follow_links))
-        kept, broken = count_frames(samples, num_workers=workers, seconds=seconds)
-        if broken and not skip:
-            first = next(iter(broken))
-            raise ValueError(
-                f"{len(broken)} of {len(samples)} videos do not decode; the first: {first}: "
-                f"{broken[first]['error']}; remove them, or skip them with data.on_error=skip"
-            )
-        _pack(kept, folder / subset if subset else folder, max_mb, num_broken=len(broken))
-        show_broken(broken)
-    splits = "" if "train" in subsets else " data.train_split=. data.test_split=."
-    show(f"to train on them: data.layout=shards data.root={folder}{splits}")
-
-
-def _pack(samples: Samples, folder: Path, max_mb: float, *, num_broken: int) -> None:
-    with Display() as display, named_in_errors(folder):
+        subsets[subset], broken[subset] = count_frames(
+            samples, num_workers=workers, seconds=seconds, skip=skip
+        )
+    with Display() as display:
         written = write_shards(
-            samples,
+            subsets,
             folder,
             max_bytes=int(max_mb * 1e6),
             wrote=lambda done, total: display.update(
                 f"written {done:,}/{total:,}", done=done, total=total
             ),
         )
-    note = f"; {num_broken:,} broken ones left out" if num_broken else ""
-    show(
-        f"{folder}: {len(samples):,} videos of {len(samples.class_names)} classes in "
-        f"{len(written)} shards, {sum(s.num_bytes for s in written) / 1e6:,.1f} MB{note}"
-    )
+    for subset, samples in subsets.items():
+        size = sum(shard.num_bytes for shard in written[subset])
+        note = f"; {len(broken[subset]):,} broken ones left out" if broken[subset] else ""
+        show(
+            f"{folder / subset}: {len(samples):,} videos of {len(samples.class_names)} classes in "
+            f"{len(written[subset])} shards, {size / 1e6:,.1f} MB{note}"
+        )
+        show_broken(broken[subset])
+    splits = "" if "train" in subsets else " data.train_split=. data.test_split=."
+    show(f"to train on them: data.layout=shards data.root={folder}{splits}")
 
 
 def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
@@ -239,22 +238,15 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
     Links to files outside of the dataset are not copied: the copy may be published.
     """
-    root, num_lists = source.resolve(), 0
-    for path in files.files_in(source):
-        list_file = (source / path).resolve()
-        if not path.endswith(LIST_SUFFIXES):
-            continue
-        if not (follow_links or list_file.is_relative_to(root)):
-            show(f"note: {path} is a link to {list_file}, outside of {source}, and is not copied")
-            continue
-        _copy(list_file, folder / path)
-        num_lists += 1
-    return num_lists
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    write_whole(target, lambda file: file.write(content))
+    lists = [path for path in sorted(walk(source)) if path.endswith(LIST_SUFFIXES)]
+    left_out = set() if follow_links else outside(source, lists)
+    if left_out:
+        links = first_few(sorted(left_out))
+        show(f"note: lists that are links to files outside of {source} are not copied: {links}")
+    for path in set(lists) - left_out:
+        with open(source / path, "rb") as file:
+            write_whole(folder / path, partial(copyfileobj, file))
+    return len(lists) - len(left_out)
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:

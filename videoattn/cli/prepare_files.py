@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from videoattn.data.lists import Missing, Samples
 from videoattn.data.lists.files import outside
 from videoattn.data.prepare.verify import Journal, Record, describe, examine, videos_in
-from videoattn.data.workers import Crash, Task, in_processes
+from videoattn.data.workers import Task
 from videoattn.engine.progress import Display
 from videoattn.errors import first_few
 from videoattn.files import write_text
@@ -55,7 +56,7 @@ def to_task(samples: Samples, index: int) -> Any:
     if samples.frame_template is None:
         return samples.path(index)
     num_frames = 0 if samples.num_frames is None else int(samples.num_frames[index])
-    return samples.path(index), samples.frame_template, num_frames
+    return samples.source(index), num_frames
 
 
 def to_line(samples: Samples, index: int) -> str:
@@ -63,8 +64,11 @@ def to_line(samples: Samples, index: int) -> str:
     words = [samples.paths[index]]
     if samples.frame_template is not None and samples.num_frames is not None:
         words.append(str(samples.num_frames[index]))
-    if samples.label(index) >= 0:
-        words.append(str(samples.label(index)))
+    label = samples.label(index)
+    if isinstance(label, tuple):
+        words += [";".join(map(str, label))] * bool(label)
+    elif label >= 0:
+        words.append(str(label))
     return " ".join(words)
 
 
@@ -90,13 +94,12 @@ def examine_all(
     task: Task,
     root: Path,
     items: Mapping[str, Any],
-    journal: Journal,
+    journal: Journal | None,
     *,
     num_workers: int,
     seconds: float,
 ) -> dict[str, Record]:
-    """Runs a task on every file that is not in the journal, displays progress, and closes the
-    journal.
+    """Runs a task on every file that is not in the journal, shows progress, and closes the journal.
 
     Args:
         verb: The past participle in the progress line, such as "verified".
@@ -122,7 +125,8 @@ def examine_all(
                     total=len(items),
                 )
     finally:
-        journal.close()
+        if journal:
+            journal.close()
     return records
 
 
@@ -147,29 +151,38 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def count_frames(
-    samples: Samples, *, num_workers: int, seconds: float
+    samples: Samples, *, num_workers: int, seconds: float, skip: bool
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
 
     Videos in the dataset's index are not opened.
+
+    Raises:
+        ValueError: If a video does not decode, unless `skip`.
     """
     counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:
         counts, rates = samples.num_frames.copy(), samples.fps.copy()
-    unknown = {samples.path(int(i)): int(i) for i in np.flatnonzero(counts == 0)}
-    broken: dict[str, Record] = {}
-    with Display() as display:
-        results = in_processes(describe, list(unknown), num_workers=num_workers, seconds=seconds)
-        for done, (path, record) in enumerate(results, start=1):
-            index = unknown[path]
-            if isinstance(record, Crash):
-                record = {"error": record.reason}
-            if "error" in record:
-                broken[samples.paths[index]] = record
-            else:
-                counts[index], rates[index] = record["num_frames"], record["fps"]
-            display.update(f"counted {done:,}/{len(unknown):,}", done=done, total=len(unknown))
-    rows = np.flatnonzero(counts)
-    kept = samples.take(rows)
-    kept.num_frames, kept.fps = counts[rows], rates[rows]
+    rows = {samples.paths[i]: i for i in np.flatnonzero(counts == 0)}
+    records = examine_all(
+        "counted",
+        partial(describe, with_starts=False),
+        samples.root,
+        {path: samples.path(int(i)) for path, i in rows.items()},
+        None,
+        num_workers=num_workers,
+        seconds=seconds,
+    )
+    broken = broken_of(records)
+    for path in records.keys() - broken.keys():
+        counts[rows[path]], rates[rows[path]] = records[path]["num_frames"], records[path]["fps"]
+    if broken and not skip:
+        first = next(iter(broken))
+        raise ValueError(
+            f"{len(broken)} of {len(samples)} videos do not decode; the first: {first}: "
+            f"{broken[first]['error']}; remove them, or skip them with data.on_error=skip"
+        )
+    decoding = np.flatnonzero(counts)
+    kept = samples.take(decoding)
+    kept.num_frames, kept.fps = counts[decoding], rates[decoding]
     return kept, broken

@@ -12,11 +12,17 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    confusion_matrix,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+)
 
+from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.objective import average_precisions, has_labels, multi_hot
 from videoattn.explain.fonts import drawable
-from videoattn.files import output_folder, write_text, write_whole
+from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -32,7 +38,8 @@ def write_report(
     """Writes report.json and predictions.csv; for labeled videos, also tables and a picture.
 
     `per_class.csv` has a row per class. `confusion.csv` has a row per label and a column per
-    prediction, and `confusion.png` shows it as fractions of each row.
+    prediction, and `confusion.png` shows it as fractions of each row. If videos may have several
+    labels, there is no confusion matrix, and `per_class.csv` has average precisions.
 
     Args:
         describe: Function from the index of a sample to its name.
@@ -53,7 +60,11 @@ def write_report(
     report = summarize(evaluation)
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
-    if evaluation.num_labeled:
+    if not evaluation.num_labeled:
+        return report
+    if "mAP" in evaluation.video_metrics:
+        _write_average_precisions(folder / "per_class.csv", evaluation, class_names)
+    else:
         counts = confusion(evaluation)
         _write_per_class(folder / "per_class.csv", evaluation, class_names)
         header = ["label \\ predicted", *class_names]
@@ -75,6 +86,7 @@ def summarize(evaluation: Evaluation) -> dict[str, object]:
         "videos_labelled": evaluation.num_labeled,
         "views_per_video": evaluation.num_views,
         "failures": [asdict(failure) for failure in evaluation.failures],
+        "machine": machine(),
     }
 
 
@@ -142,6 +154,30 @@ def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[s
     _write_csv(path, ["class", "videos", "accuracy", "precision", "f1"], rows)
 
 
+def _write_average_precisions(
+    path: Path, evaluation: Evaluation, class_names: Sequence[str]
+) -> None:
+    """Writes the average precision of each class, and its threshold with the highest F1 score on
+    these videos; classes without videos have empty cells."""
+    known = has_labels(evaluation.labels)
+    averages = average_precisions(evaluation.probabilities[known], evaluation.labels[known])
+    scores = evaluation.probabilities[known].numpy()
+    target = multi_hot(evaluation.labels[known], len(class_names)).numpy()
+    rows: list[list[object]] = []
+    for k, name in enumerate(class_names):
+        count = int(target[:, k].sum())
+        cells = [""] * 5
+        if count:
+            precision, recall, thresholds = precision_recall_curve(target[:, k], scores[:, k])
+            f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+            best = int(f1[:-1].argmax())  # the last point has no threshold
+            at_best = (curve[best] for curve in (thresholds, precision, recall, f1))
+            cells = [f"{number:.4f}" for number in (float(averages[k]), *at_best)]
+        rows.append([name, count, *cells])
+    header = ["class", "videos", "average_precision", "threshold", "precision", "recall", "f1"]
+    _write_csv(path, header, rows)
+
+
 def _write_predictions(
     path: Path,
     evaluation: Evaluation,
@@ -150,18 +186,21 @@ def _write_predictions(
 ) -> None:
     probabilities, classes = evaluation.probabilities.topk(min(5, len(class_names)), dim=1)
     header = ["index", "path", "label", "predicted", "probability", "correct", "top5"]
+    known, targets = has_labels(evaluation.labels), multi_hot(evaluation.labels, len(class_names))
 
     def row(number: int) -> list[object]:
-        index, label = int(evaluation.indices[number]), int(evaluation.labels[number])
+        index = int(evaluation.indices[number])
+        is_known = bool(known[number])
+        labels = targets[number].nonzero().flatten().tolist()
         best = classes[number].tolist()
         top = zip(best, probabilities[number].tolist(), strict=True)
         return [
             index,
             describe(index),
-            class_names[label] if label >= 0 else "",
+            "; ".join(class_names[k] for k in labels),
             class_names[best[0]],
             f"{float(probabilities[number, 0]):.4f}",
-            int(best[0] == label) if label >= 0 else "",
+            int(best[0] in labels) if is_known else "",
             "; ".join(f"{class_names[k]} {probability:.4f}" for k, probability in top),
         ]
 
@@ -171,13 +210,6 @@ def _write_predictions(
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([_cell(value) for value in header])
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerow([spreadsheet_cell(value) for value in header])
+    writer.writerows([spreadsheet_cell(value) for value in row] for row in rows)
     write_text(path, text.getvalue())
-
-
-def _cell(value: object) -> object:
-    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

@@ -19,6 +19,15 @@ from videoattn.recipe.data import make_samples
 from videoattn.recipe.folder import remembered_data
 from videoattn.recipe.run import Predictor, load
 
+METRICS = {
+    "accuracy": "top-1",
+    "top5": "top-5",
+    "mean_class_accuracy": "mean class",
+    "mAP": "mAP",
+    "hit1": "hit@1",
+}
+"""The columns of the table, by the names of metrics."""
+
 
 def command(
     run: Run,
@@ -26,22 +35,48 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables; RUN/test if not given.")
     ] = None,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors", help="Also write errors.html: the test videos, the most wrong first."
+        ),
+    ] = False,
+    explorers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With --errors: the number of videos that get an explorer page each."
+        ),
+    ] = 5,
     device: Device = "auto",
 ) -> None:
     """Measure the accuracy of a run on its test videos.
 
-    Prints clip and video accuracy, and writes tables of predictions and classes.
+    Prints clip and video accuracy, and the mean over the classes (for several labels per video:
+    mAP), and writes tables of predictions and classes.
     """
-    evaluate_run(run, overrides or (), device=device, folder=out)
+    pages = explorers if errors else None
+    evaluate_run(run, overrides or (), device=device, folder=out, explorers=pages)
+
+
+_UNKNOWN = (
+    "only runs that you trained in this folder remember their data; set data.root=FOLDER (and "
+    "data.layout, data.test_split if the videos are not in class folders below test)"
+)
 
 
 def evaluate_run(
-    run: Path, overrides: Sequence[str] = (), *, device: str = "auto", folder: Path | None = None
+    run: Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    folder: Path | None = None,
+    explorers: int | None = None,
 ) -> Evaluation:
     """Scores every view of every test video, prints the accuracies, and writes the report.
 
     Args:
         folder: Folder for the report. Default: <run>/test.
+        explorers: Also write errors.html, with explorer pages for this number of videos.
 
     Raises:
         ValueError: If the run cannot be loaded, or its data is unknown or has other classes.
@@ -52,11 +87,7 @@ def evaluate_run(
         predictor = load(run, parallel.device, overrides=overrides, data=data)
         config = predictor.config
         if not config.data.root:
-            raise ValueError(
-                f"{run}: its test videos are unknown, because only runs that you trained in this "
-                "folder remember their data; set data.root=FOLDER (and data.layout, "
-                "data.test_split if the videos are not in class folders below test)"
-            )
+            raise ValueError(f"{run}: its test videos are unknown, because {_UNKNOWN}")
         samples = make_samples(config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = folder or predictor.folder / "test"
@@ -66,6 +97,7 @@ def evaluate_run(
         if parallel.is_main:
             show_accuracy(predictor, evaluation)
             # Imported late: scikit-learn and matplotlib take seconds.
+            from videoattn.cli.errors import write_errors_page
             from videoattn.cli.report import write_report
 
             write_report(
@@ -75,6 +107,8 @@ def evaluate_run(
                 describe=lambda index: str(samples.path(index)),
             )
             show(f"tables and confusion matrix: {folder}")
+            if explorers is not None:
+                show(write_errors_page(predictor, evaluation, samples, folder, explorers))
         return evaluation
 
 
@@ -92,18 +126,21 @@ def show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
     """Prints a table of accuracies, the number of videos, and the first failures."""
     test = predictor.config.test
     table = Table(title=Text(visible(predictor.checkpoint)), title_justify="left")
-    for name in ("", "top-1", "top-5", "over"):
-        is_number = name.startswith("top")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+    names = [name for name in METRICS if name in evaluation.video_metrics]
+    table.add_column()
+    for name in names:
+        table.add_column(METRICS[name], justify="right", no_wrap=True)
+    table.add_column("over")
+    score = "accuracy" if "accuracy" in names else "scores"
     n = evaluation.num_labeled
     over_views = f"{n * evaluation.num_views} views, each alone"
     over_videos = f"{n} videos, mean of {test.num_clips} x {test.num_crops} views (clips x crops)"
     for part, scores in (evaluation.parts or {"": evaluation}).items():
         for kind, metrics, over in (
-            ("clip accuracy", scores.clip_metrics, over_views),
-            ("video accuracy", scores.video_metrics, over_videos),
+            (f"clip {score}", scores.clip_metrics, over_views),
+            (f"video {score}", scores.video_metrics, over_videos),
         ):
-            numbers = (f"{100 * metrics[name]:.2f} %" for name in ("accuracy", "top5"))
+            numbers = (f"{100 * metrics[name]:.2f} %" if name in metrics else "" for name in names)
             table.add_row(f"{part} {kind}".strip(), *numbers, over)
     table.caption = (
         f"{evaluation.num_videos} videos, {evaluation.num_decoded} decoded, "

@@ -1,42 +1,44 @@
 """`videoattn visualize`: draws the attention of a network across the frames of a video."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
 
 from videoattn import explain
+from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
-from videoattn.attention.record import Query, record_attention, recordable_blocks
+from videoattn.attention.record import Query, cell_number, recordable_blocks
 from videoattn.cli.arguments import Device, Run
 from videoattn.cli.clip import Clip, parse_query, read_clip
+from videoattn.cli.explore import EXPLORER
+from videoattn.cli.recording import choose_maps, map_owners, record_clip
+from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
 from videoattn.recipe.console import show
-from videoattn.recipe.run import Predictor, load
+from videoattn.recipe.run import load
 
-NUM_QUERIES = 2  # per block, if the user names none
-MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
+Queries = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FRAME,X,Y",
+        help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
+        "positions that add most to the class's score and that move most if not given.",
+    ),
+]
 
 
 def command(
     run: Run,
     video: Annotated[Path, typer.Argument(help="A video file.")],
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FRAME,X,Y",
-            help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
-            "positions that receive the most attention if not given.",
-        ),
-    ] = None,
+    query: Queries = None,
     layer: Annotated[
         str | None,
         typer.Option(
@@ -48,13 +50,14 @@ def command(
         str | None,
         typer.Option(
             help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-            "hires_cam, saliency, guided_backprop or occlusion."
+            "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="With --method: the class; the predicted class if not given."),
     ] = None,
+    swap: Swap = None,
     output: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
@@ -65,6 +68,11 @@ def command(
 
     Writes contact sheets (PNG) and overlays (MP4).
     """
+    if swap is not None:
+        if query or method or target:
+            raise ValueError("--swap draws a head; leave out --query, --method and --target")
+        visualize_swap(run, (video, swap), layer=layer, folder=output, device=device)
+        return
     if method is None:
         if target is not None:
             raise ValueError("--target needs a --method, such as --method grad_cam")
@@ -92,8 +100,8 @@ def visualize(
     pairwise and local maps get both for every query.
 
     Args:
-        queries: "FRAME,X,Y", a frame number and a pixel of the video. Default: the positions that
-            receive the most attention in each block.
+        queries: "FRAME,X,Y", a frame number and a pixel of the video. Default: the position that
+            adds most to the score of the predicted class, and the one with the most motion.
         layer: A block, one of its maps, or a prefix of such names ("layer3"). Default: every
             block, or the last block of each stage if there are many.
     """
@@ -101,29 +109,71 @@ def visualize(
     positions = [parse_query(query) for query in queries]
     clip = read_clip(loaded, video, positions[0][0] if positions else None)
     pixels = [clip.pixel(position) for position in positions]
-    inputs = [clip.to_input(pixel) for pixel in pixels]
-    maps, answer = _record(loaded, clip, inputs, received=not pixels)
-    owners = map_owners(maps, list(recordable_blocks(loaded.model)))
+    asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
+    recorded = record_clip(loaded, video, clip, queries=asked)
+    # A map whose queries are all learned tokens has no place to draw as the query.
+    placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
+    owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
-    if pixels and all(isinstance(maps[name], GateMap) for name in names):
+    if pixels and all(isinstance(recorded.maps[name], GateMap) for name in names):
         show("these maps have no query; --query only selected the clip")
     folder = output_folder(folder or loaded.folder / "pictures")
+    name, probability = recorded.about["classes"][0]
     written: list[Path] = []
-    for name in names:
-        recorded, block = maps[name], owners[name]
-        short = safe_file_name(block + name.removeprefix(block).replace(".", "_", 1))
-        stem = f"{folder / safe_file_name(video.stem)}_{short}"
-        title = f"{video.name}: {answer}\n{name} of {loaded.config.model.name}"
-        if isinstance(recorded, GateMap):
-            written += _save(stem, clip, recorded, title)
-            continue
-        chosen: Sequence[Query | None] = pixels
-        if not pixels:
-            found = explain.choose_queries(recorded, clip.grid, count=NUM_QUERIES)
-            recorded = _record(loaded, clip, found)[0][name]
-            chosen = [None] * len(found)  # the center of the query's cell is marked
-        for index, pixel in enumerate(chosen):
-            written += _save(f"{stem}_{index + 1}", clip, recorded, title, index, pixel)
+    for full in names:
+        block = owners[full]
+        short = safe_file_name(block + full.removeprefix(block).replace(".", "_", 1))
+        picture = _Picture(
+            stem=f"{folder / safe_file_name(video.stem)}_{short}",
+            title=f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "
+            f"{loaded.config.model.name}",
+            name=full,
+        )
+        written += _draw(picture, clip, recorded, pixels)
+    page = loaded.folder / EXPLORER
+    how = page if page.exists() else f"videoattn explore {run} {video}"
+    show(f"every other query, in a page to click: {how}")
+    return written
+
+
+class _Picture(NamedTuple):
+    """The start of a picture's file names, its title, and the name of its map."""
+
+    stem: str
+    title: str
+    name: str
+
+
+def _draw(
+    picture: _Picture, clip: Clip, recorded: MapArchive, pixels: Sequence[Query]
+) -> list[Path]:
+    """Draws a map: once, or for every query."""
+    found = recorded.maps[picture.name]
+    if isinstance(found, GateMap):
+        return _save(picture.stem, clip, found, picture.title)
+    reasons = [reason for *_, reason in recorded.about["queries"]]
+    queries = [(t, y, x) for t, y, x, *_ in recorded.about["queries"]]
+    queries = queries or [clip.to_input(pixel) for pixel in pixels]
+    strongest = None
+    if found.is_whole:
+        strongest = explain.summarize(found).strongest
+        numbers = [cell_number(query, clip.grid, found.grid_q) for query in queries]
+        found = found.select(torch.tensor(numbers))
+    written = []
+    for index, query in enumerate(queries):
+        words = explain.describe_row(
+            found,
+            index,
+            name=picture.name,
+            frame=query[0],
+            numbers=[str(number) for number in clip.numbers],
+            strongest=strongest,
+        )
+        if reasons:
+            words += f"\nThis query was chosen because {reasons[index]}."
+        pixel = pixels[index] if pixels else None
+        stem = f"{picture.stem}_{index + 1}"
+        written += _save(stem, clip, found, picture.title, index, pixel, words)
     return written
 
 
@@ -167,7 +217,7 @@ def visualize_score(
     labels = torch.tensor([label], device=logits.device)
     found = explain.METHODS[method](loaded.model, clip.video, labels, **options)
     found = replace(found, weights=found.weights.float().cpu())
-    percent = 100 * float(logits.softmax(1)[0, label])
+    percent = 100 * float(loaded.scores(logits)[0, label])
     name = loaded.class_names[label]
     where = "".join(f" at {layer}" for layer in options.values())
     title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
@@ -183,6 +233,7 @@ def _save(
     title: str,
     query: int = 0,
     pixel: Query | None = None,
+    words: str = "",
 ) -> list[Path]:
     """Writes and prints the sheet of a map, and its overlay if it has one."""
     labels = explain.label_frames(clip.numbers, clip.fps)
@@ -199,6 +250,7 @@ def _save(
             query=query,
             pixel=pixel,
             origin=(clip.box.y0, clip.box.x0),
+            words=words,
         )
     written = [Path(f"{stem}.png")]
     write_whole(written[0], lambda file: image.save(file, "PNG", compress_level=explain.PNG_LEVEL))
@@ -206,59 +258,13 @@ def _save(
         written.append(Path(f"{stem}.mp4"))
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "overlay.mp4"
-            explain.write_overlay(
+            height, width = explain.write_overlay(
                 path, clip.frames, recorded, query=query, pixel=pixel, input_size=clip.grid[1:]
             )
             write_whole(written[1], lambda file: file.write(path.read_bytes()))
+        if width < clip.frames.shape[3]:
+            full = f"{clip.frames.shape[3]} x {clip.frames.shape[2]}"
+            show(f"the overlay is drawn at {width} x {height} pixels; the clip has {full}")
     for path in written:
         show(path)
     return written
-
-
-def _record(
-    loaded: Predictor, clip: Clip, queries: Sequence[Query], *, received: bool = False
-) -> tuple[dict[str, PairwiseMap | GateMap], str]:
-    """Returns the maps of every block, and the predicted class with its probability."""
-    with (
-        torch.no_grad(),
-        record_attention(loaded.model, queries=queries, received=received) as maps,
-    ):
-        probabilities = loaded.model(clip.video).softmax(1)[0]
-    best = int(probabilities.argmax())
-    return maps, f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"
-
-
-def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
-    """Returns the block of each map: the longest block name that the map's name starts with."""
-    longest_first = sorted(blocks, key=len, reverse=True)
-    return {
-        name: next(block for block in longest_first if f"{name}.".startswith(f"{block}."))
-        for name in maps
-    }
-
-
-def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
-    """Returns the names of the maps to draw, and prints a note about those that are left out."""
-    blocks = list(dict.fromkeys(owners.values()))
-    if layer is not None:
-        prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
-        chosen = [name for name in owners if prefix.match(name)]
-        if not chosen:
-            names = ", ".join(blocks)
-            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
-        return chosen
-    drawn = blocks
-    if len(blocks) > MOST_BLOCKS:
-        last = {_stage(block): block for block in blocks}
-        drawn = list(last.values())[-MOST_BLOCKS:]
-        note = (
-            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
-            f"others pass --layer with a name or a prefix (--layer {_stage(blocks[0])}): "
-        )
-        show(note + ", ".join(blocks))
-    return [name for name, block in owners.items() if block in drawn]
-
-
-def _stage(block: str) -> str:
-    """Returns the name before the first list index: "layer2" for "layer2.1.bn2.cbam"."""
-    return re.split(r"\.(?=\d)", block)[0]

@@ -6,9 +6,9 @@ workers or ranks, and resuming a run, do not change a sample.
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
-from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
-from videoattn.data.lists import Samples
+from videoattn.data.decode.source import VideoBytes, VideoSource
+from videoattn.data.label_noise import LabelNoise
+from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
@@ -31,14 +32,14 @@ class Sample:
     """The views of one video: clips times crops, the crops of a clip next to each other.
 
     Args:
-        label: The index of the class, or -1 if unknown.
+        label: The index of the class, or -1 if unknown; all labels if there may be several.
         index: The position in the dataset.
         numbers: The frame numbers of each clip.
         fps: The frame rate of the video, or 0 if unknown.
     """
 
     frames: UInt8[Tensor, "V T C H W"]
-    label: int
+    label: Label
     index: int
     numbers: Int64[np.ndarray, "clips T"]
     fps: float
@@ -55,6 +56,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: Replaces each clip by its middle frame, repeated.
         decode: `videoattn.data.decode.decode`, or a partial of it with other options.
         target_fps: Draws frames by their times, as if the video had this frame rate.
+        label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         still_frame: bool = False,
         decode: Callable[..., Frames] = decode,
         target_fps: float | None = None,
+        label_noise: LabelNoise | None = None,
     ) -> None:
         self.samples = samples
         self.sample_frames = sample_frames
@@ -79,6 +82,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         self.still_frame = still_frame
         self.decode = decode
         self.target_fps = target_fps
+        self.label_noise = label_noise
         self._starts = read_group_starts(samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
         # is counted twice in a run.
@@ -92,7 +96,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
+    def __getitem__(self, key: tuple[Any, ...]) -> Sample | Failure:
         item = self.fetch(key)
         if isinstance(item, Failure) and self.on_error == "raise":
             raise DecodeError(item.path, item.reason)
@@ -105,21 +109,21 @@ class ClipDataset(Dataset[Sample | Failure]):
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         return order
 
-    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterable[list[Any]]:
         """Returns the keys of the batches, which `fetch` takes."""
         return [[(epoch, index) for index in batch] for batch in batches]
 
-    def fetch(self, key: tuple[int, int], video: VideoBytes | None = None) -> Sample | Failure:
-        """Returns the sample, or a Failure if the file fails, for either value of `on_error`.
+    def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
+        """Returns the sample, or a Failure if the file fails, for either value of `on_error`."""
+        epoch, number = key
+        return self.sample(epoch, number, self.samples.source(number % len(self)))
 
-        Args:
-            video: The encoded video, if the sample's path cannot be opened.
-        """
-        epoch, index = key
+    def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
+        """Returns the sample of a file, a folder of images, or an encoded video."""
         try:
-            return self._sample(epoch, index, video)
+            return self._sample(epoch, number, source)
         except DecodeError as error:
-            return Failure(index, error.path, error.reason)
+            return Failure(number % len(self), error.path, error.reason)
 
     def empty_batch(self) -> UInt8[Tensor, "N V T C H W"]:
         """Returns a batch of no samples, with the shape of any other batch."""
@@ -130,9 +134,9 @@ class ClipDataset(Dataset[Sample | Failure]):
         frames = torch.zeros(1, 3, box.y1 - box.y0, box.x1 - box.x0, dtype=torch.uint8)
         return maker.views(frames, positions)[None][:0]
 
-    def _sample(self, epoch: int, index: int, video: VideoBytes | None) -> Sample:
-        source = video or self._source(index)
-        generator = sample_generator(self.seed, epoch, index)
+    def _sample(self, epoch: int, number: int, source: VideoSource) -> Sample:
+        index = number % len(self)  # of a repetition, see `balanced_order`
+        generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         state = generator.get_state()
         num_frames, fps = self._timing(source, index)
@@ -147,14 +151,13 @@ class ClipDataset(Dataset[Sample | Failure]):
             generator.set_state(state)
             numbers = self._draw(source, error.num_frames, fps, generator)
             frames = self._views(source, index, numbers, generator, mirrored)
-        label = video.label if video else self.samples.label(index)
+        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
+        if self.label_noise is not None:
+            assert isinstance(label, int)
+            label = self.label_noise.label(label, index)
         if self.mirror is not None and mirrored:
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
-
-    def _source(self, index: int) -> VideoSource:
-        path, template = self.samples.path(index), self.samples.frame_template
-        return path if template is None else FrameFolder(path, template)
 
     def _draw(
         self, source: VideoSource, num_frames: int, fps: float, generator: torch.Generator

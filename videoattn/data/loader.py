@@ -6,8 +6,9 @@ one process with batches of B*W.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,14 +17,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from videoattn.data.balance import balanced_order, check_balance
 from videoattn.data.buffers import BufferPool, Slot
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
-from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.workers import WorkerDiedError, WorkerMonitor, leave_signals_to_parent
+from videoattn.data.lists import Label
+from videoattn.data.workers import WorkerDiedError, WorkerMonitor, in_threads
 from videoattn.types import Batch, Failure
-
-AnyDataset = ClipDataset | ShardDataset
 
 _SKIP = "; on_error=skip continues without it"
 
@@ -38,19 +38,21 @@ class ClipLoader:
     Without shuffling (evaluation) every sample is counted once, and ranks may have unequal numbers
     of batches. Batches are in pinned memory if there is a GPU.
 
-    A file fails if it crashes a worker or keeps it busy for longer than `timeout_seconds`. With
+    A file fails if it crashes a worker, or takes longer than `timeout_seconds` to decode. With
     on_error="skip", the workers restart and continue without the file; the other samples do not
-    change. A worker that is killed from outside always ends the epoch.
+    change. A worker that is killed from outside always ends the epoch. If the iterator of an epoch
+    is dropped, the workers end at once.
 
     Args:
         num_workers: Processes that decode, each in one thread. 0 decodes in this process, in two
             threads if it may use two cores.
         timeout_seconds: 0 for no limit.
+        balance: Exponent of `balanced_order`, 0 to 1, which draws the videos by class.
     """
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         *,
         batch_size: int,
         shuffle: bool,
@@ -59,7 +61,9 @@ class ClipLoader:
         world_size: int = 1,
         num_workers: int = 0,
         timeout_seconds: float = 0.0,
+        balance: float = 0.0,
     ) -> None:
+        check_balance(dataset.samples.labels, balance)
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; need at least 1")
         if num_workers < 0:
@@ -78,13 +82,16 @@ class ClipLoader:
         self.rank = rank
         self.world_size = world_size
         self.num_workers = num_workers
+        self.balance = balance
         self._batch_keys = _BatchKeys()
         self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
         self._pool = BufferPool(num_workers)
         num_threads = 1 if num_workers else min(_THREADS, _num_cores())
-        self._run_all = _one_by_one if num_threads == 1 else _Threads(num_threads)
+        self._run_all: _RunAll = _one_by_one
+        if num_threads > 1 or (timeout_seconds and not num_workers):
+            self._run_all = partial(in_threads, num_threads=num_threads, seconds=timeout_seconds)
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -99,40 +106,31 @@ class ClipLoader:
             DecodeError: If a file of a batch fails and the dataset's on_error is "raise".
             WorkerDiedError: If a worker died; the message names the file.
         """
-        batches = self.batches(epoch)
-        done = skip_batches
-        while True:
-            try:
-                for loaded in self._start(epoch, batches[done:]):
-                    batch = self._finish(loaded)
-                    if batch.failures and self.dataset.on_error == "raise":
-                        raise DecodeError(batch.failures[0].path, batch.failures[0].reason + _SKIP)
-                    yield batch
-                    del loaded, batch  # so that their buffer is free while the next one loads
-                    done += 1
-                return
-            except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
-                deaths = self._monitor.crashed(self.dataset.samples.path)
-                if not deaths:
-                    raise
-            # The workers' queues may be broken: end all workers, and start new ones.
-            self._loader = None
-            self._monitor.reset()
-            self._pool = BufferPool(self.num_workers)
-            for death in deaths:
-                if death.index is None:
-                    raise death
-                if self.dataset.on_error == "raise":
-                    raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
-                self._lost[death.index] = death.reason
+        batches, done = self.batches(epoch), skip_batches
+        try:
+            while done < len(batches):
+                try:
+                    for loaded in self._start(epoch, batches[done:]):
+                        batch = self._finish(loaded)
+                        yield batch
+                        del loaded, batch  # so that their buffer is free while the next one loads
+                        done += 1
+                except (RuntimeError, OSError, EOFError):  # raised by torch for workers that died
+                    if not self._replace_dead_workers():
+                        raise
+        except BaseException:  # GeneratorExit if the iterator is dropped
+            self._stop()
+            raise
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch."""
+        """Returns the samples of all ranks in the order of the epoch (see `balanced_order`)."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
-        generator = torch.Generator()
-        generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        order = self.dataset.order(generator, self.world_size)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        if self.balance:
+            order = balanced_order(self.dataset.samples.labels, self.balance, generator).tolist()
+        else:
+            order = self.dataset.order(generator, self.world_size)
         remainder = len(order) % (self.batch_size * self.world_size)
         return order[:-remainder] if 0 < remainder < self.world_size else order
 
@@ -140,6 +138,30 @@ class ClipLoader:
         """Returns the indices of each of this rank's batches."""
         mine = self.order(epoch)[self.rank :: self.world_size]
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+
+    def _replace_dead_workers(self) -> bool:
+        """Ends all workers if some have died, and notes their samples; returns whether it did.
+
+        Raises:
+            WorkerDiedError: If the death is not the fault of a file, or files must not fail.
+        """
+        deaths = self._monitor.crashed(self.dataset.samples.path)
+        if deaths:
+            self._stop()  # the workers' queues may be broken
+        for death in deaths:
+            if death.index is None:
+                raise death
+            if self.dataset.on_error == "raise":
+                raise WorkerDiedError(death.path, death.reason + _SKIP, death.index)
+            self._lost[death.index] = death.reason
+        return bool(deaths)
+
+    def _stop(self) -> None:
+        """Ends all workers at once, with the epoch that they load; the next epoch starts others."""
+        self._monitor.stop()
+        self._loader = None
+        self._batch_keys.keys = ()
+        self._pool = BufferPool(self.num_workers)
 
     def _start(self, epoch: int, batches: list[list[int]]) -> "Iterator[_Loaded]":
         self._batch_keys.keys = self.dataset.keys(epoch, batches)
@@ -153,7 +175,7 @@ class ClipLoader:
             collate_fn=partial(_collate, self._pool),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=_leave_signals_to_parent,
             # Its own generator: iterating must not advance the global random state.
             generator=torch.Generator(),
         )
@@ -162,12 +184,15 @@ class ClipLoader:
             return iter(loader)
 
     def _finish(self, loaded: "_Loaded") -> Batch:
+        if loaded.failures and self.dataset.on_error == "raise":
+            raise DecodeError(loaded.failures[0].path, loaded.failures[0].reason + _SKIP)
         if loaded.frames is None:
             frames = self.dataset.empty_batch()
         else:
             frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
-        labels, indices = torch.tensor([loaded.labels, loaded.indices], dtype=torch.int64)
-        return Batch(frames, labels, indices, tuple(loaded.failures))
+        labels = self.dataset.samples.target(loaded.labels)
+        indices = torch.tensor(loaded.indices, dtype=torch.int64)
+        return Batch(frames, labels, indices, loaded.failures)
 
 
 class _Loaded(NamedTuple):
@@ -175,12 +200,14 @@ class _Loaded(NamedTuple):
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     slot: Slot | None
-    labels: list[int]
+    labels: list[Label]
     indices: list[int]
     failures: tuple[Failure, ...]
 
 
 _Task = Callable[[], Sample | Failure]
+_RunAll = Callable[[list[_Task]], Sequence[Sample | Failure | None]]
+"""Runs tasks; the result of one that takes too long is None."""
 
 
 class _BatchKeys(Sampler[list[Any]]):
@@ -194,15 +221,14 @@ class _BatchKeys(Sampler[list[Any]]):
 
 
 class _SampleFetcher(Dataset[Sample | Failure]):
-    """Fetches the samples of a batch. Failures are returned, and the main process raises them: an
-    error from a worker loses its type."""
+    """Fetches a batch. Returns failures, because an error from a worker would lose its type."""
 
     def __init__(
         self,
-        dataset: AnyDataset,
+        dataset: ClipDataset,
         monitor: WorkerMonitor,
-        lost: Mapping[int, str],
-        run_all: Callable[[list[_Task]], list[Sample | Failure]],
+        lost: dict[int, str],
+        run_all: _RunAll,
     ) -> None:
         self._dataset = dataset
         self._monitor = monitor
@@ -210,10 +236,14 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         self._run_all = run_all
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
-        return self._run_all([partial(self._fetch, key) for key in keys])
+        items = self._run_all([partial(self._fetch, key) for key in keys])
+        pairs = list(zip(keys, items, strict=True))
+        slow = [key[1] % len(self._dataset) for key, item in pairs if item is None]
+        self._lost |= dict.fromkeys(slow, self._monitor.too_slow)
+        return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1]
+        index = key[1] % len(self._dataset)  # of a repetition, see `balanced_order`
         if index in self._lost:
             return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
         with self._monitor.decoding(index):
@@ -245,18 +275,26 @@ def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
     return [task() for task in tasks]
 
 
-class _Threads:
-    """Runs tasks in threads, in which torch starts no further threads."""
-
-    def __init__(self, num_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(num_threads, "clips", torch.set_num_threads, (1,))
-
-    def __call__(self, tasks: list[_Task]) -> list[Sample | Failure]:
-        futures = [self._pool.submit(task) for task in tasks]
-        wait(futures)  # after an error, too, no thread is left working
-        return [future.result() for future in futures]
-
-
 def _num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Makes a loader process ignore SIGTERM and SIGUSR1, unless its parent sends SIGTERM.
+
+    A cluster manager sends them to all processes of a job. The parent then finishes its step, for
+    which it needs its loader processes.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signals, parent = (signal.SIGTERM, signal.SIGUSR1), os.getppid()
+
+    def wait_for_parent() -> None:
+        while True:
+            info = signal.sigwaitinfo(signals)
+            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=wait_for_parent, daemon=True).start()

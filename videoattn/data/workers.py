@@ -1,26 +1,29 @@
 """Supervises decoding processes, to find the file that causes a crash or a hang.
 
 `WorkerMonitor` watches the workers of a DataLoader. Each worker writes the index of its current
-sample to shared memory, and sets an alarm. The kernel's alarm ends the process even inside C code.
-Torch reports that a worker died, and the record names the file. All of this takes microseconds.
+sample to shared memory, and sets an alarm, which ends the process even inside C code. Torch reports
+that a worker died, and the record names the file. All of this takes microseconds.
 
-`in_processes` runs a task on many files, one process per file at a time, and replaces a process
-that crashes or hangs.
+`in_processes` runs a task on many files, and replaces a process that crashes or hangs. `in_threads`
+runs tasks in this process, within a time limit.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
@@ -58,9 +61,7 @@ class WorkerMonitor:
 
     def __init__(self, num_workers: int, *, timeout_seconds: float) -> None:
         if timeout_seconds < 0:
-            raise ValueError(
-                f"timeout_seconds: got {timeout_seconds}; need seconds, or 0 for no limit"
-            )
+            raise ValueError(f"timeout_seconds: got {timeout_seconds}; need 0 (no limit) or more")
         self.timeout_seconds = timeout_seconds
         # For each worker: its process id, 1 + the last sample, and whether it is decoding it.
         self._records = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
@@ -93,8 +94,19 @@ class WorkerMonitor:
         self._processes += [child for child in active_children() if child not in before]
         _report_deaths_at_the_next_batch()
 
-    def reset(self) -> None:
-        """Clears the records of workers that have ended."""
+    @property
+    def too_slow(self) -> str:
+        """The reason for the failure of a file that takes longer than the limit."""
+        return f"took longer to decode than timeout_seconds={self.timeout_seconds:g}"
+
+    def stop(self) -> None:
+        """Ends all workers, whatever they are doing, and clears their records."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(timeout=1.0)
+            process.kill()  # for a worker that has just started, and handles no signal yet
+            process.join(timeout=1.0)
         self._processes = []
         self._records.zero_()
 
@@ -118,8 +130,7 @@ class WorkerMonitor:
                 continue
             path, index = path_of(sample - 1), sample - 1
             if killed_by == signal.SIGALRM and busy:
-                limit = f"timeout_seconds={self.timeout_seconds:g}"
-                return WorkerDiedError(path, f"took longer to decode than {limit}", index)
+                return WorkerDiedError(path, self.too_slow, index)
             if killed_by in _CAUSED_BY_FILE and busy:
                 return WorkerDiedError(path, f"the worker that decoded it was {how}", index)
             when = "while it decoded this file" if busy else "after it had decoded this file"
@@ -130,31 +141,12 @@ class WorkerMonitor:
 
 
 class Crash(NamedTuple):
-    """Replaces the result of an item if its process crashed or hung."""
+    """The result of an item whose process crashed or hung."""
 
     reason: str
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Makes a loader process ignore SIGTERM and SIGUSR1, unless its parent sends SIGTERM.
-
-    A cluster manager sends them to all processes of a job. The parent then finishes its step, for
-    which it needs its loader processes.
-    """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
-        return
-    signals, parent = (signal.SIGTERM, signal.SIGUSR1), os.getppid()
-
-    def wait_for_parent() -> None:
-        while True:
-            info = signal.sigwaitinfo(signals)
-            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
-                os._exit(0)
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    threading.Thread(target=wait_for_parent, daemon=True).start()
-
-
+Result = TypeVar("Result")
 Task = Callable[[Any], Any]
 """Maps an item to its result. The task, the item and the result must be picklable."""
 
@@ -165,16 +157,11 @@ def in_processes(
     """Yields (item, result) in the order of completion; the result may be a Crash.
 
     Args:
-        seconds: The time limit for one item.
-
-    Raises:
-        ValueError: If `num_workers` is below 1, or `seconds` is not positive.
+        seconds: The time limit for one item, above 0.
     """
     if num_workers < 1 or seconds <= 0:
-        raise ValueError(
-            f"num_workers and seconds: got {num_workers} and {seconds:g}; need at least 1 worker "
-            "and more than 0 s"
-        )
+        given = f"{num_workers} and {seconds:g}"
+        raise ValueError(f"num_workers, seconds: got {given}; need 1 or more, and above 0")
     remaining = iter(items)
     workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]
     try:
@@ -194,6 +181,42 @@ def in_processes(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def in_threads(
+    tasks: Sequence[Callable[[], Result]], *, num_threads: int, seconds: float
+) -> list[Result | None]:
+    """Runs tasks in threads, in which torch starts no other threads, and returns their results.
+
+    The result of a task that takes more than `seconds` (0: no limit) is None. Nothing can end its
+    thread, which is left to itself and ends with the process. An error is raised after all tasks.
+    """
+    results: list[Future[Result]] = [Future() for _ in tasks]
+    jobs = iter(list(zip(tasks, results, strict=True)))  # shared by the threads
+    started: dict[Future[Result], float] = {}
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        for task, result in jobs:
+            started[result] = time.monotonic()
+            with suppress(futures.InvalidStateError):  # it took too long, and was canceled
+                try:
+                    result.set_result(task())
+                except BaseException as error:  # raised again where the result is read
+                    result.set_exception(error)
+            if result.cancelled():
+                return
+
+    limit = seconds or threading.TIMEOUT_MAX
+    num_to_start = min(num_threads, len(tasks))
+    while pending := [result for result in results if not result.done()]:
+        for _ in range(num_to_start):
+            threading.Thread(target=work, name="clips", daemon=True).start()
+        now = time.monotonic()
+        futures.wait(pending, max(min(started.get(r, now) for r in pending) + limit - now, 0.0))
+        late = time.monotonic() - limit
+        num_to_start = sum(started.get(r, math.inf) <= late and r.cancel() for r in pending)
+    return [None if result.cancelled() else result.result() for result in results]
 
 
 class _Worker:
@@ -260,13 +283,12 @@ def _how(process: BaseProcess) -> str:
 
 
 def _report_deaths_at_the_next_batch() -> None:
-    """Disables torch's handler, which raises in the main thread as soon as a worker dies, even in a
-    training step. The wait for the next batch fails too, and its error names the file."""
+    """Disables torch's handler, which raises as soon as a worker dies, even in a training step. The
+    wait for the next batch fails too, and its error names the file."""
     handler = signal.getsignal(signal.SIGCHLD)
     theirs = str(getattr(handler, "__module__", "")).startswith("torch.utils.data.")
-    if not (theirs and callable(handler)) or threading.current_thread() is not (
-        threading.main_thread()
-    ):
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and theirs and callable(handler)):
         return
 
     def note(signum: int, frame: FrameType | None) -> None:

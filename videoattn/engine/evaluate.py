@@ -1,7 +1,8 @@
 """Scores every view of every video exactly once, in one process or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -9,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.engine.batches import Batches, ToVideo
-from videoattn.engine.objective import CrossEntropy, Objective, fraction
+from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
-from videoattn.types import Batch, Failure
+from videoattn.types import Batch, Failure, Target
 
 
 @runtime_checkable
@@ -33,13 +34,14 @@ class Evaluation:
     """The scores of all decoded videos, in the order of the dataset, and their metrics.
 
     Metrics are fractions, or NaN if no video has a label. In `clip_metrics`, each view of a labeled
-    video counts by itself; `video_metrics` use the mean score over the views of a video. `loss` is
-    the mean over views. Failed videos are in `failures` only. For a network that `HasParts`,
-    `parts` has the evaluation of each classifier.
+    video counts by itself; `video_metrics` use the mean score over the views of a video, and begin
+    with the main one. Only they include the objective's summary. `loss` is the mean over views.
+    Failed videos are in `failures` only. For a network that `HasParts`, `parts` has the evaluation
+    of each classifier.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean scores over views
-    labels: Int64[Tensor, " N"]  # -1 if unknown
+    labels: Target
     indices: Int64[Tensor, " N"]
     failures: tuple[Failure, ...]
     num_views: int
@@ -70,17 +72,21 @@ class Evaluation:
 
     @property
     def num_labeled(self) -> int:
-        return int((self.labels >= 0).sum())
+        return int(has_labels(self.labels).sum())
 
     def describe(self) -> str:
-        """Returns one line with the main metric of videos and clips."""
-        name = next(iter(self.video_metrics))
+        """Returns one line with the metrics of videos, and the first one of clips."""
+        name, *others = (key for key in self.video_metrics if key != "top5")
         parts = ", ".join(
             f"{key} {_percent(part.video_metrics[name])}" for key, part in self.parts.items()
         )
+        more = "".join(
+            f"{key.replace('_', ' ')} {_percent(self.video_metrics[key])}  " for key in others
+        )
+        of_clips = next(iter(self.clip_metrics))
         return (
             f"video {name} {_percent(self.video_metrics[name])}  {f'({parts})  ' * bool(parts)}"
-            f"clip {name} {_percent(self.clip_metrics[name])}  "
+            f"{more}clip {of_clips} {_percent(self.clip_metrics[of_clips])}  "
             f"videos {self.num_labeled}  views {self.num_views}  failed {self.num_failed}"
         )
 
@@ -115,35 +121,99 @@ def evaluate(
         ValueError: If no video could be scored, or one occurs twice.
         FloatingPointError: If a score is not finite; the message names the samples.
     """
-    if max_views < 1:
-        raise ValueError(f"max_views: got {max_views}; need at least 1")
     objective = objective or CrossEntropy()
     parallel = parallel or Parallel()
-    dtype = resolve_precision(precision, parallel.device)
     display = display or Display(enabled=False)
     clock = Clock(steps_left=len(batches))
     failures: list[Failure] = []
     rows: list[dict[str, _Scores]] = []
+    scored = _score_batches(model, batches, to_video, objective, max_views, precision, parallel)
+    for batch, scores in scored:
+        failures += batch.failures
+        rows += [scores] if scores else []
+        clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1])
+        display.update(
+            f"evaluating  {clock.steps}/{len(batches)}  {clock.clips_per_second:.1f} clips/s  "
+            f"left {clock.time_left}",
+            done=clock.steps,
+            total=len(batches),
+        )
+    return _summarize(parallel.gather((failures, rows)), objective)
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """The mean scores of a video over its views, (K,), or why it could not be decoded."""
+
+    index: int
+    probabilities: Tensor | None
+    failure: Failure | None
+
+
+def score_in_order(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    to_video: ToVideo,
+    objective: Objective,
+    max_views: int = 16,
+    precision: Precision = "auto",
+    parallel: Parallel | None = None,
+) -> Iterator[list[VideoScores]]:
+    """Yields the scores of the batches as they come, for datasets of any length.
+
+    Each step yields the videos of one batch of every rank, in the order of the dataset. All ranks
+    yield the same steps. Of a network that `HasParts`, the last part scores.
+
+    Raises:
+        FloatingPointError: As in `evaluate`.
+    """
+    parallel = parallel or Parallel()
+    most = max(parallel.gather(len(batches)))  # a rank without a batch waits for the others
+    scored = _score_batches(model, batches, to_video, objective, max_views, precision, parallel)
+    for _ in range(most):
+        own: list[VideoScores] = []
+        for batch, scores in islice(scored, 1):
+            own += [VideoScores(failure.index, None, failure) for failure in batch.failures]
+            last = list(scores.values())[-1:]
+            own += [
+                VideoScores(int(index), probabilities, None)
+                for rows in last
+                for index, probabilities in zip(rows.indices, rows.probabilities, strict=True)
+            ]
+        gathered = [video for videos in parallel.gather(own) for video in videos]
+        yield sorted(gathered, key=lambda video: video.index)
+
+
+def _score_batches(
+    model: nn.Module,
+    batches: Batches,
+    to_video: ToVideo,
+    objective: Objective,
+    max_views: int,
+    precision: Precision,
+    parallel: Parallel,
+) -> Iterator[tuple[Batch, dict[str, _Scores]]]:
+    """Yields the batches of epoch 0 with the scores of each classifier; none if all videos failed.
+
+    The network is in evaluation mode until the iterator ends.
+    """
+    if max_views < 1:
+        raise ValueError(f"max_views: got {max_views}; need at least 1")
+    dtype = resolve_precision(precision, parallel.device)
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         for batch in batches.epoch(0):
-            failures += batch.failures
+            scores: dict[str, _Scores] = {}
             if len(batch.frames):
                 with torch.no_grad(), autocast(dtype, parallel.device):
                     logits = _forward(model, batch, to_video, max_views)
-                rows.append({name: _score(logits[name], batch, objective) for name in logits})
-            clock.step(clips=batch.frames.shape[0] * batch.frames.shape[1])
-            display.update(
-                f"evaluating  {clock.steps}/{len(batches)}  {clock.clips_per_second:.1f} clips/s  "
-                f"left {clock.time_left}",
-                done=clock.steps,
-                total=len(batches),
-            )
+                scores = {name: _score(logits[name], batch, objective) for name in logits}
+            yield batch, scores
     finally:
         for module in in_training:
             module.training = True
-    return _summarize(parallel.gather((failures, rows)), objective)
 
 
 def _forward(
@@ -164,9 +234,9 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
         rows = logits.isfinite().all(dim=1).view(num_videos, num_views).all(dim=1)
         bad = batch.indices[~rows].tolist()
         raise FloatingPointError(f"the scores of samples {bad[:8]} are not finite; use float32")
-    labels = batch.labels.repeat_interleave(num_views)
+    labels = batch.labels.repeat_interleave(num_views, dim=0)
     metrics, loss = objective.metrics(logits, labels), objective.loss(logits, labels)
-    sums = torch.stack([labels >= 0, *metrics.values(), loss.double()], dim=1)
+    sums = torch.stack([has_labels(labels), *metrics.values(), loss.double()], dim=1)
     return _Scores(
         objective.scores(logits).view(num_videos, num_views, -1).mean(dim=1),
         batch.labels,
@@ -202,15 +272,19 @@ def _join(
     labels = torch.cat([row.labels for row in scores])[order]
     sums = torch.cat([row.sums for row in scores])[order]
     num_clips, *hits, loss = sums.sum(dim=0).tolist()
-    num_labeled = int((labels >= 0).sum())
+    known = has_labels(labels)
+    num_labeled = int(known.sum())
     of_videos = objective.metrics(probabilities, labels)
+    video_metrics = {key: fraction(int(x.sum()), num_labeled) for key, x in of_videos.items()}
+    video_metrics |= objective.summary(probabilities[known], labels[known])
+    main = objective.metric
     return Evaluation(
         probabilities=probabilities,
         labels=labels,
         indices=indices,
         failures=failures,
         num_views=max(row.num_views for row in scores),
-        video_metrics={key: fraction(int(x.sum()), num_labeled) for key, x in of_videos.items()},
+        video_metrics={main: video_metrics[main], **video_metrics},
         clip_metrics={
             name: fraction(count, num_clips) for name, count in zip(of_videos, hits, strict=True)
         },

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.state import RunSettings, TrainState
-from videoattn.engine.trackers import complete_lines
+from videoattn.engine.trackers import read_records
 from videoattn.files import named_in_errors
 from videoattn.types import Batch, Failure
 
@@ -53,7 +53,8 @@ def count_samples(
 
 def read_failures(path: Path) -> list[Failure]:
     """Returns the failures that `append_failures` wrote; none if the file does not exist."""
-    return [Failure(**json.loads(line)) for line in complete_lines(path)]
+    records = read_records(path, index=int, path=str, reason=str)
+    return [Failure(record["index"], record["path"], record["reason"]) for record in records]
 
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:

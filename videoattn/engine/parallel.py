@@ -4,7 +4,7 @@ The training loop calls `Parallel` for everything that depends on the number of 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,6 +50,24 @@ class Parallel:
         values: list[T | None] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return [value for value in values if value is not None]
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Calls `make` on the main rank, and returns its result on every rank.
+
+        Raises:
+            ValueError: On every rank, if it raised a ValueError or an OSError on the main rank.
+        """
+        own: list[T] = []
+        problem: ValueError | OSError | None = None
+        if self.is_main:
+            try:
+                own = [make()]
+            except (ValueError, OSError) as error:
+                problem = error
+        results, error_of_main = self.gather((own, problem))[0]
+        if error_of_main is not None:
+            raise error_of_main
+        return results[0]
 
     def barrier(self) -> None:
         """Waits for all other ranks."""

@@ -4,14 +4,13 @@ Selections are pure functions of the epoch, so a checkpoint stores none of them.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.precise import PreciseBatchNorm
 
 
@@ -21,7 +20,8 @@ class Staged(Protocol):
 
     `set_stage(i)`, i from 0, sets `requires_grad` only for the parameters of stage i. In training
     mode all other modules stay in evaluation mode, and `forward` returns logits to which every
-    parameter of the stage contributes.
+    parameter of the stage contributes. If the network has an attribute `keeps_best` that is True,
+    each stage starts from the best epoch of the stage before, as validated by the stage's part.
     """
 
     num_stages: int
@@ -78,6 +78,64 @@ def restart_schedule(
     return lr_at
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """Freezes the backbone for some epochs, or its batch norms for the whole run.
+
+    Args:
+        backbone: Names of the pretrained parameters.
+        frozen_epochs: For this many epochs the backbone has no gradients, and the running
+            statistics of its batch norms do not change.
+        freeze_batch_norm: Whether its batch norms keep statistics, scale and shift for the whole
+            run, as TSN and TSM do.
+    """
+
+    backbone: frozenset[str] = frozenset()
+    frozen_epochs: int = 0
+    freeze_batch_norm: bool = False
+
+    def is_frozen(self, epoch: int) -> bool:
+        """Returns whether the whole backbone is frozen in `epoch` (from 0)."""
+        return epoch < self.frozen_epochs
+
+    def unfreeze(self, model: nn.Module) -> None:
+        """Enables gradients for the backbone."""
+        for name, parameter in model.named_parameters():
+            if name in self.backbone:
+                parameter.requires_grad_(True)
+
+    def freeze(self, model: nn.Module, epoch: int) -> None:
+        """Disables gradients for the parameters that `epoch` does not train.
+
+        Raises:
+            ValueError: If no trainable parameter remains.
+        """
+        for name, parameter in model.named_parameters():
+            if name in self.backbone and self.is_frozen(epoch):
+                parameter.requires_grad_(False)
+        if self.freeze_batch_norm:
+            for norm in self._norms(model):
+                norm.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"epoch {epoch + 1} would train nothing, because every parameter "
+                "is pretrained; set frozen_epochs to 0"
+            )
+
+    def set_train_mode(self, model: nn.Module, epoch: int) -> None:
+        """Puts the batch norms that `epoch` freezes into evaluation mode; call after
+        `model.train()`."""
+        if self.freeze_batch_norm or self.is_frozen(epoch):
+            for norm in self._norms(model):
+                norm.eval()
+
+    def _norms(self, model: nn.Module) -> Iterator[nn.Module]:
+        for name, module in model.named_modules():
+            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if is_norm and f"{name}.weight" in self.backbone:
+                yield module
+
+
 class Phase(NamedTuple):
     """A run of consecutive epochs that train the same parameters."""
 
@@ -121,6 +179,15 @@ class EpochPlan:
     def ends_stage(self, epoch: int) -> bool:
         """Returns whether a stage ends after `epoch` (from 0)."""
         return epoch + 1 in accumulate(self.stage_epochs)
+
+    def keeps_best(self, model: nn.Module) -> bool:
+        """Returns whether a stage hands its best weights to the next."""
+        return isinstance(model, Staged) and bool(getattr(model, "keeps_best", False))
+
+    def hands_over_best(self, model: nn.Module, epoch: int) -> bool:
+        """Returns whether another stage follows `epoch` and gets the best weights of this one."""
+        more = epoch + 1 < self.num_epochs
+        return self.keeps_best(model) and more and self.ends_stage(epoch)
 
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
         """Sets `requires_grad` of all parameters for `epoch`."""

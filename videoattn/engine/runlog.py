@@ -71,7 +71,7 @@ class RunLog:
             f"epoch {state.epoch + 1}/{self.plan.num_epochs}  "
             f"step {state.step}/{state.steps_per_epoch}  "
             + "".join(f"{name} {fraction(x, sums.num_clips):.4f}  " for name, x in losses.items())
-            + f"{self.settings.objective.metric} "
+            + f"{self.settings.objective.progress} "
             f"{100 * fraction(sums.correct, sums.num_clips):.1f} %  {skipped}"
             f"{self.clock.clips_per_second:.1f} clips/s  data {100 * self.clock.wait_share:.0f} %  "
             f"left {self.clock.time_left}"
@@ -84,8 +84,8 @@ class RunLog:
         record = {
             "epoch": state.epoch + 1,
             "loss": evaluation.loss,
-            f"video_{name}": evaluation.video_metrics[name],
-            f"clip_{name}": evaluation.clip_metrics[name],
+            **{f"video_{key}": value for key, value in evaluation.video_metrics.items()},
+            **{f"clip_{key}": value for key, value in evaluation.clip_metrics.items()},
             "videos": evaluation.num_labeled,
             "views": evaluation.num_views,
             "failed": evaluation.num_failed,
@@ -99,7 +99,7 @@ class RunLog:
         record: dict[str, int | float] = {
             "epoch": state.epoch + 1,
             "loss": fraction(sums.loss, sums.num_clips),
-            self.settings.objective.metric: fraction(sums.correct, sums.num_clips),
+            self.settings.objective.progress: fraction(sums.correct, sums.num_clips),
             "lr": self.settings.lr_at(state.step_of_run - 1),
             "gradient_norm": result.gradient_norm,
             "clips_per_second": self.clock.clips_per_second,

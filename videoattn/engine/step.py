@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.engine.batches import ToVideo
-from videoattn.engine.objective import CrossEntropy, Objective
+from videoattn.engine.objective import CrossEntropy, Objective, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.types import Batch
@@ -29,6 +29,9 @@ class OptimSettings:
         auxiliary_weights: The weight of each auxiliary loss.
         mix: Blends the clips of a batch: (videos, labels) -> (videos, targets (n, K)). It may use
             torch's global random state, which is seeded at each step.
+        frame_logits: Returns the logits (n, T, K) of each frame after a forward pass. The loss of a
+            clip is then the mean of the losses of its frames (Du et al., ECCV 2018), which is at
+            least the loss of its mean logits.
     """
 
     lr_at: Callable[[int], float]
@@ -39,6 +42,7 @@ class OptimSettings:
     auxiliary: Callable[[nn.Module], Mapping[str, Tensor]] | None = None
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    frame_logits: Callable[[nn.Module], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.accumulate_steps < 1:
@@ -137,23 +141,36 @@ def _forward_backward(
 ) -> _Pass:
     """Adds the gradients of the summed loss times `scale`."""
     num_views = batch.frames.shape[1]
-    target = batch.labels.repeat_interleave(num_views).to(parallel.device)
+    target = batch.labels.repeat_interleave(num_views, dim=0).to(parallel.device)
     video = to_video(batch.frames.flatten(0, 1))
     if settings.mix is not None:
         video, target = settings.mix(video, target)
     with autocast(resolve_precision(settings.precision, parallel.device), parallel.device):
         logits = model(video)  # (n V, K)
-    losses = settings.objective.loss(logits, target)
+    losses = _clip_losses(logits, target, parallel.unwrap(model), settings)
     auxiliary = _auxiliary_losses(parallel.unwrap(model), settings)
     total = losses.sum()
     for name, loss in auxiliary.items():
         total = total + settings.auxiliary_weights[name] * len(target) * loss.to(total)
     (total * scale).backward()
     metrics = settings.objective.metrics(logits.detach().float(), target)
-    sums = [losses.double().sum(), metrics[settings.objective.metric].sum().double()]
+    sums = [losses.double().sum(), metrics[settings.objective.progress].sum().double()]
     sums += [(auxiliary[name].detach() * len(target)).double() for name in sorted(auxiliary)]
     indices = batch.indices.repeat_interleave(num_views)
     return _Pass(losses.detach(), indices, torch.stack(sums).detach())
+
+
+def _clip_losses(
+    logits: Tensor, target: Tensor, model: nn.Module, settings: OptimSettings
+) -> Tensor:
+    """Returns the loss of each clip, (n,)."""
+    if settings.frame_logits is None:
+        return settings.objective.loss(logits, target)
+    frames = settings.frame_logits(model)
+    num_frames = frames.shape[1]
+    targets = target.repeat_interleave(num_frames, dim=0)
+    losses: Tensor = settings.objective.loss(frames.flatten(0, 1), targets)
+    return losses.unflatten(0, (-1, num_frames)).mean(1)
 
 
 def _auxiliary_losses(model: nn.Module, settings: OptimSettings) -> Mapping[str, Tensor]:
@@ -186,7 +203,7 @@ def _sum_over_ranks(
 
 
 def _check_labels(batch: Batch, context: StepContext) -> None:
-    unlabeled = batch.indices[batch.labels < 0].tolist()
+    unlabeled = batch.indices[~has_labels(batch.labels)].tolist()
     if unlabeled:
         name = context.describe(unlabeled[0])
         raise ValueError(

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from types import UnionType
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from videoattn.files import named_in_errors, write_text
 
@@ -40,8 +41,8 @@ class JsonLines:
     def __init__(self, path: Path, *, resumed_at: int = 0, validated: bool = True) -> None:
         self.path = path
         last = {"train": resumed_at, "validation": resumed_at if validated else resumed_at - 1}
-        records = [json.loads(line) for line in complete_lines(path)] if resumed_at else []
-        kept = [record for record in records if record["step"] <= last[record["kind"]]]
+        records = read_records(path, kind=str, step=int) if resumed_at else []
+        kept = [r for r in records if r["step"] <= last.get(r["kind"], resumed_at)]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, kind: Kind, step: int, record: Record) -> None:
@@ -145,11 +146,31 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def complete_lines(path: Path) -> list[str]:
-    """Returns the lines of a file of JSON objects, without an incomplete last line."""
+def read_records(path: Path, /, **types: type | UnionType) -> list[dict[str, Any]]:
+    """Returns the objects in a file of JSON lines, without an incomplete last line; none if the
+    file does not exist.
+
+    Args:
+        types: The keys that each object must have, and the types of their values.
+
+    Raises:
+        ValueError: If a line is not such an object: the file may have come with a shared folder.
+    """
+    records: list[dict[str, Any]] = []
     if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines() if line.endswith("}")]
+        return records
+    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1):
+        if not line.endswith("}"):
+            continue
+        try:
+            record = json.loads(line)
+            wrong = [key for key, kind in types.items() if not isinstance(record[key], kind)]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} line {number} is damaged ({error!r}); remove it") from error
+        if wrong:
+            raise ValueError(f"{path} line {number} is damaged: {wrong[0]}; remove it")
+        records.append(record)
+    return records
 
 
 def _numbers(kind: Kind, record: Record) -> dict[str, int | float]:

@@ -26,6 +26,7 @@ from videoattn.engine.state import RunSettings, TrainState, state_from
 from videoattn.engine.step import OptimSettings, StepContext, update
 
 BEST = "best.safetensors"
+BEST_OF_STAGE = "best-stage-{}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def fit(
     parallel: Parallel | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains `model` in place on its device, and writes checkpoints and logs. `resume` is a loaded
-    checkpoint of the same run: training continues bit for bit.
+    """Trains `model` in place, bit for bit on from `resume`, and writes checkpoints and logs.
 
     Raises:
         NonFiniteError: If a loss or a gradient is not finite.
@@ -100,15 +100,16 @@ def fit(
             train_one_epoch(
                 wrapped, optimizer, batches, to_video, settings, state, run, parallel, log
             )
-            is_due = validation is not None and validation.is_due(epoch, plan.num_epochs)
+            is_due = validation is not None and (
+                validation.is_due(epoch, plan.num_epochs) or plan.hands_over_best(model, epoch)
+            )
             if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
                 save()  # before the validation, which may fail
-                evaluation = _validate(
-                    model, validation, to_video, settings, plan, state, run, parallel, log
-                )
+                common = (settings, plan, state, run, parallel, log)
+                evaluation = _validate(model, validation, to_video, *common)
             state.next_epoch()
             save()
     return TrainResult(state, evaluation)
@@ -232,7 +233,8 @@ def _validate(
     parallel: Parallel,
     log: RunLog,
 ) -> Evaluation:
-    """Evaluates after an epoch, and saves the weights if they are the best so far."""
+    """Evaluates after an epoch, and saves the weights if they are the best so far. If another stage
+    follows that needs the best weights of this one, the model gets them."""
     try:
         evaluation = evaluate(
             model,
@@ -249,14 +251,21 @@ def _validate(
         raise
     _check_not_stopped(run, parallel)
     log.validation(state, evaluation)
-    accuracy = evaluation.video_metrics[validation.objective.metric]
-    is_best = state.best_accuracy is None or accuracy > state.best_accuracy
-    # Before the last stage, some parts of the network are untrained.
-    if is_best and plan.phase(state.epoch).stage + 1 == len(plan.stage_epochs):
+    stage, metric = plan.phase(state.epoch).stage, validation.objective.metric
+    if stage + 1 == len(plan.stage_epochs):
+        accuracy, file = evaluation.video_metrics[metric], BEST
+    elif plan.keeps_best(model):  # the stage's own part: later parts are untrained
+        part = list(evaluation.parts.values())[stage]
+        accuracy, file = part.video_metrics[metric], BEST_OF_STAGE.format(stage + 1)
+    else:
+        return evaluation
+    if state.best_accuracy is None or accuracy > state.best_accuracy:
         state.best_accuracy, state.best_epoch = accuracy, state.epoch + 1
         weights = parallel.state_dict(model)
         if parallel.is_main:
-            checkpoint.save_weights(run.folder / BEST, weights, run.meta)
+            checkpoint.save_weights(run.folder / file, weights, run.meta)
+    if plan.hands_over_best(model, state.epoch):
+        log.lines([_restore_best_of_stage(model, plan, state, run, parallel)])
     return evaluation
 
 
@@ -268,3 +277,15 @@ def _check_not_stopped(run: RunSettings, parallel: Parallel) -> None:
 def _is_stopped(run: RunSettings, parallel: Parallel) -> bool:
     """Returns whether any rank has received a signal. Collective."""
     return parallel.sum([run.stop.received is not None])[0] > 0
+
+
+def _restore_best_of_stage(
+    model: nn.Module, plan: EpochPlan, state: TrainState, run: RunSettings, parallel: Parallel
+) -> str:
+    """Loads the weights of the stage's best epoch, and returns a line about it."""
+    stage, epoch = plan.phase(state.epoch).stage + 1, state.best_epoch
+    path = run.folder / BEST_OF_STAGE.format(stage)
+    parallel.barrier()  # the main process may be writing the file
+    checkpoint.restore(model, checkpoint.load_weights(path)[0], path=path)
+    state.best_accuracy = state.best_epoch = None
+    return f"stage {stage}/{len(plan.stage_epochs)}: epoch {epoch} was the best; it is kept"

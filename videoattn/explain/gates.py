@@ -1,6 +1,9 @@
 """Draws contact sheets of maps without a query: gates, masks, poolings and CAMs."""
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -18,8 +21,14 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
 
+MOST_CHANNELS = 3  # of a mask, below its mean
+CHANNELS = (
+    "A mask over the features: its mean at each position, and the channels that differ most from "
+    "the mean and from each other"
+)
 MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
 HEADING = 34
 CHART_HEIGHT = 440
@@ -34,6 +43,7 @@ def draw_gate(
     labels: Labels | None = None,
     sample: int = 0,
     input_size: tuple[int, int] | None = None,
+    headings: Sequence[str] = (),
 ) -> Image.Image:
     """Draws the map of one sample.
 
@@ -44,6 +54,7 @@ def draw_gate(
         frames, title, labels: As in `draw_sheet`.
         input_size: The (height, width) of the network's input; boxes are in its pixels. Default:
             the size of `frames`.
+        headings: For a pooling of up to four weightings, the heading of each.
 
     Raises:
         ValueError: If the frames do not fit the map, weights are not finite or have a wrong shape,
@@ -53,8 +64,9 @@ def draw_gate(
     weights = gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         return draw_boxes(frames, weights, title, labels, input_size)
-    draw = _draw_channels if gate_map.kind == "channel" else _draw_frames
-    return draw(frames, gate_map, weights, title, labels)
+    if gate_map.kind == "channel":
+        return _draw_channels(frames, gate_map, weights, title, labels)
+    return _draw_frames(frames, gate_map, weights, title, labels, headings)
 
 
 def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
@@ -75,11 +87,18 @@ def frame_amounts(
 
 
 def _draw_frames(
-    frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
+    frames: Frames,
+    gate_map: GateMap,
+    weights: Tensor,
+    title: str,
+    labels: Labels,
+    headings: Sequence[str],
 ) -> Image.Image:
     """Draws bars below the frames, and heat over them unless temporal, for each weighting."""
     temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
     maps = _maps(gate_map, weights)
+    if headings:
+        maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
     scale = make_gate_scale(
         shown,
@@ -97,27 +116,52 @@ def _draw_frames(
         sheet.draw_bars(grid, *frame_amounts(gate_map, weights, len(frames)), identity)
     if not temporal:
         sheet.draw_color_bar(scale, _bar_label(gate_map, scale))
-    sheet.write_head(title, _range(shown, gate_map, scale), _description(gate_map))
+    single = gate_map.kind == "mask" and len(maps) > 1
+    meaning = CHANNELS if single else describe_gate(gate_map)
+    sheet.write_head(title, _range(shown, gate_map, scale), meaning)
     bars = (
         "share of the weight"
         if gate_map.normalized
-        else f"{'' if temporal else 'mean '}{_noun(gate_map)}"
+        else f"{'' if temporal else 'mean '}{gate_noun(gate_map)}"
     )
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
         parts.append(f"line: the identity, {number_text(identity)}")
     shape = " x ".join(map(str, shown.shape[1:]))
-    sheet.write_foot([*parts, f"map: {shape} ({'T' if temporal else 'T x H x W'})"])
+    parts.append(f"map: {shape} ({'T' if temporal else 'T x H x W'})")
+    note = "" if temporal else grid_note(tuple(shown.shape[1:]), (len(frames), *size))
+    sheet.write_foot(parts, note)
     return sheet.image()
 
 
 def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
     """Returns the maps (T', H', W') to draw, by heading."""
+    if gate_map.kind == "mask" and (channels := different_channels(weights, MOST_CHANNELS)):
+        each = {f"channel {c}": weights[c] for c in channels}
+        return {f"mean over {len(weights)} channels": weights.mean(0), **each}
     if gate_map.kind != "pooling" or len(weights) == 1:
         return {"": spatial_weights(gate_map, weights)}
     peaked = torch.argsort(weights.flatten(1).amax(1), descending=True, stable=True)
     chosen = sorted(peaked[:MOST_WEIGHTINGS].tolist())
     return {f"weighting {d}": weights[d] for d in chosen}
+
+
+def different_channels(weights: Float[Tensor, "C T H W"], count: int) -> list[int]:
+    """Returns the channels whose maps differ most from the mean map and from each other.
+
+    Maps are compared without their means, by Euclidean distance. Each channel is the one whose
+    smallest distance to the mean map and to the channels before it is largest. Channels that are
+    closer than a hundredth of the mean map's own variation, or of the first distance, are left out.
+    """
+    maps = weights.flatten(1).double()
+    maps = maps - maps.mean(1, keepdim=True)
+    nearest = (maps - maps.mean(0)).norm(dim=1)
+    least = 0.01 * max(float(maps.mean(0).norm()), float(nearest.max()))
+    chosen: list[int] = []
+    while len(chosen) < count and float(nearest.max()) > least:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (maps - maps[chosen[-1]]).norm(dim=1))
+    return chosen
 
 
 def _draw_channels(
@@ -149,10 +193,10 @@ def _draw_channels(
         at = (MARGIN, strip.bottom + CHART_HEIGHT + 48 + 24 * row)
         text = f"{end} channels{mean}: {', '.join(names)}"
         draw_text(sheet.axes, at, text, size=14, room=CONTENT_WIDTH)
-    sheet.write_head(title, _range(weights, gate_map, scale), _description(gate_map))
+    sheet.write_head(title, _range(weights, gate_map, scale), describe_gate(gate_map))
     sheet.draw_color_bar(scale, _bar_label(gate_map, scale), solid=True)
     marks = "rows: channels, strongest first; columns" if per_frame else "bars: channels; height"
-    sheet.write_foot([f"{marks}: the {_noun(gate_map)}{' in the frame above' * per_frame}"])
+    sheet.write_foot([f"{marks}: the {gate_noun(gate_map)}{' in the frame above' * per_frame}"])
     return sheet.image()
 
 
@@ -187,7 +231,8 @@ def _draw_chart(
         axes.axhline(identity, color=INK, lw=1.4, ls=(0, (5, 4)))
 
 
-def _noun(gate_map: GateMap) -> str:
+def gate_noun(gate_map: GateMap) -> str:
+    """Returns the word for one weight of the map."""
     nouns = {"mask": "mask value", "cam": "contribution to the score"}
     default = "weight" if gate_map.identity_value is None else "gate"
     return "strength" if gate_map.description else nouns.get(gate_map.kind, default)
@@ -209,11 +254,12 @@ def _bar_label(gate_map: GateMap, scale: Scale) -> str:
         return "weight, times the uniform weight"
     value = gate_map.identity_value
     if value is None or scale.bottom <= value <= scale.top:
-        return _noun(gate_map)
-    return f"{_noun(gate_map)}  ({number_text(value)} is outside this range)"
+        return gate_noun(gate_map)
+    return f"{gate_noun(gate_map)}  ({number_text(value)} is outside this range)"
 
 
-def _description(gate_map: GateMap) -> str:
+def describe_gate(gate_map: GateMap) -> str:
+    """Returns the meaning of the weights."""
     kind, channels = gate_map.kind, gate_map.weights.shape[1]
     if gate_map.description:
         return gate_map.description
@@ -224,6 +270,8 @@ def _description(gate_map: GateMap) -> str:
         return f"Attention pooling: the weight of each position in the pooled feature{each}"
     if kind == "mask":
         return f"A mask over the features: the mean over {channels} channels at each position"
+    if kind == "box":
+        return "Hard attention: the box that is cut out of each frame"
     if kind == "cam":
         return "The contribution of each position of each frame to the score of the class"
     each = {

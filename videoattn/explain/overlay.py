@@ -2,9 +2,11 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -20,6 +22,7 @@ from videoattn.files import file_url
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
+LONG_SIDE = 1920  # at most: every frame is drawn and encoded at this size
 STRIP = 40  # below the picture: one bar per frame, with the current frame highlighted
 SPATIAL = ("spatial", "mask", "pooling", "box", "cam")
 """The kinds without a query that can be drawn over a frame."""
@@ -37,7 +40,7 @@ def write_overlay(
     input_size: tuple[int, int] | None = None,
     hold: int = 5,
     short_side: int = SHORT_SIDE,
-) -> None:
+) -> tuple[int, int]:
     """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp).
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
@@ -46,6 +49,10 @@ def write_overlay(
     Args:
         frames, sample, query, pixel: As in `draw_sheet`.
         input_size: As in `draw_gate`.
+        short_side: Smaller frames are enlarged to it, if the long side stays below `LONG_SIDE`.
+
+    Returns:
+        The (height, width) of the drawn frames, without the strip.
 
     Raises:
         ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
@@ -54,38 +61,47 @@ def write_overlay(
         raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     size = even_size(clip[1], clip[2], short_side)
-    position: geometry.Position | None = None
-    window: geometry.Window | None = None
+    marks: _Marks | None = None
     if isinstance(attention_map, PairwiseMap):
         weights = geometry.weights_of(attention_map, sample, query)
         position = geometry.query_position(attention_map, query, clip, pixel)
         window = geometry.window_of(weights, clip) if attention_map.kind == "local" else None
+        marks = _Marks(position, window, (size[0] / clip[1], size[1] / clip[2]))
         panels = blend(resize(frames, size), weights, query_scale(attention_map, weights))
         amounts = geometry.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    factors = (size[0] / clip[1], size[1] / clip[2])
-    pictures = []
-    for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
-        height, width = panel.shape[:2]
-        picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
-        picture.paste(Image.fromarray(panel), (0, 0))
-        axes = canvas_axes(picture.size)
-        if position is not None:
-            _draw_marks(axes, frame, position, window, factors)
-        _draw_strip(axes, (height, width), frame, amounts)
-        pictures.append(draw_over(picture, axes))
+    pictures = [
+        _draw_picture(panel, frame, amounts, marks)
+        for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy())
+    ]
     _write(path, pictures, hold)
+    return size
 
 
-def _draw_marks(
-    axes: Axes,
-    frame: int,
-    position: geometry.Position,
-    window: geometry.Window | None,
-    factors: tuple[float, float],
-) -> None:
-    scale_y, scale_x = factors
+class _Marks(NamedTuple):
+    """The query, its window, and how many drawn pixels a pixel of the clip is high and wide."""
+
+    position: geometry.Position
+    window: geometry.Window | None
+    factors: tuple[float, float]
+
+
+def _draw_picture(
+    panel: UInt8[np.ndarray, "H W C"], frame: int, amounts: list[float], marks: _Marks | None
+) -> Image.Image:
+    height, width = panel.shape[:2]
+    picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
+    picture.paste(Image.fromarray(panel), (0, 0))
+    axes = canvas_axes(picture.size)
+    if marks is not None:
+        _draw_marks(axes, frame, marks)
+    _draw_strip(axes, (height, width), frame, amounts)
+    return draw_over(picture, axes)
+
+
+def _draw_marks(axes: Axes, frame: int, marks: _Marks) -> None:
+    position, window, (scale_y, scale_x) = marks
     if window is not None and frame in window.frames:
         corner = (window.left * scale_x, window.top * scale_y)
         draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
@@ -118,9 +134,10 @@ def _draw_gate(
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Returns an even size (for yuv420p) with a short side of at least `short_side`."""
-    factor = max(short_side / min(height, width), 1.0)
-    return 2 * round(height * factor / 2), 2 * round(width * factor / 2)
+    """Returns an even size (for yuv420p): a short side of at least `short_side`, unless the long
+    side would exceed `LONG_SIDE`."""
+    factor = min(max(short_side / min(height, width), 1.0), LONG_SIDE / max(height, width))
+    return max(2 * round(height * factor / 2), 2), max(2 * round(width * factor / 2), 2)
 
 
 def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:

@@ -9,16 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import Query
 from videoattn.explain import geometry
 from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
+from videoattn.explain.words import grid_note
 from videoattn.types import Frames
-
-SPACE_APART = 0.25  # of the shorter side of the frame
-TIME_APART = 0.5  # of the clip
 
 
 def draw_sheet(
@@ -32,6 +29,7 @@ def draw_sheet(
     pixel: tuple[int, int, int] | None = None,
     origin: tuple[int, int] = (0, 0),
     num_arrows: int = 20,
+    words: str = "",
 ) -> Image.Image:
     """Draws the attention of one query of one sample.
 
@@ -41,6 +39,7 @@ def draw_sheet(
         labels: The number and time of each frame. Default: numbers from 0.
         pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
         origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
+        words: What is seen, as `describe_row` returns it. Default: what such a picture shows.
 
     Raises:
         ValueError: If the pixel or the frames do not fit the map.
@@ -52,24 +51,26 @@ def draw_sheet(
     scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
     (grid,) = stack_grids([clip[0]], clip[1:])
     sheet = Sheet([grid])
-    panels = blend(resize(frames, grid.panel), weights, scale)
-    sheet.draw_panels(grid, panels, labels, marked=position.frame)
-    shares = geometry.frame_shares(weights, clip[0])
-    sheet.draw_bars(grid, shares, [f"{100 * share:.0f} %" for share in shares], None)
+    panels = resize(frames, grid.panel)
+    sheet.draw_panels(grid, blend(panels, weights, scale), labels, marked=position.frame)
+    sheet.draw_bars(grid, *_shares(weights, clip[0]), None)
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
-        window = geometry.window_of(weights, clip)
-        corners = ((window.top, window.left), (window.bottom, window.right))
-        for frame in window.frames:
-            points = [grid.point(Position(frame, *at)) for at in corners]
-            draw_outline(sheet.axes, points[0], points[1])
+        _draw_window(sheet, grid, geometry.window_of(weights, clip))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, local)
-    sheet.write_foot(_legend(scale, len(keys), clip[0] / weights.shape[0], local))
+    _write(sheet, title, details, scale, local, words)
+    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
+    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip))
     return sheet.image()
+
+
+def _shares(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of the weight, as a number and as text."""
+    shares = geometry.frame_shares(weights, num_frames)
+    return shares, [f"{100 * share:.0f} %" for share in shares]
 
 
 def _draw_marks(
@@ -82,7 +83,13 @@ def _draw_marks(
     draw_ring(sheet.axes, start)
 
 
-def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) -> None:
+def _draw_window(sheet: Sheet, grid: Grid, window: geometry.Window) -> None:
+    for frame in window.frames:
+        start = grid.point(Position(frame, window.top, window.left))
+        draw_outline(sheet.axes, start, grid.point(Position(frame, window.bottom, window.right)))
+
+
+def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
     where = "each position of the window around it" if local else "each position of every frame"
     if scale.diverging:
         label, description = "response", f"The response of the ringed pixel to {where}"
@@ -90,7 +97,7 @@ def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool) ->
     else:
         label = "attention, times the uniform weight" + (" of its window" if local else "")
         description = f"The attention of the ringed pixel to {where}"
-    sheet.write_head(title, details, description)
+    sheet.write_head(title, details, words or description)
     sheet.draw_color_bar(scale, label)
 
 
@@ -111,41 +118,3 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
     if frames_per_cell > 1:
         parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts
-
-
-def choose_queries(
-    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
-) -> list[Query]:
-    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
-
-    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
-    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
-    than `count`.
-
-    Raises:
-        ValueError: If the map was recorded without `received`.
-    """
-    if attention_map.received is None:
-        raise ValueError(
-            "attention map: the attention that each position receives was not recorded; use "
-            "record_attention(model, received=True), or choose a query"
-        )
-    received = attention_map.received[sample].flatten()
-    frames, height, width = attention_map.grid_k
-    shorter = min(clip[1], clip[2])
-    chosen: list[Query] = []
-    for index in torch.argsort(received, descending=True, stable=True).tolist():
-        cell = (index // (height * width), index // width % height, index % width)
-        center = geometry.cell_center(cell, (frames, height, width), clip)
-        candidate = (center.frame, int(center.y), int(center.x))
-        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
-            chosen.append(candidate)
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
-    time = (a[0] - b[0]) / (TIME_APART * num_frames)
-    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
-    return time**2 + y**2 + x**2 >= 1

@@ -9,6 +9,8 @@ A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/d
 | saliency        | max_c |dy/dx|          (Simonyan 2013)   | any                                |
 | guided_backprop | saliency whose ReLUs pass positive       | networks of nn.ReLU; depends       |
 |                 | gradients only (Springenberg 2014)       | little on the class                |
+| deconvnet       | the same, also where a ReLU returned 0   | as guided_backprop                 |
+|                 | (Zeiler & Fergus 2013)                   |                                    |
 | occlusion       | y(x) - y(x with a patch hidden)          | any; needs no gradients            |
 |                 | (Zeiler & Fergus 2013)                   |                                    |
 
@@ -28,13 +30,13 @@ from torch import Tensor, nn
 from videoattn.attention.capture import capture
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
+from videoattn.explain.relu_rules import EDGES, check_rule, relu_rule
 from videoattn.models import as_video, info
 from videoattn.types import Labels, Logits, ModelInfo, Video
 
 Triple = tuple[int, int, int]
 Window = tuple[EllipsisType | slice, ...]
 FILLS = ("mean", "zero", "blur", "freeze")
-OTHER_ACTIVATIONS = ("Silu", "Gelu", "LeakyRelu", "Elu", "Hardswish", "Hardsigmoid", "Softplus")
 
 
 def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None) -> GateMap:
@@ -90,20 +92,17 @@ def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     Raises:
         ValueError: If the network has an activation that is not an nn.ReLU module.
     """
-    calls: list[nn.Module] = []
+    return _with_relu_rule(model, video, targets, masked=True)
 
-    def guide(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(module)
-        output.register_hook(lambda gradient: gradient.clamp_min(0))
 
-    handles = [m.register_forward_hook(guide) for m in model.modules() if isinstance(m, nn.ReLU)]
-    try:
-        gradient, score = _input_gradient(model, video, targets)
-    finally:
-        for handle in handles:
-            handle.remove()
-    _check_relus(score, len(calls))
-    return GateMap("cam", gradient.abs().amax(1))
+def deconvnet(model: nn.Module, video: Video, targets: Labels) -> GateMap:
+    """Returns a nonnegative map (N, T, H, W): as `guided_backprop`, but a ReLU passes the positive
+    gradients at all positions, also where it returned 0.
+
+    Raises:
+        ValueError: If the network has an activation that is not an nn.ReLU module.
+    """
+    return _with_relu_rule(model, video, targets, masked=False)
 
 
 def occlusion(
@@ -156,6 +155,7 @@ METHODS: dict[str, Callable[..., GateMap]] = {
     "hires_cam": hires_cam,
     "saliency": saliency,
     "guided_backprop": guided_backprop,
+    "deconvnet": deconvnet,
     "occlusion": occlusion,
 }
 OF_A_LAYER = ("cam", "grad_cam", "hires_cam")
@@ -204,24 +204,11 @@ def _input_gradient(model: nn.Module, video: Video, targets: Labels) -> tuple[Vi
         return torch.autograd.grad(score, x)[0], score
 
 
-def _check_relus(score: Tensor, calls: int) -> None:
-    """Checks that every activation in the graph is a guided ReLU; `calls` counts those."""
-    relus, others, visited, nodes = 0, set(), set(), [score.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        name = node.name().removesuffix("0").removesuffix("Backward")
-        relus += name == "Relu"
-        others |= {name} & set(OTHER_ACTIVATIONS)
-        nodes += [following for following, _ in node.next_functions]
-    if others or relus != calls or not relus:
-        found = ", ".join(sorted(others)) or f"{relus - calls} ReLU calls outside nn.ReLU modules"
-        raise ValueError(
-            f"guided_backprop: got a network with {found}; need nn.ReLU modules only; use saliency "
-            "or a CAM"
-        )
+def _with_relu_rule(model: nn.Module, video: Video, targets: Labels, *, masked: bool) -> GateMap:
+    with relu_rule(model, masked=masked):
+        gradient, score = _input_gradient(model, video, targets)
+    check_rule(score)
+    return GateMap("cam", gradient.abs().amax(1), description=EDGES)
 
 
 def _windows(size: tuple[int, ...], patch: Triple | None, stride: Triple | None) -> list[Window]:

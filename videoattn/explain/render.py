@@ -105,7 +105,7 @@ def strength(values: Tensor, scale: Scale) -> Tensor:
 def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """Returns RGB (..., 3) and alpha (...), from 0 to 1, for displayed values (weight / unit)."""
     position = ((values - scale.bottom) / (scale.top - scale.bottom)).clamp(0, 1)
-    table = _table(DIVERGING if scale.diverging else SEQUENTIAL)
+    table = color_table(DIVERGING if scale.diverging else SEQUENTIAL)
     color = table[(position * (len(table) - 1)).round().long()]
     # A steep alpha around the middle of a diverging scale would draw zero as a contour.
     power = 1.25 if scale.diverging else 0.75
@@ -126,8 +126,11 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
     """Resizes frames to (height, width) pixels, bicubic and antialiased."""
     if size == tuple(frames.shape[-2:]):
         return frames
-    drawn = interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
-    return drawn.round_().clamp_(0, 255).to(torch.uint8)
+    drawn = [  # one by one: large frames take four times their memory as floats
+        interpolate(frame[None].float(), size=size, mode="bicubic", antialias=True)
+        for frame in frames
+    ]
+    return torch.cat(drawn).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
@@ -150,6 +153,7 @@ def _desaturate(frames: Frames) -> Tensor:
 
 
 @cache
-def _table(name: str) -> Tensor:
+def color_table(name: str) -> Tensor:
+    """Returns the colors of a color map of matplotlib, (256, 3), from 0 to 1."""
     color_map = colormaps[name]
     return torch.tensor([color_map(i)[:3] for i in range(color_map.N)], dtype=torch.float32)

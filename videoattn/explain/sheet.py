@@ -124,17 +124,21 @@ class Sheet:
         return draw_over(self.picture, self.axes)
 
     def write_head(self, title: str, details: str, description: str) -> None:
-        """Writes the title, its second line with the details, and the description."""
+        """Writes the title, its second line with the details, and the lines of the description."""
         heading, _, rest = title.partition("\n")
         room = self.width - 2 * MARGIN - COLOR_BAR[0] - 40
         draw_text(self.axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
         line = "  ·  ".join(filter(None, [rest, details]))
         draw_text(self.axes, (MARGIN, 90), line, color=SOFT, room=room)
-        draw_text(self.axes, (MARGIN, 116), description, room=self.width - 2 * MARGIN)
+        for number, text in enumerate(description.split("\n")):
+            y, room = 116 + 22 * number, self.width - 2 * MARGIN
+            draw_text(self.axes, (MARGIN, y), text, room=room)
 
-    def write_foot(self, parts: Sequence[str]) -> None:
-        text, room = "  ·  ".join(parts), self.width - 2 * MARGIN
-        draw_text(self.axes, (MARGIN, self.height - 30), text, size=13, color=SOFT, room=room)
+    def write_foot(self, parts: Sequence[str], note: str = "") -> None:
+        """Writes the meaning of the marks, and a note above it."""
+        for y, text in ((52, note), (30, "  ·  ".join(parts))):
+            at, room = (MARGIN, self.height - y), self.width - 2 * MARGIN
+            draw_text(self.axes, at, text, size=13, color=SOFT, room=room)
 
     def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
         """Draws a color bar: colors over gray, as over frames, or solid colors for charts.

@@ -124,9 +124,11 @@ class ResNet3d(nn.Module):
             two differ if the output is larger than the window, as in networks of PySlowFast and
             pytorchvideo that were trained with 224 pixels and run with 256. An axis shorter than
             the window is averaged whole.
+        strides: For each stage, the stride of its first block in height and width. (1, 2, 1, 1)
+            gives the last stages the grid of layer2, so that their maps have more places.
 
     Raises:
-        ValueError: If the kind or the depth does not exist.
+        ValueError: If the kind or the depth does not exist, or there are not four strides.
     """
 
     def __init__(
@@ -140,11 +142,14 @@ class ResNet3d(nn.Module):
         dropout: float = 0.5,
         zero_init_residual: bool = False,
         head_window: tuple[int, int, int] | None = None,
+        strides: Sequence[int] = (1, 2, 2, 2),
     ) -> None:
         super().__init__()
         kernels = KERNELS[one_of("kind", kind, KERNELS)]
         if depth not in BLOCKS:
             raise ValueError(f"depth: got {depth}; choose from {', '.join(map(str, BLOCKS))}")
+        if len(strides) != 4 or min(strides) < 1:
+            raise ValueError(f"strides: got {list(strides)}; need four numbers of 1 or more")
         stem = stem or Stem()
         self.conv1 = Conv3d(
             3,
@@ -163,7 +168,7 @@ class ResNet3d(nn.Module):
         )
         block = BasicBlock if depth < 50 else Bottleneck
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(
-            block, BLOCKS[depth], kernels.stages, width
+            block, BLOCKS[depth], kernels.stages, width, strides
         )
         channels = 8 * width * block.expansion
         self.pool_frames = kernels.pool_frames
@@ -228,14 +233,15 @@ def _stages(
     num_blocks: Sequence[int],
     patterns: Sequence[Sequence[int]],
     width: int,
+    strides: Sequence[int],
 ) -> list[nn.Sequential]:
-    """Returns the stages: stage i has width * 2^i channels; all but the first halve the frame."""
+    """Returns the stages: stage i has width * 2^i channels, and starts with its stride."""
     channels, stages = width, []
     for stage, (count, pattern) in enumerate(zip(num_blocks, patterns, strict=True)):
         blocks = nn.Sequential()
         for index in range(count):
             kernel_frames = pattern[index % len(pattern)]
-            stride = 2 if stage and not index else 1
+            stride = 1 if index else strides[stage]
             blocks.append(
                 block(channels, width * 2**stage, kernel_frames=kernel_frames, stride=stride)
             )

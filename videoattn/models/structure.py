@@ -2,16 +2,38 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from videoattn.attention.capture import capture
 from videoattn.layers import Conv3d, meets_short_clip_bug
 from videoattn.types import ModelInfo
+
+
+class NoInit(TorchFunctionMode):
+    """Builds networks whose weights are loaded afterwards: normal numbers are not drawn, and the
+    parameters keep whatever was in their memory.
+
+    On the meta device, drawing them would import torch._dynamo, which takes as long as torch.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = kwargs or {}
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
+
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 

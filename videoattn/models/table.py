@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torchvision.models
 from torch import nn
 
 from videoattn.errors import check_options, one_of
@@ -31,7 +30,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
     **{
-        f"tsn_r{depth}": partial(TSN, partial(torchvision.models.get_model, f"resnet{depth}"))
+        f"tsn_r{depth}": partial(TSN, partial(torchvision_networks.get_model, f"resnet{depth}"))
         for depth in BLOCKS
     },
     "inception_i3d": InceptionI3d,
@@ -46,14 +45,14 @@ def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> 
 
     Args:
         name: A key of `MODELS`.
-        options: Arguments of its constructor, as plain values.
+        options: Arguments of its constructor, as plain values; a list is taken as a tuple.
         num_classes: The number of logits.
 
     Raises:
         ValueError: If the network or an option does not exist; the message lists what exists.
     """
     make = MODELS[one_of("name", name, MODELS)]
-    options = dict(options)
+    options = {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()}
     check_options("options", make, options)
     if isinstance(options.get("stem"), Mapping):
         check_options("options.stem", Stem, options["stem"])

@@ -2,13 +2,14 @@
 
 R(2+1)D cannot be an entry of `resnet3d.KERNELS`: it splits each convolution into two with a norm
 between them, and halves the number of frames in three stages.
+
+torchvision takes as long to import as torch, so it is imported for its own networks only.
 """
 
-import torchvision
+import sys
+from typing import Any
+
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
-from torchvision.models.video.resnet import VideoResNet
-from torchvision.models.video.s3d import S3D
 
 from videoattn.models.structure import residual_info, with_fitting_pools
 from videoattn.types import Logits, ModelInfo
@@ -18,12 +19,24 @@ NAMES = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 
 def make(name: str, *, num_classes: int) -> nn.Module:
     """Returns torchvision's network; average pools of a fixed window also take smaller clips."""
-    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
-    return with_fitting_pools(model)
+    return with_fitting_pools(get_model(name, num_classes=num_classes))
+
+
+def get_model(name: str, **options: Any) -> nn.Module:
+    """Returns a network of torchvision with random weights."""
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None, **options)
+    return model
 
 
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of a torchvision network, or None for other networks."""
+    if "torchvision" not in sys.modules:
+        return None
+    from torchvision.models.resnet import ResNet
+    from torchvision.models.video import S3D, VideoResNet
+
     if isinstance(model, S3D):  # the list of all layers; these are Inception's Mixed blocks
         stages = {
             f"Mixed_{number}": tuple(f"features.{index}" for index in blocks)
@@ -39,6 +52,10 @@ def info(model: nn.Module) -> ModelInfo | None:
 
 def head(model: nn.Module, features: Tensor) -> Logits | None:
     """Returns a torchvision video network's logits for its last features, or None for others."""
+    if "torchvision" not in sys.modules:
+        return None
+    from torchvision.models.video import S3D, VideoResNet
+
     if isinstance(model, S3D):
         scores: Tensor = model.classifier(model.avgpool(features))
         return scores.mean((2, 3, 4))

@@ -140,9 +140,10 @@ class TemporalShift:
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         images = inputs[0]
-        video = images.unflatten(0, (-1, self.num_segments))  # (N, S, C, H, W)
+        # Channels last, so that the result is channels-last in memory, as the convolution reads it.
+        video = images.unflatten(0, (-1, self.num_segments)).movedim(2, -1)  # (N, S, H, W, C)
         fold = images.shape[1] // self.div
-        following, previous, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=2)
+        following, previous, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=-1)
         empty = torch.zeros_like(following[:, :1])
         shifted = torch.cat(
             [
@@ -150,6 +151,6 @@ class TemporalShift:
                 torch.cat([empty, previous[:, :-1]], dim=1),
                 stay,
             ],
-            dim=2,
+            dim=-1,
         )
-        return shifted.flatten(0, 1)
+        return shifted.movedim(-1, 2).flatten(0, 1)

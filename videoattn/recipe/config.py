@@ -20,7 +20,16 @@ class DataConfig:
     root: str = MISSING
     """The folder of the dataset. Required: data.root=..."""
     layout: Literal[
-        "folders", "list", "frames", "kinetics", "ucf101", "hmdb51", "something", "jester", "shards"
+        "folders",
+        "list",
+        "frames",
+        "kinetics",
+        "ucf101",
+        "hmdb51",
+        "something",
+        "jester",
+        "charades",
+        "shards",
     ] = "folders"
     """folders: root/<split>/<class>/*. list: lines with a path and a label. frames: lines with a
     folder of images, their number and a label. shards: tar files written by `videoattn prepare
@@ -28,20 +37,25 @@ class DataConfig:
     train_split: str = "train"
     test_split: str = "test"
     """folders: names of the split folders. list, frames: list files, relative to root. kinetics,
-    something, jester: names of the released lists, such as train and validation. shards: folders in
-    root, which may be a URL, or tar files: https://host/{000000..000011}.tar or, on the command
-    line only, pipe:COMMAND a/{000000..000011}.tar."""
+    something, jester, charades: names of the released lists, such as train and validation. shards:
+    folders in root, which may be a URL, or tar files: https://host/{000000..000011}.tar or, on the
+    command line only, pipe:COMMAND a/{000000..000011}.tar."""
     official_split: int = 1
     """ucf101, hmdb51: number of the official split, 1 to 3."""
     class_list: str | None = None
     """folders, list, frames, kinetics: a file with one class name per line. By default, the classes
     of the training split in alphabetical order; for lists, numbers."""
-    columns: Literal["path label", "path frames label", "path label ..."] = "path label"
-    """list: the columns of a line. "path label ..." ignores labels after the first."""
+    columns: Literal["path label", "path frames label", "path label ...", "path labels"] = (
+        "path label"
+    )
+    """list: the columns of a line. "path label ..." ignores labels after the first. "path labels"
+    (also for frames, after the number of images) takes all, as in a.mp4 3;7."""
     separator: str = " "
     """list, frames: the text between columns; a space matches any spaces and tabs."""
     frame_template: str = "img_{:05d}.jpg"
-    """frames: the names of the images, numbered from 1."""
+    """frames: the names of the images."""
+    frame_start: int = 1
+    """frames: the number of the first image of a folder."""
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
     """auto is pyav, which is exact for every file that decodes. decord and torchcodec return the
     same frames or refuse the file (docs/decoders.md)."""
@@ -51,13 +65,16 @@ class DataConfig:
     num_workers: int = 2
     """Number of loader processes, with one thread each; 0 decodes in the training process. It does
     not affect the samples."""
+    label_noise: float = 0.0
+    """The share of training videos, 0 to 1, whose label is replaced by another class: the same
+    videos and classes in all epochs, drawn from `seed`. Test labels stay as they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""
     max_failures: int = 100
     """Training stops if more videos than this were skipped."""
     decode_timeout_seconds: float = 60.0
-    """A video fails if it keeps a loader process busy for longer; 0 sets no limit."""
+    """A video fails if it takes longer to decode; 0 sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,9 @@ class ClipConfig:
     width: int = 224
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    square_pixels: bool = True
+    """Changes the width of videos whose pixels are not square, so that they look as in a player.
+    Runs of earlier versions keep the stored size."""
     still_frame: bool = False
     """Replaces each clip by its middle frame, repeated: a baseline without motion."""
 
@@ -138,19 +158,36 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """An attention system and its positions in the network.
-
-    `model.attention.name=cbam` on the command line drops the positions and options of the recipe,
-    which belong to another system; a note reports it.
-    """
+class SystemConfig:
+    """An attention system and its positions in the network."""
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Positions such as [layer2.1, layer2.3]; empty: the published ones. Systems that join layers,
-    surround stages or replace the classifier take stages ([layer2, layer3])."""
+    """Positions such as [layer2.1, layer2.3]; empty: the paper's, or ours where docs/attention.md
+    has a line about it. Systems that join layers, surround stages or replace the classifier take
+    stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig(SystemConfig):
+    """One attention system, or a list of systems, which are attached in order.
+
+    attention: [{name: non_local, after: [layer2.1]}, cbam] runs CBAM on every branch, and a
+    non-local block in res3. After the same position, blocks run in the order of the list. A head
+    comes last. recipe/attention.py describes the words of the command line.
+    """
+
+    then: dict[str, SystemConfig] = field(default_factory=dict)
+    """The systems of a list after the first, by their numbers "1", "2", ... Recipes have a list."""
+
+    @property
+    def systems(self) -> list[SystemConfig]:
+        """Returns all systems, in order; none if there is no attention."""
+        if self == AttentionConfig():
+            return []
+        return [self, *(self.then[number] for number in sorted(self.then, key=int))]
 
 
 @dataclass(frozen=True)
@@ -159,13 +196,16 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network, such as width or dropout."""
     weights: str | None = None
-    """A run, a shared folder, a checkpoint, a public model with its file
-    (pyslowfast/I3D_8x8_R50:FILE), or torchvision/resnet50, whose 2-D weights are inflated.
+    """A run, a shared folder, a checkpoint, or a public model: its name alone
+    (pyslowfast/I3D_8x8_R50), to download its file, or NAME:FILE. 2-D weights are inflated.
     Classifiers and attention blocks that the weights lack start from random weights."""
     inflate: Literal["mean", "centre"] = "mean"
     """2-D weights over time: repeated and divided by the number of frames, or in the center frame
     only."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    edition: int = 2
+    """The edition of the defaults of attention systems. 1: those of runs that were stored before
+    this key existed, where they differ from the papers (docs/attention.md); such runs keep it."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +237,21 @@ class TrainConfig:
     """Fine-tuning: freezes the statistics, scale and shift of the backbone's batch norms."""
     backbone_lr_scale: float = 1.0
     """Fine-tuning: learning rate of the backbone as a fraction of lr."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """bce: binary cross entropy, for several labels per video; it is measured in mAP."""
+    class_balance: float | int | Literal["inverse", "effective"] = 0
+    """For unequal classes. A number draws videos by class: 0 each video once per epoch, 0.5 classes
+    by the square root of their size, 1 all classes equally often. inverse, effective: loss weights
+    by the number of videos, or by their effective number (Cui et al., CVPR 2019)."""
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
-    """Weights of an attention system's losses by name, which replace its defaults (interaction:
-    {interaction: 0.01, diversity: 0.01}); 0 only logs a loss."""
+    """Weights of an attention system's losses by name, which replace its defaults, as in
+    {interaction: 0.1, diversity: 0}; 0 only logs a loss."""
+    per_frame_loss: bool = False
+    """The mean of one loss per frame instead of one loss per clip, for networks that classify each
+    frame or segment before they average (tsn)."""
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""

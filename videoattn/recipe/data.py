@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -12,9 +12,11 @@ from videoattn.data.decode import check_decoder, decode
 from videoattn.data.lists import (
     Missing,
     Samples,
+    class_folders,
     existing_root,
     kinetics_csv,
     parse_list,
+    read_charades,
     read_class_list,
     read_folders,
     read_frames,
@@ -26,6 +28,7 @@ from videoattn.data.lists import (
     read_something,
     read_ucf101,
 )
+from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
@@ -40,10 +43,10 @@ from videoattn.data.transforms.augment import (
     TrainTransform,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
-from videoattn.data.transforms.mix import Mix
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
 
@@ -81,12 +84,17 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
             return read_something(root, split, missing=missing)
         case "jester":
             return read_jester(root, split, missing=missing)
+        case "charades":
+            return read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
     match config.layout:
         case "kinetics":
             return read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
-            read = partial(read_frames, frame_template=config.frame_template)
+            template, start = config.frame_template, config.frame_start
+            read = partial(
+                read_frames, frame_template=template, frame_start=start, columns=_columns(config)
+            )
         case "list":
             read = partial(read_list, columns=config.columns)
         case _:
@@ -103,25 +111,31 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         return None
     root, split = Path(config.root), config.train_split
     match config.layout:
+        case "shards":
+            return open_shards(config.root, split).class_names
         case "kinetics":
             return read_kinetics_csv(kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = config.columns if config.layout == "list" else "path frames label"
+            columns = _columns(config)
             return parse_list(root / split, columns=columns, separator=config.separator).class_names
-    return read_folders(root, split).class_names
+    return class_folders(root, split)
+
+
+def _columns(config: DataConfig) -> Columns:
+    """Returns the columns of a list; lists of frames always have the number of images."""
+    if config.layout == "list":
+        return config.columns
+    return "path frames labels" if config.columns == "path labels" else "path frames label"
 
 
 def _shards(config: DataConfig, subset: Subset) -> Shards:
     """Opens shards and checks that their classes are those of the class list, or of training."""
     split = config.train_split if subset == "train" else config.test_split
     shards = open_shards(config.root, split)
-    names, source = None, f"data.class_list, {config.class_list}"
-    if config.class_list is not None:
-        names = read_class_list(find_file("class list", config.class_list))
-    elif subset == "test":
-        names = open_shards(config.root, config.train_split).class_names
-        source = "the training shards"
+    names = _class_names(config, subset)
     if names is not None and names != shards.class_names:
+        listed = config.class_list is not None
+        source = f"data.class_list, {config.class_list}" if listed else "the training shards"
         raise ValueError(
             f"the {subset} shards have {len(shards.class_names)} classes, the first "
             f"{shards.class_names[0]!r}; need the {len(names)} of {source}, the first {names[0]!r}"
@@ -150,8 +164,10 @@ def make_loader(
     training = subset == "train" and not test_views
     if not training:
         _check_mirrored_crops(config, samples.class_names)
-    clips = ClipDataset(
-        samples,
+    make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
+    if config.data.layout == "shards":
+        make = partial(ShardDataset, _shards(config.data, subset))
+    dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
         mirror=_mirror(config.augment, samples.class_names) if training else None,
@@ -159,12 +175,12 @@ def make_loader(
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
         still_frame=config.clip.still_frame,
-        decode=_decode(config.data),
+        decode=_decode(config),
         target_fps=clock_of(config),
+        label_noise=make_label_noise(config, samples) if training else None,
     )
-    sharded = config.data.layout == "shards"
     return ClipLoader(
-        ShardDataset(_shards(config.data, subset), clips) if sharded else clips,
+        dataset,
         batch_size=_videos_per_batch(config, training=training),
         shuffle=subset == "train",
         seed=config.seed,
@@ -172,13 +188,16 @@ def make_loader(
         world_size=parallel.world_size,
         num_workers=config.data.num_workers,
         timeout_seconds=config.data.decode_timeout_seconds,
+        balance=sampling_exponent(config, subset, samples),
     )
 
 
-def _decode(config: DataConfig) -> Callable[..., Frames]:
+def _decode(config: Config) -> Callable[..., Frames]:
+    side, square_pixels = config.data.decode_short_side, config.clip.square_pixels
     with section("data"):
-        check_decoder(config.decoder, config.decode_short_side)
-    return partial(decode, decoder=config.decoder, short_side=config.decode_short_side)
+        check_decoder(config.data.decoder, side)
+    decoder = config.data.decoder
+    return partial(decode, decoder=decoder, short_side=side, square_pixels=square_pixels)
 
 
 def _videos_per_batch(config: Config, *, training: bool) -> int:
@@ -211,27 +230,30 @@ def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
 
 
 def _train_frames(config: Config) -> Sampler:
-    keep = {"keep_tail_frames": True} if config.clip.keep_tail_frames else {}
-    return repeated(_sampler(train_sampler, config.clip, keep), config.train.num_clips)
+    draw = _sampler(train_sampler, config.clip, keep_tail_frames=config.clip.keep_tail_frames)
+    return repeated(draw, config.train.num_clips)
 
 
 def test_frames(config: Config) -> Sampler:
     """Returns the sampler of the test views."""
     test = config.test
-    options = {"twice_sample": test.twice_sample, "use_offset": test.use_offset}
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
-    return _sampler(view_sampler, config.clip, {"num_clips": test.num_clips, **chosen})
+    return _sampler(
+        view_sampler,
+        config.clip,
+        num_clips=test.num_clips,
+        twice_sample=test.twice_sample,
+        use_offset=test.use_offset,
+    )
 
 
-def _sampler(make: Callable[..., Sampler], clip: ClipConfig, options: dict[str, Any]) -> Sampler:
-    if clip.target_fps is not None and clip.arithmetic != "plain":
-        options["target_fps"] = clip.target_fps
+def _sampler(make: Callable[..., Sampler], clip: ClipConfig, **options: object) -> Sampler:
     return make(
         clip.sampling,
         num_frames=clip.num_frames,
         frame_stride=clip.frame_stride,
         short_video=clip.short_video,
         arithmetic=clip.arithmetic,
+        target_fps=None if clip.arithmetic == "plain" else clip.target_fps,
         **options,
     )
 
@@ -276,10 +298,3 @@ def test_transform(config: Config) -> TestTransform:
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:
     """Returns the function from frames (N, T, C, H, W) uint8 to the network's input."""
     return partial(to_video, mean=clip.mean, std=clip.std, device=device)
-
-
-def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mix | None:
-    """Returns the mixup and cutmix of a recipe, or None if it uses neither."""
-    with section("augment"):
-        mix = Mix(num_classes, mixup=augment.mixup, cutmix=augment.cutmix, num_clips=num_clips)
-    return mix if sum(mix.fractions) else None

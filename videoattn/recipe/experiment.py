@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.failures import SKIPPED, read_failures
-from videoattn.engine.finetune import FineTuning
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings, TrainState
@@ -25,11 +24,18 @@ from videoattn.engine.train import TrainResult, Validation, fit
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_mix, make_samples, make_to_video
-from videoattn.recipe.folder import Resume, claim, folder_of
+from videoattn.recipe.data import make_loader, make_samples, make_to_video
+from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import (
+    make_class_weights,
+    make_label_noise,
+    make_mix,
+    test_objective,
+    with_frame_losses,
+)
 from videoattn.recipe.training import (
     make_fine_tuning,
     make_optimizer,
@@ -91,6 +97,7 @@ class Experiment:
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
                 patience=train.patience,
+                objective=test_objective(train),
             )
         run = RunSettings(
             folder,
@@ -108,7 +115,7 @@ class Experiment:
             self.optimizer,
             self.train_batches,
             to_video=self.preprocess,
-            settings=self.settings,
+            settings=with_frame_losses(self.settings, self.config, self.model),
             plan=self.plan,
             run=run,
             validation=validation,
@@ -143,6 +150,8 @@ def train(
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
     folder = folder or folder_of(recipe, config, resume)
+    if resume and (words := earlier_settings(folder)):
+        config = load(recipe, [*words, *overrides])
     with init_parallel(device) as parallel, ExitStack() as stack:
         samples = read_samples(config)
         previous = stack.enter_context(
@@ -151,9 +160,9 @@ def train(
         experiment = assemble(config, parallel, previous, samples=samples)
         if parallel.is_main:
             show(f"{folder}: {_summary(experiment, parallel)}")
-            numbered = config.data.layout in ("list", "frames")
-            notes += class_notes(samples["train"], numbered=numbered)
-            for note in [*notes, *experiment.notes, *_missing(samples, folder)]:
+            for line in class_sizes(samples["train"]):
+                show(line)
+            for note in [*notes, *_data_notes(experiment, folder), *experiment.notes]:
                 show(f"note: {note}")
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
@@ -206,17 +215,17 @@ def assemble(
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
     mix = make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
-    test_batches = None
-    if config.train.validate_every:
-        test_batches = make_loader(config, "test", parallel, samples["test"])
+    validates = config.train.validate_every
+    test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
         make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model)),
+        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,
@@ -228,7 +237,7 @@ def assemble(
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
-    attention = f" + {model.attention.name}" if model.attention.name else ""
+    attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = resolve_precision(experiment.settings.precision, parallel.device)
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
@@ -236,6 +245,16 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
         f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
+
+
+def _data_notes(experiment: Experiment, folder: Path) -> list[str]:
+    """Returns notes about classes, wrong labels and missing videos."""
+    config, samples = experiment.config, experiment.samples["train"]
+    notes = class_notes(samples, numbered=config.data.layout in ("list", "frames"))
+    if (noise := make_label_noise(config, samples)) is not None:
+        wrong = f"{noise.count(len(samples)):,} of {len(samples):,} training labels"
+        notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
+    return notes + _missing(experiment.samples, folder)
 
 
 def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:

@@ -19,10 +19,11 @@ from typing import Any, Literal
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.trackers import complete_lines
+from videoattn.engine.trackers import read_records
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
+from videoattn.recipe.earlier import with_earlier
 from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
 
 Resume = bool | Literal["auto"]
@@ -35,10 +36,12 @@ TRACKERS = "trackers.json"
 """The identifiers of the run in MLflow and Weights & Biases."""
 
 _WRITTEN = re.compile(
-    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best\.safetensors|metrics\.jsonl|skipped\.jsonl"
-    r"|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock|\..*\.partial"
+    r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors"
+    r"|(metrics|skipped)\.jsonl|missing_(training|test)\.txt|result\.json|trackers\.json|\.lock"
+    r"|\..*\.partial"
     r"|tensorboard/events\.out\.tfevents\..*"
     r"|test/(report\.json|(predictions|per_class|confusion)\.csv|confusion\.png)"
+    r"|explorer\.html|test/errors\.html|test/explorers/\d+_[^/]*\.html"
 )
 """Files that training and testing write, relative to the run's folder."""
 _START = re.compile(
@@ -201,9 +204,26 @@ def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bo
 def _repeats_log(folder: Path, config: Config) -> bool:
     """Returns whether a new run writes the log in the folder again: the log is of a run with the
     same config that ended in its first epoch, before its first checkpoint."""
-    records = [json.loads(line) for line in complete_lines(folder / "metrics.jsonl")]
+    records = read_records(folder / "metrics.jsonl", kind=str, epoch=int)
     is_first_epoch = all((r["kind"], r["epoch"]) == ("train", 1) for r in records)
     return is_first_epoch and not _changes(comparable(read_yaml(folder / CONFIG)), to_dict(config))
+
+
+def earlier_settings(folder: Path) -> list[str]:
+    """Returns the settings that the run's version did not store, as key=value words: a resumed run
+    keeps them."""
+    path = folder / CONFIG
+    values = read_yaml(path) if path.is_file() else None
+    if not isinstance(values, dict):
+        return []
+    filled = with_earlier(values)
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, part in filled.items()
+        if isinstance(part, dict) and part != values.get(section)
+        for key, value in part.items()
+        if key not in values.get(section, {})
+    ]
 
 
 def _has_steps(folder: Path) -> bool:

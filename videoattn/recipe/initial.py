@@ -1,24 +1,22 @@
 """Loads pretrained weights into a network: `model.weights` of a recipe."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.capture import capture
 from videoattn.engine import checkpoint
-from videoattn.errors import first_few
+from videoattn.errors import did_you_mean, first_few
 from videoattn.models import info
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
-from videoattn.weights import PUBLIC, load_public, read_state_dict
+from videoattn.weights import PUBLIC, load_public
+from videoattn.weights.download import DownloadError
 
 
 class Initial(NamedTuple):
@@ -31,10 +29,11 @@ class Initial(NamedTuple):
 def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     """Loads the weights of `model.weights` into the model.
 
-    `model.weights` is a run, a shared folder or a checkpoint of ours; `torchvision/resnet50`, which
-    is downloaded; or a public name with its file, such as `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D
-    network, 2-D weights are inflated by the method `model.inflate`. A classifier for other classes,
-    and attention blocks that the weights lack, keep their initialization.
+    `model.weights` is a run, a shared folder or a checkpoint of ours; a public name, such as
+    `torchvision/resnet50`, whose file is downloaded; or a public name with its file, such as
+    `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D network, 2-D weights are inflated by the method
+    `model.inflate`. A classifier for other classes, and attention blocks that the weights lack,
+    keep their initialization.
 
     Returns:
         The names of the parameters that the weights lack, and notes about them.
@@ -80,42 +79,18 @@ def _read(source: str) -> dict[str, Tensor]:
     name, _, file = source.partition(":")
     if Path(source).exists():
         return checkpoint.read(Path(source))[1]
-    if name in PUBLIC and file:
-        return load_public(name, os.path.expanduser(file)).state_dict()
-    if name in PUBLIC and name.startswith("torchvision/"):
-        return read_state_dict(_download(name))
-    raise ValueError(
-        f"model.weights: {source!r} is not a run, a shared folder, a checkpoint, or NAME:FILE with "
-        f"the name of a public model; names are {', '.join(PUBLIC)}"
-    )
-
-
-def _download(name: str) -> Path:
-    """Returns torchvision's weights file, from torch.hub's cache or its address.
-
-    The name of the file contains the start of its SHA-256. It is checked each time, because the
-    cache may be shared. Reading the file does not run code.
-    """
-    url: str = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.url
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-    prefix = file.stem.rpartition("-")[2]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), prefix, progress=False)
-        except URLError as error:
-            raise ValueError(
-                f"model.weights: {name} could not be downloaded ({error.reason}); if you have the "
-                f"file, use {name}:FILE"
-            ) from error
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if not digest.startswith(prefix):
+    if name not in PUBLIC:
         raise ValueError(
-            f"model.weights: {file} is not the file that was published: its SHA-256 starts with "
-            f"{digest[: len(prefix)]}, not {prefix}; delete it, and it is downloaded again"
+            f"model.weights: {source!r} is not a run, a shared folder, a checkpoint, or the name "
+            f"of a public model{did_you_mean(name, PUBLIC)}, NAME or NAME:FILE; names are "
+            f"{', '.join(PUBLIC)}"
         )
-    return file
+    try:
+        return load_public(name, os.path.expanduser(file) if file else None).state_dict()
+    except DownloadError as error:
+        raise ValueError(
+            f"model.weights: {error.problem}; if you have the file, use {name}:FILE"
+        ) from error
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:

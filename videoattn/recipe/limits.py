@@ -3,7 +3,7 @@
 Except for `check_lists`, they do not apply to recipes, nor to values that the user types.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -25,8 +25,15 @@ AT_MOST: dict[str, dict[str, int]] = {
 }
 """Upper limits of numbers that decide how much memory a video takes: section -> key -> limit."""
 
+MAX_SYSTEMS = 16
+"""Most attention systems in a network; each is built before its weights are read."""
+
 MAX_PIXELS = 2**30
 """Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""
+
+MAX_OPTION = 4096
+"""Largest number among the options of the network and of its attention system: an option may be a
+number of layers, which are made one by one."""
 
 _SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.width"}
 
@@ -37,6 +44,10 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
     Raises:
         ValueError: If a number, or a product of numbers, exceeds its limit.
     """
+    if (count := len(config.model.attention.systems)) > MAX_SYSTEMS:
+        raise ValueError(
+            f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
+        )
     typed = {word.partition("=")[0] for word in overrides}
     for section, keys in AT_MOST.items():
         for key, most in keys.items():
@@ -46,6 +57,15 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                     f"{source}: {section}.{key}: got {value}; the limit is {most}, unless you "
                     "type the value"
                 )
+    model = config.model
+    options = {"model.options": model.options, "model.attention.options": model.attention.options}
+    for key, values in options.items():
+        numbers = [number for number in _numbers(values) if number > MAX_OPTION]
+        if numbers and not any(word.startswith(key) for word in typed):
+            raise ValueError(
+                f"{source}: {key}: got {numbers[0]}; the limit is {MAX_OPTION:,}, unless you type "
+                "the value"
+            )
     clip, test = config.clip, config.test
     views = test.num_clips * max(test.num_crops, 1) * (2 if test.twice_sample else 1)
     size = prod((clip.num_frames, test.height or clip.height, test.width or clip.width))
@@ -59,6 +79,18 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                 f"{source}: {count} {what} of {clip.num_frames} frames have {count * size:,} "
                 f"pixels; the limit is {MAX_PIXELS:,}, unless you type {key}=..."
             )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yields every number in nested containers."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
 
 
 def check_lists(values: Any, source: str, key: str = "") -> None:

@@ -11,7 +11,7 @@ interpolations are refused.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from omegaconf.errors import (
 
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
+from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
+from videoattn.recipe.earlier import renamed, with_earlier
 from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
-from videoattn.recipe.overrides import parse_override
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
@@ -53,10 +54,6 @@ AT_LEAST: dict[str, dict[str, int]] = {
 }
 """Lower limits of numbers that no constructor checks: section -> key -> limit."""
 
-_RENAMED = {"data": {"ucf101_split": "official_split"}}
-"""Keys that had other names in earlier versions: section -> old -> new."""
-
-_ATTENTION_NAME = "model.attention.name="
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
 
@@ -78,6 +75,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
+    if isinstance(values, Mapping) and {field.name for field in fields(Config)} <= set(values):
+        values = with_earlier(values)  # the config.yaml of a run has every section
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -110,6 +109,7 @@ def from_stored(
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
+    kept = with_earlier(kept)
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
     check_stored(config, source, overrides)
     return config
@@ -123,14 +123,17 @@ def comparable(values: Values) -> dict[str, Any]:
     Raises:
         ValueError: If they are damaged, too many, or of another version.
     """
-    check_bounds(values, "the checkpoint's config", MAX_SETTINGS)
+    source = "the checkpoint's config"
+    check_bounds(values, source, MAX_SETTINGS)
+    merged = OmegaConf.structured(Config)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _renamed(values, []))
+        for _, change in changes(with_earlier(renamed(values, [])), [], source, []):
+            merged = OmegaConf.merge(merged, change)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     assert isinstance(settings, dict)
-    return {str(key): _plain(value) for key, value in settings.items()}
+    return as_written({str(key): _plain(value) for key, value in settings.items()})
 
 
 def shareable(values: Values) -> dict[str, Any]:
@@ -145,8 +148,7 @@ def shareable(values: Values) -> dict[str, Any]:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the config as plain dictionaries, lists, numbers and strings."""
-    plain: dict[str, Any] = _plain(asdict(config))
-    return plain
+    return as_written(_plain(asdict(config)))
 
 
 def to_yaml(config: Config) -> str:
@@ -158,10 +160,12 @@ def read_yaml(path: Path) -> Any:
     """Returns the content of a YAML file, without inserting any `${key}`."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:  # the second: NUL and others
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is not a recipe: {_reason(error)}") from error
     except OSError as error:  # OmegaConf raises this for a file of one word or number
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
@@ -170,8 +174,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    recipe = _without_foreign_options(_renamed(values, notes), overrides, notes)
-    for words, change in [(source, recipe), *((word, parse_override(word)) for word in overrides)]:
+    for words, change in changes(renamed(values, notes), overrides, source, notes):
         _check_interpolations(change, words)
         check_lists(change, words)
         try:
@@ -243,53 +246,27 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(item, key)
 
 
-def _renamed(values: Values, notes: list[str]) -> dict[str, Any]:
-    """Replaces key names of earlier versions with the current ones."""
-    renamed = dict(values)
-    for section, names in _RENAMED.items():
-        if isinstance(part := values.get(section), Mapping):
-            renamed[section] = {names.get(key, key): value for key, value in part.items()}
-            notes += [
-                f"{section}.{old} is now called {section}.{new}"
-                for old, new in names.items()
-                if old in part
-            ]
-    return renamed
-
-
-def _without_foreign_options(
-    values: Values, overrides: Sequence[str], notes: list[str]
-) -> dict[str, Any]:
-    """Drops the recipe's attention positions and options if an override selects another system,
-    because they belong to the first system."""
-    names = [word.partition("=")[2] for word in overrides if word.startswith(_ATTENTION_NAME)]
-    model = values.get("model")
-    attention = model.get("attention") if isinstance(model, Mapping) else None
-    if not (names and isinstance(attention, Mapping)) or attention.get("name") == names[-1]:
-        return dict(values)
-    dropped = [key for key in ("after", "options") if attention.get(key)]
-    if dropped:
-        notes.append(
-            f"model.attention.{' and '.join(dropped)} of the recipe belong to "
-            f"{attention.get('name')} and are not used with {names[-1]}"
-        )
-    return {**values, "model": {**model, "attention": {}}}  # type: ignore[dict-item]
-
-
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:
     full_key = str(error.full_key)
     parent: Any = Config
     for part in full_key.split(".")[:-1]:
-        parent = {f.name: f.type for f in fields(parent)}.get(part, parent)
-    names = [f.name for f in fields(parent)]
+        found = {f.name: f.type for f in fields(parent)}.get(part)
+        if is_dataclass(found):  # the keys of `then` are numbers, and a text has none
+            parent = found
+    names = [f.name for f in fields(parent) if f.name != "then"]
     key = full_key.rpartition(".")[2]
     hint = did_you_mean(key, names)
-    return f"{source}: unknown key {full_key!r}{hint}; it may be one of {', '.join(names)}"
+    return f"{source}: unknown key {_typed(full_key)!r}{hint}; it may be one of {', '.join(names)}"
 
 
 def _reason(error: OmegaConfBaseException) -> str:
     reason = str(error).split("\n")[0]
-    return f"{error.full_key}: {reason}" if error.full_key else reason
+    return f"{_typed(error.full_key)}: {reason}" if error.full_key else reason
+
+
+def _typed(full_key: object) -> str:
+    """Returns a key as it is typed: model.attention.1.after."""
+    return str(full_key).replace("attention.then.", "attention.")
 
 
 def _plain(value: Any) -> Any:

@@ -49,8 +49,11 @@ def _is_section(value: object) -> bool:
 
 def _is_text_field(key: str) -> bool:
     found = _field_type(key)
-    options = typing.get_args(found) if isinstance(found, types.UnionType) else (found,)
-    return any(option is str or typing.get_origin(option) is Literal for option in options)
+    is_union = typing.get_origin(found) in (types.UnionType, typing.Union)
+    options = typing.get_args(found) if is_union else (found,)
+    return all(
+        option in (str, type(None)) or typing.get_origin(option) is Literal for option in options
+    )
 
 
 def _is_optional(key: str) -> bool:

@@ -10,7 +10,10 @@ from videoattn.errors import did_you_mean
 _FOLDERS = {"recipe": ("configs", ".yaml"), "class list": ("data/classes", ".txt")}
 
 
-def find_file(kind: Literal["recipe", "class list"], name: str | Path) -> Path:
+Kind = Literal["recipe", "class list"]
+
+
+def find_file(kind: Kind, name: str | Path) -> Path:
     """Returns the file with a path, or with a bare name such as "demo".
 
     A bare name is looked up in `configs` or `data/classes` of the current folder, then among the
@@ -23,14 +26,23 @@ def find_file(kind: Literal["recipe", "class list"], name: str | Path) -> Path:
     path = Path(os.path.expanduser(name))
     if path.is_file():
         return path
-    installed = Path(str(files("videoattn"))) / folder
+    installed = _installed(kind)
     stem = path.name.removesuffix(suffix)
     if path.parent in (Path(), Path(folder)):  # the second: as typed in a clone
         for candidate in (Path(folder), installed):
             if (candidate / f"{stem}{suffix}").is_file():
                 return candidate / f"{stem}{suffix}"
-    names = sorted(file.stem for file in installed.glob(f"*{suffix}"))
+    names = installed_names(kind)
     raise ValueError(
         f"{path}: no such {kind}{did_you_mean(stem, names)}; give the path of a file, or one of "
         f"{', '.join(names)}"
     )
+
+
+def installed_names(kind: Kind) -> list[str]:
+    """Returns the bare names of the files that are installed."""
+    return sorted(file.stem for file in _installed(kind).glob(f"*{_FOLDERS[kind][1]}"))
+
+
+def _installed(kind: Kind) -> Path:
+    return Path(str(files("videoattn"))) / _FOLDERS[kind][0]

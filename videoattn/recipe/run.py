@@ -1,29 +1,36 @@
 """Loads a trained network with its preprocessing from a run, a shared folder or a checkpoint."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videoattn.data.dataset import sample_generator
 from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Samples
-from videoattn.data.transforms import resize
+from videoattn.data.transforms import ViewMaker
 from videoattn.engine import checkpoint
-from videoattn.engine.checkpoint import CheckpointMeta
-from videoattn.engine.evaluate import Evaluation, evaluate
+from videoattn.engine.checkpoint import CheckpointError, CheckpointMeta
+from videoattn.engine.evaluate import Evaluation, VideoScores, evaluate, score_in_order
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
+from videoattn.errors import did_you_mean
+from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
+from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.model import make_model
+from videoattn.recipe.objective import test_objective
+from videoattn.recipe.public import is_public, read_public
 from videoattn.recipe.training import make_precision
 from videoattn.types import Failure, Logits, Video
+from videoattn.weights import PUBLIC
 
 
 class Prediction(NamedTuple):
@@ -41,7 +48,8 @@ class Predictor:
     The attributes and methods of the network are available on the predictor, too.
 
     Args:
-        folder, checkpoint: The source of the network.
+        checkpoint: The file with the weights.
+        folder: Default folder of the commands' output; that of the checkpoint if not given.
         meta: The metadata of the checkpoint, without overrides.
     """
 
@@ -54,13 +62,15 @@ class Predictor:
         device: torch.device,
         checkpoint: Path,
         meta: CheckpointMeta,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.class_names = tuple(class_names)
+        self.objective = test_objective(config.train)
         self.device = device
         self.checkpoint = checkpoint
-        self.folder = checkpoint.parent
+        self.folder = folder or checkpoint.parent
         self.meta = meta
 
     def __call__(self, video: str | Path | Tensor) -> list[Prediction] | Logits:
@@ -71,7 +81,8 @@ class Predictor:
                 in floating point.
 
         Returns:
-            All classes, most likely first, with the mean probability over the recipe's views. For a
+            All classes, most likely first, with the mean probability over the recipe's views. With
+            several labels per video, each probability is independent of the others. For a
             preprocessed video, its logits (N, K).
 
         Raises:
@@ -83,9 +94,14 @@ class Predictor:
             return logits
         views = self.preprocess(video).split(self.config.test.batch_size)
         with torch.no_grad():
-            scores = torch.cat([self.model(part).softmax(dim=1) for part in views]).mean(dim=0)
+            scores = torch.cat([self.scores(self.model(part)) for part in views]).mean(dim=0)
         ranked = scores.argsort(descending=True).tolist()
         return [Prediction(self.class_names[k], float(scores[k])) for k in ranked]
+
+    def scores(self, logits: Logits) -> Float[Tensor, "N K"]:
+        """Returns the probabilities of the classes: softmax, or sigmoid if a video may have several
+        labels."""
+        return self.objective.scores(logits)
 
     def preprocess(self, video: str | Path | Tensor) -> Video:
         """Returns the views of a video as the network takes them, (V, C, T, H, W) on its device.
@@ -115,20 +131,10 @@ class Predictor:
             )
         generator = sample_generator(0, 0, 0)
         fps = self.config.clip.target_fps or 0.0  # the frames of a tensor have no times
-        indices = torch.from_numpy(test_frames(self.config)(len(frames), fps, generator))
-        transform = test_transform(self.config)
-        height, width = frames.shape[2:]
-        size = transform.size(height, width)
-        views: list[Tensor] = []
-        for clip in indices:
-            crops = [
-                resize(frames[clip][:, :, box.y0 : box.y1, box.x0 : box.x1], size)
-                for box in transform.boxes(height, width)
-            ]
-            views += crops
-            if transform.mirrors:
-                views += [crop.flip(-1) for crop in crops]
-        return torch.stack(views)
+        numbers = test_frames(self.config)(len(frames), fps, generator)
+        maker = ViewMaker(test_transform(self.config), len(numbers), generator)
+        box = maker(*frames.shape[2:])
+        return maker.views(frames[..., box.y0 : box.y1, box.x0 : box.x1], numbers)
 
     def samples(self, videos: Sequence[str | Path]) -> Samples:
         """Returns video files as unlabeled samples, which `evaluate` can score."""
@@ -138,18 +144,27 @@ class Predictor:
 
     def evaluate(self, samples: Samples, parallel: Parallel) -> Evaluation:
         """Scores every view of the samples."""
-        config = self.config
-        precision, _ = make_precision(config, self.model, parallel.device)
         with Display(enabled=parallel.is_main) as display:
-            return evaluate(
-                self.model,
-                make_loader(config, "test", parallel, samples),
-                to_video=make_to_video(config.clip, parallel.device),
-                max_views=config.test.batch_size,
-                precision=precision,
-                parallel=parallel,
-                display=display,
-            )
+            batches = make_loader(self.config, "test", parallel, samples)
+            return evaluate(self.model, batches, display=display, **self._scoring(parallel))
+
+    def score_samples(self, samples: Samples, parallel: Parallel) -> Iterator[list[VideoScores]]:
+        """Yields the scores of a few samples at a time, in their order, as they come."""
+        config = self.config
+        if len(samples) == 1:  # starting loader processes would take longer
+            config = replace(config, data=replace(config.data, num_workers=0))
+        batches = make_loader(config, "test", parallel, samples)
+        return score_in_order(self.model, batches, **self._scoring(parallel))
+
+    def _scoring(self, parallel: Parallel) -> dict[str, Any]:
+        precision, _ = make_precision(self.config, self.model, parallel.device)
+        return {
+            "to_video": make_to_video(self.config.clip, parallel.device),
+            "objective": self.objective,
+            "max_views": self.config.test.batch_size,
+            "precision": precision,
+            "parallel": parallel,
+        }
 
     def __getattr__(self, name: str) -> Any:
         """Returns an attribute of the network, because earlier versions of `load` returned it."""
@@ -173,12 +188,13 @@ def load(
     data: Mapping[str, Any] | None = None,
 ) -> Predictor:
     """Loads the network of a run's folder (its last checkpoint), a shared folder (model.safetensors
-    and config.json), or a .pt or .safetensors file in one of them.
+    and config.json), a .pt or .safetensors file in one of them, or a public model by its name.
 
     Nothing in the folder can run code, read other files or reach the network: its config's data
-    section is not used.
+    section is not used. The file of a public model is downloaded once.
 
     Args:
+        path: A folder or a file, or else a public name such as "pytorchvideo/i3d_r50".
         overrides: `key=value` words that the user typed, such as "data.root=videos".
         data: A data section from a source that the user controls.
 
@@ -186,11 +202,16 @@ def load(
         ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
-    file, state, meta = checkpoint.read(Path(os.path.expanduser(path)))
+    if public := is_public(path):
+        file, state, meta = read_public(str(path))
+    else:
+        file, state, meta = _read(path)
     config = from_stored(meta["config"], data, overrides)
-    with torch.device("meta"):  # before memory for the network is allocated
-        checkpoint.check_fit(make_model(config.model, len(meta["class_names"])), state, path=file)
-    model = make_model(config.model, len(meta["class_names"]))
+    with NoInit():
+        with torch.device("meta"):  # before memory for the network is allocated
+            fitting = make_model(config.model, len(meta["class_names"]))
+        checkpoint.check_fit(fitting, state, path=file)
+        model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
     on_device = resolve_device(device) if isinstance(device, str) else device
     return Predictor(
@@ -200,14 +221,15 @@ def load(
         device=on_device,
         checkpoint=file,
         meta=meta,
+        folder=RUNS / config.name if public else None,
     )
 
 
-def require_empty(path: Path) -> None:
-    """Checks that a path does not exist, or is an empty folder.
-
-    Raises:
-        ValueError: If the path exists.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} already exists; choose another name, or remove it")
+def _read(path: str | Path) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
+    try:
+        return checkpoint.read(Path(os.path.expanduser(path)))
+    except CheckpointError as error:
+        hint = did_you_mean(str(path), PUBLIC)
+        if not hint or os.path.exists(path):
+            raise
+        raise CheckpointError(f"{error}; or a public name{hint}") from error

@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 from videoattn.attention.losses import auxiliary_losses
-from videoattn.attention.systems import SYSTEMS
+from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.checkpoint import Checkpoint
-from videoattn.engine.finetune import FineTuning
-from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import restart_schedule, split_epochs
+from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
 from videoattn.engine.precision import Precision, resolve_precision
 from videoattn.engine.schedule import cosine, multistep, one_cycle
@@ -31,6 +29,7 @@ from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
 from videoattn.recipe.folder import TRACKERS, flat
 from videoattn.recipe.load import to_dict
+from videoattn.recipe.objective import make_objective
 
 _TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
     "mlflow": MLflow,
@@ -143,6 +142,7 @@ def make_settings(
     precision: Precision,
     mix: Mix | None = None,
     num_stages: int = 1,
+    class_weights: torch.Tensor | None = None,
 ) -> OptimSettings:
     """Returns the settings of the optimizer steps.
 
@@ -150,6 +150,7 @@ def make_settings(
         steps_per_epoch: Optimizer steps, after accumulation.
         mix: Mixes the clips of a batch.
         num_stages: The number of training stages of the model.
+        class_weights: Factors of the classes' losses, (K,).
 
     Raises:
         ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
@@ -165,7 +166,7 @@ def make_settings(
         ),
         accumulate_steps=train.accumulate_steps,
         clip_norm=train.clip_norm,
-        objective=CrossEntropy(label_smoothing=train.label_smoothing),
+        objective=make_objective(train, class_weights),
         precision=precision,
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
@@ -191,16 +192,18 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
     """Returns the attention system's loss weights; weights of the recipe replace them."""
-    name = config.model.attention.name
-    own = SYSTEMS[name].losses if name in SYSTEMS else {}
+    names = [str(system.name) for system in config.model.attention.systems]
+    table = EDITIONS[config.model.edition]
+    own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
     chosen = config.train.auxiliary_weights
     for loss in chosen:
         if loss not in own:
             has = f"has {', '.join(own)}" if own else "has none"
-            some = ", ".join(key for key, system in SYSTEMS.items() if system.losses)
+            some = ", ".join(key for key, system in table.items() if system.losses)
             raise ValueError(
                 f"train.auxiliary_weights: the model has no auxiliary loss {loss!r}; attention "
-                f"{name or 'null'} {has}; remove it, or choose a system with losses: {some}"
+                f"{'+'.join(names) or 'null'} {has}; remove it, or choose a system with losses: "
+                f"{some}"
             )
     return {**own, **chosen}
 

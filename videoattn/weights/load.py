@@ -7,14 +7,16 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.errors import first_few, one_of
 from videoattn.models import info
+from videoattn.models.structure import NoInit
 from videoattn.models.table import make_network
+from videoattn.models.torchvision import get_model
+from videoattn.weights.download import fetch
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.read import read_state_dict
@@ -39,13 +41,18 @@ class Explanation:
     filled: Mapping[str, str]
 
 
-def load_public(name: str, path: Path | str) -> nn.Module:
+def load_public(name: str, path: Path | str | None = None) -> nn.Module:
     """Loads the public model `name` from a published file; see `from_state_dict`.
 
-    The file is a .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, with its wrappers.
+    Args:
+        path: A .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, with its wrappers. Default: the
+            file at the model's address, which is downloaded once (see `download`).
+
+    Raises:
+        ValueError: As in `from_state_dict`, or if the file cannot be downloaded or is damaged.
     """
     _look_up(name)  # before reading a large file
-    return from_state_dict(name, read_state_dict(path))
+    return from_state_dict(name, read_state_dict(fetch(name) if path is None else path))
 
 
 def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -216,9 +223,9 @@ def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
 def _build(name: str, num_classes: int) -> nn.Module:
     """Returns the network on the meta device, without memory. It is cached: do not change it."""
     row = PUBLIC[name]
-    with torch.device("meta"):
+    with torch.device("meta"), NoInit():
         if row.network.startswith("resnet"):  # an image network of torchvision
-            model: nn.Module = torchvision.models.get_model(row.network, num_classes=num_classes)
+            model = get_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
         if row.non_local is not None:

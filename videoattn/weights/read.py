@@ -8,6 +8,7 @@ DistributedDataParallel puts "module." before every key, and the TSN and TSM aut
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    _check_first_bytes(path)
+    check_first_bytes(path)
     if path.suffix == ".safetensors":
         try:
             return _unwrap(load_file(path), path)
@@ -74,7 +75,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     return _unwrap(_load(path), path)
 
 
-def _check_first_bytes(path: Path) -> None:
+def check_first_bytes(path: Path) -> None:
     """Raises a ValueError for failed downloads, which it recognizes by their first bytes."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
@@ -108,7 +109,8 @@ def _torch_load(path: Path) -> object:
         (_LeftOut, name) for name in _LOG_OBJECTS
     ]
     try:
-        with torch.serialization.safe_globals(inert):
+        with torch.serialization.safe_globals(inert), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript, and a damaged pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -122,8 +124,7 @@ def _torch_load(path: Path) -> object:
         raise ValueError(
             f"{path}: the checkpoint is damaged or too large; fetch it again"
         ) from error
-    # A zip without its directory, a short file and a pickle cut inside an opcode raise these.
-    except (RuntimeError, OSError, EOFError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:  # the errors that damage causes in torch share no base class
         raise ValueError(_DAMAGED.format(path)) from error
 
 

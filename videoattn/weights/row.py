@@ -51,10 +51,31 @@ class Preprocessing:
 
 
 class Accuracy(NamedTuple):
-    """A published accuracy: top-1 in percent on the validation set, and the page that states it."""
+    """A published accuracy: top-1 in percent on the validation set, and the page that states it.
+
+    `doubt` is the reason why this file may not reach it, or "".
+    """
 
     top1: float
     source: str
+    doubt: str = ""
+
+
+class Published(NamedTuple):
+    """The published file of a model.
+
+    Attributes:
+        url: Its address, or None if there is none.
+        sha256: The start of its SHA-256, or "" if it is not known.
+        absent: Without an address: why there is none, and what to do.
+    """
+
+    url: str | None = None
+    sha256: str = ""
+    absent: str = ""
+
+
+NOWHERE = Published(absent="it has no address")
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,7 @@ class PublicModel:
         non_local: Options of the non-local blocks after each of `after`, or None without blocks.
         dataset: Dataset that the model was trained and tested on.
         accuracy: None if no page states one.
-        url: Address of the published file, which the user downloads. None if there is none.
+        file: The published file.
     """
 
     network: str
@@ -80,4 +101,14 @@ class PublicModel:
     after: tuple[str, ...] = ()
     dataset: str = "Kinetics-400"
     accuracy: Accuracy | None = None
-    url: str | None = None
+    file: Published = NOWHERE
+
+    @property
+    def url(self) -> str | None:
+        """The address of the published file, or None if there is none."""
+        return self.file.url
+
+    @property
+    def is_noncommercial(self) -> bool:
+        """Whether the license forbids commercial use."""
+        return "-NC-" in self.license

@@ -6,8 +6,9 @@
 
 Gates run in sequence, each on the output of the previous one. The paper applies the channel gate
 and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
-is in the authors' code, but not in the paper's formula. There and here it starts at zero, so the
-gate starts at 1/2 everywhere; the momentum is 0.01.
+is in the authors' code, but not in the paper's formula (equation 3), which is `norm="none"`. There
+and here it starts at zero, so the gate starts at 1/2 everywhere; the momentum is 0.01. The default
+is that of the code, which measured the published numbers.
 
 Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
 gate pools over are ours. In the authors' code the MLP always has biases.
@@ -60,6 +61,8 @@ class CBAM(nn.Module):
             over all frames, T -> T/2 -> T, for clips of `num_frames`. "channel" is a kernel of 7
             frames for each channel, pooled over height and width: a gate per channel and frame.
         num_frames: T at this block; required for temporal="mlp", and invalid otherwise.
+        norm: The norm before the sigmoid of the spatial gate, and of the temporal gates with a
+            kernel: "bn" (the authors' code) or "none" (the paper's formula).
         gate_start: "half" (the paper) or "identity"; see `gates`.
 
     Raises:
@@ -78,12 +81,14 @@ class CBAM(nn.Module):
         kernel: Sequence[int] = (1, 7, 7),
         temporal: str = "conv",
         num_frames: int | None = None,
+        norm: str = "bn",
         gate_start: str = "half",
     ) -> None:
         super().__init__()
         names = [gates] if isinstance(gates, str) else list(gates)
         check_each("gates", names, GATES)
         one_of("temporal", temporal, TEMPORAL)
+        one_of("norm", norm, ("bn", "none"))
         if (num_frames is not None) != (temporal == "mlp"):
             raise ValueError(
                 f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' needs the "
@@ -96,10 +101,11 @@ class CBAM(nn.Module):
                     channels, reduction=reduction, pools=pools, scope=scope, gate_start=gate_start
                 )
             if gate == "spatial":
-                return SpatialGate(kernel=kernel, gate_start=gate_start)
+                return SpatialGate(kernel=kernel, norm=norm, gate_start=gate_start)
             if num_frames is not None:
                 return FrameMLPGate(num_frames, gate_start=gate_start)
-            return TemporalGate(channels, per_channel=temporal == "channel", gate_start=gate_start)
+            per_channel = temporal == "channel"
+            return TemporalGate(channels, per_channel=per_channel, norm=norm, gate_start=gate_start)
 
         self.gates = nn.ModuleDict({name: build(name) for name in names})
 
@@ -144,11 +150,11 @@ class ChannelGate(Gate):
 class SpatialGate(Gate):
     """A gate per position, from the maximum and the mean over its channels."""
 
-    def __init__(self, *, kernel: Sequence[int], gate_start: str) -> None:
+    def __init__(self, *, kernel: Sequence[int], norm: str, gate_start: str) -> None:
         super().__init__(gate_start)
         check_odd("kernel", kernel)
         self.conv = _convolution(2, 1, kernel)
-        self.bn = _zero_norm(1)
+        self.bn = _last_norm(self.conv, norm, gate_start)
 
     def logits(self, x: Video) -> Tensor:
         logits: Tensor = self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
@@ -166,12 +172,12 @@ class TemporalGate(Gate):
             Otherwise pool over the channels too, for one gate per frame.
     """
 
-    def __init__(self, channels: int, *, per_channel: bool, gate_start: str) -> None:
+    def __init__(self, channels: int, *, per_channel: bool, norm: str, gate_start: str) -> None:
         super().__init__(gate_start)
         width = channels if per_channel else 1
         self.axes = (3, 4) if per_channel else (1, 3, 4)
         self.conv = _convolution(2 * width, width, (7, 1, 1), groups=width)
-        self.bn = _zero_norm(width)
+        self.bn = _last_norm(self.conv, norm, gate_start)
 
     def logits(self, x: Video) -> Tensor:
         # Groups are consecutive channels, so the two poolings of a channel must be adjacent:
@@ -222,7 +228,13 @@ def _convolution(inputs: int, outputs: int, kernel: Sequence[int], groups: int =
     return conv
 
 
-def _zero_norm(channels: int) -> GateNorm:
-    norm = GateNorm(channels, momentum=0.01)
-    nn.init.zeros_(norm.weight)
-    return norm
+def _last_norm(conv: Conv3d, norm: str, gate_start: str) -> nn.Module:
+    """Returns the norm after the convolution, which starts at zero. Without a norm, the convolution
+    starts at zero for the start as the identity."""
+    if norm == "none":
+        if gate_start == "identity":
+            zero_parameters(conv)
+        return nn.Identity()
+    bn = GateNorm(conv.out_channels, momentum=0.01)
+    nn.init.zeros_(bn.weight)
+    return bn

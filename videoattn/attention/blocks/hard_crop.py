@@ -12,13 +12,13 @@ of both frozen branches.
 
 Where we differ. The paper crops images; here a clip gets one box for all frames, one in space and
 time, or one per frame. The paper does not define the scale of H, and tau needs one: here H goes
-from 0 to 1 in each clip. The paper pools by a global maximum; here the backbone pools, usually by
-a mean. The paper has a sigmoid per disease; here there is a softmax over classes. Boxes have a
-minimum size, and a constant map selects the whole frame. The crop is taken from the network's
-input, after augmentation. The paper selects the best epoch of every stage; nothing here does.
+from 0 to 1 in each clip. The paper has a sigmoid per disease; here the recipe's loss decides, by
+default a softmax over classes. Boxes have a minimum size, and a constant map selects the whole
+frame. The crop is taken from the network's input, after augmentation.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,9 +36,9 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.capture import Taps
+from videoattn.attention.capture import Taps, capture
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
-from videoattn.attention.insert import check_positions, output_shapes
+from videoattn.attention.insert import check_positions, example_input, output_shapes
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
@@ -61,13 +61,19 @@ class HardCrop(nn.Module):
         info: The network's structure. Default: its attribute `info`.
         after: The module whose output is f, (N, C, T', H', W') or (N·T', C, H', W').
         region: "tube", one box for all frames: H is scaled over the clip and thresholded, and a
-            cell counts if it passes in any frame. "volume": the largest region of space and time,
+            cell counts if it passes in any frame. (Scaling the maximum of H over time instead would
+            give other boxes.) "volume": the largest region of space and time,
             which also crops time. "frame": one box for each of the T' frames, which are scaled and
             thresholded separately.
         threshold: tau, in [0, 1).
         statistic: H as the "max", the mean ("l1") or the root mean square ("l2") of |f|.
         scale: Scale H to [0, 1] by "minmax" or by its "max".
         min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
+        pool: How each branch pools its features before the classifier, which the fusion reads too:
+            "max", a global maximum (the paper's Pool5), in place of the network's module `avgpool`;
+            or "backbone", as the network does, usually a mean.
+        keep: The weights that a stage hands to the next: those of its "best" epoch in the
+            validations (the paper), or of its "last" epoch.
 
     Raises:
         ValueError: If an option or module is unknown, the module does not return a grid, or the
@@ -87,8 +93,11 @@ class HardCrop(nn.Module):
         statistic: str = "max",
         scale: str = "minmax",
         min_size: float = 0.25,
+        pool: str = "max",
+        keep: str = "best",
     ) -> None:
         super().__init__()
+        self.keeps_best = one_of("keep", keep, ("best", "last")) == "best"
         if not 0 <= threshold < 1:
             raise ValueError(
                 f"threshold: got {threshold}; need 0 or more and below 1 (the paper has 0.7)"
@@ -109,6 +118,8 @@ class HardCrop(nn.Module):
         self.statistic = one_of("statistic", statistic, STATISTICS)
         self.scale = one_of("scale", scale, SCALES)
         self.min_size = min_size
+        if one_of("pool", pool, ("max", "backbone")) == "max":
+            _pool_by_maximum(model, info)
         local = copy.deepcopy(model)
         self.global_branch, self._global_taps = model, _taps(model, after, info.classifier)
         self.local_branch, self._local_taps = local, _taps(local, after, info.classifier)
@@ -216,6 +227,33 @@ class HardCrop(nn.Module):
         cells = bounding_boxes(largest_region(mask))
         pixels = in_pixels(cells, tuple(mask.shape[1:]), tuple(x.shape[2:]), self.min_size)
         return pixels.unflatten(0, (x.shape[0], -1))
+
+
+class GlobalMaxPool(nn.Module):
+    """The maximum over all positions of features (N, C, ...): (N, C), or (N, C, 1, ...)."""
+
+    def __init__(self, *, keepdim: bool) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(tuple(range(2, x.ndim)), keepdim=self.keepdim)
+
+
+def _pool_by_maximum(model: nn.Module, info: ModelInfo) -> None:
+    """Replaces the global pool `avgpool` of a network."""
+    shape: tuple[int, ...] = ()
+    if isinstance(getattr(model, "avgpool", None), nn.Module):
+        shadow = copy.deepcopy(model).to("meta").eval()
+        with capture(shadow, ["avgpool"], stop=True) as outputs:
+            shadow(example_input(model, info))
+        shape = tuple(outputs["avgpool"].shape)
+    if math.prod(shape[2:], start=len(shape) > 1) != 1:
+        raise ValueError(
+            f"pool='max' replaces a global pool `avgpool`, which {type(model).__name__} does not "
+            "have; use pool='backbone'"
+        )
+    model.avgpool = GlobalMaxPool(keepdim=len(shape) > 2)
 
 
 def _taps(model: nn.Module, after: str, classifier: str) -> Taps:

@@ -13,8 +13,12 @@ i and j run over all P = T·H·W positions, so the paper's block is spatiotempor
 
 The defaults are those of the authors' code: half the channels inside, keys and values max-pooled by
 (1, 2, 2) *before* their 1x1x1 convolutions, s = 1/sqrt(inner channels), and a batch norm whose
-weight starts at zero. The paper's text and mmcv pool *after* φ and g; mmcv also uses s = 1 and no
-bias in W_z. These are different functions: see `pool_order`, `scale` and `out_bias`.
+weight starts at zero. The paper's formula pools x too, but its text has "a max pooling layer after
+φ and g", as mmcv has; mmcv also uses s = 1 and no bias in W_z. These are different functions: see
+`pool_order`, `scale` and `out_bias`.
+
+An early block costs memory for activations, not parameters: its map grows with P², its parameters
+with C². docs/attention.md has the numbers.
 """
 
 from collections.abc import Sequence
@@ -49,7 +53,8 @@ class NonLocal(PairwiseBlock):
         inner_channels: Width of theta, phi and g. Default: C / 2.
         key_pool: Max-pooling (frames, height, width) of keys and values, or None. An axis shorter
             than its pool is pooled to size 1.
-        pool_order: Pool "before" the projections (the authors' code) or "after" them (mmcv).
+        pool_order: Pool "before" the projections (the authors' code) or "after" them (the paper's
+            text, mmcv).
         scale: Multiply logits by 1/sqrt(inner_channels). Only the embedded Gaussian has this
             factor, as in every public implementation; None means True for it.
         out_bias: Give W_z a bias. Batch norm cancels it, but checkpoints differ.

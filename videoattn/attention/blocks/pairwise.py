@@ -11,11 +11,14 @@
 | additive   | w · tanh(q_i + k_j)                | `attend_additive`, in chunks of queries  |
 | concat     | ReLU(w · [q_i ; k_j])              | `attend_separable`                       |
 
-Every similarity works with every normalizer of `functional`: softmax (rows sum to 1), sigmoid (our
-own; weights are in (0, 1), and rows sum to about 1 at the start of training), and count (the logit
-divided by P). The forms of the non-local paper are special cases, and `NonLocal` is built on the
-same base. The additive similarity is that of Bahdanau, Cho and Bengio (ICLR 2015, arXiv 1409.0473),
-whose two matrices are θ and φ here.
+    form="plain":  y = normalize(similarity(θ(x), φ(x))) g(x)     nothing else; y has C channels
+
+With the similarity "dot" this is the spatial gate of CBAM, rewritten with queries, keys and values.
+
+Every similarity works with every normalizer of `functional`: softmax, sigmoid (our own; rows sum to
+about 1 at the start of training), and count. The forms of the non-local paper are special cases,
+and `NonLocal` is built on the same base. The additive similarity is that of Bahdanau, Cho and
+Bengio (ICLR 2015, arXiv 1409.0473), whose two matrices are θ and φ here.
 """
 
 from collections.abc import Sequence
@@ -26,14 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import (
-    grid_of,
-    one_head,
-    pool_keys,
-    small_weights,
-    widen,
-    zero_norm,
-)
+from videoattn.attention.common import grid_of, one_head, pool_keys, small_weights, widen, zero_norm
 from videoattn.attention.functional import (
     NORMALIZERS,
     Normalizer,
@@ -73,7 +69,7 @@ class PairwiseBlock(nn.Module):
     phi: nn.Module
     g: nn.Module
     pair: nn.Linear
-    out: nn.Conv3d
+    out: nn.Module
     bn: nn.Module
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
@@ -172,6 +168,8 @@ class SimilarityAttention(PairwiseBlock):
             values, or None. An axis shorter than its pool is pooled to size 1.
         tau: The largest logit of "cosine".
         bandwidth: Bandwidth of "rbf". The default D^(1/4) scales q · k as "scaled" does.
+        form: "residual", z above, or "plain", y alone, which does not start as the identity. Plain
+            values have C channels, and projections keep PyTorch's initialization.
 
     Raises:
         ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
@@ -187,6 +185,7 @@ class SimilarityAttention(PairwiseBlock):
         key_pool: Sequence[int] | None = (1, 2, 2),
         tau: float = 10.0,
         bandwidth: float | None = None,
+        form: str = "residual",
     ) -> None:
         one_of("similarity", similarity, SIMILARITIES)
         one_of("normalizer", normalizer, NORMALIZERS)
@@ -199,16 +198,20 @@ class SimilarityAttention(PairwiseBlock):
         super().__init__(similarity, cast(Normalizer, normalizer), scale, key_pool)
         self.theta = nn.Conv3d(channels, inner, 1)
         self.phi = nn.Conv3d(channels, inner, 1)
-        self.g = nn.Conv3d(channels, inner, 1)
+        self.is_plain = one_of("form", form, ("residual", "plain")) == "plain"
+        self.g = nn.Conv3d(channels, channels if self.is_plain else inner, 1)
         if similarity in ("additive", "concat"):
             self.pair = nn.Linear(inner if similarity == "additive" else 2 * inner, 1, bias=False)
+        if self.is_plain:
+            self.out, self.bn = nn.Identity(), nn.Identity()
+            return
         self.out = nn.Conv3d(inner, channels, 1)
         self.bn = nn.BatchNorm3d(channels)
         small_weights(self)
         zero_norm(self.bn)
 
     def forward(self, x: Video) -> Video:
-        return x + self.respond(x)
+        return self.respond(x) if self.is_plain else x + self.respond(x)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the weights that `forward` uses for x, computed row by row."""

@@ -6,6 +6,8 @@ Each level's local features l_i and a global feature g give one attended vector 
 | pc            | u · (l_i + g)                  | | softmax    | Σ softmax(c)_i l_i       |
 | dp            | g · l_i                        | | sigmoid    | mean of sigmoid(c_i) l_i |
 | pc_mlp        | u · tanh(W_l l_i + W_g g + b)  |
+| local         | u · l_i                        |
+| local_mlp     | u · tanh(W_l l_i + b)          |
 
     concat: logits = W [g_a of level 1; ...; g_a of level S]
     indep:  probabilities = mean over s of softmax(W_s g_a of level s)
@@ -15,14 +17,21 @@ indep, the logits are the logs of those probabilities, so cross-entropy of the l
 negative log-likelihood.
 
 In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
-not depend on g, and g has no gradient and no projection. The network's own pooling and dropout then
-have no effect. With the sigmoid, and in pc_mlp (which is ours), the map depends on g.
+not depend on g, and g has no gradient and no projection: an exact form of the article's remark that
+g is not needed. The network's own pooling and dropout then have no effect. With the sigmoid, and in
+pc_mlp (which is ours), the map depends on g; local and local_mlp (ours) are these without g.
 
-Where we differ. In the paper g comes from layers after the last local level; here it is the pooled
-output of the last stage, which by default is itself the last level. If widths differ, the paper
-projects g to the width of l. SaoYan's public code projects l to the width of g (`project="local"`),
-has the sigmoid as an option, and returns c as the map. Here recorded maps are the weights, and the
-method `compatibility` returns c. u starts small, so each level starts near its average.
+Where g comes from. In the paper g comes from layers after the last local level. With
+`global_layers=n` it does here: from n convolutions of 3x3 with norms and ReLUs on the last level,
+and the mean over positions (SaoYan's public code has such layers). By default g is the network's
+own pooled feature. That is the mean of the last stage, which by default is itself the last level;
+with `after` naming earlier stages only, the last stage is a layer after them. With the softmax of
+pc nothing reads it, so the default has the last stage among its levels.
+
+Where we differ. If widths differ, the paper projects g to the width of l. SaoYan's public code
+projects l to the width of g (`project="local"`), has the sigmoid as an option, and returns c as the
+map. Here recorded maps are the weights, and the method `compatibility` returns c. u starts small,
+so each level starts near its average.
 """
 
 import math
@@ -32,6 +41,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from videoattn.attention.blocks.gates import keep_statistics
 from videoattn.attention.blocks.pyramid import Level
 from videoattn.attention.common import grid_of, mean_of_segments, small_weights, widen
 from videoattn.attention.functional import Path, attend, autocast_off, to_tokens
@@ -39,12 +49,14 @@ from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
 
+FORMS = ("pc", "dp", "pc_mlp", "local", "local_mlp")
+
 
 class LevelAttention(nn.Module):
     """The attention of one level: forward(local, g) maps (N, C, T, H, W) and (N, G) to g_a (N, D).
 
     Args:
-        compatibility: "pc", "dp" or "pc_mlp".
+        compatibility: "pc", "dp", "pc_mlp", "local" or "local_mlp".
         normalizer: "softmax" or "sigmoid".
         scope: With "joint", positions compete over all frames. With "per_frame", they compete
             within each frame, and the vectors of the frames are averaged.
@@ -68,7 +80,7 @@ class LevelAttention(nn.Module):
         project: str = "global",
     ) -> None:
         super().__init__()
-        self.form = one_of("compatibility", compatibility, ("pc", "dp", "pc_mlp"))
+        self.form = one_of("compatibility", compatibility, FORMS)
         self.normalizer = one_of("normalizer", normalizer, ("softmax", "sigmoid"))
         self.scope = one_of("scope", scope, ("joint", "per_frame"))
         one_of("project", project, ("global", "local"))
@@ -77,13 +89,14 @@ class LevelAttention(nn.Module):
         self.project_global: nn.Linear | None = None
         if self.out_channels != channels:
             self.project_local = nn.Linear(channels, global_channels, bias=False)
-        # pc with a softmax does not use g, so its projection would never get a gradient.
-        uses_global = compatibility == "dp" or (compatibility, normalizer) == ("pc", "sigmoid")
-        if self.out_channels != global_channels and uses_global:
+        # Without g in the result, its projection would never get a gradient.
+        needs_projection = reads_global(compatibility, normalizer) and compatibility != "pc_mlp"
+        if self.out_channels != global_channels and needs_projection:
             self.project_global = nn.Linear(global_channels, channels, bias=False)
-        if compatibility == "pc_mlp":
+        if compatibility in ("pc_mlp", "local_mlp"):
             self.mix_local = nn.Linear(self.out_channels, self.out_channels)
-            self.mix_global = nn.Linear(global_channels, self.out_channels, bias=False)
+            if compatibility == "pc_mlp":
+                self.mix_global = nn.Linear(global_channels, self.out_channels, bias=False)
             nn.init.zeros_(self.mix_local.bias)
         if compatibility != "dp":
             self.u = nn.Parameter(0.01 * torch.randn(self.out_channels))
@@ -134,8 +147,10 @@ class LevelAttention(nn.Module):
         if self.form == "dp":
             k = widen(values)
             return self._global(g).to(k.dtype).unsqueeze(1), k
-        if self.form == "pc_mlp":
-            values = torch.tanh(self.mix_local(values) + self.mix_global(g).unsqueeze(1))
+        if self.form in ("pc_mlp", "local_mlp"):
+            mixed = self.mix_local(values)
+            mixed = mixed + self.mix_global(g).unsqueeze(1) if self.form == "pc_mlp" else mixed
+            values = torch.tanh(mixed)
         k = widen(values)
         return self.u.to(k.dtype).expand(values.shape[0], 1, -1), k
 
@@ -153,20 +168,27 @@ class LevelAttention(nn.Module):
         return (k @ q.transpose(1, 2)).squeeze(2)
 
 
+def reads_global(compatibility: str, normalizer: str) -> bool:
+    """Returns whether the weights depend on g."""
+    return compatibility in ("dp", "pc_mlp") or (compatibility, normalizer) == ("pc", "sigmoid")
+
+
 class LearnToPay(nn.Module):
     """A head that classifies the attended vectors of all levels.
 
     forward(pooled, *levels) returns logits: (N, K) for pooled features (N, C) of the backbone, or
-    (N, 1, K) for those of S segments (N, S, C). g is `pooled`, or its mean over segments. It only
-    selects positions, and is not classified itself.
+    (N, 1, K) for those of S segments (N, S, C). g is `pooled`, or its mean over segments, unless
+    `global_layers` is set. It only selects positions, and is not classified itself.
 
     Args:
         level_channels: Channels of each level.
         classifier: "concat" or "indep".
         compatibility, normalizer, scope, project: See `LevelAttention`.
+        global_layers: Number of convolutions (1, 3, 3) on the last level whose mean is g, 0 for the
+            network's own pooled feature.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If a name is unknown, or `global_layers` is negative or has no effect.
     """
 
     def __init__(
@@ -180,8 +202,19 @@ class LearnToPay(nn.Module):
         normalizer: str = "softmax",
         scope: str = "joint",
         project: str = "global",
+        global_layers: int = 0,
     ) -> None:
         super().__init__()
+        self.reads_global = reads_global(compatibility, normalizer)
+        if global_layers < 0 or (global_layers and not self.reads_global):
+            raise ValueError(
+                f"global_layers: got {global_layers}; need 0 with compatibility={compatibility!r} "
+                f"and normalizer={normalizer!r}, whose weights do not depend on g"
+                if not self.reads_global
+                else f"global_layers: got {global_layers}; need 0 or more"
+            )
+        self.global_layers = _convolutions(level_channels[-1], global_layers)
+        width = level_channels[-1] if global_layers else width
         self.classifier = one_of("classifier", classifier, ("concat", "indep"))
         options = {
             "compatibility": compatibility,
@@ -196,8 +229,13 @@ class LearnToPay(nn.Module):
         self.classifiers = nn.ModuleList(nn.Linear(size, num_classes) for size in inputs)
         small_weights(self.classifiers)
 
+    @property
+    def ignores_pooled(self) -> bool:
+        """Whether the network's own pooling, and dropout on it, have no effect."""
+        return not self.reads_global or len(self.global_layers) > 0
+
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:
-        g = mean_of_segments(pooled)
+        g = self._global(pooled, levels[-1])
         attended = [level(x, g) for level, x in zip(self.levels, levels, strict=True)]
         if self.classifier == "concat":
             logits: Tensor = self.classifiers[0](torch.cat(attended, 1))
@@ -209,7 +247,8 @@ class LearnToPay(nn.Module):
 
     def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
         """Returns the weights of each level's positions, (N, 1, T, H, W), as "0", "1", ..."""
-        g = mean_of_segments(pooled)
+        with keep_statistics(self):
+            g = self._global(pooled, levels[-1])
         found = {}
         for index, (level, x) in enumerate(zip(self.levels, levels, strict=True)):
             assert isinstance(level, LevelAttention)
@@ -217,3 +256,18 @@ class LearnToPay(nn.Module):
             weights = level.weights(x, g).unsqueeze(1)
             found[str(index)] = GateMap("pooling", weights, normalized=normalized)
         return found
+
+    def _global(self, pooled: Tensor, last: Level) -> Float[Tensor, "N G"]:
+        if not self.global_layers:
+            return mean_of_segments(pooled)
+        g: Tensor = self.global_layers(last).mean((2, 3, 4))
+        return g
+
+
+def _convolutions(channels: int, count: int) -> nn.Sequential:
+    layers = nn.Sequential()
+    for _ in range(count):
+        conv = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        layers.extend([conv, nn.BatchNorm3d(channels), nn.ReLU(inplace=True)])
+    return layers

@@ -33,6 +33,7 @@ class PoolingOptions(TypedDict, total=False):
     """The optional arguments of `PyramidPooling`."""
 
     rows: int | Sequence[int]
+    scope: str
     fusion: str
     down_sampling: str
     bias: str
@@ -48,6 +49,8 @@ class PyramidPooling(nn.Module):
         level_channels: C_j of each level.
         rows: D; or a grid, [height, width] or [frames, height, width], for D = its size. With a
             grid, `to_video` returns M as a feature map.
+        scope: "clip": the positions of all frames compete for a row (the paper's aggregation over
+            time). "frame": those of one frame do, and each frame has its own M.
         fusion: Combines the scores of all levels by their "sum", "mean" or "max", or by a "learned"
             convex combination.
         down_sampling: "max" or "avg" pooling of earlier levels to the grid of the last one.
@@ -55,7 +58,7 @@ class PyramidPooling(nn.Module):
             grid of the last level as `rows` ([height, width]: the same values in every frame).
         center: "channel_mean" subtracts from each position of X its mean over the channels.
         pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
-        loss: "normalized", "scaled" or "literal"; see interaction_loss.py.
+        loss: "balanced", "normalized", "scaled" or "literal"; see interaction_loss.py.
 
     Raises:
         ValueError: If a name is unknown, `rows` is not a number or grid, or a position bias has no
@@ -67,23 +70,25 @@ class PyramidPooling(nn.Module):
         level_channels: Sequence[int],
         *,
         rows: int | Sequence[int] = 8,
+        scope: str = "clip",
         fusion: str = "sum",
         down_sampling: str = "max",
         bias: str = "none",
         center: str = "none",
         pool_with: str = "l2",
-        loss: str = "normalized",
+        loss: str = "balanced",
     ) -> None:
         super().__init__()
+        self.scope = one_of("scope", scope, ("clip", "frame"))
         self.fusion = one_of("fusion", fusion, ("sum", "mean", "max", "learned"))
         self.down_sampling = one_of("down_sampling", down_sampling, ("max", "avg"))
         one_of("bias", bias, ("none", "row", "position"))
         self.center = one_of("center", center, ("none", "channel_mean"))
         self.pool_with = one_of("pool_with", pool_with, ("l2", "simplex"))
         self.loss = one_of("loss", loss, FORMS)
-        num_rows, self.grid = _count_rows(rows)
+        self.num_rows, self.grid = _count_rows(rows)
         self.scores = nn.ModuleList(
-            nn.Linear(channels, num_rows, bias=bias == "row") for channels in level_channels
+            nn.Linear(channels, self.num_rows, bias=bias == "row") for channels in level_channels
         )
         self.position: nn.Parameter | None = None
         if bias == "position":
@@ -99,11 +104,15 @@ class PyramidPooling(nn.Module):
         small_weights(self.scores)
         self.losses = HeldLosses()
 
-    def forward(self, *levels: Level) -> Float[Tensor, "N D C"]:
-        reduced, values = self._reduce(levels)
+    def forward(self, *levels: Level) -> Float[Tensor, "N *T D C"]:
+        """Returns M, (N, D, C), or (N, T, D, C) with scope="frame"."""
+        tokens = self._pool(*self._reduce(levels)).to(levels[-1].dtype)
+        return tokens.unflatten(0, (len(levels[-1]), -1)) if self.scope == "frame" else tokens
+
+    def _pool(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:
         with autocast_off(values):  # scores are exponentiated and rows are squared
             if not self.training and self._is_attention:
-                return self._attend(reduced, values).to(levels[-1].dtype)
+                return self._attend(reduced, values)
             scores = self.level_scores(reduced)
             fused = self.fuse(scores)
             a, rows = fused.softmax(-1), unit_rows(fused)
@@ -111,22 +120,32 @@ class PyramidPooling(nn.Module):
                 own = [y.softmax(-1) for y in scores]
                 self.losses["interaction"] = interaction_loss(rows, values, self.loss).mean()
                 self.losses["diversity"] = diversity_loss(a, own, self.loss).mean()
-            pooled = (a if self.pool_with == "simplex" else rows) @ values
-        return pooled.to(levels[-1].dtype)
+            return (a if self.pool_with == "simplex" else rows) @ values
 
     def weightings(self, *levels: Level) -> tuple[Video, list[Video]]:
-        """Returns the fused softmax rows and those of each level, all (N, D, T, H, W)."""
+        """Returns the fused softmax rows and those of each level, all (N, D, T, H, W).
+
+        A row sums to 1 over its positions. With scope="frame" it is divided by T.
+        """
         reduced, values = self._reduce(levels)
         grid = grid_of(levels[-1])
         with autocast_off(values):
             scores = self.level_scores(reduced)
-            every = [y.softmax(-1).unflatten(2, grid) for y in scores]
-            return self.fuse(scores).softmax(-1).unflatten(2, grid), every
+            fused, *every = (y.softmax(-1) for y in (self.fuse(scores), *scores))
+        if self.scope == "frame":  # (N·T, D, H·W) -> (N, D, T·H·W)
+            fused, *every = (
+                (a / grid[0]).unflatten(0, (-1, grid[0])).transpose(1, 2).flatten(2)
+                for a in (fused, *every)
+            )
+        return fused.unflatten(2, grid), [a.unflatten(2, grid) for a in every]
 
-    def to_video(self, tokens: Float[Tensor, "N D C"]) -> Video:
-        """Returns M as a feature map on the grid `rows`, with one frame if the grid has 2 axes."""
+    def to_video(self, tokens: Float[Tensor, "N *T D C"]) -> Video:
+        """Returns M as a feature map on the grid `rows`. A grid of 2 axes gives one frame, or T
+        frames with scope="frame"."""
         assert self.grid is not None, "rows is a number, so M has no grid"
         frames, height, width = (1, *self.grid)[-3:]
+        if tokens.ndim == 4:
+            frames, tokens = tokens.shape[1], tokens.flatten(1, 2)
         return from_tokens(tokens, (frames, height, width))
 
     def level_scores(self, reduced: Sequence[Level]) -> list[Rows]:
@@ -163,15 +182,22 @@ class PyramidPooling(nn.Module):
         count = len(self.scores)
         return like.new_full((count,), 1 / count if self.fusion == "mean" else 1.0)
 
-    def _reduce(self, levels: Sequence[Level]) -> tuple[list[Level], Float[Tensor, "N P C"]]:
-        """Returns all levels, pooled to the grid of the last one, and X, in float32 or wider."""
+    def _reduce(self, levels: Sequence[Level]) -> tuple[list[Tensor], Tensor]:
+        """Returns all levels, pooled to the grid of the last one, and X (N, P, C), in float32 or
+        wider. With scope="frame", N counts frames."""
         dtype, grid = widen(levels[-1]).dtype, grid_of(levels[-1])
         pool = F.adaptive_max_pool3d if self.down_sampling == "max" else F.adaptive_avg_pool3d
-        reduced = [(x if grid_of(x) == grid else pool(x, grid)).to(dtype) for x in levels]
+        reduced = [
+            self._frames((x if grid_of(x) == grid else pool(x, grid)).to(dtype)) for x in levels
+        ]
         values = to_tokens(reduced[-1])
         if self.center == "channel_mean":
             values = values - values.mean(2, keepdim=True)
         return reduced, values
+
+    def _frames(self, x: Level) -> Tensor:
+        """Makes each frame a clip of its own, if the scope is a frame."""
+        return x.transpose(1, 2).flatten(0, 1).unsqueeze(2) if self.scope == "frame" else x
 
     @property
     def _is_attention(self) -> bool:

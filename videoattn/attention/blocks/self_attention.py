@@ -2,16 +2,14 @@
 
     o_i = Σ_j softmax_j(f(x_i) · h(x_j)) v(x_j)        y_i = x_i + γ o_i,  γ = 0 at first
 
-Two public variants exist, and both are available:
+|                 | "paper"            | "plain", a usual port | "authors", their TensorFlow code  |
+| queries, keys   | C/8 channels       | C/8 channels          | C/8 channels, keys max-pooled     |
+| values          | C/8, then C/8 -> C | C channels            | C/2, max-pooled, then C/2 -> C    |
+| biases          | no                 | yes                   | no                                |
+| initialization  | Xavier             | PyTorch's default     | Xavier                            |
 
-|                 | "plain", the usual PyTorch one  | "authors", their TensorFlow code         |
-| queries, keys   | C/8 channels                    | C/8 channels, keys max-pooled            |
-| values          | C channels                      | C/2 channels, max-pooled, then C/2 -> C  |
-| biases          | yes                             | no                                       |
-| initialization  | PyTorch's default               | Xavier                                   |
-| spectral norm   | no                              | on every convolution; an option here     |
-
-Neither scales its logits. The paper's text differs from both: its values have C/8 channels too.
+"paper" is the text's formula. "authors" is the code of its published numbers, and the default. None
+scales its logits. The spectral norm of every convolution, which stabilizes a GAN, is an option.
 Where we differ: the paper generates images; for videos, positions run over T·H·W, and the pooling
 is (1, 2, 2).
 """
@@ -33,7 +31,7 @@ class SelfAttention(nn.Module):
     γ starts at 0, so the block starts as the identity, and the first step moves only γ.
 
     Args:
-        variant: "authors" or "plain"; see the table above.
+        variant: "authors", "paper" or "plain"; see the table above.
         spectral_norm: Divide the weight of each convolution by its largest singular value. The
             authors do so to stabilize a GAN; a classifier does not need it.
 
@@ -47,18 +45,18 @@ class SelfAttention(nn.Module):
         self, channels: int, *, variant: str = "authors", spectral_norm: bool = False
     ) -> None:
         super().__init__()
-        one_of("variant", variant, ("authors", "plain"))
-        authors = variant == "authors"
-        inner, width = max(channels // 8, 1), max(channels // 2, 1) if authors else channels
-        self.key_pool = (1, 2, 2) if authors else None
-        self.query = nn.Conv3d(channels, inner, 1, bias=not authors)
-        self.key = nn.Conv3d(channels, inner, 1, bias=not authors)
-        self.value = nn.Conv3d(channels, width, 1, bias=not authors)
-        self.out = nn.Conv3d(width, channels, 1, bias=False) if authors else nn.Identity()
+        divisors = {"authors": 2, "paper": 8, "plain": 1}
+        width = max(channels // divisors[one_of("variant", variant, divisors)], 1)
+        inner, plain = max(channels // 8, 1), variant == "plain"
+        self.key_pool = (1, 2, 2) if variant == "authors" else None
+        self.query = nn.Conv3d(channels, inner, 1, bias=plain)
+        self.key = nn.Conv3d(channels, inner, 1, bias=plain)
+        self.value = nn.Conv3d(channels, width, 1, bias=plain)
+        self.out = nn.Identity() if plain else nn.Conv3d(width, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1))
         for module in self.children():
             if isinstance(module, nn.Conv3d):
-                if authors:
+                if not plain:
                     nn.init.xavier_uniform_(module.weight)
                 if spectral_norm:
                     spectral(module)

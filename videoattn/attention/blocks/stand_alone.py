@@ -7,6 +7,10 @@ This is computed for each head separately. r_{(a,b,c)} = [r_t(a) ; r_h(b) ; r_w(
 splits the width of a head among the axes. Logits have no factor 1/sqrt(d). The layer replaces a 3x3
 convolution; a stride becomes an average pool after it.
 
+The paper replaces the 3x3 convolutions of all stages, and the first convolution by an attention
+stem (attention_stem.py): `after=[conv1, layer1, layer2, layer3, layer4]`. The default, the last two
+stages, is ours, after the paper's finding that attention is best late in a network.
+
 Where we differ. The paper's window is k x k, which is a window of 1 frame here. The projections are
 full matrices, as the paper's parameter counts imply, although its text has a small matrix for each
 head. Neighbors outside the clip are left out of the softmax, while the public code gives weight to

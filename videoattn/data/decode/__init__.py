@@ -23,7 +23,8 @@ from videoattn.data.decode.others import (
     read_torchcodec,
 )
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.decode.pyav import Video, quarter_turns, read_pyav
+from videoattn.data.decode.pyav import Video, read_pyav
+from videoattn.data.decode.rgb import ToRGB, quarter_turns
 from videoattn.data.decode.source import (
     DecodeError,
     FrameFolder,
@@ -61,6 +62,7 @@ def decode(
     decoder: Decoder = "auto",
     short_side: int | None = None,
     starts: GroupStarts | None = None,
+    square_pixels: bool = False,
 ) -> Frames:
     """Returns the frames with these numbers in RGB, in the given order; numbers may repeat.
 
@@ -71,6 +73,8 @@ def decode(
         short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
             This is faster, but gives other pixels than cropping first.
         starts: The packets at which PyAV may start decoding in a file without timestamps.
+        square_pixels: Changes the width of frames whose pixels the file says are not square, so
+            that they look as in a player. Only PyAV does this.
 
     Raises:
         DecodeError: If the file cannot be read, has too few frames, or the decoder is not exact for
@@ -84,7 +88,8 @@ def decode(
         raise ValueError(f"indices: got {requested.tolist()}; need one or more, none negative")
     numbers, positions = np.unique(requested, return_inverse=True)
     try:
-        with closing(_read(source, numbers, decoder, short_side, starts)) as images:
+        read = _read(source, numbers, decoder, short_side, starts, square_pixels)
+        with closing(read) as images:
             frames = _collect(images, len(numbers), crop)
     except FFmpegError as error:
         path = source.source if isinstance(source, Video) else source
@@ -155,18 +160,25 @@ def frame_times(
 
 def _read(
     source: VideoSource | Video, numbers: FrameIndices, decoder: Decoder,
-    short_side: int | None, starts: GroupStarts | None,
+    short_side: int | None, starts: GroupStarts | None, square_pixels: bool,
 ) -> Images:  # fmt: skip
     if isinstance(source, FrameFolder):
         yield from read_folder(source, numbers)
         return
     with _opened(source) as video:
+        aspect = video.pixel_aspect if square_pixels else 1.0
+        if decoder in _IMPORTS and aspect != 1.0:
+            raise DecodeError(
+                video.source,
+                f"its pixels are not square, which decoder {decoder} ignores; choose decoder pyav",
+            )
         if decoder == "decord":
             yield from read_decord(video, numbers)
         elif decoder == "torchcodec":
             yield from read_torchcodec(video, numbers)
         else:
-            yield from read_pyav(video, numbers, short_side=short_side, starts=starts)
+            to_rgb = ToRGB(short_side, aspect)
+            yield from read_pyav(video, numbers, to_rgb, starts=starts)
 
 
 def _collect(

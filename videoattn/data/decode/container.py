@@ -5,7 +5,9 @@ such a file exists, and an SDP text named x.mp4 makes it listen to a network.
 """
 
 import errno
+import warnings
 from collections.abc import Iterator
+from functools import cache
 
 import av
 from av.error import FFmpegError
@@ -22,6 +24,9 @@ MAX_PIXELS = 2**26
 
 MAX_PACKETS = 2**20
 """Most frames in a file: 9.7 hours at 30 frames per second. A packet in memory takes about 1 KB."""
+
+_HDR = {16: "PQ", 18: "HLG"}
+"""Transfer functions of high dynamic range, by their numbers in ITU-T H.273."""
 
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -61,15 +66,24 @@ def video_stream(container: av.container.InputContainer, source: VideoSource) ->
     context = streams[0].codec_context
     if context is None:
         raise DecodeError(source, "its video is in a format that FFmpeg does not know")
-    if context.width * context.height > MAX_PIXELS:
-        raise DecodeError(
-            source,
-            f"has frames of {context.width} x {context.height} pixels; the limit is "
-            f"{MAX_PIXELS:,} pixels",
-        )
+    check_pixels(source, context.width, context.height)
+    if transfer := _HDR.get(context.color_trc):
+        _note_hdr(source, transfer)
     context.thread_count = 1
     context.options = _decoder_options()  # the size may grow within the stream
     return streams[0]
+
+
+def check_pixels(source: VideoSource, width: int, height: int) -> None:
+    """Checks the size of frames.
+
+    Raises:
+        DecodeError: If it exceeds `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            source, f"has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels"
+        )
 
 
 def checked_packets(
@@ -104,6 +118,23 @@ def no_frame(source: VideoSource, error: FFmpegError | None) -> DecodeError:
     if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
         why += f"; the limit is {MAX_PIXELS:,} pixels per frame"
     return DecodeError(source, f"no frame decodes{why}")
+
+
+@cache
+def _noted() -> set[str]:
+    """The notes given in this process: each is given once."""
+    return set()
+
+
+def _note_hdr(source: VideoSource, transfer: str) -> None:
+    if "HDR" not in _noted():
+        _noted().add("HDR")
+        name = repr(str(source))[1:-1]  # control characters are escaped
+        warnings.warn(
+            f"{name} is HDR video ({transfer}); its frames are not tone-mapped, so they look pale "
+            "(given once per process)",
+            stacklevel=2,
+        )
 
 
 def _decoder_options() -> dict[str, str]:

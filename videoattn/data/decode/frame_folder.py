@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from videoattn.data.decode.container import MAX_PIXELS
+from videoattn.data.decode.container import MAX_PIXELS, check_pixels
 from videoattn.data.decode.source import DecodeError, FrameFolder, FrameIndices, Image, Images
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -22,7 +22,7 @@ def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
     """
     size: tuple[int, ...] | None = None
     for slot, index in enumerate(indices.tolist()):
-        name = source.template.format(index + 1)
+        name = source.name(index)
         image = _read(source.path, name)
         size = size or image.shape
         if image.shape != size:
@@ -42,25 +42,20 @@ def count_folder(source: FrameFolder) -> int:
     except OSError as error:
         raise DecodeError(source, str(error.strerror or error)) from error
     count = 0
-    while source.template.format(count + 1) in names:
+    while source.name(count) in names:
         count += 1
     if count == 0:
-        raise DecodeError(source, f"no frame {source.template.format(1)} in the folder")
+        raise DecodeError(source, f"no frame {source.name(0)} in the folder")
     return count
 
 
 def _read(folder: Path, name: str) -> Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # refused below
-            image = PIL.Image.open(folder / name, formats=FORMATS)
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DecodeError(
-                    folder, f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
-                )
-            return np.asarray(image.convert("RGB"))
+            warnings.simplefilter("ignore")  # about its metadata and size; the latter is checked
+            with PIL.Image.open(folder / name, formats=FORMATS) as image:
+                check_pixels(folder / name, *image.size)
+                return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DecodeError(folder, f"{name} is missing") from error
     except PIL.Image.DecompressionBombError as error:

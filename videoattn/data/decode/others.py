@@ -101,6 +101,8 @@ def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[
         _refuse(video, decoder, "needs packets that determine the number of each frame")
     if not index.closed:
         _refuse(video, decoder, "is not exact if frames stored after a key frame precede it")
+    if len(index.keys) != len(index.flagged_keys):
+        _refuse(video, decoder, "is not exact if decoding cannot start at a marked key frame")
     if indices[-1] >= len(index.times):
         raise too_few_frames(video.source, int(indices[-1]), len(index.times))
     return np.sort(index.times) * float(video.stream.time_base or 0)

@@ -9,6 +9,8 @@ import av
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from videoattn.data.decode.units import UnitFacts
+
 # Codecs that store frames in another order than they are displayed in.
 _REORDERED = ("h264", "hevc", "mpeg4")
 
@@ -41,12 +43,15 @@ class PacketIndex(NamedTuple):
         times: The display time of each packet's frame, in ticks of the stream.
         keys: The packets at which decoding can start.
         unreferenced: The packets whose frames no other frame refers to.
+        flagged_keys: The packets that the container marks as key frames: `keys`, and perhaps
+            others at which decoding cannot start.
     """
 
     packets: list[av.Packet]
     times: Int64[np.ndarray, " P"]
     keys: Int64[np.ndarray, " K"]
     unreferenced: Bool[np.ndarray, " P"]
+    flagged_keys: Int64[np.ndarray, " F"]
 
     @classmethod
     def of(cls, stream: av.VideoStream, packets: list[av.Packet]) -> "PacketIndex | None":
@@ -60,20 +65,17 @@ class PacketIndex(NamedTuple):
         if reordered and all(p.pts == p.dts for p in packets):  # pts hold the decoding order
             return None
         times = np.array([p.pts for p in packets], dtype=np.int64)
-        keys = np.flatnonzero([p.is_keyframe for p in packets])
+        units = UnitFacts.of(context, packets)
+        if units is None or not units.starts[0]:
+            return None
+        keys = np.flatnonzero(units.starts)
         before = np.maximum.accumulate(times)[np.maximum(keys - 1, 0)]
         if len(np.unique(times)) != len(times) or (times[keys[1:]] <= before[1:]).any():
             return None
         if times.min() < times[0]:  # this frame needs a group before the first
             return None
-        unreferenced = np.zeros(len(packets), dtype=bool)
-        if length_size := _nal_length_size(context):
-            found = [_is_unreferenced(bytes(packet), length_size) for packet in packets]
-            if None in found:
-                return None
-            if context.name == "h264":
-                unreferenced[:] = found
-        return cls(packets, times, keys, unreferenced)
+        flagged = np.flatnonzero([p.is_keyframe for p in packets])
+        return cls(packets, times, keys, units.unreferenced, flagged)
 
     @property
     def closed(self) -> bool:
@@ -122,26 +124,3 @@ def up_to_frame(packets: Iterator[av.Packet], frame: int) -> Iterator[av.Packet]
         yield packet
         if packet.pts is not None:
             times.append(packet.pts)
-
-
-def _nal_length_size(codec: av.VideoCodecContext) -> int:
-    """Returns the size in bytes of the length field before each NAL unit of H.264 and HEVC in MP4
-    and Matroska; 0 for other files."""
-    at = {"h264": 4, "hevc": 21}.get(codec.name, 0)
-    extra = codec.extradata or b""
-    return (extra[at] & 3) + 1 if at and len(extra) > at and extra[0] == 1 else 0
-
-
-def _is_unreferenced(data: bytes, length_size: int) -> bool | None:
-    """Returns whether every slice (unit types 1 and 5) of an H.264 packet has nal_ref_idc = 0.
-
-    Returns None if the packet is damaged: the lengths of its units do not add up. This also detects
-    damaged HEVC packets, for which True and False have no meaning.
-    """
-    at, end, slices, references = 0, len(data), 0, 0
-    while (start := at + length_size) < end:
-        header = data[start]
-        if header & 31 in (1, 5):
-            slices, references = slices + 1, references | header & 0x60
-        at = start + int.from_bytes(data[at:start], "big")
-    return None if at != end else bool(slices and not references)

@@ -15,16 +15,18 @@ from itertools import chain
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
+from av.video.frame import PictureType
 from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
+    check_pixels,
     checked_packets,
     no_frame,
     open_container,
     video_stream,
 )
 from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
     DecodeError,
     FrameIndices,
@@ -36,8 +38,8 @@ from videoattn.data.decode.source import (
     too_few_frames,
 )
 
-# Since PyAV 17, color conversion starts one thread per core by default.
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+MAX_PIXEL_ASPECT = 16
+"""The most unequal sides of a pixel. Anamorphic video has ratios between 1 and 2."""
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
@@ -96,6 +98,24 @@ class Video:
         """The mean frame rate; 0 if unknown."""
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else 0.0
+
+    @property
+    def pixel_aspect(self) -> float:
+        """The width of a pixel divided by its height, before rotation.
+
+        1 if the file states none, one that only damage explains, or one within 2 % of square:
+        encoders state 256:255 for sizes that they have rounded.
+
+        Raises:
+            DecodeError: If frames with square pixels would exceed the limit on pixels.
+        """
+        ratio = float(self.stream.sample_aspect_ratio or 1)
+        damaged = not 1 / MAX_PIXEL_ASPECT <= ratio <= MAX_PIXEL_ASPECT
+        if damaged or abs(ratio - 1) < 0.02:
+            return 1.0
+        context = self.stream.codec_context
+        check_pixels(self.source, round(context.width * ratio), context.height)
+        return ratio
 
     @cached_property
     def packet_index(self) -> PacketIndex | None:
@@ -189,15 +209,9 @@ class Video:
 
 
 def read_pyav(
-    video: Video, indices: FrameIndices, *, short_side: int | None = None,
-    starts: GroupStarts | None = None,
-) -> Images:  # fmt: skip
-    """Yields the position in `indices` and the image of each frame.
-
-    Args:
-        short_side: Downscales while decoding, if the video is at least twice as large.
-    """
-    to_rgb = ToRGB(short_side)
+    video: Video, indices: FrameIndices, to_rgb: ToRGB, *, starts: GroupStarts | None = None
+) -> Images:
+    """Yields the position in `indices` and the image of each frame."""
     video.last_error = None
     if (yield from _read_listed(video, indices, to_rgb)):
         return
@@ -208,38 +222,6 @@ def read_pyav(
     yield from _read_in_order(video, indices, to_rgb)
 
 
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns the counterclockwise quarter turns in the file's display matrix."""
-    turns = frame.rotation / 90
-    return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
-
-
-class ToRGB:
-    """Converts frames to upright RGB images, all in the size of the first."""
-
-    def __init__(self, short_side: int | None = None) -> None:
-        self._short_side = short_side
-        self._size: tuple[int, int] | None = None
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> Image:
-        width, height = self._size = self._size or self._size_of(frame)
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", **ONE_THREAD
-        )
-        plane = rgb.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        image = rows[:, : 3 * width].reshape(height, width, 3)
-        turns = quarter_turns(frame)
-        return np.rot90(image, turns) if turns else image
-
-    def _size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
-        width, height = frame.width, frame.height
-        scale = (self._short_side or height) / min(width, height)
-        # Closer to the requested size, scaling costs more than the smaller frame saves.
-        return (round(width * scale), round(height * scale)) if scale <= 0.5 else (width, height)
-
-
 def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     """Yields the frames from only the needed packets; returns False if that is not exact."""
     index = video.index_up_to(int(indices[-1]))
@@ -248,13 +230,18 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     slots = {int(t): i for i, t in enumerate(np.sort(index.times)[indices])}
     for run in index.plan(indices):
         video.flush()
+        started = False
         for packet in [*(index.packets[i] for i in run), None]:
             for frame in video.feed(packet):
+                if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
+                    started = frame.key_frame or frame.pict_type == PictureType.NONE
                 if frame.is_corrupt:  # the concealment of damage depends on earlier frames
                     return False
                 slot = slots.pop(frame.pts, None) if frame.pts is not None else None
                 if slot is not None:
                     yield slot, to_rgb(frame)
+        if not started:  # the container marks a key frame that is none
+            return False
     return not slots and video.last_error is None
 
 

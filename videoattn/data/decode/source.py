@@ -37,12 +37,17 @@ class FrameFolder:
     """A video stored as a folder of images.
 
     Args:
-        template: The file name of a frame: frame i is the file `template.format(i + 1)`, because
-            published lists number frames from 1.
+        template: The file name of a frame: frame i is the file `template.format(i + first)`.
+        first: The number of frame 0. Published lists number frames from 1.
     """
 
     path: Path
     template: str
+    first: int = 1
+
+    def name(self, index: int) -> str:
+        """Returns the file name of a frame."""
+        return self.template.format(index + self.first)
 
     def __str__(self) -> str:
         return str(self.path)

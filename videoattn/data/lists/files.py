@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from videoattn.data.lists.lines import ListError
-from videoattn.data.lists.samples import Samples
+from videoattn.data.lists.samples import LabelSets, Samples
 from videoattn.data.prepare.index import INDEX_NAME, read_index
 from videoattn.errors import first_few
 
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
     """The content of a list: paths or names, labels, class names, reliable frame counts if any."""
 
     names: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[int] | LabelSets
     class_names: tuple[str, ...]
     num_frames: Sequence[int] | None = None
 
@@ -91,6 +91,7 @@ def find_videos(
         for i, name in enumerate(listed.names):
             if rows[i] < 0:
                 rows[i] = by_stem.get(_stem(name), -1)
+    _check_each_once(root, listed.names, found.paths, rows)
     return _to_samples(root, folder, listed, found, rows, missing, frame_template)
 
 
@@ -226,6 +227,23 @@ def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
     return Found(sorted(paths))
 
 
+def _check_each_once(
+    root: Path, names: Sequence[str], paths: Sequence[str], rows: Sequence[int]
+) -> None:
+    """Checks that no two names of a list are one file, which the list may spell in several ways."""
+    folders: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
+    for name, row in zip(names, rows, strict=True):
+        if row < 0:
+            continue
+        folder, _, file = paths[row].rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(root / folder)
+        other = first.setdefault((folders[folder], file), name)
+        if other is not name:
+            raise ListError(f"{other} and {name} are one file, {paths[row]}; list each video once")
+
+
 def _to_samples(
     root: Path,
     folder: str,
@@ -241,6 +259,7 @@ def _to_samples(
         raise ListError(_missing_message(root, folder, lost, len(rows), found))
     kept = [i for i, row in enumerate(rows) if row >= 0 or missing == "keep"]
     taken = [rows[i] for i in kept]
+    labels = listed.labels
     num_frames, fps = found.num_frames, found.fps
     if num_frames is not None and fps is not None:  # row -1 becomes 0, an unknown value
         num_frames, fps = np.append(num_frames, 0)[taken], np.append(fps, 0)[taken]
@@ -249,7 +268,7 @@ def _to_samples(
     return Samples(
         root,
         paths=[found.paths[rows[i]] if rows[i] >= 0 else folder + listed.names[i] for i in kept],
-        labels=[listed.labels[i] for i in kept],
+        labels=labels.take(kept) if isinstance(labels, LabelSets) else [labels[i] for i in kept],
         class_names=listed.class_names,
         num_frames=num_frames,
         fps=fps,

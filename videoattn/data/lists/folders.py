@@ -24,12 +24,12 @@ def read_folders(
             of no class.
     """
     root = existing_root(root)
+    names = class_folders(root, split)
     prefix = "" if split is None else f"{split.rstrip('/')}/"
     folder = root / prefix
-    if not folder.is_dir():
-        raise ListError(f"{root} has no split {split!r}; it has {first_few(folders_in(root))}")
-    names = tuple(class_names) if class_names is not None else tuple(folders_in(folder))
-    check_class_folders(folder, names)
+    if class_names is not None:
+        names = tuple(class_names)
+        check_class_folders(folder, names)
     label_of = {name: label for label, name in enumerate(names)}
     if extra := [name for name in folders_in(folder) if name not in label_of]:
         raise ListError(
@@ -56,6 +56,20 @@ def read_folders(
         fps=found.fps,
         ignored=ignored,
     )
+
+
+def class_folders(root: str | Path, split: str | None = None) -> tuple[str, ...]:
+    """Returns the names of the class folders, sorted.
+
+    Raises:
+        ValueError: If the split does not exist.
+    """
+    folder = existing_root(root) / (split or "")
+    if not folder.is_dir():
+        raise ListError(
+            f"{root} has no split {split!r}; it has {first_few(folders_in(Path(root)))}"
+        )
+    return tuple(folders_in(folder))
 
 
 def check_class_folders(folder: Path, names: Sequence[str]) -> None:

@@ -1,7 +1,5 @@
 """Reads Kinetics-400, 600 and 700 from the csv files of the release."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from videoattn.data.lists.files import (
     first_file,
     first_folder,
 )
-from videoattn.data.lists.lines import Lines, ListError, read_text, to_integer
+from videoattn.data.lists.lines import read_csv, to_integer
 from videoattn.data.lists.samples import Samples
 
 _HEADER = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -53,37 +51,16 @@ def kinetics_csv(root: Path, split: str) -> Path:
 
 def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> Listed:
     """Returns the clips' names, without extension, and their labels."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
-    lines = Lines(path, [], [])
-    parsed: list[tuple[str, str] | None] = []
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        columns = _columns(path, header)
-        for row in rows:
-            if len(row) > 1 or "".join(row).strip():
-                lines.numbers.append(rows.line_num)
-                lines.text.append(",".join(row))
-                parsed.append(_parse(row, columns, len(header)))
-    except csv.Error as error:
-        raise ListError(f"{path} line {rows.line_num}: not a csv file ({error})") from error
-    lines.check_not_empty(f"'{','.join(_HEADER)}'")
-    clips = lines.require(parsed, f"{','.join(header)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'")
+    header, lines, rows = read_csv(path, _HEADER)
+    columns = [header.index(name) for name in _HEADER[:4]]
+    clips = lines.require(
+        [_parse(row, columns, len(header)) for row in rows],
+        f"{','.join(header)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'",
+    )
     names = [name for name, _ in clips]
     labels, classes = lines.class_labels([label for _, label in clips], class_names)
     lines.check_no_repeats(names)
     return Listed(names, labels, classes)
-
-
-def _columns(path: Path, header: Sequence[str]) -> list[int]:
-    """Returns the indices of the columns label, youtube_id, time_start and time_end."""
-    if not any(header):
-        raise ListError(f"{path}: the csv is empty; expected the columns {','.join(_HEADER)}")
-    if not set(_HEADER) <= set(header):
-        raise ListError(
-            f"{path} line 1: got {','.join(header)!r}; a csv of Kinetics has the columns "
-            f"{','.join(_HEADER)}: choose the layout of this list's dataset"
-        )
-    return [header.index(name) for name in _HEADER[:4]]
 
 
 def _parse(row: list[str], columns: Sequence[int], width: int) -> tuple[str, str] | None:

@@ -1,6 +1,8 @@
 """Reads list files line by line. Errors name the file, the line number and its text."""
 
 import codecs
+import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,9 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from videoattn.errors import did_you_mean
 
 _BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
+
+MAX_CLASSES = 100_000
+"""Most classes of a list that does not name them: its largest label is one less."""
 
 Row = TypeVar("Row")
 
@@ -56,9 +61,9 @@ class Lines(NamedTuple):
         self, labels: Sequence[int], num_classes: int | None, *, first: int = 0
     ) -> None:
         """Checks that labels, numbered in the file from `first`, are in range."""
-        end = float("inf") if num_classes is None else first + num_classes
+        end = first + (MAX_CLASSES if num_classes is None else num_classes)
         if wrong := [i for i, label in enumerate(labels) if not first <= label < end]:
-            allowed = f"{first} or more" if num_classes is None else f"{first} - {end - 1}"
+            allowed = f"{first} - {end - 1}"
             self.fail(wrong, f"label {labels[wrong[0]]} is out of range; allowed: {allowed}")
 
     def check_no_repeats(self, names: Sequence[str], message: str | None = None) -> None:
@@ -113,6 +118,34 @@ def read_text(path: Path) -> str:
     if b"\r" in first_line.rstrip(b"\r\n"):
         raise ListError(f"{path} has lines that end in CR; save it as UTF-8 with LF line ends")
     return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], Lines, list[list[str]]]:
+    """Returns the header of a csv file, its rows for error messages, and their cells.
+
+    Raises:
+        ListError: If it is not a csv file, or lacks any of the columns.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    lines, cells = Lines(path, [], []), []
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        for row in rows:
+            if len(row) > 1 or "".join(row).strip():
+                lines.numbers.append(rows.line_num)
+                lines.text.append(",".join(row))
+                cells.append(row)
+    except csv.Error as error:
+        raise ListError(f"{path} line {rows.line_num}: not a csv file ({error})") from error
+    if not any(header):
+        raise ListError(f"{path}: the csv is empty; expected the columns {','.join(columns)}")
+    if not set(columns) <= set(header):
+        raise ListError(
+            f"{path} line 1: got {','.join(header)!r}; expected the columns {','.join(columns)}: "
+            "choose the layout of this list's dataset"
+        )
+    lines.check_not_empty(f"'{','.join(header)}'")
+    return header, lines, cells
 
 
 def split_last(text: str, separator: str) -> tuple[str, str] | None:

@@ -4,8 +4,11 @@ import hashlib
 from pathlib import Path
 
 import av
+import numpy as np
 
-from videoattn.data.decode.pyav import ToRGB, Video
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
+from videoattn.data.decode.units import UnitFacts
 
 
 def find_group_starts(path: Path) -> list[tuple[int, int]]:
@@ -31,7 +34,9 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
             digests.append(_digest(frame, to_rgb))
         if video.last_error:
             return []
-    keys = [n for n, packet in enumerate(packets) if packet.is_keyframe and n in first_frame]
+        units = UnitFacts.of(video.stream.codec_context, packets)
+    starts = np.flatnonzero(units.starts).tolist() if units else []
+    keys = [n for n in starts if n in first_frame]
     ends = [first_frame[key] for key in keys[2:]] + [len(digests)] * 2
     return [
         (key, first_frame[key])

@@ -16,15 +16,14 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, NamedTuple
-from zipfile import ZipFile
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.strings import PackedStrings
-from videoattn.files import write_whole
+from videoattn.files import read_arrays, write_whole
 
 INDEX_NAME = "videoattn_index.npz"
 
@@ -64,30 +63,22 @@ class VideoIndex(NamedTuple):
     starts: Mapping[str, GroupStarts] = MappingProxyType({})
 
 
-class GroupStartTable:
+class GroupStartTable(NamedTuple):
     """The group starts of a data root, in flat arrays that workers share."""
 
-    def __init__(
-        self,
-        paths: PackedStrings,
-        file_bytes: Int64[np.ndarray, " N"],
-        ends: Int64[np.ndarray, " N"],
-        packets: Int64[np.ndarray, " G"],
-        frames: Int64[np.ndarray, " G"],
-    ) -> None:
-        self._paths = paths
-        self._file_bytes = file_bytes
-        self._ends = ends
-        self._packets = packets
-        self._frames = frames
+    paths: PackedStrings
+    file_bytes: Int64[np.ndarray, " N"]
+    ends: Int64[np.ndarray, " N"]
+    packets: Int64[np.ndarray, " G"]
+    frames: Int64[np.ndarray, " G"]
 
     def of(self, path: str) -> GroupStarts | None:
         """Returns the starts of the video at a path relative to the root, or None."""
-        row = bisect_left(self._paths, path)
-        if row == len(self._paths) or self._paths[row] != path:
+        row = bisect_left(self.paths, path)
+        if row == len(self.paths) or self.paths[row] != path:
             return None
-        some = slice(self._ends[row - 1] if row else 0, self._ends[row])
-        starts = GroupStarts(int(self._file_bytes[row]), self._packets[some], self._frames[some])
+        some = slice(self.ends[row - 1] if row else 0, self.ends[row])
+        starts = GroupStarts(int(self.file_bytes[row]), self.packets[some], self.frames[some])
         return starts if len(starts.frames) else None
 
 
@@ -118,13 +109,8 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
         return None
     file_bytes, start_ends, packets, frames = starts
     data, ends, *_ = columns
-    sizes = file_bytes.shape == start_ends.shape == ends.shape and packets.shape == frames.shape
-    sizes = sizes and start_ends.ndim == frames.ndim == 1
-    if (
-        not sizes
-        or start_ends.max(initial=0) != len(frames)
-        or (np.diff(start_ends, prepend=0) < 0).any()
-    ):
+    same_length = file_bytes.shape == start_ends.shape == ends.shape
+    if not (same_length and packets.shape == frames.shape and _are_ends(start_ends, frames)):
         raise _disagree(root)
     return GroupStartTable(_paths(root, data, ends), file_bytes, start_ends, packets, frames)
 
@@ -156,36 +142,29 @@ def _read_columns(
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            _check_size(file, columns)
-            arrays = np.load(file, allow_pickle=False)
-            if optional and not set(columns) <= set(arrays.files):
-                return None
-            return [
-                arrays[name].astype(dtype, casting="safe", copy=False)
-                for name, dtype in columns.items()
-            ]
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=columns)
+        if optional and not set(columns) <= set(arrays):
+            return None
+        return [
+            arrays[name].astype(dtype, casting="safe", copy=False)
+            for name, dtype in columns.items()
+        ]
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
 
 
-def _check_size(file: IO[bytes], columns: Mapping[str, type]) -> None:
-    """Raises a ValueError if the arrays are larger than the limit when they are unpacked."""
-    with ZipFile(file) as archive:
-        names = {f"{name}.npy" for name in columns}
-        total = sum(item.file_size for item in archive.infolist() if item.filename in names)
-    if total > MAX_INDEX_BYTES:
-        raise ValueError(f"it holds {total:,} bytes; the limit is {MAX_INDEX_BYTES:,}")
-    file.seek(0)
-
-
 def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
-    good = ends.ndim == data.ndim == 1 and len(data) == ends.max(initial=0)
-    if not good or (np.diff(ends, prepend=0) < 0).any():
+    if not _are_ends(ends, data):
         raise _disagree(root)
     return PackedStrings(data, ends)
+
+
+def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
+    """Returns whether the ends divide the data into consecutive parts."""
+    flat = ends.ndim == data.ndim == 1 and len(data) == ends.max(initial=0)
+    return bool(flat and (np.diff(ends, prepend=0) >= 0).all())
 
 
 def _disagree(root: Path) -> ValueError:

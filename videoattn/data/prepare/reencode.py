@@ -16,7 +16,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from videoattn.data.decode import probe
-from videoattn.data.decode.pyav import ONE_THREAD, Video, quarter_turns
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ONE_THREAD, quarter_turns
 from videoattn.data.decode.source import DecodeError, reason
 from videoattn.data.prepare.verify import Record
 from videoattn.files import file_url
@@ -99,6 +100,8 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             if count == 0:
                 first = frame.pts or 0
                 stream.width, stream.height = small.width, small.height
+                if video.pixel_aspect != 1.0:
+                    stream.codec_context.sample_aspect_ratio = _aspect(video, frame)
                 stream.codec_context.color_range = small.color_range
                 if not frame.format.is_rgb:
                     stream.codec_context.colorspace = small.colorspace
@@ -113,6 +116,12 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             raise video.no_frame()
         container.mux(stream.encode())
     return count
+
+
+def _aspect(video: Video, frame: av.VideoFrame) -> Fraction:
+    """Returns the ratio of the sides of the copy's pixels, with which it looks as the source."""
+    ratio = video.pixel_aspect
+    return Fraction(1 / ratio if quarter_turns(frame) % 2 else ratio).limit_denominator(1000)
 
 
 def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:

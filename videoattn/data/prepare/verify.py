@@ -17,7 +17,8 @@ from av.error import FFmpegError
 
 from videoattn.data.decode.frame_folder import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
-from videoattn.data.decode.pyav import Video, quarter_turns
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, reason
 from videoattn.data.lists.files import is_video, walk
 from videoattn.data.prepare.groups import find_group_starts
@@ -39,6 +40,19 @@ class Facts(NamedTuple):
     height: int
     width: int
     key_frames: int
+
+
+_TYPES: dict[str, Any] = {
+    "path": str,
+    "error": str,
+    "crashed": bool,
+    "starts": list,
+    "fps": int | float,
+    **dict.fromkeys(
+        ("bytes", "mtime_ns", "out_bytes", *Facts._fields[:1], *Facts._fields[2:]), int
+    ),
+}
+"""The types of a record's values."""
 
 
 class Journal:
@@ -79,21 +93,21 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(about)]
-            self.records = {line["path"]: line for line in lines}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.records = {line["path"]: line for line in map(_checked, lines)}
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); remove it to start again"
             ) from error
         if first != about:
             raise ValueError(
-                f"{self.path} belongs to a run with {first}, and this run has {dict(about)}; "
-                "choose another folder, or remove it to start again"
+                f"{self.path} belongs to a run with {str(first)[:200]}, and this run has "
+                f"{dict(about)}; choose another folder, or remove it to start again"
             )
         return whole
 
 
 def examine(
-    task: Task, root: Path, items: Mapping[str, Any], journal: Journal, *,
+    task: Task, root: Path, items: Mapping[str, Any], journal: Journal | None, *,
     num_workers: int, seconds: float,
 ) -> Iterator[Record]:  # fmt: skip
     """Yields a record for each file: the journal's if the file has not changed, else a new one.
@@ -102,25 +116,25 @@ def examine(
 
     Args:
         items: The argument of the task by path, which is relative to `root` or absolute.
+        journal: Keeps the records for the next run.
     """
     states = {path: _state(root / path) for path in items}
-    known = [path for path in items if _is_known(journal.records.get(path), states[path])]
-    yield from (journal.records[path] for path in known)
-    paths = sorted(set(items) - set(known))
-    jobs = [(path, items[path]) for path in paths]
+    known = journal.records if journal else {}
+    jobs = []
+    for path in sorted(items):
+        if _is_known(known.get(path), states[path]):
+            yield known[path]
+        else:
+            jobs.append((path, items[path]))
     for (path, _), found in in_processes(
         partial(_second, task), jobs, num_workers=num_workers, seconds=seconds
     ):
         if isinstance(found, Crash):
             found = {"error": found.reason, "crashed": True}
         record = {"path": path, **states[path], **found}
-        journal.add(record)
+        if journal:
+            journal.add(record)
         yield record
-
-
-def files_in(root: Path) -> list[str]:
-    """Returns every file in a folder and below, except hidden ones: relative paths, sorted."""
-    return sorted(walk(root))
 
 
 def videos_in(root: Path) -> list[str]:
@@ -129,7 +143,7 @@ def videos_in(root: Path) -> list[str]:
     Raises:
         ValueError: If there are none.
     """
-    paths = [path for path in files_in(root) if is_video(path)]
+    paths = sorted(filter(is_video, walk(root)))
     if not paths:
         raise ValueError(f"{root} holds no video")
     return paths
@@ -148,10 +162,9 @@ def verify(path: Path) -> Record:
     return facts._asdict()
 
 
-def verify_folder(job: tuple[Path, str, int]) -> Record:
-    """Checks a folder of images; `job` is (path, file name template, number of listed frames)."""
-    path, template, listed = job
-    folder = FrameFolder(path, template)
+def verify_folder(job: tuple[FrameFolder, int]) -> Record:
+    """Checks a folder of images; `job` has the folder and the number of listed frames."""
+    folder, listed = job
     size: dict[str, int] = {}
     try:
         count = count_folder(folder)
@@ -165,15 +178,15 @@ def verify_folder(job: tuple[Path, str, int]) -> Record:
     return {"num_frames": count, **size}
 
 
-def describe(path: Path) -> Record:
+def describe(path: Path, *, with_starts: bool = True) -> Record:
     """Describes a video for the index, by listing packets and decoding one frame if possible.
 
     The number of frames and their rate are those of `count_frames`. Only videos whose container
-    does not list the frames need `starts`, their group starts.
+    does not list the frames need `starts`, their group starts, which take another decoding.
     """
     try:
         facts, listed, _ = _look(path, thorough=False)
-        starts = find_group_starts(path) if listed is None else []
+        starts = find_group_starts(path) if with_starts and listed is None else []
     except DecodeError as error:
         return {"error": error.reason}
     return {**facts._asdict(), "num_frames": listed or facts.num_frames, "starts": starts}
@@ -227,6 +240,25 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
             return Facts(count, video.fps, height, width, keys), listed, problem
     except (FFmpegError, OSError) as error:
         raise DecodeError(path, reason(error)) from error
+
+
+def _checked(record: Record) -> Record:
+    """Returns a record of a journal, which may have come with the folder.
+
+    Raises:
+        ValueError: If a value has another type than this package writes, or exceeds 64 bits.
+    """
+    if not isinstance(record, dict) or "path" not in record:
+        raise ValueError(f"{str(record)[:40]!r} is not a record")
+    for key, value in record.items():
+        kind = _TYPES.get(key, object)
+        number = isinstance(value, int | float) and kind is not object
+        if not isinstance(value, kind) or (number and not 0 <= value < 2**63):
+            raise ValueError(f"{key} is {str(value)[:40]!r}")
+    starts = record.get("starts")
+    if starts and np.array(starts, np.int64).shape != (len(starts), 2):
+        raise ValueError("starts are not pairs of numbers")
+    return record
 
 
 def _second(task: Task, job: tuple[str, Any]) -> Record:

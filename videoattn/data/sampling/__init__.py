@@ -3,18 +3,19 @@
 `frames` has this project's arithmetic, `published` the arithmetic of other toolboxes.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
 from videoattn.data.sampling import frames, published
-from videoattn.data.sampling.frames import Indices, ShortVideo
+from videoattn.data.sampling.frames import ClipSpec, Indices
+from videoattn.data.sampling.frames import ShortVideo as ShortVideo
 from videoattn.data.sampling.frames import ShortVideoError as ShortVideoError
+from videoattn.errors import one_of
 
 Pattern = Literal["dense", "segments", "uniform"]
 Arithmetic = Literal["plain", "mmaction2", "pyslowfast"]
@@ -22,77 +23,58 @@ Arithmetic = Literal["plain", "mmaction2", "pyslowfast"]
 Sampler = Callable[[int, float, torch.Generator], Indices]
 """(frames in the video, frames per second, generator) -> indices."""
 
-Table = dict[str, dict[str, Callable[..., Indices]]]
+_RATE, _CLIPS = {"target_fps"}, {"num_clips"}
+
+Table = dict[str, dict[str, tuple[Callable[..., Indices], set[str]]]]
+"""Arithmetic -> pattern -> (function, its options besides those that all have)."""
 
 _TRAIN: Table = {
     "plain": {
-        "dense": frames.dense_train,
-        "segments": frames.segments_train,
-        "uniform": frames.uniform_train,
+        "dense": (frames.dense_train, set()),
+        "segments": (frames.segments_train, set()),
+        "uniform": (frames.uniform_train, set()),
     },
     "mmaction2": {
-        "dense": published.mmaction2_train,
-        "segments": published.mmaction2_segments_train,
-        "uniform": frames.uniform_train,
+        "dense": (published.mmaction2_train, _CLIPS | _RATE | {"keep_tail_frames"}),
+        "segments": (published.mmaction2_segments_train, _RATE | {"keep_tail_frames"}),
+        "uniform": (frames.uniform_train, set()),
     },
-    "pyslowfast": {"dense": published.pyslowfast_train},
+    "pyslowfast": {"dense": (published.pyslowfast_train, _RATE)},
 }
 _VIEWS: Table = {
     "plain": {
-        "dense": frames.dense_views,
-        "segments": frames.segments_views,
-        "uniform": frames.uniform_views,
+        "dense": (frames.dense_views, _CLIPS),
+        "segments": (frames.segments_views, _CLIPS),
+        "uniform": (frames.uniform_views, _CLIPS),
     },
     "mmaction2": {
-        "dense": published.mmaction2_views,
-        "segments": published.mmaction2_segments_views,
-        "uniform": frames.uniform_views,
+        "dense": (published.mmaction2_views, _CLIPS | _RATE | {"twice_sample"}),
+        "segments": (published.mmaction2_segments_views, _RATE | {"twice_sample"}),
+        "uniform": (frames.uniform_views, _CLIPS),
     },
-    "pyslowfast": {"dense": published.pyslowfast_views},
+    "pyslowfast": {"dense": (published.pyslowfast_views, _CLIPS | _RATE | {"use_offset"})},
 }
 
 
-def train_sampler(
-    pattern: Pattern,
-    *,
-    num_frames: int,
-    frame_stride: int = 1,
-    short_video: ShortVideo = "loop",
-    arithmetic: Arithmetic = "plain",
-    **options: Any,
-) -> Sampler:
+def train_sampler(pattern: Pattern, *, arithmetic: Arithmetic = "plain", **options: Any) -> Sampler:
     """Returns a sampler that draws one random clip of shape (1, num_frames).
 
-        Args:
-    X        num_frames: Frames of a clip.
-            frame_stride: Distance between frames. Segments ignore it.
-            short_video: What to do if a clip is longer than the video (see `frames`).
-            arithmetic: The toolbox whose rounding to use.
-            options: Further options of the arithmetic.
+    Args:
+        arithmetic: The toolbox whose rounding to use.
+        options: `num_frames`, and further fields of `ClipSpec`.
 
-        Raises:
-            ValueError: If the arithmetic lacks the pattern or an option, or a count is below 1.
+    Raises:
+        ValueError: If the arithmetic lacks the pattern or an option, or a count is below 1.
     """
-    return _bind(_TRAIN, arithmetic, pattern, num_frames, frame_stride, short_video, options)
+    return _bind(_TRAIN, arithmetic, pattern, ClipSpec(**options))
 
 
-def view_sampler(
-    pattern: Pattern,
-    *,
-    num_frames: int,
-    frame_stride: int = 1,
-    num_clips: int = 1,
-    short_video: ShortVideo = "loop",
-    arithmetic: Arithmetic = "plain",
-    **options: Any,
-) -> Sampler:
+def view_sampler(pattern: Pattern, *, arithmetic: Arithmetic = "plain", **options: Any) -> Sampler:
     """Returns a sampler of `num_clips` evenly spaced views, without randomness.
 
     Arguments and errors are those of `train_sampler`.
     """
-    if num_clips != 1:
-        options["num_clips"] = num_clips
-    return _bind(_VIEWS, arithmetic, pattern, num_frames, frame_stride, short_video, options)
+    return _bind(_VIEWS, arithmetic, pattern, ClipSpec(**options))
 
 
 def repeated(draw: Sampler, num_clips: int) -> Sampler:
@@ -120,33 +102,23 @@ def _repeated(
     return np.concatenate([draw(num_video_frames, fps, generator) for _ in range(num_clips)])
 
 
-def _bind(
-    table: Table,
-    arithmetic: str,
-    pattern: str,
-    num_frames: int,
-    frame_stride: int,
-    short_video: str,
-    options: dict[str, Any],
-) -> Sampler:
+def _bind(table: Table, arithmetic: str, pattern: str, spec: ClipSpec) -> Sampler:
     """Returns the function of a pattern, with its options bound."""
-    if arithmetic not in table:
-        raise ValueError(f"arithmetic: got {arithmetic!r}; choose from {', '.join(table)}")
+    one_of("arithmetic", arithmetic, table)
+    one_of("short_video", spec.short_video, get_args(ShortVideo))
     if pattern not in table[arithmetic]:
         raise ValueError(
             f"sampling: {arithmetic} has no {pattern!r}; it has {', '.join(table[arithmetic])}"
             + ("" if arithmetic == "plain" else "; or choose arithmetic plain")
         )
-    sample = table[arithmetic][pattern]
-    known = inspect.signature(sample).parameters
-    if unknown := [name for name in options if name not in known]:
-        raise ValueError(
-            f"{unknown[0]}: {arithmetic} {pattern!r} sampling has no such option; leave it out"
-        )
-    counts = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": 1, **options}
+    sample, known = table[arithmetic][pattern]
+    for name, default in ClipSpec._field_defaults.items():
+        everywhere = name in ("frame_stride", "short_video")
+        if getattr(spec, name) != default and not everywhere and name not in known:
+            raise ValueError(
+                f"{name}: {arithmetic} {pattern!r} sampling has no such option; leave it out"
+            )
     for name in ("num_frames", "frame_stride", "num_clips"):
-        if counts[name] < 1:
-            raise ValueError(f"{name}: got {counts[name]}; need at least 1")
-    if "frame_stride" in known:
-        options = {"frame_stride": frame_stride, **options}
-    return partial(sample, num_frames=num_frames, short_video=short_video, **options)
+        if getattr(spec, name) < 1:
+            raise ValueError(f"{name}: got {getattr(spec, name)}; need at least 1")
+    return partial(sample, spec)

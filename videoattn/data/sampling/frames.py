@@ -1,9 +1,9 @@
 """Computes frame indices of clips, without I/O.
 
-Every function returns int64 indices of shape (V, T), V clips of T frames, all below the video's
-frame count. `dense` takes T frames at a fixed stride. `segments` splits the video into T equal
-segments and takes one frame of each. `uniform` does the same from the first to the last frame, with
-segments that share ends.
+Every function takes a `ClipSpec`, the number and rate of the video's frames, and a generator. It
+returns int64 indices of shape (V, T), V clips of T frames, all below the frame count. `dense` takes
+T frames at a fixed stride. `segments` splits the video into T equal segments and takes one frame of
+each. `uniform` does the same from the first to the last frame, with segments that share ends.
 
 If a clip extends past the end of the video, a policy decides:
   loop         index modulo the frame count (mmaction2's default)
@@ -12,159 +12,145 @@ If a clip extends past the end of the video, a policy decides:
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64
+from torch import Generator
 
 Indices = Int64[np.ndarray, "V T"]
 ShortVideo = Literal["loop", "repeat_last", "error"]
+
+
+class ClipSpec(NamedTuple):
+    """The clips to sample from a video. Each function has some of the options.
+
+    Args:
+        num_frames: Frames of a clip.
+        frame_stride: Distance between frames. Segments ignore it.
+        num_clips: Evenly spaced clips.
+        target_fps: Spaces the frames as if every video had this rate. None is the rate of the
+            video. A video without a rate is treated as if it had the target rate.
+        keep_tail_frames: Also samples the frames after the last whole section (mmaction2).
+        twice_sample: Takes twice as many clips (mmaction2).
+        use_offset: Takes whole distances (PySlowFast's TEST.USE_OFFSET_SAMPLING).
+    """
+
+    num_frames: int
+    frame_stride: int = 1
+    num_clips: int = 1
+    short_video: ShortVideo = "loop"
+    target_fps: float | None = None
+    keep_tail_frames: bool = False
+    twice_sample: bool = False
+    use_offset: bool = False
+
+    @property
+    def steps(self) -> Int64[np.ndarray, " T"]:
+        """The frame numbers of a clip that starts at 0."""
+        return np.arange(self.num_frames) * self.frame_stride
 
 
 class ShortVideoError(ValueError):
     """Raised by the policy "error" if a video has fewer frames than a clip needs."""
 
 
-def dense_train(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    frame_stride: int = 1,
-    short_video: ShortVideo = "loop",
-) -> Indices:
+def dense_train(spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator) -> Indices:
     """Draws one clip; its start is uniform over all positions that fit."""
-    span = (num_frames - 1) * frame_stride + 1
-    start = draw(max(num_video_frames - span, 0) + 1, 1, generator)
-    clip = start + np.arange(num_frames)[None] * frame_stride
-    return within(clip, num_video_frames, short_video)
+    start = draw(max(num_video_frames - int(spec.steps[-1]), 1), 1, generator)
+    return within((start + spec.steps)[None], num_video_frames, spec)
 
 
-def dense_views(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    frame_stride: int = 1,
-    num_clips: int = 1,
-    short_video: ShortVideo = "loop",
-) -> Indices:
+def dense_views(spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator) -> Indices:
     """Spaces `num_clips` clips evenly from the first position to the last; one is centered."""
-    span = (num_frames - 1) * frame_stride + 1
-    last_start = max(num_video_frames - span, 0)
-    if num_clips == 1:
+    last_start = max(num_video_frames - 1 - int(spec.steps[-1]), 0)
+    if spec.num_clips == 1:
         starts = np.array([last_start // 2])
     else:
-        starts = np.round(np.arange(num_clips) * (last_start / (num_clips - 1))).astype(np.int64)
-    clips = starts[:, None] + np.arange(num_frames) * frame_stride
-    return within(clips, num_video_frames, short_video)
+        distance = last_start / (spec.num_clips - 1)
+        starts = np.round(np.arange(spec.num_clips) * distance).astype(np.int64)
+    return within(starts[:, None] + spec.steps, num_video_frames, spec)
 
 
 def segments_train(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    short_video: ShortVideo = "loop",
+    spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
     """Draws one frame of each of `num_frames` equal segments.
 
     A video with fewer frames than segments repeats frames in order, under every policy except
     "error".
     """
-    check_length(num_video_frames, num_frames, short_video)
-    jitter = torch.rand(num_frames, generator=generator, dtype=torch.float64).numpy()
-    positions = (np.arange(num_frames) + jitter) * (num_video_frames / num_frames)
+    check_length(num_video_frames, spec.num_frames, spec)
+    jitter = torch.rand(spec.num_frames, generator=generator, dtype=torch.float64).numpy()
+    positions = (np.arange(spec.num_frames) + jitter) * (num_video_frames / spec.num_frames)
     return np.minimum(positions.astype(np.int64), num_video_frames - 1)[None]
 
 
 def segments_views(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    num_clips: int = 1,
-    short_video: ShortVideo = "loop",
+    spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
     """Takes the middle frame of each segment; several clips are evenly spaced inside it."""
-    check_length(num_video_frames, num_frames, short_video)
-    length = num_video_frames / num_frames
-    offsets = (np.arange(num_clips) + 0.5) * length / num_clips
-    positions = np.arange(num_frames) * length + offsets[:, None]
+    check_length(num_video_frames, spec.num_frames, spec)
+    length = num_video_frames / spec.num_frames
+    offsets = (np.arange(spec.num_clips) + 0.5) * length / spec.num_clips
+    positions = np.arange(spec.num_frames) * length + offsets[:, None]
     return positions.astype(np.int64)
 
 
 def uniform_train(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    short_video: ShortVideo = "loop",
+    spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
     """Draws one frame of each segment; segments include both ends.
 
     This is mmaction2's UniformSample, and PySlowFast's sampling for Something-Something.
     """
-    check_length(num_video_frames, num_frames, short_video)
-    ends = np.round((num_video_frames - 1) / num_frames * np.arange(num_frames + 1)).astype(int)
+    check_length(num_video_frames, spec.num_frames, spec)
+    ends = np.round(
+        (num_video_frames - 1) / spec.num_frames * np.arange(spec.num_frames + 1)
+    ).astype(int)
     drawn = [int(draw(int(high - low) + 1, 1, generator)[0]) for low, high in pairwise(ends)]
     return (ends[:-1] + drawn)[None]
 
 
 def uniform_views(
-    num_video_frames: int,
-    fps: float,
-    generator: torch.Generator,
-    *,
-    num_frames: int,
-    num_clips: int = 1,
-    short_video: ShortVideo = "loop",
+    spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
     """Spaces `num_clips` views evenly inside the segments (mmaction2's UniformSample)."""
-    check_length(num_video_frames, num_frames, short_video)
-    length = (num_video_frames - 1) / num_frames
-    starts = np.round(length * np.arange(num_frames)).astype(np.int64)
-    offsets = (length / (num_clips + 1) * np.arange(1, num_clips + 1)).astype(np.int64)
+    check_length(num_video_frames, spec.num_frames, spec)
+    length = (num_video_frames - 1) / spec.num_frames
+    starts = np.round(length * np.arange(spec.num_frames)).astype(np.int64)
+    offsets = (length / (spec.num_clips + 1) * np.arange(1, spec.num_clips + 1)).astype(np.int64)
     return starts + offsets[:, None]
 
 
-def within(clips: Indices, num_video_frames: int, short_video: ShortVideo) -> Indices:
+def within(clips: Indices, num_video_frames: int, spec: ClipSpec) -> Indices:
     """Applies the policy to indices past the end of the video.
 
     Raises:
         ShortVideoError: If an index is past the end and the policy is "error".
-        ValueError: If the policy is unknown or the video is empty.
+        ValueError: If the video is empty.
     """
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames: got {num_video_frames}; need at least 1")
-    if short_video == "error":
-        check_length(num_video_frames, int(clips.max()) + 1, short_video)
-        return clips
-    if short_video == "loop":
+    check_length(num_video_frames, int(clips.max()) + 1, spec)
+    if spec.short_video == "loop":
         return np.mod(clips, num_video_frames)
-    if short_video == "repeat_last":
-        inside = clips < num_video_frames
-        last = np.where(inside, clips, 0).max(axis=1, keepdims=True)
-        return np.where(inside, clips, last)
-    raise ValueError(f"short_video: got {short_video!r}; choose from loop, repeat_last, error")
+    inside = clips < num_video_frames
+    last = np.where(inside, clips, 0).max(axis=1, keepdims=True)
+    return np.where(inside, clips, last)
 
 
-def check_length(num_video_frames: int, needed: int, short_video: ShortVideo) -> None:
+def check_length(num_video_frames: int, needed: int, spec: ClipSpec) -> None:
     """Raises ShortVideoError if the video is too short and the policy is "error"."""
-    if short_video == "error" and num_video_frames < needed:
+    if spec.short_video == "error" and num_video_frames < needed:
         raise ShortVideoError(
             f"has {num_video_frames} frames, but the clip needs {needed}; "
             "set short_video to loop or repeat_last, or ask for fewer frames"
         )
 
 
-def draw(high: int, size: int, generator: torch.Generator) -> Int64[np.ndarray, " V"]:
+def draw(high: int, size: int, generator: Generator) -> Int64[np.ndarray, " V"]:
     """Draws uniform integers from 0 to high - 1."""
     drawn: np.ndarray = torch.randint(high, (size,), generator=generator).numpy()
     return drawn

@@ -21,8 +21,14 @@ from jaxtyping import Int64
 
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
-from videoattn.data.shards.table import TABLE, expanded, import_webdataset, read_table, reason
-from videoattn.data.shards.tar import tar_files
+from videoattn.data.shards.table import (
+    TABLE,
+    expanded,
+    import_webdataset,
+    read_table,
+    reason,
+    tar_files,
+)
 from videoattn.errors import first_few
 from videoattn.types import Failure
 

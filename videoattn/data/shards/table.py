@@ -1,14 +1,20 @@
-"""Reads `shards.json`, the table of a folder of shards, within limits."""
+"""Reads `shards.json`, the table of a folder of shards, and tar streams, within limits."""
 
 import json
 import math
 import re
+import tarfile
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 TABLE = "shards.json"
+
+MAX_FILE_BYTES = 2**30
+"""Largest file in a shard: 1 GiB, for an encoded video."""
 
 MAX_SAMPLES = 10_000_000
 """Most samples of a split. Their names are kept in memory."""
@@ -58,6 +64,35 @@ def expanded(pattern: str) -> list[str]:
     if math.prod(counts) > MAX_SHARDS:
         raise ValueError(f"{pattern!r} names more shards than the limit of {MAX_SHARDS:,}")
     return list(import_webdataset().shardlists.expand_urls(pattern))
+
+
+def tar_files(stream: Any, url: str) -> Iterator[dict[str, Any]]:
+    """Yields the regular files of a tar stream as webdataset takes them.
+
+    Compressed and sparse files are refused, because a few bytes could fill the memory. Videos would
+    hardly shrink.
+
+    Args:
+        stream: A file or the output of a command, as webdataset opens it.
+
+    Raises:
+        tarfile.TarError: If the stream is not a tar file, or ends early.
+        ValueError: If a file exceeds `MAX_FILE_BYTES`.
+    """
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            if not member.isreg():
+                continue
+            if member.issparse():
+                raise ValueError(f"{member.name} is a sparse file; write it whole")
+            if member.size > MAX_FILE_BYTES:
+                raise ValueError(
+                    f"{member.name} has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}"
+                )
+            file = tar.extractfile(member)
+            assert file is not None
+            yield {"fname": member.name, "data": file.read(), "__url__": url}
+            tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
 
 
 def _checked(name: str) -> str:

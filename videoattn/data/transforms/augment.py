@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from videoattn.data.transforms import Box, Crops, check_fits, place, source_size
 
@@ -161,12 +161,14 @@ class ColorAugment:
         strength = self.rand_augment_magnitude
         if not 0 <= strength <= 30:
             raise ValueError(f"rand_augment_magnitude: got {strength}; need 0 to 30")
+        if self.color_jitter or self.grayscale or self.rand_augment:
+            _v2()  # before loader processes start, each of which would import it
 
     def __call__(self, clips: Crops, generator: torch.Generator) -> Crops:
         if self.color_jitter:
             clips = jitter_colors(clips, self.color_jitter, generator)
         if chance(self.grayscale, generator):
-            clips = v2.functional.rgb_to_grayscale(clips, num_output_channels=3)
+            clips = _v2().functional.rgb_to_grayscale(clips, num_output_channels=3)
         if self.rand_augment:
             num_ops, strength = self.rand_augment, self.rand_augment_magnitude
             clips = rand_augment(clips, num_ops, strength, generator)
@@ -198,19 +200,17 @@ class TrainTransform:
 def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:
     """Changes brightness, contrast, saturation and hue equally in all frames."""
     *factors, turn = (torch.rand(4, generator=generator) * 2 - 1).mul_(strength).tolist()
-    functions = (
-        v2.functional.adjust_brightness,
-        v2.functional.adjust_contrast,
-        v2.functional.adjust_saturation,
-    )
+    change = _v2().functional
+    functions = (change.adjust_brightness, change.adjust_contrast, change.adjust_saturation)
     for adjust, factor in zip(functions, factors, strict=True):
         clips = adjust(clips, 1 + factor)
-    out: Tensor = v2.functional.adjust_hue(clips, turn / 8)  # in turns of the color circle
+    out: Tensor = change.adjust_hue(clips, turn / 8)  # in turns of the color circle
     return out
 
 
 def rand_augment(clips: Crops, num_ops: int, magnitude: int, generator: torch.Generator) -> Crops:
     """Applies the same random operations to all frames. Uncovered pixels become gray."""
+    v2 = _v2()
     augment = v2.RandAugment(
         num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY
     )
@@ -236,6 +236,13 @@ def erase_box(clips: Crops, generator: torch.Generator) -> Crops:
 def chance(probability: float, generator: torch.Generator) -> bool:
     """Draws True with the given probability. Probability 0 consumes no random numbers."""
     return bool(probability) and float(torch.rand(1, generator=generator)) < probability
+
+
+def _v2() -> ModuleType:
+    from torchvision.transforms import v2  # takes as long to import as torch
+
+    module: ModuleType = v2
+    return module
 
 
 _global_state = threading.Lock()  # all threads share torch's generator

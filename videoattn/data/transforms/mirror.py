@@ -58,8 +58,10 @@ class Mirror:
         """Draws whether to mirror a sample."""
         return chance(self.probability, generator)
 
-    def label(self, label: int) -> int:
-        """Returns the label of a mirrored sample; -1 (no label) stays -1."""
+    def label(self, label: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        """Returns the label or labels of a mirrored sample; -1 (no label) stays -1."""
+        if isinstance(label, tuple):
+            return tuple(self.labels[list(label)].tolist())
         return int(self.labels[label]) if label >= 0 else label
 
 

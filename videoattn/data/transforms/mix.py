@@ -2,8 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 
 class Mix:
@@ -11,8 +9,8 @@ class Mix:
 
     Mixup: Zhang et al., ICLR 2018, with Beta(0.8, 0.8). Cutmix: Yun et al., ICCV 2019.
 
-    Calling it with a video (N, C, T, H, W) and labels (N,) returns the mixed video and the class
-    probabilities (N, K). Draws from torch's global generator.
+    Calling it with a video (N, C, T, H, W) and its target, labels (N,) or shares of the classes
+    (N, K), returns the mixed video and the shares (N, K). Draws from torch's global generator.
 
     Args:
         mixup, cutmix: Fractions of the batches; at most 1 together.
@@ -34,20 +32,29 @@ class Mix:
         self.num_classes = num_classes
         self.num_clips = num_clips
         self.fractions = (mixup, cutmix)
-        self._mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes)]
-        self._mixes += [v2.CutMix(num_classes=num_classes)]
+        self._mixes: list[nn.Module] = []
+        if any(self.fractions):
+            from torchvision.transforms import v2  # takes as long to import as torch
 
-    def __call__(self, video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            self._mixes = [v2.MixUp(alpha=0.8, num_classes=num_classes)]
+            self._mixes += [v2.CutMix(num_classes=num_classes)]
+
+    def __call__(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         drawn = float(torch.rand(()))
         if drawn >= sum(self.fractions):
-            return video, nn.functional.one_hot(labels, self.num_classes).float()
+            one_hot = (
+                target if target.ndim == 2 else nn.functional.one_hot(target, self.num_classes)
+            )
+            return video, one_hot.float()
+        from torchvision import tv_tensors
+
         mix = self._mixes[drawn >= self.fractions[0]]
         # torchvision takes five axes for a video; it crops the last two in any case. It mixes
         # neighbors, so clips of one video are moved apart first.
         order = torch.arange(len(video)).view(-1, self.num_clips).T.flatten()
         if self.num_clips > 1:
-            video, labels = video[order], labels[order]
-        mixed, target = mix(tv_tensors.Video(video), labels)
+            video, target = video[order], target[order]
+        mixed, target = mix(tv_tensors.Video(video), target)
         mixed = mixed.as_subclass(Tensor)
         if self.num_clips > 1:
             mixed, target = mixed[order.argsort()], target[order.argsort()]

@@ -1,0 +1,160 @@
+"""Writes the answers of `predict` to files, one row per video, as they come.
+
+The rows are in the file before the next videos are scored. An interrupted command can be resumed:
+a cut last row is dropped, and the videos of the other rows are not scored again.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from videoattn.errors import first_few
+from videoattn.files import named_in_errors, spreadsheet_cell, write_text
+
+
+class Answer(NamedTuple):
+    """The most likely classes of a video with their probabilities, or an error."""
+
+    video: str
+    classes: Sequence[tuple[str, float]] = ()
+    error: str = ""
+
+
+class Format(NamedTuple):
+    """The text of a file: its start and end, that of a row and between rows.
+
+    `read` returns the video and the text of each complete row of a file that may have been cut
+    anywhere. It raises a ValueError if the text is of another kind.
+    """
+
+    start: str
+    between: str
+    end: str
+    row: Callable[[Answer], str]
+    read: Callable[[str], list[tuple[str, str]]]
+
+
+def csv_format(top: int) -> Format:
+    """Returns the format with the columns video, error, class_1, probability_1, ..."""
+    pairs = ((f"class_{k}", f"probability_{k}") for k in range(1, top + 1))
+    header = ["video", "error", *(name for pair in pairs for name in pair)]
+
+    def row(answer: Answer) -> str:
+        cells = [cell for name, share in answer.classes for cell in (name, f"{share:.4f}")]
+        return _csv_row([answer.video, answer.error, *cells, *[""] * (2 * top - len(cells))])
+
+    def read(text: str) -> list[tuple[str, str]]:
+        if _csv_row(header).startswith(text):
+            return []  # it was cut in the header
+        columns, *rows = csv.reader(io.StringIO(text, newline=""))
+        if columns != header:
+            raise ValueError(f"its columns are {first_few(columns)}; was --top another number?")
+        complete = rows if text.endswith("\r\n") else rows[:-1]
+        return [(cells[0], _csv_row(cells)) for cells in complete]
+
+    return Format(_csv_row(header), "", "", row, read)
+
+
+def json_format() -> Format:
+    """Returns a list with a line per video: {"video": ..., "error": ..., "classes": [...]}."""
+
+    def row(answer: Answer) -> str:
+        classes = [{"name": name, "probability": round(p, 4)} for name, p in answer.classes]
+        return "\n" + json.dumps(
+            {"video": answer.video, "error": answer.error or None, "classes": classes}
+        )
+
+    def read(text: str) -> list[tuple[str, str]]:
+        start, *lines = text.split("\n")
+        if start not in ("", "["):
+            raise ValueError("it does not start with [")
+        rows = []
+        for number, line in enumerate(lines):
+            try:
+                rows.append((json.loads(line.rstrip(","))["video"], "\n" + line.rstrip(",")))
+            except (ValueError, TypeError, KeyError):
+                if line not in ("", "]") and number < len(lines) - 1:
+                    raise
+        return rows
+
+    return Format("[", ",", "\n]\n", row, read)
+
+
+class AnswerFiles:
+    """The files to which the main process writes the answers. Leaving the `with` closes them."""
+
+    def __init__(self, formats: Mapping[Path, Format]) -> None:
+        self.formats = formats
+        self._open: dict[Path, IO[str]] = {}
+        self._stack = ExitStack()
+        self._is_empty = True
+
+    def __enter__(self) -> "AnswerFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
+        """Opens the files, and returns the videos that they do not answer yet.
+
+        Raises:
+            ValueError: If a file exists and is not resumed, or holds something else.
+            OSError: If a file cannot be written.
+        """
+        found = {path: self._read(path, resume) for path in self.formats}
+        answered = [{_key(video) for video, _ in rows} for rows in found.values()]
+        done = set.intersection(*answered) if answered else set()
+        self._is_empty = not done
+        for path, rows in found.items():
+            form = self.formats[path]
+            kept = (text for video, text in rows if _key(video) in done)
+            write_text(path, form.start + form.between.join(kept))
+            file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
+            self._open[path] = self._stack.enter_context(file)
+        return [video for video in videos if _key(video) not in done]
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Appends the rows of one or more videos."""
+        for path, file in self._open.items():
+            form = self.formats[path]
+            text = form.between.join(form.row(answer) for answer in answers)
+            with named_in_errors(path):
+                file.write(text if self._is_empty else form.between + text)
+                file.flush()
+        self._is_empty = False
+
+    def end(self) -> None:
+        """Completes the files."""
+        for path, file in self._open.items():
+            with named_in_errors(path):
+                file.write(self.formats[path].end)
+                file.flush()
+
+    def _read(self, path: Path, resume: bool) -> list[tuple[str, str]]:
+        if not path.exists():
+            return []
+        if not resume:
+            raise ValueError(
+                f"{path} already exists; continue it with --resume, or choose another file"
+            )
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            text = file.read()
+        try:
+            return self.formats[path].read(text)
+        except (ValueError, csv.Error, IndexError) as error:
+            raise ValueError(f"{path} was not written by this command: {error}") from error
+
+
+def _key(video: str) -> object:
+    return spreadsheet_cell(video)  # as a CSV file holds it
+
+
+def _csv_row(cells: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow([spreadsheet_cell(cell) for cell in cells])
+    return text.getvalue()

@@ -1,0 +1,208 @@
+"""Writes README.md of a shared folder: a model card, with the front matter of Hugging Face's hub.
+
+The card has the measurements in the run's folder (`RUN/test/report.json`, else the last validation
+in `metrics.jsonl`), and those of a run beside it that was trained in the same way on still frames.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videoattn._version import __version__
+from videoattn.cli.env import machine
+from videoattn.engine.trackers import read_records
+from videoattn.errors import first_few
+from videoattn.recipe.folder import CONFIG
+from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
+from videoattn.recipe.run import Predictor
+from videoattn.weights import PUBLIC
+
+NUM_CLASSES_SHOWN = 20
+PICTURE = "picture.png"
+
+
+def card_text(predictor: Predictor, *, name: str, has_picture: bool) -> str:
+    """Returns the text of README.md for a folder of this name, as Markdown."""
+    results = _results(predictor.folder)
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(predictor, name, results), sort_keys=False)}---\n",
+        f"# {_plain(name)}\n\n{_summary(predictor)}\n",
+        f"![What the network looks at in a test video]({PICTURE})\n" if has_picture else "",
+        "## Use\n\n"
+        f"    videoattn predict {name} VIDEO\n"
+        f"    videoattn visualize {name} VIDEO\n\n"
+        "or, in Python:\n\n"
+        "    import videoattn\n\n"
+        f"    predictor = videoattn.load({name!r})\n"
+        '    predictor("some.mp4")[0]\n',
+        f"## Input\n\n{_input(predictor)}\n",
+        f"## Classes\n\n{_classes(predictor)}\n",
+        f"## Accuracy\n\n{_accuracy(predictor, results)}\n",
+        f"## License\n\n{_license_text(predictor)}\n",
+        f"Written by videoattn {__version__} on {_plain(machine())}.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _front_matter(
+    predictor: Predictor, name: str, results: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    config = predictor.config
+    values: dict[str, Any] = {
+        "library_name": "videoattn",
+        "pipeline_tag": "video-classification",
+        "tags": ["action-recognition", config.model.name],
+    }
+    if config.model.attention.name:
+        values["tags"].append(config.model.attention.name)
+    if license_of := _license(predictor):
+        values = {"license": license_of.lower(), **values}
+    if results is not None:
+        dataset = {"type": "video", "name": f"{results['videos']} test videos"}
+        metric = {"type": "accuracy", "value": results["video"], "name": "top-1 of videos"}
+        task = {"type": "video-classification"}
+        values["model-index"] = [
+            {
+                "name": name,
+                "results": [{"task": task, "dataset": dataset, "metrics": [metric]}],
+            }
+        ]
+    return values
+
+
+def _summary(predictor: Predictor) -> str:
+    config, provenance = predictor.config, predictor.meta.get("provenance", {})
+    attention = config.model.attention.name
+    size = sum(parameter.numel() for parameter in predictor.model.parameters())
+    text = (
+        f"{config.model.name}{f' with {attention}' if attention else ''}, {size:,} parameters, "
+        f"names {len(predictor.class_names)} actions in video."
+    )
+    if origin := provenance.get("public_name"):
+        text += (
+            f" Converted from `{_plain(origin)}`, trained on {_plain(provenance.get('dataset'))}."
+        )
+    elif started := _starting_weights(predictor):
+        text += f" Training started from `{_plain(started)}`."
+    return text
+
+
+def _input(predictor: Predictor) -> str:
+    clip, test = predictor.config.clip, predictor.config.test
+    height, width = test.height or clip.height, test.width or clip.width
+    stride = f", {clip.frame_stride} apart" if clip.sampling == "dense" else ", one per segment"
+    return (
+        f"{clip.num_frames} frames{stride}, of {height} x {width} pixels, normalized with mean "
+        f"{list(clip.mean)} and standard deviation {list(clip.std)} of RGB in 0 - 1. A video has "
+        f"{test.num_clips} x {test.num_crops} views (clips x crops), whose probabilities are "
+        "averaged. `config.json` has all settings."
+    )
+
+
+def _classes(predictor: Predictor) -> str:
+    names = [_plain(name) for name in predictor.class_names]
+    return f"{len(names)}: {first_few(names, NUM_CLASSES_SHOWN)}."
+
+
+def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
+    lines = []
+    provenance, test = predictor.meta.get("provenance", {}), predictor.config.test
+    if isinstance(top1 := provenance.get("published_top1"), int | float):
+        lines.append(
+            f"Published: {top1:g} % top-1 on {_plain(provenance.get('dataset'))}, "
+            f"{_plain(provenance.get('published_views'))} ({_plain(provenance.get('source'))})."
+        )
+    if results is not None:
+        still = _still_baseline(predictor)
+        lines += [
+            "| | top-1 of videos | top-1 of views | test videos |",
+            "| --- | --- | --- | --- |",
+            _row("this network", results),
+            *([_row("the same, trained on still frames", still)] if still else []),
+            "",
+            f"A video's answer is the mean of {test.num_clips} x {test.num_crops} views. "
+            f"Measured {results['where']}.",
+        ]
+        if still is None:
+            lines.append("A baseline on still frames was not measured.")
+    return "\n".join(lines) or "Not measured."
+
+
+def _row(name: str, results: Mapping[str, Any]) -> str:
+    shares = " | ".join(f"{100 * results[key]:.2f} %" for key in ("video", "clip"))
+    return f"| {name} | {shares} | {results['videos']} |"
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """Returns the accuracies that a run's folder holds, as fractions, or None."""
+    report, log = folder / "test/report.json", folder / "metrics.jsonl"
+    found, where = None, ""
+    if report.is_file():
+        found, where = json.loads(report.read_text()), "by `videoattn test`"
+    elif log.is_file():
+        records = read_records(log, kind=str)
+        validations = [record for record in records if record["kind"] == "validation"]
+        found = validations[-1] if validations else None
+        where = "in the last validation of the training"
+    if not isinstance(found, dict):
+        return None
+    numbers = {name: found.get(f"{name}_accuracy") for name in ("video", "clip")}
+    numbers["videos"] = found.get("videos_labelled", found.get("videos"))
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
+        return None
+    measured_on = found.get("machine")
+    return {**numbers, "where": f"{where} on {_plain(measured_on)}" if measured_on else where}
+
+
+def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:
+    """Returns the results of a run beside this one that differs from it in `clip.still_frame`."""
+    own = _without_name(to_dict(predictor.config))
+    if predictor.config.clip.still_frame:
+        return None
+    for path in sorted(predictor.folder.parent.glob(f"*/{CONFIG}")):
+        try:
+            other = _without_name(comparable(read_yaml(path)))
+        except (ValueError, AttributeError):
+            continue  # not a run
+        if other == {**own, "clip": {**own["clip"], "still_frame": True}}:
+            return _results(path.parent)
+    return None
+
+
+def _without_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shareable(values).items() if key != "name"}
+
+
+def _starting_weights(predictor: Predictor) -> str:
+    """Returns the public name, or the name of the file, that the training started from, or ""."""
+    model = predictor.meta["config"].get("model")
+    source = model.get("weights") if isinstance(model, Mapping) else None
+    name = str(source or "").partition(":")[0]
+    return name if name in PUBLIC else Path(name).name
+
+
+def _license(predictor: Predictor) -> str:
+    """Returns the license of the weights, or of the public model that training started from."""
+    started = _starting_weights(predictor)
+    if started in PUBLIC:
+        return PUBLIC[started].license
+    return str(predictor.meta.get("provenance", {}).get("licence") or "")
+
+
+def _license_text(predictor: Predictor) -> str:
+    license_of, started = _license(predictor), _starting_weights(predictor)
+    if license_of:
+        whose = "the starting" if started else "the converted"
+        return f"{_plain(license_of)}, the license of {whose} weights."
+    if started:
+        return "The license of the starting weights is not known: ask their authors."
+    return "The weights were trained from scratch: their owner chooses a license."
+
+
+def _plain(text: object) -> str:
+    """Returns text on one line without the characters that Markdown and HTML interpret."""
+    return "".join(f"&#{ord(c)};" if c in "<>&|[]`*_\\\n\r" else c for c in str(text))

@@ -1,0 +1,79 @@
+"""`videoattn visualize --swap`: draws two clips with the global vectors of each other."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from videoattn import explain
+from videoattn.attention.maps import GateMap
+from videoattn.attention.swap import swap_global_vectors
+from videoattn.cli.clip import read_clip
+from videoattn.engine.parallel import resolve_device
+from videoattn.errors import one_of
+from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.recipe.console import show
+from videoattn.recipe.run import load
+
+Swap = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="VIDEO",
+        help="Learn to pay attention: exchange the global vectors of this video and another one, "
+        "and draw both.",
+    ),
+]
+
+
+def visualize_swap(
+    run: Path,
+    videos: tuple[Path, Path],
+    *,
+    layer: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draws where Learn to pay attention looks in two videos, with each global vector.
+
+    Each level of each video gets a contact sheet (PNG): its weights with its own global vector, and
+    below with that of the other video. Returns the written files.
+
+    Args:
+        layer: The name of a level's map, such as "fc.0". Default: all levels.
+    """
+    loaded = load(run, resolve_device(device))
+    clips = [read_clip(loaded, video) for video in videos]
+    own, swapped = swap_global_vectors(loaded.model, clips[0].video, clips[1].video)
+    names = list(own.maps) if layer is None else [one_of("layer", layer, own.maps)]
+    folder = output_folder(folder or loaded.folder / "pictures")
+    written = []
+    for index, (video, clip) in enumerate(zip(videos, clips, strict=True)):
+        other = videos[1 - index]
+        answers = [_answer(seen.logits[index], loaded.class_names) for seen in (own, swapped)]
+        for name in names:
+            pair = [seen.maps[name].weights[index] for seen in (own, swapped)]
+            image = explain.draw_gate(
+                clip.frames,
+                GateMap("pooling", torch.cat(pair)[None], normalized=own.maps[name].normalized),
+                title=f"{video.name}: {answers[0]}\n{name} of {loaded.config.model.name}",
+                labels=explain.label_frames(clip.numbers, clip.fps),
+                headings=(
+                    f"with its own global vector: {answers[0]}",
+                    f"with the global vector of {other.name}: {answers[1]}",
+                ),
+            )
+            stem = f"{safe_file_name(video.stem)}_{safe_file_name(name)}_swapped_with_"
+            path = folder / f"{stem}{safe_file_name(other.stem)}.png"
+            write_whole(path, partial(image.save, format="PNG"))
+            show(path)
+            written.append(path)
+    return written
+
+
+def _answer(logits: Tensor, class_names: tuple[str, ...]) -> str:
+    probabilities = logits.softmax(0)
+    best = int(probabilities.argmax())
+    return f"{class_names[best]}, {100 * float(probabilities[best]):.0f} %"

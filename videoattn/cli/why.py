@@ -1,0 +1,141 @@
+"""Draws what an answer of `predict` rests on: a map of the class score, and the attention."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from videoattn import explain
+from videoattn.attention.capture import capture
+from videoattn.attention.maps import GateMap
+from videoattn.attention.record import record_attention, recordable_blocks
+from videoattn.cli.clip import Clip, read_clip
+from videoattn.cli.recording import map_owners
+from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.models import info
+from videoattn.recipe.run import Predictor
+
+EXACT = 1e-3
+"""HiResCAM is exact if its sum differs from the score without the bias by at most this share."""
+
+
+def unique_stems(videos: Sequence[str]) -> list[str]:
+    """Returns a file name for each video: its path below the folder that all have in common."""
+    folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
+    common = os.path.commonpath(folders)
+    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
+    stems = [safe_file_name(name) for name in names]
+    count = Counter(stems)
+    return [
+        stem
+        if count[stem] == 1
+        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]
+
+
+def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> list[Path]:
+    """Draws contact sheets of the center view of a video, and returns the written files.
+
+    One shows HiResCAM, which sums to the score of the class if the head is linear after a mean; its
+    caption states whether it does. For a network with attention, the other one shows the block that
+    changes its input most.
+    """
+    output_folder(stem.parent)
+    clip = read_clip(predictor, video)
+    sheets = {"why": _draw_score(predictor, clip, video, label)}
+    if blocks := list(recordable_blocks(predictor.model)):
+        sheets["attention"] = _draw_attention(predictor, clip, video, blocks)
+    written = []
+    for kind, image in sheets.items():
+        path = stem.with_name(f"{stem.name}_{kind}.png")
+        save = partial(image.save, format="PNG", compress_level=explain.PNG_LEVEL)
+        write_whole(path, save)
+        written.append(path)
+    return written
+
+
+def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
+    """Draws the strongest attention in a video, or else what its most likely class rests on."""
+    clip = read_clip(predictor, video)
+    if blocks := list(recordable_blocks(predictor.model)):
+        return _draw_attention(predictor, clip, video, blocks)
+    with torch.no_grad():
+        label = int(predictor.model(clip.video)[0].argmax())
+    return _draw_score(predictor, clip, video, label)
+
+
+def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Image.Image:
+    model = predictor.model
+    labels = torch.tensor([label], device=clip.video.device)
+    found = explain.METHODS["hires_cam"](model, clip.video, labels)
+    found = replace(found, weights=found.weights.float().cpu())
+    with torch.no_grad():
+        logits = model(clip.video)[0]
+    bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
+    share = 100 * float(logits.softmax(0)[label])
+    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach().flatten()[label]))
+    total = float(found.weights.sum())
+    caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
+    if abs(total - score) > EXACT * max(1.0, abs(score)):
+        caption = f"HiResCAM, not exact: its sum is {total:.2f}, not {score:.2f}, the score"
+    title = f"{video.name}: {predictor.class_names[label]}, {share:.0f} % in this view\n{caption}"
+    return explain.draw_gate(
+        clip.frames,
+        found,
+        title=title,
+        labels=explain.label_frames(clip.numbers, clip.fps),
+    )
+
+
+def _draw_attention(
+    predictor: Predictor, clip: Clip, video: Path, blocks: Sequence[str]
+) -> Image.Image:
+    block, change = _strongest(predictor, clip, blocks)
+    with torch.no_grad():
+        with record_attention(predictor.model, received=True) as maps:
+            predictor.model(clip.video)
+        name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
+        recorded, queries = maps[name], []
+        if not isinstance(recorded, GateMap):
+            queries = explain.choose_queries(recorded, clip.grid, count=1)
+            with record_attention(predictor.model, queries=queries) as maps:
+                predictor.model(clip.video)
+            recorded = maps[name]
+    title = f"{video.name}: {name}\nthe attention block that changes its input most{change}"
+    labels = explain.label_frames(clip.numbers, clip.fps)
+    if isinstance(recorded, GateMap):
+        return explain.draw_gate(
+            clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
+        )
+    origin = (clip.box.y0, clip.box.x0)
+    return explain.draw_sheet(clip.frames, recorded, title=title, labels=labels, origin=origin)
+
+
+def _strongest(predictor: Predictor, clip: Clip, blocks: Sequence[str]) -> tuple[str, str]:
+    """Returns the block with the largest |output - input| / |input|, and this number as text.
+
+    Without a block whose output has the shape of its input, it is the last one.
+    """
+    names = [name for name in blocks if name in dict(predictor.model.named_modules())]
+    with (
+        torch.no_grad(),
+        capture(predictor.model, names, inputs=True, copy=True) as inputs,
+        capture(predictor.model, names, copy=True) as outputs,
+    ):
+        predictor.model(clip.video)
+    changes = {
+        name: float((outputs[name] - inputs[name]).norm() / inputs[name].norm())
+        for name in names
+        if name in inputs and name in outputs and inputs[name].shape == outputs[name].shape
+    }
+    if not changes:
+        return blocks[-1], ""
+    best = max(changes, key=lambda name: changes[name])
+    return best, f", by {100 * changes[best]:.0f} %"

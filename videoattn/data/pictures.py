@@ -1,0 +1,99 @@
+"""Draws the textured objects and backgrounds of synthetic clips."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIZE = 112  # height and width of a clip in pixels
+_PATCH = 48  # pixels of an object's image: never shrunk more than twice, so that it does not alias
+_OVERSAMPLING = 4
+
+
+def object_picture(rng: np.random.Generator) -> Tensor:
+    """Draws a random shape with a random texture of two colors and a dark outline: (4, P, P)."""
+    size = _PATCH * _OVERSAMPLING
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    tall = y / rng.uniform(0.65, 0.9)  # longer than wide, so that the outline reveals a turn
+    edge = torch.hypot(x, tall) / _outline(torch.atan2(tall, x), rng)  # 1 on the outline
+    first, second = _two_colors(rng)
+    mixed = torch.where(_texture(x, y, rng)[None], first[:, None, None], second[:, None, None])
+    # With an off-center spot, no object looks the same after part of a turn.
+    spot = torch.hypot(x - 0.45, y) < 0.24
+    mixed = torch.where(spot, torch.ones(3, 1, 1) if rng.random() < 0.5 else mixed * 0.15, mixed)
+    mixed = torch.where(edge > 0.86, mixed * 0.12, mixed)
+    inside = (edge < 1).float()
+    return F.avg_pool2d(torch.cat((mixed * inside, inside[None])), _OVERSAMPLING)
+
+
+def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
+    """Returns the distance of the shape's edge from its center, at most 0.95, at each angle."""
+    corners = int(rng.integers(3, 7))
+    if rng.random() < 0.5:  # a polygon with cut corners
+        within = torch.remainder(angle, 2 * np.pi / corners) - np.pi / corners
+        return (0.95 * np.cos(np.pi / corners) * 1.25 / torch.cos(within)).clamp(max=0.95)
+    depth = rng.uniform(0.1, 0.25)  # a star or a flower
+    return 0.95 * (1 + depth * torch.cos(corners * angle)) / (1 + depth)
+
+
+def _texture(x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:
+    """Draws a boolean pattern: stripes, checks, dots, rings or sectors."""
+    turns = rng.uniform(1.0, 1.8)
+    waves = torch.sin(np.pi * turns * x), torch.sin(np.pi * turns * y)
+    match int(rng.integers(5)):
+        case 0:
+            return waves[0] > 0
+        case 1:
+            return waves[0] * waves[1] > 0
+        case 2:
+            return waves[0].abs() + waves[1].abs() > 1.2
+        case 3:
+            return torch.sin(2 * np.pi * turns * torch.hypot(x - 0.3, y)) > 0
+        case _:
+            return torch.sin(int(rng.integers(1, 4)) * torch.atan2(y, x)) > 0
+
+
+def _two_colors(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draws two saturated colors whose hues differ by at least a quarter of the circle."""
+    hue = rng.random()
+    other = hue + rng.uniform(0.25, 0.75)
+    return _color(hue, 0.85, rng.uniform(0.8, 1)), _color(other, 0.75, rng.uniform(0.55, 1))
+
+
+def _color(hue: float, saturation: float, value: float) -> Tensor:
+    """Returns RGB for a hue in turns, from the cosine palette, which is smoother than HSV."""
+    wheel = 0.5 + 0.5 * torch.cos(2 * np.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
+    return value * (1 - saturation * (1 - wheel))
+
+
+def background(num_frames: int, rng: np.random.Generator) -> Tensor:
+    """Draws three muted colors mixed by noise, under a panning camera: (T, 3, H, W)."""
+    dim, light, third = (_color(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
+    amount, other = (_noise(rng) for _ in range(2))
+    canvas = torch.lerp(dim[:, None, None], light[:, None, None], amount)
+    canvas = torch.lerp(canvas, third[:, None, None].expand_as(canvas), (other > 0.6) * 0.6)
+
+    progress = torch.linspace(-0.5, 0.5, num_frames)
+    pan = []
+    for _ in range(2):
+        sway = torch.sin(2 * np.pi * (rng.uniform(0.5, 1) * progress + rng.random()))
+        pan.append(rng.uniform(-0.3, 0.3) * progress + 0.06 * sway)
+    axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    x = (axis[None, None, :] * 0.7 + pan[0][:, None, None]).expand(-1, SIZE, -1)
+    y = (axis[None, :, None] * 0.7 + pan[1][:, None, None]).expand(-1, -1, SIZE)
+    grid = torch.stack((x, y), dim=-1)  # at most 0.91, so that it stays on the canvas
+    return F.grid_sample(canvas.expand(num_frames, -1, -1, -1), grid, align_corners=False)
+
+
+_BRIGHTNESS = ((0.15, 0.4), (0.5, 0.8), (0.3, 0.7))
+
+
+def _noise(rng: np.random.Generator) -> Tensor:
+    """Draws bicubic noise in 0 - 1, summed over four scales: (H, W)."""
+    total = torch.zeros(1, 1, 160, 160)
+    for cells in (4, 9, 20, 45):
+        grid = torch.from_numpy(rng.standard_normal((1, 1, cells, cells), dtype=np.float32))
+        total += F.interpolate(grid, size=(160, 160), mode="bicubic") * cells**-0.6
+    total -= total.min()
+    return (total / total.max())[0, 0]

@@ -1,0 +1,163 @@
+"""Chooses query positions that are worth a picture, and finds the places that most queries look at.
+
+The positions that receive the most attention are often sinks: places in a corner that nearly all
+queries look at, whatever happens in the clip. So pictures start from the position that adds most to
+the score of the class, and from the one with the most motion.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.record import MOST_ENTRIES, Query
+from videoattn.explain import geometry
+from videoattn.explain.post_hoc import hires_cam, occlusion
+from videoattn.models import info
+from videoattn.types import Frames, Video
+
+SPACE_APART = 0.25  # of the shorter side of the frame
+TIME_APART = 0.5  # of the clip
+MOTION_CELL = 1 / 8  # of the shorter side: motion is summed over squares of this size
+
+
+class Chosen(NamedTuple):
+    """A query (frame, y, x) in the network's input, and why it was chosen, short and in words."""
+
+    query: Query
+    title: str
+    reason: str
+
+
+class Summary(NamedTuple):
+    """What all position queries of a map do, averaged over heads.
+
+    Args:
+        received: (P,), the mean weight that each key position receives.
+        strongest: (P,), the fraction of queries whose strongest key it is.
+        top: The largest absolute weight.
+    """
+
+    received: Float[Tensor, " P"]
+    strongest: Float[Tensor, " P"]
+    top: float
+
+
+def summarize(found: PairwiseMap) -> Summary:
+    """Returns the summary of a whole map of one clip, from some rows at a time."""
+    num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
+    num_heads = found.rows.shape[1] if found.factors is None else found.factors.q.shape[1]
+    received, strongest, top = torch.zeros(num_keys), torch.zeros(num_keys), 0.0
+    for piece in torch.arange(num_queries).split(max(MOST_ENTRIES // (num_keys * num_heads), 1)):
+        rows = found.select(piece).weights[0].flatten(1).float()
+        received += rows.sum(0)
+        strongest += torch.bincount(rows.abs().argmax(1), minlength=num_keys)
+        top = max(top, float(rows.abs().max()))
+    return Summary(received / max(num_queries, 1), strongest / max(num_queries, 1), top)
+
+
+def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
+    """Returns the position that adds most to a class's score.
+
+    It is the maximum of HiResCAM if the map sums to the score, as it does after a mean and one
+    linear layer. Otherwise it is the maximum of occlusion, which takes a forward pass for each
+    patch.
+
+    Args:
+        video: The network's input, one clip.
+    """
+    targets = torch.tensor([label], device=video.device)
+    found, method = hires_cam(model, video, targets), "HiResCAM"
+    if not _sums_to_score(model, video, found, label):
+        found, method = occlusion(model, video, targets), "occlusion"
+    weights = found.weights[0].float().cpu()
+    grid, clip = tuple(weights.shape), tuple(video.shape[2:])
+    index = int(weights.argmax())
+    cell = (index // (grid[1] * grid[2]), index // grid[2] % grid[1], index % grid[2])
+    center = geometry.cell_center(cell, grid, clip)  # type: ignore[arg-type]
+    query = (center.frame, int(center.y), int(center.x))
+    return Chosen(
+        query, "adds most to the score", f"it adds most to the score of {class_name} ({method})"
+    )
+
+
+def _sums_to_score(model: nn.Module, video: Video, found: GateMap, label: int) -> bool:
+    classifier = model.get_submodule(info(model).classifier)
+    if not isinstance(classifier, nn.Linear):
+        return False
+    with torch.no_grad():
+        score = model(video)[0, label]
+    bias = 0.0 if classifier.bias is None else classifier.bias[label]
+    return bool(torch.isclose(found.weights[0].sum() + bias, score, rtol=1e-2, atol=1e-2))
+
+
+def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None:
+    """Returns the position with the most motion, or None if nothing moves.
+
+    Motion is the absolute change of gray between the frames before and after, less the frame's
+    median change (a moving camera changes all of it), summed over small squares.
+
+    Args:
+        frames: The network's clip, at any resolution.
+        clip: (T, H, W) of the network's input.
+    """
+    gray = frames.float().mean(1)
+    earlier, later = (
+        gray[:-2] if len(gray) > 2 else gray[:-1],
+        gray[2:] if len(gray) > 2 else gray[1:],
+    )
+    if not len(later):
+        return None
+    change = (later - earlier).abs()
+    change = (change - change.flatten(1).median(1).values[:, None, None]).clamp_min(0)
+    side = max(round(MOTION_CELL * min(gray.shape[1:])), 1)
+    sums = F.avg_pool2d(change[:, None], side, max(side // 2, 1))[:, 0]
+    if float(sums.max()) == 0:
+        return None
+    index = int(sums.argmax())
+    frame, row = index // prod(sums.shape[1:]), index // sums.shape[2] % sums.shape[1]
+    y, x = ((cell * max(side // 2, 1) + side / 2) for cell in (row, index % sums.shape[2]))
+    pixel = int(y * clip[1] / gray.shape[1]), int(x * clip[2] / gray.shape[2])
+    return Chosen((frame + (len(gray) > 2), *pixel), "most motion", "most moves there")
+
+
+def choose_queries(
+    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
+) -> list[Query]:
+    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
+
+    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
+    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
+    than `count`.
+
+    Raises:
+        ValueError: If the map was recorded without `received`.
+    """
+    if attention_map.received is None:
+        raise ValueError(
+            "attention map: the attention that each position receives was not recorded; use "
+            "record_attention(model, received=True), or choose a query"
+        )
+    received = attention_map.received[sample].flatten()
+    frames, height, width = attention_map.grid_k
+    shorter = min(clip[1], clip[2])
+    chosen: list[Query] = []
+    for index in torch.argsort(received, descending=True, stable=True).tolist():
+        cell = (index // (height * width), index // width % height, index % width)
+        center = geometry.cell_center(cell, (frames, height, width), clip)
+        candidate = (center.frame, int(center.y), int(center.x))
+        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
+            chosen.append(candidate)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
+    time = (a[0] - b[0]) / (TIME_APART * num_frames)
+    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
+    return time**2 + y**2 + x**2 >= 1

@@ -1,0 +1,40 @@
+// What both pages use: elements, messages, the theme, a damaged file.
+
+const $ = (id) => document.getElementById(id);
+
+/** Returns a new element with a text and properties. */
+function element(name, text = "", properties = {}) {
+  return Object.assign(document.createElement(name), { textContent: text }, properties);
+}
+
+/** Shows a problem above the page; an empty text removes it. */
+function say(text) {
+  $("problem").hidden = !text;
+  $("problem").textContent = text;
+}
+
+addEventListener("error", ({ message }) => $("problem").hidden && say(`This page has failed: ${message}`));
+addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
+
+/** Returns whether the page is dark: by its own switch, or else by the reader's system. */
+function isDark() {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+
+const nameTheme = () => { $("theme").textContent = isDark() ? "Light" : "Dark"; };
+
+function toggleTheme() {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  nameTheme();
+}
+nameTheme();
+
+let index = null;
+try {
+  index = JSON.parse($("index").textContent);
+} catch {
+  say("This file is damaged; write it again, or copy it again.");
+  throw new Error("the index is not JSON");
+}

@@ -1,0 +1,110 @@
+// The page of a run's test videos, the most wrong first, with a confusion matrix that filters them.
+
+const PAGE = 40; // videos that are listed at first, and with each "Show more"
+const MOST_CLASSES = 20; // in the matrix: those with the most errors
+const filter = { label: null, guess: null, all: false, count: PAGE };
+let strips = null; // the pictures of all videos, one after the other
+
+const className = (k) => index.class_names[k];
+const matches = (video) =>
+  (filter.label === null || video.label === filter.label) &&
+  (filter.guess === null || video.guess === filter.guess) &&
+  (filter.all || video.label !== video.guess || (filter.label !== null && filter.label === filter.guess));
+
+/** Changes the filter, draws the list, and returns the filter. */
+function set(changes) {
+  Object.assign(filter, { count: PAGE }, changes);
+  for (const id of ["label", "guess"]) $(id).value = filter[id] ?? "";
+  $("all").checked = filter.all;
+  drawList();
+  drawMatrix();
+  return { ...filter };
+}
+
+function drawList() {
+  const found = index.videos.filter(matches), wrong = found.filter((video) => video.label !== video.guess).length;
+  $("count").textContent = `${found.length} of ${index.videos.length} videos, ${wrong} of them wrong; the most wrong first.`;
+  $("videos").replaceChildren(...found.slice(0, filter.count).map(listItem));
+  $("more").hidden = found.length <= filter.count;
+}
+
+function listItem(video) {
+  const item = element("li"), line = element("p");
+  const chance = (k, share) => `${className(k)} ${percent(share)}`;
+  const right = video.label === video.guess;
+  line.append(element("b", `It is ${className(video.label)}`), ` (${percent(video.label_probability)}). `,
+    right ? "The network is right." : element("b", `It answers ${chance(video.guess, video.probability)}.`), " ");
+  if (video.explorer) line.append(element("a", "Explore this video", { href: video.explorer }));
+  item.append(line);
+  if (video.size && strips) {
+    const url = URL.createObjectURL(new Blob([strips.subarray(video.at, video.at + video.size)], { type: "image/webp" }));
+    const strip = element("img", "", { src: url, alt: `Frames of ${video.name}`, onload: () => URL.revokeObjectURL(url) });
+    item.append(strip);
+  }
+  const name = element("p", video.name, { className: "soft" });
+  if (!video.explorer) name.append(" · ", element("code", video.command));
+  item.append(name);
+  return item;
+}
+
+/** Returns the classes of the matrix, in the order of the network's. */
+function matrixClasses() {
+  const errors = new Map();
+  for (const { label, guess } of index.videos) {
+    for (const k of [label, guess]) errors.set(k, (errors.get(k) ?? 0) + (label === guess ? 1e-6 : 1));
+  }
+  return [...errors.keys()].sort((a, b) => errors.get(b) - errors.get(a)).slice(0, MOST_CLASSES).sort((a, b) => a - b);
+}
+
+function drawMatrix() {
+  const classes = matrixClasses(), counts = new Map();
+  for (const { label, guess } of index.videos) counts.set(`${label} ${guess}`, (counts.get(`${label} ${guess}`) ?? 0) + 1);
+  const most = Math.max(...counts.values(), 1);
+  const some = classes.length < index.class_names.length ? ` The ${classes.length} classes with the most errors.` : "";
+  $("matrix-title").textContent = `Rows: what it is. Columns: what the network answers. A cell filters the list.${some}`;
+  const head = element("tr");
+  head.append(element("th"), ...classes.map((k) => element("th", className(k), { scope: "col" })));
+  const rows = classes.map((label) => {
+    const row = element("tr");
+    row.append(element("th", className(label), { scope: "row" }));
+    for (const guess of classes) {
+      const count = counts.get(`${label} ${guess}`) ?? 0, cell = element("td");
+      if (count) {
+        const go = element("button", String(count), { title: `${className(label)} answered as ${className(guess)}` });
+        go.setAttribute("aria-label", `${go.title}: ${count}`);
+        go.setAttribute("aria-pressed", filter.label === label && filter.guess === guess);
+        const at = 3 * Math.round((200 * count) / most);
+        go.style.borderBottomColor = `rgb(${palette.sequential.slice(at, at + 3)})`;
+        if (label === guess) go.className = "right";
+        go.addEventListener("click", () => set({ label, guess }));
+        cell.append(go);
+      }
+      row.append(cell);
+    }
+    return row;
+  });
+  $("matrix").replaceChildren(head, ...rows);
+}
+
+function startErrors() {
+  $("title").textContent = `Errors of ${index.run}`;
+  document.title = $("title").textContent;
+  $("about").textContent = index.about;
+  for (const id of ["label", "guess"]) {
+    $(id).append(new Option("any class", ""), ...index.class_names.map((name, k) => new Option(name, k)));
+    $(id).addEventListener("input", () => set({ [id]: $(id).value === "" ? null : Number($(id).value) }));
+  }
+  $("all").addEventListener("input", () => set({ all: $("all").checked }));
+  $("clear").addEventListener("click", () => set({ label: null, guess: null, all: false }));
+  $("more").addEventListener("click", () => set({ count: filter.count + PAGE }));
+  $("theme").addEventListener("click", toggleTheme);
+  try {
+    strips = readBlob(index.blob, "The frames");
+  } catch (error) {
+    say(error.message);
+  }
+  set({});
+}
+
+window.videoattn = { state: () => ({ ...filter }), set, videos: () => index.videos.filter(matches) };
+startErrors();

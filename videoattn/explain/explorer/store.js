@@ -1,0 +1,202 @@
+// The maps of this file: base64 chunks -> bytes -> rows. Everything here is synchronous: a row is
+// made in milliseconds, so that no part of the page has to wait for another.
+
+const MOST_DECODED = 256 * 2 ** 20; // bytes of decoded maps that stay in memory
+
+/** A problem that the reader of the page can understand; its message is shown. */
+class PageError extends Error {}
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte;
+  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? 0xedb88320 ^ (crc >>> 1) : crc >>> 1;
+  return crc;
+});
+
+function crc32(bytes) {
+  let crc = -1;
+  for (let i = 0; i < bytes.length; i++) crc = CRC_TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
+
+function fromBase64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+}
+
+/** Returns the bytes of a blob {chunk, count, bytes, crc}, checked. */
+function readBlob(blob, what) {
+  const bytes = new Uint8Array(blob.bytes);
+  try {
+    let at = 0;
+    for (let i = 0; i < blob.count; i++) {
+      const element = document.querySelector(`script[data-chunk="${blob.chunk + i}"]`);
+      const piece = fromBase64(element.textContent);
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    if (at === blob.bytes && crc32(bytes) === blob.crc) return bytes;
+  } catch {
+    // Not base64, too long, or absent: the same problem for the reader.
+  }
+  throw new PageError(`${what} cannot be read: this file is damaged; write it again, or copy it again`);
+}
+
+const HALVES = Float32Array.from({ length: 65536 }, (_, half) => { // float16 numbers by their bits
+  const exponent = (half >> 10) & 31, fraction = half & 1023;
+  const size = exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24;
+  return half & 0x8000 ? -size : size; // files hold no infinity and no NaN
+});
+const fromHalf = (halves) => new Float32Array(halves.length).map((_, i) => HALVES[halves[i]]);
+
+const decoded = new Map(); // map of the index -> its arrays, the least recently used first
+let decodedBytes = 0;
+
+/** Returns the arrays of a map, decoded at the first use and when it was dropped since. */
+function arraysOf(map) {
+  let arrays = decoded.get(map);
+  decoded.delete(map);
+  if (!arrays) {
+    arrays = decode(map);
+    decodedBytes += arrays.size;
+  }
+  decoded.set(map, arrays);
+  for (const [old, { size }] of decoded) {
+    if (decodedBytes <= MOST_DECODED || old === map) break;
+    decoded.delete(old);
+    decodedBytes -= size;
+  }
+  return arrays;
+}
+
+function decode(map) {
+  const bytes = readBlob(map.blob, `The map ${map.name}`);
+  let at = 0;
+  const take = (type, length) => {
+    const array = new type(bytes.buffer, at, length);
+    at += length * type.BYTES_PER_ELEMENT;
+    return array;
+  };
+  const rest = (length) =>
+    map.form.endsWith("16") ? fromHalf(take(Uint16Array, length)) : take(Float32Array, length);
+  if (!map.grid_q) {
+    const each = volume(map.grid_k), peaks = map.peaks ?? [];
+    const values = rest(map.heads * each).map((value, i) => value * (peaks[(i / each) | 0] ?? map.peak));
+    return { values, size: 4 * values.length };
+  }
+  const keys = volume(map.grid_k), allKeys = keys + map.extra;
+  const queries = map.heads * (volume(map.grid_q) + map.special.length);
+  const arrays = { received: take(Float32Array, keys), strongest: take(Float32Array, keys) };
+  if (map.form.startsWith("rows")) {
+    arrays.tops = take(Float32Array, queries);
+    if (map.extra) arrays.elsewhere = take(Float32Array, queries);
+    const total = queries * keys;
+    arrays.rows = map.form === "rows8" ? take(Uint8Array, total) : rest(total);
+    arrays.size = arrays.rows.byteLength;
+    return arrays;
+  }
+  if (map.rule === "softmax") arrays.logSums = take(Float32Array, queries);
+  const sizes = [queries * map.width, map.heads * allKeys * map.width];
+  if (map.form === "qk8") {
+    const scales = [take(Float32Array, queries), take(Float32Array, map.heads * allKeys)];
+    [arrays.q, arrays.k] = sizes.map((size, side) =>
+      Float32Array.from(take(Int8Array, size), (value, i) => value * scales[side][(i / map.width) | 0]),
+    );
+  } else {
+    [arrays.q, arrays.k] = sizes.map(rest);
+  }
+  arrays.size = 4 * (arrays.q.length + arrays.k.length);
+  return arrays;
+}
+
+/** Returns which heads a choice ("mean", "max" or a number) stands for. */
+function headsOf(map, head) {
+  if (head !== "mean" && head !== "max") return [Number(head)];
+  return Array.from({ length: map.heads }, (_, index) => index);
+}
+
+/** Joins the vectors of some heads: their mean, or the largest of each entry. */
+function joined(map, head, one) {
+  const heads = headsOf(map, head);
+  const total = one(heads[0]);
+  for (const other of heads.slice(1).map(one)) {
+    for (let i = 0; i < total.length; i++) {
+      total[i] = head === "max" ? Math.max(total[i], other[i]) : total[i] + other[i];
+    }
+  }
+  if (head === "mean") for (let i = 0; i < total.length; i++) total[i] /= heads.length;
+  return total;
+}
+
+/** Returns one query's weights over all keys: the grid's, then one entry for those without a place. */
+function rowOf(map, head, query) {
+  return joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
+}
+
+function oneRow(map, arrays, h, query) {
+  const keys = volume(map.grid_k), allKeys = keys + map.extra;
+  const number = h * (volume(map.grid_q) + map.special.length) + query;
+  const row = new Float32Array(keys + (map.extra ? 1 : 0));
+  if (arrays.rows) {
+    for (let j = 0; j < keys; j++) row[j] = stored(map, arrays, number, j);
+    if (map.extra) row[keys] = arrays.elsewhere[number];
+    return row;
+  }
+  const logits = new Float32Array(allKeys);
+  let top = -Infinity;
+  for (let j = 0; j < allKeys; j++) {
+    logits[j] = product(map, arrays, number, h * allKeys + j);
+    if (logits[j] > top) top = logits[j];
+  }
+  let sum = 0;
+  for (let j = 0; j < allKeys; j++) {
+    logits[j] = map.rule === "softmax" ? Math.exp(logits[j] - top) : ruled(map, logits[j], allKeys);
+    sum += logits[j];
+  }
+  if (map.rule === "softmax") for (let j = 0; j < allKeys; j++) logits[j] /= sum;
+  row.set(logits.subarray(0, keys));
+  for (let j = keys; j < allKeys; j++) row[keys] += logits[j];
+  return row;
+}
+
+/** Returns the weight that each query position of the grid gives to one key: a column of the map. */
+function columnOf(map, head, key) {
+  const arrays = arraysOf(map), queries = volume(map.grid_q);
+  const allQueries = queries + map.special.length, allKeys = volume(map.grid_k) + map.extra;
+  return joined(map, head, (h) => {
+    const column = new Float32Array(queries);
+    for (let i = 0; i < queries; i++) {
+      const number = h * allQueries + i;
+      if (arrays.rows) column[i] = stored(map, arrays, number, key);
+      else {
+        const logit = product(map, arrays, number, h * allKeys + key);
+        column[i] = map.rule === "softmax"
+          ? Math.exp(logit - arrays.logSums[number]) : ruled(map, logit, allKeys);
+      }
+    }
+    return column;
+  });
+}
+
+function stored(map, arrays, number, key) {
+  const value = arrays.rows[number * volume(map.grid_k) + key];
+  return arrays.tops[number] * (map.form === "rows8" ? (value / 255) ** 2 : value);
+}
+
+function product(map, arrays, query, key) {
+  const { q, k } = arrays, width = map.width;
+  let sum = 0;
+  for (let c = 0, i = query * width, j = key * width; c < width; c++) sum += q[i + c] * k[j + c];
+  return sum * map.scale;
+}
+
+/** Applies a rule that needs no other logit of the row. */
+function ruled(map, logit, numKeys) {
+  if (map.rule === "sigmoid") return 1 / (1 + Math.exp(Math.log(numKeys) - logit));
+  return (map.rule === "relu_sum" ? Math.max(logit, 0) : logit) / numKeys;
+}
+
+/** Returns the values of a map without a query, (T', H', W'), for one weighting or class. */
+function fieldOf(map, head) {
+  const { values } = arraysOf(map), size = volume(map.grid_k);
+  return joined(map, head, (h) => values.slice(h * size, (h + 1) * size));
+}

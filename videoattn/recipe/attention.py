@@ -1,0 +1,136 @@
+"""Reads and writes `model.attention`, which is one system or a list of systems.
+
+A `Config` holds the first system of a list, and in `then` the others by their numbers. On the
+command line, `model.attention.name=cbam` and `model.attention=[non_local,cbam]` choose systems, and
+`model.attention.1.after=[layer3.1]` changes the second system of a list. A chosen name that the
+recipe has keeps its positions and options; those of other systems are dropped.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from videoattn.recipe.overrides import parse_override
+
+Values = Mapping[str, Any]
+
+
+def changes(
+    recipe: Values, overrides: Sequence[str], source: str, notes: list[str]
+) -> Iterator[tuple[str, Values]]:
+    """Yields the settings of a recipe and its overrides, in the order of merging, with the source
+    of each.
+
+    Args:
+        source: The name of the recipe in messages.
+        notes: Receives a sentence about settings that are dropped.
+
+    Raises:
+        ValueError: If an override is not `key=value`, or `model.attention` is not as above.
+    """
+    words = [(word, parse_override(word)) for word in overrides]
+    choices = [(word, _attention(change)) for word, change in words if _chooses(change)]
+    systems, origin = _systems(_attention(recipe), source), source
+    lists = [word for word, chosen in choices if not isinstance(chosen, Mapping)]
+    if len(choices) > 1 and lists:
+        raise ValueError(f"{lists[-1]}: other words choose the attention too; leave them out")
+    if lists:
+        origin, chosen = choices[0]
+        systems = _kept(systems, _systems(chosen, origin), notes)
+    elif choices:
+        systems = _kept(systems, [{"name": choices[-1][1]["name"]}], notes)
+    yield source, _without_attention(recipe)
+    others = {str(number): system for number, system in enumerate(systems)}
+    first = others.pop("0", {})
+    yield origin, {"model": {"attention": {**first, "then": others}}}
+    for word, change in words:
+        if word not in lists:
+            yield word, _numbered(change, len(systems), word)
+
+
+def as_written(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns all settings, with `model.attention` as a recipe has it."""
+    attention = dict(settings["model"]["attention"])
+    others = attention.pop("then")
+    systems = [attention, *(others[number] for number in sorted(others, key=int))]
+    return {
+        **settings,
+        "model": {**settings["model"], "attention": systems if others else attention},
+    }
+
+
+def _attention(values: Values) -> Any:
+    model = values.get("model")
+    return model.get("attention", {}) if isinstance(model, Mapping) else {}
+
+
+def _without_attention(values: Values) -> Values:
+    model = values.get("model")
+    if not isinstance(model, Mapping):
+        return values
+    return {**values, "model": {key: model[key] for key in model if key != "attention"}}
+
+
+def _chooses(change: Values) -> bool:
+    attention = _attention(change)
+    return not isinstance(attention, Mapping) or "name" in attention
+
+
+def _systems(attention: Any, source: str) -> list[Values]:
+    """Returns the settings of each system."""
+    listed = attention if isinstance(attention, list) else [attention] if attention else []
+    systems: list[Values] = []
+    for system in listed:
+        is_name = isinstance(system, str) and listed is attention
+        found = {"name": system} if is_name else system
+        if not isinstance(found, Mapping) or "then" in found:
+            raise ValueError(
+                f"{source}: model.attention: got {system!r}; need name, after and options, or a "
+                "list of systems, as in [non_local, {name: cbam, after: [layer3.1]}]"
+            )
+        systems.append(found)
+    return systems
+
+
+def _kept(old: Sequence[Values], new: Sequence[Values], notes: list[str]) -> list[Values]:
+    """Returns the new systems. Those with a name only have the settings of the old ones."""
+    names = [system.get("name") for system in new]
+    for system in old:
+        dropped = [key for key in ("after", "options") if system.get(key)]
+        if dropped and system.get("name") not in names:
+            notes.append(
+                f"model.attention.{' and '.join(dropped)} of the recipe belong to "
+                f"{system.get('name')} and are not used with {' and '.join(map(_text, names))}"
+            )
+    return [
+        next((o for o in old if len(system) == 1 and o.get("name") == system.get("name")), system)
+        for system in new
+    ]
+
+
+def _text(name: object) -> str:
+    return "null" if name is None else str(name)
+
+
+def _numbered(change: Values, count: int, word: str) -> Values:
+    """Moves the settings of a numbered system to where a `Config` has them."""
+    attention = _attention(change)
+    if "then" in attention:
+        raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")
+    numbers = [key for key in attention if str(key).isdigit()]
+    if attention and count > 1 and not numbers and "name" not in attention:
+        raise ValueError(
+            f"{word}: the recipe has {count} attention systems; number one, from 0, as in "
+            f"{word.replace('attention.', 'attention.0.', 1)}"
+        )
+    for number in numbers:
+        if int(number) >= count:
+            raise ValueError(
+                f"{word}: the recipe has {count} attention systems, numbered from 0; add one in "
+                "the recipe's list"
+            )
+    if not numbers:
+        return change
+    (number,) = numbers
+    found = attention[number]
+    placed = found if int(number) == 0 else {"then": {str(int(number)): found}}
+    return {"model": {"attention": placed}}
