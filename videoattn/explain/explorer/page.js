@@ -54,7 +54,8 @@ function paint() {
   views.forEach((view, i) => {
     const canvas = $(`canvas${i}`);
     canvas.setAttribute("aria-label", `${view.clip.labels[state.frame][2]}. ${view.text}`);
-    canvas.nextElementSibling.textContent = views.length > 1 ? `${"AB"[i]}: ${mapText(view.map, view.head)} of ${view.scene.run}` : "";
+    const run = views.at(-1).scene === views[0].scene ? "" : ` of ${view.scene.run}`;
+    canvas.nextElementSibling.textContent = views.length > 1 ? `${"AB"[i]}: ${mapText(view.map, view.head)}${run}` : "";
     fit(canvas, view.clip);
     paintFrame(canvas, view, state.frame, state);
   });
