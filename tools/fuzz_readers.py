@@ -209,6 +209,8 @@ def _class_list(folder: Path) -> None:
 def _official(folder: Path) -> None:
     """Writes a copy of each dataset's list files."""
     _files(folder / "videos", [name.replace(".mp4", ".avi") for name in VIDEOS])
+    _files(folder / "kinetics", [f"abc{i}_000001_000011.mp4" for i in range(len(VIDEOS))])
+    _files(folder, [f"{i}/00001.jpg" for i in range(len(CLASSES))])
     index = "".join(f"{i + 1} {name}\n" for i, name in enumerate(sorted(CLASSES)))
     (folder / "classInd.txt").write_text(index)
     videos = [f"{name.replace('.mp4', '.avi')}" for name in VIDEOS]

@@ -64,7 +64,7 @@ def test_both_losses_decrease_in_the_log(clips: Path, tmp_path: Path, system: st
     log = trained(clips, tmp_path / "run", f"model.attention.name={system}")
     for name in ("loss", "interaction", "diversity"):
         assert log[-1][name] < log[0][name], name
-    assert log[-1]["interaction"] < 0.7 * log[0]["interaction"]
+    assert log[-1]["interaction"] < 0.95 * log[0]["interaction"]
     assert log[0]["diversity"] - log[-1]["diversity"] > 0.02
     weights = SYSTEMS[system].losses
     for line in log:

@@ -127,7 +127,7 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(
 ) -> None:
     words = ("predict", "run", "clips", "--csv", "{}.csv", "--json", "{}.json")
     assert command(*(word.format("whole") for word in words)) == 0
-    scores = Predictor.scores
+    scores = Predictor.score_samples
 
     def interrupted(self: Predictor, *args: Any) -> Iterator[Any]:
         for number, scored in enumerate(scores(self, *args)):
@@ -137,7 +137,7 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(
 
     cut = [word.format("cut") for word in words]
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "scores", interrupted)
+        patch.setattr(Predictor, "score_samples", interrupted)
         assert command(*cut) != 0
     assert len(rows_of("cut.csv")) < len(rows_of("whole.csv"))
     assert command(*cut, "--resume") == 0

@@ -46,10 +46,11 @@ def test_every_command_takes_a_name(
     assert out[2] == "  runs/pytorchvideo_c2d_r50/pictures/grows_why.png"
     assert Path(out[2].strip()).is_file()
 
-    video = Path("videos/test/zumba/a.mp4")
-    video.parent.mkdir(parents=True)
-    shutil.copy(clip, video)
-    assert command("test", SMALL, "data.root=videos", "data.class_list=kinetics400") == 0
+    Path("videos").mkdir()
+    shutil.copy(clip, "videos/a.mp4")
+    Path("videos/test.txt").write_text("a.mp4 399\n")
+    data = ("data.layout=list", "data.test_split=test.txt", "data.class_list=kinetics400")
+    assert command("test", SMALL, "data.root=videos", *data) == 0
     report = json.loads(Path("runs/pytorchvideo_c2d_r50/test/report.json").read_text())
     assert (report["videos_labelled"], report["video_accuracy"]) == (1, 1.0)
 

@@ -47,6 +47,7 @@ def untrained(
             "name": model,
             "options": MODELS[model],
             "attention": {"name": system, "options": options},
+            "edition": 2,
         },
     }
     torch.manual_seed(0)

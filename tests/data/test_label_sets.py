@@ -257,7 +257,7 @@ def test_a_shard_stores_one_label(tmp_path: Path) -> None:
         tmp_path, paths=["a.mp4"], labels=LabelSets.of([(0, 1)]), class_names=["x", "y"]
     )
     with pytest.raises(ValueError, match=r"^samples: have several labels each; a shard stores one"):
-        write_shards(samples, tmp_path / "out", max_bytes=10**6)
+        write_shards({"": samples}, tmp_path / "out", max_bytes=10**6)
 
 
 def test_unknown_columns_are_listed(tmp_path: Path) -> None:

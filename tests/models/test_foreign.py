@@ -238,7 +238,8 @@ def test_gates_are_at_the_end_of_each_branch(name: str, end: str) -> None:
         assert [ends.get(block, block) for block in blocks] == [
             f"{block}.{end}".rstrip(".") for block in blocks
         ]
-        gated = make_model(ModelConfig(name=name, attention=AttentionConfig(name="self_gating")), 3)
+        gates = AttentionConfig(name="self_gating")
+        gated = make_model(ModelConfig(name=name, attention=gates, edition=1), 3)
     assert len([m for m in gated.modules() if type(m) is SqueezeExcite]) == len(blocks)
 
 

@@ -119,7 +119,7 @@ def test_not_a_number(recipe: Path) -> None:
         ("3\n", "recipe.yaml is not a recipe"),
         (
             "name: '${a'\ndata: {root: x}\n",
-            r"recipe.yaml is not a recipe: name: no viable alternative at input '\$\{a'$",
+            r"is not a recipe: name: no viable alternative at input '\$\{a'$",
         ),
         ("name: a\ndata: {num_workers../: 2}\n", "recipe.yaml: unknown key 'data.num_workers../'"),
         ("name: a\nclip: {std.a: 2}\n", "recipe.yaml: unknown key 'clip.std.a'"),
@@ -182,7 +182,7 @@ def test_a_stored_config_describes_the_network_and_nothing_else() -> None:
     }
     loaded = config.from_stored(stored)
     assert loaded.data == DataConfig(root="")
-    assert loaded.model == ModelConfig("i3d_r18")
+    assert loaded.model == ModelConfig("i3d_r18", edition=1)
     typed = config.from_stored(stored, {"root": "mine", "layout": "list"}, ["data.root=typed"])
     assert typed.data == DataConfig(root="typed", layout="list")
     for name in ("clip", "model", "augment"):

@@ -3,8 +3,10 @@
 import json
 import struct
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import wandb
 
 from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
 from videoattn.recipe.config import Config, DataConfig, TrainConfig
@@ -27,27 +29,24 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def wandb_records(folder: Path) -> list[dict[str, float]]:
-    """Returns the numbers in the files of offline runs, in the order of the runs.
+def wandb_records(path: Path) -> list[dict[str, float]]:
+    """Returns the numbers in the file of an offline run.
 
-    A file has 7 bytes, and then records of less than a block: checksum, length, type, content.
+    The file has 7 bytes, and then records: checksum, length, type, content.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        data, start = path.read_bytes(), 7
-        while start < len(data):
-            length, kind = struct.unpack_from("<HB", data, start + 4)
-            assert kind == 1  # a whole record
-            record = Record()
-            record.ParseFromString(data[start + 7 : start + 7 + length])
-            start += 7 + length
-            items = {item.key or item.nested_key[0]: item for item in record.history.item}
-            numbers = {
-                k: float(v.value_json) for k, v in items.items() if k[:5] in ("train", "_step")
-            }
-            found += [numbers] if numbers else []
+    data, start = path.read_bytes(), 7
+    while start < len(data):
+        length, kind = struct.unpack_from("<HB", data, start + 4)
+        assert kind == 1  # a whole record
+        record = Record()
+        record.ParseFromString(data[start + 7 : start + 7 + length])
+        start += 7 + length
+        items = {item.key or item.nested_key[0]: item for item in record.history.item}
+        numbers = {k: float(v.value_json) for k, v in items.items() if k[:5] in ("train", "_step")}
+        found += [numbers] if numbers else []
     return found
 
 
@@ -77,12 +76,13 @@ def test_weights_and_biases_gets_metrics_and_the_same_run_after_a_resume(offline
         assert isinstance(tracker, Tracker)
         tracker.write("train", step, RECORD | {"loss": loss})
         tracker.close()
-    assert wandb_records(offline) == [
-        {"train/epoch": 1.0, "train/loss": 0.5, "_step": 3.0},
-        {"train/epoch": 1.0, "train/loss": 0.25, "_step": 6.0},
-    ]
-    run_id = json.loads((offline / "trackers.json").read_text())["wandb"]
-    assert {path.stem for path in offline.glob("wandb/*/*.wandb")} == {f"run-{run_id}"}
+        (file,) = offline.glob("wandb/offline-run-*/run-*.wandb")
+        numbers = {"train/epoch": 1.0, "train/loss": loss, "_step": float(step)}
+        assert wandb_records(file) == [numbers]
+        ids = json.loads((offline / "trackers.json").read_text())
+        assert ids == {"wandb": file.stem.removeprefix("run-")}
+        file.parent.rename(offline / str(step))  # its name has the time in seconds
+    assert {path.stem for path in offline.glob("*/*.wandb")} == {file.stem}
 
 
 def test_errors_of_trackers_name_them(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +94,10 @@ def test_errors_of_trackers_name_them(offline: Path, monkeypatch: pytest.MonkeyP
             make_trackers(config_with("mlflow"), offline)
     with pytest.raises(OSError, match=r"MLflow \(MLFLOW_TRACKING_URI is .*mlruns\): .*'nowhere'"):
         MLflow("x", {}, run_id="nowhere")
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    with pytest.raises(OSError, match=r"Weights & Biases: .*; to work offline set WANDB_MODE"):
+    monkeypatch.setattr("wandb.init", Mock(side_effect=wandb.Error("no API key")))
+    with pytest.raises(
+        OSError, match=r"Weights & Biases: no API key; to work offline, set WANDB_MODE=offline"
+    ):
         WeightsAndBiases("x", {}, run_id=None)
     (offline / "trackers.json").unlink()
     assert make_trackers(config_with(), offline) == []

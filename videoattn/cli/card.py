@@ -205,4 +205,4 @@ def _license_text(predictor: Predictor) -> str:
 
 def _plain(text: object) -> str:
     """Returns text on one line without the characters that Markdown and HTML interpret."""
-    return "".join(f"&#{ord(c)};" if c in "<>&|[]`*_\\\n\r" else c for c in str(text))
+    return "".join(f"&#{ord(c)};" if c in "<>&|[]`*\\\n\r" else c for c in str(text))

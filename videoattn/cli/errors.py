@@ -26,8 +26,12 @@ def write_errors_page(
     """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
 
     Raises:
-        ValueError: If no test video has a label.
+        ValueError: If no test video has a label, or videos have several.
     """
+    if evaluation.labels.ndim > 1:
+        raise ValueError(
+            "errors: got several labels for a video; the page needs one class for each"
+        )
     answers = sorted(_answers(evaluation), key=lambda item: item[1].wrongness, reverse=True)
     if not answers:
         raise ValueError("errors: no test video has a label, so none can be wrong")

@@ -30,8 +30,8 @@ def command(
     run: Annotated[
         Path,
         typer.Argument(
-            help="The folder of a run, a shared folder, a checkpoint file in one, or the name of a "
-            "folder in runs."
+            help="The folder of a run, its name in runs, a shared folder, a checkpoint file in "
+            "one, or the name of a public model (see `videoattn list weights`)."
         ),
     ],
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],

@@ -37,6 +37,9 @@ def command(
     arguments.training_script, arguments.module = "videoattn", True
     # An argument in newer versions of torch, a variable in older ones.
     arguments.signals_to_handle = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = _SIGNALS
+    # A store for each start of the processes; from a shared one, those that start again on several
+    # machines would read the addresses of those that have ended.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     logging.disable(logging.WARNING)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_was_killed)
     try:

@@ -51,7 +51,7 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
     clip = read_clip(predictor, video)
     sheets = {"why": _draw_score(predictor, clip, video, label)}
     if blocks := list(recordable_blocks(predictor.model)):
-        sheets["attention"] = _draw_attention(predictor, clip, video, blocks)
+        sheets["attention"] = _draw_attention(predictor, clip, video, blocks, label)
     written = []
     for kind, image in sheets.items():
         path = stem.with_name(f"{stem.name}_{kind}.png")
@@ -64,10 +64,10 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
 def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
     """Draws the strongest attention in a video, or else what its most likely class rests on."""
     clip = read_clip(predictor, video)
-    if blocks := list(recordable_blocks(predictor.model)):
-        return _draw_attention(predictor, clip, video, blocks)
     with torch.no_grad():
         label = int(predictor.model(clip.video)[0].argmax())
+    if blocks := list(recordable_blocks(predictor.model)):
+        return _draw_attention(predictor, clip, video, blocks, label)
     return _draw_score(predictor, clip, video, label)
 
 
@@ -77,10 +77,10 @@ def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Im
     found = explain.METHODS["hires_cam"](model, clip.video, labels)
     found = replace(found, weights=found.weights.float().cpu())
     with torch.no_grad():
-        logits = model(clip.video)[0]
+        logits = model(clip.video)
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
-    share = 100 * float(logits.softmax(0)[label])
-    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach().flatten()[label]))
+    share = 100 * float(predictor.scores(logits)[0, label])
+    score = float(logits[0, label]) - (0.0 if bias is None else float(bias.detach()[label]))
     total = float(found.weights.sum())
     caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
     if abs(total - score) > EXACT * max(1.0, abs(score)):
@@ -95,25 +95,22 @@ def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Im
 
 
 def _draw_attention(
-    predictor: Predictor, clip: Clip, video: Path, blocks: Sequence[str]
+    predictor: Predictor, clip: Clip, video: Path, blocks: Sequence[str], label: int
 ) -> Image.Image:
     block, change = _strongest(predictor, clip, blocks)
-    with torch.no_grad():
-        with record_attention(predictor.model, received=True) as maps:
-            predictor.model(clip.video)
-        name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
-        recorded, queries = maps[name], []
-        if not isinstance(recorded, GateMap):
-            queries = explain.choose_queries(recorded, clip.grid, count=1)
-            with record_attention(predictor.model, queries=queries) as maps:
-                predictor.model(clip.video)
-            recorded = maps[name]
+    class_name = predictor.class_names[label]
+    chosen = explain.score_position(predictor.model, clip.video, label, class_name)
+    with torch.no_grad(), record_attention(predictor.model, queries=[chosen.query]) as maps:
+        predictor.model(clip.video)
+    name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
+    recorded = maps[name]
     title = f"{video.name}: {name}\nthe attention block that changes its input most{change}"
     labels = explain.label_frames(clip.numbers, clip.fps)
     if isinstance(recorded, GateMap):
         return explain.draw_gate(
             clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
         )
+    title += f", from the position that {chosen.title}"
     origin = (clip.box.y0, clip.box.x0)
     return explain.draw_sheet(clip.frames, recorded, title=title, labels=labels, origin=origin)
 

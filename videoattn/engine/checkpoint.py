@@ -8,6 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -265,15 +266,15 @@ def _check_exists(path: Path) -> None:
 
 def _check_is_zip(path: Path) -> None:
     _check_exists(path)
-    if zipfile.is_zipfile(path):
-        return
+    with suppress(zipfile.BadZipFile, ValueError):  # its directory is damaged
+        if zipfile.is_zipfile(path):
+            return
     with open(path, "rb") as file:
-        starts_as_zip = file.read(4) == b"PK\x03\x04"
-    if starts_as_zip:
-        raise CheckpointError(
-            f"{path}: is truncated after {path.stat().st_size} bytes; copy it "
-            "again or use an older checkpoint"
-        )
+        if file.read(4) == b"PK\x03\x04":
+            raise CheckpointError(
+                f"{path}: is truncated after {path.stat().st_size} bytes; copy it "
+                "again or use an older checkpoint"
+            )
     raise CheckpointError(f"{path}: is not a PyTorch checkpoint; give a checkpoint-*.pt file")
 
 

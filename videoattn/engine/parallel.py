@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -145,7 +147,7 @@ def init_parallel(
 
     Raises:
         ValueError: If the environment is incomplete, or the device does not exist.
-        RuntimeError: If the group does not form in time. It never falls back to one process.
+        ConnectionError: If the group does not form in time. It never falls back to one process.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -163,10 +165,18 @@ def init_parallel(
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_seconds)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        store, *_ = next(rendezvous("env://", timeout=timeout))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":  # one machine
+            # torchrun keeps its store when it restarts the processes. Without a prefix, they would
+            # read the addresses of those that have ended.
+            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+        )
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ConnectionError(
             f"rank {rank} of {world_size} could not join the group at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
             f"{timeout_seconds:g} s: {error}"

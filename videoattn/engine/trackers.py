@@ -136,7 +136,8 @@ class WeightsAndBiases:
                 settings=wandb.Settings(console="off"),
             )
         except wandb.Error as error:
-            raise OSError(f"Weights & Biases: {error}; to work offline set WANDB_MODE") from error
+            hint = "to work offline, set WANDB_MODE=offline"
+            raise OSError(f"Weights & Biases: {error}; {hint}") from error
 
     def write(self, kind: Kind, step: int, record: Record) -> None:
         self._run.log(_numbers(kind, record), step=step)

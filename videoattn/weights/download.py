@@ -4,10 +4,10 @@ A file is kept as published, in `cache_folder()/weights/HOST/PATH` of its addres
 start with the digits in the table of public models. Without digits there, the SHA-256 of the first
 download is written beside the file, and later ones are compared with it.
 
-The addresses are those of the table. Two environment variables change what happens:
-VIDEOATTN_OFFLINE=1 forbids downloads, and VIDEOATTN_MIRROR=http://host:port replaces the scheme and
-the host of every address. VIDEOATTN_NONCOMMERCIAL=1 states that you accept licenses that forbid
-commercial use; without it, the files of these models are not downloaded.
+The addresses are those of the table. VIDEOATTN_OFFLINE=1 forbids downloads, and
+VIDEOATTN_MIRROR=http://host:port replaces the scheme and the host of every address.
+VIDEOATTN_NONCOMMERCIAL=1 states that you accept licenses that forbid commercial use; without it,
+the files of these models are not downloaded.
 """
 
 import fcntl
