@@ -98,6 +98,7 @@ def test_results_are_shown_although_their_file_cannot_be_written(
     shown: str,
 ) -> None:
     monkeypatch.chdir(folder)
+    Path(file).unlink(missing_ok=True)
     Path(file).mkdir(parents=True)  # a folder where the file belongs
     assert refused(*words.split()).startswith(f"error: cannot write {file}: Is a directory; ")
     assert shown in capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_weights_and_biases_gets_metrics_and_the_same_run_after_a_resume(offline
         assert isinstance(tracker, Tracker)
         tracker.write("train", step, RECORD | {"loss": loss})
         tracker.close()
+        wandb.teardown()  # the process that writes the file ends
         (file,) = offline.glob("wandb/offline-run-*/run-*.wandb")
         numbers = {"train/epoch": 1.0, "train/loss": loss, "_step": float(step)}
         assert wandb_records(file) == [numbers]
