@@ -128,8 +128,8 @@ def test_it_trains_installed_recipes_by_name(scripts: Path, empty: Path) -> None
 
 
 def test_it_converts_with_installed_class_names(scripts: Path, empty: Path) -> None:
-    torch.save({"model_state": state(recorded("pytorchvideo/c2d_r50"))}, empty / "C2D.pyth")
-    words = ["convert", "C2D.pyth", "--as", "pytorchvideo/c2d_r50", "kinetics"]
+    torch.save({"model_state": state(recorded("pytorchvideo/slow_r50"))}, empty / "SLOW.pyth")
+    words = ["convert", "SLOW.pyth", "--as", "pytorchvideo/slow_r50", "kinetics"]
     run(scripts / "videoattn", *words)
     about = json.loads((empty / "kinetics/config.json").read_text())
     names = (ROOT / "data/classes/kinetics400.txt").read_text().splitlines()

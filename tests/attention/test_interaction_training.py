@@ -65,7 +65,7 @@ def test_both_losses_decrease_in_the_log(clips: Path, tmp_path: Path, system: st
     for name in ("loss", "interaction", "diversity"):
         assert log[-1][name] < log[0][name], name
     assert log[-1]["interaction"] < 0.95 * log[0]["interaction"]
-    assert log[0]["diversity"] - log[-1]["diversity"] > 0.02
+    assert log[0]["diversity"] - log[-1]["diversity"] > 0.01
     weights = SYSTEMS[system].losses
     for line in log:
         total = sum(weights[name] * line[name] for name in ("interaction", "diversity"))

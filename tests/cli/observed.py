@@ -50,7 +50,11 @@ def observe(code: str, folder: Path, *arguments: object) -> list[tuple[str, str]
         str(log),
     ]
     words += [sys.executable, "-c", _HEADER + code, *map(str, arguments)]
-    subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+    # torch creates this folder when it is imported.
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    subprocess.run(
+        words, cwd=folder, env=environment, check=True, capture_output=True, text=True, timeout=300
+    )
     found, mark = [], ""
     for line in _whole_lines(log.read_text(errors="replace")):
         if line.startswith("unlink(") and MARK in line:

@@ -359,7 +359,7 @@ def test_errors_of_single_processes_are_all_printed(
         "error: b: no such recip",
         "1",
     ]
-    assert json.loads((tmp_path / "2/error.json").read_text())["message"] == ended[1]
+    assert json.loads((tmp_path / "attempt_0/2/error.json").read_text())["message"] == ended[1]
 
 
 def test_skipped_training_videos_are_listed(recipe: Path, clips: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_run_becomes_a_folder_to_share(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "run" / checkpoint.LAST, payload)
     assert command("export", tmp_path / "run", tmp_path / "shared") == 0
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [
-        "config.json", "model.safetensors",
+        "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
     text = json.loads((tmp_path / "shared/config.json").read_text())
     config = shareable(about["config"])  # without the data section

@@ -36,6 +36,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_report_has_counts_and_metrics(tmp_path: Path) -> None:
     written = write_report(EVALUATION, tmp_path / "test", class_names=NAMES)
     assert json.loads((tmp_path / "test" / "report.json").read_text()) == written
+    assert written.pop("machine").endswith(f", torch {torch.__version__}")
     assert written == {
         "video_accuracy": 0.75,
         "video_top5": 1.0,

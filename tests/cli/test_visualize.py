@@ -120,7 +120,8 @@ def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
 ) -> None:
     run = untrained(tmp_path, "self_gating")
     written = visualize(run, video, queries=["10,60,50"], device="cpu")
-    names = [f"0000_layer{stage}.1.bn2.self_gating.png" for stage in (1, 2, 3, 4)]
+    blocks = ("layer1.1", "layer2.0", "layer3.0", "layer4.1")  # after temporal convolutions
+    names = [f"0000_{block}.bn1.self_gating.png" for block in blocks]
     assert [path.name for path in written] == names
     assert {path.parent for path in written} == {tmp_path / "pictures"}
     printed = capsys.readouterr().out
@@ -241,7 +242,7 @@ def test_a_link_in_the_output_folder_is_replaced(tmp_path: Path, video: Path) ->
     run = untrained(tmp_path, "self_gating")
     outside = tmp_path / "outside.png"
     (tmp_path / "pictures").mkdir()
-    link = tmp_path / "pictures" / "0000_layer4.1.bn2.self_gating.png"
+    link = tmp_path / "pictures" / "0000_layer4.1.bn1.self_gating.png"
     link.symlink_to(outside)
     visualize(run, video, layer="layer4.1")
     assert not outside.exists()

@@ -113,8 +113,8 @@ def compare(
 def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
     """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
-    if found := read_records(file, **dict.fromkeys(Result._fields, int | float)):
-        return Result(*(found[0][name] for name in Result._fields))
+    if found := read_records(file, **dict.fromkeys(Result._fields[:5], int | float)):
+        return Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
     resume = (folder / LAST).exists()
     train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
     scores = evaluate_run(folder, device=device)

@@ -24,7 +24,7 @@ EXTRAS = ("timm", "pytorchvideo", "webdataset", "onnx", "onnxruntime", "onnxscri
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Print versions, hardware, decoders and folders, for a bug report."""
+    """Print versions, hardware and decoders, for a bug report."""
     found = environment()
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -55,7 +55,7 @@ def command(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write a page in which a click shows where a network looks from there, in every frame.
+    """Write a page that shows where a network looks from a pixel.
 
     The page is one HTML file that opens from disk and needs no network.
     """

@@ -127,7 +127,7 @@ def show_accuracy(predictor: Predictor, evaluation: Evaluation) -> None:
     test = predictor.config.test
     table = Table(title=Text(visible(predictor.checkpoint)), title_justify="left")
     names = [name for name in METRICS if name in evaluation.video_metrics]
-    table.add_column()
+    table.add_column(no_wrap=True)
     for name in names:
         table.add_column(METRICS[name], justify="right", no_wrap=True)
     table.add_column("over")

@@ -242,7 +242,7 @@ def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
         raise DecodeError(path, reason(error)) from error
 
 
-def _checked(record: Record) -> Record:
+def _checked(record: object) -> Record:
     """Returns a record of a journal, which may have come with the folder.
 
     Raises:
