@@ -112,7 +112,7 @@ def test_no_setting_of_a_shared_folder_reaches_the_system(
     assert {mark.partition("-")[2] for mark, _ in calls} >= {
         "predict", "export", "visualize", "explore",
     }  # fmt: skip
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.iterdir()} - {"inductor"} == {
         "shared", "out", "clip.mp4", "jobs.json", "strace.log",
     }  # fmt: skip
     assert len(list((tmp_path / "out").iterdir())) > 3

@@ -126,8 +126,8 @@ def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
     assert {path.parent for path in written} == {tmp_path / "pictures"}
     printed = capsys.readouterr().out
     assert (
-        "drawing 4 of 8 attention blocks, the last of each stage; for others pass --layer with a "
-        "name or a prefix (--layer layer1): layer1.0.bn2.self_gating, layer1.1."
+        "drawing 4 of 5 attention blocks, the last of each stage; for others pass --layer with a "
+        "name or a prefix (--layer layer1): layer1.0.bn1.self_gating, layer1.1."
     ) in printed
     assert "these maps have no query; --query only selected the clip" in printed
 
