@@ -47,7 +47,7 @@ def data() -> bytes:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a clip of UCF101 where VIDEOATTN_DATA names a folder with some, or a synthetic one."""
+    """Returns a clip of UCF101 if VIDEOATTN_DATA names a folder with some, or a synthetic one."""
     if root := os.environ.get("VIDEOATTN_DATA"):
         return min(Path(root, "ucf101-11/videos").rglob("*.mp4"))
     path = tmp_path_factory.mktemp("clips") / "grows.mp4"
