@@ -122,22 +122,26 @@ def test_the_license_of_the_starting_weights(
     assert "secret" not in rest
 
 
-def test_the_first_test_video_of_an_own_run_is_drawn(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = Path("home").absolute()
-    monkeypatch.setenv("VIDEOATTN_HOME", str(home))
-    config = "runs/mine/config.yaml"
-    shutil.copytree(run, "runs/mine")
-    words = ("name=mine", "data.root=clips", "train.num_epochs=1", "train.precise_norm_clips=0")
-    assert command("train", config, *words, "--overwrite", "--device", "cpu") == 0
-    capsys.readouterr()
-    assert command("export", "runs/mine", "shared_run") == 0
-    first = sorted(Path("clips/test").rglob("*.mp4"))[0]
-    assert f"shared_run/picture.png: frames of {first}" in capsys.readouterr().out
-    shutil.rmtree("clips")
-    assert command("export", "runs/mine", "again") == 0
-    assert "note: no picture in the model card; add one with --video FILE (" in (
-        capsys.readouterr().out
-    )
-    assert not Path("again/picture.png").exists()
+def test_a_card_has_frames_of_no_video_that_was_not_named(run: Path) -> None:
+    assert command("export", run, "shared_run") == 0
+    names = sorted(path.name for path in Path("shared_run").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_the_starting_weights_of_a_shared_folder_stay_known(run: Path) -> None:
+    config = checkpoint.load(run / "checkpoint-last.pt")["config"]
+    config["model"] = {**config["model"], "weights": "torchvision/resnet18"}  # type: ignore[dict-item]
+    change_meta(run, config=config)
+    assert command("export", run, "once") == 0
+    assert command("export", "once", "twice") == 0
+    for folder in ("once", "twice"):
+        assert "BSD-3-Clause, the license of the starting weights" in card(Path(folder))[1]
+
+
+def test_a_report_of_other_weights_is_not_used(run: Path) -> None:
+    file = run / "test/report.json"
+    report = json.loads(file.read_text())
+    assert report["checkpoint"] == "checkpoint-last.pt"
+    file.write_text(json.dumps(report | {"checkpoint": "best.safetensors"}))
+    assert command("export", run, "shared_run") == 0
+    assert "Not measured." in card(Path("shared_run"))[1]

@@ -142,7 +142,9 @@ def test_errors_need_labels(tmp_path: Path, video: Path) -> None:
     loaded = load(untrained(tmp_path, "non_local"))
     samples = loaded.samples([video])
     with pytest.raises(ValueError, match="errors: no test video has a label"):
-        write_errors_page(loaded, loaded.evaluate(samples, Parallel()), samples, tmp_path, 0)
+        write_errors_page(
+            Path("run"), loaded, loaded.evaluate(samples, Parallel()), samples, tmp_path, 0
+        )
     several = replace(loaded.evaluate(samples, Parallel()), labels=torch.ones(1, 2))
     with pytest.raises(ValueError, match="errors: got several labels for a video"):
-        write_errors_page(loaded, several, samples, tmp_path, 0)
+        write_errors_page(Path("run"), loaded, several, samples, tmp_path, 0)

@@ -170,6 +170,14 @@ def test_balanced_training(
             "train.class_balance: got -1; need 0 (each video once) to 1 (equal classes), inverse "
             "or effective",
         ),
+        *(
+            (
+                [f"train.class_balance={balance}", "data.label_noise=0.2"],
+                "train.class_balance: the true classes of wrong labels are not known; remove it, "
+                "or data.label_noise",
+            )
+            for balance in (0.5, "effective")
+        ),
         (
             ["train.class_balance=inverse", "train.loss=bce"],
             "train.class_balance: inverse weighs train.loss=cross_entropy; use a number, or remove "

@@ -217,6 +217,28 @@ def test_patience_ends_a_run_without_better_validations(
     assert go(4, resume=True).state.epoch == min(last + every, 10)
 
 
+def test_an_epoch_ends_its_batches(tmp_path: Path) -> None:
+    """A loader would stop its processes if its iterator were dropped before the end."""
+    ended = []
+
+    class Watched(FakeBatches):
+        def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
+            yield from super().epoch(epoch, skip_batches)
+            ended.append(epoch)
+
+    model = tiny_net()
+    fit(
+        model,
+        sgd(model),
+        Watched(),
+        to_video=to_video,
+        settings=optim_settings(),
+        plan=EpochPlan(3),
+        run=run_in(tmp_path),
+    )
+    assert ended == [0, 1, 2]
+
+
 def test_auxiliary_losses_are_logged_by_name_and_resumed(tmp_path: Path) -> None:
     weights = {"wide": 0.5, "deep": 0.25}
     settings = replace(optim_settings(), auxiliary=norms, auxiliary_weights=weights)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from tests.cli.test_commands import command, refused
@@ -72,6 +73,14 @@ def test_a_stored_run_has_the_former_defaults_and_a_recipe_the_present_ones() ->
         assert f"layer1.0.{end}.self_gating" in gates(models["self_gating"])
     assert found[1] == {"interaction": 0.01, "diversity": 0.01}
     assert found[2] == SYSTEMS["interaction"].losses
+
+
+def test_a_recipe_with_a_seed_is_not_a_stored_run() -> None:
+    recipe = Path(__file__).parents[2] / "configs/demo.yaml"
+    values = yaml.safe_load(recipe.read_text())
+    for changes in ({}, {"seed": 1}):
+        config = load_recipe(values | changes)
+        assert (config.model.edition, config.clip.square_pixels) == (2, True)
 
 
 def test_options_that_are_given_are_the_same_in_every_edition() -> None:

@@ -53,6 +53,10 @@ def test_numbers_among_options_that_are_too_large(key: str, value: Any) -> None:
     model = {"options": {"x": value}} if key == "options" else {"attention": options}
     with pytest.raises(ValueError, match=rf"config: model\.{key}: got .*; the limit is 4,096, unl"):
         from_stored({"name": "x", "model": model})
+    if key == "attention.options":
+        second = {"attention": ["cbam", options]}
+        with pytest.raises(ValueError, match=r"config: model\.attention\.1\.options: got "):
+            from_stored({"name": "x", "model": second})
     typed = [f"model.{key}.x=5000"]
     assert from_stored({"name": "x", "model": {"attention": {"name": "cbam"}}}, None, typed)
 

@@ -21,13 +21,14 @@ from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
 from videoattn.recipe.run import Predictor
 from videoattn.weights import PUBLIC
 
+_METRICS = {"accuracy": "top-1", "mAP": "mAP", "hit1": "hit@1"}
 NUM_CLASSES_SHOWN = 20
 PICTURE = "picture.png"
 
 
 def card_text(predictor: Predictor, *, name: str, has_picture: bool) -> str:
     """Returns the text of README.md for a folder of this name, as Markdown."""
-    results = _results(predictor.folder)
+    results = _results(predictor.folder, predictor.checkpoint.name)
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(predictor, name, results), sort_keys=False)}---\n",
         f"# {_plain(name)}\n\n{_summary(predictor)}\n",
@@ -57,13 +58,13 @@ def _front_matter(
         "pipeline_tag": "video-classification",
         "tags": ["action-recognition", config.model.name],
     }
-    if config.model.attention.name:
-        values["tags"].append(config.model.attention.name)
-    if license_of := _license(predictor):
-        values = {"license": license_of.lower(), **values}
+    values["tags"] += [system.name for system in config.model.attention.systems]
+    if terms := license_of(predictor):
+        values = {"license": terms.lower(), **values}
     if results is not None:
         dataset = {"type": "video", "name": f"{results['videos']} test videos"}
-        metric = {"type": "accuracy", "value": results["video"], "name": "top-1 of videos"}
+        kind = results["metric"]
+        metric = {"type": kind, "value": results["video"], "name": f"{_METRICS[kind]} of videos"}
         task = {"type": "video-classification"}
         values["model-index"] = [
             {
@@ -76,7 +77,7 @@ def _front_matter(
 
 def _summary(predictor: Predictor) -> str:
     config, provenance = predictor.config, predictor.meta.get("provenance", {})
-    attention = config.model.attention.name
+    attention = " and ".join(str(system.name) for system in config.model.attention.systems)
     size = sum(parameter.numel() for parameter in predictor.model.parameters())
     text = (
         f"{config.model.name}{f' with {attention}' if attention else ''}, {size:,} parameters, "
@@ -86,7 +87,7 @@ def _summary(predictor: Predictor) -> str:
         text += (
             f" Converted from `{_plain(origin)}`, trained on {_plain(provenance.get('dataset'))}."
         )
-    elif started := _starting_weights(predictor):
+    elif started := starting_weights(predictor):
         text += f" Training started from `{_plain(started)}`."
     return text
 
@@ -110,7 +111,7 @@ def _classes(predictor: Predictor) -> str:
 
 def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
     lines = []
-    provenance, test = predictor.meta.get("provenance", {}), predictor.config.test
+    provenance = predictor.meta.get("provenance", {})
     if isinstance(top1 := provenance.get("published_top1"), int | float):
         lines.append(
             f"Published: {top1:g} % top-1 on {_plain(provenance.get('dataset'))}, "
@@ -119,13 +120,14 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
     if results is not None:
         still = _still_baseline(predictor)
         lines += [
-            "| | top-1 of videos | top-1 of views | test videos |",
+            f"| | {_METRICS[results['metric']]} of videos | {results['of_views']} of views "
+            "| test videos |",
             "| --- | --- | --- | --- |",
             _row("this network", results),
             *([_row("the same, trained on still frames", still)] if still else []),
             "",
-            f"A video's answer is the mean of {test.num_clips} x {test.num_crops} views. "
-            f"Measured {results['where']}.",
+            f"A video's answer is the mean over {results['views']} views. Measured "
+            f"{results['where']}.",
         ]
         if still is None:
             lines.append("A baseline on still frames was not measured.")
@@ -137,12 +139,14 @@ def _row(name: str, results: Mapping[str, Any]) -> str:
     return f"| {name} | {shares} | {results['videos']} |"
 
 
-def _results(folder: Path) -> dict[str, Any] | None:
-    """Returns the accuracies that a run's folder holds, as fractions, or None."""
+def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
+    """Returns the measurements of a checkpoint in a run's folder, as fractions, or None."""
     report, log = folder / "test/report.json", folder / "metrics.jsonl"
     found, where = None, ""
     if report.is_file():
         found, where = json.loads(report.read_text()), "by `videoattn test`"
+        if isinstance(found, dict) and found.get("checkpoint", checkpoint) != checkpoint:
+            return None  # of other weights in this folder
     elif log.is_file():
         records = read_records(log, kind=str)
         validations = [record for record in records if record["kind"] == "validation"]
@@ -150,12 +154,17 @@ def _results(folder: Path) -> dict[str, Any] | None:
         where = "in the last validation of the training"
     if not isinstance(found, dict):
         return None
-    numbers = {name: found.get(f"{name}_accuracy") for name in ("video", "clip")}
+    metric = "mAP" if "video_mAP" in found else "accuracy"
+    of_views = "hit1" if metric == "mAP" else metric
+    numbers = {"video": found.get(f"video_{metric}"), "clip": found.get(f"clip_{of_views}")}
     numbers["videos"] = found.get("videos_labelled", found.get("videos"))
+    numbers["views"] = found.get("views_per_video", found.get("views"))
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
         return None
     measured_on = found.get("machine")
-    return {**numbers, "where": f"{where} on {_plain(measured_on)}" if measured_on else where}
+    words = {"metric": metric, "of_views": _METRICS[of_views]}
+    where = f"{where} on {_plain(measured_on)}" if measured_on else where
+    return {**numbers, **words, "where": where}
 
 
 def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:
@@ -169,7 +178,7 @@ def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:
         except (ValueError, AttributeError):
             continue  # not a run
         if other == {**own, "clip": {**own["clip"], "still_frame": True}}:
-            return _results(path.parent)
+            return _results(path.parent, predictor.checkpoint.name)
     return None
 
 
@@ -177,30 +186,33 @@ def _without_name(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in shareable(values).items() if key != "name"}
 
 
-def _starting_weights(predictor: Predictor) -> str:
+def starting_weights(predictor: Predictor) -> str:
     """Returns the public name, or the name of the file, that the training started from, or ""."""
     model = predictor.meta["config"].get("model")
     source = model.get("weights") if isinstance(model, Mapping) else None
+    source = source or predictor.meta.get("provenance", {}).get("started_from")
     name = str(source or "").partition(":")[0]
     return name if name in PUBLIC else Path(name).name
 
 
-def _license(predictor: Predictor) -> str:
+def license_of(predictor: Predictor) -> str:
     """Returns the license of the weights, or of the public model that training started from."""
-    started = _starting_weights(predictor)
+    started = starting_weights(predictor)
     if started in PUBLIC:
         return PUBLIC[started].license
     return str(predictor.meta.get("provenance", {}).get("licence") or "")
 
 
 def _license_text(predictor: Predictor) -> str:
-    license_of, started = _license(predictor), _starting_weights(predictor)
-    if license_of:
+    terms, started = license_of(predictor), starting_weights(predictor)
+    if terms:
         whose = "the starting" if started else "the converted"
-        return f"{_plain(license_of)}, the license of {whose} weights."
+        return f"{_plain(terms)}, the license of {whose} weights."
     if started:
         return "The license of the starting weights is not known: ask their authors."
-    return "The weights were trained from scratch: their owner chooses a license."
+    if (predictor.folder / CONFIG).is_file():
+        return "The weights were trained from scratch: their owner chooses a license."
+    return "The license of the weights is not known: ask who shared them."
 
 
 def _plain(text: object) -> str:

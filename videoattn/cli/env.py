@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 from videoattn._version import __version__
 from videoattn.data.decode.others import import_decord, import_torchcodec
+from videoattn.data.loader import num_cores
 from videoattn.engine.precision import has_bfloat16
 from videoattn.recipe.console import show
 from videoattn.weights.download import cache_folder
@@ -76,11 +77,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_properties(0).name
     return f"{name}, torch {torch.__version__}"
-
-
-def num_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:

@@ -21,7 +21,12 @@ NUM_STRIPS = 500
 
 
 def write_errors_page(
-    predictor: Predictor, evaluation: Evaluation, samples: Samples, folder: Path, explorers: int
+    run: Path,
+    predictor: Predictor,
+    evaluation: Evaluation,
+    samples: Samples,
+    folder: Path,
+    explorers: int,
 ) -> Path:
     """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
 
@@ -46,7 +51,7 @@ def write_errors_page(
 
     def completed() -> Iterator[Answer]:
         for rank, (index, answer) in enumerate(answers):
-            yield _complete(predictor, samples, index, answer, folder, rank, explorers)
+            yield _complete(run, predictor, samples, index, answer, folder, rank, explorers)
 
     write_errors(
         path, completed(), run=predictor.config.name, about=about, class_names=predictor.class_names
@@ -65,6 +70,7 @@ def _answers(evaluation: Evaluation) -> Iterator[tuple[int, Answer]]:
 
 
 def _complete(
+    run: Path,
     predictor: Predictor,
     samples: Samples,
     index: int,
@@ -75,7 +81,7 @@ def _complete(
 ) -> Answer:
     """Returns the answer with frames, and with an explorer page for the first ranks."""
     path = Path(samples.path(index))
-    words = ["videoattn", "explore", str(predictor.folder), str(path)]
+    words = ["videoattn", "explore", str(run), str(path)]
     answer = answer._replace(name=path.name, command=shlex.join(words))
     if rank >= max(NUM_STRIPS, explorers):
         return answer

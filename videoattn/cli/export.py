@@ -20,16 +20,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from videoattn.cli.arguments import Run
-from videoattn.cli.card import PICTURE, card_text
+from videoattn.cli.card import PICTURE, card_text, license_of, starting_weights
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
 from videoattn.files import require_empty, write_text, write_whole
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_samples
-from videoattn.recipe.folder import remembered_data
-from videoattn.recipe.load import from_stored, shareable
+from videoattn.recipe.load import shareable
 from videoattn.recipe.run import Predictor, load
 
 Network = Callable[[Tensor], Tensor]
@@ -53,8 +51,8 @@ def command(
     video: Annotated[
         Path | None,
         typer.Option(
-            help="safetensors: the video in the model card's picture. If not given, the first test "
-            "video, if the run was trained here."
+            help="safetensors: a video whose frames may be shared, for the picture of the model "
+            "card; no picture if not given."
         ),
     ] = None,
 ) -> None:
@@ -79,7 +77,7 @@ def command(
     if suffix:
         write_text(output.with_name(f"{output.name}.json"), _description(predictor))
     else:
-        _write_card(predictor, output, video or _test_video(run, predictor))
+        _write_card(predictor, output, video)
     show(
         f"{output}: differs by {difference:.1e} of the logits' standard deviation from {run}, "
         "for 1 clip and 3"
@@ -88,21 +86,10 @@ def command(
 
 def _folder(predictor: Predictor, clips: Tensor, output: Path) -> Network:
     meta = {**predictor.meta, "config": shareable(predictor.meta["config"])}
+    if origin := starting_weights(predictor):  # the config to share does not have them
+        meta["provenance"] = {"started_from": origin, "licence": license_of(predictor)}
     checkpoint.save_folder(output, predictor.model.state_dict(), cast(CheckpointMeta, meta))
     return load(output).model
-
-
-def _test_video(run: Path, predictor: Predictor) -> Path | None:
-    """Returns the first test video of a run that this user trained, or None."""
-    data = remembered_data(run if run.is_dir() else run.parent)
-    if data is None:
-        return None
-    try:
-        samples = make_samples(from_stored(predictor.meta["config"], data).data, "test")
-    except (ValueError, OSError) as error:
-        show(f"note: no picture in the model card; add one with --video FILE ({error})")
-        return None
-    return samples.path(0) if samples.path(0).is_file() else None
 
 
 def _write_card(predictor: Predictor, output: Path, video: Path | None) -> None:

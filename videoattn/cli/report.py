@@ -34,6 +34,7 @@ def write_report(
     *,
     class_names: Sequence[str],
     describe: Callable[[int], str] = str,
+    checkpoint: str | None = None,
 ) -> dict[str, object]:
     """Writes report.json and predictions.csv; for labeled videos, also tables and a picture.
 
@@ -43,6 +44,7 @@ def write_report(
 
     Args:
         describe: Function from the index of a sample to its name.
+        checkpoint: Name of the weights' file, for report.json.
 
     Returns:
         The content of report.json.
@@ -58,6 +60,8 @@ def write_report(
         )
     output_folder(folder)
     report = summarize(evaluation)
+    if checkpoint is not None:
+        report["checkpoint"] = checkpoint
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write_predictions(folder / "predictions.csv", evaluation, class_names, describe)
     if not evaluation.num_labeled:

@@ -16,7 +16,7 @@ from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.recipe.console import show
-from videoattn.recipe.run import load
+from videoattn.recipe.run import Predictor, load
 
 Swap = Annotated[
     Path | None,
@@ -52,7 +52,7 @@ def visualize_swap(
     written = []
     for index, (video, clip) in enumerate(zip(videos, clips, strict=True)):
         other = videos[1 - index]
-        answers = [_answer(seen.logits[index], loaded.class_names) for seen in (own, swapped)]
+        answers = [_answer(loaded, seen.logits[index]) for seen in (own, swapped)]
         for name in names:
             pair = [seen.maps[name].weights[index] for seen in (own, swapped)]
             image = explain.draw_gate(
@@ -73,7 +73,7 @@ def visualize_swap(
     return written
 
 
-def _answer(logits: Tensor, class_names: tuple[str, ...]) -> str:
-    probabilities = logits.softmax(0)
+def _answer(loaded: Predictor, logits: Tensor) -> str:
+    probabilities = loaded.scores(logits[None])[0]
     best = int(probabilities.argmax())
-    return f"{class_names[best]}, {100 * float(probabilities[best]):.0f} %"
+    return f"{loaded.class_names[best]}, {100 * float(probabilities[best]):.0f} %"

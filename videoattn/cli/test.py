@@ -105,10 +105,11 @@ def evaluate_run(
                 folder,
                 class_names=predictor.class_names,
                 describe=lambda index: str(samples.path(index)),
+                checkpoint=predictor.checkpoint.name,
             )
             show(f"tables and confusion matrix: {folder}")
             if explorers is not None:
-                show(write_errors_page(predictor, evaluation, samples, folder, explorers))
+                show(write_errors_page(run, predictor, evaluation, samples, folder, explorers))
         return evaluation
 
 

@@ -88,7 +88,7 @@ class ClipLoader:
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
         self._pool = BufferPool(num_workers)
-        num_threads = 1 if num_workers else min(_THREADS, _num_cores())
+        num_threads = 1 if num_workers else min(_THREADS, num_cores())
         self._run_all: _RunAll = _one_by_one
         if num_threads > 1 or (timeout_seconds and not num_workers):
             self._run_all = partial(in_threads, num_threads=num_threads, seconds=timeout_seconds)
@@ -275,7 +275,7 @@ def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
     return [task() for task in tasks]
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -155,6 +155,7 @@ def train_one_epoch(
             save_checkpoint(model, optimizer, state, run, parallel)
         if must_stop:
             raise StoppedError(f"stopped by a signal after step {state.step_of_run}")
+    next(remaining, None)  # ends the epoch, so that the loader processes stay for the next one
     log.lines([log.progress_line(state)])
 
 
@@ -216,7 +217,8 @@ def _remaining_epochs(
     if state.step_of_run:
         log.lines([f"resumed after step {state.step_of_run} of {log.num_steps}"])
     while state.epoch < plan.num_epochs:
-        if validation is not None and validation.ends_run(state):
+        in_last_stage = plan.phase(state.epoch).stage + 1 == len(plan.stage_epochs)
+        if in_last_stage and validation is not None and validation.ends_run(state):
             log.lines([f"no better validation since epoch {state.best_epoch}: training ends"])
             return
         yield state.epoch

@@ -1,7 +1,7 @@
 """Configs of earlier versions: keys with other names, and settings that they did not store."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 Values = Mapping[str, Any]
 
@@ -10,6 +10,23 @@ _RENAMED = {"data": {"ucf101_split": "official_split"}}
 
 _EARLIER: dict[str, dict[str, Any]] = {"clip": {"square_pixels": False}, "model": {"edition": 1}}
 """Settings that configs of earlier versions lack, with the values that they stand for."""
+
+
+_STORED = {
+    "model": {"name", "options", "weights", "attention"},
+    "train": {"num_epochs", "clip_norm", "label_smoothing", "precision", "auxiliary_weights"},
+}
+"""Keys that the config.yaml of a run has in every version, and that no recipe lists together."""
+
+
+def is_stored(values: object) -> TypeGuard[Values]:
+    """Returns whether a config is that of a run, with every setting of its version."""
+    if not isinstance(values, Mapping) or "seed" not in values:
+        return False
+    parts = {name: values.get(name) for name in _STORED}
+    return all(
+        isinstance(part, Mapping) and _STORED[name] <= set(part) for name, part in parts.items()
+    )
 
 
 def renamed(values: Values, notes: list[str]) -> dict[str, Any]:

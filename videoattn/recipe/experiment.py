@@ -150,7 +150,7 @@ def train(
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)
     folder = folder or folder_of(recipe, config, resume)
-    if resume and (words := earlier_settings(folder)):
+    if resume and (folder / LAST).exists() and (words := earlier_settings(folder)):
         config = load(recipe, [*words, *overrides])
     with init_parallel(device) as parallel, ExitStack() as stack:
         samples = read_samples(config)

@@ -59,6 +59,8 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
                 )
     model = config.model
     options = {"model.options": model.options, "model.attention.options": model.attention.options}
+    for number, system in model.attention.then.items():
+        options[f"model.attention.{number}.options"] = system.options
     for key, values in options.items():
         numbers = [number for number in _numbers(values) if number > MAX_OPTION]
         if numbers and not any(word.startswith(key) for word in typed):

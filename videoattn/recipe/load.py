@@ -28,7 +28,7 @@ from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
-from videoattn.recipe.earlier import renamed, with_earlier
+from videoattn.recipe.earlier import is_stored, renamed, with_earlier
 from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
 from videoattn.recipe.packaged import find_file
 
@@ -75,8 +75,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
-    if isinstance(values, Mapping) and {field.name for field in fields(Config)} <= set(values):
-        values = with_earlier(values)  # the config.yaml of a run has every section
+    if is_stored(values):
+        values = with_earlier(values)
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(

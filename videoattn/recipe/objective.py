@@ -114,6 +114,11 @@ def make_class_weights(config: Config, samples: Samples, device: torch.device) -
 
 def _check_balance(config: Config, samples: Samples) -> None:
     """Checks that the class of each video is known before training."""
+    if config.data.label_noise:
+        raise ValueError(
+            "train.class_balance: the true classes of wrong labels are not known; remove it, or "
+            "data.label_noise"
+        )
     if config.data.layout == "shards":
         raise ValueError(
             "train.class_balance: shards list their labels only inside; train from the videos, or "

@@ -250,7 +250,9 @@ def make_trackers(config: Config, folder: Path) -> list[Tracker]:
     ids = json.loads(path.read_text()) if path.exists() else {}
     if not isinstance(ids, dict) or not all(re.fullmatch(r"[\w-]+", str(x)) for x in ids.values()):
         raise ValueError(f"{path} is damaged: need one identifier per tracker; remove it")
-    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    values = to_dict(config)
+    values["augment"]["flip_labels"] = str(values["augment"]["flip_labels"])  # its keys are classes
+    settings = {key: str(value) for key, value in flat(values).items()}
     trackers = {
         name: _TRACKERS[name](config.name, settings, run_id=ids.get(name)) for name in names
     }
