@@ -154,7 +154,7 @@ def read_records(path: Path, /, **types: type | UnionType) -> list[dict[str, Any
         types: The keys that each object must have, and the types of their values.
 
     Raises:
-        ValueError: If a line is not such an object: the file may have come with a shared folder.
+        ValueError: If a line is not such an object, for example in a file from a shared folder.
     """
     records: list[dict[str, Any]] = []
     if not path.exists():

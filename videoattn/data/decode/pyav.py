@@ -103,8 +103,8 @@ class Video:
     def pixel_aspect(self) -> float:
         """The width of a pixel divided by its height, before rotation.
 
-        1 if the file states none, one that only damage explains, or one within 2 % of square:
-        encoders state 256:255 for sizes that they have rounded.
+        Returns 1 if the file states no ratio, an implausible ratio (damage), or a ratio within 2 %
+        of square: encoders write 256:255 for rounded sizes.
 
         Raises:
             DecodeError: If frames with square pixels would exceed the limit on pixels.
