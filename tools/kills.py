@@ -141,7 +141,7 @@ def _fork(words: Sequence[str], environment: dict[str, object], log: Path) -> in
 
 
 def _is_at(instant: str, folder: Path) -> bool:
-    """Returns whether the run in the folder is at the instant, as far as its files show."""
+    """Returns whether the files in the folder show that the run is at the instant."""
     if instant == INSTANTS[1]:
         return any(folder.glob(".checkpoint-last.pt.*.partial"))
     log = folder / "metrics.jsonl"

@@ -1,7 +1,7 @@
 """Exchanges the global vectors of two clips in Learn to pay attention (Jetley et al., ICLR 2018).
 
 The weight of a position comes from its local features and the global vector g of the clip. With the
-g of another clip, the weights show what the content of the other clip selects here.
+g of another clip, the weights show which positions the content of the other clip selects.
 """
 
 import re

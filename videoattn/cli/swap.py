@@ -22,7 +22,7 @@ Swap = Annotated[
     Path | None,
     typer.Option(
         metavar="VIDEO",
-        help="Learn to pay attention: exchange the global vectors of this video and another one, "
+        help="Learn to pay attention: another video. Exchange the global vectors of both videos, "
         "and draw both.",
     ),
 ]

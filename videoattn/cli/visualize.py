@@ -29,8 +29,8 @@ Queries = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FRAME,X,Y",
-        help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
-        "positions that add most to the class's score and that move most if not given.",
+        help="Draw the attention of this pixel in this frame. Repeatable. Default: the position "
+        "that adds most to the class score, and the one with the most motion.",
     ),
 ]
 

@@ -75,7 +75,7 @@ class MLflow:
     Args:
         name: The name of a new run, in the experiment MLFLOW_EXPERIMENT_NAME or "videoattn".
         settings: The parameters of a new run.
-        run_id: The run to continue; None starts one.
+        run_id: The run to continue. None: start a new run.
 
     Raises:
         OSError: Here and in `write`, if MLflow raises an error.

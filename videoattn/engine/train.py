@@ -163,9 +163,9 @@ def save_checkpoint(
 ) -> None:
     """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
-    Collective: every rank must call it; the main process writes. Inside an epoch, it changes
-    nothing: the checkpoint has the running statistics of the main process, which all ranks use in
-    the next step. After the last step, the statistics of all ranks are averaged.
+    Collective: every rank must call it; the main process writes. Inside an epoch, the model does
+    not change: the checkpoint has the running statistics of the main process, which all ranks use
+    in the next step. After the last step, the statistics of all ranks are averaged.
 
     Raises:
         OSError: If it cannot be written; the previous checkpoint is intact.
@@ -233,8 +233,8 @@ def _validate(
     parallel: Parallel,
     log: RunLog,
 ) -> Evaluation:
-    """Evaluates after an epoch, and saves the weights if they are the best so far. If another stage
-    follows that needs the best weights of this one, the model gets them."""
+    """Evaluates after an epoch, and saves the weights if they are the best so far. If the next
+    stage starts from the best weights of this one, loads them into the model."""
     try:
         evaluation = evaluate(
             model,

@@ -155,7 +155,7 @@ class InteractionPyramid(nn.Module):
 
     @property
     def ignores_pooled(self) -> bool:
-        """Whether the network's own pooling, and dropout on it, have no effect."""
+        """Whether the network's own pooling and its dropout have no effect."""
         return self.gamma is None
 
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:

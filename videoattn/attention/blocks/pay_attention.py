@@ -231,7 +231,7 @@ class LearnToPay(nn.Module):
 
     @property
     def ignores_pooled(self) -> bool:
-        """Whether the network's own pooling, and dropout on it, have no effect."""
+        """Whether the network's own pooling and its dropout have no effect."""
         return not self.reads_global or len(self.global_layers) > 0
 
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:

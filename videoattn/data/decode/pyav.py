@@ -39,7 +39,7 @@ from videoattn.data.decode.source import (
 )
 
 MAX_PIXEL_ASPECT = 16
-"""The most unequal sides of a pixel. Anamorphic video has ratios between 1 and 2."""
+"""Largest ratio of the sides of a pixel. Anamorphic video has ratios between 1 and 2."""
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
