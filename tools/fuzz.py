@@ -11,8 +11,8 @@
 
 `readers` damages the input of every other reader (`fuzz_readers.py`), in processes of limited
 memory. A reader returns a result, or raises an error of one line that names the cause (error).
-"damaged or too large" are errors of readers that ran into the limit on memory. Everything else is a
-fault: other exceptions, by their names, long errors, crashes and hangs.
+"damaged or too large" counts errors at the limit on memory. Everything else is a fault: other
+exceptions, by their names, long errors, crashes and hangs.
 """
 
 import itertools
@@ -119,7 +119,7 @@ def _read_damaged(
 ) -> tuple[str, str, float]:
     """Reads a damaged input in a worker; returns the outcome, its detail, and the seconds."""
     name, number = job
-    torch.set_num_threads(1)  # threads of the parent do not exist here, and would be waited for
+    torch.set_num_threads(1)  # the child has no threads of the parent, and would wait for them
     limit_memory(megabytes)
     started = time.monotonic()
     place = folder / f"{name}-{number}"
@@ -139,7 +139,7 @@ def _read_damaged(
 
 
 def damaged_copy(name: str, source: Path, place: Path, *, seed: int, number: int) -> None:
-    """Writes the damaged input with this number, as a pure function of seed and number."""
+    """Writes the damaged input with this number, a pure function of seed and number."""
     rng = np.random.default_rng((seed, number))
     shutil.copytree(source, place)
     files = sorted(path for path in place.glob(READERS[name].files) if path.is_file())

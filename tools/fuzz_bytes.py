@@ -31,7 +31,7 @@ _TEXTS = (
     ),
     *(b'"', b"'", b"{0}", b"{:9999999999d}", b"{0!r}", b"%s", b",", b":", b" ", b"\xef\xbb\xbf"),
 )
-"""Texts that readers of numbers, lists and paths may take for something else."""
+"""Texts that readers of numbers, lists and paths may misinterpret."""
 
 
 def mutate(data: bytes, other: bytes, rng: np.random.Generator, *, texts: bool = False) -> bytes:
@@ -80,7 +80,7 @@ def _cut(data: bytes, _: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _insert(data: bytes, rng: np.random.Generator) -> bytes:
-    """Inserts a text, or replaces a word, a number or a line by it."""
+    """Inserts a text, or replaces a word, a number or a line with it."""
     text = _TEXTS[int(rng.integers(len(_TEXTS)))]
     places = [found.span() for found in re.finditer(rb"[\w.]+|\n", data[:100_000])]
     if not places or rng.random() < 0.3:

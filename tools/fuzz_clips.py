@@ -45,8 +45,8 @@ def _write(
 
 
 def _with_edit_list(path: Path, shift: int) -> None:
-    """Copies packets with times that begin `shift` frames after zero: before it, MP4 stores an edit
-    list that leaves out frames; after it, one that delays them."""
+    """Copies packets with times that begin `shift` frames after zero. MP4 then stores an edit list:
+    it skips frames if `shift` is negative, and delays them if it is positive."""
     source = path.with_name(f"source_{path.name}")
     _write(source, options={"g": "8", "bf": "2"})
     with av.open(str(source)) as old, av.open(str(path), "w") as new:

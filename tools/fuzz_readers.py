@@ -1,8 +1,8 @@
-"""The readers of files from elsewhere that `fuzz.py readers` damages the input of.
+"""Defines the readers of untrusted files whose input `fuzz.py readers` damages.
 
-Each has a function that writes a small valid input into a folder, and one that reads it. Damage
-goes into one file of the folder at a time, and inside zip and tar files also into one member, so
-that checksums do not hide the code after them.
+Each has a function that writes a small valid input into a folder, and one that reads it. One file
+of the folder is damaged at a time. In zip and tar files, a member may be damaged instead, so that
+inputs pass the checksums and reach the code after them.
 """
 
 import io
@@ -309,8 +309,8 @@ READERS: dict[str, Reader] = {
 
 
 def damage(data: bytes, mutate: Callable[[bytes], bytes], rng: np.random.Generator) -> bytes:
-    """Returns a damaged copy of a file: of its bytes, or of a member of a zip, tar or safetensors
-    file, which is packed again."""
+    """Returns a damaged copy of a file: with damage to its bytes, or to a member of a zip, tar or
+    safetensors file that is repacked."""
     repack = None
     if rng.random() < 0.5:
         return mutate(data)

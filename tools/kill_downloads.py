@@ -3,8 +3,8 @@
     python tools/kill_downloads.py --kills 50
 
 A server on the loopback sends a small checkpoint slowly. Each download runs in a process of its
-own, which is killed (SIGKILL) after a random time. Nothing may then have the name of the file, and
-every fifth time the file is downloaded to the end, checked, and deleted.
+own, which is killed (SIGKILL) after a random time. After a kill, no file with the final name may
+exist. After every fifth kill, the file is downloaded completely, checked, and deleted.
 """
 
 import io

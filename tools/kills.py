@@ -1,6 +1,6 @@
 """Kills training at random instants, resumes it, and compares the result with an uninterrupted run.
 
-Each run is killed again and again until it ends. Then its weights, its optimizer and its metrics
+Each run is killed and resumed until it ends. Then its weights, its optimizer and its metrics
 must equal those of the uninterrupted run, bit for bit. The settings alternate: videos in files and
 in shards, 0 and 2 loader processes, 1 and 2 training processes. So do the instants: at any time,
 while a checkpoint is written, and during a validation.
@@ -43,10 +43,10 @@ train: {num_epochs: 3, lr: 0.02, optimizer: adamw, save_every_steps: 3, precisio
 INSTANTS = ("at any time", "writing a checkpoint", "validating")
 STEPS_PER_EPOCH = 6
 MOST_KILLS = 12
-"""Of a run; it may then end."""
+"""Largest number of kills of a run. The run may then end."""
 LIMIT_SECONDS = 240.0
 IMPORTED = (prepare, train)
-"""The commands, which processes forked from this one need not import."""
+"""The commands, imported here so that forked processes need not import them."""
 _TIMES = ("clips_per_second", "wait_share")
 
 
@@ -108,7 +108,8 @@ class Job:
                 os.kill(pid, number)
 
     def end(self) -> bool:
-        """Ends the processes that are left, as torchrun does. Returns whether none was left."""
+        """Ends the remaining processes, as torchrun does. Returns whether all had ended by
+        themselves."""
         alone = self.wait(10.0)
         self.send(signal.SIGTERM)
         if not self.wait(3.0):
@@ -140,7 +141,7 @@ def _fork(words: Sequence[str], environment: dict[str, object], log: Path) -> in
 
 
 def _is_at(instant: str, folder: Path) -> bool:
-    """Returns whether the run in the folder is at the instant, as far as its files show."""
+    """Returns whether the files in the folder show that the run is at the instant."""
     if instant == INSTANTS[1]:
         return any(folder.glob(".checkpoint-last.pt.*.partial"))
     log = folder / "metrics.jsonl"
@@ -178,7 +179,7 @@ def _kill(
 
 
 def result_of(folder: Path) -> dict[str, object]:
-    """Returns the tensors and the metrics of a run that has ended."""
+    """Returns the tensors and the metrics of a finished run."""
     stored = torch.load(folder / "checkpoint-last.pt", weights_only=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
@@ -198,7 +199,7 @@ def equal(one: object, other: object) -> bool:
 
 
 class Killer:
-    """Runs one setting again and again, and counts the outcomes of its kills."""
+    """Runs one setting repeatedly, and counts the outcomes of its kills."""
 
     def __init__(self, setting: Setting, number: int, chance: random.Random) -> None:
         self.setting, self.number, self.chance = setting, number, chance

@@ -110,8 +110,8 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Returns arrays of an .npz file, without pickles.
 
-    Sizes are checked before memory is allocated: those of the unpacked members, and those that the
-    headers of the arrays state.
+    Checks sizes before memory is allocated: the unpacked sizes of members, and the array sizes in
+    their headers.
 
     Args:
         most: Largest size in bytes of all these arrays.
@@ -131,7 +131,7 @@ def read_arrays(
 
 
 def _read_array(name: str, content: bytes) -> np.ndarray:
-    """Returns the array in the content of a .npy file, in memory that is writable."""
+    """Returns the array in the content of a .npy file, in writable memory."""
     stream = BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version not in _NPY_HEADERS:

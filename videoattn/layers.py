@@ -4,8 +4,8 @@ kernel.
 With temporal padding and T < k_t, oneDNN's bfloat16 `conv3d` reads uninitialized memory. The weight
 gradient is garbage (NaN, 1e37) for 1 < T < k_t, and so is the output for T = 1 and three input
 channels, as in a stem (observed with torch 2.13.0, oneDNN 3.12; float32 is correct). The weight
-gradient is also garbage for maps that are lower than the padding, such as a kernel of 7x7 on 2x2
-positions. Padding explicitly and convolving without padding computes the same function correctly.
+gradient is also wrong for maps smaller than the padding, such as a kernel of 7x7 on 2x2 positions.
+Padding explicitly and convolving without padding computes the same function correctly.
 """
 
 import torch

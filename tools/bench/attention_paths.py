@@ -1,4 +1,4 @@
-"""Times the paths of softmax attention, from which `attend` chooses by dtype, device and size."""
+"""Times the paths of softmax attention. `attend` chooses one by dtype, device and size."""
 
 import statistics
 import time

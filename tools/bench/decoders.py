@@ -2,7 +2,8 @@
 
 PyAV is compared with FOLDER/frames.json if it exists: for each file the number of `frames` that
 FFmpeg decodes, and their `mean_gray`. The other decoders are compared with PyAV. For each decoder,
-some frames are also requested alone, and compared with those of PyAV from the first packet on.
+some frames are also requested individually, and compared with those of a PyAV decode from the first
+packet.
 """
 
 import json
@@ -23,9 +24,9 @@ from videoattn.data.decode.rgb import ToRGB
 COLUMNS = ("file", "kind", *DECODERS)
 CHUNK_BYTES = 150_000_000
 NUM_ALONE = 12
-"""Number of frames that are requested alone: evenly spaced, and the last."""
+"""Number of frames that are requested individually: evenly spaced ones and the last."""
 MAX_DIFFERENCE = 4.0
-"""Largest mean difference of a right frame, of 255: the colors of 10-bit videos differ by this."""
+"""Largest mean difference (of 255) of a correct frame. Decoders differ by this in 10-bit colors."""
 
 
 def decoders(
@@ -33,7 +34,7 @@ def decoders(
         Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")
     ],
 ) -> None:
-    """Compare the decoders on every frame of every video, together and alone."""
+    """Compare the decoders on every frame of every video, in sequence and individually."""
     print_table(COLUMNS, compare(folder))
 
 
@@ -81,7 +82,7 @@ def _from_first_packet(path: Path, numbers: np.ndarray) -> dict[int, np.ndarray]
 
 
 def _alone(path: Path, whole: dict[int, np.ndarray], decoder: Decoder) -> str:
-    """Requests each frame alone; returns the first difference from the whole file, or ""."""
+    """Requests each frame individually. Returns the first difference from a full decode, or ""."""
     for number, image in whole.items():
         try:
             frame = decode(path, [number], decoder=decoder)[0].permute(1, 2, 0).numpy()

@@ -1,7 +1,7 @@
 """Measures the explorer: a click until all frames are painted, opening a page, and file sizes.
 
-Needs Chromium and its driver. The maps of the first two are random; the sizes are those of networks
-with random weights on a random clip, with a budget that holds all of their maps.
+Needs Chromium and its driver. The first two use random maps. The sizes are measured for networks
+with random weights and a random clip, with a budget for all maps.
 """
 
 import shutil
@@ -71,7 +71,7 @@ def open_browser() -> webdriver.Chrome:
 
 
 def measure_click(browser: webdriver.Chrome, folder: Path) -> list[float]:
-    """Returns the seconds from `set` until the frames' pixels are painted, and are read back."""
+    """Returns the seconds from `set` until the painted pixels of all frames are read back."""
     path = folder / "click.html"
     maps: Maps = {"map": random_map(CLICK_GRID, CLICK_HEADS, CLICK_WIDTH)}
     write_explorer(path, [archive(maps, (CLICK_GRID[0], 224, 224))], Budget(96))

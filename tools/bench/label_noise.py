@@ -3,8 +3,8 @@
     python tools/bench/label_noise.py configs/demo.yaml data.root=runs/demo/clips
 
 Wang et al. (Residual Attention Network, CVPR 2017) argue that masks shield the trunk from wrong
-labels. Test labels are right. A run that is finished is not repeated, so an interrupted
-table continues where it stopped. Every cell has a result before the next seed starts.
+labels. Test labels are correct. Finished runs are not repeated, so an interrupted call continues
+where it stopped. Every cell has a result before the next seed starts.
 """
 
 import statistics

@@ -69,7 +69,7 @@ def save_maps(
 
 
 def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
-    """Reads a file that `save_maps` wrote. It may come from somebody else.
+    """Reads a file that `save_maps` wrote. The file may be untrusted.
 
     Args:
         max_bytes: Largest size in bytes of all arrays; the file may be compressed.

@@ -63,8 +63,8 @@ def attach_convolutions(
 ) -> nn.Module:
     """Replaces 3x3 convolutions; by default those of the last two stages.
 
-    A position that is the network's first convolution (`conv1` of a ResNet) becomes an attention
-    stem, and the pool after it one of 4x4.
+    If a position is the network's first convolution (`conv1` of a ResNet), an attention stem
+    replaces it, and a 4x4 max pool replaces the pool after it.
     """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     check_positions(model, stages, info)
@@ -82,10 +82,10 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
-    Convolutions inside attention blocks stay.
+    Does not replace convolutions inside attention blocks.
 
     Raises:
-        ValueError: If a stage has no such convolution, or one has a block after it.
+        ValueError: If a stage has no 3x3 convolution, or a block follows a convolution.
     """
     replaced = []
     for stage in stages:
@@ -111,7 +111,7 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
 
 
 def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yields the modules below, with their names, except those of attention blocks."""
+    """Yields the names and modules of all submodules, except those inside attention blocks."""
     if isinstance(module, HasMaps):
         return
     yield name, module
@@ -169,8 +169,8 @@ def attach_pyramids(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels, source_channels)` after each position, by default the last stage but
-    one. Its forward takes (x, *sources): the outputs of the position and of all stages that ran
-    before it."""
+    one. The block's forward takes (x, *sources): the output of the position and the outputs of all
+    earlier stages."""
     stages = stage_outputs(model, info, len(info.stages))
     positions = after or stages[-2:-1]
     check_positions(model, positions, info)
@@ -232,7 +232,7 @@ def attach_masks(
     side of the stage's features for 224 x 224 input. The mask's forward takes the input and the
     output of its trunk, and returns the output of both.
 
-    A stage that is named n times has n masks, each with a part of the blocks as its trunk.
+    A stage named n times gets n masks. Its blocks are split into n trunks, one for each mask.
 
     Raises:
         ValueError: If a position is not an `nn.Sequential` with a block for the input and one for

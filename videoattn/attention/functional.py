@@ -87,9 +87,9 @@ def attend(
     softmax uses `scaled_dot_product_attention` ("fused": memory linear in positions). count is
     re-associated to `q ((kᵀ/P) v)` ("linear") if that needs fewer multiply-adds: (Q + P)·D·E
     instead of Q·P·(D + E). sigmoid has neither. Its rows are computed in float32, for some queries
-    at a time ("chunked": memory linear in positions), and once more in the backward pass. So are
-    the rows of softmax in bfloat16 on a CPU, with bfloat16 logits: this is 1.5 to 3 times as fast
-    as its fused kernel (measured by `tools/bench/attention_paths.py`).
+    at a time ("chunked": memory linear in positions), and once more in the backward pass. The same
+    path computes softmax in bfloat16 on a CPU, with bfloat16 logits: it is 1.5 to 3 times as fast
+    as the fused kernel (measured by `tools/bench/attention_paths.py`).
 
     Raises:
         ValueError: If the normalizer or the path does not exist.
@@ -125,10 +125,10 @@ def attend(
 
 
 def check_path(path: str, kind: str, *own: str) -> None:
-    """Checks that a kind of map has the path. `own` are its paths besides "auto" and "explicit".
+    """Checks that a kind of map has the path. `own` lists its paths except "auto" and "explicit".
 
     Raises:
-        ValueError: If it does not, or the kind is an unknown normalizer (`own` is empty).
+        ValueError: If it lacks the path, or the kind is an unknown normalizer (`own` is empty).
     """
     if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")

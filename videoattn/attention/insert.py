@@ -121,7 +121,7 @@ def with_blocks(model: nn.Module, position: str) -> str:
 
 
 def runs_last_child(module: nn.Module) -> bool:
-    """Returns whether a child that is added to the module runs after the others."""
+    """Returns whether a new child of the module would run after the others."""
     forward = type(module).forward
     return forward is nn.Sequential.forward or getattr(module, "runs_last_child", False)
 
@@ -132,9 +132,9 @@ def is_attention(module: nn.Module) -> bool:
 
 
 class _Through:
-    """A forward hook that sends a module's output through children of the module.
+    """A forward hook that passes a module's output through children of the module.
 
-    It only names the children, so that deepcopy, torch.compile and torch.export follow it.
+    It stores only the names of the children, so deepcopy, torch.compile and torch.export work.
     """
 
     def __init__(self) -> None:

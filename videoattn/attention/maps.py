@@ -106,8 +106,8 @@ class PairwiseMap:
         received: (N, T', H', W'), the mean weight that each key position receives from all
             positions and heads, if requested.
         elsewhere: (N, h, Q), weight on keys without a position (class tokens, padding), if any.
-        special: For each special query, such as "class", the index of its row; in a map that is
-            recorded as factors, its number among all queries.
+        special: The row index of each special query, such as "class"; in a map recorded as factors,
+            its index among all queries.
         factors: The whole map as a product, if it is one and was requested.
     """
 

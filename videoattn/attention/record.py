@@ -71,9 +71,9 @@ def record_attention(
             records the row of the cell that holds the position. None records all rows, if the
             grid is small enough.
         received: Also sum the weight that each key position receives from all positions.
-        factors: Also keep queries and keys of maps that are products. "instead" keeps them in place
-            of rows. Other maps then have all of their rows, or those of `queries` if all are too
-            many. `PairwiseMap.select` returns any row later.
+        factors: Also keep queries and keys of maps that are products. "instead" replaces the rows
+            of these maps. Other maps then keep all rows, or only the rows of `queries` if all would
+            need too much memory. `PairwiseMap.select` returns any row later.
         info: Structure of the network; its own `info` by default.
 
     Raises:

@@ -1,7 +1,7 @@
 """Exchanges the global vectors of two clips in Learn to pay attention (Jetley et al., ICLR 2018).
 
 The weight of a position comes from its local features and the global vector g of the clip. With the
-g of another clip, the weights show what the content of the other clip selects here.
+g of another clip, the weights show which positions the content of the other clip selects.
 """
 
 import re
@@ -17,19 +17,19 @@ from videoattn.types import Logits, Video
 
 
 class Seen(NamedTuple):
-    """What two clips give: logits (2, K), and by name the pooling (2, 1, T, H, W) of each level."""
+    """The results of two clips: logits (2, K), and poolings (2, 1, T, H, W) by level."""
 
     logits: Logits
     maps: dict[str, GateMap]
 
 
 def swap_global_vectors(model: nn.Module, first: Video, second: Video) -> tuple[Seen, Seen]:
-    """Runs two clips (1, C, T, H, W) with their own global vectors, and with each other's.
+    """Runs two clips (1, C, T, H, W) with their own global vectors, then with exchanged ones.
 
     The maps have the names that `record_attention` gives them.
 
     Returns:
-        What the clips give with their own vectors, and with the vectors exchanged.
+        The results with their own vectors, and the results with exchanged vectors.
 
     Raises:
         ValueError: If the network is in training mode or has no Learn to pay attention, or if its

@@ -253,7 +253,7 @@ FORMER: dict[str, AttentionSystem] = {
         losses={"interaction": 0.01, "diversity": 0.01},
     ),
 }
-"""The rows of edition 1: systems whose defaults did not follow their papers at first."""
+"""The rows of edition 1, for systems whose first defaults differed from their papers."""
 
 EDITIONS: dict[int, dict[str, AttentionSystem]] = {1: SYSTEMS | FORMER, 2: SYSTEMS}
-"""The table by edition of the defaults. Options that are given are the same in every edition."""
+"""The table by edition of the defaults. Explicit options mean the same in every edition."""

@@ -1,7 +1,7 @@
 """Writes the answers of `predict` to files, one row per video, as they come.
 
-The rows are in the file before the next videos are scored. An interrupted command can be resumed:
-a cut last row is dropped, and the videos of the other rows are not scored again.
+The rows are on disk before the next videos are scored. To resume an interrupted command, an
+incomplete last row is dropped, and only videos without a row are scored.
 """
 
 import csv
@@ -25,10 +25,10 @@ class Answer(NamedTuple):
 
 
 class Format(NamedTuple):
-    """The text of a file: its start and end, that of a row and between rows.
+    """The text format of a file: its start, its end, its rows, and the separator between rows.
 
-    `read` returns the video and the text of each complete row of a file that may have been cut
-    anywhere. It raises a ValueError if the text is of another kind.
+    `read` returns the video and the text of each complete row. The file may be truncated anywhere.
+    It raises a ValueError if the text has another format.
     """
 
     start: str
@@ -85,7 +85,7 @@ def json_format() -> Format:
 
 
 class AnswerFiles:
-    """The files to which the main process writes the answers. Leaving the `with` closes them."""
+    """The output files of the main process, as a context manager that closes them."""
 
     def __init__(self, formats: Mapping[Path, Format]) -> None:
         self.formats = formats
@@ -100,10 +100,10 @@ class AnswerFiles:
         self._stack.close()
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
-        """Opens the files, and returns the videos that they do not answer yet.
+        """Opens the files, and returns the videos that have no row yet.
 
         Raises:
-            ValueError: If a file exists and is not resumed, or holds something else.
+            ValueError: If a file exists and is not resumed, or has other content.
             OSError: If a file cannot be written.
         """
         found = {path: self._read(path, resume) for path in self.formats}

@@ -46,7 +46,7 @@ STOPPED = 75
 """The exit status of a command that a signal stopped, and that can be resumed: EX_TEMPFAIL."""
 
 MAX_MESSAGE = 2000
-"""Characters of an error that are printed: it may quote a line of a file from elsewhere."""
+"""Largest number of printed characters of an error, which may quote an untrusted file."""
 
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
 """What a collective of torch.distributed raises in the other processes."""
@@ -126,7 +126,7 @@ def _without_tilde(word: str) -> str:
 def _fail(line: str, *, seconds: int = 0, status: int = 1) -> NoReturn:
     """Ends the process with an error message.
 
-    Of the processes that torchrun started on a machine, and started again, one prints it. torchrun
+    Only one of the processes that torchrun started or restarted on a machine prints it. torchrun
     repeats the text of the earliest error file at the end of its own traceback; `seconds` are added
     to the time.
     """

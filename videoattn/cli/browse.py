@@ -55,8 +55,8 @@ def command(
     Writes one picture with the label, frame numbers and times of each clip.
     """
     # Training clips are the clips of the first steps, with their crops and augmentation. Mixed
-    # clips are in the same pairs, unless other videos of the batch fail. Test videos are spread
-    # over the whole list, and each view is a row.
+    # clips have the same pairs as in training, unless other videos of the batch fail. Test videos
+    # are evenly spaced in the list, and each view is a row.
     one_of("--split", split, ["train", "test"])
     subset: Subset = "train" if split == "train" else "test"
     config = load(recipe, overrides or ())

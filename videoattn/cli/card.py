@@ -1,7 +1,8 @@
 """Writes README.md of a shared folder: a model card, with the front matter of Hugging Face's hub.
 
 The card has the measurements in the run's folder (`RUN/test/report.json`, else the last validation
-in `metrics.jsonl`), and those of a run beside it that was trained in the same way on still frames.
+in `metrics.jsonl`), and those of a run in the same parent folder that differs only in training on
+still frames.
 """
 
 import json
@@ -168,7 +169,7 @@ def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
 
 
 def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:
-    """Returns the results of a run beside this one that differs from it in `clip.still_frame`."""
+    """Returns the results of a sibling run that differs only in `clip.still_frame`."""
     own = _without_name(to_dict(predictor.config))
     if predictor.config.clip.still_frame:
         return None

@@ -1,7 +1,7 @@
-"""What a shell completes: commands, recipes, runs and public names. Imports no torch.
+"""Completes commands, recipes, runs and public names in a shell, without importing torch.
 
 `videoattn --install-completion` makes the shell call `videoattn` with _VIDEOATTN_COMPLETE set.
-Without a suggestion from here, the shell completes file names.
+If there is no suggestion, the shell completes file names.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ def complete(commands: Mapping[str, tuple[str, str]]) -> None:
 
 
 def _stub(suggest: Callable[[Sequence[str]], Iterable[str]]) -> Callable[..., None]:
-    """Returns a command without the imports of the real one."""
+    """Returns a stub of a command, without the imports of the command."""
 
     def autocompletion(ctx: typer.Context, incomplete: str) -> list[str]:
         words = [word for word in ctx.params.get("words") or () if word != incomplete]

@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Returns one line about what computes: the GPU or the CPU, and the version of torch."""
+    """Returns one line with the GPU or CPU, and the version of torch."""
     name = f"{cpu_name()}, {num_cores()} cores"
     if torch.cuda.is_available():
         name = torch.cuda.get_device_properties(0).name

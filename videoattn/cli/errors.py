@@ -17,7 +17,7 @@ from videoattn.recipe.run import Predictor
 
 ERRORS = "errors.html"
 NUM_STRIPS = 500
-"""Videos whose frames are shown; each is decoded once more."""
+"""Number of videos shown with frames. Each is decoded a second time."""
 
 
 def write_errors_page(
@@ -79,7 +79,7 @@ def _complete(
     rank: int,
     explorers: int,
 ) -> Answer:
-    """Returns the answer with frames, and with an explorer page for the first ranks."""
+    """Returns the answer with frames, and with an explorer page for the most wrong videos."""
     path = Path(samples.path(index))
     words = ["videoattn", "explore", str(run), str(path)]
     answer = answer._replace(name=path.name, command=shlex.join(words))

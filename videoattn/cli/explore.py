@@ -1,4 +1,4 @@
-"""`videoattn explore`: writes a page in which a click shows where a network looks from there."""
+"""`videoattn explore`: writes a page that shows where a network looks from a clicked pixel."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,11 +77,11 @@ def explore(
     truths: Sequence[str | None] | None = None,
     device: str = "auto",
 ) -> Path:
-    """Writes the explorer of some videos in the eyes of some runs, and returns its file.
+    """Writes an explorer page of videos and runs, and returns its path.
 
     Args:
         output: The file. Default: explorer.html in the first run's folder.
-        budget: What the file may hold; its `num_clips` is set here.
+        budget: The limits of the file. This function sets `num_clips`.
         truths: The class of each video. Default: the name of its folder, if that is a class.
     """
     loaded = [load(_found(run), resolve_device(device)) for run in runs]
@@ -99,7 +99,7 @@ def explore(
 
 
 def _found(run: Path) -> Path:
-    """Returns the path of a run: itself, or the folder of that name in runs."""
+    """Returns the path of a run: the given path, or the folder with this name in runs."""
     named = RUNS / run
     return named if not run.exists() and named.exists() else run
 

@@ -24,8 +24,8 @@ def command(
     """Run a command in several processes.
 
     The options are those of torchrun: --nproc-per-node 8, --max-restarts 3, --nnodes 2. Unlike
-    torchrun, it ends with the error and the exit status of the process that failed, without a
-    traceback of its own, and it passes SIGUSR1 on. See docs/training.md.
+    torchrun, it prints the error of the failed process without a second traceback, returns its exit
+    status, and forwards SIGUSR1. See docs/training.md.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,8 +37,8 @@ def command(
     arguments.training_script, arguments.module = "videoattn", True
     # An argument in newer versions of torch, a variable in older ones.
     arguments.signals_to_handle = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = _SIGNALS
-    # A store for each start of the processes; from a shared one, those that start again on several
-    # machines would read the addresses of those that have ended.
+    # Each start of the processes gets its own store. In a shared store, processes restarted on
+    # several machines would read the addresses of the previous ones.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     logging.disable(logging.WARNING)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_was_killed)
@@ -55,8 +55,7 @@ def command(
 
 
 def _was_killed(record: logging.LogRecord) -> bool:
-    """Returns whether torch reports a process that could not print an error: its status is below
-    0."""
+    """Returns whether torch reports a process ended by a signal (a status below 0)."""
     return "exitcode: -" in record.getMessage()
 
 

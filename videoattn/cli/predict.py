@@ -46,8 +46,7 @@ def command(
         bool,
         typer.Option(
             "--why",
-            help="Also draw what the score of the first class rests on, and the strongest "
-            "attention.",
+            help="Also draw the evidence for the most likely class, and the strongest attention.",
         ),
     ] = False,
     output: Annotated[
@@ -210,7 +209,7 @@ def _answer(video: VideoScores, videos: Sequence[str], names: Sequence[str], top
 
 
 class _Reasons:
-    """Draws the reasons for answers; each rank draws its share of the videos."""
+    """Draws the reasons for answers. Each rank draws a part of the videos."""
 
     def __init__(
         self, predictor: Predictor, videos: Sequence[str], folder: Path, parallel: Parallel

@@ -99,7 +99,7 @@ def examine_all(
     num_workers: int,
     seconds: float,
 ) -> dict[str, Record]:
-    """Runs a task on every file that is not in the journal, shows progress, and closes the journal.
+    """Runs a task on every file that the journal lacks, shows progress, and closes the journal.
 
     Args:
         verb: The past participle in the progress line, such as "verified".

@@ -1,4 +1,4 @@
-"""Records what a network does with a clip: the source of sheets, overlays and the explorer."""
+"""Records the attention maps of a clip, for contact sheets, overlays and the explorer."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> lis
 
 
 def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, torch.Tensor]:
-    """Returns the maps, whole if they are products or have few rows, and the logits."""
+    """Returns the maps and the logits. Maps that are products or have few rows are complete."""
     if not recordable_blocks(loaded.model):
         with torch.no_grad():
             return {}, loaded.model(clip.video)[0].float().cpu()

@@ -1,4 +1,4 @@
-"""`videoattn visualize --swap`: draws two clips with the global vectors of each other."""
+"""`videoattn visualize --swap`: draws two clips with exchanged global vectors."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ Swap = Annotated[
     Path | None,
     typer.Option(
         metavar="VIDEO",
-        help="Learn to pay attention: exchange the global vectors of this video and another one, "
+        help="Learn to pay attention: another video. Exchange the global vectors of both videos, "
         "and draw both.",
     ),
 ]
@@ -36,10 +36,10 @@ def visualize_swap(
     folder: Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draws where Learn to pay attention looks in two videos, with each global vector.
+    """Draws where Learn to pay attention looks in two videos with either global vector.
 
-    Each level of each video gets a contact sheet (PNG): its weights with its own global vector, and
-    below with that of the other video. Returns the written files.
+    Each level of each video gets a contact sheet (PNG): the weights with its own global vector, and
+    below them the weights with the other one. Returns the written files.
 
     Args:
         layer: The name of a level's map, such as "fc.0". Default: all levels.

@@ -29,8 +29,8 @@ Queries = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FRAME,X,Y",
-        help="Draw the attention of this pixel in this frame of the video. Repeatable; the "
-        "positions that add most to the class's score and that move most if not given.",
+        help="Draw the attention of this pixel in this frame. Repeatable. Default: the position "
+        "that adds most to the class score, and the one with the most motion.",
     ),
 ]
 
@@ -111,7 +111,7 @@ def visualize(
     pixels = [clip.pixel(position) for position in positions]
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
     recorded = record_clip(loaded, video, clip, queries=asked)
-    # A map whose queries are all learned tokens has no place to draw as the query.
+    # If all queries of a map are learned tokens, there is no query position to draw.
     placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
@@ -137,7 +137,7 @@ def visualize(
 
 
 class _Picture(NamedTuple):
-    """The start of a picture's file names, its title, and the name of its map."""
+    """The prefix of a picture's file names, its title, and the name of its map."""
 
     stem: str
     title: str

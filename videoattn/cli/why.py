@@ -1,4 +1,4 @@
-"""Draws what an answer of `predict` rests on: a map of the class score, and the attention."""
+"""Draws the evidence for a prediction: a map of the class score, and the attention."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ EXACT = 1e-3
 
 
 def unique_stems(videos: Sequence[str]) -> list[str]:
-    """Returns a file name for each video: its path below the folder that all have in common."""
+    """Returns a file name for each video: its path relative to their common folder."""
     folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
     common = os.path.commonpath(folders)
     names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
@@ -43,9 +43,9 @@ def unique_stems(videos: Sequence[str]) -> list[str]:
 def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> list[Path]:
     """Draws contact sheets of the center view of a video, and returns the written files.
 
-    One shows HiResCAM, which sums to the score of the class if the head is linear after a mean; its
-    caption states whether it does. For a network with attention, the other one shows the block that
-    changes its input most.
+    The first shows HiResCAM, which sums to the class score if the head is linear after a mean; the
+    caption states whether the sum is exact. If the network has attention, the second shows the
+    block that changes its input most.
     """
     output_folder(stem.parent)
     clip = read_clip(predictor, video)
@@ -62,7 +62,7 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
 
 
 def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
-    """Draws the strongest attention in a video, or else what its most likely class rests on."""
+    """Draws the strongest attention in a video, or else the evidence for its most likely class."""
     clip = read_clip(predictor, video)
     with torch.no_grad():
         label = int(predictor.model(clip.video)[0].argmax())

@@ -1,4 +1,4 @@
-"""Balances classes of unequal size: by how often their videos are drawn, or by loss weights."""
+"""Balances classes of unequal size: with sampling frequencies or loss weights."""
 
 from typing import Literal
 
@@ -30,8 +30,8 @@ def balanced_order(
 ) -> Int64[torch.Tensor, " N"]:
     """Draws the N clips of an epoch with `epoch_counts` of each class, in random order.
 
-    A class with more clips than videos repeats all videos equally often, and a random part of them
-    once more. A class with fewer clips has a random part of its videos.
+    If a class has more clips than videos, each video is repeated equally often, and a random subset
+    once more. If it has fewer clips, a random subset of its videos is drawn.
 
     Returns:
         Numbers r * N + i: the repetition r, from 0, of sample i.
@@ -51,7 +51,7 @@ def balanced_order(
 
 
 def check_balance(labels: Int64[np.ndarray, " N"], exponent: float) -> None:
-    """Checks that an exponent is in range, and that every video has one known label if it is not 0.
+    """Checks that an exponent is in range and, unless it is 0, that each video has one known label.
 
     Raises:
         ValueError: If not.
@@ -69,8 +69,8 @@ def class_weights(
 
     With n videos in a class, "inverse" weights are proportional to 1 / n, and "effective" ones to
     (1 - `BETA`) / (1 - `BETA` ** n), the inverse of the effective number of samples (Cui et al.,
-    CVPR 2019). The paper scales the mean over classes to 1. Here the loss keeps its size, so that
-    a learning rate stays valid.
+    CVPR 2019). The paper scales the mean over classes to 1. Here the mean over videos is 1, so the
+    scale of the loss and the learning rate stay valid.
     """
     sizes = np.maximum(counts, 1).astype(np.float64)
     effective = sizes if method == "inverse" else (1 - BETA**sizes) / (1 - BETA)

@@ -114,7 +114,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         return [[(epoch, index) for index in batch] for batch in batches]
 
     def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
-        """Returns the sample, or a Failure if the file fails, for either value of `on_error`."""
+        """Returns the sample, or a Failure if the file fails, whatever `on_error` is."""
         epoch, number = key
         return self.sample(epoch, number, self.samples.source(number % len(self)))
 

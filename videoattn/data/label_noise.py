@@ -1,4 +1,4 @@
-"""Replaces a share of the training labels by wrong ones, to measure what networks still learn."""
+"""Replaces a share of the training labels with wrong ones, to measure robustness."""
 
 import hashlib
 import struct
@@ -9,8 +9,8 @@ class LabelNoise:
 
     A sample's label is wrong with probability `share`, independently of the others. The wrong label
     is any other class with equal probability. Both are functions of the seed and the sample only,
-    so that a sample keeps its label in all epochs, processes and resumed runs. The wrong labels of
-    a share are also wrong, and the same, with any larger share.
+    so that a sample keeps its label in all epochs, processes and resumed runs. If the share grows,
+    wrong labels stay as they are, and further labels become wrong.
 
     Args:
         share: Expected share of wrong labels, 0 to 1.

@@ -140,10 +140,10 @@ class ClipLoader:
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
 
     def _replace_dead_workers(self) -> bool:
-        """Ends all workers if some have died, and notes their samples; returns whether it did.
+        """Ends all workers and records their samples if some have died; returns whether it did.
 
         Raises:
-            WorkerDiedError: If the death is not the fault of a file, or files must not fail.
+            WorkerDiedError: If the cause is not a file, or if failing files are not allowed.
         """
         deaths = self._monitor.crashed(self.dataset.samples.path)
         if deaths:
@@ -157,7 +157,7 @@ class ClipLoader:
         return bool(deaths)
 
     def _stop(self) -> None:
-        """Ends all workers at once, with the epoch that they load; the next epoch starts others."""
+        """Ends all workers and their epoch immediately. The next epoch starts new workers."""
         self._monitor.stop()
         self._loader = None
         self._batch_keys.keys = ()
@@ -221,7 +221,7 @@ class _BatchKeys(Sampler[list[Any]]):
 
 
 class _SampleFetcher(Dataset[Sample | Failure]):
-    """Fetches a batch. Returns failures, because an error from a worker would lose its type."""
+    """Fetches a batch. Returns failures, because exceptions from workers lose their type."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ _OVERSAMPLING = 4
 
 
 def object_picture(rng: np.random.Generator) -> Tensor:
-    """Draws a random shape with a random texture of two colors and a dark outline: (4, P, P)."""
+    """Draws a random shape with a two-colored texture and a dark outline: (4, P, P)."""
     size = _PATCH * _OVERSAMPLING
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")

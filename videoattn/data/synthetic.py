@@ -101,7 +101,7 @@ def write_demo_clips(
 def write_pair_clips(
     root: Path, *, seed: int = 0, num_train: int = 480, num_test: int = 160
 ) -> list[Path]:
-    """Writes clips with two motions each: `root/{train,test}/<number>.mp4` and their lists.
+    """Writes clips with two motions each to `root/{train,test}/<number>.mp4`, and their lists.
 
     A line of `root/train.txt` or `root/test.txt` is `train/0000.mp4 grows;moves_left`.
 

@@ -100,7 +100,7 @@ class WorkerMonitor:
         return f"took longer to decode than timeout_seconds={self.timeout_seconds:g}"
 
     def stop(self) -> None:
-        """Ends all workers, whatever they are doing, and clears their records."""
+        """Kills all workers and clears their records."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -186,10 +186,10 @@ def in_processes(
 def in_threads(
     tasks: Sequence[Callable[[], Result]], *, num_threads: int, seconds: float
 ) -> list[Result | None]:
-    """Runs tasks in threads, in which torch starts no other threads, and returns their results.
+    """Runs tasks in threads, with torch limited to one thread in each, and returns the results.
 
-    The result of a task that takes more than `seconds` (0: no limit) is None. Nothing can end its
-    thread, which is left to itself and ends with the process. An error is raised after all tasks.
+    The result of a task that takes more than `seconds` (0: no limit) is None. Its thread cannot be
+    stopped and runs until it returns or the process ends. An error is raised after all tasks.
     """
     results: list[Future[Result]] = [Future() for _ in tasks]
     jobs = iter(list(zip(tasks, results, strict=True)))  # shared by the threads

@@ -160,10 +160,10 @@ def score_in_order(
     precision: Precision = "auto",
     parallel: Parallel | None = None,
 ) -> Iterator[list[VideoScores]]:
-    """Yields the scores of the batches as they come, for datasets of any length.
+    """Yields the scores of each batch as soon as it is scored, for datasets of any length.
 
     Each step yields the videos of one batch of every rank, in the order of the dataset. All ranks
-    yield the same steps. Of a network that `HasParts`, the last part scores.
+    yield the same steps. If the network `HasParts`, the scores are those of the last part.
 
     Raises:
         FloatingPointError: As in `evaluate`.
@@ -194,7 +194,7 @@ def _score_batches(
     precision: Precision,
     parallel: Parallel,
 ) -> Iterator[tuple[Batch, dict[str, _Scores]]]:
-    """Yields the batches of epoch 0 with the scores of each classifier; none if all videos failed.
+    """Yields the batches of epoch 0 and the scores of each classifier, or none if all videos fail.
 
     The network is in evaluation mode until the iterator ends.
     """

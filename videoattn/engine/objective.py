@@ -128,8 +128,8 @@ class BinaryCrossEntropy:
 def average_precisions(scores: Float[Tensor, "N K"], target: Target) -> Float[Tensor, " K"]:
     """Returns the average precision of each class, or NaN for a class without videos.
 
-    It is the sum over the ranks k of a class's videos, by descending score, of the change of recall
-    times the precision among the first k; equal scores share a rank (scikit-learn's definition).
+    With videos sorted by descending score, it is the sum over ranks k of the increase in recall
+    times the precision of the first k. Equal scores share a rank, as in scikit-learn.
     """
     # Imported late: scikit-learn takes a second.
     from sklearn.metrics import average_precision_score
@@ -145,7 +145,7 @@ def average_precisions(scores: Float[Tensor, "N K"], target: Target) -> Float[Te
 
 
 def has_labels(target: Target) -> Bool[Tensor, " N"]:
-    """Returns whether each row of a target has labels. -1 is unknown; no class at all is known."""
+    """Returns whether each row has known labels. -1 is unknown; an empty set is known."""
     return target >= 0 if target.ndim == 1 else target.new_ones(len(target), dtype=torch.bool)
 
 

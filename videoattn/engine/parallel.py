@@ -55,7 +55,7 @@ class Parallel:
         """Calls `make` on the main rank, and returns its result on every rank.
 
         Raises:
-            ValueError: On every rank, if it raised a ValueError or an OSError on the main rank.
+            ValueError: On every rank, if `make` raises a ValueError or an OSError on the main rank.
         """
         own: list[T] = []
         problem: ValueError | OSError | None = None
@@ -169,8 +169,8 @@ def init_parallel(
     try:
         store, *_ = next(rendezvous("env://", timeout=timeout))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":  # one machine
-            # torchrun keeps its store when it restarts the processes. Without a prefix, they would
-            # read the addresses of those that have ended.
+            # torchrun keeps its store when it restarts the processes. Without a prefix, new
+            # processes would read the addresses of the previous ones.
             store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=world_size, timeout=timeout

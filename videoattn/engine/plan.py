@@ -21,7 +21,8 @@ class Staged(Protocol):
     `set_stage(i)`, i from 0, sets `requires_grad` only for the parameters of stage i. In training
     mode all other modules stay in evaluation mode, and `forward` returns logits to which every
     parameter of the stage contributes. If the network has an attribute `keeps_best` that is True,
-    each stage starts from the best epoch of the stage before, as validated by the stage's part.
+    each stage starts from the best epoch of the previous stage, as validated with that stage's
+    part.
     """
 
     num_stages: int
@@ -181,11 +182,11 @@ class EpochPlan:
         return epoch + 1 in accumulate(self.stage_epochs)
 
     def keeps_best(self, model: nn.Module) -> bool:
-        """Returns whether a stage hands its best weights to the next."""
+        """Returns whether each stage starts from the best weights of the previous one."""
         return isinstance(model, Staged) and bool(getattr(model, "keeps_best", False))
 
     def hands_over_best(self, model: nn.Module, epoch: int) -> bool:
-        """Returns whether another stage follows `epoch` and gets the best weights of this one."""
+        """Returns whether the next epoch starts a stage from the best weights of this one."""
         more = epoch + 1 < self.num_epochs
         return self.keeps_best(model) and more and self.ends_stage(epoch)
 

@@ -1,4 +1,4 @@
-"""Lets a training step finish and a checkpoint be written when a system stops the process.
+"""Completes the training step and writes a checkpoint when a signal stops the process.
 
 Cluster managers announce the end of a job by SIGTERM, or by SIGUSR1 some time before its limit.
 """
@@ -26,8 +26,8 @@ class StopSignals:
     """Records SIGTERM and SIGUSR1 inside a `with`. A second signal ends the process at once.
 
     Signals within a second of the first count as the first: a system may send one to all processes
-    of a job, and torchrun sends it to its processes again. In another thread than the main one, in
-    which Python has no signals, nothing is recorded.
+    of a job, and torchrun sends it to its processes again. Outside the main thread, where Python
+    handles no signals, nothing is recorded.
 
     Attributes:
         received: The first signal, or None.
@@ -40,8 +40,8 @@ class StopSignals:
         self._is_active = threading.current_thread() is threading.main_thread()
         if not self._is_active:
             return self
-        # Python calls a handler between two of its instructions, perhaps after minutes in C code.
-        # A thread that waits for the number of the signal acts at once.
+        # Python calls a signal handler only between bytecode instructions, possibly after minutes
+        # of C code. A thread that waits for the signal number reacts immediately.
         self._numbers, writer = socket.socketpair()
         writer.setblocking(False)
         self._writer = writer

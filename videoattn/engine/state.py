@@ -22,7 +22,7 @@ class RunSettings:
         save_every_steps: Also save the last checkpoint inside an epoch.
         keep_epochs: Keep a copy of the checkpoint of every this many epochs.
         trackers: Trackers in addition to metrics.jsonl and TensorBoard.
-        stop: Stops the run, once it has been entered.
+        stop: The signals that stop the run, if this context manager is entered.
     """
 
     folder: Path

@@ -30,8 +30,8 @@ class OptimSettings:
         mix: Blends the clips of a batch: (videos, labels) -> (videos, targets (n, K)). It may use
             torch's global random state, which is seeded at each step.
         frame_logits: Returns the logits (n, T, K) of each frame after a forward pass. The loss of a
-            clip is then the mean of the losses of its frames (Du et al., ECCV 2018), which is at
-            least the loss of its mean logits.
+            clip is then the mean loss of its frames (Du et al., ECCV 2018), an upper bound of the
+            loss of the mean logits.
     """
 
     lr_at: Callable[[int], float]

@@ -75,7 +75,7 @@ class MLflow:
     Args:
         name: The name of a new run, in the experiment MLFLOW_EXPERIMENT_NAME or "videoattn".
         settings: The parameters of a new run.
-        run_id: The run to continue; None starts one.
+        run_id: The run to continue. None: start a new run.
 
     Raises:
         OSError: Here and in `write`, if MLflow raises an error.
@@ -154,7 +154,7 @@ def read_records(path: Path, /, **types: type | UnionType) -> list[dict[str, Any
         types: The keys that each object must have, and the types of their values.
 
     Raises:
-        ValueError: If a line is not such an object: the file may have come with a shared folder.
+        ValueError: If a line is not such an object, for example in a file from a shared folder.
     """
     records: list[dict[str, Any]] = []
     if not path.exists():

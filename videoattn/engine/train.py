@@ -35,8 +35,8 @@ class Validation:
 
     Args:
         objective: The loss and the metrics, without the label smoothing of training.
-        patience: Training ends after this many validations in a row without a better one; None
-            means never.
+        patience: Number of consecutive validations without improvement after which training ends;
+            None disables it.
     """
 
     batches: Batches
@@ -50,7 +50,7 @@ class Validation:
         return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
 
     def ends_run(self, state: TrainState) -> bool:
-        """Returns whether the patience is over before the next epoch."""
+        """Returns whether training ends before the next epoch because of `patience`."""
         if self.patience is None or state.best_epoch is None:
             return False
         return state.epoch - state.best_epoch >= self.patience * self.every_epochs
@@ -76,7 +76,7 @@ def fit(
     parallel: Parallel | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains `model` in place, bit for bit on from `resume`, and writes checkpoints and logs.
+    """Trains `model` in place, and writes checkpoints and logs. Resuming is exact, bit for bit.
 
     Raises:
         NonFiniteError: If a loss or a gradient is not finite.
@@ -164,9 +164,9 @@ def save_checkpoint(
 ) -> None:
     """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
-    Collective: every rank must call it; the main process writes. Inside an epoch, it changes
-    nothing: the checkpoint has the running statistics of the main process, which all ranks use in
-    the next step. After the last step, the statistics of all ranks are averaged.
+    Collective: every rank must call it; the main process writes. Inside an epoch, the model does
+    not change: the checkpoint has the running statistics of the main process, which all ranks use
+    in the next step. After the last step, the statistics of all ranks are averaged.
 
     Raises:
         OSError: If it cannot be written; the previous checkpoint is intact.
@@ -235,8 +235,8 @@ def _validate(
     parallel: Parallel,
     log: RunLog,
 ) -> Evaluation:
-    """Evaluates after an epoch, and saves the weights if they are the best so far. If another stage
-    follows that needs the best weights of this one, the model gets them."""
+    """Evaluates after an epoch, and saves the weights if they are the best so far. If the next
+    stage starts from the best weights of this one, loads them into the model."""
     try:
         evaluation = evaluate(
             model,

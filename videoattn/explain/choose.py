@@ -1,8 +1,8 @@
-"""Chooses query positions that are worth a picture, and finds the places that most queries look at.
+"""Chooses query positions for pictures, and finds the places that most queries look at.
 
 The positions that receive the most attention are often sinks: places in a corner that nearly all
-queries look at, whatever happens in the clip. So pictures start from the position that adds most to
-the score of the class, and from the one with the most motion.
+queries look at, whatever happens in the clip. Pictures therefore start from the position that adds
+most to the class score, and from the position with the most motion.
 """
 
 from math import prod
@@ -26,7 +26,8 @@ MOTION_CELL = 1 / 8  # of the shorter side: motion is summed over squares of thi
 
 
 class Chosen(NamedTuple):
-    """A query (frame, y, x) in the network's input, and why it was chosen, short and in words."""
+    """A query (frame, y, x) in the network's input, a short title, and the reason for the
+    choice."""
 
     query: Query
     title: str
@@ -34,7 +35,7 @@ class Chosen(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What all position queries of a map do, averaged over heads.
+    """Statistics over all position queries of a map, averaged over heads.
 
     Args:
         received: (P,), the mean weight that each key position receives.
@@ -48,7 +49,7 @@ class Summary(NamedTuple):
 
 
 def summarize(found: PairwiseMap) -> Summary:
-    """Returns the summary of a whole map of one clip, from some rows at a time."""
+    """Returns the summary of a complete map of one clip, computed from a few rows at a time."""
     num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
     num_heads = found.rows.shape[1] if found.factors is None else found.factors.q.shape[1]
     received, strongest, top = torch.zeros(num_keys), torch.zeros(num_keys), 0.0
@@ -63,9 +64,8 @@ def summarize(found: PairwiseMap) -> Summary:
 def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
     """Returns the position that adds most to a class's score.
 
-    It is the maximum of HiResCAM if the map sums to the score, as it does after a mean and one
-    linear layer. Otherwise it is the maximum of occlusion, which takes a forward pass for each
-    patch.
+    Uses the maximum of HiResCAM if the map sums to the score, as it does for a mean and one linear
+    layer. Otherwise uses the maximum of occlusion, which needs a forward pass for each patch.
 
     Args:
         video: The network's input, one clip.
@@ -98,8 +98,8 @@ def _sums_to_score(model: nn.Module, video: Video, found: GateMap, label: int) -
 def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None:
     """Returns the position with the most motion, or None if nothing moves.
 
-    Motion is the absolute change of gray between the frames before and after, less the frame's
-    median change (a moving camera changes all of it), summed over small squares.
+    Motion is the absolute change of gray between the previous and the next frame, minus the frame's
+    median change (which removes camera motion), summed over small squares.
 
     Args:
         frames: The network's clip, at any resolution.

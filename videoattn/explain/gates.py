@@ -149,8 +149,8 @@ def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
 def different_channels(weights: Float[Tensor, "C T H W"], count: int) -> list[int]:
     """Returns the channels whose maps differ most from the mean map and from each other.
 
-    Maps are compared without their means, by Euclidean distance. Each channel is the one whose
-    smallest distance to the mean map and to the channels before it is largest. Channels that are
+    Compares maps, minus their means, by Euclidean distance. Each step selects the channel whose
+    smallest distance to the mean map and to the selected channels is largest. Channels that are
     closer than a hundredth of the mean map's own variation, or of the first distance, are left out.
     """
     maps = weights.flatten(1).double()

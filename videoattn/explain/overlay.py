@@ -49,7 +49,7 @@ def write_overlay(
     Args:
         frames, sample, query, pixel: As in `draw_sheet`.
         input_size: As in `draw_gate`.
-        short_side: Smaller frames are enlarged to it, if the long side stays below `LONG_SIDE`.
+        short_side: Enlarge smaller frames to this side, if the long side stays below `LONG_SIDE`.
 
     Returns:
         The (height, width) of the drawn frames, without the strip.
@@ -80,7 +80,7 @@ def write_overlay(
 
 
 class _Marks(NamedTuple):
-    """The query, its window, and how many drawn pixels a pixel of the clip is high and wide."""
+    """The query, its window, and the height and width of a clip pixel in drawn pixels."""
 
     position: geometry.Position
     window: geometry.Window | None

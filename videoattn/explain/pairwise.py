@@ -39,7 +39,7 @@ def draw_sheet(
         labels: The number and time of each frame. Default: numbers from 0.
         pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
         origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
-        words: What is seen, as `describe_row` returns it. Default: what such a picture shows.
+        words: The result of `describe_row`. Default: a description of the kind of picture.
 
     Raises:
         ValueError: If the pixel or the frames do not fit the map.

@@ -96,8 +96,8 @@ def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
 
 
 def deconvnet(model: nn.Module, video: Video, targets: Labels) -> GateMap:
-    """Returns a nonnegative map (N, T, H, W): as `guided_backprop`, but a ReLU passes the positive
-    gradients at all positions, also where it returned 0.
+    """Returns a nonnegative map (N, T, H, W): like `guided_backprop`, but a ReLU passes positive
+    gradients at all positions, even where it returned 0.
 
     Raises:
         ValueError: If the network has an activation that is not an nn.ReLU module.

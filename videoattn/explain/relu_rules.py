@@ -1,4 +1,4 @@
-"""Changes what ReLUs pass backward: guided backpropagation and deconvnets."""
+"""Changes the backward pass of ReLUs: guided backpropagation and deconvnets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ def relu_rule(model: nn.Module, *, masked: bool) -> Iterator[None]:
     """Lets every nn.ReLU that runs inside the `with` pass positive gradients only.
 
     Args:
-        masked: Pass them where the ReLU's input is positive (guided backpropagation), or everywhere
-            (deconvnet).
+        masked: Only pass them where the ReLU's input is positive (guided backpropagation);
+            otherwise pass them everywhere (deconvnet).
     """
 
     def rule(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writes the sentences of sheets and pages: what is seen, and how fine the map is.
+"""Writes the sentences of sheets and pages: where a query looks, and the resolution of the map.
 
 `explorer/words.js` writes the same sentences; tests compare them.
 """
@@ -20,7 +20,7 @@ READABLE = 49
 
 
 def grid_note(grid: tuple[int, ...], clip: tuple[int, ...]) -> str:
-    """Returns how much of a clip (T, H, W) each place of a map's grid covers."""
+    """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers."""
     frames, places = clip[0] / grid[0], grid[1] * grid[2]
     amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"
     text = f"{grid[1]} \u00d7 {grid[2]} places over the frame, {grid[0]} over time"
@@ -37,7 +37,7 @@ def describe_row(
     numbers: Sequence[str],
     strongest: Tensor | None = None,
 ) -> str:
-    """Returns in words where a query of one clip looks.
+    """Returns sentences about where a query of one clip looks.
 
     Args:
         found: A map with rows.

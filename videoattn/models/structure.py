@@ -16,10 +16,10 @@ from videoattn.types import ModelInfo
 
 
 class NoInit(TorchFunctionMode):
-    """Builds networks whose weights are loaded afterwards: normal numbers are not drawn, and the
-    parameters keep whatever was in their memory.
+    """Builds networks without random initialization, for weights that are loaded later.
 
-    On the meta device, drawing them would import torch._dynamo, which takes as long as torch.
+    The parameters are uninitialized memory. On the meta device, drawing normal numbers would import
+    torch._dynamo, which takes as long as torch.
     """
 
     def __torch_function__(

@@ -45,7 +45,7 @@ def make_network(name: str, options: Mapping[str, Any], *, num_classes: int) -> 
 
     Args:
         name: A key of `MODELS`.
-        options: Arguments of its constructor, as plain values; a list is taken as a tuple.
+        options: Arguments of its constructor, as plain values; lists are converted to tuples.
         num_classes: The number of logits.
 
     Raises:

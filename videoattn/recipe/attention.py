@@ -1,9 +1,9 @@
 """Reads and writes `model.attention`, which is one system or a list of systems.
 
-A `Config` holds the first system of a list, and in `then` the others by their numbers. On the
+A `Config` stores the first system of a list directly, and the others by number in `then`. On the
 command line, `model.attention.name=cbam` and `model.attention=[non_local,cbam]` choose systems, and
-`model.attention.1.after=[layer3.1]` changes the second system of a list. A chosen name that the
-recipe has keeps its positions and options; those of other systems are dropped.
+`model.attention.1.after=[layer3.1]` changes the second system of a list. If the recipe already has
+the chosen system, its positions and options are kept; those of other systems are dropped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ def changes(
 
 
 def as_written(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns all settings, with `model.attention` as a recipe has it."""
+    """Returns all settings, with `model.attention` in the form of a recipe."""
     attention = dict(settings["model"]["attention"])
     others = attention.pop("then")
     systems = [attention, *(others[number] for number in sorted(others, key=int))]
@@ -92,7 +92,7 @@ def _systems(attention: Any, source: str) -> list[Values]:
 
 
 def _kept(old: Sequence[Values], new: Sequence[Values], notes: list[str]) -> list[Values]:
-    """Returns the new systems. Those with a name only have the settings of the old ones."""
+    """Returns the new systems. A system given only by name keeps its old settings."""
     names = [system.get("name") for system in new]
     for system in old:
         dropped = [key for key in ("after", "options") if system.get(key)]
@@ -112,7 +112,7 @@ def _text(name: object) -> str:
 
 
 def _numbered(change: Values, count: int, word: str) -> Values:
-    """Moves the settings of a numbered system to where a `Config` has them."""
+    """Moves the settings of a numbered system to their place in a `Config`."""
     attention = _attention(change)
     if "then" in attention:
         raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")

@@ -101,8 +101,8 @@ class ClipConfig:
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     square_pixels: bool = True
-    """Changes the width of videos whose pixels are not square, so that they look as in a player.
-    Runs of earlier versions keep the stored size."""
+    """Rescales the width of videos whose pixels are not square, as a player does. Runs of earlier
+    versions keep the stored size."""
     still_frame: bool = False
     """Replaces each clip by its middle frame, repeated: a baseline without motion."""
 
@@ -163,9 +163,9 @@ class SystemConfig:
 
     name: str | None = None
     after: tuple[str, ...] = ()
-    """Positions such as [layer2.1, layer2.3]; empty: the paper's, or ours where docs/attention.md
-    has a line about it. Systems that join layers, surround stages or replace the classifier take
-    stages ([layer2, layer3])."""
+    """Positions such as [layer2.1, layer2.3]. Empty: the paper's positions, or ours where
+    docs/attention.md states so. Systems that join layers, surround stages or replace the classifier
+    take stages ([layer2, layer3])."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the block."""
 
@@ -204,8 +204,8 @@ class ModelConfig:
     only."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     edition: int = 2
-    """The edition of the defaults of attention systems. 1: those of runs that were stored before
-    this key existed, where they differ from the papers (docs/attention.md); such runs keep it."""
+    """The edition of the defaults of attention systems (docs/attention.md). 1: the defaults before
+    this key existed, some of which differ from the papers. Runs stored without the key keep 1."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class TrainConfig:
     backbone_lr_scale: float = 1.0
     """Fine-tuning: learning rate of the backbone as a fraction of lr."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """bce: binary cross entropy, for several labels per video; it is measured in mAP."""
+    """bce: binary cross entropy, for several labels per video; the metric is mAP."""
     class_balance: float | int | Literal["inverse", "effective"] = 0
     """For unequal classes. A number draws videos by class: 0 each video once per epoch, 0.5 classes
     by the square root of their size, 1 all classes equally often. inverse, effective: loss weights
@@ -250,15 +250,15 @@ class TrainConfig:
     """Weights of an attention system's losses by name, which replace its defaults, as in
     {interaction: 0.1, diversity: 0}; 0 only logs a loss."""
     per_frame_loss: bool = False
-    """The mean of one loss per frame instead of one loss per clip, for networks that classify each
-    frame or segment before they average (tsn)."""
+    """Averages one loss per frame instead of computing one loss per clip, for networks that
+    classify each frame or segment before they average (tsn)."""
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""
     validate_every: int = 1
     """Epochs between validations; 0 trains without validation and without a test split."""
     patience: int | None = None
-    """Training ends after this many validations in a row without a better one."""
+    """Training ends after this many consecutive validations without improvement."""
     save_every_steps: int | None = None
     """Also writes a checkpoint every this many steps."""
     keep_epochs: int | None = None

@@ -9,7 +9,7 @@ _RENAMED = {"data": {"ucf101_split": "official_split"}}
 """Keys that had other names in earlier versions: section -> old -> new."""
 
 _EARLIER: dict[str, dict[str, Any]] = {"clip": {"square_pixels": False}, "model": {"edition": 1}}
-"""Settings that configs of earlier versions lack, with the values that they stand for."""
+"""Settings that configs of earlier versions lack, with the values that those versions used."""
 
 
 _STORED = {
@@ -44,7 +44,7 @@ def renamed(values: Values, notes: list[str]) -> dict[str, Any]:
 
 
 def with_earlier(values: Values) -> dict[str, Any]:
-    """Returns a stored config with the settings of its time that its version did not store."""
+    """Returns a stored config, completed with settings that its version used but did not store."""
     filled = dict(values)
     for section, keys in _EARLIER.items():
         part = values.get(section, {})

@@ -145,7 +145,7 @@ def train(
     Raises:
         ValueError: If the recipe or the dataset is wrong, or the folder already holds a run.
         DecodeError: If a training video cannot be decoded and the recipe does not skip it.
-        StoppedError: After SIGTERM or SIGUSR1, when the step is done and a checkpoint is written.
+        StoppedError: After SIGTERM or SIGUSR1, once the checkpoint is written.
     """
     notes: list[str] = []
     config = load(recipe, overrides, notes=notes)

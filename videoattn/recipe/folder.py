@@ -48,7 +48,7 @@ _START = re.compile(
     r"config\.yaml|\.lock|\..*\.partial|(metrics|skipped)\.jsonl|missing_\w+\.txt"
     r"|trackers\.json|tensorboard/.*"
 )
-"""Files that a run leaves which was interrupted before its first checkpoint."""
+"""Files that a run leaves if it is interrupted before its first checkpoint."""
 
 # Settings that may change when a run is resumed: they do not change its numbers.
 _FREE = (
@@ -103,8 +103,8 @@ def claim(
 
 
 def folder_of(recipe: object, config: Config, resume: Resume) -> Path:
-    """Returns the folder of a run: runs/<name>, or that of the config.yaml which it resumes from,
-    wherever the folder was moved."""
+    """Returns the folder of a run: runs/<name>, or the folder of the config.yaml to resume, even if
+    it was moved."""
     if resume and isinstance(recipe, str | Path) and Path(recipe).name == CONFIG:
         folder = Path(recipe).parent
         if _can_resume(folder) and read_yaml(Path(recipe)).get("name") == config.name:
@@ -143,7 +143,7 @@ def _lock(folder: Path) -> io.FileIO:
     path = output_folder(folder) / LOCK
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     lock = io.FileIO(os.open(path, flags, 0o666), "r+")
-    # A loader process would hold the lock for some seconds after the death of this process.
+    # A loader process would hold the lock for some seconds after this process ends.
     register_after_fork(lock, io.FileIO.close)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,16 +202,16 @@ def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bo
 
 
 def _repeats_log(folder: Path, config: Config) -> bool:
-    """Returns whether a new run writes the log in the folder again: the log is of a run with the
-    same config that ended in its first epoch, before its first checkpoint."""
+    """Returns whether a new run may overwrite the log in the folder: the log of a run with the same
+    config that ended before its first checkpoint, in its first epoch."""
     records = read_records(folder / "metrics.jsonl", kind=str, epoch=int)
     is_first_epoch = all((r["kind"], r["epoch"]) == ("train", 1) for r in records)
     return is_first_epoch and not _changes(comparable(read_yaml(folder / CONFIG)), to_dict(config))
 
 
 def earlier_settings(folder: Path) -> list[str]:
-    """Returns the settings that the run's version did not store, as key=value words: a resumed run
-    keeps them."""
+    """Returns the settings that the run's version did not store, as key=value words. A resumed run
+    keeps these settings."""
     path = folder / CONFIG
     values = read_yaml(path) if path.is_file() else None
     if not isinstance(values, dict):

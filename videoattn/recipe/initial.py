@@ -32,8 +32,8 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     `model.weights` is a run, a shared folder or a checkpoint of ours; a public name, such as
     `torchvision/resnet50`, whose file is downloaded; or a public name with its file, such as
     `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D network, 2-D weights are inflated by the method
-    `model.inflate`. A classifier for other classes, and attention blocks that the weights lack,
-    keep their initialization.
+    `model.inflate`. A classifier for other classes, and attention blocks that are missing in the
+    weights, keep their initialization.
 
     Returns:
         The names of the parameters that the weights lack, and notes about them.

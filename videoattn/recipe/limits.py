@@ -26,7 +26,7 @@ AT_MOST: dict[str, dict[str, int]] = {
 """Upper limits of numbers that decide how much memory a video takes: section -> key -> limit."""
 
 MAX_SYSTEMS = 16
-"""Most attention systems in a network; each is built before its weights are read."""
+"""Largest number of attention systems. Each is built before the weights are read."""
 
 MAX_PIXELS = 2**30
 """Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""

@@ -30,8 +30,8 @@ def make_model(
 
     Raises:
         ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones. If systems of a list need the same place, or an option of the network has no
-            effect with an attention system.
+            valid ones. If two systems need the same position, or an attention system makes an
+            option of the network ineffective.
     """
     if isinstance(config, str):
         names = [] if attention is None else split_systems("attention", attention)
@@ -55,8 +55,8 @@ def make_model(
 
 @contextmanager
 def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Raises any error of a constructor as a ValueError, if it got options: a recipe or a stored
-    config may give them values of any type."""
+    """Raises any error of a constructor with options as a ValueError: the options of a recipe or a
+    stored config may have values of any type."""
     try:
         yield
     except Exception as error:
@@ -69,9 +69,9 @@ def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_effect(model: nn.Module, config: ModelConfig) -> None:
-    """Checks that the network's own dropout and consensus are read, if the recipe sets them.
+    """Checks that the network's own dropout and consensus have an effect, if the recipe sets them.
 
-    Heads that pool the stages themselves do not read the network's own pooled features.
+    Some heads pool the stages and do not read the network's own pooled features.
     """
     if not any(getattr(module, "ignores_pooled", False) for module in model.modules()):
         return

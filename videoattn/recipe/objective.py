@@ -48,7 +48,7 @@ def test_objective(train: TrainConfig) -> Objective:
 def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
     """Returns settings with one loss per frame, if the recipe has it.
 
-    The model's classifier keeps its logits (N, T, K) of the frames in every forward pass.
+    In every forward pass, the classifier keeps its logits (N, T, K) of the frames.
 
     Raises:
         ValueError: If the network does not classify frames.
@@ -82,7 +82,7 @@ def sampling_exponent(config: Config, subset: Literal["train", "test"], samples:
     """Returns the exponent of balanced sampling; 0 for none, and for test videos.
 
     Raises:
-        ValueError: If it is out of range or needs one label per video, or if the loss does.
+        ValueError: If it is out of range, or if it or the loss needs one label per video.
     """
     balance = config.train.class_balance
     if samples.label_sets is not None and config.train.loss != "bce":

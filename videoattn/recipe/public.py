@@ -1,4 +1,4 @@
-"""Turns a public model into what a run's folder holds: weights, a config, class names."""
+"""Converts a public model to the contents of a run's folder: weights, a config, class names."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def download(name: str) -> Path:
     """Returns the published file of a public model, from the cache or its address.
 
     Raises:
-        ValueError: If it cannot be downloaded; the message says how to use a file that you have.
+        ValueError: If it cannot be downloaded. The message explains how to use a local file.
     """
     try:
         return fetch(name)
@@ -56,7 +56,7 @@ def read_public(name: str) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
 
 
 def public_config(name: str) -> Config:
-    """Returns the config of a public model, with the preprocessing and views of its accuracy."""
+    """Returns the config of a public model, with its published preprocessing and views."""
     row = PUBLIC[name]
     source, network = row.preprocessing, row.network
     num_frames = source.test_frames or source.num_frames

@@ -149,7 +149,7 @@ class Predictor:
             return evaluate(self.model, batches, display=display, **self._scoring(parallel))
 
     def score_samples(self, samples: Samples, parallel: Parallel) -> Iterator[list[VideoScores]]:
-        """Yields the scores of a few samples at a time, in their order, as they come."""
+        """Yields the scores of a few samples at a time, in order, as soon as they are computed."""
         config = self.config
         if len(samples) == 1:  # starting loader processes would take longer
             config = replace(config, data=replace(config.data, num_workers=0))

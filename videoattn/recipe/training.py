@@ -236,8 +236,8 @@ def make_precision(
 
 
 def make_trackers(config: Config, folder: Path) -> list[Tracker]:
-    """Returns the trackers of a recipe. A run that is resumed continues its runs there, whose
-    identifiers are in a file of its folder.
+    """Returns the trackers of a recipe. If the run is resumed, the trackers continue the runs whose
+    identifiers are in its folder.
 
     Raises:
         ValueError: If a tracker does not exist, or the file is damaged.

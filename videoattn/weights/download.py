@@ -1,13 +1,13 @@
 """Downloads the published files of public models once, and checks them at each use.
 
 A file is kept as published, in `cache_folder()/weights/HOST/PATH` of its address. Its SHA-256 must
-start with the digits in the table of public models. Without digits there, the SHA-256 of the first
-download is written beside the file, and later ones are compared with it.
+start with the digits in the table of public models. If the table has no digits, the SHA-256 of the
+first download is stored next to the file, and checked at each later use.
 
 The addresses are those of the table. VIDEOATTN_OFFLINE=1 forbids downloads, and
 VIDEOATTN_MIRROR=http://host:port replaces the scheme and the host of every address.
-VIDEOATTN_NONCOMMERCIAL=1 states that you accept licenses that forbid commercial use; without it,
-the files of these models are not downloaded.
+VIDEOATTN_NONCOMMERCIAL=1 states that you accept licenses that forbid commercial use. Otherwise
+files under such licenses are not downloaded.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ STALLED_SECONDS = 30
 
 
 class DownloadError(ValueError):
-    """Raised if the published file of a model cannot be had, or is not the published one.
+    """Raised if a model's file cannot be downloaded, or differs from the published one.
 
     `problem` is the message without its last part, the advice for Python.
     """
@@ -71,7 +71,7 @@ def fetch(name: str) -> Path:
     If several processes ask for a file, one downloads it and the others wait.
 
     Raises:
-        DownloadError: If there is no such file, it cannot be downloaded, or its SHA-256 is wrong.
+        DownloadError: If no file is published, it cannot be downloaded, or its SHA-256 is wrong.
     """
     row = PUBLIC[name]
     if row.url is None:
@@ -116,7 +116,7 @@ def _check_allowed(name: str, row: PublicModel, file: Path) -> None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[bool]:
-    """Waits for other processes that download the file, and makes others wait.
+    """Holds a lock on the download of a file, after waiting for other processes that hold it.
 
     The system releases the lock when its holder ends, even after a crash. Yields False on file
     systems without locks, where several processes may download the file.
@@ -142,15 +142,15 @@ def _lock(descriptor: int, file: Path) -> bool:
 
 
 def _download(name: str, row: PublicModel, file: Path, *, clean: bool) -> None:
-    """Downloads the file under a temporary name, and renames it after it was checked.
+    """Downloads the file under a temporary name, checks it, and renames it.
 
     Args:
-        clean: Remove what interrupted downloads have left.
+        clean: Remove the remains of interrupted downloads.
     """
     for pattern in (f".*.partial.{file.name}*", f".{file.name}.*.partial") if clean else ():
         for leftover in file.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
-    # The name ends as the file's, because the suffix determines how it is read.
+    # The temporary name has the file's suffix, which determines the format to read.
     partial = file.with_name(f".{secrets.token_hex(8)}.partial.{file.name}")
     url = _mirrored(row.url or "")
     _note(f"{name}: downloading {url} (license: {row.license})")
@@ -205,7 +205,7 @@ def _request(name: str, url: str, partial: Path) -> None:
 
 
 def _check_digest(digest: str, row: PublicModel, file: Path) -> None:
-    """Checks a SHA-256 against the one that is published, or that of the first download."""
+    """Checks a SHA-256 against the published one, or against that of the first download."""
     record = _record(file)
     expected, since = row.file.sha256, "is not the published one"
     if not expected and record.is_file():

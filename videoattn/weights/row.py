@@ -53,7 +53,7 @@ class Preprocessing:
 class Accuracy(NamedTuple):
     """A published accuracy: top-1 in percent on the validation set, and the page that states it.
 
-    `doubt` is the reason why this file may not reach it, or "".
+    `doubt` states why this file may have another accuracy, or is "".
     """
 
     top1: float
@@ -67,7 +67,7 @@ class Published(NamedTuple):
     Attributes:
         url: Its address, or None if there is none.
         sha256: The start of its SHA-256, or "" if it is not known.
-        absent: Without an address: why there is none, and what to do.
+        absent: If `url` is None: the reason, and an alternative.
     """
 
     url: str | None = None

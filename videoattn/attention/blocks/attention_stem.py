@@ -5,12 +5,12 @@
     v_j = (Σ_m p(a, b, m) W_v^m) x_j                     j is in row a, column b of its block
     p(a, b, m) = softmax_m((row(a) + column(b)) · ν_m)   row, column and ν are learned
 
-Pixels hold little content, so the values depend on the place in the block. A batch norm and a 4x4
-max pool follow, which are the network's own norm and a pool in place of its own.
+Pixels hold little content, so the values depend on the place in the block. The network's own batch
+norm follows, then a 4x4 max pool that replaces the network's pool.
 
-Where we differ: the network's ReLU stays between the two. Each frame has blocks of its own.
+Where we differ: the network's ReLU stays between norm and pool. Each frame has blocks of its own.
 Blocks at the border of a frame whose size is not a multiple of 4 are smaller. The paper does not
-give the width of the embeddings; here it is that of a head.
+give the width of the embeddings; here it is the width of a head.
 """
 
 import torch
@@ -103,7 +103,7 @@ class AttentionStem(nn.Module):
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D).
 
-        One more column of q and k hides the keys of pixels outside the frame.
+        An extra column of q and k masks the keys of pixels outside the frame.
         """
         q, k = widen(self.query(x)), widen(self.key(x))
         height, width = x.shape[3:]
@@ -138,7 +138,7 @@ class AttentionStem(nn.Module):
 
 
 def _inside(i: Tensor, j: Tensor) -> Tensor:
-    """Returns the place of pixels within their blocks, 0 to 15."""
+    """Returns the position of each pixel in its block, 0 to 15."""
     return i % BLOCK * BLOCK + j % BLOCK
 
 

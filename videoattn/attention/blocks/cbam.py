@@ -8,7 +8,7 @@ Gates run in sequence, each on the output of the previous one. The paper applies
 and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
 is in the authors' code, but not in the paper's formula (equation 3), which is `norm="none"`. There
 and here it starts at zero, so the gate starts at 1/2 everywhere; the momentum is 0.01. The default
-is that of the code, which measured the published numbers.
+follows the code, because the published numbers come from it.
 
 Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
 gate pools over are ours. In the authors' code the MLP always has biases.
@@ -229,8 +229,8 @@ def _convolution(inputs: int, outputs: int, kernel: Sequence[int], groups: int =
 
 
 def _last_norm(conv: Conv3d, norm: str, gate_start: str) -> nn.Module:
-    """Returns the norm after the convolution, which starts at zero. Without a norm, the convolution
-    starts at zero for the start as the identity."""
+    """Returns the norm after the convolution, which starts at zero. Without a norm, the weights of
+    the convolution start at zero, so that the block starts as the identity."""
     if norm == "none":
         if gate_start == "identity":
             zero_parameters(conv)

@@ -8,9 +8,9 @@ the logits are scaled by 1/sqrt(P), and a batch norm starts at zero.
 
     form="plain":  Y = softmax(θ(X) φ(X)ᵀ) g(X)
 
-is the channel gate of CBAM, rewritten with queries, keys and values: neither a residual nor a norm
-nor a scale. An article that describes it multiplies the (C, C) map and the (C, P) values
-elementwise, which their shapes do not allow; this is the product of matrices.
+is the channel gate of CBAM, rewritten with queries, keys and values. It has no residual, norm or
+scale. An article that describes it multiplies the (C, C) map and the (C, P) values elementwise,
+which their shapes do not allow; this module uses the matrix product.
 """
 
 from torch import Tensor, nn

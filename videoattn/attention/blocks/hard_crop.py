@@ -12,9 +12,9 @@ of both frozen branches.
 
 Where we differ. The paper crops images; here a clip gets one box for all frames, one in space and
 time, or one per frame. The paper does not define the scale of H, and tau needs one: here H goes
-from 0 to 1 in each clip. The paper has a sigmoid per disease; here the recipe's loss decides, by
-default a softmax over classes. Boxes have a minimum size, and a constant map selects the whole
-frame. The crop is taken from the network's input, after augmentation.
+from 0 to 1 in each clip. The paper uses one sigmoid per disease. Here the recipe's loss determines
+the scores, by default a softmax over classes. Boxes have a minimum size, and a constant map selects
+the whole frame. The crop is taken from the network's input, after augmentation.
 """
 
 import copy
@@ -69,11 +69,11 @@ class HardCrop(nn.Module):
         statistic: H as the "max", the mean ("l1") or the root mean square ("l2") of |f|.
         scale: Scale H to [0, 1] by "minmax" or by its "max".
         min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
-        pool: How each branch pools its features before the classifier, which the fusion reads too:
-            "max", a global maximum (the paper's Pool5), in place of the network's module `avgpool`;
-            or "backbone", as the network does, usually a mean.
-        keep: The weights that a stage hands to the next: those of its "best" epoch in the
-            validations (the paper), or of its "last" epoch.
+        pool: How each branch pools the features that its classifier and the fusion read: "max", a
+            global maximum (the paper's Pool5), in place of the network's module `avgpool`; or
+            "backbone", as the network does, usually a mean.
+        keep: The weights from which the next stage starts: those of the stage's "best" validated
+            epoch (the paper) or of its "last" epoch.
 
     Raises:
         ValueError: If an option or module is unknown, the module does not return a grid, or the

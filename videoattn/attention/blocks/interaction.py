@@ -19,9 +19,9 @@ figure 1 and six equations were), and no public code is known. Our readings: the
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
 weights and the forms of the losses (interaction_loss.py). Ours: `pool_with="simplex"` (M = a X),
 `center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
-give the average. The paper's classification loss seems to be an average of one per frame: a TSN
-with `scope="frame"`, or with the layer, classifies each frame, and the training loop can average
-the losses of frames.
+give the average. The paper seems to average one classification loss per frame: a TSN with
+`scope="frame"`, or with the layer, classifies each frame, and the training loop can average the
+losses of frames.
 
 - A bias per row cancels in the softmax: with every fusion but "max" it has no effect and no
   gradient. A bias per position is a learned prior. Neither subtracts a mean, as principal component
@@ -48,7 +48,7 @@ from videoattn.types import Video
 class InteractionLayer(nn.Module):
     """A layer at any depth: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
 
-    The pyramid has x as its last level. M has the grid `rows`; if the grid of x is another, M is
+    The pyramid has x as its last level. M has the grid `rows`. If x has a different grid, M is
     resized to it, and a grid of one frame is repeated for every frame.
 
     Args:
@@ -112,8 +112,8 @@ class InteractionPyramid(nn.Module):
     Args:
         level_channels: Channels of each level.
         classify: "rows", a linear layer for each row on M / sqrt(P), and the sum of their logits
-            over sqrt(D); or "mean", one linear layer for the mean of M over its rows, whose logits
-            depend on one weighting only, the mean of the rows of A.
+            over sqrt(D); or "mean", one linear layer on the mean of M over its rows. These logits
+            depend on a single weighting, the mean of the rows of A.
         residual: Add the result to that of `pooled` with a factor that starts at 0, so the head
             starts as a plain classifier. Otherwise `pooled` (and dropout on it) is not used.
         pooling: Options of `PyramidPooling`.
@@ -155,7 +155,7 @@ class InteractionPyramid(nn.Module):
 
     @property
     def ignores_pooled(self) -> bool:
-        """Whether the network's own pooling, and dropout on it, have no effect."""
+        """Whether the network's own pooling and its dropout have no effect."""
         return self.gamma is None
 
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:

@@ -10,7 +10,7 @@ principal components minimize it once X has a bounded norm (positions are featur
 samples). The rows of a layer are softmaxes: they are positive, overlap, and do not reach the
 principal subspace. In the tests' example the smallest cosine between their span and that subspace
 stays below 0.5, where free rows with the same loss reach 0.99999. This limits the paper's design,
-not this code. The second loss keeps the fused rows away from those of each level.
+not this code. The second loss penalizes fused rows that resemble the rows of a level.
 
 | form       | interaction                        | diversity                                      |
 | balanced   | on X / |X|, without a gradient for | the mean of 2 a·s / (|a|² + |s|²) over rows    |
@@ -28,12 +28,12 @@ for every X.
 "balanced", the default, is ours. Divided by the number of pairs, the first loss has the minimum of
 the normalized form, and its gradient keeps its size relative to that of a classifier of all rows;
 the sum over pairs grows with D (for D = 49 to thousands of times cross-entropy's gradient). The
-second loss of the paper differs from a constant by a fraction of about 1/P, and so does its
-gradient from zero. Since |a - s|² <= |a|² + |s|² for rows that are not negative, 1 - δ² with δ²
-divided by that bound, summed over positions, is 2 a·s / (|a|² + |s|²): 1 for equal rows, 0 for rows
-without a common position, for any P. At the start of training, with random features, both gradients
-keep their ratio to cross-entropy's within a fifth for 4 to 49 rows, 49 to 392 positions and 64 to
-512 channels (tests/attention/test_interaction_loss.py).
+second loss of the paper is constant up to a fraction of about 1/P, so its gradient is close to
+zero. Since |a - s|² <= |a|² + |s|² for rows that are not negative, 1 - δ² with δ² divided by that
+bound, summed over positions, is 2 a·s / (|a|² + |s|²): 1 for equal rows, 0 for rows without a
+common position, for any P. At the start of training, with random features, both gradients keep
+their ratio to cross-entropy's within a fifth for 4 to 49 rows, 49 to 392 positions and 64 to 512
+channels (tests/attention/test_interaction_loss.py).
 """
 
 from collections.abc import Sequence
@@ -58,8 +58,8 @@ def unit_rows(scores: Rows) -> Rows:
 def interaction_loss(
     rows: Rows, x: Float[Tensor, "N P C"], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip: in [-D l_1, D(D - 1)] for rows of length 1, which "balanced"
-    divides by D(D - 1), or by 1 for a single row."""
+    """Returns one value per clip: in [-D l_1, D(D - 1)] for rows of length 1. "balanced" divides it
+    by D(D - 1), or by 1 if there is one row."""
     if form in ("balanced", "normalized"):
         x = x.detach()
     if form != "literal":

@@ -14,8 +14,8 @@ i and j run over all P = T·H·W positions, so the paper's block is spatiotempor
 The defaults are those of the authors' code: half the channels inside, keys and values max-pooled by
 (1, 2, 2) *before* their 1x1x1 convolutions, s = 1/sqrt(inner channels), and a batch norm whose
 weight starts at zero. The paper's formula pools x too, but its text has "a max pooling layer after
-φ and g", as mmcv has; mmcv also uses s = 1 and no bias in W_z. These are different functions: see
-`pool_order`, `scale` and `out_bias`.
+φ and g", as mmcv has; mmcv also uses s = 1 and no bias in W_z. The options `pool_order`, `scale`
+and `out_bias` select between these functions.
 
 An early block costs memory for activations, not parameters: its map grows with P², its parameters
 with C². docs/attention.md has the numbers.

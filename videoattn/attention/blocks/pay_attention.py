@@ -17,16 +17,16 @@ indep, the logits are the logs of those probabilities, so cross-entropy of the l
 negative log-likelihood.
 
 In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
-not depend on g, and g has no gradient and no projection: an exact form of the article's remark that
-g is not needed. The network's own pooling and dropout then have no effect. With the sigmoid, and in
-pc_mlp (which is ours), the map depends on g; local and local_mlp (ours) are these without g.
+not depend on g, and g has no gradient and no projection. This is the exact form of the article's
+remark that g is not needed. The network's own pooling and dropout then have no effect. With the
+sigmoid, and in pc_mlp (which is ours), the map depends on g; local and local_mlp (ours) omit g.
 
 Where g comes from. In the paper g comes from layers after the last local level. With
-`global_layers=n` it does here: from n convolutions of 3x3 with norms and ReLUs on the last level,
-and the mean over positions (SaoYan's public code has such layers). By default g is the network's
-own pooled feature. That is the mean of the last stage, which by default is itself the last level;
-with `after` naming earlier stages only, the last stage is a layer after them. With the softmax of
-pc nothing reads it, so the default has the last stage among its levels.
+`global_layers=n`, g has such layers here too: n 3x3 convolutions with norms and ReLUs on the last
+level, and a mean over positions (SaoYan's public code has such layers). By default g is the
+network's own pooled feature. That is the mean of the last stage, which by default is itself the
+last level; with `after` naming earlier stages only, the last stage is a layer after them. With the
+softmax of pc, g has no effect, so the default levels include the last stage.
 
 Where we differ. If widths differ, the paper projects g to the width of l. SaoYan's public code
 projects l to the width of g (`project="local"`), has the sigmoid as an option, and returns c as the
@@ -178,7 +178,7 @@ class LearnToPay(nn.Module):
 
     forward(pooled, *levels) returns logits: (N, K) for pooled features (N, C) of the backbone, or
     (N, 1, K) for those of S segments (N, S, C). g is `pooled`, or its mean over segments, unless
-    `global_layers` is set. It only selects positions, and is not classified itself.
+    `global_layers` is set. g only selects positions; the classifier does not read it.
 
     Args:
         level_channels: Channels of each level.
@@ -231,7 +231,7 @@ class LearnToPay(nn.Module):
 
     @property
     def ignores_pooled(self) -> bool:
-        """Whether the network's own pooling, and dropout on it, have no effect."""
+        """Whether the network's own pooling and its dropout have no effect."""
         return not self.reads_global or len(self.global_layers) > 0
 
     def forward(self, pooled: Tensor, *levels: Level) -> Tensor:

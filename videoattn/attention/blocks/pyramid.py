@@ -49,8 +49,8 @@ class PyramidPooling(nn.Module):
         level_channels: C_j of each level.
         rows: D; or a grid, [height, width] or [frames, height, width], for D = its size. With a
             grid, `to_video` returns M as a feature map.
-        scope: "clip": the positions of all frames compete for a row (the paper's aggregation over
-            time). "frame": those of one frame do, and each frame has its own M.
+        scope: "clip": a row is a softmax over positions of all frames (the paper's aggregation over
+            time). "frame": over positions of one frame, and each frame has its own M.
         fusion: Combines the scores of all levels by their "sum", "mean" or "max", or by a "learned"
             convex combination.
         down_sampling: "max" or "avg" pooling of earlier levels to the grid of the last one.
@@ -196,7 +196,7 @@ class PyramidPooling(nn.Module):
         return reduced, values
 
     def _frames(self, x: Level) -> Tensor:
-        """Makes each frame a clip of its own, if the scope is a frame."""
+        """Makes each frame a separate clip if scope="frame"."""
         return x.transpose(1, 2).flatten(0, 1).unsqueeze(2) if self.scope == "frame" else x
 
     @property

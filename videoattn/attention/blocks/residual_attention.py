@@ -71,7 +71,7 @@ class ResidualMask(nn.Module):
             "spatial" activation then uses the mean and std over all frames.
         gate_start: "half" (the paper) starts near out = 1.5·F. "identity" multiplies M by a learned
             scalar that starts at 0, so out = F exactly, which suits a trained backbone; the weights
-            of the mask get no gradient until the scalar has left 0. It needs `residual`.
+            of the mask get no gradient until the scalar is nonzero. Requires `residual`.
 
     Raises:
         ValueError: If an option is invalid; on forward, if clips are too short for `temporal_mask`.
@@ -221,7 +221,7 @@ class _Resize(nn.Module):
 class _Deconvolution(nn.Module):
     """A transposed convolution for each channel, to a grid of up to twice the height and width.
 
-    Cell i of the result is between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as pools with padding 1 have them.
+    Cell i of the result lies between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as in pools with padding 1.
     """
 
     def __init__(self, channels: int) -> None:
@@ -252,8 +252,8 @@ class MaskedStage(nn.Sequential):
 
     u = first(x), out = mask(u, F(u)). With several masks the blocks after the first are split into
     as many trunks, and the output of a mask is the u of the next. Children that are added later run
-    after the masks. The blocks keep their names, so the keys of the stage do not change; blocks
-    that read the output of the stage read that of the last mask.
+    after the masks. The blocks keep their names, so the keys of the state dict do not change.
+    Blocks that read the output of the stage read the output of the last mask.
     """
 
     runs_last_child = True

@@ -8,8 +8,8 @@
 | biases          | no                 | yes                   | no                                |
 | initialization  | Xavier             | PyTorch's default     | Xavier                            |
 
-"paper" is the text's formula. "authors" is the code of its published numbers, and the default. None
-scales its logits. The spectral norm of every convolution, which stabilizes a GAN, is an option.
+"paper" is the text's formula. "authors", the default, is the code of the published numbers. None of
+them scales the logits. An option adds spectral norm to every convolution, which stabilizes a GAN.
 Where we differ: the paper generates images; for videos, positions run over T·H·W, and the pooling
 is (1, 2, 2).
 """

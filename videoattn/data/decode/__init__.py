@@ -73,8 +73,8 @@ def decode(
         short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
             This is faster, but gives other pixels than cropping first.
         starts: The packets at which PyAV may start decoding in a file without timestamps.
-        square_pixels: Changes the width of frames whose pixels the file says are not square, so
-            that they look as in a player. Only PyAV does this.
+        square_pixels: If the pixels of the file are not square, rescale the width of its frames, as
+            a player does. Only PyAV supports this.
 
     Raises:
         DecodeError: If the file cannot be read, has too few frames, or the decoder is not exact for

@@ -122,7 +122,7 @@ def no_frame(source: VideoSource, error: FFmpegError | None) -> DecodeError:
 
 @cache
 def _noted() -> set[str]:
-    """The notes given in this process: each is given once."""
+    """The notes printed in this process. Each is printed once."""
     return set()
 
 

@@ -43,8 +43,8 @@ class PacketIndex(NamedTuple):
         times: The display time of each packet's frame, in ticks of the stream.
         keys: The packets at which decoding can start.
         unreferenced: The packets whose frames no other frame refers to.
-        flagged_keys: The packets that the container marks as key frames: `keys`, and perhaps
-            others at which decoding cannot start.
+        flagged_keys: The packets that the container marks as key frames: `keys`, and possibly
+            packets at which decoding cannot start.
     """
 
     packets: list[av.Packet]

@@ -39,7 +39,7 @@ from videoattn.data.decode.source import (
 )
 
 MAX_PIXEL_ASPECT = 16
-"""The most unequal sides of a pixel. Anamorphic video has ratios between 1 and 2."""
+"""Largest ratio of the sides of a pixel. Anamorphic video has ratios between 1 and 2."""
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Containers whose packets carry true presentation times; AVI and MPEG-PS only guess them.
@@ -103,8 +103,8 @@ class Video:
     def pixel_aspect(self) -> float:
         """The width of a pixel divided by its height, before rotation.
 
-        1 if the file states none, one that only damage explains, or one within 2 % of square:
-        encoders state 256:255 for sizes that they have rounded.
+        Returns 1 if the file states no ratio, an implausible ratio (damage), or a ratio within 2 %
+        of square: encoders write 256:255 for rounded sizes.
 
         Raises:
             DecodeError: If frames with square pixels would exceed the limit on pixels.

@@ -34,8 +34,8 @@ class UnitFacts(NamedTuple):
 
     @classmethod
     def of(cls, context: av.VideoCodecContext, packets: Sequence[av.Packet]) -> "UnitFacts | None":
-        """Returns the facts, or None if a packet is damaged, or the stream is spliced: a decoder
-        then drops frames that refer to frames before the splice."""
+        """Returns the facts, or None if a packet is damaged or the stream is spliced. After a
+        splice, a decoder drops frames that refer to earlier frames."""
         starts = np.array([packet.is_keyframe for packet in packets], dtype=bool)
         unreferenced = np.zeros(len(packets), dtype=bool)
         if context.name not in ("h264", "hevc"):
@@ -76,7 +76,7 @@ def _split(data: bytes, length_size: int) -> list[bytes] | None:
 
 
 def _is_h264_start(units: Sequence[bytes]) -> bool:
-    """Returns whether a packet is an IDR picture, or has intra slices alone and a recovery point
+    """Returns whether a packet is an IDR picture, or has only intra slices and a recovery point
     that states an exact match from this picture on."""
     kinds = [unit[0] & 31 for unit in units]
     if _H264_IDR in kinds:

@@ -230,7 +230,7 @@ def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
 def _check_each_once(
     root: Path, names: Sequence[str], paths: Sequence[str], rows: Sequence[int]
 ) -> None:
-    """Checks that no two names of a list are one file, which the list may spell in several ways."""
+    """Checks that a list does not name the same file twice, possibly with different spellings."""
     folders: dict[str, str] = {}
     first: dict[tuple[str, str], str] = {}
     for name, row in zip(names, rows, strict=True):

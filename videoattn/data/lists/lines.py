@@ -13,7 +13,7 @@ from videoattn.errors import did_you_mean
 _BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
 
 MAX_CLASSES = 100_000
-"""Most classes of a list that does not name them: its largest label is one less."""
+"""Largest number of classes of a list without class names. The largest label is one less."""
 
 Row = TypeVar("Row")
 

@@ -14,8 +14,8 @@ Columns = Literal[
     "path label", "path frames label", "path label ...", "path labels", "path frames labels"
 ]
 """The columns of a line. Lines are split from the right, since paths may contain blanks. "..."
-means further labels, which are ignored. "labels" are all labels of a video, such as 3;7, 3,7 or
-3 7, or names of classes, such as run;jump."""
+means further labels, which are ignored. "labels" are all labels of a video: numbers (3;7, 3,7 or 3
+7) or class names (run;jump)."""
 
 _EXAMPLES: dict[Columns, str] = {
     "path label": "'path label', e.g. 'a/b.mp4 3'",

@@ -119,7 +119,7 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
 
 
 def _aspect(video: Video, frame: av.VideoFrame) -> Fraction:
-    """Returns the ratio of the sides of the copy's pixels, with which it looks as the source."""
+    """Returns the pixel aspect ratio with which the copy is displayed like the source."""
     ratio = video.pixel_aspect
     return Fraction(1 / ratio if quarter_turns(frame) % 2 else ratio).limit_denominator(1000)
 

@@ -26,7 +26,7 @@ Sampler = Callable[[int, float, torch.Generator], Indices]
 _RATE, _CLIPS = {"target_fps"}, {"num_clips"}
 
 Table = dict[str, dict[str, tuple[Callable[..., Indices], set[str]]]]
-"""Arithmetic -> pattern -> (function, its options besides those that all have)."""
+"""Arithmetic -> pattern -> (function, its options in addition to the common ones)."""
 
 _TRAIN: Table = {
     "plain": {

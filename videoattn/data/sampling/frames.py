@@ -30,8 +30,8 @@ class ClipSpec(NamedTuple):
         num_frames: Frames of a clip.
         frame_stride: Distance between frames. Segments ignore it.
         num_clips: Evenly spaced clips.
-        target_fps: Spaces the frames as if every video had this rate. None is the rate of the
-            video. A video without a rate is treated as if it had the target rate.
+        target_fps: Frame rate at which the stride is measured. None: the rate of the video. A video
+            without a rate is assumed to have the target rate.
         keep_tail_frames: Also samples the frames after the last whole section (mmaction2).
         twice_sample: Takes twice as many clips (mmaction2).
         use_offset: Takes whole distances (PySlowFast's TEST.USE_OFFSET_SAMPLING).

@@ -39,7 +39,7 @@ class ShardDataset(ClipDataset):
         return _ahead(self._read(epoch, batches), _AHEAD)
 
     def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
-        """Returns a sample; without its video, reads its shard only for this sample."""
+        """Returns a sample. If its video is not loaded, reads the shard for this sample only."""
         epoch, index, *found = key
         video = found[0] if found else next(self.shards.read([index]))
         return video if isinstance(video, Failure) else self.sample(epoch, index, video)

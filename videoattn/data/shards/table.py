@@ -69,8 +69,8 @@ def expanded(pattern: str) -> list[str]:
 def tar_files(stream: Any, url: str) -> Iterator[dict[str, Any]]:
     """Yields the regular files of a tar stream as webdataset takes them.
 
-    Compressed and sparse files are refused, because a few bytes could fill the memory. Videos would
-    hardly shrink.
+    Compressed and sparse files are refused: a small file could exhaust memory, and compression
+    hardly shrinks videos.
 
     Args:
         stream: A file or the output of a command, as webdataset opens it.

@@ -111,7 +111,7 @@ def _plan(samples: Samples, max_bytes: int, note: Callable[[bytes], None]) -> li
 
 
 def _start(folder: Path, digest: str) -> None:
-    """Marks the folder as unfinished; a folder that is marked already must have the same digest."""
+    """Marks the folder as unfinished. If it is marked already, its digest must be the same."""
     marker = output_folder(folder) / _UNFINISHED
     if marker.is_file() and marker.read_bytes() != digest.encode():
         raise ValueError(

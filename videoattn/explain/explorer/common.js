@@ -1,4 +1,4 @@
-// What both pages use: elements, messages, the theme, a damaged file.
+// Shared by both pages: elements, messages, the theme, and the error of a damaged file.
 
 const $ = (id) => document.getElementById(id);
 
@@ -16,7 +16,7 @@ function say(text) {
 addEventListener("error", ({ message }) => $("problem").hidden && say(`This page has failed: ${message}`));
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
 
-/** Returns whether the page is dark: by its own switch, or else by the reader's system. */
+/** Returns whether the page is dark, as set by its switch or else by the reader's system. */
 function isDark() {
   const { theme } = document.documentElement.dataset;
   return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

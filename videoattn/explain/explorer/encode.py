@@ -1,4 +1,4 @@
-"""Stores maps as bytes for the page, which makes any row of any head from them.
+"""Encodes maps as bytes, from which the page computes any row of any head.
 
 | form  | content                                                | rows differ by  |
 | qk16  | queries and keys in float16                            | 2e-3            |
@@ -7,9 +7,9 @@
 | rows8 | square roots of weights in uint8, a scale for each row | 1.5e-2          |
 | rows16 | weights of both signs in float16, a scale for each row | 1e-3            |
 
-The distance of two rows is half of the sum of their absolute differences, divided by their mean
-absolute sum: the total variation distance if they are distributions. Rows in uint8 are square
-roots, because a linear scale loses the small weights of a peaked row. Numbers are little-endian.
+The distance of two rows is half the sum of their absolute differences, divided by their mean
+absolute sum. For distributions, this is the total variation distance. uint8 stores square roots,
+because a linear scale loses the small weights of a peaked row. Numbers are little-endian.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from videoattn.explain.choose import Summary, summarize
 from videoattn.explain.geometry import gate_weights
 
 LIMITS = {"qk32": 0.0, "qk16": 2e-3, "qk8": 2e-2}
-"""The largest distance of rows with which the form of a product is used."""
+"""The largest distance of rows that each form of a product may have."""
 NUM_SAMPLED = 64
 MOST_WEIGHTINGS = 32
 
@@ -60,7 +60,7 @@ class Encoder:
 
     @property
     def extra(self) -> int:
-        """The number of keys without a position; stored rows have their sum."""
+        """The number of keys without a position. Stored rows contain the sum of their weights."""
         if self.found.factors is not None:
             return self.found.factors.k.shape[2] - prod(self.found.grid_k)
         return int(self.found.elsewhere is not None)
@@ -70,7 +70,7 @@ class Encoder:
         return self._size(self.form)
 
     def meta(self, summary: Summary) -> dict[str, Any]:
-        """Returns what the page must know to read the bytes."""
+        """Returns the facts with which the page decodes the bytes."""
         factors = self.found.factors
         known: dict[str, Any] = {"form": self.form, "heads": self.num_heads, "extra": self.extra}
         known |= {"special": list(self.found.special), "normalized": self.found.normalized}
@@ -122,7 +122,7 @@ class Encoder:
         return size + tokens * factors.q.shape[3] * int(form[2:]) // 8
 
     def _fits(self, form: str) -> bool:
-        """Returns whether rows of the stored factors are as close as the form promises."""
+        """Returns whether rows of the stored factors are within the limit of the form."""
         if form == "qk32":
             return True
         factors = self.found.factors
@@ -133,7 +133,7 @@ class Encoder:
         return float(distances(exact, stored).max()) <= LIMITS[form]
 
     def _restored(self, form: str | None = None) -> Factors:
-        """Returns the factors as the page has them."""
+        """Returns the factors as the page decodes them."""
         assert self.found.factors is not None
         q, k, rule, scale = self.found.factors
         parts = [_restored(x, form or self.form) for x in (q, k)]
@@ -167,14 +167,14 @@ class Encoder:
 
 
 def distances(rows: Float[Tensor, "... P"], others: Float[Tensor, "... P"]) -> Float[Tensor, "..."]:
-    """Returns the distance of each two rows: see above; 0 for rows of zeros."""
+    """Returns the distance of each pair of rows (see above); 0 for rows of zeros."""
     rows, others = rows.double(), others.double()
     total = rows.abs().sum(-1) + others.abs().sum(-1)
     return (rows - others).abs().sum(-1) / total.clamp_min(1e-300)
 
 
 def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str, Any], bytes]:
-    """Returns what the page must know of a map without a query, and its bytes.
+    """Returns the facts and the bytes of a map without a query.
 
     Args:
         input_size: (height, width) of the network's input; boxes become fractions of it.
@@ -218,7 +218,7 @@ def summary_of(found: PairwiseMap) -> Summary:
 
 
 def _unit(x: Tensor) -> float:
-    """Returns the power of two that a tensor is divided by, so that float16 holds it."""
+    """Returns a power of two that scales a tensor into the range of float16."""
     most = float(x.abs().max())
     return 2.0 ** ceil(np.log2(most)) / 1024 if most > 0 else 1.0
 

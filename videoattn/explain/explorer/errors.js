@@ -1,7 +1,7 @@
 // The page of a run's test videos, the most wrong first, with a confusion matrix that filters them.
 
-const PAGE = 40; // videos that are listed at first, and with each "Show more"
-const MOST_CLASSES = 20; // in the matrix: those with the most errors
+const PAGE = 40; // number of videos listed at first, and added by each "Show more"
+const MOST_CLASSES = 20; // largest number of classes in the matrix; those with the most errors are shown
 const filter = { label: null, guess: null, all: false, count: PAGE };
 let strips = null; // the pictures of all videos, one after the other
 
@@ -32,8 +32,8 @@ function listItem(video) {
   const item = element("li"), line = element("p");
   const chance = (k, share) => `${className(k)} ${percent(share)}`;
   const right = video.label === video.guess;
-  line.append(element("b", `It is ${className(video.label)}`), ` (${percent(video.label_probability)}). `,
-    right ? "The network is right." : element("b", `It answers ${chance(video.guess, video.probability)}.`), " ");
+  line.append(element("b", `Ground truth: ${className(video.label)}`), ` (${percent(video.label_probability)}). `,
+    right ? "The prediction is correct." : element("b", `Prediction: ${chance(video.guess, video.probability)}.`), " ");
   if (video.explorer) line.append(element("a", "Explore this video", { href: video.explorer }));
   item.append(line);
   if (video.size && strips) {
@@ -47,7 +47,7 @@ function listItem(video) {
   return item;
 }
 
-/** Returns the classes of the matrix, in the order of the network's. */
+/** Returns the classes of the matrix, in the network's order. */
 function matrixClasses() {
   const errors = new Map();
   for (const { label, guess } of index.videos) {
@@ -61,7 +61,7 @@ function drawMatrix() {
   for (const { label, guess } of index.videos) counts.set(`${label} ${guess}`, (counts.get(`${label} ${guess}`) ?? 0) + 1);
   const most = Math.max(...counts.values(), 1);
   const some = classes.length < index.class_names.length ? ` The ${classes.length} classes with the most errors.` : "";
-  $("matrix-title").textContent = `Rows: what it is. Columns: what the network answers. A cell filters the list.${some}`;
+  $("matrix-title").textContent = `Rows: ground truth. Columns: prediction. Click a cell to filter the list.${some}`;
   const head = element("tr");
   head.append(element("th"), ...classes.map((k) => element("th", className(k), { scope: "col" })));
   const rows = classes.map((label) => {

@@ -12,7 +12,7 @@ from videoattn.files import write_whole
 from videoattn.types import Frames
 
 STRIP_FRAMES, STRIP_HEIGHT = 8, 96
-BUDGET = 32  # megabytes of strips; the videos after it have none
+BUDGET = 32  # megabytes of strips; further videos get none
 SCRIPTS = ("common.js", "words.js", "store.js", "paint.js", "errors.js")
 
 
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
     @property
     def wrongness(self) -> tuple[float, float]:
-        """Returns what the most wrong answer has most of: the excess of the guess over the truth,
+        """Returns the sort key of errors: the probability of the guess minus that of the truth,
         then the doubt about the truth."""
         return self.probability - self.label_probability, -self.label_probability
 
@@ -50,7 +50,7 @@ def write_errors(
     """Writes the page.
 
     Args:
-        answers: In the order of the page; frames may be decoded on the way.
+        answers: The answers in the order of the page; an iterator may decode frames lazily.
         run: The name of the run.
         about: A line about the run, such as its accuracy.
     """

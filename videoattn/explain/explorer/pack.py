@@ -1,9 +1,9 @@
 """Writes maps, frames and facts of clips, with the page that draws them, as one HTML file.
 
-The file has base64 chunks of at most 4 MiB, and after them an index in JSON. A map or the frames of
-a clip start a chunk. Chunks are written one by one, so memory holds one clip's maps. Everything
-that comes from a file name or a class name is in the index, whose markup is escaped, and the page
-shows it as text. Its content-security policy allows no connection.
+The file has base64 chunks of at most 4 MiB, and after them an index in JSON. Each map, and the
+frames of each clip, start a new chunk. Chunks are written one by one, so memory holds the maps of
+one clip. File names and class names are in the index only. The index escapes markup, and the page
+shows names as text. Its content-security policy allows no connection.
 """
 
 import base64
@@ -41,10 +41,10 @@ SCRIPTS = ("common.js", "words.js", "store.js", "paint.js", "state.js", "views.j
 
 
 class Budget(NamedTuple):
-    """What a file may hold.
+    """Limits on the content of a file.
 
     Args:
-        megabytes: Of maps and frames, before base64 makes them a third longer.
+        megabytes: Size of maps and frames before base64, which adds a third.
         num_clips: The number of archives that share it.
         layer: Maps whose names start with this come first.
         compact: Store queries and keys in int8.
@@ -57,10 +57,10 @@ class Budget(NamedTuple):
 
 
 def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -> list[str]:
-    """Writes the explorer of some clips, and returns what was left out of it.
+    """Writes the explorer of some clips, and returns a list of omissions.
 
     Args:
-        archives: Whole maps of one clip each, its frames, and about it: `video`, `numbers` and
+        archives: For each clip, its complete maps, its frames, and facts: `video`, `numbers` and
             `fps` of the frames, `run`, `network`, `input` (T, H, W), `classes` (pairs of name and
             probability, most likely first), `truth` or None, and `queries`: (frame, y, x, title,
             reason) in the network's input. Maps named "method/class" become one map with a choice
@@ -96,7 +96,7 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
 
 
 class Writer:
-    """Writes the page: the part before the data, chunks, the index, the scripts."""
+    """Writes the page: the HTML before the data, the chunks, the index, the scripts."""
 
     def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
@@ -129,7 +129,7 @@ def _text(name: str) -> str:
 
 
 def to_json(value: object) -> str:
-    """Returns JSON that is safe inside a script element: markup is escaped, NaN is null."""
+    """Returns JSON that is safe inside a script element: escapes markup, and writes NaN as null."""
     text = json.dumps(_finite(value), separators=(",", ":"))  # ASCII, so without U+2028 and U+2029
     return re.sub(r"[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -282,8 +282,8 @@ def _encoders(found: PairwiseMap, compact: bool) -> list[Encoder]:
 
 
 def by_importance(names: list[str], layer: str) -> list[str]:
-    """Sorts names of blocks: those that start with `layer`, the last block of each stage, and the
-    others; the last ones of the network first in each group."""
+    """Sorts names of blocks: names that start with `layer`, the last block of each stage, then the
+    others. In each group, deeper blocks come first."""
     last = {stage_of(name): name for name in names}
     named: Callable[[str], bool] = lambda name: bool(layer) and name.startswith(layer)  # noqa: E731
     key = {

@@ -1,10 +1,10 @@
-// Draws the state, and changes it when the reader acts.
+// Draws the state, and changes it on input.
 
 const COMMANDS = [
   ["click, drag", "choose the query; with Shift a second one"], ["\u2190 \u2191 \u2192 \u2193", "move the query by one place"],
   ["Page Up, Page Down", "move the query in time"], ["Home, End", "first, last frame"], ["Space", "play, pause"],
   ["[ ]", "previous, next map"], [", .", "previous, next head or class"], ["M", "mean of all heads"],
-  ["R", "where it looks / who looks here"], ["C", "compare with the next choice, or with nothing"],
+  ["R", "where it looks / who looks here"], ["C", "compare with the next choice, or end the comparison"],
   ["Escape", "one query only"], ["S, L, ?", "save a picture, copy the link, this help"],
 ];
 const FIELDS = ["scene", "map", "head", "frame", "scale", "curve", "opacity", "smooth", "rings", "how"]; // ids of controls
@@ -13,7 +13,7 @@ const GROUPS = [
   ["Gates, poolings and boxes", (map) => !map.grid_q && map.kind !== "cam"],
 ];
 let views = [];
-let preview = null; // the point under the mouse, drawn instead of the pinned ones
+let preview = null; // the point under the mouse, drawn instead of the pinned points
 let broken = ""; // why the frames cannot be drawn
 let made = ""; // what the lists and the strip were made for
 const timers = { play: 0, paint: 0, address: 0, voice: 0 };
@@ -61,7 +61,7 @@ function paint() {
   });
   const { amounts, clip } = views[0], most = Math.max(...(amounts ?? []).map(({ value }) => Math.abs(value)), 1e-12);
   const seen = $("strip").getBoundingClientRect(), tiles = [...$("strip").children].map((item) => item.firstElementChild);
-  const places = tiles.map((tile) => tile.getBoundingClientRect()); // all at once: writing between would cost a layout each
+  const places = tiles.map((tile) => tile.getBoundingClientRect()); // read all first: writes in between force layouts
   tiles.forEach((tile, frame) => {
     const amount = amounts?.[frame], [bar, text] = tile.lastElementChild.children;
     tile.setAttribute("aria-current", frame === state.frame);
@@ -93,7 +93,7 @@ function fillRows(body, rows) {
   }));
 }
 
-/** Fills what depends on the scene: title, lists, the strip. */
+/** Fills the parts that depend on the scene: title, lists, strip. */
 function makeScene({ scene, clip }) {
   const [name, probability] = scene.classes[0] ?? ["nothing", NaN];
   $("title").textContent = document.title = scene.video;
@@ -129,7 +129,7 @@ function makeScene({ scene, clip }) {
   }));
 }
 
-/** Returns the fewest columns with which all frames are on the screen; many frames scroll. */
+/** Returns the smallest number of columns that fits all frames on the screen; many frames scroll. */
 function columnsOf({ width, height, labels }) {
   const room = { width: $("strip").clientWidth - 20, height: 0.7 * innerHeight }, most = Math.max(Math.floor(room.width / 80), 2);
   const tall = (columns) => Math.ceil(labels.length / columns) * (views.length * (room.width / columns - 20) * (height / width) + 52);
@@ -138,7 +138,7 @@ function columnsOf({ width, height, labels }) {
   return columns;
 }
 
-/** Fills what depends on the map and the query. */
+/** Fills the parts that depend on the map and the query. */
 function fillControls(view) {
   const { map, clip, layers } = view, scale = layers.at(-1)?.scale, time = clip.labels[state.frame][2];
   $("head").parentElement.hidden = !map || map.heads === 1;
@@ -172,7 +172,7 @@ function fillControls(view) {
   }));
 }
 
-/** Returns what the map can be compared with: its other heads or classes, other maps, other runs. */
+/** Returns the choices for a comparison: other heads or classes, other maps, other runs. */
 function comparisons() {
   return index.scenes.flatMap((scene, number) => scene.maps.flatMap((map) => {
     const own = number === state.scene && map.name === state.map;
@@ -225,7 +225,7 @@ function drawChart({ map, layers: [{ values }] }) {
   $("channels").textContent = `Strongest channels: ${named(order.slice(0, 6))}. Weakest: ${named(order.slice(-6).reverse())}.`;
 }
 
-// ---- What the reader does ----
+// ---- Input ----
 
 function takePointer(canvas, frameOf) {
   const active = () => currentMap()?.grid_q, inside = (at) => Math.min(Math.max(at, 0), 1 - 1e-9);
@@ -284,7 +284,7 @@ async function copyLink() {
     await navigator.clipboard.writeText(addressOf());
     $("link").textContent = "Copied";
     setTimeout(() => { $("link").textContent = "Copy link"; }, 1500);
-  } catch { // the browser refuses: the reader copies it by hand
+  } catch { // if the browser refuses, the reader copies the link manually
     openManual();
     $("address").select();
   }
@@ -301,7 +301,7 @@ function download(blob, end) {
   setTimeout(() => URL.revokeObjectURL(href), 1000);
 }
 
-/** Draws what is on the screen, for print: title, one frame, legend, all frames, sentence. */
+/** Draws the screen as one picture: title, one frame, legend, all frames, sentence. */
 function picture() {
   const { clip } = views[0], gap = 16, width = 1600, columns = Math.min(clip.labels.length, 8), style = getComputedStyle(document.body);
   const shape = clip.height / clip.width, tile = (width - gap) / columns - gap, row = tile * shape + 40;

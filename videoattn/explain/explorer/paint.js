@@ -1,5 +1,5 @@
-// Weights -> colors over frames. The same scales, colors and cells as the contact sheets', whose
-// numbers are in the index.
+// Paints weights as colors over frames. Scales, colors and cells are those of the contact sheets;
+// the index holds their numbers.
 
 const palette = {
   ...index.palette,
@@ -44,7 +44,7 @@ function strengthOf(value, scale) {
   return Math.min(Math.max((scale.diverging ? Math.abs(beyond) : beyond) / (scale.top - scale.least), 0), 1);
 }
 
-/** Returns the displayed value of a weight: in units of the scale, and with roots of the distances from its least. */
+/** Returns the displayed value of a weight, in units of the scale; `root` takes roots of distances from its minimum. */
 function shownValue(weight, { unit, least, top, root }) {
   const beyond = weight / unit - least, reach = top - least;
   return least + (root ? Math.sign(beyond) * Math.sqrt(Math.abs(beyond) / reach) * reach : beyond);
@@ -91,7 +91,7 @@ function newCanvas(width, height) {
   return canvas;
 }
 
-/** Returns a frame with little color left, because its own could be mistaken for attention. */
+/** Returns a frame with reduced color, because strong colors could be mistaken for attention. */
 function faded(clip, frame) {
   const canvas = newCanvas(clip.width, clip.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -123,7 +123,7 @@ function paintFrame(canvas, view, frame, { opacity, smooth }) {
   for (const mark of view.marks) if (mark.frame === frame) paintMark(context, mark);
 }
 
-/** Darkens what is outside of a box, given in fractions of the frame; all zeros is no box. */
+/** Darkens the frame outside a box, which is given in fractions of the frame. All zeros: no box. */
 function paintBox(context, [top, left, bottom, right]) {
   const { width, height } = context.canvas;
   context.fillStyle = "rgba(0, 0, 0, 0.55)";

@@ -1,7 +1,7 @@
-// The state of the page: what a link restores.
+// The state of the page, which a link restores.
 //
 // `set` is the only function that changes it (except that dragging moves the last point). It repairs
-// what does not fit together, and returns a message about it. Nothing here draws.
+// inconsistent values, and returns a message about them. This file draws nothing.
 
 const clips = index.clips.map((clip) => ({ ...clip, pictures: [], faded: [] }));
 
@@ -51,7 +51,7 @@ function publicState() {
   return structuredClone({ ...others, queries });
 }
 
-/** Changes the state, and returns what could not be: those parts are replaced or unchanged. */
+/** Changes the state, and returns problems: invalid parts are replaced or left unchanged. */
 function change(changes) {
   const problems = [], { clip } = sceneOf(), first = !state.map;
   if (changes.scene !== undefined) {
@@ -78,14 +78,14 @@ function changeMap(changes, problems) {
   if (changes.map !== undefined) state.map = String(changes.map);
   if (!currentMap()) {
     const pairwise = maps.filter((map) => map.grid_q);
-    // A map in which half of all queries look at one place would teach a stranger nothing.
+    // Skips maps in which half of all queries look at one place: they show little.
     const shown = pairwise.findLast((map) => map.sink < 0.5) ?? pairwise.at(-1) ?? maps[0];
     if (changes.map !== undefined) {
       problems.push(`This clip has no map ${state.map}${shown ? `; ${shown.name} is shown` : ""}.`);
     }
     state.map = shown?.name ?? "";
   }
-  // A class of one map is no head of another.
+  // A class of one map is not a head of another.
   const kept = before === currentMap() || !(before?.head_names || currentMap()?.head_names) ? state.head : "mean";
   const head = headOf(currentMap(), changes.head ?? kept);
   if (changes.head !== undefined && String(head) !== String(changes.head)) {
@@ -116,7 +116,7 @@ function changePoints(changes, problems, moved) {
   if (!state.points.some((point) => queryOf(point, map) !== null)) state.points = [pointOf(0, map)];
 }
 
-/** Drops a comparison that makes no sense. */
+/** Drops an invalid comparison. */
 function checkCompare(problems) {
   const { scene: number, map: name, head } = state.compare, scene = sceneOf(number), map = scene && mapOf(scene, name);
   state.compare = map && scene.clip === sceneOf().clip ? { scene: Number(number), map: name, head: headOf(map, head) } : null;
@@ -131,7 +131,7 @@ function checkCompare(problems) {
   }
 }
 
-/** Returns an address that restores the state: words as they are, other values in JSON. */
+/** Returns an address that restores the state: strings as they are, other values as JSON. */
 function addressOf() {
   const words = Object.entries(publicState()).map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)]);
   return new URL(`#${new URLSearchParams(words)}`, location.href).href;

@@ -1,9 +1,9 @@
-// The maps of this file: base64 chunks -> bytes -> rows. Everything here is synchronous: a row is
-// made in milliseconds, so that no part of the page has to wait for another.
+// The maps of this file: base64 chunks -> bytes -> rows. All functions are synchronous: a row takes
+// milliseconds, so no part of the page waits for another.
 
 const MOST_DECODED = 256 * 2 ** 20; // bytes of decoded maps that stay in memory
 
-/** A problem that the reader of the page can understand; its message is shown. */
+/** An error whose message is shown to the reader. */
 class PageError extends Error {}
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
@@ -51,7 +51,7 @@ const fromHalf = (halves) => new Float32Array(halves.length).map((_, i) => HALVE
 const decoded = new Map(); // map of the index -> its arrays, the least recently used first
 let decodedBytes = 0;
 
-/** Returns the arrays of a map, decoded at the first use and when it was dropped since. */
+/** Returns the arrays of a map. Decodes them on first use, or again after they were dropped. */
 function arraysOf(map) {
   let arrays = decoded.get(map);
   decoded.delete(map);
@@ -108,7 +108,7 @@ function decode(map) {
   return arrays;
 }
 
-/** Returns which heads a choice ("mean", "max" or a number) stands for. */
+/** Returns the heads of a choice ("mean", "max" or a number). */
 function headsOf(map, head) {
   if (head !== "mean" && head !== "max") return [Number(head)];
   return Array.from({ length: map.heads }, (_, index) => index);
@@ -127,7 +127,7 @@ function joined(map, head, one) {
   return total;
 }
 
-/** Returns one query's weights over all keys: the grid's, then one entry for those without a place. */
+/** Returns one query's weights over the keys of the grid, then one entry for all keys without a place. */
 function rowOf(map, head, query) {
   return joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
 }

@@ -1,4 +1,4 @@
-// A view is what the canvases show of one map of one clip: {scene, clip, map, head} with
+// A view describes the drawing of one map of one clip: {scene, clip, map, head} with
 //   layers  {values, grid, scale}, one for each query; for a map without a query, one
 //   heat    a small picture for each moment; `boxes`: a box instead
 //   marks   rings and outlines over frames;  keys: the strongest cells
@@ -6,7 +6,7 @@
 
 const STRONGEST = 10;
 
-/** Returns one view, two to be shown side by side, or one of a difference. */
+/** Returns one view, two views to show side by side, or one view of a difference. */
 function makeViews(points) {
   const view = makeView(state, points), other = state.compare && makeView(state.compare, points);
   if (!other) return [view];
@@ -106,7 +106,7 @@ function addField(view) {
   });
 }
 
-/** Returns the difference of two views of one grid, in times the uniform weight where both have one. */
+/** Returns the difference of two views of one grid, in multiples of the uniform weight if both have one. */
 function differenceOf(view, other) {
   const [a, b] = [view.layers.at(-1), other.layers.at(-1)];
   if (!a || !b) return view;

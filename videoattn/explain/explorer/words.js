@@ -52,7 +52,7 @@ function momentShares(values, moments) {
   return masses.map((mass) => (total ? mass / total : 1 / moments));
 }
 
-/** Returns the share of each frame: frames that one moment covers share its weight equally. */
+/** Returns the share of each frame. The frames of a moment share its weight equally. */
 function frameShares(values, moments, clip) {
   const shares = momentShares(values, moments);
   const counts = [...shares.keys()].map((moment) => framesOf(moment, moments, clip).length);
@@ -62,7 +62,7 @@ function frameShares(values, moments, clip) {
   });
 }
 
-/** Returns the index of the largest value, or of the value whose `size` is largest. */
+/** Returns the index of the value with the largest `size`, by default of the largest value. */
 function indexOfMost(values, size = (value) => value) {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (size(values[i]) > size(values[best])) best = i;
@@ -77,7 +77,7 @@ function mapText(map, head) {
   return `${map.name} (${head === "max" ? `largest of ${map.heads} ${map.head_words}` : headName(map, head)})`;
 }
 
-/** Says where a query looks or, in reverse, from where a place is looked at. */
+/** Returns sentences about where a query looks or, if `reverse`, about the queries that look at a place. */
 function rowText({ map, head, clip }, { values, grid, query, elsewhere, name }, reverse) {
   const shares = momentShares(values, grid[0]), most = indexOfMost(shares), peak = indexOfMost(values, Math.abs);
   const cell = cellOf(peak, grid), who = `${name} of ${mapText(map, head)}`;
@@ -100,7 +100,7 @@ function rowText({ map, head, clip }, { values, grid, query, elsewhere, name }, 
   ].filter(Boolean).join(" ");
 }
 
-/** Says where the values of a map without a query are largest. */
+/** Returns a sentence about where the values of a map without a query are largest. */
 function fieldText({ map, head, clip }, { values, grid }) {
   const peak = indexOfMost(values), cell = cellOf(peak, grid), when = momentText(cell[0], grid[0], clip);
   const who = `${mapText(map, head)}: ${map.description}`;
