@@ -43,7 +43,7 @@ def test_every_command_takes_a_name(
     assert command("predict", SMALL, clip, "--top", 1, "--why") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1].endswith("%  zumba")  # the last class has the largest bias
-    assert out[2] == "  runs/pytorchvideo_c2d_r50/pictures/grows_why.png"
+    assert out[2] == f"  runs/pytorchvideo_c2d_r50/pictures/{clip.stem}_why.png"
     assert Path(out[2].strip()).is_file()
 
     Path("videos").mkdir()
@@ -55,7 +55,7 @@ def test_every_command_takes_a_name(
     assert (report["videos_labelled"], report["video_accuracy"]) == (1, 1.0)
 
     assert command("visualize", SMALL, clip, "--method", "cam") == 0
-    assert list(Path("runs/pytorchvideo_c2d_r50/pictures").glob("grows_cam_*.png"))
+    assert list(Path("runs/pytorchvideo_c2d_r50/pictures").glob(f"{clip.stem}_cam_*.png"))
 
     assert command("export", SMALL, "shared") == 0
     card = Path("shared/README.md").read_text()

@@ -137,7 +137,7 @@ def test_a_failure_in_the_middle_leaves_no_gap(
     num_cores: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the training process, whether in its own thread or in two more."""
-    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    monkeypatch.setattr("videoattn.data.loader.num_cores", lambda: num_cores)
     data = dataset(thirteen, on_error="skip")
     for i in (0, 5, 6, 11):  # the first of a batch, two in the middle, the last
         data.samples.path(i).write_bytes(b"")
@@ -158,7 +158,7 @@ def test_threads_of_one_process(
     num_cores: int, num_threads: int, thirteen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In these threads torch starts no others; its setting here does not change."""
-    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    monkeypatch.setattr("videoattn.data.loader.num_cores", lambda: num_cores)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     found: list[tuple[str, int]] = []
@@ -186,7 +186,7 @@ def test_threads_of_one_process(
 
 
 def test_no_thread_runs_after_an_error(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: 2)
+    monkeypatch.setattr("videoattn.data.loader.num_cores", lambda: 2)
     done: list[int] = []
 
     def failing(path: Path, wanted: np.ndarray, **options: Any) -> Frames:

@@ -193,7 +193,7 @@ def test_the_limit_without_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As many files hang at once as there are threads; the others are the same, bit for bit."""
-    monkeypatch.setattr("videoattn.data.loader._num_cores", lambda: num_cores)
+    monkeypatch.setattr("videoattn.data.loader.num_cores", lambda: num_cores)
     settings = {"shuffle": False, "num_workers": 0, "batch_size": 4}
     whole = list(loader(thirteen, **settings).epoch(1))
     names = ("01.mp4", "04.mp4", "07.mp4")

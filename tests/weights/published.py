@@ -63,7 +63,7 @@ def weights(shapes: Shapes) -> dict[str, Tensor]:
     found = {}
     for index, (key, shape) in enumerate(shapes.items()):
         if shape in ([400], [1000]):  # the classifier's bias
-            found[key] = torch.linspace(-1, 1, shape[0])
+            found[key] = torch.linspace(-100, 100, shape[0])  # above the rounding of logits
         elif key.endswith("num_batches_tracked"):
             found[key] = torch.tensor(0)
         elif len(shape) == 1:  # of a norm: scale, shift, mean or variance
