@@ -90,9 +90,9 @@ def test_every_published_model_downloads_loads_and_predicts(
     predictor = videoattn.load(name, overrides=small)
     assert server.requests == {path_of(name): 1}
     best, *others = predictor(clip)
-    assert best.name == predictor.class_names[-1]  # whose bias is the largest
     assert len(others) == len(predictor.class_names) - 1
-    assert best.probability > others[0].probability
+    last = dict([best, *others])[predictor.class_names[-1]]  # of the class with the largest bias
+    assert last == best.probability > others[-1].probability  # bfloat16 may make the best equal
     row = PUBLIC[name].preprocessing
     assert predictor.config.clip.mean == row.mean
     assert predictor.folder == Path("runs") / name.replace("/", "_")
