@@ -187,7 +187,8 @@ def test_options_without_effect_are_refused(
 def test_options_with_an_effect_are_accepted(name: str, options: dict[str, object]) -> None:
     attention = AttentionConfig(name, options=options)
     with torch.device("meta"):
-        make_model(ModelConfig("tsn_r18", {"dropout": 0.5}, attention=attention), 3)
+        model = make_model(ModelConfig("tsn_r18", {"dropout": 0.5}, attention=attention), 3)
+        assert any(isinstance(part, nn.Dropout) and part.p == 0.5 for part in model.modules())
         make_model(ModelConfig("i3d_r18", {"dropout": 0.0}, attention=attention), 3)
 
 
