@@ -10,21 +10,59 @@ _PATCH = 48  # pixels of an object's image: never shrunk more than twice, so tha
 _OVERSAMPLING = 4
 
 
-def object_picture(rng: np.random.Generator) -> Tensor:
-    """Draws a random shape with a two-colored texture and a dark outline: (4, P, P)."""
-    size = _PATCH * _OVERSAMPLING
-    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+def object_picture(rng: np.random.Generator, texture: int | None = None) -> Tensor:
+    """Draws a random shape with a two-colored texture and a dark outline: (4, P, P).
+
+    Args:
+        texture: 0 stripes, 1 checks, 2 dots, 3 rings, 4 sectors; drawn by default.
+    """
+    y, x = _axes()
     tall = y / rng.uniform(0.65, 0.9)  # longer than wide, so that the outline reveals a turn
     edge = torch.hypot(x, tall) / _outline(torch.atan2(tall, x), rng)  # 1 on the outline
     first, second = _two_colors(rng)
-    mixed = torch.where(_texture(x, y, rng)[None], first[:, None, None], second[:, None, None])
+    mixed = torch.where(_texture(x, y, rng, texture)[None], first[:, None, None], second[:, None, None])
     # With an off-center spot, no object looks the same after part of a turn.
     spot = torch.hypot(x - 0.45, y) < 0.24
     mixed = torch.where(spot, torch.ones(3, 1, 1) if rng.random() < 0.5 else mixed * 0.15, mixed)
     mixed = torch.where(edge > 0.86, mixed * 0.12, mixed)
-    inside = (edge < 1).float()
-    return F.avg_pool2d(torch.cat((mixed * inside, inside[None])), _OVERSAMPLING)
+    return _patch(mixed, edge < 1)
+
+
+def glyph_picture(shape: int, rgb: Tensor) -> Tensor:
+    """Draws a plain shape: (4, P, P). The shapes are in `SHAPES`.
+
+    Args:
+        rgb: The color, 0 to 1.
+    """
+    y, x = _axes()
+    far = torch.maximum(x.abs(), y.abs())
+    inside = (
+        torch.hypot(x, y) < 0.8,
+        far < 0.7,
+        (y < 0.65) & (x.abs() < 0.55 * (y + 0.85)),
+        (torch.minimum(x.abs(), y.abs()) < 0.28) & (far < 0.85),
+        x.abs() + y.abs() < 0.95,
+        (torch.hypot(x, y) < 0.85) & (torch.hypot(x, y) > 0.42),
+        (far < 0.98) & (far > 0.8),
+    )[shape]
+    return _patch(rgb[:, None, None].expand(-1, *x.shape), inside)
+
+
+SHAPES = ("disc", "square", "triangle", "cross", "diamond", "ring", "frame")
+
+
+def _axes() -> tuple[Tensor, Tensor]:
+    """Returns the coordinates y and x of an image before it is averaged to a patch."""
+    size = _PATCH * _OVERSAMPLING
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return y, x
+
+
+def _patch(colors: Tensor, inside: Tensor) -> Tensor:
+    """Averages an image (3, S, S) and its shape to a patch: RGB times alpha, and alpha."""
+    alpha = inside.float()
+    return F.avg_pool2d(torch.cat((colors * alpha, alpha[None])), _OVERSAMPLING)
 
 
 def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
@@ -37,11 +75,11 @@ def _outline(angle: Tensor, rng: np.random.Generator) -> Tensor:
     return 0.95 * (1 + depth * torch.cos(corners * angle)) / (1 + depth)
 
 
-def _texture(x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:
+def _texture(x: Tensor, y: Tensor, rng: np.random.Generator, kind: int | None) -> Tensor:
     """Draws a boolean pattern: stripes, checks, dots, rings or sectors."""
     turns = rng.uniform(1.0, 1.8)
     waves = torch.sin(np.pi * turns * x), torch.sin(np.pi * turns * y)
-    match int(rng.integers(5)):
+    match int(rng.integers(5)) if kind is None else kind:
         case 0:
             return waves[0] > 0
         case 1:
@@ -58,18 +96,18 @@ def _two_colors(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draws two saturated colors whose hues differ by at least a quarter of the circle."""
     hue = rng.random()
     other = hue + rng.uniform(0.25, 0.75)
-    return _color(hue, 0.85, rng.uniform(0.8, 1)), _color(other, 0.75, rng.uniform(0.55, 1))
+    return color(hue, 0.85, rng.uniform(0.8, 1)), color(other, 0.75, rng.uniform(0.55, 1))
 
 
-def _color(hue: float, saturation: float, value: float) -> Tensor:
+def color(hue: float, saturation: float, value: float) -> Tensor:
     """Returns RGB for a hue in turns, from the cosine palette, which is smoother than HSV."""
     wheel = 0.5 + 0.5 * torch.cos(2 * np.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
     return value * (1 - saturation * (1 - wheel))
 
 
-def background(num_frames: int, rng: np.random.Generator) -> Tensor:
-    """Draws three muted colors mixed by noise, under a panning camera: (T, 3, H, W)."""
-    dim, light, third = (_color(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
+def background(num_frames: int, rng: np.random.Generator, size: int = SIZE) -> Tensor:
+    """Draws three muted colors mixed by noise, under a panning camera: (T, 3, size, size)."""
+    dim, light, third = (color(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
     amount, other = (_noise(rng) for _ in range(2))
     canvas = torch.lerp(dim[:, None, None], light[:, None, None], amount)
     canvas = torch.lerp(canvas, third[:, None, None].expand_as(canvas), (other > 0.6) * 0.6)
@@ -79,9 +117,9 @@ def background(num_frames: int, rng: np.random.Generator) -> Tensor:
     for _ in range(2):
         sway = torch.sin(2 * np.pi * (rng.uniform(0.5, 1) * progress + rng.random()))
         pan.append(rng.uniform(-0.3, 0.3) * progress + 0.06 * sway)
-    axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
-    x = (axis[None, None, :] * 0.7 + pan[0][:, None, None]).expand(-1, SIZE, -1)
-    y = (axis[None, :, None] * 0.7 + pan[1][:, None, None]).expand(-1, -1, SIZE)
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    x = (axis[None, None, :] * 0.7 + pan[0][:, None, None]).expand(-1, size, -1)
+    y = (axis[None, :, None] * 0.7 + pan[1][:, None, None]).expand(-1, -1, size)
     grid = torch.stack((x, y), dim=-1)  # at most 0.91, so that it stays on the canvas
     return F.grid_sample(canvas.expand(num_frames, -1, -1, -1), grid, align_corners=False)
 

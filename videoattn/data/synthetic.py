@@ -139,8 +139,8 @@ def demo_clip(motion: str | tuple[str, str], *, seed: int, split: Split, number:
     states, rng = _draw_object(motion, seed, split, number)
     picture = background(len(states["x"]), rng)
     for _ in range(int(rng.integers(2, 5))):
-        _paint(picture, object_picture(rng), _drift(len(picture), rng))
-    _paint(picture, object_picture(rng), states)
+        paint(picture, object_picture(rng), _drift(len(picture), rng))
+    paint(picture, object_picture(rng), states)
     picture.mul_(255).round_().clamp_(0, 255)
     frames = picture.to(torch.uint8, memory_format=torch.channels_last)
     return DemoClip(frames, int(rng.choice(FRAME_RATES)))
@@ -181,7 +181,8 @@ def encode_clip(path: Path, clip: DemoClip) -> None:
     """Writes an H.264 file. The same frames give the same bytes."""
     with av.open(file_url(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
-        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+        stream.height, stream.width = clip.frames.shape[2:]
+        stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         # Without mbtree=0, x264 165 writes other bytes in every call, even with one thread.
         stream.options = {
@@ -220,10 +221,18 @@ def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
     }
 
 
-def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
-    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, H, W), in place."""
-    rows, columns = (_reach(states[name], states["size"]) for name in ("y", "x"))
-    axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
+    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, S, S), in place.
+
+    Args:
+        states: The object in each frame, as of `draw_states`.
+
+    Returns:
+        The alpha of the object, (T, S, S).
+    """
+    side = picture.shape[-1]
+    rows, columns = (_reach(states[name], states["size"], side) for name in ("y", "x"))
+    axis = (torch.arange(side) + 0.5) * (2 / side) - 1
     x = axis[None, None, columns] - states["x"][:, None, None]
     y = axis[None, rows, None] - states["y"][:, None, None]
     scale = torch.exp(-states["size"])[:, None, None]
@@ -232,11 +241,14 @@ def _paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> None:
     patches = patch.expand(len(picture), -1, -1, -1)
     layer = F.grid_sample(patches, grid, align_corners=False)
     picture[:, :, rows, columns].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
+    alpha = torch.zeros_like(picture[:, 0])
+    alpha[:, rows, columns] = layer[:, 3]
+    return alpha
 
 
-def _reach(center: Tensor, log_size: Tensor) -> slice:
+def _reach(center: Tensor, log_size: Tensor, side: int) -> slice:
     """Returns the range of pixels along one axis that the object covers in any frame."""
     radius = torch.exp(log_size) * 1.05  # interpolation blurs the edge by half a patch pixel
-    first = ((center - radius).min().item() + 1) * SIZE / 2
-    last = ((center + radius).max().item() + 1) * SIZE / 2
-    return slice(min(max(int(first), 0), SIZE - 1), min(max(int(last) + 1, 1), SIZE))
+    first = ((center - radius).min().item() + 1) * side / 2
+    last = ((center + radius).max().item() + 1) * side / 2
+    return slice(min(max(int(first), 0), side - 1), min(max(int(last) + 1, 1), side))

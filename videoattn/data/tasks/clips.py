@@ -1,0 +1,276 @@
+"""Generates diagnostic tasks: H.264 clips whose classes need attention, with the ground truth of it.
+
+| task | clip | class |
+| --- | --- | --- |
+| match | a glyph in a white frame, the cue; 10 frames without glyphs; four glyphs | the quadrant of the glyph that equals the cue |
+| match_unmarked | the same, and the cue has no white frame | the same |
+| track | equal dots on paths that cross; one is marked in the first two frames; in the last two the quadrants are colored | the color under the marked dot |
+| order | two flashes, a red disc and a cyan diamond, at least 8 frames apart; other glyphs flash between | which is first |
+| still | a textured object that rests | its texture |
+
+A clip has 16 frames, so that the cue and the candidates of `match` are more than 10 frames apart. A
+glyph is one of n identities, a color and a shape. Coordinates are those of `synthetic`.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoattn.data.pictures import SHAPES, background, color, glyph_picture, object_picture
+from videoattn.data.synthetic import Split, paint
+from videoattn.errors import one_of
+from videoattn.types import Frames
+
+NUM_FRAMES, SIDE, FRAME_RATE = 16, 128, 16
+COLORS, GLYPHS = 8, 6  # the last of SHAPES is the frame of a cue
+MOST_IDENTITIES = COLORS * GLYPHS
+QUADRANTS = {
+    "bottom_left": (-0.5, 0.5),
+    "bottom_right": (0.5, 0.5),
+    "top_left": (-0.5, -0.5),
+    "top_right": (0.5, -0.5),
+}
+"""Class -> the center (x, y) of its quadrant."""
+REGIONS = {"blue": (0.2, 0.3, 1.0), "green": (0.2, 0.9, 0.3), "red": (1.0, 0.25, 0.2),
+           "yellow": (1.0, 0.9, 0.2)}  # fmt: skip
+TEXTURES = {"checks": 1, "dots": 2, "rings": 3, "stripes": 0}
+EVENTS = {"cyan_diamond_first": 4, "red_disc_first": 0}
+"""Class -> the identity whose flash is first."""
+TASKS: dict[str, tuple[str, ...]] = {
+    "match": tuple(QUADRANTS),
+    "match_unmarked": tuple(QUADRANTS),
+    "track": tuple(REGIONS),
+    "order": tuple(EVENTS),
+    "still": tuple(TEXTURES),
+}
+"""Task -> its classes, sorted like class folders."""
+
+CUE, CANDIDATES = slice(0, 3), slice(13, 16)
+BETWEEN = slice(3, 13)
+MARKED, COLORED = slice(0, 2), slice(14, 16)
+FLASH, GAP = 2, 8  # frames of a flash; from the first flash to the second
+
+
+class TaskClip(NamedTuple):
+    """A clip and its truth.
+
+    Args:
+        frames: (T, 3, S, S), as they are encoded.
+        evidence: Whether a pixel shows what the query must find, (T, S, S).
+        distractors: Whether a pixel shows what could be taken for it.
+        query: (frame, y, x) of the pixel whose row of attention is compared with the evidence.
+    """
+
+    frames: Frames
+    evidence: Tensor
+    distractors: Tensor
+    query: tuple[int, int, int]
+
+
+@dataclass
+class Canvas:
+    """A picture (T, 3, S, S) that records which pixels show the evidence and the distractors.
+
+    The object that is drawn last covers the others, also in their masks.
+    """
+
+    picture: Tensor
+    shown: dict[str, Tensor] = field(default_factory=dict)
+
+    def draw(
+        self, role: str, patch: Tensor, states: dict[str, Tensor], frames: slice = slice(None)
+    ) -> None:
+        """Draws an object into some frames.
+
+        Args:
+            role: "evidence", "distractors", or another word for objects that are neither.
+            states: The object in each of these frames.
+        """
+        alpha = torch.zeros_like(self.picture[:, 0])
+        alpha[frames] = paint(self.picture[frames], patch, states)
+        for other in self.shown.values():
+            other.mul_(1 - alpha)
+        before = self.shown.setdefault(role, torch.zeros_like(alpha))
+        before.add_(alpha)
+
+    def mask(self, role: str) -> Tensor:
+        """Returns the pixels to which objects of the role contribute at least half."""
+        return self.shown.get(role, torch.zeros_like(self.picture[:, 0])) >= 0.5
+
+
+def task_clip(
+    task: str,
+    label: int,
+    *,
+    number: int,
+    split: Split = "train",
+    seed: int = 0,
+    identities: int = 8,
+    dots: int = 4,
+) -> TaskClip:
+    """Returns a clip as a pure function of the arguments.
+
+    Args:
+        task: A name in `TASKS`.
+        label: The index of the class.
+        number: The number of the clip in its split.
+        identities: `match` and `match_unmarked`: the number of different glyphs, 4 to 48.
+        dots: `track`: the number of dots, 2, 4 or 8.
+
+    Raises:
+        ValueError: If the task does not exist, or an argument is outside its range.
+    """
+    classes = TASKS[one_of("task", task, TASKS)]
+    if not 4 <= identities <= MOST_IDENTITIES:
+        raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
+    if dots not in (2, 4, 8):
+        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
+    key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
+    rng = np.random.default_rng(key)
+    canvas = Canvas(background(NUM_FRAMES, rng, SIDE))
+    name = classes[label]
+    match task:
+        case "match" | "match_unmarked":
+            query = _match(canvas, rng, name, identities, task == "match")
+        case "track":
+            query = _track(canvas, rng, name, dots)
+        case "order":
+            query = _order(canvas, rng, name)
+        case _:
+            query = _still(canvas, rng, name)
+    frame, x, y = query
+    pixels = canvas.picture.mul(255).round_().clamp_(0, 255)
+    return TaskClip(
+        pixels.to(torch.uint8, memory_format=torch.channels_last),
+        canvas.mask("evidence"),
+        canvas.mask("distractors"),
+        (frame, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)),
+    )
+
+
+def identity_picture(identity: int, brightness: float = 0.95) -> Tensor:
+    """Returns the glyph of an identity, (4, P, P): one of 8 colors, and one of 6 shapes.
+
+    The first 8 identities differ in color, the first 24 have 3 shapes of each color.
+    """
+    hue, row = identity % COLORS, identity // COLORS
+    return glyph_picture((hue + row) % GLYPHS, color(hue / COLORS, 0.95, brightness))
+
+
+_Query = tuple[int, float, float]
+
+
+def _match(
+    canvas: Canvas, rng: np.random.Generator, name: str, identities: int, marked: bool
+) -> _Query:
+    chosen = rng.choice(identities, 4, replace=False).tolist()
+    cue = _at(*rng.uniform(-0.6, 0.6, 2), size=rng.uniform(0.19, 0.25))
+    canvas.draw("evidence", _glyph(chosen[0], rng), _repeat(cue, CUE), CUE)
+    if marked:
+        frame = cue | {"size": cue["size"] + np.log(1.4)}
+        white = glyph_picture(SHAPES.index("frame"), torch.ones(3))
+        canvas.draw("evidence", white, _repeat(frame, CUE), CUE)
+    for _ in range(int(rng.integers(2, 4))):
+        canvas.draw("distractors", object_picture(rng), _move(rng, BETWEEN), BETWEEN)
+    others = iter(chosen[1:])
+    query = (0, 0.0, 0.0)
+    for quadrant, center in QUADRANTS.items():
+        x, y = (at + rng.uniform(-0.15, 0.15) for at in center)
+        state = _repeat(_at(x, y, size=rng.uniform(0.19, 0.25)), CANDIDATES)
+        if quadrant == name:
+            query = (CANDIDATES.stop - 1, x, y)
+            canvas.draw("query", _glyph(chosen[0], rng), state, CANDIDATES)
+        else:
+            canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
+    return query
+
+
+def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Query:
+    regions = [str(region) for region in rng.permutation(list(REGIONS))]
+    for region, (x, y) in zip(regions, QUADRANTS.values(), strict=True):
+        rows, columns = (slice(*((0, 64) if at < 0 else (64, 128))) for at in (y, x))
+        tint = torch.tensor(REGIONS[region])[:, None, None]
+        canvas.picture[COLORED, :, rows, columns].lerp_(tint, 0.6)
+    # As many dots end in each quadrant; of two dots, each in another one.
+    own = regions.index(name)
+    ends = [own, *(quadrant for quadrant in rng.permutation(4).tolist() if quadrant != own)]
+    centers = [list(QUADRANTS.values())[end] for end in (ends * 2)[:dots]]
+    paths = [_path(rng, np.array(center) + rng.uniform(-0.3, 0.3, 2)) for center in centers]
+    size = torch.full((NUM_FRAMES,), np.log(rng.uniform(0.11, 0.14)))
+    white, black = (glyph_picture(SHAPES.index("disc"), torch.full((3,), v)) for v in (1.0, 0.0))
+    mark = glyph_picture(SHAPES.index("disc"), torch.tensor([1.0, 0.1, 0.9]))
+    for index in rng.permutation(dots).tolist():
+        role = "distractors" if index else "evidence"
+        states = paths[index] | {"size": size, "angle": torch.zeros(NUM_FRAMES)}
+        canvas.draw(role, black, states | {"size": size + np.log(1.25)})
+        canvas.draw(role, white, states)
+        if not index:
+            first = {key: state[MARKED] for key, state in states.items()}
+            canvas.draw(role, mark, first | {"size": first["size"] - np.log(1.3)}, MARKED)
+    canvas.shown["evidence"][-1] = 0  # the query itself
+    return NUM_FRAMES - 1, float(paths[0]["x"][-1]), float(paths[0]["y"][-1])
+
+
+def _order(canvas: Canvas, rng: np.random.Generator, name: str) -> _Query:
+    first = int(rng.integers(0, NUM_FRAMES - FLASH - GAP + 1))
+    second = int(rng.integers(first + GAP, NUM_FRAMES - FLASH + 1))
+    between = rng.integers(first + FLASH, second - FLASH + 1, int(rng.integers(1, 4)))
+    others = [identity for identity in range(COLORS) if identity not in EVENTS.values()]
+    for start in between.tolist():
+        _flash(canvas, rng, "distractors", int(rng.choice(others)), start)
+    identities = EVENTS[name], sum(EVENTS.values()) - EVENTS[name]
+    _flash(canvas, rng, "evidence", identities[0], first)
+    return second, *_flash(canvas, rng, "query", identities[1], second)
+
+
+def _still(canvas: Canvas, rng: np.random.Generator, name: str) -> _Query:
+    x, y = rng.uniform(-0.5, 0.5, 2).tolist()
+    state = _at(x, y, size=rng.uniform(0.3, 0.45), angle=rng.uniform(-np.pi, np.pi))
+    every = slice(0, NUM_FRAMES)
+    canvas.draw("evidence", object_picture(rng, TEXTURES[name]), _repeat(state, every))
+    return NUM_FRAMES - 1, x, y
+
+
+def _glyph(identity: int, rng: np.random.Generator) -> Tensor:
+    return identity_picture(identity, rng.uniform(0.85, 1.0))
+
+
+def _flash(
+    canvas: Canvas, rng: np.random.Generator, role: str, identity: int, start: int
+) -> tuple[float, float]:
+    x, y = rng.uniform(-0.7, 0.7, 2).tolist()
+    frames = slice(start, start + FLASH)
+    state = _repeat(_at(x, y, size=rng.uniform(0.19, 0.25)), frames)
+    canvas.draw(role, _glyph(identity, rng), state, frames)
+    return x, y
+
+
+def _at(x: float, y: float, *, size: float, angle: float = 0.0) -> dict[str, float]:
+    return {"x": x, "y": y, "size": float(np.log(size)), "angle": angle}
+
+
+def _repeat(state: dict[str, float], frames: slice) -> dict[str, Tensor]:
+    return {name: torch.full((frames.stop - frames.start,), x) for name, x in state.items()}
+
+
+def _move(rng: np.random.Generator, frames: slice) -> dict[str, Tensor]:
+    """Draws the states of an object that crosses the frame on a line."""
+    progress = torch.linspace(0, 1, frames.stop - frames.start)
+    (x0, y0), (x1, y1) = rng.uniform(-1, 1, (2, 2))
+    state = _at(0, 0, size=rng.uniform(0.12, 0.2), angle=rng.uniform(-np.pi, np.pi))
+    line = {"x": x0 + (x1 - x0) * progress, "y": y0 + (y1 - y0) * progress}
+    return _repeat(state, frames) | line
+
+
+def _path(rng: np.random.Generator, end: np.ndarray) -> dict[str, Tensor]:
+    """Draws a smooth path from anywhere in the frame to `end` (x, y)."""
+    progress = torch.linspace(0, 1, NUM_FRAMES)
+    path = {}
+    for name, last in zip(("x", "y"), end.tolist(), strict=True):
+        first = rng.uniform(-0.8, 0.8)
+        bends = sum(rng.normal(0, 0.3 / k) * torch.sin(np.pi * k * progress) for k in (1, 2, 3))
+        path[name] = (first + (last - first) * progress + bends).clamp(-0.85, 0.85)
+    return path
