@@ -43,7 +43,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"strings", "transforms", "sampling", "balance", "pictures"},
         {"decode", "workers"},
         {"lists", "prepare"},
-        {"dataset", "shards", "synthetic"},
+        {"dataset", "shards", "synthetic", "tasks"},
         {"loader"},
     ],
 }

@@ -20,7 +20,9 @@ def object_picture(rng: np.random.Generator, texture: int | None = None) -> Tens
     tall = y / rng.uniform(0.65, 0.9)  # longer than wide, so that the outline reveals a turn
     edge = torch.hypot(x, tall) / _outline(torch.atan2(tall, x), rng)  # 1 on the outline
     first, second = _two_colors(rng)
-    mixed = torch.where(_texture(x, y, rng, texture)[None], first[:, None, None], second[:, None, None])
+    mixed = torch.where(
+        _texture(x, y, rng, texture)[None], first[:, None, None], second[:, None, None]
+    )
     # With an off-center spot, no object looks the same after part of a turn.
     spot = torch.hypot(x - 0.45, y) < 0.24
     mixed = torch.where(spot, torch.ones(3, 1, 1) if rng.random() < 0.5 else mixed * 0.15, mixed)

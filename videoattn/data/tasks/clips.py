@@ -1,15 +1,16 @@
-"""Generates diagnostic tasks: H.264 clips whose classes need attention, with the ground truth of it.
+"""Draws the clips of diagnostic tasks, which need attention, and the truth of where to look.
 
-| task | clip | class |
-| --- | --- | --- |
-| match | a glyph in a white frame, the cue; 10 frames without glyphs; four glyphs | the quadrant of the glyph that equals the cue |
-| match_unmarked | the same, and the cue has no white frame | the same |
-| track | equal dots on paths that cross; one is marked in the first two frames; in the last two the quadrants are colored | the color under the marked dot |
-| order | two flashes, a red disc and a cyan diamond, at least 8 frames apart; other glyphs flash between | which is first |
-| still | a textured object that rests | its texture |
+- match: a glyph in a white frame, the cue; 10 frames without glyphs; then a glyph in each quadrant.
+  The class is the quadrant of the glyph that equals the cue.
+- match_unmarked: the same, but the cue has no white frame.
+- track: equal dots on paths that cross. One is marked in the first two frames; in the last two, the
+  quadrants are colored. The class is the color under the marked dot.
+- order: flashes of a red disc and a cyan diamond, at least 8 frames apart, with other glyphs
+  between them. The class is the first of the two.
+- still: a textured object that rests. The class is its texture.
 
-A clip has 16 frames, so that the cue and the candidates of `match` are more than 10 frames apart. A
-glyph is one of n identities, a color and a shape. Coordinates are those of `synthetic`.
+Clips have 16 frames. A glyph is one of n identities: a color and a shape. Coordinates are (x, y)
+from -1 to 1 with y pointing down, as in `synthetic`.
 """
 
 from dataclasses import dataclass, field
@@ -260,7 +261,7 @@ def _move(rng: np.random.Generator, frames: slice) -> dict[str, Tensor]:
     """Draws the states of an object that crosses the frame on a line."""
     progress = torch.linspace(0, 1, frames.stop - frames.start)
     (x0, y0), (x1, y1) = rng.uniform(-1, 1, (2, 2))
-    state = _at(0, 0, size=rng.uniform(0.12, 0.2), angle=rng.uniform(-np.pi, np.pi))
+    state = _at(0.0, 0.0, size=rng.uniform(0.12, 0.2), angle=rng.uniform(-np.pi, np.pi))
     line = {"x": x0 + (x1 - x0) * progress, "y": y0 + (y1 - y0) * progress}
     return _repeat(state, frames) | line
 

@@ -1,7 +1,10 @@
 """Writes the clips of a diagnostic task and their truth, and reads the truth."""
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +13,19 @@ import torch
 from torch import Tensor
 
 from videoattn.data.synthetic import DemoClip, Split, encode_clip
-from videoattn.data.tasks.clips import FRAME_RATE, SIDE, TASKS, task_clip
-from videoattn.errors import one_of
+from videoattn.data.tasks.clips import FRAME_RATE, TASKS, TaskClip, task_clip
+from videoattn.errors import first_few, one_of
 from videoattn.files import read_arrays, write_whole
+
+MOST_BYTES = 2**32
+_ARRAYS = ("paths", "queries", "masks")
 
 
 class Truth(NamedTuple):
     """The ground truth of one split.
 
     Args:
-        paths: The clips, such as "top_left/00003.mp4", sorted.
+        paths: (N,), the clips, such as "top_left/00003.mp4", sorted.
         queries: (N, 3), frame, y and x in pixels of the clip.
         packed: (2, N, T, S, S / 8), the masks of evidence and distractors, 8 pixels to a byte.
     """
@@ -51,14 +57,12 @@ def write_task(
     on_clip: Callable[[Path], None] | None = None,
     **options: int,
 ) -> list[Path]:
-    """Writes `root/{train,test}/<class>/<number>.mp4`, and the truth of each split.
-
-    `root/train.npz` and `root/test.npz` hold the truth; see `read_truth`.
+    """Writes `root/{train,test}/<class>/<number>.mp4`, and the truth to `root/{train,test}.npz`.
 
     The same arguments write the same frames and the same truth.
 
     Args:
-        num_train, num_test: Clips per split; the classes have equally many, or one more.
+        num_train, num_test: Clips per split. Classes have equally many, or differ by one.
         on_clip: Called with each finished path, in order, for example to show progress.
         options: `identities` and `dots` of `task_clip`.
 
@@ -69,28 +73,41 @@ def write_task(
     splits: dict[Split, int] = {"train": num_train, "test": num_test}
     for split, count in splits.items():
         if count < len(classes):
-            raise ValueError(f"num_{split}: got {count}; need at least 1 per class, {len(classes)}")
+            raise ValueError(
+                f"num_{split}: got {count}; need at least {len(classes)}, one per class"
+            )
+
+    def draw(split: Split, name: str) -> TaskClip:
+        path = root / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        label, number = classes.index(path.parent.name), int(path.stem)
+        clip = task_clip(task, label, number=number, split=split, seed=seed, **options)
+        encode_clip(path, DemoClip(clip.frames, FRAME_RATE))
+        return clip
+
     written = []
     for split, count in splits.items():
         names = sorted(f"{classes[n % len(classes)]}/{n:05d}.mp4" for n in range(count))
-
-        def write(name: str, split: Split = split) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-            path = root / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            label, number = classes.index(path.parent.name), int(path.stem)
-            clip = task_clip(task, label, number=number, split=split, seed=seed, **options)
-            encode_clip(path, DemoClip(clip.frames, FRAME_RATE))
-            return clip.evidence, clip.distractors, clip.query
-
-        truth = []
+        queries, masks = [], []
         with ThreadPoolExecutor(num_threads) as pool:
-            for name, (evidence, distractors, query) in zip(names, pool.map(write, names), strict=True):
-                truth.append((np.packbits(evidence, -1), np.packbits(distractors, -1), query))
+            clips = pool.map(draw, [split] * count, names)
+            for name, clip in zip(names, clips, strict=True):
+                queries.append(clip.query)
+                masks.append(np.packbits(torch.stack([clip.evidence, clip.distractors]), axis=-1))
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        _write_truth(root / f"{split}.npz", names, truth)
+        _write_truth(root / f"{split}.npz", names, queries, masks)
     return written
+
+
+def _write_truth(
+    path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
+) -> None:
+    content = BytesIO()
+    arrays = (np.array(names), np.array(queries), np.stack(masks, axis=1))
+    np.savez_compressed(content, **dict(zip(_ARRAYS, arrays, strict=True)))
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_truth(path: Path) -> Truth:
@@ -99,5 +116,13 @@ def read_truth(path: Path) -> Truth:
     Raises:
         ValueError: If the file is damaged, too large, or not the truth of a task.
     """
-    arrays = read_arrays(path)
-    return Truth([str(name) for name in arrays["paths"]], arrays["queries"], arrays["masks"])
+    try:
+        arrays = read_arrays(path, most=MOST_BYTES, names=_ARRAYS)
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write the task again") from error
+    paths, queries, masks = (arrays.get(name, np.zeros(0)) for name in _ARRAYS)
+    count = len(paths)
+    shapes = queries.shape == (count, 3) and masks.shape[:2] == (2, count) and masks.ndim == 5
+    if not shapes or paths.dtype.kind != "U" or masks.dtype != np.uint8:
+        raise ValueError(f"{path} is not the truth of a task; write the task again")
+    return Truth(paths.tolist(), queries, masks)
