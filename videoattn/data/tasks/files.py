@@ -59,10 +59,9 @@ def write_task(
 ) -> list[Path]:
     """Writes `root/{train,test}/<class>/<number>.mp4`, and the truth to `root/{train,test}.npz`.
 
-    The same arguments write the same frames and the same truth.
-
     Args:
         num_train, num_test: Clips per split. Classes have equally many, or differ by one.
+        seed: The same arguments write the same frames and the same truth.
         on_clip: Called with each finished path, in order, for example to show progress.
         options: `identities` and `dots` of `task_clip`.
 
@@ -72,10 +71,9 @@ def write_task(
     classes = TASKS[one_of("task", task, TASKS)]
     splits: dict[Split, int] = {"train": num_train, "test": num_test}
     for split, count in splits.items():
-        if count < len(classes):
-            raise ValueError(
-                f"num_{split}: got {count}; need at least {len(classes)}, one per class"
-            )
+        if (least := len(classes)) > count:
+            raise ValueError(f"num_{split}: got {count}; need at least {least}, one per class")
+    written = []
 
     def draw(split: Split, name: str) -> TaskClip:
         path = root / split / name
@@ -85,7 +83,6 @@ def write_task(
         encode_clip(path, DemoClip(clip.frames, FRAME_RATE))
         return clip
 
-    written = []
     for split, count in splits.items():
         names = sorted(f"{classes[n % len(classes)]}/{n:05d}.mp4" for n in range(count))
         queries, masks = [], []
@@ -93,7 +90,7 @@ def write_task(
             clips = pool.map(draw, [split] * count, names)
             for name, clip in zip(names, clips, strict=True):
                 queries.append(clip.query)
-                masks.append(np.packbits(torch.stack([clip.evidence, clip.distractors]), axis=-1))
+                masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
