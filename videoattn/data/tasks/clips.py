@@ -168,7 +168,7 @@ def _match(
     canvas: Canvas, rng: np.random.Generator, name: str, identities: int, marked: bool
 ) -> _Query:
     chosen = rng.choice(identities, 4, replace=False).tolist()
-    cue = _at(*rng.uniform(-0.6, 0.6, 2), size=rng.uniform(0.19, 0.25))
+    cue = _at(*rng.uniform(-0.5, 0.5, 2), size=rng.uniform(0.26, 0.34))
     canvas.draw("evidence", _glyph(chosen[0], rng), _repeat(cue, CUE), CUE)
     if marked:
         frame = cue | {"size": cue["size"] + np.log(1.4)}
@@ -179,8 +179,8 @@ def _match(
     others = iter(chosen[1:])
     query = (0, 0.0, 0.0)
     for quadrant, center in QUADRANTS.items():
-        x, y = (at + rng.uniform(-0.15, 0.15) for at in center)
-        state = _repeat(_at(x, y, size=rng.uniform(0.19, 0.25)), CANDIDATES)
+        x, y = (at + rng.uniform(-0.12, 0.12) for at in center)
+        state = _repeat(_at(x, y, size=rng.uniform(0.26, 0.34)), CANDIDATES)
         if quadrant == name:
             query = (CANDIDATES.stop - 1, x, y)
             canvas.draw("query", _glyph(chosen[0], rng), state, CANDIDATES)
