@@ -34,11 +34,11 @@ def test_kernels_and_strides() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "frames"), [("c2d", 2), ("slow", 9), ("i3d", 23)])
+@pytest.mark.parametrize(("kind", "frames"), [("c2d", 2), ("slow", 9), ("i3d", 22)])
 def test_the_temporal_extent_of_networks(kind: str, frames: int) -> None:
     """C2D has a pool of two frames only. Slow has four convolutions of three frames. I3D has 5 in
     the stem and 3 in both blocks of layer1: 9 frames, 10 of a pooled one, and 2 more on each side
-    for each of the three later convolutions: 10 + 3 * 4 = 22, which reads 22 frames."""
+    for each of the three later convolutions: 10 + 3 * 4 = 22."""
     model = ResNet3d(kind, depth=18, num_classes=2, width=4)
     found = receptive_field(model, (32, 32, 32), "layer4")
     assert found[0] == frames

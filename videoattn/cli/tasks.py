@@ -1,20 +1,40 @@
-"""`videoattn tasks`: writes diagnostic tasks, whose clips show where a network has to look."""
+"""`videoattn tasks`: writes diagnostic tasks, and compares the maps of a network with the truth."""
 
+import json
 import os
+import statistics
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from torch import Tensor
 
+from videoattn.attention.maps import PairwiseMap
+from videoattn.attention.record import record_attention
+from videoattn.cli.arguments import Device, Overrides, Recipe, Run
+from videoattn.cli.clip import Clip, read_clip
 from videoattn.data.tasks.clips import TASKS
-from videoattn.data.tasks.files import write_task
+from videoattn.data.tasks.files import read_truth, write_task
+from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import one_of
-from videoattn.files import require_empty
+from videoattn.explain import truth as scores
+from videoattn.files import require_empty, write_text
+from videoattn.models import info
+from videoattn.models.extent import receptive_field
+from videoattn.recipe.config import AttentionConfig
 from videoattn.recipe.console import show
+from videoattn.recipe.folder import remembered_data
+from videoattn.recipe.load import load
+from videoattn.recipe.model import make_model
+from videoattn.recipe.run import Predictor
+from videoattn.recipe.run import load as load_run
 
 app = typer.Typer(
-    help="Write diagnostic tasks, with the ground truth of where to look.",
+    help="Write diagnostic tasks, and compare maps with the truth of where to look.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -22,11 +42,6 @@ app = typer.Typer(
 
 OPTIONS = {"match": "identities", "match_unmarked": "identities", "track": "dots"}
 """Task -> the option that makes it harder."""
-
-
-@app.callback()
-def main() -> None:
-    """Keeps `write` a subcommand."""
 
 
 @app.command()
@@ -79,3 +94,91 @@ def write(
     show(
         f"{folder}: {train:,} training clips and {test:,} test clips of {len(TASKS[name])} classes"
     )
+
+
+@app.command()
+def truth(
+    run: Run,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of the task; the run's own if not given.")
+    ] = None,
+    videos: Annotated[int, typer.Option(min=1, help="Number of test clips, spread evenly.")] = 100,
+    device: Device = "auto",
+) -> None:
+    """Compare the pairwise maps of a network with the ground truth of a task.
+
+    For the query of each test clip: the share of its row on the evidence (mass) and on the
+    distractors, beside their shares of the clip, and how often the highest cell meets the evidence
+    (pointing), beside chance. Correctly and wrongly classified clips are separate rows. Also writes
+    RUN/truth.json.
+    """
+    predictor = load_run(run, resolve_device(device), data=remembered_data(run))
+    root = data or Path(predictor.config.data.root or "")
+    known = read_truth(root / "test.npz")
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    step = max(len(known.paths) // videos, 1)
+    for path, query in list(zip(known.paths, known.queries.tolist(), strict=True))[::step][:videos]:
+        clip = read_clip(predictor, root / "test" / path)
+        maps, label = _query_maps(predictor, clip, query)
+        is_correct = predictor.class_names[label] == path.split("/")[0]
+        for name, row in maps.items():
+            key = f"{name}, {'correct' if is_correct else 'wrong'}"
+            rows[key].append(_compare(row, known.masks(path)))
+    table = {
+        key: {"clips": len(found)}
+        | {name: statistics.fmean(row[name] for row in found) for name in found[0]}
+        for key, found in sorted(rows.items())
+    }
+    for key, row in table.items():
+        show(
+            f"{key} ({row['clips']} clips): evidence {100 * row['mass']:.1f} % "
+            f"(area {100 * row['area']:.1f} %), distractors {100 * row['distractor_mass']:.1f} % "
+            f"({100 * row['distractor_area']:.1f} %), pointing {100 * row['pointing']:.1f} % "
+            f"(chance {100 * row['chance']:.1f} %)"
+        )
+    write_text(predictor.folder / "truth.json", json.dumps(table, indent=1))
+
+
+@app.command()
+def field(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Print the receptive field of each stage of a recipe's network, without its attention.
+
+    A position of a stage with fewer frames than a task's gap cannot relate the two ends of the gap.
+    """
+    config = load(recipe, ["data.root=x", *(overrides or ())])
+    plain = replace(config.model, attention=AttentionConfig(), weights=None)
+    model = make_model(plain, num_classes=2)
+    size = config.clip.num_frames, config.clip.height, config.clip.width
+    for stage in info(model).stages:
+        frames, height, width = receptive_field(model, size, stage)
+        show(f"{stage}: {frames} of {size[0]} frames, {height} x {width} of {size[1]} x {size[2]}")
+
+
+def _query_maps(
+    predictor: Predictor, clip: Clip, query: list[int]
+) -> tuple[dict[str, Tensor], int]:
+    """Returns each block's row (T', H', W') for a query (frame, y, x), and the predicted class."""
+    frame, y, x = query
+    position = clip.to_input(clip.pixel((frame, x, y)))
+    with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
+        label = int(predictor.model(clip.video).argmax())
+    found = {name: m for name, m in maps.items() if isinstance(m, PairwiseMap)}
+    if not found:
+        raise ValueError(
+            f"{predictor.folder} has no pairwise map, and the truth is about queries; choose a run "
+            "with non_local, cross_layer, sagan, similarity or stand_alone"
+        )
+    return {name: m.weights[0, 0] for name, m in found.items()}, label
+
+
+def _compare(row: Tensor, masks: Tensor) -> dict[str, float]:
+    evidence, distractors = masks.double()
+    frames, height, width = row.shape
+    return {
+        "mass": float(scores.mass(row, evidence)),
+        "area": float(evidence.mean()),
+        "distractor_mass": float(scores.mass(row, distractors)),
+        "distractor_area": float(distractors.mean()),
+        "pointing": float(scores.pointing(row, evidence)),
+        "chance": float(scores.pointing_chance(evidence, (frames, height, width))),
+    }

@@ -1,0 +1,87 @@
+"""`videoattn tasks`: writes a task, and compares the maps of a run with its truth."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_commands import command, refused
+from videoattn.recipe.experiment import train
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks") / "match"
+    words = ["--train", "4", "--test", "4", "--identities", "24", "--seed", "2", "--workers", "1"]
+    assert command("tasks", "write", "match", folder, *words) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(task: Path) -> Path:
+    path = task.parent / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\ndata: {{root: {task}, num_workers: 0}}\n"
+        "clip: {num_frames: 16, frame_stride: 1, height: 32, width: 32}\n"
+        "augment: {flip: false}\ntest: {short_side: 32}\n"
+        "model: {name: c2d_r18, options: {width: 4},\n"
+        "  attention: {name: non_local, options: {key_pool: null}}}\n"
+        "train: {num_epochs: 1, batch_size: 4, validate_every: 0}\n"
+    )
+    return path
+
+
+def test_write(task: Path) -> None:
+    assert len(list(task.glob("train/*/*.mp4"))) == len(list(task.glob("test/*/*.mp4"))) == 4
+    assert (task / "train.npz").is_file()
+    assert (task / "test.npz").is_file()
+    assert "already exists" in refused("tasks", "write", "match", task)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tracks"], "NAME: 'tracks' does not exist (did you mean track?)"),
+        (["order", "--dots", "4"], "--dots is an option of track; order does not have it"),
+        (
+            ["track", "--identities", "8"],
+            "--identities is an option of match and match_unmarked; track does not have it",
+        ),
+    ],
+)
+def test_wrong_options(words: list[str], message: str, tmp_path: Path) -> None:
+    assert message in refused("tasks", "write", words[0], tmp_path / "x", *words[1:])
+
+
+def test_receptive_fields(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("tasks", "field", recipe) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" frames")[0] for line in lines] == [
+        "layer1: 1 of 16",
+        *(f"layer{n}: 2 of 16" for n in (2, 3, 4)),
+    ]
+
+
+def test_an_untrained_map_is_nearly_uniform(
+    recipe: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(recipe, "train.lr=0", folder=run, device="cpu")
+    capsys.readouterr()
+    assert command("tasks", "truth", run, "--data", task) == 0
+    found = json.loads((run / "truth.json").read_text())
+    assert {key.split(",")[0] for key in found} == {"layer2.1_non_local", "layer3.1_non_local"}
+    assert sum(row["clips"] for key, row in found.items() if "layer2" in key) == 4
+    for row in found.values():
+        assert row["mass"] == pytest.approx(row["area"], rel=0.1)
+        assert row["distractor_mass"] == pytest.approx(row["distractor_area"], rel=0.1)
+        assert 0 < row["area"] < 0.1
+        assert row["area"] < row["chance"] < 1
+    assert "evidence" in capsys.readouterr().out
+
+
+def test_a_run_without_pairwise_maps(recipe: Path, task: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(recipe, "train.lr=0", "model.attention=null", folder=run, device="cpu")
+    message = refused("tasks", "truth", run, "--data", task)
+    assert "has no attention block" in message
