@@ -102,7 +102,7 @@ def compare(
                 chosen = f"=[{name.replace('+', ',')}]"
             changes = [f"seed={seed}", f"model.attention{chosen}"]
             run = folder / f"{name}_seed{seed}"
-            result = _result(recipe, [*overrides, *changes], run, device)
+            result = run_once(recipe, [*overrides, *changes], run, device)
             results.setdefault(name, []).append(result)
             write_text(folder / "comparison.md", _table(results))
             values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
@@ -110,7 +110,7 @@ def compare(
     return results
 
 
-def _result(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
+def run_once(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
     """Trains and tests a run, or reads its result if it is finished."""
     file = folder / RESULT
     if found := read_records(file, **dict.fromkeys(Result._fields[:5], int | float)):

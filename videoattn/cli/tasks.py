@@ -112,6 +112,23 @@ def truth(
     (pointing), beside chance. Correctly and wrongly classified clips are separate rows. Also writes
     RUN/truth.json.
     """
+    for key, row in compare_with_truth(run, data, videos=videos, device=device).items():
+        show(
+            f"{key} ({row['clips']} clips): evidence {100 * row['mass']:.1f} % "
+            f"(area {100 * row['area']:.1f} %), distractors {100 * row['distractor_mass']:.1f} % "
+            f"({100 * row['distractor_area']:.1f} %), pointing {100 * row['pointing']:.1f} % "
+            f"(chance {100 * row['chance']:.1f} %)"
+        )
+
+
+def compare_with_truth(
+    run: Path, data: Path | None = None, *, videos: int = 100, device: str = "auto"
+) -> dict[str, dict[str, float]]:
+    """Returns the mean scores of each pairwise map, for correct and wrong clips, and writes them.
+
+    Raises:
+        ValueError: If the run has no pairwise map, or the folder no truth.
+    """
     predictor = load_run(run, resolve_device(device), data=remembered_data(run))
     root = data or Path(predictor.config.data.root or "")
     known = read_truth(root / "test.npz")
@@ -129,14 +146,8 @@ def truth(
         | {name: statistics.fmean(row[name] for row in found) for name in found[0]}
         for key, found in sorted(rows.items())
     }
-    for key, row in table.items():
-        show(
-            f"{key} ({row['clips']} clips): evidence {100 * row['mass']:.1f} % "
-            f"(area {100 * row['area']:.1f} %), distractors {100 * row['distractor_mass']:.1f} % "
-            f"({100 * row['distractor_area']:.1f} %), pointing {100 * row['pointing']:.1f} % "
-            f"(chance {100 * row['chance']:.1f} %)"
-        )
     write_text(predictor.folder / "truth.json", json.dumps(table, indent=1))
+    return table
 
 
 @app.command()
