@@ -18,9 +18,9 @@ SMALL = [
     "test.short_side=32",
     "model.options.width=4",
     "train.num_epochs=1",
-    "data.num_workers=0",
     "train.batch_size=4",
     "train.validate_every=0",
+    "data.num_workers=0",
 ]
 
 
