@@ -123,7 +123,7 @@ def truth(
 
 def compare_with_truth(
     run: Path, data: Path | None = None, *, videos: int = 100, device: str = "auto"
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | int]]:
     """Returns the mean scores of each pairwise map, for correct and wrong clips, and writes them.
 
     Raises:
@@ -141,7 +141,7 @@ def compare_with_truth(
         for name, row in maps.items():
             key = f"{name}, {'correct' if is_correct else 'wrong'}"
             rows[key].append(_compare(row, known.masks(path)))
-    table = {
+    table: dict[str, dict[str, float | int]] = {
         key: {"clips": len(found)}
         | {name: statistics.fmean(row[name] for row in found) for name in found[0]}
         for key, found in sorted(rows.items())

@@ -102,8 +102,8 @@ def _write_truth(
     path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
 ) -> None:
     content = BytesIO()
-    arrays = (np.array(names), np.array(queries), np.stack(masks, axis=1))
-    np.savez_compressed(content, **dict(zip(_ARRAYS, arrays, strict=True)))
+    packed = np.stack(masks, axis=1)
+    np.savez_compressed(content, paths=np.array(names), queries=np.array(queries), masks=packed)
     write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
