@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Generate clips, train on them, and draw the attention."),
     "compare": ("compare", "Train a recipe with every attention system and with none."),
     "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
-    "tasks": ("tasks", "Write diagnostic tasks, and compare maps with the truth of where to look."),
+    "tasks": ("tasks", "Write diagnostic tasks, and compare maps with their truth."),
     "list": ("list", "List the attention systems or the public models."),
     "env": ("env", "Print versions, hardware and decoders, for a bug report."),
 }

@@ -34,7 +34,7 @@ from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_run
 
 app = typer.Typer(
-    help="Write diagnostic tasks, and compare maps with the truth of where to look.",
+    help="Write diagnostic tasks, and compare maps with their truth.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
