@@ -43,8 +43,7 @@ def attach_stage_ends(
 ) -> nn.Module:
     """Adds `make(channels)` after the last blocks of the last two stages."""
     positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
+    return attach_blocks(model, info, make, positions, name)
 
 
 def attach_gates(
@@ -54,8 +53,7 @@ def attach_gates(
     default in every block. Positions may also be other modules."""
     blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
     positions = [info.branch_ends.get(block, block) for block in blocks]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
+    return attach_blocks(model, info, make, positions, name)
 
 
 def attach_convolutions(
@@ -78,7 +76,6 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
     """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
 
     Args:
-        model: The network, which is changed.
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
@@ -152,7 +149,6 @@ def attach_layers(
         positions = [*published_positions(model, info), stages_of(model, info)[-1][-2]]
     if len(positions) < 2:
         raise ValueError(f"after: got {positions}; need one or more sources and, last, the query")
-    check_positions(model, positions, info)
     shapes = output_shapes(model, positions, info)
     *sources, query = positions
     order = list(shapes)
@@ -172,9 +168,7 @@ def attach_pyramids(
     one. The block's forward takes (x, *sources): the output of the position and the outputs of all
     earlier stages."""
     stages = stage_outputs(model, info, len(info.stages))
-    positions = after or stages[-2:-1]
-    check_positions(model, positions, info)
-    for position in positions:
+    for position in after or stages[-2:-1]:
         shapes = output_shapes(model, [*(s for s in stages if s != position), position], info)
         order = list(shapes)
         sources = [s for s in stages if order.index(s) < order.index(position)]
@@ -195,9 +189,8 @@ def attach_head(
         ValueError: If the network has no linear classifier, or its input has another shape.
     """
     levels = after or stage_outputs(model, info, 3)
-    check_positions(model, levels, info)
-    classifier = linear_classifier(model, info)
     shapes = output_shapes(model, levels, info)
+    classifier = linear_classifier(model, info)
     channels = [shapes[level][1] for level in levels]
     head = make(classifier.in_features, channels, classifier.out_features)
     head = view_as_video(head, shapes[levels[0]])
@@ -245,7 +238,6 @@ def attach_masks(
             f"{type(model).__name__} has none; choose a ResNet, or another system"
         )
     stages = list(after) or stage_outputs(model, info, len(info.stages))[:3]
-    check_positions(model, stages, info)
     for position, shape in output_shapes(model, stages, info).items():
         stage, count = modules[position], stages.count(position)
         if not isinstance(stage, nn.Sequential) or len(stage) < 1 + count:

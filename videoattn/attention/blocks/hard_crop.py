@@ -38,7 +38,7 @@ from videoattn.attention.blocks.regions import (
 )
 from videoattn.attention.capture import Taps, capture
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
-from videoattn.attention.insert import check_positions, example_input, output_shapes
+from videoattn.attention.insert import example_input, output_shapes
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
@@ -110,7 +110,6 @@ class HardCrop(nn.Module):
                 f"info: the structure of {type(model).__name__} is unknown; give the network an "
                 "attribute `info` (videoattn.types.ModelInfo)"
             )
-        check_positions(model, [after], info)
         output_shapes(model, [after], info)  # raises an error for a module without features
         classifier = linear_classifier(model, info)  # the fusion needs its input
         self.region = one_of("region", region, ("tube", "volume", "frame"))

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.pairwise import PairwiseBlock
-from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
-from videoattn.attention.functional import Normalizer, autocast_off, to_tokens
+from videoattn.attention.common import grid_of, pool_keys, small_weights, zero_norm
+from videoattn.attention.functional import Normalizer, autocast_off, to_tokens, widen
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
@@ -141,14 +141,8 @@ class NonLocal(PairwiseBlock):
             key_grid = (key_frames, *x.shape[3:])
         else:
             key_grid = (key_frames * num_groups, key_height, key_width)
-        found = PairwiseAttention(
-            grid_of(x),
-            key_grid,
-            normalized=self.normalizer == "softmax",
-            rows=rows,
-            factors=factors,
-        )
-        return {"": found}
+        normalized = self.normalizer == "softmax"
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
 
     def _split(self, x: Video) -> Tensor:
         """Moves groups to the batch: (N, C, T, H, W) -> (N·G, C, t, h, w)."""

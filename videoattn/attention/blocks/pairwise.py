@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import grid_of, one_head, pool_keys, small_weights, widen, zero_norm
+from videoattn.attention.common import grid_of, one_head, pool_keys, small_weights, zero_norm
 from videoattn.attention.functional import (
     NORMALIZERS,
     Normalizer,
@@ -44,6 +44,7 @@ from videoattn.attention.functional import (
     normalize,
     separable_weights,
     to_tokens,
+    widen,
 )
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.errors import one_of
@@ -222,14 +223,8 @@ class SimilarityAttention(PairwiseBlock):
             with autocast_off(q):
                 return self.weights(q[:, positions], k)
 
-        found = PairwiseAttention(
-            grid_of(x),
-            key_grid,
-            normalized=self.normalizer == "softmax",
-            rows=rows,
-            factors=self.factors(q, k),
-        )
-        return {"": found}
+        normalized, factors = self.normalizer == "softmax", self.factors(q, k)
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
 
 
 def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
@@ -284,13 +279,11 @@ def attend_additive(
     """
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, keys, w, values = (x.to(wide) for x in (q, k, w, v))
+        q, keys, w, values = (widen(x) for x in (q, k, w, v))
+
+        def rows(some: Tensor) -> Tensor:
+            return additive_weights(some, keys, w, normalizer)
+
         if path == "explicit":
-            return (additive_weights(q, keys, w, normalizer) @ values).to(v.dtype)
-        return by_queries(
-            lambda rows: additive_weights(rows, keys, w, normalizer),
-            q,
-            values,
-            entries=k.shape[1:].numel(),
-        ).to(v.dtype)
+            return (rows(q) @ values).to(v.dtype)
+        return by_queries(rows, q, values, entries=k.shape[1:].numel()).to(v.dtype)
