@@ -1,11 +1,15 @@
 """Reads a clip of a video as the network's input, and its frames to draw on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
+from videoattn import explain
+from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import DecodeError, Video, decode
@@ -64,6 +68,34 @@ class Clip:
         """Converts a (frame, y, x) in `frames` to one in `video`."""
         (height, width), (_, h, w) = self.frames.shape[2:], self.grid
         return pixel[0], int(pixel[1] * (h / height)), int(pixel[2] * (w / width))
+
+    def draw(
+        self,
+        found: PairwiseMap | GateMap,
+        title: str,
+        *,
+        query: int = 0,
+        pixel: Query | None = None,
+        words: str = "",
+        headings: Sequence[str] = (),
+    ) -> Image.Image:
+        """Draws the contact sheet of a map; arguments as in `draw_sheet` and `draw_gate`."""
+        labels = explain.label_frames(self.numbers, self.fps)
+        if isinstance(found, GateMap):
+            size = self.grid[1:]
+            return explain.draw_gate(
+                self.frames, found, title=title, labels=labels, input_size=size, headings=headings
+            )
+        return explain.draw_sheet(
+            self.frames,
+            found,
+            title=title,
+            labels=labels,
+            query=query,
+            pixel=pixel,
+            origin=(self.box.y0, self.box.x0),
+            words=words,
+        )
 
 
 def parse_query(text: str) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from videoattn.explain.explorer.pack import Budget, write_explorer
 from videoattn.files import safe_file_name
 from videoattn.recipe.console import show
 from videoattn.recipe.run import Predictor
+from videoattn.types import Frames
 
 ERRORS = "errors.html"
 NUM_STRIPS = 500
@@ -51,7 +52,16 @@ def write_errors_page(
 
     def completed() -> Iterator[Answer]:
         for rank, (index, answer) in enumerate(answers):
-            yield _complete(run, predictor, samples, index, answer, folder, rank, explorers)
+            video = Path(samples.path(index))
+            command = shlex.join(["videoattn", "explore", str(run), str(video)])
+            answer = answer._replace(name=video.name, command=command)
+            explorer = f"explorers/{rank + 1:03d}_{safe_file_name(video.stem)}.html"
+            page = folder / explorer if rank < explorers else None
+            if rank < max(NUM_STRIPS, explorers):
+                frames = _write_frames(predictor, video, answer.label, page, note=rank == 0)
+                page = page if frames is not None else None
+                answer = answer._replace(frames=frames, explorer=explorer if page else "")
+            yield answer
 
     write_errors(
         path, completed(), run=predictor.config.name, about=about, class_names=predictor.class_names
@@ -69,34 +79,19 @@ def _answers(evaluation: Evaluation) -> Iterator[tuple[int, Answer]]:
             yield int(evaluation.indices[number]), answer
 
 
-def _complete(
-    run: Path,
-    predictor: Predictor,
-    samples: Samples,
-    index: int,
-    answer: Answer,
-    folder: Path,
-    rank: int,
-    explorers: int,
-) -> Answer:
-    """Returns the answer with frames, and with an explorer page for the most wrong videos."""
-    path = Path(samples.path(index))
-    words = ["videoattn", "explore", str(run), str(path)]
-    answer = answer._replace(name=path.name, command=shlex.join(words))
-    if rank >= max(NUM_STRIPS, explorers):
-        return answer
+def _write_frames(
+    predictor: Predictor, video: Path, label: int, page: Path | None, *, note: bool
+) -> Frames | None:
+    """Returns frames of a video, or None with a note. Writes its explorer page, if it has one."""
     try:
-        clip = read_clip(predictor, path)
+        clip = read_clip(predictor, video)
     except DecodeError as error:  # such as a frame folder, or a file in a shard
-        if rank == 0:
-            show(f"note: {ERRORS} has no frames of {path}: {error}")
-        return answer
-    answer = answer._replace(frames=clip.frames)
-    if rank >= explorers:
-        return answer
-    page = folder / "explorers" / f"{rank + 1:03d}_{safe_file_name(path.stem)}.html"
-    truth = predictor.class_names[answer.label]
-    archive = record_clip(predictor, path, clip, truth=truth, cams=True)
-    for note in write_explorer(page, [archive], Budget()):
-        show(f"left out: {note}")
-    return answer._replace(explorer=f"explorers/{page.name}")
+        if note:
+            show(f"note: {ERRORS} has no frames of {video}: {error}")
+        return None
+    if page is not None:
+        truth = predictor.class_names[label]
+        archive = record_clip(predictor, video, clip, truth=truth, cams=True)
+        for left_out in write_explorer(page, [archive], Budget()):
+            show(f"left out: {left_out}")
+    return clip.frames

@@ -74,15 +74,15 @@ def explore(
     *,
     output: Path | None = None,
     budget: Budget | None = None,
-    truths: Sequence[str | None] | None = None,
     device: str = "auto",
 ) -> Path:
     """Writes an explorer page of videos and runs, and returns its path.
 
+    The folder of a video is its true class, if that is the name of a class.
+
     Args:
         output: The file. Default: explorer.html in the first run's folder.
         budget: The limits of the file. This function sets `num_clips`.
-        truths: The class of each video. Default: the name of its folder, if that is a class.
     """
     loaded = [load(_found(run), resolve_device(device)) for run in runs]
     budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
@@ -91,8 +91,7 @@ def explore(
         show(f"note: a page of {budget.megabytes:g} MB takes {seconds:.0f} seconds to open")
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
-    clips = _archives(loaded, videos, truths or [None] * len(videos))
-    for note in write_explorer(output, clips, budget):
+    for note in write_explorer(output, _archives(loaded, videos), budget):
         show(f"left out: {note}")
     show(output)
     return output
@@ -104,11 +103,9 @@ def _found(run: Path) -> Path:
     return named if not run.exists() and named.exists() else run
 
 
-def _archives(
-    loaded: Sequence[Predictor], videos: Sequence[Path], truths: Sequence[str | None]
-) -> Iterator[MapArchive]:
-    for video, truth in zip(videos, truths, strict=True):
+def _archives(loaded: Sequence[Predictor], videos: Sequence[Path]) -> Iterator[MapArchive]:
+    for video in videos:
+        folder = video.absolute().parent.name
         for predictor in loaded:
-            folder = video.absolute().parent.name
-            known = truth or (folder if folder in predictor.class_names else None)
-            yield record_clip(predictor, video, read_clip(predictor, video), truth=known, cams=True)
+            truth = folder if folder in predictor.class_names else None
+            yield record_clip(predictor, video, read_clip(predictor, video), truth=truth, cams=True)

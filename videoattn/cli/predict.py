@@ -29,7 +29,7 @@ def command(
         list[str],
         typer.Argument(
             help="Video files, folders of videos, patterns such as 'clips/*.mp4', or - to read "
-            "them from standard input, one per line.",
+            "them from standard input, one per line."
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes per video.")] = 5,
@@ -60,38 +60,6 @@ def command(
     Prints the most likely classes, or writes them to files. The exit status is 1 if a video cannot
     be decoded.
     """
-    files = {"csv": csv, "json": json, "output": output}
-    if predict(run, videos, top=top, resume=resume, why=why, device=device, **files):
-        raise typer.Exit(1)
-
-
-def predict(
-    run: str | Path,
-    videos: Sequence[str | Path],
-    *,
-    top: int = 5,
-    csv: Path | None = None,
-    json: Path | None = None,
-    resume: bool = False,
-    why: bool = False,
-    output: Path | None = None,
-    device: str = "auto",
-) -> list[Failure]:
-    """Prints the `top` classes of each video or writes them to files, and returns the failures.
-
-    The config of the run determines the sampled frames.
-
-    Args:
-        videos: Files, folders, patterns, or "-" for standard input.
-        csv, json: Files for a row per video.
-        resume: Continue the files, without the videos that they answer.
-        why: Draw the reasons for each answer.
-        output: Folder for these pictures. Default: <run>/pictures.
-
-    Raises:
-        ValueError: If the run cannot be loaded, there is no video, one is an address, or a file
-            exists already.
-    """
     if csv is not None and csv == json:
         raise ValueError(f"csv and json: both are {csv}; choose two files")
     formats = {csv: csv_format(top), json: json_format()}
@@ -112,7 +80,8 @@ def predict(
             if files.formats:
                 names = ", ".join(str(path) for path in files.formats)
                 show(f"{len(todo):,} videos, {len(failures):,} failed: {names}")
-        return failures
+    if failures:
+        raise typer.Exit(1)
 
 
 def find_videos(words: Sequence[str | Path]) -> list[str]:

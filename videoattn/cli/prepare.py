@@ -42,8 +42,7 @@ app = typer.Typer(
 )
 
 What = Annotated[
-    Path,
-    typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos."),
+    Path, typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 FollowLinks = Annotated[

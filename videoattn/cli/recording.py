@@ -9,7 +9,7 @@ import torch
 
 from videoattn import explain
 from videoattn.attention.archive import MapArchive
-from videoattn.attention.maps import PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Maps, Query, record_attention, recordable_blocks
 from videoattn.cli.clip import Clip
 from videoattn.explain.explorer.pack import stage_of
@@ -53,8 +53,8 @@ def record_clip(
         if large:  # their rows are too many; only these are recorded
             again, _ = _forward(loaded, clip, [one.query for one in chosen])
             maps |= {name: again[name] for name in large}
-    if cams:
-        maps |= _cams(loaded, clip, shown)
+    for label in shown if cams else ():
+        maps[f"{CAM}/{loaded.class_names[label]}"] = score_map(loaded, clip, label)
     about = {
         "video": video.name,
         "run": loaded.config.name,
@@ -97,14 +97,13 @@ def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[M
     return maps, logits.float().cpu()
 
 
-def _cams(loaded: Predictor, clip: Clip, labels: Sequence[int]) -> Maps:
-    found: Maps = {}
-    for label in labels:
-        target = torch.tensor([label], device=clip.video.device)
-        cam = explain.METHODS[CAM](loaded.model, clip.video, target)
-        name = f"{CAM}/{loaded.class_names[label]}"
-        found[name] = replace(cam, weights=cam.weights.float().cpu())
-    return found
+def score_map(
+    loaded: Predictor, clip: Clip, label: int, method: str = CAM, **layer: str
+) -> GateMap:
+    """Returns the map of a method in `explain.METHODS` for the score of a class, on the CPU."""
+    target = torch.tensor([label], device=clip.video.device)
+    found = explain.METHODS[method](loaded.model, clip.video, target, **layer)
+    return replace(found, weights=found.weights.float().cpu())
 
 
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from videoattn.explain.choose import (
     summarize,
 )
 from videoattn.explain.gates import draw_gate
-from videoattn.explain.marks import PNG_LEVEL
+from videoattn.explain.marks import write_png
 from videoattn.explain.overlay import SPATIAL, write_overlay
 from videoattn.explain.pairwise import draw_sheet
 from videoattn.explain.post_hoc import METHODS, OF_A_LAYER
@@ -18,7 +18,6 @@ from videoattn.explain.words import describe_row
 __all__ = [
     "METHODS",
     "OF_A_LAYER",
-    "PNG_LEVEL",
     "SPATIAL",
     "Chosen",
     "choose_queries",
@@ -30,4 +29,5 @@ __all__ = [
     "score_position",
     "summarize",
     "write_overlay",
+    "write_png",
 ]
