@@ -25,8 +25,8 @@ from videoattn.attention import (
 from videoattn.attention.adapters import multihead_maps
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
-from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALIZERS
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.types import Grid, ModelInfo

@@ -15,11 +15,11 @@ from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
-from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.positions import stage_outputs, temporal_outputs
