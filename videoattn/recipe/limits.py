@@ -39,11 +39,8 @@ _SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.wi
 
 
 def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
-    """Checks the numbers of a stored config, except for those that the user typed.
-
-    Raises:
-        ValueError: If a number, or a product of numbers, exceeds its limit.
-    """
+    """Raises a ValueError if a number of a stored config, or a product of numbers, exceeds its
+    limit; numbers that the user typed have none."""
     if (count := len(config.model.attention.systems)) > MAX_SYSTEMS:
         raise ValueError(
             f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
@@ -96,11 +93,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def check_lists(values: Any, source: str, key: str = "") -> None:
-    """Checks that no list holds lists or mappings, except in options. OmegaConf does not.
-
-    Raises:
-        ValueError: If one does.
-    """
+    """Raises a ValueError if a list outside of options holds lists or mappings."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             if name != "options":
