@@ -54,11 +54,7 @@ def output_folder(folder: Path) -> Path:
 
 
 def require_empty(path: Path) -> None:
-    """Checks that a path does not exist, or is an empty folder.
-
-    Raises:
-        ValueError: If the path exists.
-    """
+    """Raises a ValueError if a path exists, unless it is an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} already exists; choose another name, or remove it")
 
