@@ -53,8 +53,7 @@ def command(
         ),
     ] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help="With --method: the class; the predicted class if not given."),
+        str | None, typer.Option(help="With --method: the class; the predicted class if not given.")
     ] = None,
     swap: Swap = None,
     output: Annotated[

@@ -207,11 +207,7 @@ mmaction2_tsm_non_local = Layout(
         *_MM_TSM_BLOCK,
         *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local.block"),
     ),
-    words={
-        **_LATER,
-        "middle": {"2": "2", "3": "3"},
-        "even": {"0": "0", "2": "2", "4": "4"},
-    },
+    words={**_LATER, "middle": {"2": "2", "3": "3"}, "even": {"0": "0", "2": "2", "4": "4"}},
 )
 
 # Blobs of the non-local paper's code, and of PySlowFast's older files. Their epsilon, 1.0000001e-5,
