@@ -99,7 +99,8 @@ class Writer:
     def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
         self.num_chunks = 0
-        before, self.after = _text(page).split("<data></data>\n")
+        whole = _text("shell.html").replace("<page></page>\n", _text(page))
+        before, self.after = whole.split("<data></data>\n")
         self.write(before.replace("/*css*/", _text("page.css")))
 
     def write(self, text: str) -> None:

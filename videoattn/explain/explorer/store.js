@@ -18,10 +18,8 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
-function fromBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-}
+const fromBase64 = (text) =>
+  Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
 
 /** Returns the bytes of a blob {chunk, count, bytes, crc}, checked. */
 function readBlob(blob, what) {
@@ -29,8 +27,7 @@ function readBlob(blob, what) {
   try {
     let at = 0;
     for (let i = 0; i < blob.count; i++) {
-      const element = document.querySelector(`script[data-chunk="${blob.chunk + i}"]`);
-      const piece = fromBase64(element.textContent);
+      const piece = fromBase64(document.querySelector(`script[data-chunk="${blob.chunk + i}"]`).textContent);
       bytes.set(piece, at);
       at += piece.length;
     }
@@ -76,8 +73,7 @@ function decode(map) {
     at += length * type.BYTES_PER_ELEMENT;
     return array;
   };
-  const rest = (length) =>
-    map.form.endsWith("16") ? fromHalf(take(Uint16Array, length)) : take(Float32Array, length);
+  const rest = (length) => (map.form.endsWith("16") ? fromHalf(take(Uint16Array, length)) : take(Float32Array, length));
   if (!map.grid_q) {
     const each = volume(map.grid_k), peaks = map.peaks ?? [];
     const values = rest(map.heads * each).map((value, i) => value * (peaks[(i / each) | 0] ?? map.peak));
@@ -108,53 +104,29 @@ function decode(map) {
   return arrays;
 }
 
-/** Returns the heads of a choice ("mean", "max" or a number). */
-function headsOf(map, head) {
-  if (head !== "mean" && head !== "max") return [Number(head)];
-  return Array.from({ length: map.heads }, (_, index) => index);
-}
-
-/** Joins the vectors of some heads: their mean, or the largest of each entry. */
+/** Returns the vector of one head; for "mean" or "max" that of all heads, or the largest of each entry. */
 function joined(map, head, one) {
-  const heads = headsOf(map, head);
-  const total = one(heads[0]);
-  for (const other of heads.slice(1).map(one)) {
-    for (let i = 0; i < total.length; i++) {
-      total[i] = head === "max" ? Math.max(total[i], other[i]) : total[i] + other[i];
-    }
+  if (head !== "mean" && head !== "max") return one(Number(head));
+  const total = one(0);
+  for (let h = 1; h < map.heads; h++) {
+    one(h).forEach((value, i) => { total[i] = head === "max" ? Math.max(total[i], value) : total[i] + value; });
   }
-  if (head === "mean") for (let i = 0; i < total.length; i++) total[i] /= heads.length;
-  return total;
+  return head === "mean" ? total.map((sum) => sum / map.heads) : total;
 }
 
 /** Returns one query's weights over the keys of the grid, then one entry for all keys without a place. */
-function rowOf(map, head, query) {
-  return joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
-}
+const rowOf = (map, head, query) => joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
 
 function oneRow(map, arrays, h, query) {
   const keys = volume(map.grid_k), allKeys = keys + map.extra;
   const number = h * (volume(map.grid_q) + map.special.length) + query;
   const row = new Float32Array(keys + (map.extra ? 1 : 0));
-  if (arrays.rows) {
-    for (let j = 0; j < keys; j++) row[j] = stored(map, arrays, number, j);
-    if (map.extra) row[keys] = arrays.elsewhere[number];
-    return row;
-  }
-  const logits = new Float32Array(allKeys);
-  let top = -Infinity;
-  for (let j = 0; j < allKeys; j++) {
-    logits[j] = product(map, arrays, number, h * allKeys + j);
-    if (logits[j] > top) top = logits[j];
-  }
-  let sum = 0;
-  for (let j = 0; j < allKeys; j++) {
-    logits[j] = map.rule === "softmax" ? Math.exp(logits[j] - top) : ruled(map, logits[j], allKeys);
-    sum += logits[j];
-  }
-  if (map.rule === "softmax") for (let j = 0; j < allKeys; j++) logits[j] /= sum;
-  row.set(logits.subarray(0, keys));
-  for (let j = keys; j < allKeys; j++) row[keys] += logits[j];
+  if (arrays.rows) return row.map((_, j) => (j < keys ? stored(map, arrays, number, j) : arrays.elsewhere[number]));
+  const logits = new Float32Array(allKeys).map((_, j) => product(map, arrays, number, h * allKeys + j));
+  const softmax = map.rule === "softmax", [, top] = rangeOf(logits);
+  const weights = logits.map((logit) => (softmax ? Math.exp(logit - top) : ruled(map, logit, allKeys)));
+  const sum = softmax ? weights.reduce((total, weight) => total + weight, 0) : 1;
+  weights.forEach((weight, j) => { row[Math.min(j, keys)] += weight / sum; });
   return row;
 }
 
@@ -162,19 +134,12 @@ function oneRow(map, arrays, h, query) {
 function columnOf(map, head, key) {
   const arrays = arraysOf(map), queries = volume(map.grid_q);
   const allQueries = queries + map.special.length, allKeys = volume(map.grid_k) + map.extra;
-  return joined(map, head, (h) => {
-    const column = new Float32Array(queries);
-    for (let i = 0; i < queries; i++) {
-      const number = h * allQueries + i;
-      if (arrays.rows) column[i] = stored(map, arrays, number, key);
-      else {
-        const logit = product(map, arrays, number, h * allKeys + key);
-        column[i] = map.rule === "softmax"
-          ? Math.exp(logit - arrays.logSums[number]) : ruled(map, logit, allKeys);
-      }
-    }
-    return column;
-  });
+  return joined(map, head, (h) => new Float32Array(queries).map((_, i) => {
+    const number = h * allQueries + i;
+    if (arrays.rows) return stored(map, arrays, number, key);
+    const logit = product(map, arrays, number, h * allKeys + key);
+    return map.rule === "softmax" ? Math.exp(logit - arrays.logSums[number]) : ruled(map, logit, allKeys);
+  }));
 }
 
 function stored(map, arrays, number, key) {
