@@ -10,15 +10,11 @@ function element(name, content = "", properties = {}) {
 }
 
 /** Replaces the rows of a table's body. */
-function fillRows(body, rows) {
+const fillRows = (body, rows) =>
   body.replaceChildren(...rows.map((cells) => element("tr", cells.map((cell) => element("td", cell)))));
-}
 
 /** Shows a problem above the page; an empty text removes it. */
-function say(text) {
-  $("problem").hidden = !text;
-  $("problem").textContent = text;
-}
+const say = (text) => Object.assign($("problem"), { hidden: !text, textContent: text });
 
 addEventListener("error", ({ message }) => $("problem").hidden && say(`This page has failed: ${message}`));
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));

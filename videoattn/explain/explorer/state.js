@@ -1,5 +1,4 @@
 // The state of the page, which a link restores.
-//
 // `set` is the only function that changes it (except that dragging moves the last point). It repairs
 // inconsistent values, and returns a message about them. This file draws nothing.
 

@@ -46,21 +46,17 @@ const HALVES = Float32Array.from({ length: 65536 }, (_, half) => { // float16 nu
 const fromHalf = (halves) => new Float32Array(halves.length).map((_, i) => HALVES[halves[i]]);
 
 const decoded = new Map(); // map of the index -> its arrays, the least recently used first
-let decodedBytes = 0;
 
 /** Returns the arrays of a map. Decodes them on first use, or again after they were dropped. */
 function arraysOf(map) {
-  let arrays = decoded.get(map);
+  const arrays = decoded.get(map) ?? decode(map);
   decoded.delete(map);
-  if (!arrays) {
-    arrays = decode(map);
-    decodedBytes += arrays.size;
-  }
   decoded.set(map, arrays);
+  let total = [...decoded.values()].reduce((sum, { size }) => sum + size, 0);
   for (const [old, { size }] of decoded) {
-    if (decodedBytes <= MOST_DECODED || old === map) break;
+    if (total <= MOST_DECODED || old === map) break;
     decoded.delete(old);
-    decodedBytes -= size;
+    total -= size;
   }
   return arrays;
 }
@@ -85,23 +81,15 @@ function decode(map) {
   if (map.form.startsWith("rows")) {
     arrays.tops = take(Float32Array, queries);
     if (map.extra) arrays.elsewhere = take(Float32Array, queries);
-    const total = queries * keys;
-    arrays.rows = map.form === "rows8" ? take(Uint8Array, total) : rest(total);
-    arrays.size = arrays.rows.byteLength;
-    return arrays;
+    arrays.rows = map.form === "rows8" ? take(Uint8Array, queries * keys) : rest(queries * keys);
+    return { ...arrays, size: arrays.rows.byteLength };
   }
   if (map.rule === "softmax") arrays.logSums = take(Float32Array, queries);
-  const sizes = [queries * map.width, map.heads * allKeys * map.width];
-  if (map.form === "qk8") {
-    const scales = [take(Float32Array, queries), take(Float32Array, map.heads * allKeys)];
-    [arrays.q, arrays.k] = sizes.map((size, side) =>
-      Float32Array.from(take(Int8Array, size), (value, i) => value * scales[side][(i / map.width) | 0]),
-    );
-  } else {
-    [arrays.q, arrays.k] = sizes.map(rest);
-  }
-  arrays.size = 4 * (arrays.q.length + arrays.k.length);
-  return arrays;
+  const counts = [queries, map.heads * allKeys], { width } = map;
+  const scales = map.form === "qk8" && counts.map((count) => take(Float32Array, count));
+  const scaled = (count, side) => Float32Array.from(take(Int8Array, count * width), (value, i) => value * scales[side][(i / width) | 0]);
+  [arrays.q, arrays.k] = counts.map(scales ? scaled : (count) => rest(count * width));
+  return { ...arrays, size: 4 * (arrays.q.length + arrays.k.length) };
 }
 
 /** Returns the vector of one head; for "mean" or "max" that of all heads, or the largest of each entry. */

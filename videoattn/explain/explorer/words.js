@@ -9,7 +9,6 @@ const cellOf = (number, [, height, width]) =>
 const numberOfCell = ([t, y, x], [, height, width]) => (t * height + y) * width + x;
 const momentOf = (frame, moments, clip) => Math.floor((frame * moments) / clip.labels.length);
 
-
 /** Returns the frames that a moment of a map covers. */
 const framesOf = (moment, moments, clip) =>
   [...clip.labels.keys()].filter((frame) => momentOf(frame, moments, clip) === moment);
