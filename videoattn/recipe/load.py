@@ -25,7 +25,7 @@ from videoattn.errors import did_you_mean
 from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
 from videoattn.recipe.earlier import is_stored, renamed, with_earlier
-from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
+from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored, leaves
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
@@ -225,17 +225,9 @@ def _without_tilde(config: Config) -> Config:
     return replace(config, data=data, model=model)
 
 
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """Yields every text in nested containers, with its dotted key."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, f"{key}.{name}" if key else str(name))
-            yield from _texts(name if isinstance(name, str) else None, key)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item, key)
+    return ((key, text) for key, text in leaves(value) if isinstance(text, str))
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

@@ -265,20 +265,10 @@ def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
 
 def _info_of_both(info: ModelInfo) -> ModelInfo:
     """Returns the structure of both branches; `features` is in the local branch."""
-    branches = ("global_branch", "local_branch")
-    return ModelInfo(
-        "fusion",
-        {
-            f"{branch}.{stage}": tuple(f"{branch}.{block}" for block in blocks)
-            for branch in branches
-            for stage, blocks in info.stages.items()
-        },
-        f"local_branch.{info.features}",
-        info.axes,
-        {
-            f"{branch}.{block}": f"{branch}.{end}"
-            for branch in branches
-            for block, end in info.branch_ends.items()
-        },
-        map_name="hard_crop",
-    )
+    stages, ends = {}, {}
+    for branch in ("global_branch", "local_branch"):
+        for stage, blocks in info.stages.items():
+            stages[f"{branch}.{stage}"] = tuple(f"{branch}.{block}" for block in blocks)
+        ends |= {f"{branch}.{block}": f"{branch}.{end}" for block, end in info.branch_ends.items()}
+    features = f"local_branch.{info.features}"
+    return ModelInfo("fusion", stages, features, info.axes, ends, map_name="hard_crop")
