@@ -60,11 +60,8 @@ def require_empty(path: Path) -> None:
 
 
 def require_suffix(path: Path | None, suffix: str) -> None:
-    """Checks that the name of an output ends in `suffix`, so that a mistyped one replaces no video.
-
-    Raises:
-        ValueError: If it ends in something else.
-    """
+    """Raises a ValueError if the name of an output does not end in `suffix`, so that a mistyped one
+    replaces no video."""
     if path is not None and path.suffix.lower() != suffix:
         raise ValueError(f"output: got {path}; need a file name that ends in {suffix}")
 
