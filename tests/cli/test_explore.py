@@ -9,9 +9,8 @@ import torch
 
 from tests.cli.test_visualize import untrained
 from videoattn.cli.app import main
-from videoattn.cli.clip import read_clip
+from videoattn.cli.clip import read_clip, record_clip
 from videoattn.cli.explore import explore
-from videoattn.cli.recording import record_clip
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.explain.explorer.pack import Budget

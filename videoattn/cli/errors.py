@@ -4,8 +4,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from videoattn.cli.clip import read_clip
-from videoattn.cli.recording import record_clip
+from videoattn.cli.clip import read_clip, record_clip
 from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Samples
 from videoattn.engine.evaluate import Evaluation

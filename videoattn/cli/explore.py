@@ -8,8 +8,7 @@ import typer
 
 from videoattn.attention.archive import MapArchive
 from videoattn.cli.arguments import Device
-from videoattn.cli.clip import read_clip
-from videoattn.cli.recording import record_clip
+from videoattn.cli.clip import read_clip, record_clip
 from videoattn.engine.parallel import resolve_device
 from videoattn.explain.explorer.pack import (
     BUDGET,

@@ -13,9 +13,16 @@ from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, cell_number, recordable_blocks
 from videoattn.cli.arguments import Device, Run
-from videoattn.cli.clip import Clip, parse_query, read_clip
+from videoattn.cli.clip import (
+    Clip,
+    choose_maps,
+    map_owners,
+    parse_query,
+    read_clip,
+    record_clip,
+    score_map,
+)
 from videoattn.cli.explore import EXPLORER
-from videoattn.cli.recording import choose_maps, map_owners, record_clip, score_map
 from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of

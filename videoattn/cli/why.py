@@ -13,8 +13,7 @@ from videoattn import explain
 from videoattn.attention.capture import capture
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
-from videoattn.cli.clip import Clip, read_clip
-from videoattn.cli.recording import map_owners, score_map
+from videoattn.cli.clip import Clip, map_owners, read_clip, score_map
 from videoattn.files import output_folder, safe_file_name
 from videoattn.models import info
 from videoattn.recipe.run import Predictor
