@@ -1,4 +1,4 @@
-"""Reads a clip of a video as the network's input, records its maps, and draws them on its frames."""
+"""Reads a clip of a video as the network's input, records its maps, and draws them."""
 
 import re
 from collections.abc import Mapping, Sequence
