@@ -55,11 +55,11 @@ def write_errors_page(
             command = shlex.join(["videoattn", "explore", str(run), str(video)])
             answer = answer._replace(name=video.name, command=command)
             explorer = f"explorers/{rank + 1:03d}_{safe_file_name(video.stem)}.html"
-            page = folder / explorer if rank < explorers else None
             if rank < max(NUM_STRIPS, explorers):
+                page = folder / explorer if rank < explorers else None
                 frames = _write_frames(predictor, video, answer.label, page, note=rank == 0)
-                page = page if frames is not None else None
-                answer = answer._replace(frames=frames, explorer=explorer if page else "")
+                is_written = page is not None and frames is not None
+                answer = answer._replace(frames=frames, explorer=explorer if is_written else "")
             yield answer
 
     write_errors(
