@@ -60,12 +60,7 @@ def command(
     Prints the most likely classes, or writes them to files. The exit status is 1 if a video cannot
     be decoded.
     """
-    if csv is not None and csv == json:
-        raise ValueError(f"csv and json: both are {csv}; choose two files")
-    formats = {csv: csv_format(top), json: json_format()}
-    files = AnswerFiles({path: form for path, form in formats.items() if path is not None})
-    if resume and not files.formats:
-        raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
+    files = _answer_files(csv, json, top=top, resume=resume)
     if output is not None and not why:
         raise ValueError("output: it is the folder of the pictures; add --why")
     with init_parallel(device) as parallel, files:
@@ -74,14 +69,28 @@ def command(
         folder = (output or predictor.folder / "pictures") if why else None
         failures = _score(predictor, todo, top, files, folder, parallel) if todo else []
         if parallel.is_main:
-            files.end()
-            for failure in failures:
-                show(f"failed: {failure.path}: {failure.reason}")
-            if files.formats:
-                names = ", ".join(str(path) for path in files.formats)
-                show(f"{len(todo):,} videos, {len(failures):,} failed: {names}")
+            _end(files, failures, len(todo))
     if failures:
         raise typer.Exit(1)
+
+
+def _answer_files(csv: Path | None, json: Path | None, *, top: int, resume: bool) -> AnswerFiles:
+    if csv is not None and csv == json:
+        raise ValueError(f"csv and json: both are {csv}; choose two files")
+    formats = {csv: csv_format(top), json: json_format()}
+    files = AnswerFiles({path: form for path, form in formats.items() if path is not None})
+    if resume and not files.formats:
+        raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
+    return files
+
+
+def _end(files: AnswerFiles, failures: Sequence[Failure], num_videos: int) -> None:
+    files.end()
+    for failure in failures:
+        show(f"failed: {failure.path}: {failure.reason}")
+    if files.formats:
+        names = ", ".join(str(path) for path in files.formats)
+        show(f"{num_videos:,} videos, {len(failures):,} failed: {names}")
 
 
 def find_videos(words: Sequence[str | Path]) -> list[str]:
