@@ -19,20 +19,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CEILINGS = {
     # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
     # archives; maps that are recorded whole, and any row of them later.
-    "attention": 5_752,
+    "attention": 5_589,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
-    "models": 1_195,
-    "weights": 1_526,  # downloads by name
+    "models": 1_188,
+    "weights": 1_514,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels.
-    "data": 6_455,
-    "engine": 2_640,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
-    "explain": 2_697,  # fonts for any script; the explorer, queries, sentences; single masks
+    "data": 6_388,
+    "engine": 2_636,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
+    "explain": 2_652,  # fonts for any script; the explorer, queries, sentences; single masks
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems.
-    "recipe": 2_935,
+    "recipe": 2_876,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden.
-    "cli": 3_890,
+    "cli": 3_778,
 }
 
 
@@ -85,14 +85,14 @@ def test_package_sizes(package: str) -> None:
 
 
 def test_the_size_of_the_page() -> None:
-    """Scripts and styles, without blank lines and comments."""
+    """Scripts and styles, with blank lines and comments."""
     page = PACKAGE / "explain/explorer"
     lines = [
         line.strip()
         for path in (*page.glob("*.js"), *page.glob("*.css"))
         for line in path.read_text().splitlines()
     ]
-    assert sum(bool(line) and not line.startswith(("//", "/*")) for line in lines) <= 1_300
+    assert len(lines) <= 1_300
     assert max(map(len, lines)) <= 140
 
 
