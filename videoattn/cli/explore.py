@@ -10,13 +10,8 @@ from videoattn.attention.archive import MapArchive
 from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip, record_clip
 from videoattn.engine.parallel import resolve_device
-from videoattn.explain.explorer.pack import (
-    BUDGET,
-    SECONDS_PER_MEGABYTE,
-    SLOW_BUDGET,
-    Budget,
-    write_explorer,
-)
+from videoattn.explain.explorer import pack
+from videoattn.explain.explorer.pack import Budget
 from videoattn.files import output_folder, require_suffix
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
@@ -45,7 +40,7 @@ def command(
     ] = None,
     budget: Annotated[
         float, typer.Option(metavar="MB", help="Size of the maps and frames in the file.")
-    ] = BUDGET,
+    ] = pack.BUDGET,
     compact: Annotated[
         bool, typer.Option("--compact", help="Store maps in 8 bits: smaller, and less exact.")
     ] = False,
@@ -89,12 +84,12 @@ def explore(
     require_suffix(output, ".html")
     loaded = [load(_found(run), resolve_device(device)) for run in runs]
     budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
-    if budget.megabytes > SLOW_BUDGET:
-        seconds = budget.megabytes * SECONDS_PER_MEGABYTE
+    if budget.megabytes > pack.SLOW_BUDGET:
+        seconds = budget.megabytes * pack.SECONDS_PER_MEGABYTE
         show(f"note: a page of {budget.megabytes:g} MB takes {seconds:.0f} seconds to open")
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
-    for note in write_explorer(output, _archives(loaded, videos), budget):
+    for note in pack.write_explorer(output, _archives(loaded, videos), budget):
         show(f"left out: {note}")
     show(output)
     return output
