@@ -99,10 +99,7 @@ def _draw_frames(
     if headings:
         maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
-    normalized, positions = gate_map.normalized, shown[0].numel()
-    scale = make_gate_scale(
-        shown, normalized=normalized, identity_value=identity, positions=positions
-    )
+    scale = make_gate_scale(gate_map, shown, positions=shown[0].numel())
     size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
     grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
     sheet = Sheet(grids)
@@ -169,7 +166,7 @@ def _draw_channels(
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
     identity = gate_map.identity_value
-    scale = make_gate_scale(weights, normalized=gate_map.normalized, identity_value=identity)
+    scale = make_gate_scale(gate_map, weights)
     shown = weights[order] / scale.unit
     if per_frame:
         shown = shown[:, cells_of_frames(num_frames, shown.shape[1])]
