@@ -10,10 +10,9 @@ import torch
 from tests.cli.test_visualize import untrained
 from videoattn.cli.app import main
 from videoattn.cli.clip import read_clip, record_clip
-from videoattn.cli.explore import explore
+from videoattn.cli.explore import command as explore
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import write_demo_clips
-from videoattn.explain.explorer.pack import Budget
 from videoattn.recipe.run import load
 
 
@@ -55,7 +54,7 @@ def test_a_run_by_its_name_and_other_runs(
     for name in ("one", "two"):
         (Path("runs") / name).mkdir(parents=True)
         runs.append(untrained(Path("runs") / name, "non_local").relative_to("runs"))
-    page = explore(runs, [video], output=Path("a.html"))
+    page = explore(runs[0], [video], runs[1:], output=Path("a.html"))
     text = page.read_text()
     assert page == Path("a.html")
     assert text.count('"clip":0') == 2
@@ -80,14 +79,14 @@ def test_errors_of_the_command(
     assert not (tmp_path / "explorer.html").exists()
     outside = tmp_path / "outside.html"
     (tmp_path / "explorer.html").symlink_to(outside)
-    explore([run], [video])
+    explore(run, [video])
     assert not outside.exists()  # the link was replaced
 
 
 @pytest.mark.parametrize("system", ["hard_crop", "cbam", "interaction", "residual_attention"])
 def test_networks_without_pairwise_maps(system: str, tmp_path: Path, video: Path) -> None:
     run = untrained(tmp_path, system)
-    text = explore([run], [video], budget=Budget(4)).read_text()
+    text = explore(run, [video], budget=4).read_text()
     assert '"queries":[]' in text
     assert '"kind":"cam"' in text
 
@@ -109,7 +108,7 @@ def test_visualize_states_the_query_and_names_the_page(
     visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
     last = "every other query, in a page to click: "
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}videoattn explore {run} {video}"
-    explore([run], [video])
+    explore(run, [video])
     visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}{tmp_path / 'explorer.html'}"
 

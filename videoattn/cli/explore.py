@@ -11,7 +11,6 @@ from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip, record_clip
 from videoattn.engine.parallel import resolve_device
 from videoattn.explain.explorer import pack
-from videoattn.explain.explorer.pack import Budget
 from videoattn.files import output_folder, require_suffix
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
@@ -48,48 +47,20 @@ def command(
         Path | None, typer.Option("--out", help=f"The file; RUN/{EXPLORER} if not given.")
     ] = None,
     device: Device = "auto",
-) -> None:
+) -> Path:
     """Write a page that shows where a network looks from a pixel.
 
     The page is one HTML file that opens from disk and needs no network.
     """
-    explore(
-        [run, *(compare or ())],
-        videos,
-        output=output,
-        budget=Budget(budget, layer=layer or "", compact=compact),
-        device=device,
-    )
-
-
-def explore(
-    runs: Sequence[Path],
-    videos: Sequence[Path],
-    *,
-    output: Path | None = None,
-    budget: Budget | None = None,
-    device: str = "auto",
-) -> Path:
-    """Writes an explorer page of videos and runs, and returns its path.
-
-    The folder of a video is its true class, if that is the name of a class.
-
-    Args:
-        output: The file. Default: explorer.html in the first run's folder.
-        budget: The limits of the file. This function sets `num_clips`.
-
-    Raises:
-        ValueError: If the name of `output` does not end in .html.
-    """
     require_suffix(output, ".html")
-    loaded = [load(_found(run), resolve_device(device)) for run in runs]
-    budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
-    if budget.megabytes > pack.SLOW_BUDGET:
-        seconds = budget.megabytes * pack.SECONDS_PER_MEGABYTE
-        show(f"note: a page of {budget.megabytes:g} MB takes {seconds:.0f} seconds to open")
+    loaded = [load(_found(run), resolve_device(device)) for run in (run, *(compare or ()))]
+    if budget > pack.SLOW_BUDGET:
+        seconds = budget * pack.SECONDS_PER_MEGABYTE
+        show(f"note: a page of {budget:g} MB takes {seconds:.0f} seconds to open")
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
-    for note in pack.write_explorer(output, _archives(loaded, videos), budget):
+    limits = pack.Budget(budget, len(loaded) * len(videos), layer or "", compact)
+    for note in pack.write_explorer(output, _archives(loaded, videos), limits):
         show(f"left out: {note}")
     show(output)
     return output
@@ -102,6 +73,7 @@ def _found(run: Path) -> Path:
 
 
 def _archives(loaded: Sequence[Predictor], videos: Sequence[Path]) -> Iterator[MapArchive]:
+    """Yields the maps of each video and run. The folder of a video may be its true class."""
     for video in videos:
         folder = video.absolute().parent.name
         for predictor in loaded:
