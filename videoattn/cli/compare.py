@@ -10,7 +10,7 @@ import typer
 
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.arguments import Device, Overrides, Recipe
-from videoattn.cli.test import evaluate_run
+from videoattn.cli.test import command as evaluate_run
 from videoattn.engine.checkpoint import LAST
 from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of

@@ -17,7 +17,7 @@ from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip
 from videoattn.cli.explore import EXPLORER
 from videoattn.cli.explore import command as explore
-from videoattn.cli.test import evaluate_run
+from videoattn.cli.test import command as evaluate_run
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
