@@ -86,7 +86,7 @@ def test_errors_of_the_command(
 @pytest.mark.parametrize("system", ["hard_crop", "cbam", "interaction", "residual_attention"])
 def test_networks_without_pairwise_maps(system: str, tmp_path: Path, video: Path) -> None:
     run = untrained(tmp_path, system)
-    text = explore(run, [video], budget=4).read_text()
+    text = explore(run, [video], budget=4.0).read_text()
     assert '"queries":[]' in text
     assert '"kind":"cam"' in text
 

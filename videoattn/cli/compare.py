@@ -57,7 +57,7 @@ def command(
         typer.Option(help="Folder for the runs and the table; runs/compare_NAME if not given."),
     ] = None,
     device: Device = "auto",
-) -> dict[str, list[Result]]:
+) -> None:
     """Train a recipe with every attention system and with none.
 
     Prints a table of test accuracies. Finished runs are not repeated: an interrupted comparison
@@ -71,6 +71,28 @@ def command(
             one_of("--system", name, [NONE, *SYSTEMS])
     config = load(recipe, overrides or ())
     folder = folder or RUNS / f"compare_{config.name}"
+    results = compare(recipe, overrides or (), names, seeds=seeds, folder=folder, device=device)
+    for line in _table(results).splitlines():
+        show(line)
+
+
+def compare(
+    recipe: Path,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, list[Result]]:
+    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
+
+    Writes a table to the folder. Finished runs in the folder are not repeated.
+
+    Args:
+        names: Names of systems, "non_local+cbam" for both in one network, or "none".
+        seeds: Runs per system, with seeds 0, 1, ...
+    """
     results: dict[str, list[Result]] = {}
     for seed in range(seeds):  # every system has a result before the next seed starts
         for name in names:
@@ -80,13 +102,11 @@ def command(
                 chosen = f"=[{name.replace('+', ',')}]"
             changes = [f"seed={seed}", f"model.attention{chosen}"]
             run = folder / f"{name}_seed{seed}"
-            result = _result(recipe, [*(overrides or ()), *changes], run, device)
+            result = _result(recipe, [*overrides, *changes], run, device)
             results.setdefault(name, []).append(result)
             write_text(folder / "comparison.md", _table(results))
             values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
             write_text(folder / "comparison.json", json.dumps(values))
-    for line in _table(results).splitlines():
-        show(line)
     return results
 
 
