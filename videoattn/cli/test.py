@@ -91,13 +91,16 @@ def evaluate_run(
         samples = make_samples(config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = folder or predictor.folder / "test"
+        if explorers is not None:
+            from videoattn.cli.errors import check_labels, write_errors_page
+
+            check_labels(samples)
         if parallel.is_main:
             _check_writable(folder)
         evaluation = predictor.evaluate(samples, parallel)
         if parallel.is_main:
             show_accuracy(predictor, evaluation)
             # Imported late: scikit-learn and matplotlib take seconds.
-            from videoattn.cli.errors import write_errors_page
             from videoattn.cli.report import write_report
 
             write_report(
