@@ -15,7 +15,8 @@ from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Maps, Query, record_attention, recordable_blocks
 from videoattn.data.dataset import sample_generator, sample_numbers
-from videoattn.data.decode import DecodeError, Video, decode
+from videoattn.data.decode import DecodeError, Video, count_frames, decode
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.transforms import Box, resize
 from videoattn.explain.explorer.pack import stage_of
 from videoattn.recipe.console import show
@@ -123,33 +124,37 @@ def parse_query(text: str) -> tuple[int, int, int]:
     return frame, x, y
 
 
-def read_clip(predictor: Predictor, path: Path, frame: int | None = None) -> Clip:
+def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
     """Reads the clip in the middle of a video, or around a frame; decodes only its frames.
 
     Raises:
         ValueError: If the video does not have that frame.
         DecodeError: If the video cannot be decoded.
     """
-    with Video(path) as video:
+    if isinstance(source, FrameFolder):
+        return _read_clip(predictor, source, frame, *count_frames(source))
+    with Video(source) as video:
         try:
-            return _read_clip(predictor, video, frame, video.num_frames)
+            return _read_clip(predictor, video, frame, video.num_frames, video.fps)
         except DecodeError as error:  # a damaged file lists more frames than decode
             if not error.num_frames:
                 raise
-            return _read_clip(predictor, video, frame, error.num_frames)
+            return _read_clip(predictor, video, frame, error.num_frames, video.fps)
 
 
-def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames: int) -> Clip:
+def _read_clip(
+    predictor: Predictor, video: Video | FrameFolder, frame: int | None, num_frames: int, fps: float
+) -> Clip:
     if frame is not None and not 0 <= frame < num_frames:
+        source = video.source if isinstance(video, Video) else video
         raise ValueError(
-            f"query: frame {frame} is not in {video.source}; choose one of frames 0 to "
-            f"{num_frames - 1}"
+            f"query: frame {frame} is not in {source}; choose one of frames 0 to {num_frames - 1}"
         )
     config = predictor.config
     config = replace(config, test=replace(config.test, num_clips=1, num_crops=1))
     sampler, generator = test_frames(config), sample_generator(0, 0, 0)
     clock = clock_of(config)
-    numbers = sample_numbers(sampler, video, num_frames, video.fps, generator, clock)[0]
+    numbers = sample_numbers(sampler, video, num_frames, fps, generator, clock)[0]
     if frame is not None and config.clip.sampling == "dense":
         shift = frame - numbers[len(numbers) // 2]  # the frame becomes the middle of the clip
         numbers = numbers + min(max(shift, -numbers.min()), num_frames - 1 - numbers.max())
@@ -163,7 +168,7 @@ def _read_clip(predictor: Predictor, video: Video, frame: int | None, num_frames
     frames = decode(video, numbers, crop=crop, square_pixels=config.clip.square_pixels)
     inputs = resize(frames, transform.crop)[None]
     to_video = make_to_video(config.clip, predictor.device)
-    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), video.fps)
+    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
 
 
 def record_clip(

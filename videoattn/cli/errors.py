@@ -6,6 +6,7 @@ from pathlib import Path
 
 from videoattn.cli.clip import read_clip, record_clip
 from videoattn.data.decode import DecodeError
+from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import Samples
 from videoattn.engine.evaluate import Evaluation
 from videoattn.explain.explorer.errors import Answer, write_errors
@@ -20,6 +21,18 @@ NUM_STRIPS = 500
 """Number of videos shown with frames. Each is decoded a second time."""
 
 
+def check_labels(samples: Samples) -> None:
+    """Checks that each video has one class.
+
+    Raises:
+        ValueError: If videos have several labels.
+    """
+    if samples.label_sets is not None:
+        raise ValueError(
+            "errors: got several labels for a video; the page needs one class for each"
+        )
+
+
 def write_errors_page(
     run: Path,
     predictor: Predictor,
@@ -31,12 +44,8 @@ def write_errors_page(
     """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
 
     Raises:
-        ValueError: If no test video has a label, or videos have several.
+        ValueError: If no test video has a label.
     """
-    if evaluation.labels.ndim > 1:
-        raise ValueError(
-            "errors: got several labels for a video; the page needs one class for each"
-        )
     answers = sorted(_answers(evaluation), key=lambda item: item[1].wrongness, reverse=True)
     if not answers:
         raise ValueError("errors: no test video has a label, so none can be wrong")
@@ -53,11 +62,14 @@ def write_errors_page(
         for rank, (index, answer) in enumerate(answers):
             video = Path(samples.path(index))
             command = shlex.join(["videoattn", "explore", str(run), str(video)])
+            if samples.frame_template is not None:
+                command = ""  # explore takes files
             answer = answer._replace(name=video.name, command=command)
             explorer = f"explorers/{rank + 1:03d}_{safe_file_name(video.stem)}.html"
             if rank < max(NUM_STRIPS, explorers):
                 page = folder / explorer if rank < explorers else None
-                frames = _write_frames(predictor, video, answer.label, page, note=rank == 0)
+                source = samples.source(index)
+                frames = _write_frames(predictor, source, answer.label, page, note=rank == 0)
                 is_written = page is not None and frames is not None
                 answer = answer._replace(frames=frames, explorer=explorer if is_written else "")
             yield answer
@@ -79,18 +91,23 @@ def _answers(evaluation: Evaluation) -> Iterator[tuple[int, Answer]]:
 
 
 def _write_frames(
-    predictor: Predictor, video: Path, label: int, page: Path | None, *, note: bool
+    predictor: Predictor,
+    source: Path | FrameFolder,
+    label: int,
+    page: Path | None,
+    *,
+    note: bool,
 ) -> Frames | None:
     """Returns frames of a video, or None with a note. Writes its explorer page, if it has one."""
     try:
-        clip = read_clip(predictor, video)
-    except DecodeError as error:  # such as a frame folder, or a file in a shard
+        clip = read_clip(predictor, source)
+    except DecodeError as error:  # such as a file in a shard
         if note:
-            show(f"note: {ERRORS} has no frames of {video}: {error}")
+            show(f"note: {ERRORS} has no frames of {source}: {error}")
         return None
     if page is not None:
         truth = predictor.class_names[label]
-        archive = record_clip(predictor, video, clip, truth=truth, cams=True)
+        archive = record_clip(predictor, Path(str(source)), clip, truth=truth, cams=True)
         for left_out in write_explorer(page, [archive], Budget()):
             show(f"left out: {left_out}")
     return clip.frames

@@ -67,6 +67,10 @@ def command(
         samples = make_samples(predictor.config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = out or predictor.folder / "test"
+        if errors:
+            from videoattn.cli.errors import check_labels, write_errors_page  # imports what draws
+
+            check_labels(samples)
         if parallel.is_main:
             _check_writable(folder)
         evaluation = predictor.evaluate(samples, parallel)
@@ -74,8 +78,6 @@ def command(
             show_accuracy(predictor, evaluation)
             _write_tables(predictor, evaluation, samples, folder)
             if errors:
-                from videoattn.cli.errors import write_errors_page  # imports what draws
-
                 show(write_errors_page(run, predictor, evaluation, samples, folder, explorers))
         return evaluation
 
