@@ -19,23 +19,23 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CEILINGS = {
     # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
     # archives; maps that are recorded whole, and any row of them later.
-    "attention": 5_752,
+    "attention": 5_558,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo;
     # receptive fields.
-    "models": 1_258,
-    "weights": 1_526,  # downloads by name
+    "models": 1_249,
+    "weights": 1_514,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
     # diagnostic tasks with their truth.
-    "data": 6_905,
+    "data": 6_835,
     "engine": 2_640,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
     # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth.
-    "explain": 2_785,
+    "explain": 2_722,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems.
-    "recipe": 2_935,
+    "recipe": 2_864,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden; tasks.
-    "cli": 4_090,
+    "cli": 4_196,
 }
 
 
@@ -88,14 +88,14 @@ def test_package_sizes(package: str) -> None:
 
 
 def test_the_size_of_the_page() -> None:
-    """Scripts and styles, without blank lines and comments."""
+    """Scripts and styles, with blank lines and comments."""
     page = PACKAGE / "explain/explorer"
     lines = [
         line.strip()
         for path in (*page.glob("*.js"), *page.glob("*.css"))
         for line in path.read_text().splitlines()
     ]
-    assert sum(bool(line) and not line.startswith(("//", "/*")) for line in lines) <= 1_300
+    assert len(lines) <= 1_300
     assert max(map(len, lines)) <= 140
 
 

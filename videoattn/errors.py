@@ -34,11 +34,7 @@ def one_of(argument: str, name: str, choices: Collection[str]) -> str:
 
 
 def check_options(argument: str, make: Callable[..., object], options: Mapping[str, Any]) -> None:
-    """Checks that a constructor accepts every option.
-
-    Raises:
-        ValueError: If an option is not an optional argument of `make`.
-    """
+    """Raises a ValueError if an option is not an optional argument of the constructor."""
     bound = make.keywords if isinstance(make, partial) else {}
     parameters = inspect.signature(make).parameters.values()
     known = [p.name for p in parameters if p.default is not p.empty and p.name not in bound]

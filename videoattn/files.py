@@ -54,21 +54,14 @@ def output_folder(folder: Path) -> Path:
 
 
 def require_empty(path: Path) -> None:
-    """Checks that a path does not exist, or is an empty folder.
-
-    Raises:
-        ValueError: If the path exists.
-    """
+    """Raises a ValueError if a path exists, unless it is an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} already exists; choose another name, or remove it")
 
 
 def require_suffix(path: Path | None, suffix: str) -> None:
-    """Checks that the name of an output ends in `suffix`, so that a mistyped one replaces no video.
-
-    Raises:
-        ValueError: If it ends in something else.
-    """
+    """Raises a ValueError if the name of an output does not end in `suffix`, so that a mistyped one
+    replaces no video."""
     if path is not None and path.suffix.lower() != suffix:
         raise ValueError(f"output: got {path}; need a file name that ends in {suffix}")
 

@@ -19,10 +19,10 @@ from videoattn.attention.blocks.interaction_loss import (
     interaction_loss,
     unit_rows,
 )
-from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SimilarityAttention
 
 
 def small(block: nn.Module, factor: float = 0.3) -> nn.Module:

@@ -25,8 +25,8 @@ from videoattn.attention import (
 from videoattn.attention.adapters import multihead_maps
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
-from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALIZERS
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.types import Grid, ModelInfo
@@ -214,7 +214,7 @@ def test_factors_of_each_source() -> None:
 
 def test_one_head_without_special_tokens_reads_as_before() -> None:
     weights = noise(2, 24, 24)
-    found = PairwiseAttention(GRID, GRID, normalized=False, rows=lambda at: weights[:, at])
+    found = PairwiseAttention(GRID, GRID, normalized=False, weigh=lambda at: weights[:, at])
     assert torch.equal(found.rows(torch.tensor([3])).flatten(2), weights[:, [3]])
     rows, elsewhere = found.rows_by_head(torch.tensor([3]))
     assert rows.shape == (2, 1, 1, *GRID)

@@ -12,8 +12,8 @@ from videoattn.attention import functional
 from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import FORMS, NonLocal
-from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALIZERS
 
 BLOCKS = [

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.attention.test_functional import assert_same, random, values_and_gradients
 from videoattn.attention import functional
-from videoattn.attention.blocks.pairwise import (
+from videoattn.attention.blocks.similarity import (
     additive_weights,
     attend_additive,
     cosine_tokens,

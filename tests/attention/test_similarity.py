@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.non_local import NonLocal
-from videoattn.attention.blocks.pairwise import SIMILARITIES, SimilarityAttention
+from videoattn.attention.blocks.similarity import SIMILARITIES, SimilarityAttention
 from videoattn.attention.functional import NORMALIZERS
 
 every_pair = pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`list attention`, `bench` and `compare`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.cli.test_commands import RECIPE, command, curve, refused, weights
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.app import main
+from videoattn.cli.comparison import Result, difference
 from videoattn.cli.list import attention_rows
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import train as engine
@@ -80,6 +82,104 @@ def test_a_comparison_continues_after_an_interruption(
     assert "--system: interaction reads what the other systems return; put it last" in refused(
         *words, "--system", "interaction+cbam"
     )
+
+
+def test_networks_tasks_and_shards_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_demo_clips(tmp_path / "clips", num_train_per_class=1, num_test_per_class=1)
+    Path("tiny.yaml").write_text(RECIPE)
+    Path("slow.yaml").write_text(RECIPE)
+    words = ["compare", "tiny.yaml", "data.root=clips", "train.num_epochs=1", "--seeds", 1]
+    words += ["--task", "slow.yaml", "--system", "none", "--system", "self_gating"]
+    words += ["--network", "i3d_r18", "--network", "c2d_r18"]
+    assert command(*words, "--folder", "a", "--shard", "1/2") == 0
+    assert command(*words, "--folder", "b", "--shard", "2/2") == 0
+    done = {str(file.parent) for file in Path().rglob("result.json")}
+    assert len(done) == 8
+    assert {path.partition("/")[0] for path in done} == {"a", "b"}
+    assert "b/slow/c2d_r18-self_gating_seed0" in done
+    capsys.readouterr()
+    assert command(*words, "--folder", "a", "--merge", "b") == 0
+    printed = capsys.readouterr().out
+    for name in ("tiny", "slow"):
+        table = Path("a", name, "comparison.md").read_text()
+        assert table in printed
+        assert len(table.splitlines()) == 2 + 4
+        assert "| i3d_r18 + none | " in table
+        row = next(
+            line for line in table.splitlines() if line.startswith("| c2d_r18 + self_gating | ")
+        )
+        assert " to " in row.split(" | ")[2]
+    assert not (Path("a/slow/c2d_r18-self_gating_seed0") / "checkpoint-last.pt").exists()
+    for text, message in (
+        ("3/2", "--shard: got 3/2; need I/N with I from 1 to N, such as 2/4"),
+        ("1", "--shard: got 1; need I/N with I from 1 to N, such as 2/4"),
+        ("1/9", "--shard: got 1/9 for 8 runs; choose N up to 8"),
+    ):
+        assert message in refused(*words, "--shard", text)
+    message = "--merge: gone is not a folder; name the --folder of a comparison"
+    assert message in refused(*words, "--merge", "gone")
+
+
+def test_rows_that_cannot_be_trained_are_named_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_demo_clips(tmp_path / "clips", num_train_per_class=1, num_test_per_class=1)
+    Path("tiny.yaml").write_text(RECIPE)
+    words = ["compare", "tiny.yaml", "data.root=clips", "--folder", "c", "--system", "none"]
+    message = refused(*words, "--system", "hard_crop", "train.num_epochs=1", "--network", "i3d_r18")
+    assert "error: 1 of 2 rows cannot be trained: i3d_r18 + hard_crop: " in message
+    message = refused(*words, "--network", "i3d_r19")
+    assert (
+        "1 of 1 rows cannot be trained: i3d_r19 + none: model.name: 'i3d_r19' does not" in message
+    )
+    assert not Path("c").exists()
+
+
+def test_a_run_that_fails_is_a_row_and_the_others_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("good", "bad"):
+        write_demo_clips(tmp_path / folder, num_train_per_class=1, num_test_per_class=1)
+        Path(f"{folder}.yaml").write_text(RECIPE.replace("data: {", f"data: {{root: {folder}, "))
+    clip = next(Path("bad/train").rglob("*.mp4"))
+    clip.write_bytes(clip.read_bytes()[:200])
+    words = ["compare", "bad.yaml", "--task", "good.yaml", "--system", "none", "--seeds", 1]
+    words += ["--folder", "c", "train.num_epochs=1"]
+    message = refused(*words)
+    assert message == "error: 1 of 2 runs failed; correct them and start again"
+    (line,) = [x for x in Path("c/bad/comparison.md").read_text().splitlines() if "failed" in x]
+    assert line.startswith("| none, seed 0 | failed: ")
+    assert clip.name in line
+    assert "| none | " in Path("c/good/comparison.md").read_text()
+
+
+def result(correct: str) -> Result:
+    accuracy = correct.count("1") / max(len(correct), 1)
+    return Result(accuracy, accuracy, len(correct), 1, 1.0, correct=correct)
+
+
+def test_differences_are_paired_by_seed_and_video() -> None:
+    ones, zeros = result("1" * 40), result("0" * 40)
+    assert difference({0: ones}, {0: zeros}) == "+100.0 (+100.0 to +100.0)"
+    assert difference({0: ones, 1: zeros}, {0: ones, 1: zeros}) == "+0.0 (+0.0 to +0.0), tie"
+    assert difference({1: ones}, {0: zeros}) == "-"
+    assert difference({0: result("")}, {0: result("")}) == "-"
+    assert difference({0: ones}, {0: result("111")}) == "-"
+    # 300 of 1,000 videos differ by one, 100 by minus one: a normal interval around 20 points.
+    row, bare = result("1" * 300 + "0" * 700), result("0" * 300 + "1" * 100 + "0" * 600)
+    deviation = 100 * ((0.3 + 0.1 - 0.2**2) / 1000) ** 0.5
+    mean, low, high = (float(x) for x in re.findall(r"[+-][\d.]+", difference({0: row}, {0: bare})))
+    assert mean == 20.0
+    assert low == pytest.approx(20 - 1.96 * deviation, abs=0.3)
+    assert high == pytest.approx(20 + 1.96 * deviation, abs=0.3)
+    # The seeds differ, the videos do not: the interval is that of two draws from 0 and 100.
+    pair = difference({0: ones, 1: ones}, {0: zeros, 1: ones})
+    assert pair == "+50.0 (+0.0 to +100.0), tie"
 
 
 def test_the_list_counts_several_systems_in_one_network() -> None:

@@ -1,20 +1,19 @@
 """`videoattn explore`, and `videoattn test --errors`."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.cli.test_commands import command, refused
 from tests.cli.test_visualize import untrained
 from videoattn.cli.app import main
-from videoattn.cli.clip import read_clip
-from videoattn.cli.explore import explore
-from videoattn.cli.recording import record_clip
+from videoattn.cli.clip import read_clip, record_clip
+from videoattn.cli.explore import command as explore
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import write_demo_clips
-from videoattn.explain.explorer.pack import Budget
 from videoattn.recipe.run import load
 
 
@@ -56,7 +55,7 @@ def test_a_run_by_its_name_and_other_runs(
     for name in ("one", "two"):
         (Path("runs") / name).mkdir(parents=True)
         runs.append(untrained(Path("runs") / name, "non_local").relative_to("runs"))
-    page = explore(runs, [video], output=Path("a.html"))
+    page = explore(runs[0], [video], runs[1:], output=Path("a.html"))
     text = page.read_text()
     assert page == Path("a.html")
     assert text.count('"clip":0') == 2
@@ -81,14 +80,14 @@ def test_errors_of_the_command(
     assert not (tmp_path / "explorer.html").exists()
     outside = tmp_path / "outside.html"
     (tmp_path / "explorer.html").symlink_to(outside)
-    explore([run], [video])
+    explore(run, [video])
     assert not outside.exists()  # the link was replaced
 
 
 @pytest.mark.parametrize("system", ["hard_crop", "cbam", "interaction", "residual_attention"])
 def test_networks_without_pairwise_maps(system: str, tmp_path: Path, video: Path) -> None:
     run = untrained(tmp_path, system)
-    text = explore([run], [video], budget=Budget(4)).read_text()
+    text = explore(run, [video], budget=4.0).read_text()
     assert '"queries":[]' in text
     assert '"kind":"cam"' in text
 
@@ -110,7 +109,7 @@ def test_visualize_states_the_query_and_names_the_page(
     visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
     last = "every other query, in a page to click: "
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}videoattn explore {run} {video}"
-    explore([run], [video])
+    explore(run, [video])
     visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}{tmp_path / 'explorer.html'}"
 
@@ -145,6 +144,43 @@ def test_errors_need_labels(tmp_path: Path, video: Path) -> None:
         write_errors_page(
             Path("run"), loaded, loaded.evaluate(samples, Parallel()), samples, tmp_path, 0
         )
-    several = replace(loaded.evaluate(samples, Parallel()), labels=torch.ones(1, 2))
-    with pytest.raises(ValueError, match="errors: got several labels for a video"):
-        write_errors_page(Path("run"), loaded, several, samples, tmp_path, 0)
+
+
+def test_errors_of_several_labels_are_refused_before_scoring(
+    tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = untrained(tmp_path, "non_local", class_names=("0", "1"))
+    (tmp_path / "list.txt").write_text(f"{video.name} 0;1\n")
+    words = [
+        "data.layout=list",
+        "data.columns=path labels",
+        f"data.root={video.parent}",
+        *(f"data.{part}_split={tmp_path}/list.txt" for part in ("train", "test")),
+    ]
+    message = refused("test", run, *words, "train.loss=bce", "--errors")
+    assert "errors: got several labels for a video; the page needs one class for each" in message
+    assert "accuracy" not in capsys.readouterr().out
+
+
+def test_errors_of_frame_folders_have_frames(tmp_path: Path, clips: Path) -> None:
+    torch.manual_seed(0)
+    run = untrained(tmp_path, "non_local", class_names=("0", "1"))
+    lines = []
+    for number in range(2):
+        (tmp_path / f"frames/clip{number}").mkdir(parents=True)
+        for frame in range(9):
+            color = (20 * frame, 80, 120 * number)
+            Image.new("RGB", (40, 30), color).save(
+                tmp_path / f"frames/clip{number}/{frame:03d}.png"
+            )
+        lines.append(f"clip{number} 9 {number}\n")
+    (tmp_path / "test.txt").write_text("".join(lines))
+    words = ["data.layout=frames", f"data.root={tmp_path}/frames", "data.frame_start=0"]
+    words += [f"data.{part}_split={tmp_path}/test.txt" for part in ("train", "test")]
+    words += ["data.frame_template={:03d}.png"]
+    words += ["data.columns=path frames label"]
+    assert command("test", run, *words, "--errors", "--explorers", 1) == 0
+    text = (tmp_path / "test/errors.html").read_text()
+    assert text.count('"explorer":"explorers/001_clip') == 1
+    assert '"command":"videoattn' not in text
+    assert text.count("data-chunk=") == 2

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from tests.cli.test_commands import RECIPE, command, refused
-from videoattn.cli.test import evaluate_run
+from videoattn.cli.test import command as evaluate_run
 from videoattn.data.synthetic import MOTIONS, write_demo_clips, write_pair_clips
 from videoattn.models import head
 from videoattn.recipe.run import load
@@ -59,7 +59,7 @@ def test_pair_clips_have_two_motions_of_different_states(pairs: Path) -> None:
 
 
 def test_tables_of_several_labels(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = evaluate_run(Path("runs/tiny"), folder=Path("out"))
+    scores = evaluate_run(Path("runs/tiny"), out=Path("out"))
     printed = capsys.readouterr().out
     assert "mAP" in printed
     assert "hit@1" in printed

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from videoattn.cli.app import main
-from videoattn.cli.clip import read_clip
-from videoattn.cli.recording import choose_maps, map_owners
+from videoattn.cli.clip import choose_maps, map_owners, read_clip
 from videoattn.cli.visualize import visualize, visualize_score
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips

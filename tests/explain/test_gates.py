@@ -102,7 +102,7 @@ def test_scales_of_gates(
     expected: tuple[float, float, float, bool],
 ) -> None:
     weights = torch.tensor([low, high])
-    scale = make_gate_scale(weights, normalized=False, identity_value=identity_value)
+    scale = make_gate_scale(GateMap("spatial", weights, identity_value=identity_value), weights)
     assert_allclose(scale[1:4], expected[:3], atol=1e-6)
     assert scale.diverging == expected[3]
 

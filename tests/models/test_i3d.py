@@ -12,7 +12,7 @@ from tests.reference import inception
 from tests.test_layers import poison
 from videoattn.models.i3d import TABLE, InceptionI3d, MaxPool, SameConv3d, WindowAverage
 from videoattn.models.table import make_network
-from videoattn.weights.keys_inception import hassony2, piergiaj
+from videoattn.weights.keys import hassony2, piergiaj
 
 
 def narrow(**options: object) -> InceptionI3d:

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal
-from videoattn.attention.blocks.pairwise import SimilarityAttention
+from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.maps import HasMaps
 from videoattn.engine.step import OptimSettings

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.attention_stem import AttentionStem
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
-from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SimilarityAttention
 
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from tests.reference import fill, inception
 from videoattn.weights import explain, from_state_dict, to_public
-from videoattn.weights.keys import Layout
-from videoattn.weights.keys_inception import hassony2, piergiaj
+from videoattn.weights.keys import Layout, hassony2, piergiaj
 
 RECORD = "piergiaj_inception_i3d"
 

@@ -15,7 +15,8 @@ import typer
 from common import print_table
 
 from videoattn.cli.arguments import Device, Overrides, Recipe
-from videoattn.cli.compare import Result, compare
+from videoattn.cli.compare import compare
+from videoattn.cli.comparison import Result
 
 SHARES = (0.0, 0.3, 0.6)
 SYSTEMS = ("none", "residual_attention", "non_local", "cbam")

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from common import print_table
 
-from videoattn.cli.predict import find_videos, predict
+from videoattn.cli.predict import command as predict
+from videoattn.cli.predict import find_videos
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.recipe.run import load
@@ -35,7 +36,7 @@ def bench(
         memory = []
         for turn in range(rounds):
             tested = _seconds(partial(_test, run, videos))
-            predicted = _seconds(partial(predict, run, [videos], csv=folder / f"{turn}.csv"))
+            predicted = _seconds(partial(predict, run, [str(videos)], csv=folder / f"{turn}.csv"))
             speeds["test"].append(number / tested)
             speeds["predict"].append(number / predicted)
             memory.append(_resident_mb())

@@ -1,14 +1,15 @@
 """Computes the maps of other libraries' attention modules from the arguments of a call."""
 
 import inspect
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.functional import autocast_off
+from videoattn.attention.functional import autocast_off, widen
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.types import Grid
 
@@ -23,9 +24,7 @@ def multihead_maps(
     """Returns the map of an `nn.MultiheadAttention` for one call.
 
     Args:
-        module: The module.
-        args: Positional arguments of the call.
-        kwargs: Its keyword arguments.
+        args, kwargs: Arguments of the call.
         grid: (T, H, W) of the network's tokens.
         special: Names of the special tokens, which come first.
 
@@ -38,16 +37,23 @@ def multihead_maps(
     with autocast_off(query):
         q, k = _projected(module, query, key)
     mask = _mask(call.arguments, q, k)
-    tokens = _Tokens(len(special), len(special) + grid[0] * grid[1] * grid[2])
-    if key.shape[1] != tokens.total:
+    num_special, total = len(special), len(special) + math.prod(grid)
+    if key.shape[1] != total:
         raise ValueError(
             f"MultiheadAttention: got {key.shape[1]} keys; the network's token grid {grid} and "
-            f"{len(special)} special tokens are {tokens.total}: correct the network's ModelInfo"
+            f"{num_special} special tokens are {total}: correct the network's ModelInfo"
         )
-    k = tokens.positions_first(k)
-    mask = tokens.positions_first(mask.transpose(2, 3)).transpose(2, 3)
-    if query.shape[1] == tokens.total:
-        q, mask = tokens.positions_first(q), tokens.positions_first(mask)
+
+    def positions_first(x: Tensor) -> Tensor:
+        """Reorders axis 2: the tokens of the grid first, then the special tokens."""
+        if x.shape[2] == 1:
+            return x
+        return torch.cat([x[:, :, num_special:total], x[:, :, :num_special], x[:, :, total:]], 2)
+
+    k = positions_first(k)
+    mask = positions_first(mask.transpose(2, 3)).transpose(2, 3)
+    if query.shape[1] == total:
+        q, mask = positions_first(q), positions_first(mask)
         return {"": _attention(q, k, mask, grid, grid, special)}
     # Learned queries that pool the tokens.
     one = query.shape[1] == 1
@@ -68,13 +74,7 @@ def _attention(
 
     factors = None if bool((mask != 0).any()) else Factors(q, k, "softmax", scale)
     return PairwiseAttention(
-        grid_q,
-        grid_k,
-        normalized=True,
-        rows=rows,
-        num_heads=q.shape[1],
-        special=special,
-        factors=factors,
+        grid_q, grid_k, True, rows, num_heads=q.shape[1], special=special, factors=factors
     )
 
 
@@ -98,8 +98,7 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
         k = torch.cat([k, module.bias_k.expand(len(k), -1, -1)], dim=1)
     if module.add_zero_attn:
         k = F.pad(k, (0, 0, 0, 1))
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q, k = (x.to(wide).unflatten(2, (module.num_heads, -1)).transpose(1, 2) for x in (q, k))
+    q, k = (widen(x).unflatten(2, (module.num_heads, -1)).transpose(1, 2) for x in (q, k))
     return q, k
 
 
@@ -119,17 +118,3 @@ def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
             mask = mask.unflatten(0, (len(q), -1)) if mask.ndim == 3 else mask[None, None]
         extra = extra + mask
     return extra
-
-
-class _Tokens(NamedTuple):
-    """The order of a network's tokens: special ones, then those of the grid; `total` in all."""
-
-    num_special: int
-    total: int
-
-    def positions_first(self, x: Tensor) -> Tensor:
-        """Reorders axis 2: the tokens of the grid first, then the special tokens."""
-        if x.shape[2] == 1:
-            return x
-        positions, special = x[:, :, self.num_special : self.total], x[:, :, : self.num_special]
-        return torch.cat([positions, special, x[:, :, self.total :]], dim=2)

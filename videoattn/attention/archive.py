@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.attention.maps import Factors, GateMap, PairwiseMap, Rule
+from videoattn.attention.maps import GATE_AXES, Factors, GateMap, PairwiseMap, Rule
 from videoattn.files import read_arrays, write_whole
 from videoattn.types import Frames
 
@@ -53,7 +53,8 @@ def save_maps(
     arrays = {} if frames is None else {"frames": frames.cpu().numpy()}
     entries = []
     for index, (name, found) in enumerate(maps.items()):
-        entry: dict[str, Any] = {"name": name, "type": _TYPES[type(found)]}
+        kind = "gate" if isinstance(found, GateMap) else "pairwise"
+        entry: dict[str, Any] = {"name": name, "type": kind}
         for item in fields(found):
             value = getattr(found, item.name)
             if isinstance(value, Factors):
@@ -114,9 +115,6 @@ def _write(file: Any, index: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-_TYPES: dict[type, str] = {PairwiseMap: "pairwise", GateMap: "gate"}
-
-
 def _read(
     entry: dict[str, Any], prefix: str, arrays: Mapping[str, Tensor]
 ) -> PairwiseMap | GateMap:
@@ -126,10 +124,8 @@ def _read(
     }
     if entry["type"] == "gate":
         gate = GateMap(**values)
-        if (
-            gate.kind not in _GATE_DIMENSIONS
-            or gate.weights.ndim not in _GATE_DIMENSIONS[gate.kind]
-        ):
+        shapes = (axes.split() for axes in GATE_AXES.get(gate.kind, ()))
+        if gate.weights.ndim - 1 not in map(len, shapes):
             raise ValueError(f"{entry['name']!r} is not a map of the kind {gate.kind!r}")
         return gate
     if "rule" in values:
@@ -137,18 +133,6 @@ def _read(
         values["factors"] = Factors(q, k, rule, float(scale))
     values |= {key: tuple(map(int, values[key])) for key in ("grid_q", "grid_k")}
     return _checked(entry["name"], PairwiseMap(**values))
-
-
-_GATE_DIMENSIONS: dict[str, tuple[int, ...]] = {
-    "channel": (2, 3),
-    "spatial": (4,),
-    "temporal": (2,),
-    "mask": (5,),
-    "pooling": (5,),
-    "cam": (4,),
-    "box": (3,),
-}
-"""The numbers of dimensions of each kind of gate map."""
 
 
 def _checked(name: str, found: PairwiseMap) -> PairwiseMap:

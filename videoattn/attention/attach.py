@@ -10,18 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from videoattn.attention import insert
 from videoattn.attention.blocks.attention_stem import replace_stem
 from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps
-from videoattn.attention.insert import (
-    check_positions,
-    dry_run,
-    insert_attention,
-    output_shapes,
-    put_after,
-    view_as_video,
-    with_blocks,
-)
 from videoattn.attention.maps import HasMaps
 from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
@@ -33,7 +25,8 @@ def attach_blocks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels)` after blocks; by default at the published positions."""
-    insert_attention(model, make, after or published_positions(model, info), name=name, info=info)
+    positions = after or published_positions(model, info)
+    insert.insert_attention(model, make, positions, name=name, info=info)
     return model
 
 
@@ -42,8 +35,7 @@ def attach_stage_ends(
 ) -> nn.Module:
     """Adds `make(channels)` after the last blocks of the last two stages."""
     positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
+    return attach_blocks(model, info, make, positions, name)
 
 
 def attach_gates(
@@ -53,8 +45,7 @@ def attach_gates(
     default in every block. Positions may also be other modules."""
     blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
     positions = [info.branch_ends.get(block, block) for block in blocks]
-    insert_attention(model, make, positions, name=name, info=info)
-    return model
+    return attach_blocks(model, info, make, positions, name)
 
 
 def attach_convolutions(
@@ -66,7 +57,7 @@ def attach_convolutions(
     replaces it, and a 4x4 max pool replaces the pool after it.
     """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
-    check_positions(model, stages, info)
+    insert.check_positions(model, stages, info)
     if "conv1" in stages:
         replace_stem(model, "conv1", heads=getattr(make, "keywords", {}).get("heads", 8))
     replace_convolutions(model, make, [stage for stage in stages if stage != "conv1"])
@@ -77,7 +68,6 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
     """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
 
     Args:
-        model: The network, which is changed.
         make: Returns the layer for (in_channels, out_channels, stride of height and width).
         stages: Dotted names of stages or blocks.
 
@@ -101,7 +91,7 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
                     f"{path!r} has a block after it, which would be lost; insert that block later"
                 )
             layer = make(conv.in_channels, conv.out_channels, conv.stride[-1])
-            layer = view_as_video(layer, conv.weight.shape)
+            layer = insert.view_as_video(layer, conv.weight.shape)
             for pre_hook in conv._forward_pre_hooks.values():  # TSM's shift of the input
                 layer.register_forward_pre_hook(pre_hook)
             model.set_submodule(path, layer)
@@ -128,7 +118,7 @@ class Joined(nn.Module):
         self.sources = tuple(sources)
         self._taps = Taps()
         for source in sources:
-            self._taps.tap_output(model.get_submodule(with_blocks(model, source)), source)
+            self._taps.tap_output(model.get_submodule(insert.with_blocks(model, source)), source)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]
@@ -151,16 +141,15 @@ def attach_layers(
         positions = [*published_positions(model, info), stages_of(model, info)[-1][-2]]
     if len(positions) < 2:
         raise ValueError(f"after: got {positions}; need one or more sources and, last, the query")
-    check_positions(model, positions, info)
-    shapes = output_shapes(model, positions, info)
+    shapes = insert.output_shapes(model, positions, info)
     *sources, query = positions
     order = list(shapes)
     late = [source for source in sources if order.index(source) > order.index(query)]
     if late or query in sources:
         raise ValueError(f"{late or query!r} does not run before {query!r}: choose earlier layers")
     block = make(shapes[query][1], [shapes[source][1] for source in sources])
-    block = view_as_video(block, shapes[query])
-    put_after(model, query, name, Joined(model, block, sources))
+    block = insert.view_as_video(block, shapes[query])
+    insert.put_after(model, query, name, Joined(model, block, sources))
     return model
 
 
@@ -171,15 +160,14 @@ def attach_pyramids(
     one. The block's forward takes (x, *sources): the output of the position and the outputs of all
     earlier stages."""
     stages = stage_outputs(model, info, len(info.stages))
-    positions = after or stages[-2:-1]
-    check_positions(model, positions, info)
-    for position in positions:
-        shapes = output_shapes(model, [*(s for s in stages if s != position), position], info)
+    for position in after or stages[-2:-1]:
+        others = [stage for stage in stages if stage != position]
+        shapes = insert.output_shapes(model, [*others, position], info)
         order = list(shapes)
         sources = [s for s in stages if order.index(s) < order.index(position)]
         block = make(shapes[position][1], [shapes[source][1] for source in sources])
-        block = view_as_video(block, shapes[position])
-        put_after(model, position, name, Joined(model, block, sources))
+        block = insert.view_as_video(block, shapes[position])
+        insert.put_after(model, position, name, Joined(model, block, sources))
     return model
 
 
@@ -194,12 +182,11 @@ def attach_head(
         ValueError: If the network has no linear classifier, or its input has another shape.
     """
     levels = after or stage_outputs(model, info, 3)
-    check_positions(model, levels, info)
+    shapes = insert.output_shapes(model, levels, info)
     classifier = linear_classifier(model, info)
-    shapes = output_shapes(model, levels, info)
     channels = [shapes[level][1] for level in levels]
     head = make(classifier.in_features, channels, classifier.out_features)
-    head = view_as_video(head, shapes[levels[0]])
+    head = insert.view_as_video(head, shapes[levels[0]])
     model.set_submodule(info.classifier, Joined(model, head, levels))
     return model
 
@@ -211,7 +198,8 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
         ValueError: If it is not a linear layer, or its input is not (N, C) or (N, S, C).
     """
     classifier = model.get_submodule(info.classifier)
-    shape = tuple(dry_run(model, [info.classifier], info, inputs=True)[info.classifier].shape)
+    inputs = insert.dry_run(model, [info.classifier], info, inputs=True)
+    shape = tuple(inputs[info.classifier].shape)
     if not isinstance(classifier, nn.Linear) or len(shape) > 3:
         raise ValueError(
             f"{type(model).__name__}: got the classifier `{info.classifier}`, a "
@@ -241,8 +229,7 @@ def attach_masks(
             f"{type(model).__name__} has none; choose a ResNet, or another system"
         )
     stages = list(after) or stage_outputs(model, info, len(info.stages))[:3]
-    check_positions(model, stages, info)
-    for position, shape in output_shapes(model, stages, info).items():
+    for position, shape in insert.output_shapes(model, stages, info).items():
         stage, count = modules[position], stages.count(position)
         if not isinstance(stage, nn.Sequential) or len(stage) < 1 + count:
             raise ValueError(
@@ -251,7 +238,7 @@ def attach_masks(
         if name in stage._modules:
             raise ValueError(f"{position!r} already has {name}; choose another position")
         grid = min(shape[-2:])
-        masks = [view_as_video(make(shape[1], grid=grid), shape) for _ in range(count)]
+        masks = [insert.view_as_video(make(shape[1], grid=grid), shape) for _ in range(count)]
         model.set_submodule(position, MaskedStage(stage, masks, name))
     return model
 

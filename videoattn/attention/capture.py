@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -38,7 +39,6 @@ def capture(
     Outputs that are not tensors are left out.
 
     Args:
-        model: The network.
         names: Dotted names of its modules.
         inputs: Collect each module's first input instead of its output.
         copy: The network continues with a copy, so that a later in-place operation does not change
@@ -106,22 +106,17 @@ class Taps:
 
     def tap_input(self, module: nn.Module, key: str) -> None:
         """Collects the module's first input in every forward pass."""
-        module.register_forward_pre_hook(_InputTap(self, key))
+        module.register_forward_pre_hook(_Tap(self, key))
 
 
+@dataclass(eq=False)
 class _Tap:
-    def __init__(self, taps: Taps, key: str) -> None:
-        self.taps = taps
-        self.key = key
+    """A hook that keeps the output of a module or, as a pre-hook, its first input."""
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.taps.tensors[self.key] = output
+    taps: Taps
+    key: str
 
-
-class _InputTap:
-    def __init__(self, taps: Taps, key: str) -> None:
-        self.taps = taps
-        self.key = key
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.taps.tensors[self.key] = inputs[0]
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None
+    ) -> None:
+        self.taps.tensors[self.key] = inputs[0] if output is None else output

@@ -3,20 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videoattn.attention.functional import widen
 from videoattn.attention.maps import Factors, Rule
 from videoattn.types import Grid
 
 
 def check_odd(name: str, sizes: Sequence[int]) -> None:
-    """Checks the size of a kernel or window.
-
-    Raises:
-        ValueError: If the sizes are not three odd numbers.
-    """
+    """Raises a ValueError if the sizes of a kernel or window are not three odd numbers."""
     if len(sizes) != 3 or any(size < 1 or size % 2 == 0 for size in sizes):
         raise ValueError(
             f"{name}: got {list(sizes)}; need three odd sizes (frames, height, width), such as "
@@ -28,11 +24,6 @@ def grid_of(x: Tensor) -> Grid:
     """Returns (T, H, W) of a video (N, C, T, H, W)."""
     frames, height, width = x.shape[2:]
     return frames, height, width
-
-
-def widen(x: Tensor) -> Tensor:
-    """Casts to float32, or keeps a wider type. Sums, norms and exponentials need this."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mean_of_segments(pooled: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ def autocast_off(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
+def widen(x: Tensor) -> Tensor:
+    """Casts to float32, or keeps a wider type. Sums, norms and exponentials need this."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def to_tokens(x: Video) -> Tokens:
     """Returns (N, C, T, H, W) as (N, T·H·W, C): a view if x is channels-last in memory."""
     return x.flatten(2).transpose(1, 2)
@@ -105,10 +110,8 @@ def attend(
         return _fused(q, k, v, scale)
     if path == "linear":
         with autocast_off(q):  # D x E sums over every position
-            wide = torch.promote_types(q.dtype, torch.float32)
-            q_wide, k_wide, v_wide = q.to(wide), k.to(wide), v.to(wide)
-            mixed = (k_wide * (scale / k.shape[1])).transpose(1, 2) @ v_wide  # (N, D, E)
-            return (q_wide @ mixed).to(v.dtype)
+            mixed = (widen(k) * (scale / k.shape[1])).transpose(1, 2) @ widen(v)  # (N, D, E)
+            return (widen(q) @ mixed).to(v.dtype)
 
     def rows(queries: Tensor) -> Tensor:
         return attention_weights(queries, keys, normalizer, scale).to(values.dtype)
@@ -119,16 +122,14 @@ def attend(
     if normalizer == "softmax":
         return by_queries(rows, q, v, entries=k.shape[1])
     with autocast_off(q):
-        wide = torch.promote_types(q.dtype, torch.float32)
-        keys, values = k.to(wide), v.to(wide)
-        return by_queries(rows, q.to(wide), values, entries=k.shape[1]).to(v.dtype)
+        keys, values = widen(k), widen(v)
+        return by_queries(rows, widen(q), values, entries=k.shape[1]).to(v.dtype)
 
 
 def check_path(path: str, kind: str, *own: str) -> None:
-    """Checks that a kind of map has the path. `own` lists its paths except "auto" and "explicit".
+    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer.
 
-    Raises:
-        ValueError: If it lacks the path, or the kind is an unknown normalizer (`own` is empty).
+    `own` lists the paths of the kind except "auto" and "explicit", none if it is unknown.
     """
     if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
@@ -146,8 +147,6 @@ def by_queries(
 
     Args:
         weights: Function from queries (N, Q, D) to rows (N, Q, P).
-        q: Queries.
-        v: Values.
         entries: Count of intermediate values for one query of one clip.
     """
 
@@ -171,13 +170,6 @@ def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
     num_queries, num_keys = q.shape[1], k.shape[1]
     linear = (num_queries + num_keys) * k.shape[2] * v.shape[2]
     return "linear" if linear < num_queries * num_keys * (k.shape[2] + v.shape[2]) else "explicit"
-
-
-def _explicit_is_faster(q: Tensor, k: Tensor) -> bool:
-    """Returns whether the explicit softmax is faster than the fused kernel, in bounded memory."""
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.compiler.is_exporting():
-        return False
-    return len(q) * q.shape[1] * k.shape[1] <= MOST_AT_ONCE
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -222,24 +214,20 @@ def attend_separable(
     check_path(path, "a separable map", "linear" if normalizer == "count" else "chunked")
     if normalizer != "count":
         with autocast_off(v):
-            wide = torch.promote_types(v.dtype, torch.float32)
-            a, keys, values = a.to(wide), b.to(wide), v.to(wide)
+            a, keys, values = widen(a), widen(b), widen(v)
+
+            def rows(some: Tensor) -> Tensor:
+                return separable_weights(some, keys, normalizer)
+
             if path == "explicit":
-                return (separable_weights(a, keys, normalizer) @ values).to(v.dtype)
-            y = by_queries(
-                lambda rows: separable_weights(rows, keys, normalizer),
-                a,
-                values,
-                entries=b.shape[1],
-            )
-            return y.to(v.dtype)
+                return (rows(a) @ values).to(v.dtype)
+            return by_queries(rows, a, values, entries=b.shape[1]).to(v.dtype)
     num_queries, num_keys = a.shape[1], b.shape[1]
     if path == "auto":  # sorting and gathering pay off once the map outgrows its two sides
         path = "linear" if num_queries * num_keys > 16 * (num_queries + num_keys) else "explicit"
     if path == "explicit":
         return separable_weights(a, b).to(v.dtype) @ v
-    wide = torch.promote_types(v.dtype, torch.float32)  # sums over every position
-    a, b, values = a.to(wide), b.to(wide), v.to(wide) / num_keys
+    a, b, values = widen(a), widen(b), widen(v) / num_keys  # sums over every position
     b, order = b.sort(dim=1)
     values = values.gather(1, order.unsqueeze(2).expand_as(values))
     first = torch.searchsorted(b.detach(), -a.detach(), right=True)  # first key with b_j > -a_i

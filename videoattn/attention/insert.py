@@ -20,7 +20,6 @@ class VideoView(nn.Module):
     block returns a video, it becomes images again; logits pass unchanged.
 
     Args:
-        block: The video block.
         num_frames: T, the number of consecutive images that form a clip. A `TSN` sets it to its
             number of segments.
     """
@@ -74,7 +73,6 @@ def insert_attention(
         ValueError: If a module does not exist (the message lists the usual positions), or already
             has a block of this name.
     """
-    check_positions(model, after, info)
     shapes = output_shapes(model, after, info)
     inserted = []
     for position in after:
@@ -149,11 +147,7 @@ class _Through:
 def check_positions(
     model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
 ) -> None:
-    """Checks that every position is the name of a module.
-
-    Raises:
-        ValueError: If one is not; the message lists the usual positions.
-    """
+    """Raises a ValueError that lists the usual positions if one is not the name of a module."""
     known = dict(model.named_modules())
     for position in positions:
         if not position or position not in known:
@@ -192,8 +186,10 @@ def output_shapes(
     """Returns the output shape of each module for an example input, in order of execution.
 
     Raises:
-        ValueError: If a module does not run, or does not return features.
+        ValueError: If a module does not exist (see `check_positions`), does not run, or does not
+            return features.
     """
+    check_positions(model, positions, info)
     outputs = dry_run(model, positions, info)
     missing = [position for position in positions if position not in outputs.calls]
     if missing:

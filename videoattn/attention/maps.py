@@ -43,6 +43,7 @@ class Factors(NamedTuple):
         return normalize(logits, self.rule)
 
 
+@dataclass(frozen=True, eq=False)
 class PairwiseAttention:
     """The map of a pairwise block, whose rows are computed on request.
 
@@ -50,7 +51,7 @@ class PairwiseAttention:
         grid_q: (T, H, W) of the queries.
         grid_k: (T, H, W) of the keys; pooled keys have a smaller grid.
         normalized: Whether a row, with `elsewhere`, is a distribution over the keys.
-        rows: Function from query numbers (Q,) to weights (N, Q, P) or (N, h, Q, P). Queries are
+        weigh: Function from query numbers (Q,) to weights (N, Q, P) or (N, h, Q, P). Queries are
             numbered by position, in the order T, H, W, and then by special query. Columns after
             the key positions are keys without a position: class tokens, or padding.
         num_heads: h.
@@ -59,26 +60,14 @@ class PairwiseAttention:
         factors: The map as a product, if it is one.
     """
 
-    def __init__(
-        self,
-        grid_q: Grid,
-        grid_k: Grid,
-        *,
-        normalized: bool,
-        rows: Callable[[Tensor], Tensor],
-        num_heads: int = 1,
-        kind: Literal["pairwise", "local"] = "pairwise",
-        special: tuple[str, ...] = (),
-        factors: Factors | None = None,
-    ) -> None:
-        self.kind = kind
-        self.grid_q = grid_q
-        self.grid_k = grid_k
-        self.normalized = normalized
-        self.num_heads = num_heads
-        self.special = special
-        self.factors = factors
-        self._rows = rows
+    grid_q: Grid
+    grid_k: Grid
+    normalized: bool
+    weigh: Callable[[Tensor], Tensor]
+    num_heads: int = 1
+    kind: Literal["pairwise", "local"] = "pairwise"
+    special: tuple[str, ...] = ()
+    factors: Factors | None = None
 
     def rows(self, queries: Tensor) -> Float[Tensor, "N Q T H W"]:
         """Returns the rows of the queries, averaged over heads, in float32 or wider."""
@@ -88,7 +77,7 @@ class PairwiseAttention:
         self, queries: Tensor
     ) -> tuple[Float[Tensor, "N h Q T H W"], Float[Tensor, "N h Q"] | None]:
         """Returns the rows of each head, and the weight of keys without a position, if any."""
-        weights = self._rows(queries)
+        weights = self.weigh(queries)
         return split_keys(weights if weights.ndim == 4 else weights.unsqueeze(1), self.grid_k)
 
 
@@ -144,15 +133,8 @@ class PairwiseMap:
             elsewhere = None if self.elsewhere is None else self.elsewhere[:, :, numbers]
         else:
             rows, elsewhere = split_keys(self.factors.rows(numbers), self.grid_k)
-        return PairwiseMap(
-            kind=self.kind,
-            rows=rows,
-            queries=cells(numbers, self.grid_q),
-            grid_q=self.grid_q,
-            grid_k=self.grid_k,
-            normalized=self.normalized,
-            elsewhere=elsewhere,
-        )
+        queries, kept = cells(numbers, self.grid_q), (self.grid_q, self.grid_k, self.normalized)
+        return PairwiseMap(self.kind, rows, queries, *kept, elsewhere=elsewhere)
 
 
 def split_keys(
@@ -201,6 +183,18 @@ class GateMap:
     description: str = ""
 
 
+GATE_AXES: dict[str, tuple[str, ...]] = {
+    "channel": ("C", "C T"),
+    "spatial": ("T H W",),
+    "cam": ("T H W",),
+    "temporal": ("T",),
+    "mask": ("C T H W",),
+    "pooling": ("D T H W",),
+    "box": ("T 4",),
+}
+"""The axes of each kind's weights after the first, N."""
+
+
 @runtime_checkable
 class HasMaps(Protocol):
     """A block whose attention can be recorded.
@@ -219,7 +213,6 @@ def to_input(found: PairwiseMap | GateMap, size: Grid, *, smooth: bool = False) 
     cell, or of a bilinear interpolation between cell centers.
 
     Args:
-        found: The map.
         size: T, H and W of the clip.
         smooth: Interpolate in space.
 

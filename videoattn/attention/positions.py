@@ -54,12 +54,9 @@ def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:
         for path, module in model.get_submodule(name).named_modules(prefix=name):
             children = list(module.named_children())
             for (_, first), (child, second) in pairwise(children):
-                if not _mixes_frames(first) or not isinstance(second, nn.BatchNorm3d):
+                mixes_frames = isinstance(first, nn.Conv3d) and first.kernel_size[0] > 1
+                if not mixes_frames or not isinstance(second, nn.BatchNorm3d):
                     continue
                 is_unit = [type(child) for _, child in children[1:]] == [nn.BatchNorm3d, nn.ReLU]
                 found.append(path if is_unit else f"{path}.{child}")
     return found
-
-
-def _mixes_frames(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1

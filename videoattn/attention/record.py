@@ -11,7 +11,7 @@ projections; pairwise blocks compute only the requested rows. Nothing is kept ot
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -100,23 +100,16 @@ def record_attention(
             handle.remove()
 
 
+@dataclass(eq=False)
 class _Recorder:
     """The hooks of one recording."""
 
-    def __init__(
-        self,
-        maps: Maps,
-        info: ModelInfo,
-        queries: Sequence[Query | str] | None,
-        received: bool,
-        factors: bool | str,
-    ) -> None:
-        self.maps = maps
-        self.info = info
-        self.queries = queries
-        self.received = received
-        self.factors = factors
-        self.clip: Grid = (0, 0, 0)
+    maps: Maps
+    info: ModelInfo
+    queries: Sequence[Query | str] | None
+    received: bool
+    factors: bool | str
+    clip: Grid = (0, 0, 0)
 
     def start(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Reads the clip's size, and checks the queries."""
@@ -124,8 +117,13 @@ class _Recorder:
         sizes = dict(zip(self.info.axes, tensors[0].shape, strict=False))
         self.clip = (sizes.get("T", 1), sizes.get("H", 1), sizes.get("W", 1))
         for query in self.queries or ():
-            if not isinstance(query, str):
-                _check_query(query, self.clip)
+            place = () if isinstance(query, str) else query
+            for at, size, axis in zip(place, self.clip, ("frame", "y", "x"), strict=False):
+                if not 0 <= at < size:
+                    raise ValueError(
+                        f"query {query}: {axis} {at} is outside the clip; {axis} must be 0 to "
+                        f"{size - 1}"
+                    )
 
     @torch.no_grad()
     def record(
@@ -185,12 +183,12 @@ class _Recorder:
         if factors is not None:
             factors = Factors(_kept(factors.q), _kept(factors.k), factors.rule, factors.scale)
         return PairwiseMap(
-            kind=found.kind,
-            rows=_kept(rows),
-            queries=cells(numbers, found.grid_q),
-            grid_q=found.grid_q,
-            grid_k=found.grid_k,
-            normalized=found.normalized,
+            found.kind,
+            _kept(rows),
+            cells(numbers, found.grid_q),
+            found.grid_q,
+            found.grid_k,
+            found.normalized,
             received=_received(found) if self.received and all(found.grid_q) else None,
             elsewhere=None if elsewhere is None else _kept(elsewhere),
             special=special,
@@ -214,11 +212,3 @@ def _received(found: PairwiseAttention) -> Tensor:
     total = sum(found.rows(piece).sum(dim=1) for piece in pieces)
     assert isinstance(total, Tensor)
     return (total / num_queries).float().cpu()
-
-
-def _check_query(query: Query, clip: Grid) -> None:
-    for at, size, axis in zip(query, clip, ("frame", "y", "x"), strict=True):
-        if not 0 <= at < size:
-            raise ValueError(
-                f"query {query}: {axis} {at} is outside the clip; {axis} must be 0 to {size - 1}"
-            )

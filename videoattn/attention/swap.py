@@ -66,7 +66,10 @@ def _run(model: nn.Module, clips: Video, *, swap: bool) -> Seen:
         return local, g
 
     handles = [
-        module.register_forward_pre_hook(partial(read, _name_of_map(path)))
+        # The level "fc.block.levels.0" has the map "fc.0".
+        module.register_forward_pre_hook(
+            partial(read, re.sub(r"(\.block)*\.levels(\.\d+)$", r"\2", path))
+        )
         for path, module in model.named_modules()
         if isinstance(module, LevelAttention)
     ]
@@ -75,8 +78,3 @@ def _run(model: nn.Module, clips: Video, *, swap: bool) -> Seen:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _name_of_map(path: str) -> str:
-    """Returns "fc.0" for the level "fc.block.levels.0"."""
-    return re.sub(r"(\.block)*\.levels(\.\d+)$", r"\2", path)

@@ -15,26 +15,18 @@ from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
 from videoattn.attention.blocks.non_local import NonLocal
-from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
+from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.positions import stage_outputs, temporal_outputs
 from videoattn.types import ModelInfo
 
 Kind = Literal[
-    "block",
-    "stage_end",
-    "gate",
-    "convolution",
-    "mask",
-    "head",
-    "layers",
-    "pyramid",
-    "network",
+    "block", "stage_end", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"
 ]
 
 
@@ -78,8 +70,6 @@ class AttentionSystem:
         """Inserts blocks into a network in place, and returns the network.
 
         Args:
-            model: The network.
-            info: Its structure.
             make: The system's constructor, with its options bound.
             after: Positions; the default ones if empty.
             name: Name of the blocks in the network.
@@ -104,15 +94,25 @@ ATTACH: dict[Kind, Callable[..., nn.Module]] = {
     "network": attach.attach_network,
 }
 
+_pairwise = partial(
+    AttentionSystem,
+    kind="block",
+    map_of="where a position looks, over all frames",
+    map_shape="(N, Q, T, H, W)",
+)
+_channel_gate = partial(
+    AttentionSystem, map_of="what each channel is multiplied by", map_shape="(N, C)"
+)
+_interaction = partial(
+    AttentionSystem,
+    paper="Du et al., ECCV 2018",
+    map_of="where each of D rows pools from, all levels fused, or each level alone",
+    map_shape="(N, D, T, H, W)",
+    losses={"interaction": 0.1, "diversity": 0.1},
+)
+
 SYSTEMS: dict[str, AttentionSystem] = {
-    "non_local": AttentionSystem(
-        title="Non-local",
-        paper="Wang et al., CVPR 2018",
-        make=NonLocal,
-        kind="block",
-        map_of="where a position looks, over all frames",
-        map_shape="(N, Q, T, H, W)",
-    ),
+    "non_local": _pairwise("Non-local", "Wang et al., CVPR 2018", NonLocal),
     "cgnl": AttentionSystem(
         title="Compact generalized non-local",
         paper="Yue et al., NeurIPS 2018",
@@ -129,21 +129,9 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_of="where a position looks in each of the earlier layers",
         map_shape="(N, Q, T, H, W)",
     ),
-    "sagan": AttentionSystem(
-        title="SAGAN self-attention",
-        paper="Zhang et al., ICML 2019",
-        make=SelfAttention,
-        kind="block",
-        map_of="where a position looks, over all frames",
-        map_shape="(N, Q, T, H, W)",
-    ),
-    "similarity": AttentionSystem(
-        title="Attention by a chosen similarity",
-        paper="after Wang et al., CVPR 2018",
-        make=SimilarityAttention,
-        kind="block",
-        map_of="where a position looks, over all frames",
-        map_shape="(N, Q, T, H, W)",
+    "sagan": _pairwise("SAGAN self-attention", "Zhang et al., ICML 2019", SelfAttention),
+    "similarity": _pairwise(
+        "Attention by a chosen similarity", "after Wang et al., CVPR 2018", SimilarityAttention
     ),
     "channel_attention": AttentionSystem(
         title="Channel self-attention",
@@ -177,21 +165,14 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_of="the box that the local branch sees; its heat: how active positions are",
         map_shape="(N, T, 4); (N, T', H', W')",
     ),
-    "squeeze_excite": AttentionSystem(
-        title="Squeeze-and-excitation",
-        paper="Hu et al., CVPR 2018",
-        make=SqueezeExcite,
-        kind="gate",
-        map_of="what each channel is multiplied by",
-        map_shape="(N, C)",
+    "squeeze_excite": _channel_gate(
+        "Squeeze-and-excitation", "Hu et al., CVPR 2018", SqueezeExcite, "gate"
     ),
-    "self_gating": AttentionSystem(
-        title="S3D-G self-gating",
-        paper="Xie et al., ECCV 2018",
-        make=partial(SqueezeExcite, reduction=None),
-        kind="gate",
-        map_of="what each channel is multiplied by",
-        map_shape="(N, C)",
+    "self_gating": _channel_gate(
+        "S3D-G self-gating",
+        "Xie et al., ECCV 2018",
+        partial(SqueezeExcite, reduction=None),
+        "gate",
         default_after=temporal_outputs,
     ),
     "cbam": AttentionSystem(
@@ -202,31 +183,14 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_of="what each channel, position and frame is multiplied by",
         map_shape="(N, C), (N, T, H, W), (N, T)",
     ),
-    "refinement": AttentionSystem(
-        title="Attention refinement",
-        paper="Yu et al., ECCV 2018",
-        make=AttentionRefinement,
-        kind="stage_end",
-        map_of="what each channel is multiplied by",
-        map_shape="(N, C)",
+    "refinement": _channel_gate(
+        "Attention refinement", "Yu et al., ECCV 2018", AttentionRefinement, "stage_end"
     ),
-    "interaction": AttentionSystem(
-        title="Interaction-aware pyramid",
-        paper="Du et al., ECCV 2018",
-        make=InteractionPyramid,
-        kind="head",
-        map_of="where each of D rows pools from, all levels fused, or each level alone",
-        map_shape="(N, D, T, H, W)",
-        losses={"interaction": 0.1, "diversity": 0.1},
+    "interaction": _interaction(
+        title="Interaction-aware pyramid", make=InteractionPyramid, kind="head"
     ),
-    "interaction_layer": AttentionSystem(
-        title="Interaction-aware layer",
-        paper="Du et al., ECCV 2018",
-        make=InteractionLayer,
-        kind="pyramid",
-        map_of="where each of D rows pools from, all levels fused, or each level alone",
-        map_shape="(N, D, T, H, W)",
-        losses={"interaction": 0.1, "diversity": 0.1},
+    "interaction_layer": _interaction(
+        title="Interaction-aware layer", make=InteractionLayer, kind="pyramid"
     ),
     "pay_attention": AttentionSystem(
         title="Learn to pay attention",

@@ -84,20 +84,14 @@ def json_format() -> Format:
     return Format("[", ",", "\n]\n", row, read)
 
 
-class AnswerFiles:
+class AnswerFiles(ExitStack):
     """The output files of the main process, as a context manager that closes them."""
 
     def __init__(self, formats: Mapping[Path, Format]) -> None:
+        super().__init__()
         self.formats = formats
         self._open: dict[Path, IO[str]] = {}
-        self._stack = ExitStack()
         self._is_empty = True
-
-    def __enter__(self) -> "AnswerFiles":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
         """Opens the files, and returns the videos that have no row yet.
@@ -115,7 +109,7 @@ class AnswerFiles:
             kept = (text for video, text in rows if _key(video) in done)
             write_text(path, form.start + form.between.join(kept))
             file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
-            self._open[path] = self._stack.enter_context(file)
+            self._open[path] = self.enter_context(file)
         return [video for video in videos if _key(video) not in done]
 
     def write(self, answers: Sequence[Answer]) -> None:

@@ -112,7 +112,9 @@ def main(words: list[str] | None = None) -> None:
     except RuntimeError as error:
         if _LOST.search(str(error)):
             _fail("error: another process of this run has ended; its error is the cause", seconds=1)
-        if not _is_out_of_memory(error):
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
         _fail(f"error: {one_line(error)}; {hint}")
@@ -174,12 +176,6 @@ def one_line(error: Exception) -> str:
     if len(line) <= MAX_MESSAGE:
         return line
     return f"{line[: MAX_MESSAGE - 507]} [...] {line[-500:]}"
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    from torch import OutOfMemoryError
-
-    return isinstance(error, OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 if __name__ == "__main__":

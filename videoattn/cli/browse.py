@@ -20,9 +20,9 @@ from videoattn.engine.objective import multi_hot
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.step import seed_step
 from videoattn.errors import one_of
-from videoattn.explain import PNG_LEVEL, label_frames
+from videoattn.explain import label_frames, write_png
 from videoattn.explain.sheet import Clip, draw_clips
-from videoattn.files import require_suffix, write_whole
+from videoattn.files import require_suffix
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
@@ -79,7 +79,7 @@ def command(
         legend=_legend(config, subset),
     )
     output = output or Path(f"{config.name}_{split}.png")
-    write_whole(output, lambda file: sheet.save(file, "PNG", compress_level=PNG_LEVEL))
+    write_png(output, sheet)
     show(output)
 
 

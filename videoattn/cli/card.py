@@ -30,6 +30,7 @@ PICTURE = "picture.png"
 def card_text(predictor: Predictor, *, name: str, has_picture: bool) -> str:
     """Returns the text of README.md for a folder of this name, as Markdown."""
     results = _results(predictor.folder, predictor.checkpoint.name)
+    names = [_plain(class_name) for class_name in predictor.class_names]
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(predictor, name, results), sort_keys=False)}---\n",
         f"# {_plain(name)}\n\n{_summary(predictor)}\n",
@@ -42,7 +43,7 @@ def card_text(predictor: Predictor, *, name: str, has_picture: bool) -> str:
         f"    predictor = videoattn.load({name!r})\n"
         '    predictor("some.mp4")[0]\n',
         f"## Input\n\n{_input(predictor)}\n",
-        f"## Classes\n\n{_classes(predictor)}\n",
+        f"## Classes\n\n{len(names)}: {first_few(names, NUM_CLASSES_SHOWN)}.\n",
         f"## Accuracy\n\n{_accuracy(predictor, results)}\n",
         f"## License\n\n{_license_text(predictor)}\n",
         f"Written by videoattn {__version__} on {_plain(machine())}.\n",
@@ -67,12 +68,8 @@ def _front_matter(
         kind = results["metric"]
         metric = {"type": kind, "value": results["video"], "name": f"{_METRICS[kind]} of videos"}
         task = {"type": "video-classification"}
-        values["model-index"] = [
-            {
-                "name": name,
-                "results": [{"task": task, "dataset": dataset, "metrics": [metric]}],
-            }
-        ]
+        measured = {"task": task, "dataset": dataset, "metrics": [metric]}
+        values["model-index"] = [{"name": name, "results": [measured]}]
     return values
 
 
@@ -103,11 +100,6 @@ def _input(predictor: Predictor) -> str:
         f"{test.num_clips} x {test.num_crops} views (clips x crops), whose probabilities are "
         "averaged. `config.json` has all settings."
     )
-
-
-def _classes(predictor: Predictor) -> str:
-    names = [_plain(name) for name in predictor.class_names]
-    return f"{len(names)}: {first_few(names, NUM_CLASSES_SHOWN)}."
 
 
 def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:

@@ -1,44 +1,42 @@
-"""`videoattn compare`: trains a recipe with each attention system and with none, over seeds."""
+"""`videoattn compare`: trains recipes with each attention system and with none, over seeds."""
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
 
 from videoattn.attention.systems import SYSTEMS
+from videoattn.cli.app import expected_errors, one_line
 from videoattn.cli.arguments import Device, Overrides, Recipe
-from videoattn.cli.test import evaluate_run
+from videoattn.cli.comparison import NONE, RESULT, WITH, Result, Rows, read_result, table_of
+from videoattn.cli.test import command as evaluate_run
 from videoattn.engine.checkpoint import LAST
+from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.parallel import init_parallel
+from videoattn.engine.signals import StoppedError
 from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
 from videoattn.recipe.console import console, show
-from videoattn.recipe.experiment import train
+from videoattn.recipe.experiment import assemble, train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
 from videoattn.recipe.model import split_systems
 from videoattn.recipe.run import load as load_predictor
 
-RESULT = "result.json"
-NONE = "none"
 
+class Cell(NamedTuple):
+    """One run: the recipe with these changes, its folder, and its row and seed in a table."""
 
-class Result(NamedTuple):
-    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s.
-
-    With several labels per video, the accuracies are the mAP of videos and the hit@1 of clips.
-    """
-
-    video_accuracy: float
-    clip_accuracy: float
-    num_videos: int
-    num_parameters: int
-    clips_per_second: float
-    mean_class_accuracy: float | None = None  # not in results of earlier versions
-    metric: str = "accuracy"
+    recipe: Path
+    overrides: tuple[str, ...]
+    table: Path
+    row: str
+    seed: int
+    folder: Path
 
 
 def command(
@@ -57,29 +55,47 @@ def command(
         typer.Option(help="Folder for the runs and the table; runs/compare_NAME if not given."),
     ] = None,
     device: Device = "auto",
+    task: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RECIPE", help="Another recipe, with its own table. Repeatable."),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="A network, such as tsn_r18. Repeatable; the recipe's if not given."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Run only each N-th run from the I-th on.")
+    ] = "1/1",
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Take the results of another machine. Repeatable."),
+    ] = None,
 ) -> None:
     """Train a recipe with every attention system and with none.
 
-    Prints a table of test accuracies. Finished runs are not repeated: an interrupted comparison
-    continues where it stopped.
+    Prints a table of test accuracies for each recipe. All networks are built and checked before the
+    first run. Finished runs are not repeated: an interrupted comparison continues where it stopped.
     """
-    names = system or [NONE, *SYSTEMS]
-    for name in names:
-        if "+" in name:
-            split_systems("--system", name)
-        else:
-            one_of("--system", name, [NONE, *SYSTEMS])
-    config = load(recipe, overrides or ())
-    folder = folder or RUNS / f"compare_{config.name}"
-    results = compare(recipe, overrides or (), names, seeds=seeds, folder=folder, device=device)
-    for line in _table(results).splitlines():
-        show(line)
+    folder = folder or RUNS / f"compare_{load(recipe, overrides or ()).name}"
+    recipes = [recipe, *(task or ())]
+    cells = _cells(recipes, overrides or (), network or [None], _systems(system), seeds, folder)
+    for cell in cells:
+        _take(cell, folder, merge or ())
+    own = cells[_shard(shard, len(cells))]
+    errors = _run_all(cells, own, folder, device)
+    tables = _write_tables(cells, errors)
+    for place, rows in tables.items():
+        if len(tables) > 1:
+            console.rule(place.name)
+        for line in table_of(rows, _failed(cells, errors, place)).splitlines():
+            show(line)
+    _raise_any(errors, len(own))
 
 
 def compare(
     recipe: Path,
     overrides: Sequence[str],
-    names: Sequence[str],
+    systems: Sequence[str],
     *,
     seeds: int,
     folder: Path,
@@ -87,36 +103,138 @@ def compare(
 ) -> dict[str, list[Result]]:
     """Trains and tests a recipe with each attention system, and returns the results of its seeds.
 
-    Writes a table to the folder. Finished runs in the folder are not repeated.
-
-    Args:
-        names: Names of systems, "non_local+cbam" for both in one network, or "none".
-        seeds: Runs per system, with seeds 0, 1, ...
+    Raises:
+        ValueError: If a run fails.
     """
-    results: dict[str, list[Result]] = {}
-    for seed in range(seeds):  # every system has a result before the next seed starts
-        for name in names:
-            console.rule(f"{name}, seed {seed}")
-            chosen = f".name={'null' if name == NONE else name}"
-            if "+" in name:
-                chosen = f"=[{name.replace('+', ',')}]"
-            changes = [f"seed={seed}", f"model.attention{chosen}"]
-            run = folder / f"{name}_seed{seed}"
-            result = run_once(recipe, [*overrides, *changes], run, device)
-            results.setdefault(name, []).append(result)
-            write_text(folder / "comparison.md", _table(results))
-            values = {key: [row._asdict() for row in rows] for key, rows in results.items()}
-            write_text(folder / "comparison.json", json.dumps(values))
-    return results
+    cells = _cells([recipe], overrides, [None], systems, seeds, folder)
+    errors = _run_all(cells, cells, folder, device)
+    _raise_any(errors, len(cells))
+    (rows,) = _write_tables(cells, errors).values()
+    return {name: list(row.values()) for name, row in rows.items()}
 
 
-def run_once(recipe: Path, overrides: Sequence[str], folder: Path, device: str) -> Result:
-    """Trains and tests a run, or reads its result if it is finished."""
-    file = folder / RESULT
-    if found := read_records(file, **dict.fromkeys(Result._fields[:5], int | float)):
-        return Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
-    resume = (folder / LAST).exists()
-    train(recipe, *overrides, folder=folder, resume=resume, overwrite=not resume, device=device)
+def _raise_any(errors: Mapping[Path, str], num_runs: int) -> None:
+    if errors:
+        raise ValueError(f"{len(errors)} of {num_runs} runs failed; correct them and start again")
+
+
+def _cells(
+    recipes: Sequence[Path],
+    overrides: Sequence[str],
+    networks: Sequence[str | None],
+    systems: Sequence[str],
+    seeds: int,
+    folder: Path,
+) -> list[Cell]:
+    """Returns all runs; every row has a result before the next seed starts."""
+    return [
+        _cell(folder / path.stem if len(recipes) > 1 else folder, path, overrides, name, of, seed)
+        for seed in range(seeds)
+        for path in recipes
+        for of in networks
+        for name in systems
+    ]
+
+
+def _systems(names: Sequence[str] | None) -> list[str]:
+    names = names or [NONE, *SYSTEMS]
+    for name in names:
+        if "+" in name:
+            split_systems("--system", name)
+        else:
+            one_of("--system", name, [NONE, *SYSTEMS])
+    return list(names)
+
+
+def _cell(
+    table: Path,
+    recipe: Path,
+    overrides: Sequence[str],
+    system: str,
+    network: str | None,
+    seed: int,
+) -> Cell:
+    chosen = f".name={'null' if system == NONE else system}"
+    if "+" in system:
+        chosen = f"=[{system.replace('+', ',')}]"
+    changes = (*overrides, f"seed={seed}", f"model.attention{chosen}")
+    if network is None:
+        return Cell(recipe, changes, table, system, seed, table / f"{system}_seed{seed}")
+    run = table / f"{network}-{system}_seed{seed}"
+    changes = (*changes, f"model.name={network}")
+    return Cell(recipe, changes, table, f"{network}{WITH}{system}", seed, run)
+
+
+def _shard(text: str, num_runs: int) -> slice:
+    """Returns the runs of a shard "i/n": each n-th, from the i-th on."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--shard: got {text}; need I/N with I from 1 to N, such as 2/4")
+    if int(count) > num_runs:
+        raise ValueError(f"--shard: got {text} for {num_runs} runs; choose N up to {num_runs}")
+    return slice(int(number) - 1, None, int(count))
+
+
+def _take(cell: Cell, folder: Path, others: Sequence[Path]) -> None:
+    """Copies the result of a run from the folder of another machine, if only that one has it."""
+    for other in others:
+        if not other.is_dir():
+            raise ValueError(f"--merge: {other} is not a folder; name the --folder of a comparison")
+        source = other / cell.folder.relative_to(folder)
+        if _read(cell) is None and (found := _read(cell._replace(folder=source))):
+            write_text(cell.folder / RESULT, json.dumps(found._asdict()))
+
+
+def _check(cells: Sequence[Cell], device: str) -> None:
+    """Builds the network and reads the lists of each row, before anything is trained.
+
+    Raises:
+        ValueError: If a row cannot be trained; the message has the reason of each one.
+    """
+    rows = {(cell.table, cell.row): cell for cell in cells if _read(cell) is None}
+    wrong = []
+    with init_parallel(device) as parallel:
+        for cell in rows.values():
+            try:
+                assemble(load(cell.recipe, cell.overrides), parallel)
+            except expected_errors() as error:
+                wrong.append(f"{cell.row}: {one_line(error)}")
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(rows)} rows cannot be trained: {'; '.join(wrong)}")
+
+
+def _run_all(
+    cells: Sequence[Cell], own: Sequence[Cell], folder: Path, device: str
+) -> dict[Path, str]:
+    """Trains and tests the unfinished runs; returns the error of each run that fails."""
+    _check(own, device)
+    errors: dict[Path, str] = {}
+    for cell in own:
+        if _read(cell) is not None:
+            continue
+        console.rule(f"{cell.folder.relative_to(folder).with_name(cell.row)}, seed {cell.seed}")
+        try:
+            _run(cell, device)
+        except StoppedError:
+            raise
+        except expected_errors() as error:  # a row of the table; the other runs continue
+            errors[cell.folder] = one_line(error)
+            show(f"failed: {errors[cell.folder]}")
+        _write_tables(cells, errors)
+    return errors
+
+
+def _run(cell: Cell, device: str) -> None:
+    """Trains and tests a run, or continues it, and writes its result."""
+    folder, resume = cell.folder, (cell.folder / LAST).exists()
+    train(
+        cell.recipe,
+        *cell.overrides,
+        folder=folder,
+        resume=resume,
+        overwrite=not resume,
+        device=device,
+    )
     scores = evaluate_run(folder, device=device)
     model = load_predictor(folder).model
     lines = read_records(folder / "metrics.jsonl", kind=str, step=int)
@@ -128,31 +246,36 @@ def run_once(recipe: Path, overrides: Sequence[str], folder: Path, device: str) 
         statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
         scores.video_metrics.get("mean_class_accuracy"),
         next(iter(scores.video_metrics)),
+        _correct(scores),
     )
-    write_text(file, json.dumps(result._asdict()))
-    return result
+    write_text(folder / RESULT, json.dumps(result._asdict()))
 
 
-def _table(results: dict[str, list[Result]]) -> str:
-    """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
-    metric = next(iter(results.values()))[0].metric
-    lines = [
-        f"| attention | video {metric}: mean (range) | mean class accuracy | seeds | parameters | "
-        "training clips/s |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    ranked = sorted(
-        results.items(), key=lambda item: -statistics.mean(r.video_accuracy for r in item[1])
-    )
-    for name, rows in ranked:
-        scores = [100 * row.video_accuracy for row in rows]
-        of_classes = [
-            row.mean_class_accuracy for row in rows if row.mean_class_accuracy is not None
-        ]
-        speed = statistics.median(row.clips_per_second for row in rows)
-        lines.append(
-            f"| {name} | {statistics.mean(scores):.1f} % ({min(scores):.1f} - {max(scores):.1f}) "
-            f"| {f'{100 * statistics.mean(of_classes):.1f} %' if of_classes else '-'} "
-            f"| {len(rows)} | {rows[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+def _correct(scores: Evaluation) -> str:
+    if scores.labels.ndim > 1:
+        return ""
+    right = (scores.probabilities.argmax(1) == scores.labels)[scores.labels >= 0]
+    return "".join(map(str, right.int().tolist()))
+
+
+def _read(cell: Cell) -> Result | None:
+    return read_result(cell.folder)
+
+
+def _write_tables(cells: Sequence[Cell], errors: dict[Path, str]) -> dict[Path, Rows]:
+    """Writes comparison.md and comparison.json of each recipe, from the results so far."""
+    tables: dict[Path, Rows] = {}
+    for cell in cells:
+        rows = tables.setdefault(cell.table, {})
+        if (result := _read(cell)) is not None:
+            rows.setdefault(cell.row, {})[cell.seed] = result
+    for place, rows in tables.items():
+        write_text(place / "comparison.md", table_of(rows, _failed(cells, errors, place)))
+        values = {name: [one._asdict() for one in row.values()] for name, row in rows.items()}
+        write_text(place / "comparison.json", json.dumps(values))
+    return tables
+
+
+def _failed(cells: Sequence[Cell], errors: dict[Path, str], place: Path) -> dict[str, str]:
+    own = [cell for cell in cells if cell.table == place and cell.folder in errors]
+    return {f"{cell.row}, seed {cell.seed}": errors[cell.folder] for cell in own}

@@ -15,8 +15,9 @@ from videoattn import explain
 from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
 from videoattn.cli.clip import read_clip
-from videoattn.cli.explore import EXPLORER, explore
-from videoattn.cli.test import evaluate_run
+from videoattn.cli.explore import EXPLORER
+from videoattn.cli.explore import command as explore
+from videoattn.cli.test import command as evaluate_run
 from videoattn.cli.visualize import visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
@@ -71,7 +72,7 @@ def command(
     videos = {motion: _first_correct(clips, motion, scores) for motion in DRAWN}
     for motion, video in videos.items():
         visualize(moving, video, folder=pictures / motion, device=device)
-    page = explore([moving], list(videos.values()), output=folder / EXPLORER, device=device)
+    page = explore(moving, list(videos.values()), output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     show(

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,8 +62,8 @@ def environment() -> dict[str, Any]:
         },
         "decoders": {
             "pyav": f"{av.__version__}, with FFmpeg {av.ffmpeg_version_info}",
-            "decord": _decoder("decord"),
-            "torchcodec": _decoder("torchcodec"),
+            "decord": _decoder("decord", import_decord),
+            "torchcodec": _decoder("torchcodec", import_torchcodec),
         },
         "extras": {name: _version(name) for name in EXTRAS},
         "cache": f"{cache}, {len(files)} files, {decimal(size)}",
@@ -103,9 +104,9 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _decoder(name: str) -> str:
+def _decoder(name: str, load: Callable[[], object]) -> str:
     try:
-        {"decord": import_decord, "torchcodec": import_torchcodec}[name]()
+        load()
     except ImportError as error:
         return f"missing: {error}"
     return _version(name)

@@ -8,16 +8,9 @@ import typer
 
 from videoattn.attention.archive import MapArchive
 from videoattn.cli.arguments import Device
-from videoattn.cli.clip import read_clip
-from videoattn.cli.recording import record_clip
+from videoattn.cli.clip import read_clip, record_clip
 from videoattn.engine.parallel import resolve_device
-from videoattn.explain.explorer.pack import (
-    BUDGET,
-    SECONDS_PER_MEGABYTE,
-    SLOW_BUDGET,
-    Budget,
-    write_explorer,
-)
+from videoattn.explain.explorer import pack
 from videoattn.files import output_folder, require_suffix
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
@@ -46,7 +39,7 @@ def command(
     ] = None,
     budget: Annotated[
         float, typer.Option(metavar="MB", help="Size of the maps and frames in the file.")
-    ] = BUDGET,
+    ] = pack.BUDGET,
     compact: Annotated[
         bool, typer.Option("--compact", help="Store maps in 8 bits: smaller, and less exact.")
     ] = False,
@@ -54,49 +47,20 @@ def command(
         Path | None, typer.Option("--out", help=f"The file; RUN/{EXPLORER} if not given.")
     ] = None,
     device: Device = "auto",
-) -> None:
+) -> Path:
     """Write a page that shows where a network looks from a pixel.
 
     The page is one HTML file that opens from disk and needs no network.
     """
-    explore(
-        [run, *(compare or ())],
-        videos,
-        output=output,
-        budget=Budget(budget, layer=layer or "", compact=compact),
-        device=device,
-    )
-
-
-def explore(
-    runs: Sequence[Path],
-    videos: Sequence[Path],
-    *,
-    output: Path | None = None,
-    budget: Budget | None = None,
-    truths: Sequence[str | None] | None = None,
-    device: str = "auto",
-) -> Path:
-    """Writes an explorer page of videos and runs, and returns its path.
-
-    Args:
-        output: The file. Default: explorer.html in the first run's folder.
-        budget: The limits of the file. This function sets `num_clips`.
-        truths: The class of each video. Default: the name of its folder, if that is a class.
-
-    Raises:
-        ValueError: If the name of `output` does not end in .html.
-    """
     require_suffix(output, ".html")
-    loaded = [load(_found(run), resolve_device(device)) for run in runs]
-    budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
-    if budget.megabytes > SLOW_BUDGET:
-        seconds = budget.megabytes * SECONDS_PER_MEGABYTE
-        show(f"note: a page of {budget.megabytes:g} MB takes {seconds:.0f} seconds to open")
+    loaded = [load(_found(run), resolve_device(device)) for run in (run, *(compare or ()))]
+    if budget > pack.SLOW_BUDGET:
+        seconds = budget * pack.SECONDS_PER_MEGABYTE
+        show(f"note: a page of {budget:g} MB takes {seconds:.0f} seconds to open")
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
-    clips = _archives(loaded, videos, truths or [None] * len(videos))
-    for note in write_explorer(output, clips, budget):
+    limits = pack.Budget(budget, len(loaded) * len(videos), layer or "", compact)
+    for note in pack.write_explorer(output, _archives(loaded, videos), limits):
         show(f"left out: {note}")
     show(output)
     return output
@@ -108,11 +72,10 @@ def _found(run: Path) -> Path:
     return named if not run.exists() and named.exists() else run
 
 
-def _archives(
-    loaded: Sequence[Predictor], videos: Sequence[Path], truths: Sequence[str | None]
-) -> Iterator[MapArchive]:
-    for video, truth in zip(videos, truths, strict=True):
+def _archives(loaded: Sequence[Predictor], videos: Sequence[Path]) -> Iterator[MapArchive]:
+    """Yields the maps of each video and run. The folder of a video may be its true class."""
+    for video in videos:
+        folder = video.absolute().parent.name
         for predictor in loaded:
-            folder = video.absolute().parent.name
-            known = truth or (folder if folder in predictor.class_names else None)
-            yield record_clip(predictor, video, read_clip(predictor, video), truth=known, cams=True)
+            truth = folder if folder in predictor.class_names else None
+            yield record_clip(predictor, video, read_clip(predictor, video), truth=truth, cams=True)

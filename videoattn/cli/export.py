@@ -93,11 +93,11 @@ def _folder(predictor: Predictor, clips: Tensor, output: Path) -> Network:
 
 
 def _write_card(predictor: Predictor, output: Path, video: Path | None) -> None:
-    from videoattn.cli.why import draw_summary  # imports what draws
-
     if video is not None:
-        picture = draw_summary(predictor, video)
-        write_whole(output / PICTURE, lambda file: picture.save(file, "PNG"))
+        from videoattn.cli.why import draw_summary  # imports what draws
+        from videoattn.explain import write_png
+
+        write_png(output / PICTURE, draw_summary(predictor, video))
         show(f"{output / PICTURE}: frames of {video}")
     text = card_text(predictor, name=output.resolve().name, has_picture=video is not None)
     write_text(output / "README.md", text)

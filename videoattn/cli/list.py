@@ -57,9 +57,8 @@ def attention(
 
     Shows what the map means, and the parameters and MACs that the system adds to an I3D-R50.
     """
-    table = Table(
-        *(Column(name, no_wrap=name in ("name", "parameters", "MACs")) for name in COLUMNS)
-    )
+    kept = ("name", "parameters", "MACs")
+    table = Table(*(Column(name, no_wrap=name in kept) for name in COLUMNS))
     for row in attention_rows(tuple(systems or SYSTEMS)):
         table.add_row(row.name, *row.cells())
     table.caption = (

@@ -29,7 +29,7 @@ def command(
         list[str],
         typer.Argument(
             help="Video files, folders of videos, patterns such as 'clips/*.mp4', or - to read "
-            "them from standard input, one per line.",
+            "them from standard input, one per line."
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes per video.")] = 5,
@@ -60,44 +60,7 @@ def command(
     Prints the most likely classes, or writes them to files. The exit status is 1 if a video cannot
     be decoded.
     """
-    files = {"csv": csv, "json": json, "output": output}
-    if predict(run, videos, top=top, resume=resume, why=why, device=device, **files):
-        raise typer.Exit(1)
-
-
-def predict(
-    run: str | Path,
-    videos: Sequence[str | Path],
-    *,
-    top: int = 5,
-    csv: Path | None = None,
-    json: Path | None = None,
-    resume: bool = False,
-    why: bool = False,
-    output: Path | None = None,
-    device: str = "auto",
-) -> list[Failure]:
-    """Prints the `top` classes of each video or writes them to files, and returns the failures.
-
-    The config of the run determines the sampled frames.
-
-    Args:
-        videos: Files, folders, patterns, or "-" for standard input.
-        csv, json: Files for a row per video.
-        resume: Continue the files, without the videos that they answer.
-        why: Draw the reasons for each answer.
-        output: Folder for these pictures. Default: <run>/pictures.
-
-    Raises:
-        ValueError: If the run cannot be loaded, there is no video, one is an address, or a file
-            exists already.
-    """
-    if csv is not None and csv == json:
-        raise ValueError(f"csv and json: both are {csv}; choose two files")
-    formats = {csv: csv_format(top), json: json_format()}
-    files = AnswerFiles({path: form for path, form in formats.items() if path is not None})
-    if resume and not files.formats:
-        raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
+    files = _answer_files(csv, json, top=top, resume=resume)
     if output is not None and not why:
         raise ValueError("output: it is the folder of the pictures; add --why")
     with init_parallel(device) as parallel, files:
@@ -106,13 +69,28 @@ def predict(
         folder = (output or predictor.folder / "pictures") if why else None
         failures = _score(predictor, todo, top, files, folder, parallel) if todo else []
         if parallel.is_main:
-            files.end()
-            for failure in failures:
-                show(f"failed: {failure.path}: {failure.reason}")
-            if files.formats:
-                names = ", ".join(str(path) for path in files.formats)
-                show(f"{len(todo):,} videos, {len(failures):,} failed: {names}")
-        return failures
+            _end(files, failures, len(todo))
+    if failures:
+        raise typer.Exit(1)
+
+
+def _answer_files(csv: Path | None, json: Path | None, *, top: int, resume: bool) -> AnswerFiles:
+    if csv is not None and csv == json:
+        raise ValueError(f"csv and json: both are {csv}; choose two files")
+    formats = {csv: csv_format(top), json: json_format()}
+    files = AnswerFiles({path: form for path, form in formats.items() if path is not None})
+    if resume and not files.formats:
+        raise ValueError("resume: there is no file to continue; add --csv FILE or --json FILE")
+    return files
+
+
+def _end(files: AnswerFiles, failures: Sequence[Failure], num_videos: int) -> None:
+    files.end()
+    for failure in failures:
+        show(f"failed: {failure.path}: {failure.reason}")
+    if files.formats:
+        names = ", ".join(str(path) for path in files.formats)
+        show(f"{num_videos:,} videos, {len(failures):,} failed: {names}")
 
 
 def find_videos(words: Sequence[str | Path]) -> list[str]:

@@ -10,7 +10,6 @@ import typer
 
 from videoattn.cli.arguments import Overrides
 from videoattn.cli.prepare_files import (
-    broken_of,
     count_frames,
     examine_all,
     inside,
@@ -42,8 +41,7 @@ app = typer.Typer(
 )
 
 What = Annotated[
-    Path,
-    typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos."),
+    Path, typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 FollowLinks = Annotated[
@@ -78,10 +76,9 @@ def verify(
     of_images = any(samples.frame_template for samples in subsets.values())
     task = files.verify_folder if of_images else files.verify
     journal = files.Journal(folder / "checked.jsonl", {"verified": str(root.resolve())})
-    records = examine_all(
+    _, broken = examine_all(
         "verified", task, root, items, journal, num_workers=workers, seconds=seconds
     )
-    broken = broken_of(records)
     partly = sum("num_frames" in record for record in broken.values())
     note = f" ({partly:,} of these give some frames)" if partly else ""
     show(
@@ -116,11 +113,10 @@ def index(
     for name, record in list(journal.records.items()):
         if "error" not in record and "starts" not in record:
             del journal.records[name]  # of an earlier version
-    records = examine_all(
+    records, broken = examine_all(
         "indexed", files.describe, root, items, journal, num_workers=workers, seconds=seconds
     )
     path = write_index(root, files.to_index([records[name] for name in items]))
-    broken = broken_of(records)
     num_frames = sum(record.get("num_frames", 0) for record in records.values())
     note = f"; {len(broken):,} that do not decode have none" if broken else ""
     show(f"{path}: {len(records):,} videos, {num_frames:,} frames{note}")
@@ -160,10 +156,9 @@ def reencode(
     for path, record in list(journal.records.items()):
         if "error" not in record and not (path in copies and (folder / copies[path]).is_file()):
             del journal.records[path]  # the copy has been removed
-    records = examine_all(
+    records, broken = examine_all(
         "re-encoded", reencode_video, source, items, journal, num_workers=workers, seconds=seconds
     )
-    broken = broken_of(records)
     for path in broken:
         unfinished_name(folder / copies[path]).unlink(missing_ok=True)  # left by a crash
     num_lists = _copy_lists(source, folder, follow_links)

@@ -98,7 +98,7 @@ def examine_all(
     *,
     num_workers: int,
     seconds: float,
-) -> dict[str, Record]:
+) -> tuple[dict[str, Record], dict[str, Record]]:
     """Runs a task on every file that the journal lacks, shows progress, and closes the journal.
 
     Args:
@@ -107,19 +107,21 @@ def examine_all(
         seconds: Time limit per file.
 
     Returns:
-        The record of each path.
+        The record of each path, and those that have an error.
     """
     records: dict[str, Record] = {}
-    started, num_broken = time.perf_counter(), 0
+    broken: dict[str, Record] = {}
+    started = time.perf_counter()
     try:
         with Display() as display:
             for record in examine(
                 task, root, items, journal, num_workers=num_workers, seconds=seconds
             ):
                 records[record["path"]] = record
-                num_broken += "error" in record
+                if "error" in record:
+                    broken[record["path"]] = record
                 display.update(
-                    f"{verb} {len(records):,}/{len(items):,}  broken {num_broken:,}  "
+                    f"{verb} {len(records):,}/{len(items):,}  broken {len(broken):,}  "
                     f"{time.perf_counter() - started:.0f} s",
                     done=len(records),
                     total=len(items),
@@ -127,12 +129,7 @@ def examine_all(
     finally:
         if journal:
             journal.close()
-    return records
-
-
-def broken_of(records: Mapping[str, Record]) -> dict[str, Record]:
-    """Returns the records of the files that have an error."""
-    return {path: record for path, record in records.items() if "error" in record}
+    return records, broken
 
 
 def show_broken(broken: Mapping[str, Record], folder: Path | None = None) -> None:
@@ -164,7 +161,7 @@ def count_frames(
     if samples.num_frames is not None and samples.fps is not None:
         counts, rates = samples.num_frames.copy(), samples.fps.copy()
     rows = {samples.paths[i]: i for i in np.flatnonzero(counts == 0)}
-    records = examine_all(
+    records, broken = examine_all(
         "counted",
         partial(describe, with_starts=False),
         samples.root,
@@ -173,7 +170,6 @@ def count_frames(
         num_workers=num_workers,
         seconds=seconds,
     )
-    broken = broken_of(records)
     for path in records.keys() - broken.keys():
         counts[rows[path]], rates[rows[path]] = records[path]["num_frames"], records[path]["fps"]
     if broken and not skip:

@@ -12,11 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import (
-    confusion_matrix,
-    precision_recall_curve,
-    precision_recall_fscore_support,
-)
+from sklearn import metrics
 
 from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
@@ -105,7 +101,7 @@ def confusion(evaluation: Evaluation) -> Confusion:
     """Returns the number of videos of each class (row) with each prediction (column)."""
     labels, predicted = _labeled(evaluation)
     num_classes = evaluation.probabilities.shape[1]
-    counts = confusion_matrix(labels, predicted, labels=range(num_classes))
+    counts = metrics.confusion_matrix(labels, predicted, labels=range(num_classes))
     return np.asarray(counts, dtype=np.int64)
 
 
@@ -137,9 +133,7 @@ def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) ->
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def _labeled(
-    evaluation: Evaluation,
-) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+def _labeled(evaluation: Evaluation) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     known = evaluation.labels >= 0
     predicted = evaluation.probabilities.argmax(dim=1)
     return evaluation.labels[known].numpy(), predicted[known].numpy()
@@ -147,7 +141,7 @@ def _labeled(
 
 def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[str]) -> None:
     labels, predicted = _labeled(evaluation)
-    precision, recall, f1, support = precision_recall_fscore_support(
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=range(len(class_names)), zero_division=0.0
     )
     rows = (
@@ -172,7 +166,9 @@ def _write_average_precisions(
         count = int(target[:, k].sum())
         cells = [""] * 5
         if count:
-            precision, recall, thresholds = precision_recall_curve(target[:, k], scores[:, k])
+            precision, recall, thresholds = metrics.precision_recall_curve(
+                target[:, k], scores[:, k]
+            )
             f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
             best = int(f1[:-1].argmax())  # the last point has no threshold
             at_best = (curve[best] for curve in (thresholds, precision, recall, f1))
@@ -183,10 +179,7 @@ def _write_average_precisions(
 
 
 def _write_predictions(
-    path: Path,
-    evaluation: Evaluation,
-    class_names: Sequence[str],
-    describe: Callable[[int], str],
+    path: Path, evaluation: Evaluation, class_names: Sequence[str], describe: Callable[[int], str]
 ) -> None:
     probabilities, classes = evaluation.probabilities.topk(min(5, len(class_names)), dim=1)
     header = ["index", "path", "label", "predicted", "probability", "correct", "top5"]

@@ -1,6 +1,5 @@
 """`videoattn visualize --swap`: draws two clips with exchanged global vectors."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from videoattn.attention.swap import swap_global_vectors
 from videoattn.cli.clip import read_clip
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
-from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.files import output_folder, safe_file_name
 from videoattn.recipe.console import show
 from videoattn.recipe.run import Predictor, load
 
@@ -55,11 +54,9 @@ def visualize_swap(
         answers = [_answer(loaded, seen.logits[index]) for seen in (own, swapped)]
         for name in names:
             pair = [seen.maps[name].weights[index] for seen in (own, swapped)]
-            image = explain.draw_gate(
-                clip.frames,
+            image = clip.draw(
                 GateMap("pooling", torch.cat(pair)[None], normalized=own.maps[name].normalized),
-                title=f"{video.name}: {answers[0]}\n{name} of {loaded.config.model.name}",
-                labels=explain.label_frames(clip.numbers, clip.fps),
+                f"{video.name}: {answers[0]}\n{name} of {loaded.config.model.name}",
                 headings=(
                     f"with its own global vector: {answers[0]}",
                     f"with the global vector of {other.name}: {answers[1]}",
@@ -67,7 +64,7 @@ def visualize_swap(
             )
             stem = f"{safe_file_name(video.stem)}_{safe_file_name(name)}_swapped_with_"
             path = folder / f"{stem}{safe_file_name(other.stem)}.png"
-            write_whole(path, partial(image.save, format="PNG"))
+            explain.write_png(path, image)
             show(path)
             written.append(path)
     return written

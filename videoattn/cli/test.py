@@ -1,7 +1,6 @@
 """`videoattn test`: measures the accuracy of a run."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videoattn.cli.arguments import Device, Overrides, Run
+from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.parallel import init_parallel
@@ -27,6 +27,11 @@ METRICS = {
     "hit1": "hit@1",
 }
 """The columns of the table, by the names of metrics."""
+
+_UNKNOWN = (
+    "only runs that you trained in this folder remember their data; set data.root=FOLDER (and "
+    "data.layout, data.test_split if the videos are not in class folders below test)"
+)
 
 
 def command(
@@ -48,69 +53,48 @@ def command(
         ),
     ] = 5,
     device: Device = "auto",
-) -> None:
+) -> Evaluation:
     """Measure the accuracy of a run on its test videos.
 
     Prints clip and video accuracy, and the mean over the classes (for several labels per video:
     mAP), and writes tables of predictions and classes.
     """
-    pages = explorers if errors else None
-    evaluate_run(run, overrides or (), device=device, folder=out, explorers=pages)
-
-
-_UNKNOWN = (
-    "only runs that you trained in this folder remember their data; set data.root=FOLDER (and "
-    "data.layout, data.test_split if the videos are not in class folders below test)"
-)
-
-
-def evaluate_run(
-    run: Path,
-    overrides: Sequence[str] = (),
-    *,
-    device: str = "auto",
-    folder: Path | None = None,
-    explorers: int | None = None,
-) -> Evaluation:
-    """Scores every view of every test video, prints the accuracies, and writes the report.
-
-    Args:
-        folder: Folder for the report. Default: <run>/test.
-        explorers: Also write errors.html, with explorer pages for this number of videos.
-
-    Raises:
-        ValueError: If the run cannot be loaded, or its data is unknown or has other classes.
-        OSError: If the folder cannot be written; raised before scoring.
-    """
     with init_parallel(device) as parallel:
         data = remembered_data(run if run.is_dir() else run.parent)
-        predictor = load(run, parallel.device, overrides=overrides, data=data)
-        config = predictor.config
-        if not config.data.root:
+        predictor = load(run, parallel.device, overrides=overrides or (), data=data)
+        if not predictor.config.data.root:
             raise ValueError(f"{run}: its test videos are unknown, because {_UNKNOWN}")
-        samples = make_samples(config.data, "test")
+        samples = make_samples(predictor.config.data, "test")
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
-        folder = folder or predictor.folder / "test"
+        folder = out or predictor.folder / "test"
+        if errors:
+            from videoattn.cli.errors import check_labels, write_errors_page  # imports what draws
+
+            check_labels(samples)
         if parallel.is_main:
             _check_writable(folder)
         evaluation = predictor.evaluate(samples, parallel)
         if parallel.is_main:
             show_accuracy(predictor, evaluation)
-            # Imported late: scikit-learn and matplotlib take seconds.
-            from videoattn.cli.errors import write_errors_page
-            from videoattn.cli.report import write_report
-
-            write_report(
-                evaluation,
-                folder,
-                class_names=predictor.class_names,
-                describe=lambda index: str(samples.path(index)),
-                checkpoint=predictor.checkpoint.name,
-            )
-            show(f"tables and confusion matrix: {folder}")
-            if explorers is not None:
+            _write_tables(predictor, evaluation, samples, folder)
+            if errors:
                 show(write_errors_page(run, predictor, evaluation, samples, folder, explorers))
         return evaluation
+
+
+def _write_tables(
+    predictor: Predictor, evaluation: Evaluation, samples: Samples, folder: Path
+) -> None:
+    from videoattn.cli.report import write_report  # scikit-learn and matplotlib take seconds
+
+    write_report(
+        evaluation,
+        folder,
+        class_names=predictor.class_names,
+        describe=lambda index: str(samples.path(index)),
+        checkpoint=predictor.checkpoint.name,
+    )
+    show(f"tables and confusion matrix: {folder}")
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,10 +1,9 @@
 """`videoattn visualize`: draws the attention of a network across the frames of a video."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import typer
@@ -14,9 +13,16 @@ from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, cell_number, recordable_blocks
 from videoattn.cli.arguments import Device, Run
-from videoattn.cli.clip import Clip, parse_query, read_clip
+from videoattn.cli.clip import (
+    Clip,
+    choose_maps,
+    map_owners,
+    parse_query,
+    read_clip,
+    record_clip,
+    score_map,
+)
 from videoattn.cli.explore import EXPLORER
-from videoattn.cli.recording import choose_maps, map_owners, record_clip
 from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
@@ -54,8 +60,7 @@ def command(
         ),
     ] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help="With --method: the class; the predicted class if not given."),
+        str | None, typer.Option(help="With --method: the class; the predicted class if not given.")
     ] = None,
     swap: Swap = None,
     output: Annotated[
@@ -123,34 +128,23 @@ def visualize(
     for full in names:
         block = owners[full]
         short = safe_file_name(block + full.removeprefix(block).replace(".", "_", 1))
-        picture = _Picture(
-            stem=f"{folder / safe_file_name(video.stem)}_{short}",
-            title=f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "
-            f"{loaded.config.model.name}",
-            name=full,
-        )
-        written += _draw(picture, clip, recorded, pixels)
+        stem = f"{folder / safe_file_name(video.stem)}_{short}"
+        title = f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "
+        title += loaded.config.model.name
+        written += _draw(stem, title, full, clip, recorded, pixels)
     page = loaded.folder / EXPLORER
     how = page if page.exists() else f"videoattn explore {run} {video}"
     show(f"every other query, in a page to click: {how}")
     return written
 
 
-class _Picture(NamedTuple):
-    """The prefix of a picture's file names, its title, and the name of its map."""
-
-    stem: str
-    title: str
-    name: str
-
-
 def _draw(
-    picture: _Picture, clip: Clip, recorded: MapArchive, pixels: Sequence[Query]
+    stem: str, title: str, name: str, clip: Clip, recorded: MapArchive, pixels: Sequence[Query]
 ) -> list[Path]:
-    """Draws a map: once, or for every query."""
-    found = recorded.maps[picture.name]
+    """Draws a map: once, or for every query. `stem` is the start of the files' names."""
+    found = recorded.maps[name]
     if isinstance(found, GateMap):
-        return _save(picture.stem, clip, found, picture.title)
+        return _save(stem, clip, found, title)
     reasons = [reason for *_, reason in recorded.about["queries"]]
     queries = [(t, y, x) for t, y, x, *_ in recorded.about["queries"]]
     queries = queries or [clip.to_input(pixel) for pixel in pixels]
@@ -164,7 +158,7 @@ def _draw(
         words = explain.describe_row(
             found,
             index,
-            name=picture.name,
+            name=name,
             frame=query[0],
             numbers=[str(number) for number in clip.numbers],
             strongest=strongest,
@@ -172,8 +166,7 @@ def _draw(
         if reasons:
             words += f"\nThis query was chosen because {reasons[index]}."
         pixel = pixels[index] if pixels else None
-        stem = f"{picture.stem}_{index + 1}"
-        written += _save(stem, clip, found, picture.title, index, pixel, words)
+        written += _save(f"{stem}_{index + 1}", clip, found, title, index, pixel, words)
     return written
 
 
@@ -211,12 +204,10 @@ def visualize_score(
     with torch.no_grad():
         logits = loaded.model(clip.video)
     label = loaded.class_names.index(target) if target else int(logits.argmax())
-    options = (
-        {"layer": layer or info(loaded.model).features} if method in explain.OF_A_LAYER else {}
-    )
-    labels = torch.tensor([label], device=logits.device)
-    found = explain.METHODS[method](loaded.model, clip.video, labels, **options)
-    found = replace(found, weights=found.weights.float().cpu())
+    options = {}
+    if method in explain.OF_A_LAYER:
+        options["layer"] = layer or info(loaded.model).features
+    found = score_map(loaded, clip, label, method, **options)
     percent = 100 * float(loaded.scores(logits)[0, label])
     name = loaded.class_names[label]
     where = "".join(f" at {layer}" for layer in options.values())
@@ -236,24 +227,9 @@ def _save(
     words: str = "",
 ) -> list[Path]:
     """Writes and prints the sheet of a map, and its overlay if it has one."""
-    labels = explain.label_frames(clip.numbers, clip.fps)
-    if isinstance(recorded, GateMap):
-        image = explain.draw_gate(
-            clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
-        )
-    else:
-        image = explain.draw_sheet(
-            clip.frames,
-            recorded,
-            title=title,
-            labels=labels,
-            query=query,
-            pixel=pixel,
-            origin=(clip.box.y0, clip.box.x0),
-            words=words,
-        )
     written = [Path(f"{stem}.png")]
-    write_whole(written[0], lambda file: image.save(file, "PNG", compress_level=explain.PNG_LEVEL))
+    image = clip.draw(recorded, title, query=query, pixel=pixel, words=words)
+    explain.write_png(written[0], image)
     if isinstance(recorded, PairwiseMap) or recorded.kind in explain.SPATIAL:
         written.append(Path(f"{stem}.mp4"))
         with TemporaryDirectory() as temporary:

@@ -4,8 +4,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +11,10 @@ from PIL import Image
 
 from videoattn import explain
 from videoattn.attention.capture import capture
-from videoattn.attention.maps import GateMap
+from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
-from videoattn.cli.clip import Clip, read_clip
-from videoattn.cli.recording import map_owners
-from videoattn.files import output_folder, safe_file_name, write_whole
+from videoattn.cli.clip import Clip, map_owners, read_clip, score_map
+from videoattn.files import output_folder, safe_file_name
 from videoattn.models import info
 from videoattn.recipe.run import Predictor
 
@@ -55,8 +52,7 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
     written = []
     for kind, image in sheets.items():
         path = stem.with_name(f"{stem.name}_{kind}.png")
-        save = partial(image.save, format="PNG", compress_level=explain.PNG_LEVEL)
-        write_whole(path, save)
+        explain.write_png(path, image)
         written.append(path)
     return written
 
@@ -72,10 +68,7 @@ def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
 
 
 def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Image.Image:
-    model = predictor.model
-    labels = torch.tensor([label], device=clip.video.device)
-    found = explain.METHODS["hires_cam"](model, clip.video, labels)
-    found = replace(found, weights=found.weights.float().cpu())
+    model, found = predictor.model, score_map(predictor, clip, label)
     with torch.no_grad():
         logits = model(clip.video)
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
@@ -86,12 +79,7 @@ def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Im
     if abs(total - score) > EXACT * max(1.0, abs(score)):
         caption = f"HiResCAM, not exact: its sum is {total:.2f}, not {score:.2f}, the score"
     title = f"{video.name}: {predictor.class_names[label]}, {share:.0f} % in this view\n{caption}"
-    return explain.draw_gate(
-        clip.frames,
-        found,
-        title=title,
-        labels=explain.label_frames(clip.numbers, clip.fps),
-    )
+    return clip.draw(found, title)
 
 
 def _draw_attention(
@@ -103,16 +91,10 @@ def _draw_attention(
     with torch.no_grad(), record_attention(predictor.model, queries=[chosen.query]) as maps:
         predictor.model(clip.video)
     name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
-    recorded = maps[name]
     title = f"{video.name}: {name}\nthe attention block that changes its input most{change}"
-    labels = explain.label_frames(clip.numbers, clip.fps)
-    if isinstance(recorded, GateMap):
-        return explain.draw_gate(
-            clip.frames, recorded, title=title, labels=labels, input_size=clip.grid[1:]
-        )
-    title += f", from the position that {chosen.title}"
-    origin = (clip.box.y0, clip.box.x0)
-    return explain.draw_sheet(clip.frames, recorded, title=title, labels=labels, origin=origin)
+    if isinstance(maps[name], PairwiseMap):
+        title += f", from the position that {chosen.title}"
+    return clip.draw(maps[name], title)
 
 
 def _strongest(predictor: Predictor, clip: Clip, blocks: Sequence[str]) -> tuple[str, str]:

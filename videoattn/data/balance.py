@@ -51,11 +51,7 @@ def balanced_order(
 
 
 def check_balance(labels: Int64[np.ndarray, " N"], exponent: float) -> None:
-    """Checks that an exponent is in range and, unless it is 0, that each video has one known label.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raises a ValueError if an exponent is out of range or, unless it is 0, a label unknown."""
     if not 0 <= exponent <= 1:
         raise ValueError(f"balance: got {exponent}; need 0 (as they are) to 1 (equal classes)")
     if exponent and not (labels >= 0).all():

@@ -14,7 +14,6 @@ class LabelNoise:
 
     Args:
         share: Expected share of wrong labels, 0 to 1.
-        num_classes: The number of classes.
         seed: The seed of the run.
 
     Raises:

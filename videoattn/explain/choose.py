@@ -106,13 +106,10 @@ def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None
         clip: (T, H, W) of the network's input.
     """
     gray = frames.float().mean(1)
-    earlier, later = (
-        gray[:-2] if len(gray) > 2 else gray[:-1],
-        gray[2:] if len(gray) > 2 else gray[1:],
-    )
-    if not len(later):
+    gap = 2 if len(gray) > 2 else 1
+    if len(gray) <= gap:
         return None
-    change = (later - earlier).abs()
+    change = (gray[gap:] - gray[:-gap]).abs()
     change = (change - change.flatten(1).median(1).values[:, None, None]).clamp_min(0)
     side = max(round(MOTION_CELL * min(gray.shape[1:])), 1)
     sums = F.avg_pool2d(change[:, None], side, max(side // 2, 1))[:, 0]

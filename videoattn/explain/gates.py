@@ -9,7 +9,7 @@ from torch import Tensor
 
 from videoattn.attention.maps import GateMap
 from videoattn.explain.boxes import draw_boxes
-from videoattn.explain.geometry import cells_of_frames, frame_shares, gate_weights
+from videoattn.explain.geometry import cells_of_frames, gate_weights
 from videoattn.explain.marks import INK, LINE, SOFT, draw_text
 from videoattn.explain.render import Scale, blend, colors_of, make_gate_scale, number_text, resize
 from videoattn.explain.sheet import (
@@ -21,7 +21,7 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
-from videoattn.explain.words import grid_note
+from videoattn.explain.words import grid_note, shares_of_frames
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean
@@ -79,8 +79,7 @@ def frame_amounts(
 ) -> tuple[list[float], list[str]]:
     """Returns each frame's share (normalized maps) or mean weight, as numbers and as text."""
     if gate_map.normalized:
-        shares = frame_shares(weights, num_frames)
-        return shares, [f"{100 * share:.0f} %" for share in shares]
+        return shares_of_frames(weights, num_frames)
     cells = cells_of_frames(num_frames, len(weights))
     means = weights.double().reshape(len(weights), -1).mean(1)[cells].tolist()
     return means, [number_text(mean) for mean in means]
@@ -100,12 +99,7 @@ def _draw_frames(
     if headings:
         maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
-    scale = make_gate_scale(
-        shown,
-        normalized=gate_map.normalized,
-        identity_value=identity,
-        positions=shown[0].numel(),
-    )
+    scale = make_gate_scale(gate_map, shown, positions=shown[0].numel())
     size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
     grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
     sheet = Sheet(grids)
@@ -172,7 +166,7 @@ def _draw_channels(
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
     identity = gate_map.identity_value
-    scale = make_gate_scale(weights, normalized=gate_map.normalized, identity_value=identity)
+    scale = make_gate_scale(gate_map, weights)
     shown = weights[order] / scale.unit
     if per_frame:
         shown = shown[:, cells_of_frames(num_frames, shown.shape[1])]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.maps import GATE_AXES, GateMap, PairwiseMap
 
 
 class Position(NamedTuple):
@@ -95,30 +95,18 @@ def weights_of(attention_map: PairwiseMap, sample: int, query: int) -> Tensor:
     return _finite(attention_map.weights[sample, query])
 
 
-GATE_AXES = {
-    "channel": "C",
-    "spatial": "T H W",
-    "cam": "T H W",
-    "temporal": "T",
-    "mask": "C T H W",
-    "pooling": "D T H W",
-    "box": "T 4",
-}
-
-
 def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
     """Returns the weights of one sample in float32; channel gates are (C) or (C, T).
 
     Raises:
         ValueError: If the shape does not fit the kind, or weights are not finite.
     """
-    shape, axes = tuple(gate_map.weights.shape), GATE_AXES[gate_map.kind].split()
-    per_frame = gate_map.kind == "channel" and len(shape) == 3
-    fits = len(shape) == len(axes) + 1 and (gate_map.kind != "box" or shape[-1] == 4)
-    if not (fits or per_frame) or 0 in shape:
-        allowed = f"(N, {', '.join(axes)})" + (" or (N, C, T)" if axes == ["C"] else "")
+    shape, allowed = tuple(gate_map.weights.shape), [a.split() for a in GATE_AXES[gate_map.kind]]
+    fits = len(shape) - 1 in map(len, allowed) and (gate_map.kind != "box" or shape[-1] == 4)
+    if not fits or 0 in shape:
+        axes = " or ".join(f"(N, {', '.join(names)})" for names in allowed)
         raise ValueError(
-            f"{gate_map.kind} map: weights have shape {shape}; need {allowed}, without "
+            f"{gate_map.kind} map: weights have shape {shape}; need {axes}, without "
             "a size of 0; see GateMap"
         )
     return _finite(gate_map.weights[sample])

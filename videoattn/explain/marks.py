@@ -1,5 +1,6 @@
 """Draws text, rings, arrows and outlines on a picture. One unit is one pixel; y points down."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.textpath import text_to_path
 from PIL import Image
 
 from videoattn.explain.fonts import drawable
+from videoattn.files import write_whole
 
 Point = tuple[float | int, float | int]  # x, y
 
@@ -32,6 +34,11 @@ def canvas_axes(size: tuple[int, int]) -> Axes:
     axes.set_axis_off()
     axes.set(xlim=(0, width), ylim=(height, 0))
     return axes
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Writes a picture, complete or not at all."""
+    write_whole(path, lambda file: picture.save(file, "PNG", compress_level=PNG_LEVEL))
 
 
 def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:

@@ -126,9 +126,7 @@ def _draw_gate(
         boxes = boxes_in_frames(frames, weights, input_size)
         return box_panels(frames, boxes, size), area_shares(frames, boxes)
     weights = spatial_weights(gate_map, weights)
-    scale = make_gate_scale(
-        weights, normalized=gate_map.normalized, identity_value=gate_map.identity_value
-    )
+    scale = make_gate_scale(gate_map, weights)
     amounts, _ = frame_amounts(gate_map, weights, len(frames))
     return blend(resize(frames, size), weights, scale), amounts
 

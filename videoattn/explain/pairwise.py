@@ -14,7 +14,7 @@ from videoattn.explain.geometry import Position
 from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
 from videoattn.explain.render import Scale, blend, make_scale, resize, strength
 from videoattn.explain.sheet import Grid, Labels, Sheet, label_frames, stack_grids
-from videoattn.explain.words import grid_note
+from videoattn.explain.words import grid_note, shares_of_frames
 from videoattn.types import Frames
 
 
@@ -53,11 +53,14 @@ def draw_sheet(
     sheet = Sheet([grid])
     panels = resize(frames, grid.panel)
     sheet.draw_panels(grid, blend(panels, weights, scale), labels, marked=position.frame)
-    sheet.draw_bars(grid, *_shares(weights, clip[0]), None)
+    sheet.draw_bars(grid, *shares_of_frames(weights, clip[0]), None)
     keys = geometry.strongest_keys(weights, num_arrows, clip)
     _draw_marks(sheet, grid, position, keys, scale)
     if local:
-        _draw_window(sheet, grid, geometry.window_of(weights, clip))
+        frames_seen, top, left, bottom, right = geometry.window_of(weights, clip)
+        for frame in frames_seen:
+            start, end = Position(frame, top, left), Position(frame, bottom, right)
+            draw_outline(sheet.axes, grid.point(start), grid.point(end))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
@@ -65,12 +68,6 @@ def draw_sheet(
     parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
     sheet.write_foot(parts, grid_note(attention_map.grid_k, clip))
     return sheet.image()
-
-
-def _shares(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
-    """Returns each frame's share of the weight, as a number and as text."""
-    shares = geometry.frame_shares(weights, num_frames)
-    return shares, [f"{100 * share:.0f} %" for share in shares]
 
 
 def _draw_marks(
@@ -81,12 +78,6 @@ def _draw_marks(
         worth = float(strength(torch.tensor(weight / scale.unit), scale))
         draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
     draw_ring(sheet.axes, start)
-
-
-def _draw_window(sheet: Sheet, grid: Grid, window: geometry.Window) -> None:
-    for frame in window.frames:
-        start = grid.point(Position(frame, window.top, window.left))
-        draw_outline(sheet.axes, start, grid.point(Position(frame, window.bottom, window.right)))
 
 
 def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:

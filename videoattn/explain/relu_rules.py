@@ -43,11 +43,7 @@ def relu_rule(model: nn.Module, *, masked: bool) -> Iterator[None]:
 
 
 def check_rule(score: Tensor) -> None:
-    """Checks that every activation in the graph is a ReLU with a rule.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raises a ValueError if an activation in the graph is not a ReLU with a rule."""
     ruled, plain, others, visited, nodes = 0, 0, set(), set(), [score.grad_fn]
     while nodes:
         node = nodes.pop()

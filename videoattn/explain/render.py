@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from videoattn.attention.maps import GateMap
 from videoattn.explain.geometry import cells_of_frames
 from videoattn.types import Frames
 
@@ -68,10 +69,8 @@ def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None)
     return Scale(unit, -(top or 1.0), top or 1.0, 0.0, True)
 
 
-def make_gate_scale(
-    weights: Tensor, *, normalized: bool, identity_value: float | None, positions: int | None = None
-) -> Scale:
-    """Returns the scale for the weights of a gate map, of any shape.
+def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = None) -> Scale:
+    """Returns the scale for some weights of a gate map, of any shape.
 
     If weights lie on both sides of the identity value (or 0), the scale diverges around it.
     Otherwise it spans the range of the weights, because half-open gates differ little compared with
@@ -80,10 +79,10 @@ def make_gate_scale(
     Args:
         positions: The number of positions over which normalized weights sum to 1. Default: all.
     """
-    if normalized:
+    if gate_map.normalized:
         return make_scale(weights, normalized=True, visible=positions)
     low, high = float(weights.min()), float(weights.max())
-    middle = 0.0 if identity_value is None else identity_value
+    middle = gate_map.identity_value or 0.0
     least_span = LEAST_SPAN * max(abs(low), abs(high), abs(middle)) or 1.0
     if low < middle < high or low == middle == high:
         reach = max(high - middle, middle - low, least_span)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap
-from videoattn.explain.geometry import cells_of_frames
+from videoattn.explain.geometry import cells_of_frames, frame_shares
 from videoattn.explain.render import number_text
 from videoattn.types import Grid
 
@@ -17,6 +17,12 @@ SINK = 0.1
 """A place is called a sink if at least this fraction of all queries look at it most."""
 READABLE = 49
 """A map with fewer places over a frame is too coarse to show shapes."""
+
+
+def shares_of_frames(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of the weight, as a number and as text."""
+    shares = frame_shares(weights, num_frames)
+    return shares, [_percent(share) for share in shares]
 
 
 def grid_note(grid: tuple[int, ...], clip: tuple[int, ...]) -> str:
@@ -40,7 +46,6 @@ def describe_row(
     """Returns sentences about where a query of one clip looks.
 
     Args:
-        found: A map with rows.
         row: The row of the query.
         name: The map's name.
         frame: The frame of the query in the clip.

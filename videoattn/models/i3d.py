@@ -89,12 +89,7 @@ class InceptionI3d(nn.Sequential):
     """
 
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        width: float = 1.0,
-        dropout: float = 0.5,
-        padding: str = "same",
+        self, *, num_classes: int, width: float = 1.0, dropout: float = 0.5, padding: str = "same"
     ) -> None:
         super().__init__()
         fixed, channels = one_of("padding", padding, PADDINGS) == "fixed", 3

@@ -41,8 +41,6 @@ def load_inflated(
     A classifier with another number of classes is left out.
 
     Args:
-        model: The network.
-        state_dict: The weights.
         method: "mean" or "centre"; see above.
         head: Prefix of the classifier's names.
 

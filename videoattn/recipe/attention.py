@@ -93,22 +93,19 @@ def _systems(attention: Any, source: str) -> list[Values]:
 
 def _kept(old: Sequence[Values], new: Sequence[Values], notes: list[str]) -> list[Values]:
     """Returns the new systems. A system given only by name keeps its old settings."""
-    names = [system.get("name") for system in new]
+    names: list[Any] = [system.get("name") for system in new]
     for system in old:
         dropped = [key for key in ("after", "options") if system.get(key)]
         if dropped and system.get("name") not in names:
+            chosen = " and ".join(name or "null" for name in names)
             notes.append(
                 f"model.attention.{' and '.join(dropped)} of the recipe belong to "
-                f"{system.get('name')} and are not used with {' and '.join(map(_text, names))}"
+                f"{system.get('name')} and are not used with {chosen}"
             )
     return [
         next((o for o in old if len(system) == 1 and o.get("name") == system.get("name")), system)
         for system in new
     ]
-
-
-def _text(name: object) -> str:
-    return "null" if name is None else str(name)
 
 
 def _numbered(change: Values, count: int, word: str) -> Values:

@@ -12,6 +12,7 @@ from rich.text import Text
 MIN_WIDTH = 60
 """Tables are drawn for at least this many columns. A narrower terminal wraps their lines."""
 
+_CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
 """Format characters that scripts and emoji need."""
 
@@ -23,18 +24,15 @@ if console.width < MIN_WIDTH:
 def visible(text: object) -> str:
     r"""Returns `str(text)` on one line: control characters, and characters that the terminal cannot
     encode, become escapes such as `\x1b`."""
-    escaped = "".join(_escape(char) if _is_control(char) else char for char in str(text))
+    escaped = "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _CONTROL and char not in _JOINERS
+        else char
+        for char in str(text)
+    )
     return escaped.encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
 def show(text: object) -> None:
     """Prints one line, as `visible` returns it."""
     console.print(Text(visible(text)))
-
-
-def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

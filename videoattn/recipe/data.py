@@ -7,27 +7,10 @@ from typing import Literal
 
 import torch
 
+from videoattn.data import lists
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import check_decoder, decode
-from videoattn.data.lists import (
-    Missing,
-    Samples,
-    class_folders,
-    existing_root,
-    kinetics_csv,
-    parse_list,
-    read_charades,
-    read_class_list,
-    read_folders,
-    read_frames,
-    read_hmdb51,
-    read_jester,
-    read_kinetics,
-    read_kinetics_csv,
-    read_list,
-    read_something,
-    read_ucf101,
-)
+from videoattn.data.lists import Missing, Samples
 from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
@@ -74,31 +57,34 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
     split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
         return _shards(config, subset).samples()
-    root = existing_root(config.root)
+    root = lists.existing_root(config.root)
     match config.layout:
         case "ucf101":
-            return read_ucf101(root, config.official_split, subset, missing=missing)
+            return lists.read_ucf101(root, config.official_split, subset, missing=missing)
         case "hmdb51":
-            return read_hmdb51(root, config.official_split, subset, missing=missing)
+            return lists.read_hmdb51(root, config.official_split, subset, missing=missing)
         case "something":
-            return read_something(root, split, missing=missing)
+            return lists.read_something(root, split, missing=missing)
         case "jester":
-            return read_jester(root, split, missing=missing)
+            return lists.read_jester(root, split, missing=missing)
         case "charades":
-            return read_charades(root, split, missing=missing)
+            return lists.read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
     match config.layout:
         case "kinetics":
-            return read_kinetics(root, split, class_names=names, missing=missing)
+            return lists.read_kinetics(root, split, class_names=names, missing=missing)
         case "frames":
             template, start = config.frame_template, config.frame_start
             read = partial(
-                read_frames, frame_template=template, frame_start=start, columns=_columns(config)
+                lists.read_frames,
+                frame_template=template,
+                frame_start=start,
+                columns=_columns(config),
             )
         case "list":
-            read = partial(read_list, columns=config.columns)
+            read = partial(lists.read_list, columns=config.columns)
         case _:
-            return read_folders(root, split, class_names=names)
+            return lists.read_folders(root, split, class_names=names)
     separator = config.separator
     return read(root / split, root, class_names=names, separator=separator, missing=missing)
 
@@ -106,7 +92,7 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
     """Returns the names of the class list; without a list, the test split uses training classes."""
     if config.class_list is not None:
-        return read_class_list(find_file("class list", config.class_list))
+        return lists.read_class_list(find_file("class list", config.class_list))
     if subset == "train":
         return None
     root, split = Path(config.root), config.train_split
@@ -114,11 +100,13 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "shards":
             return open_shards(config.root, split).class_names
         case "kinetics":
-            return read_kinetics_csv(kinetics_csv(root, split)).class_names
+            return lists.read_kinetics_csv(lists.kinetics_csv(root, split)).class_names
         case "list" | "frames":
             columns = _columns(config)
-            return parse_list(root / split, columns=columns, separator=config.separator).class_names
-    return class_folders(root, split)
+            return lists.parse_list(
+                root / split, columns=columns, separator=config.separator
+            ).class_names
+    return lists.class_folders(root, split)
 
 
 def _columns(config: DataConfig) -> Columns:

@@ -115,10 +115,14 @@ def folder_of(recipe: object, config: Config, resume: Resume) -> Path:
 def remember_data(folder: Path, config: Config) -> None:
     """Records the data section of a run that this user trains, outside of the run's folder.
 
-    `test` uses the record, so that it does not have to trust the config in the folder.
+    `test` uses the record, so that it does not have to trust the config in the folder. If it cannot
+    be written, a note is printed.
     """
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
-    write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
+    try:
+        write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        show(f"note: `videoattn test {folder}` will ask for its data: {error}")
 
 
 def remembered_data(folder: Path) -> dict[str, Any] | None:
@@ -171,11 +175,8 @@ def _can_resume(folder: Path) -> bool:
 
 
 def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bool) -> None:
-    """Checks that a run can be resumed or started in the folder.
-
-    Raises:
-        ValueError: If there is nothing to resume, or a new run would erase or mix with other files.
-    """
+    """Raises a ValueError if there is nothing to resume, or a new run would erase or mix with other
+    files."""
     if resume and _can_resume(folder):
         return
     if resume is True:
@@ -190,8 +191,10 @@ def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bo
         return
     if not _is_config(folder / CONFIG):
         raise ValueError(f"{folder} holds files that are not a run; choose another name=...")
+    log = folder / "metrics.jsonl"
+    has_steps = log.exists() and log.stat().st_size > 0
     is_start = all(_START.fullmatch(name) for name in names)
-    if is_start and (not _has_steps(folder) or (resume and _repeats_log(folder, config))):
+    if is_start and (not has_steps or (resume and _repeats_log(folder, config))):
         return
     if not overwrite:
         advice = "continue it with --resume, " if _can_resume(folder) else ""
@@ -226,11 +229,6 @@ def earlier_settings(folder: Path) -> list[str]:
     ]
 
 
-def _has_steps(folder: Path) -> bool:
-    log = folder / "metrics.jsonl"
-    return log.exists() and log.stat().st_size > 0
-
-
 def _is_config(path: Path) -> bool:
     """Returns whether the file is a config of ours: its keys are those of a recipe."""
     try:
@@ -255,7 +253,7 @@ def _start(folder: Path, config: Config, parallel: Parallel) -> None:
             if _WRITTEN.fullmatch(name) and name != LOCK:
                 (folder / name).unlink()
         write_text(folder / CONFIG, to_yaml(config))
-        _remember_data(folder, config)
+        remember_data(folder, config)
     parallel.barrier()
 
 
@@ -270,15 +268,8 @@ def _resumed(folder: Path, config: Config, parallel: Parallel) -> Checkpoint:
     if parallel.is_main:
         for leftover in folder.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
-        _remember_data(folder, config)
-    return stored
-
-
-def _remember_data(folder: Path, config: Config) -> None:
-    try:
         remember_data(folder, config)
-    except OSError as error:
-        show(f"note: `videoattn test {folder}` will ask for its data: {error}")
+    return stored
 
 
 def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:

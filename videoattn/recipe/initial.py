@@ -66,10 +66,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
             notes.append(f"{source} has {reason}: {prefix}{head} starts from random weights")
     same = _identities(model, fresh, config.clip) if fresh else []
     others = [name for name in fresh if name not in same]
-    for names, how in (
-        (same, "start as the identity"),
-        (others, "start from random weights"),
-    ):
+    for names, how in ((same, "start as the identity"), (others, "start from random weights")):
         if names:
             notes.append(f"{source} has no {first_few(names)}: they {how}")
     return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)

@@ -39,11 +39,8 @@ _SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.wi
 
 
 def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
-    """Checks the numbers of a stored config, except for those that the user typed.
-
-    Raises:
-        ValueError: If a number, or a product of numbers, exceeds its limit.
-    """
+    """Raises a ValueError if a number of a stored config, or a product of numbers, exceeds its
+    limit; numbers that the user typed have none."""
     if (count := len(config.model.attention.systems)) > MAX_SYSTEMS:
         raise ValueError(
             f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
@@ -62,7 +59,8 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
     for number, system in model.attention.then.items():
         options[f"model.attention.{number}.options"] = system.options
     for key, values in options.items():
-        numbers = [number for number in _numbers(values) if number > MAX_OPTION]
+        found = (value for _, value in leaves(values) if isinstance(value, int | float))
+        numbers = [number for number in found if number > MAX_OPTION]
         if numbers and not any(word.startswith(key) for word in typed):
             raise ValueError(
                 f"{source}: {key}: got {numbers[0]}; the limit is {MAX_OPTION:,}, unless you type "
@@ -83,24 +81,22 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
             )
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    """Yields every number in nested containers."""
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _numbers(item)
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values in nested containers, and the keys that are texts, with dotted keys."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from leaves(item, f"{key}.{name}" if key else str(name))
+            if isinstance(name, str):
+                yield key, name
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _numbers(item)
+            yield from leaves(item, key)
+    else:
+        yield key, value
 
 
 def check_lists(values: Any, source: str, key: str = "") -> None:
-    """Checks that no list holds lists or mappings, except in options. OmegaConf does not.
-
-    Raises:
-        ValueError: If one does.
-    """
+    """Raises a ValueError if a list outside of options holds lists or mappings."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             if name != "options":

@@ -17,19 +17,15 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import errors as omega
+from omegaconf.errors import OmegaConfBaseException
 
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
 from videoattn.recipe.earlier import is_stored, renamed, with_earlier
-from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored
+from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored, leaves
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
@@ -175,11 +171,16 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
     for words, change in changes(renamed(values, notes), overrides, source, notes):
-        _check_interpolations(change, words)
+        for key, text in _texts(change):
+            if "${" in _PLAIN_KEY.sub("", text):
+                raise ValueError(
+                    f"{words}: {key}: got {text!r}; only the value of another key can be inserted, "
+                    "as in ${train.lr}"
+                )
         check_lists(change, words)
         try:
             merged = OmegaConf.merge(merged, change)
-        except (ConfigAttributeError, ConfigKeyError) as error:
+        except (omega.ConfigAttributeError, omega.ConfigKeyError) as error:
             raise ValueError(_unknown_key(error, words)) from error
         except OmegaConfBaseException as error:
             raise ValueError(f"{words}: {_reason(error)}") from error
@@ -187,7 +188,7 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
             raise ValueError(f"{words}: {error}") from error
     try:
         config = OmegaConf.to_object(merged)
-    except MissingMandatoryValue as error:
+    except omega.MissingMandatoryValue as error:
         raise ValueError(
             f"{source}: {error.full_key} has no value; give one, as in {error.full_key}=..."
         ) from error
@@ -224,26 +225,9 @@ def _without_tilde(config: Config) -> Config:
     return replace(config, data=data, model=model)
 
 
-def _check_interpolations(values: Any, source: str) -> None:
-    for key, text in _texts(values):
-        if "${" in _PLAIN_KEY.sub("", text):
-            raise ValueError(
-                f"{source}: {key}: got {text!r}; only the value of another key can be inserted, "
-                "as in ${train.lr}"
-            )
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """Yields every text in nested containers, with its dotted key."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, f"{key}.{name}" if key else str(name))
-            yield from _texts(name if isinstance(name, str) else None, key)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item, key)
+    return ((key, text) for key, text in leaves(value) if isinstance(text, str))
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

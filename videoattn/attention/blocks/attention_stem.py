@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.common import grid_of, widen
-from videoattn.attention.functional import Path, attend, autocast_off
+from videoattn.attention.common import grid_of
+from videoattn.attention.functional import Path, attend, autocast_off, widen
 from videoattn.attention.insert import view_as_video
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.types import Video
@@ -93,12 +93,7 @@ class AttentionStem(nn.Module):
             found = found.unflatten(-1, (down * BLOCK, along * BLOCK))
             return found[..., :height, :width].flatten(3)
 
-        grid = grid_of(x)
-        return {
-            "": PairwiseAttention(
-                grid, grid, normalized=True, rows=rows, num_heads=self.heads, kind="local"
-            )
-        }
+        return {"": PairwiseAttention(grid_of(x), grid_of(x), True, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D).

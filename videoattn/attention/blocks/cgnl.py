@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import small_weights, widen, zero_norm
-from videoattn.attention.functional import autocast_off
+from videoattn.attention.common import small_weights, zero_norm
+from videoattn.attention.functional import autocast_off, widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -122,9 +122,7 @@ class CompactNonLocal(nn.Module):
         self.exact_beta = exact_beta
         self.gamma = gamma
         self.scale = scale
-        self.theta = nn.Conv3d(channels, inner, 1, bias=False)
-        self.phi = nn.Conv3d(channels, inner, 1, bias=False)
-        self.g = nn.Conv3d(channels, inner, 1, bias=False)
+        self.theta, self.phi, self.g = (nn.Conv3d(channels, inner, 1, bias=False) for _ in range(3))
         self.out = nn.Conv3d(inner, channels, 1, groups=groups, bias=False)
         self.norm = nn.GroupNorm(groups, channels) if norm == "gn" else nn.BatchNorm3d(channels)
         small_weights(self)

@@ -15,8 +15,8 @@ which their shapes do not allow; this module uses the matrix product.
 
 from torch import Tensor, nn
 
-from videoattn.attention.common import small_weights, widen, zero_norm
-from videoattn.attention.functional import attend, attention_weights, autocast_off
+from videoattn.attention.common import small_weights, zero_norm
+from videoattn.attention.functional import attend, attention_weights, autocast_off, widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video

@@ -21,12 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import (
-    grid_of,
-    one_head,
-    small_weights,
-    zero_norm,
-)
+from videoattn.attention.common import grid_of, one_head, small_weights, zero_norm
 from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
@@ -110,7 +105,7 @@ class CrossLayerNonLocal(nn.Module):
             for index, (k, source) in enumerate(zip(keys, sources, strict=True)):
                 own = one_head(q, k, "softmax", self.logit_scale)
                 found[f"source{index}"] = PairwiseAttention(
-                    grid, grid_of(source), normalized=True, rows=own.rows, factors=own
+                    grid, grid_of(source), normalized=True, weigh=own.rows, factors=own
                 )
             return found
         joint = one_head(q, torch.cat(keys, dim=1), "softmax", self.logit_scale)
@@ -121,6 +116,6 @@ class CrossLayerNonLocal(nn.Module):
                 return joint.rows(positions).split(sizes, dim=-1)[index]
 
             found[f"source{index}"] = PairwiseAttention(
-                grid, grid_of(source), normalized=len(sources) == 1, rows=rows
+                grid, grid_of(source), normalized=len(sources) == 1, weigh=rows
             )
         return found

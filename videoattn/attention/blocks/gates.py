@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.common import widen
+from videoattn.attention.functional import widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -163,11 +163,7 @@ def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
 
 
 def check_each(name: str, got: Sequence[str], allowed: Sequence[str]) -> None:
-    """Checks a list of choices.
-
-    Raises:
-        ValueError: If the list is empty, or has an unknown or a repeated name.
-    """
+    """Raises a ValueError if a list is empty, or has an unknown or a repeated name."""
     for item in got:
         one_of(name, item, allowed)
     if not got or len(set(got)) < len(got):

@@ -25,20 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.attention.attach import linear_classifier
-from videoattn.attention.blocks.regions import (
-    SCALES,
-    STATISTICS,
-    activity,
-    bounding_boxes,
-    box_of_frame,
-    crop,
-    in_pixels,
-    largest_region,
-    scaled,
-)
+from videoattn.attention.blocks import regions
 from videoattn.attention.capture import Taps
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
-from videoattn.attention.insert import check_positions, dry_run, output_shapes
+from videoattn.attention.insert import dry_run, output_shapes
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
@@ -110,13 +100,12 @@ class HardCrop(nn.Module):
                 f"info: the structure of {type(model).__name__} is unknown; give the network an "
                 "attribute `info` (videoattn.types.ModelInfo)"
             )
-        check_positions(model, [after], info)
         output_shapes(model, [after], info)  # raises an error for a module without features
         classifier = linear_classifier(model, info)  # the fusion needs its input
         self.region = one_of("region", region, ("tube", "volume", "frame"))
         self.threshold = threshold
-        self.statistic = one_of("statistic", statistic, STATISTICS)
-        self.scale = one_of("scale", scale, SCALES)
+        self.statistic = one_of("statistic", statistic, regions.STATISTICS)
+        self.scale = one_of("scale", scale, regions.SCALES)
         self.min_size = min_size
         if one_of("pool", pool, ("max", "backbone")) == "max":
             _pool_by_maximum(model, info)
@@ -154,7 +143,7 @@ class HardCrop(nn.Module):
             return self._global(x)[0]
         with torch.no_grad():
             _, features_g, pooled_g = self._global(x)
-            cut = crop(x, self._boxes(features_g, x))
+            cut = regions.crop(x, self._boxes(features_g, x))
         if self.stage == 1:
             return self._local(cut)[0]
         with torch.no_grad():
@@ -164,7 +153,7 @@ class HardCrop(nn.Module):
     def parts(self, x: Video) -> dict[str, Logits]:
         """Returns the logits "global", "local" (of the crop) and "fused"."""
         logits_g, features, pooled_g = self._global(x)
-        logits_l, pooled_l = self._local(crop(x, self._boxes(features, x)))
+        logits_l, pooled_l = self._local(regions.crop(x, self._boxes(features, x)))
         return {"global": logits_g, "local": logits_l, "fused": self._fused(pooled_g, pooled_l)}
 
     def boxes(self, x: Video) -> Tensor:
@@ -181,7 +170,8 @@ class HardCrop(nn.Module):
         boxes = self._boxes(features, x)
         times, corners = boxes[:, :, 0], boxes[:, :, 1:].transpose(2, 3).flatten(2)
         frame = torch.arange(x.shape[2], device=x.device)
-        corners = corners[:, box_of_frame(x.shape[2], boxes.shape[1], x.device)]  # (N, T, 4)
+        which = regions.box_of_frame(x.shape[2], boxes.shape[1], x.device)
+        corners = corners[:, which]  # (N, T, 4)
         inside = (times[:, :1, 0] <= frame) & (frame < times[:, :1, 1])
         heat = self._heat(features)
         return {
@@ -212,10 +202,10 @@ class HardCrop(nn.Module):
 
     @torch.no_grad()
     def _heat(self, features: Video) -> Tensor:
-        heat = activity(features, self.statistic)
+        heat = regions.activity(features, self.statistic)
         if self.region == "frame":
-            return scaled(heat.flatten(0, 1)[:, None], self.scale).view_as(heat)
-        return scaled(heat, self.scale)
+            return regions.scaled(heat.flatten(0, 1)[:, None], self.scale).view_as(heat)
+        return regions.scaled(heat, self.scale)
 
     @torch.no_grad()
     def _boxes(self, features: Tensor, x: Video) -> Tensor:
@@ -224,8 +214,8 @@ class HardCrop(nn.Module):
             mask = mask.any(1, keepdim=True)
         elif self.region == "frame":
             mask = mask.flatten(0, 1)[:, None]
-        cells = bounding_boxes(largest_region(mask))
-        pixels = in_pixels(cells, tuple(mask.shape[1:]), tuple(x.shape[2:]), self.min_size)
+        cells = regions.bounding_boxes(regions.largest_region(mask))
+        pixels = regions.in_pixels(cells, tuple(mask.shape[1:]), tuple(x.shape[2:]), self.min_size)
         return pixels.unflatten(0, (x.shape[0], -1))
 
 
@@ -263,20 +253,11 @@ def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
 
 def _info_of_both(info: ModelInfo) -> ModelInfo:
     """Returns the structure of both branches; `features` is in the local branch."""
-    branches = ("global_branch", "local_branch")
-    return ModelInfo(
-        "fusion",
-        {
-            f"{branch}.{stage}": tuple(f"{branch}.{block}" for block in blocks)
-            for branch in branches
-            for stage, blocks in info.stages.items()
-        },
-        f"local_branch.{info.features}",
-        info.axes,
-        {
-            f"{branch}.{block}": f"{branch}.{end}"
-            for branch in branches
-            for block, end in info.branch_ends.items()
-        },
-        map_name="hard_crop",
-    )
+    stages: dict[str, tuple[str, ...]] = {}
+    ends: dict[str, str] = {}
+    for branch in ("global_branch", "local_branch"):
+        for stage, blocks in info.stages.items():
+            stages[f"{branch}.{stage}"] = tuple(f"{branch}.{block}" for block in blocks)
+        ends |= {f"{branch}.{block}": f"{branch}.{end}" for block, end in info.branch_ends.items()}
+    features = f"local_branch.{info.features}"
+    return ModelInfo("fusion", stages, features, info.axes, ends, map_name="hard_crop")

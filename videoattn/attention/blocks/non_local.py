@@ -23,12 +23,23 @@ with C². docs/attention.md has the numbers.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.pairwise import PairwiseBlock
-from videoattn.attention.common import grid_of, pool_keys, small_weights, widen, zero_norm
-from videoattn.attention.functional import Normalizer, autocast_off, to_tokens
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.common import grid_of, one_head, pool_keys, small_weights, zero_norm
+from videoattn.attention.functional import (
+    Normalizer,
+    Path,
+    attend,
+    attend_separable,
+    attention_weights,
+    autocast_off,
+    from_tokens,
+    separable_weights,
+    to_tokens,
+    widen,
+)
+from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
 
@@ -40,6 +51,99 @@ FORMS: dict[str, tuple[str, Normalizer]] = {
 }
 """The similarity and the normalizer of each form."""
 SCOPES = ("space_time", "space", "time")
+
+
+class PairwiseBlock(nn.Module):
+    """The base class of `NonLocal` and `SimilarityAttention`: projections, key pool, attention.
+
+    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
+    checkpoints, and `pair`, the vector w, for the similarity "concat".
+
+    Args:
+        similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
+        normalizer: "softmax", "sigmoid" or "count".
+        logit_scale: Factor of the logits; concat ignores it.
+        key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    """
+
+    theta: nn.Module
+    phi: nn.Module
+    g: nn.Module
+    pair: nn.Linear
+    out: nn.Module
+    bn: nn.Module
+    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
+
+    def __init__(
+        self,
+        similarity: str,
+        normalizer: Normalizer,
+        logit_scale: float,
+        key_pool: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        self.similarity = similarity
+        self.normalizer = normalizer
+        self.logit_scale = logit_scale
+        self.key_pool = key_pool
+
+    def respond(self, x: Video) -> Video:
+        """Returns BN(W_z y), which the block adds to x."""
+        q, k, v, _ = self.project(x)
+        y: Tensor = self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
+        return y
+
+    def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
+        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
+        source = pool_keys(x, self.key_pool)
+        q, k, v = (to_tokens(y) for y in (self.theta(x), self.phi(source), self.g(source)))
+        return q, k, v, grid_of(source)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns y as tokens (N, P, E)."""
+        normalizer, path = self.normalizer, self.path
+        if self.similarity == "concat":
+            return attend_separable(*self._separate(q, k), v, normalizer=normalizer, path=path)
+        scale = self.logit_scale
+        if self.similarity in ("dot", "scaled"):
+            return attend(q, k, v, normalizer=normalizer, scale=scale, path=path)
+        # Norms, squared distances and products of raw features (1e4 and more after a ReLU) need
+        # float32: rounding them to bfloat16 before the softmax would select other keys.
+        with autocast_off(q):
+            q, k = self._as_products(q, k)
+            y = attend(q, k, v.to(q.dtype), normalizer=normalizer, scale=scale, path=path)
+        return y.to(v.dtype)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
+        if self.similarity == "concat":
+            return separable_weights(*self._separate(q, k), self.normalizer)
+        return attention_weights(*self._as_products(q, k), self.normalizer, self.logit_scale)
+
+    def factors(self, q: Tensor, k: Tensor) -> Factors | None:
+        """Returns the map as a rule applied to a product, or None if it is not one."""
+        with autocast_off(q):
+            if self.similarity == "concat" and self.normalizer == "count":
+                a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
+                q = torch.stack([a, torch.ones_like(a)], dim=2)
+                k = torch.stack([torch.ones_like(b), b], dim=2)
+                return one_head(q, k, "relu_sum", 1.0)
+            if self.similarity == "concat":
+                return None
+            products = self._as_products(widen(q), widen(k))
+            return one_head(*products, self.normalizer, self.logit_scale)
+
+    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns queries and keys whose dot products are the logits, up to the scale."""
+        return (widen(q), widen(k)) if self.similarity == "raw" else (q, k)
+
+    def _pair(self, like: Tensor) -> Tensor:
+        return self.pair.weight.to(like.dtype).squeeze(0)
+
+    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a and b with w · [q_i ; k_j] = a_i + b_j, without a tensor of Q·P·2D entries."""
+        w_q, w_k = self._pair(q).chunk(2)
+        return q @ w_q, k @ w_k
 
 
 class NonLocal(PairwiseBlock):
@@ -141,14 +245,8 @@ class NonLocal(PairwiseBlock):
             key_grid = (key_frames, *x.shape[3:])
         else:
             key_grid = (key_frames * num_groups, key_height, key_width)
-        found = PairwiseAttention(
-            grid_of(x),
-            key_grid,
-            normalized=self.normalizer == "softmax",
-            rows=rows,
-            factors=factors,
-        )
-        return {"": found}
+        normalized = self.normalizer == "softmax"
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
 
     def _split(self, x: Video) -> Tensor:
         """Moves groups to the batch: (N, C, T, H, W) -> (N·G, C, t, h, w)."""

@@ -43,8 +43,8 @@ from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import keep_statistics
 from videoattn.attention.blocks.pyramid import Level
-from videoattn.attention.common import grid_of, mean_of_segments, small_weights, widen
-from videoattn.attention.functional import Path, attend, autocast_off, to_tokens
+from videoattn.attention.common import grid_of, mean_of_segments, small_weights
+from videoattn.attention.functional import Path, attend, autocast_off, to_tokens, widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video

@@ -13,15 +13,7 @@ paper has images. Here the mean is over T·H·W or over each frame, and the conv
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.gates import (
-    SCOPES,
-    Gate,
-    GateNorm,
-    channel_map,
-    keep_statistics,
-    mean,
-    zero_parameters,
-)
+from videoattn.attention.blocks import gates
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -29,7 +21,7 @@ from videoattn.types import Video
 NORMS = ("bn", "ln", "none")
 
 
-class AttentionRefinement(Gate):
+class AttentionRefinement(gates.Gate):
     """A gate per channel: (N, C, T, H, W) -> the same shape, or (N, out_channels, T, H, W).
 
     The map is the gate that multiplies f: (N, C), or (N, C, T) with scope="frame".
@@ -60,7 +52,7 @@ class AttentionRefinement(Gate):
         gate_start: str = "half",
     ) -> None:
         super().__init__(gate_start)
-        self.scope = one_of("scope", scope, SCOPES)
+        self.scope = one_of("scope", scope, gates.SCOPES)
         one_of("norm", norm, NORMS)
         width = channels if out_channels is None else out_channels
         if width != channels and not pre_conv:
@@ -73,25 +65,25 @@ class AttentionRefinement(Gate):
             self.conv = nn.Conv3d(channels, width, (1, 3, 3), padding=(0, 1, 1), bias=False)
         self.bn = nn.BatchNorm3d(width) if pre_conv else None
         self.gate_conv = nn.Conv3d(width, width, 1, bias=False)
-        norms = {"bn": GateNorm, "ln": _ChannelLayerNorm, "none": nn.Identity}
+        norms = {"bn": gates.GateNorm, "ln": _ChannelLayerNorm, "none": nn.Identity}
         self.gate_norm: nn.Module = norms[norm](width)
         for conv in (self.conv, self.gate_conv):
             if conv is not None:
                 nn.init.kaiming_normal_(conv.weight, a=1)
         if gate_start == "identity":
-            zero_parameters(self.gate_conv if norm == "none" else self.gate_norm)
+            gates.zero_parameters(self.gate_conv if norm == "none" else self.gate_norm)
 
     def forward(self, x: Video) -> Tensor:
         features = self._features(x)
         return (features * self.weights(features)).to(x.dtype)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        with keep_statistics(self):
+        with gates.keep_statistics(self):
             weights = self.weights(self._features(x))
-        return {"": channel_map(weights, self.scope)}
+        return {"": gates.channel_map(weights, self.scope)}
 
     def logits(self, x: Video) -> Tensor:
-        logits: Tensor = self.gate_norm(self.gate_conv(mean(x, SCOPES[self.scope])))
+        logits: Tensor = self.gate_norm(self.gate_conv(gates.mean(x, gates.SCOPES[self.scope])))
         return logits
 
     def _features(self, x: Video) -> Tensor:

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from videoattn.attention.common import widen
-from videoattn.attention.functional import autocast_off
+from videoattn.attention.functional import autocast_off, widen
 from videoattn.types import Video
 
 STATISTICS = ("max", "l1", "l2")

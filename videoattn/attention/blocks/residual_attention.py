@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.gates import STARTS
-from videoattn.attention.common import widen
+from videoattn.attention.functional import widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.layers import Conv3d
@@ -117,16 +117,16 @@ class ResidualMask(nn.Module):
         # For levels 1 to D - 1; nothing is resized to the deepest level.
         self.skips = nn.ModuleList(run(1) for _ in range(depth - 1))
         self.up = nn.ModuleList(run(units) for _ in range(depth - 1))
-        self.out = nn.Sequential(
-            *_norm_first(channels, channels, (1, 1, 1)),
-            *_norm_first(channels, channels, (1, 1, 1)),
-        )
+        last = [_norm_first(channels, channels, (1, 1, 1)) for _ in range(2)]
+        self.out = nn.Sequential(*last[0], *last[1])
         self.scale = nn.Parameter(torch.zeros(())) if gate_start == "identity" else None
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        make_resize = _Deconvolution if upsample == "deconvolution" else _Resize
-        self.resizes = nn.ModuleList(make_resize(channels) for _ in range(depth))
+        self.resizes = nn.ModuleList(
+            _Deconvolution(channels) if upsample == "deconvolution" else _Resize()
+            for _ in range(depth)
+        )
 
     def forward(self, u: Video, trunk: Video) -> Video:
         masked = self.mask(u, trunk).to(trunk.dtype) * trunk
@@ -208,9 +208,6 @@ def _norm_first(channels: int, width: int, kernel: tuple[int, int, int]) -> list
 
 class _Resize(nn.Module):
     """Resizes x to the grid of another feature map."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:
         if x.shape[2:] == like.shape[2:]:

@@ -77,7 +77,5 @@ class SelfAttention(nn.Module):
         with evaluating(self):  # in training mode, each use of a spectral norm updates its state
             q, k, _, key_grid = self.project(x)
         factors = one_head(q, k, "softmax", 1.0)
-        found = PairwiseAttention(
-            grid_of(x), key_grid, normalized=True, rows=factors.rows, factors=factors
-        )
-        return {"": found}
+        grid = grid_of(x)
+        return {"": PairwiseAttention(grid, key_grid, True, factors.rows, factors=factors)}

@@ -12,22 +12,13 @@ over T·H·W, or it belongs to a frame. With both papers' initialization e is ab
 
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.gates import (
-    SCOPES,
-    Gate,
-    GateMLP,
-    channel_map,
-    hidden_channels,
-    maximum,
-    mean,
-    zero_parameters,
-)
+from videoattn.attention.blocks import gates
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
 
 
-class SqueezeExcite(Gate):
+class SqueezeExcite(gates.Gate):
     """A gate per channel; keeps the shape (N, C, T, H, W).
 
     The map is the gate that multiplies x: (N, C), or (N, C, T) with scope="frame".
@@ -58,7 +49,7 @@ class SqueezeExcite(Gate):
         add_maxpool: bool = False,
     ) -> None:
         super().__init__(gate_start)
-        self.scope = one_of("scope", scope, SCOPES)
+        self.scope = one_of("scope", scope, gates.SCOPES)
         if reduction is None and divisor != 1:
             raise ValueError(
                 f"divisor={divisor} rounds C/reduction, which does not exist for reduction=None; "
@@ -71,20 +62,20 @@ class SqueezeExcite(Gate):
             if last.bias is not None:
                 nn.init.zeros_(last.bias)
         else:
-            hidden = hidden_channels(channels, reduction, divisor)
-            self.excite = mlp = GateMLP(channels, hidden, bias=bias)
+            hidden = gates.hidden_channels(channels, reduction, divisor)
+            self.excite = mlp = gates.GateMLP(channels, hidden, bias=bias)
             last = mlp.fc2
         if gate_start == "identity":
-            zero_parameters(last)
+            gates.zero_parameters(last)
 
     def logits(self, x: Video) -> Tensor:
         """Returns the input of the sigmoid, (N, C, 1, 1, 1) or (N, C, T, 1, 1)."""
-        axes = SCOPES[self.scope]
-        pooled = mean(x, axes)
+        axes = gates.SCOPES[self.scope]
+        pooled = gates.mean(x, axes)
         if self.add_maxpool:
-            pooled = 0.5 * (pooled + maximum(x, axes))
+            pooled = 0.5 * (pooled + gates.maximum(x, axes))
         logits: Tensor = self.excite(pooled)
         return logits
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        return {"": channel_map(self.weights(x), self.scope)}
+        return {"": gates.channel_map(self.weights(x), self.scope)}

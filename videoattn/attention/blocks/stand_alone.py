@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videoattn.attention.common import check_odd, grid_of, widen
-from videoattn.attention.functional import Path, attend, autocast_off
+from videoattn.attention.common import check_odd, grid_of
+from videoattn.attention.functional import Path, attend, autocast_off, widen
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -80,9 +80,9 @@ class StandAloneAttention(nn.Module):
         self.window = tuple(window)
         self.heads = heads
         self.border = one_of("border", border, ("mask", "zero"))
-        self.query = nn.Conv3d(in_channels, out_channels, 1, bias=False)
-        self.key = nn.Conv3d(in_channels, out_channels, 1, bias=False)
-        self.value = nn.Conv3d(in_channels, out_channels, 1, bias=False)
+        self.query, self.key, self.value = (
+            nn.Conv3d(in_channels, out_channels, 1, bias=False) for _ in range(3)
+        )
         width = out_channels // heads
         self.shares = _shares(width, self.window)
         for axis, extent, share in zip(AXES, self.window, self.shares, strict=True):
@@ -149,16 +149,8 @@ class StandAloneAttention(nn.Module):
                 found = found.narrow(axis, pad, size)
             return found.flatten(3)
 
-        grid = grid_of(x)
-        found = PairwiseAttention(
-            grid,
-            grid,
-            normalized=self.border == "mask",
-            rows=rows,
-            num_heads=self.heads,
-            kind="local",
-        )
-        return {"": found}
+        grid, normalized = grid_of(x), self.border == "mask"
+        return {"": PairwiseAttention(grid, grid, normalized, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k and v as (N, heads, T, H, W, D); k and v include the zero border, if any."""

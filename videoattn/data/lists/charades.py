@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoattn.data.lists.files import (
-    Listed,
-    Missing,
-    existing_root,
-    find_videos,
-    first_file,
-    first_folder,
-)
+from videoattn.data.lists import files
+from videoattn.data.lists.files import Listed, Missing
 from videoattn.data.lists.lines import Lines, read_csv, to_integer
 from videoattn.data.lists.samples import LabelSets, Samples
 
@@ -29,21 +23,21 @@ def read_charades(root: str | Path, split: str = "train", *, missing: Missing = 
     Raises:
         ValueError: If anything is missing, malformed, repeated or out of range.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     listed = read_charades_csv(charades_csv(root, split), read_charades_classes(root))
-    folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
-    return find_videos(root, folder, listed, match="name", missing=missing)
+    folder = files.first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
+    return files.find_videos(root, folder, listed, match="name", missing=missing)
 
 
 def charades_csv(root: Path, split: str) -> Path:
     name = split if split.endswith(".csv") else f"Charades_v1_{split}.csv"
-    return first_file(root, [f + name for f in _FOLDERS], f"the Charades list of {split!r}")
+    return files.first_file(root, [f + name for f in _FOLDERS], f"the Charades list of {split!r}")
 
 
 def read_charades_classes(root: Path) -> tuple[str, ...]:
     """Returns the names in Charades_v1_classes.txt, with lines `c000 Holding some clothes`."""
     names = [f"{folder}Charades_v1_classes.txt" for folder in _FOLDERS]
-    lines = Lines.read(first_file(root, names, "the Charades class list"))
+    lines = Lines.read(files.first_file(root, names, "the Charades class list"))
     lines.check_not_empty("'c000 Holding some clothes'")
     for i, line in enumerate(lines.text):
         number, _, name = line.partition(" ")

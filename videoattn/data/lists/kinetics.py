@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoattn.data.lists.files import (
-    Listed,
-    Missing,
-    existing_root,
-    find_videos,
-    first_file,
-    first_folder,
-)
+from videoattn.data.lists import files
+from videoattn.data.lists.files import Listed, Missing
 from videoattn.data.lists.lines import read_csv, to_integer
 from videoattn.data.lists.samples import Samples
 
@@ -37,16 +31,16 @@ def read_kinetics(
     Raises:
         ValueError: If anything is missing, malformed, repeated or unknown.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     file = kinetics_csv(root, split)
     listed = read_kinetics_csv(file, class_names)
-    folder = first_folder(root, (file.stem, f"videos_{file.stem}"))
-    return find_videos(root, folder, listed, match="name", missing=missing)
+    folder = files.first_folder(root, (file.stem, f"videos_{file.stem}"))
+    return files.find_videos(root, folder, listed, match="name", missing=missing)
 
 
 def kinetics_csv(root: Path, split: str) -> Path:
     file = split if split.endswith(".csv") else f"{split}.csv"
-    return first_file(root, (file, f"annotations/{file}"), f"the Kinetics list of {split!r}")
+    return files.first_file(root, (file, f"annotations/{file}"), f"the Kinetics list of {split!r}")
 
 
 def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> Listed:

@@ -90,11 +90,7 @@ def read_frames(
 
 
 def check_template(template: str) -> None:
-    """Checks that a template gives each frame number its own file name inside the folder.
-
-    Raises:
-        ValueError: If two frames share a name, or a name is outside the folder.
-    """
+    """Raises a ValueError if a template gives two frames one name, or a name outside the folder."""
     numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
     huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
     try:

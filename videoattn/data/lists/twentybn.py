@@ -4,14 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from videoattn.data.lists.files import (
-    Listed,
-    Missing,
-    existing_root,
-    find_videos,
-    first_file,
-    first_folder,
-)
+from videoattn.data.lists import files
+from videoattn.data.lists.files import Listed, Missing
 from videoattn.data.lists.lines import Lines, ListError, read_class_list, read_text, split_last
 from videoattn.data.lists.samples import Samples
 
@@ -28,12 +22,12 @@ def read_something(
     Raises:
         ValueError: If anything is missing, malformed, repeated or unknown.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     classes = read_something_labels(_list_file(root, "something-something-v2", "labels", "json"))
     file = _list_file(root, "something-something-v2", split, "json")
-    folder = first_folder(root, ("20bn-something-something-v2", "videos"))
+    folder = files.first_folder(root, ("20bn-something-something-v2", "videos"))
     listed = read_something_json(file, classes)
-    return find_videos(root, folder, listed, match="name", missing=missing)
+    return files.find_videos(root, folder, listed, match="name", missing=missing)
 
 
 def read_something_labels(path: Path) -> tuple[str, ...]:
@@ -78,11 +72,11 @@ def read_jester(root: str | Path, split: str = "train", *, missing: Missing = "r
     Raises:
         ValueError: If anything is missing, malformed, repeated or unknown.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     classes = read_class_list(_list_file(root, "jester-v1", "labels", "csv"))
     listed = read_jester_csv(_list_file(root, "jester-v1", split, "csv"), classes)
-    folder = first_folder(root, ("20bn-jester-v1", "rawframes"))
-    return find_videos(
+    folder = files.first_folder(root, ("20bn-jester-v1", "rawframes"))
+    return files.find_videos(
         root, folder, listed, match="path", missing=missing, frame_template="{:05d}.jpg"
     )
 
@@ -105,7 +99,7 @@ def read_jester_csv(path: Path, class_names: tuple[str, ...]) -> Listed:
 def _list_file(root: Path, prefix: str, split: str, suffix: str) -> Path:
     names = [f"{split}.{suffix}", f"{prefix}-{split}.{suffix}"]
     tried = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in names]
-    return first_file(root, tried, f"the list {split!r}")
+    return files.first_file(root, tried, f"the list {split!r}")
 
 
 def _read_json(path: Path) -> Any:

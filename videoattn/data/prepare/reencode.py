@@ -59,10 +59,7 @@ def reencode(job: Reencode) -> Record:
     assert written.num_frames == num_frames, f"{job.path}: {num_frames} became {written}"
     size = unfinished.stat().st_size
     unfinished.replace(job.out)
-    return {
-        "num_frames": num_frames, "out_bytes": size, "height": written.height,
-        "width": written.width,
-    }  # fmt: skip
+    return dict(num_frames=num_frames, out_bytes=size, height=written.height, width=written.width)
 
 
 def unfinished_name(out: Path) -> Path:

@@ -21,14 +21,7 @@ from jaxtyping import Int64
 
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import VIDEO_SUFFIXES, Samples
-from videoattn.data.shards.table import (
-    TABLE,
-    expanded,
-    import_webdataset,
-    read_table,
-    reason,
-    tar_files,
-)
+from videoattn.data.shards import table
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
@@ -161,9 +154,9 @@ def open_shards(root: str, split: str) -> Shards:
             f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = expanded(where) if listed else []
-    source = _TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
-    class_names, names, counts = read_table(source)
+    urls = table.expanded(where) if listed else []
+    source = _TAR.sub(table.TABLE, urls[0]) if urls else f"{where}/{table.TABLE}"
+    class_names, names, counts = table.read_table(source)
     wanted = [tar_name(url) for url in urls] or list(names)
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(
@@ -184,14 +177,14 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     Raises:
         DecodeError: If the shard is truncated, or holds other files.
     """
-    tariterators, stream = import_webdataset().tariterators, None
+    tariterators, stream = table.import_webdataset().tariterators, None
     try:
-        stream = import_webdataset().gopen(url, "rb")
-        files = tar_files(stream, url)
+        stream = table.import_webdataset().gopen(url, "rb")
+        files = table.tar_files(stream, url)
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
             yield _encoded(url, sample, key(number), num_classes)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DecodeError(url, reason(error)) from error
+        raise DecodeError(url, table.reason(error)) from error
     finally:
         if stream is not None:
             with suppress(OSError):  # from a command that is stopped early

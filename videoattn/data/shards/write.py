@@ -72,11 +72,7 @@ def write_shards(
 
 
 def check_output(folder: Path) -> None:
-    """Checks that a folder is new or empty, or that an interrupted call left it unfinished.
-
-    Raises:
-        ValueError: If it holds other files.
-    """
+    """Raises a ValueError if a folder holds files, unless an interrupted call left them."""
     if not (folder / _UNFINISHED).is_file():
         require_empty(folder)
 
@@ -98,7 +94,9 @@ def _plan(samples: Samples, max_bytes: int, note: Callable[[bytes], None]) -> li
                 f"{MAX_FILE_BYTES:,}; re-encode it"
             )
         texts = _texts(samples, index)
-        size = sum(_in_tar(n) for n in (state.st_size, *map(len, texts.values())))
+        # A file in a tar file is a header and whole blocks.
+        sizes = (state.st_size, *map(len, texts.values()))
+        size = sum(_BLOCK - (-n // _BLOCK) * _BLOCK for n in sizes)
         if not shards or _whole(used + size) > max_bytes:
             used = 2 * _BLOCK
             shards.append(Shard(f"{len(shards):06d}.tar", number, [], 0))
@@ -162,8 +160,3 @@ def _texts(samples: Samples, index: int) -> dict[str, bytes]:
 def _whole(size: int) -> int:
     """Returns the size of a tar file, rounded up to whole records."""
     return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-
-
-def _in_tar(size: int) -> int:
-    """Returns the size of a file in a tar file: a header and whole blocks."""
-    return _BLOCK - (-size // _BLOCK) * _BLOCK

@@ -234,10 +234,8 @@ def to_video(
 def source_size(height: int, width: int, short_side: int, crop: tuple[int, int]) -> tuple[int, int]:
     """Returns the size of the box that becomes `crop` if the short side becomes `short_side`."""
     scale = min(height, width) / short_side
-    return (
-        min(height, max(1, round(crop[0] * scale))),
-        min(width, max(1, round(crop[1] * scale))),
-    )
+    h, w = (max(1, round(side * scale)) for side in crop)
+    return min(height, h), min(width, w)
 
 
 def place(height: int, width: int, h: int, w: int, at: Place) -> Box:

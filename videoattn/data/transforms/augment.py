@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from types import ModuleType
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,16 +22,6 @@ GRAY = 128
 
 QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
 """TSN's 13 positions, in quarters of the free space in y and x: corners, edges, center, between."""
-
-
-@runtime_checkable
-class CropBox(Protocol):
-    """Draws a random box, which is then resized to `crop`: (height, width) in pixels."""
-
-    @property
-    def crop(self) -> tuple[int, int]: ...
-
-    def __call__(self, height: int, width: int, generator: torch.Generator) -> Box: ...
 
 
 @dataclass(frozen=True)
@@ -128,6 +117,10 @@ class MultiScaleCrop:
                 Box(y * y_step, x * x_step, y * y_step + h, x * x_step + w) for y, x in QUARTERS
             ]
         return boxes
+
+
+CropBox = AreaCrop | ShortSideCrop | MultiScaleCrop
+"""Draws a random box, which is then resized to `crop`: (height, width) in pixels."""
 
 
 @dataclass(frozen=True)

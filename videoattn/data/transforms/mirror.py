@@ -26,7 +26,6 @@ class Mirror:
 
     Args:
         probability: Probability of mirroring a sample.
-        class_names: Names of all classes.
         flip_labels: Pairs of classes whose labels are swapped. A class paired with itself keeps
             its label.
 
@@ -75,7 +74,6 @@ def direction_pairs(
     counterpart, such as "left hook", is not a direction.
 
     Args:
-        class_names: Names of all classes.
         without: Pairs of classes to leave out.
     """
     known = {name for pair in (without or {}).items() for name in pair}

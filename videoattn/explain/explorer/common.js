@@ -2,16 +2,19 @@
 
 const $ = (id) => document.getElementById(id);
 
-/** Returns a new element with a text and properties. */
-function element(name, text = "", properties = {}) {
-  return Object.assign(document.createElement(name), { textContent: text }, properties);
+/** Returns a new element with a text, or a list of texts and elements, and with properties. */
+function element(name, content = "", properties = {}) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...[content].flat());
+  return made;
 }
 
+/** Replaces the rows of a table's body. */
+const fillRows = (body, rows) =>
+  body.replaceChildren(...rows.map((cells) => element("tr", cells.map((cell) => element("td", cell)))));
+
 /** Shows a problem above the page; an empty text removes it. */
-function say(text) {
-  $("problem").hidden = !text;
-  $("problem").textContent = text;
-}
+const say = (text) => Object.assign($("problem"), { hidden: !text, textContent: text });
 
 addEventListener("error", ({ message }) => $("problem").hidden && say(`This page has failed: ${message}`));
 addEventListener("unhandledrejection", ({ reason }) => say(`This page has failed: ${reason}`));
@@ -21,7 +24,6 @@ function isDark() {
   const { theme } = document.documentElement.dataset;
   return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
-
 
 const nameTheme = () => { $("theme").textContent = isDark() ? "Light" : "Dark"; };
 

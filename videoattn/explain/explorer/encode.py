@@ -96,7 +96,7 @@ class Encoder:
 
     def _choose(self) -> str:
         factors = self.found.factors
-        signed = not self.found.normalized and self._is_signed()
+        signed = not self.found.normalized and any((r < 0).any() for r, _ in self._pieces())
         rows = "rows16" if signed else "rows8"
         if factors is None or self.mean:
             return rows
@@ -104,9 +104,6 @@ class Encoder:
         products = [best, "qk16", "qk32"]
         form = next(form for form in products if self._fits(form))
         return min((form, rows), key=self._size)
-
-    def _is_signed(self) -> bool:
-        return any(bool((rows < 0).any()) for rows, _ in self._pieces())
 
     def _size(self, form: str) -> int:
         found, factors = self.found, self.found.factors

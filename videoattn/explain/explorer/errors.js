@@ -29,22 +29,17 @@ function drawList() {
 }
 
 function listItem(video) {
-  const item = element("li"), line = element("p");
-  const chance = (k, share) => `${className(k)} ${percent(share)}`;
-  const right = video.label === video.guess;
-  line.append(element("b", `Ground truth: ${className(video.label)}`), ` (${percent(video.label_probability)}). `,
-    right ? "The prediction is correct." : element("b", `Prediction: ${chance(video.guess, video.probability)}.`), " ");
-  if (video.explorer) line.append(element("a", "Explore this video", { href: video.explorer }));
-  item.append(line);
-  if (video.size && strips) {
-    const url = URL.createObjectURL(new Blob([strips.subarray(video.at, video.at + video.size)], { type: "image/webp" }));
-    const strip = element("img", "", { src: url, alt: `Frames of ${video.name}`, onload: () => URL.revokeObjectURL(url) });
-    item.append(strip);
-  }
-  const name = element("p", video.name, { className: "soft" });
-  if (!video.explorer) name.append(" · ", element("code", video.command));
-  item.append(name);
-  return item;
+  const wrong = element("b", `Prediction: ${className(video.guess)} ${percent(video.probability)}.`);
+  const line = element("p", [
+    element("b", `Ground truth: ${className(video.label)}`), ` (${percent(video.label_probability)}). `,
+    video.label === video.guess ? "The prediction is correct." : wrong, " ",
+    video.explorer ? element("a", "Explore this video", { href: video.explorer }) : "",
+  ]);
+  const name = element("p", [video.name, ...(video.explorer || !video.command ? [] : [" · ", element("code", video.command)])], { className: "soft" });
+  if (!video.size || !strips) return element("li", [line, name]);
+  const url = URL.createObjectURL(new Blob([strips.subarray(video.at, video.at + video.size)], { type: "image/webp" }));
+  const strip = element("img", "", { src: url, alt: `Frames of ${video.name}`, onload: () => URL.revokeObjectURL(url) });
+  return element("li", [line, strip, name]);
 }
 
 /** Returns the classes of the matrix, in the network's order. */
@@ -62,33 +57,24 @@ function drawMatrix() {
   const most = Math.max(...counts.values(), 1);
   const some = classes.length < index.class_names.length ? ` The ${classes.length} classes with the most errors.` : "";
   $("matrix-title").textContent = `Rows: ground truth. Columns: prediction. Click a cell to filter the list.${some}`;
-  const head = element("tr");
-  head.append(element("th"), ...classes.map((k) => element("th", className(k), { scope: "col" })));
-  const rows = classes.map((label) => {
-    const row = element("tr");
-    row.append(element("th", className(label), { scope: "row" }));
-    for (const guess of classes) {
-      const count = counts.get(`${label} ${guess}`) ?? 0, cell = element("td");
-      if (count) {
-        const go = element("button", String(count), { title: `${className(label)} answered as ${className(guess)}` });
-        go.setAttribute("aria-label", `${go.title}: ${count}`);
-        go.setAttribute("aria-pressed", filter.label === label && filter.guess === guess);
-        const at = 3 * Math.round((200 * count) / most);
-        go.style.borderBottomColor = `rgb(${palette.sequential.slice(at, at + 3)})`;
-        if (label === guess) go.className = "right";
-        go.addEventListener("click", () => set({ label, guess }));
-        cell.append(go);
-      }
-      row.append(cell);
-    }
-    return row;
-  });
-  $("matrix").replaceChildren(head, ...rows);
+  const cell = (label, guess) => {
+    const count = counts.get(`${label} ${guess}`);
+    if (!count) return element("td");
+    const title = `${className(label)} answered as ${className(guess)}`, at = 3 * Math.round((200 * count) / most);
+    const go = element("button", String(count), {
+      title, ariaLabel: `${title}: ${count}`, ariaPressed: filter.label === label && filter.guess === guess,
+      className: label === guess ? "right" : "", onclick: () => set({ label, guess }),
+    });
+    go.style.borderBottomColor = `rgb(${palette.sequential.slice(at, at + 3)})`;
+    return element("td", go);
+  };
+  const head = ["", ...classes.map(className)].map((name) => element("th", name, name ? { scope: "col" } : {}));
+  const rows = classes.map((label) => [element("th", className(label), { scope: "row" }), ...classes.map((guess) => cell(label, guess))]);
+  $("matrix").replaceChildren(...[head, ...rows].map((cells) => element("tr", cells)));
 }
 
 function startErrors() {
-  $("title").textContent = `Errors of ${index.run}`;
-  document.title = $("title").textContent;
+  $("title").textContent = document.title = `Errors of ${index.run}`;
   $("about").textContent = index.about;
   for (const id of ["label", "guess"]) {
     $(id).append(new Option("any class", ""), ...index.class_names.map((name, k) => new Option(name, k)));

@@ -86,10 +86,8 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
             missing.extend(left_out)
         if not scenes:
             raise ValueError("archives: got none; need one for each clip")
-        writer.write_page(
-            SCRIPTS,
-            {"palette": palette(), "clips": list(clips.values()), "scenes": scenes},
-        )
+        index = {"palette": palette(), "clips": list(clips.values()), "scenes": scenes}
+        writer.write_page(SCRIPTS, index)
 
     write_whole(path, write)
     return missing
@@ -101,7 +99,8 @@ class Writer:
     def __init__(self, file: Any, page: str = "page.html") -> None:
         self.file = file
         self.num_chunks = 0
-        before, self.after = _text(page).split("<data></data>\n")
+        whole = _text("shell.html").replace("<page></page>\n", _text(page))
+        before, self.after = whole.split("<data></data>\n")
         self.write(before.replace("/*css*/", _text("page.css")))
 
     def write(self, text: str) -> None:
@@ -173,15 +172,10 @@ def _write_scene(
     grid = (num_frames, height, width)
     scene = {key: about[key] for key in ("video", "run", "network", "classes", "truth")}
     scene["clip"] = list(clips).index(sha256)
+    keys = ("frame", "y", "x", "title", "reason")
     scene["queries"] = [
-        {
-            "frame": t,
-            "y": (y + 0.5) / height,
-            "x": (x + 0.5) / width,
-            "title": title,
-            "reason": why,
-        }
-        for t, y, x, title, why in about["queries"]
+        dict(zip(keys, (t, (y + 0.5) / height, (x + 0.5) / width, *words), strict=True))
+        for t, y, x, *words in about["queries"]
     ]
     room = budget.megabytes * MEGABYTE / budget.num_clips - clips[sha256]["blob"]["bytes"]
     fields, missing = _encode_fields(archive, grid)

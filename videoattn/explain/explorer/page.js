@@ -40,15 +40,12 @@ function render() {
   made = made_for;
   fillControls(view);
   if (view.clip.pictures.length) paint();
-  const texts = views.map(({ text }, i) => (views.length > 1 ? `${"AB"[i]}: ${text}` : text));
-  $("sentence").textContent = texts.join(" ");
+  $("sentence").textContent = views.map(({ text }, i) => (views.length > 1 ? `${"AB"[i]}: ${text}` : text)).join(" ");
   const { reason } = (!preview && view.map?.grid_q && state.points.at(-1)) || {};
   $("reason").textContent = reason ? `This query was chosen because ${reason}.` : "";
   clearTimeout(timers.voice); // a screen reader hears at most two sentences a second
   if (!preview) timers.voice = setTimeout(() => { $("live").textContent = $("sentence").textContent; }, 500);
 }
-
-// ---- Drawing ----
 
 function paint() {
   views.forEach((view, i) => {
@@ -85,14 +82,6 @@ function fit(canvas, { width, height }) {
   if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
 }
 
-function fillRows(body, rows) {
-  body.replaceChildren(...rows.map((cells) => {
-    const row = document.createElement("tr");
-    for (const cell of cells) row.insertCell().append(cell);
-    return row;
-  }));
-}
-
 /** Fills the parts that depend on the scene: title, lists, strip. */
 function makeScene({ scene, clip }) {
   const [name, probability] = scene.classes[0] ?? ["nothing", NaN];
@@ -101,11 +90,9 @@ function makeScene({ scene, clip }) {
   $("about").textContent = `${scene.run} (${scene.network}) answers ${name}, ${percent(probability)}${truth}`;
   $("scene").replaceChildren(...index.scenes.map((one, i) => new Option(sceneName(one), i)));
   $("scene").parentElement.hidden = index.scenes.length < 2;
-  $("map").replaceChildren(...GROUPS.map(([label, fits]) => {
-    const group = element("optgroup", "", { label });
-    group.append(...scene.maps.filter(fits).map((map) => new Option(map.name)));
-    return group;
-  }).filter((group) => group.children.length));
+  $("map").replaceChildren(...GROUPS.map(([label, fits]) =>
+    element("optgroup", scene.maps.filter(fits).map((map) => new Option(map.name)), { label }),
+  ).filter((group) => group.children.length));
   fillRows($("classes").tBodies[0], scene.classes.map(([one, share]) => [one === scene.truth ? `${one} (true)` : one, percent(share)]));
   $("missing").hidden = !scene.missing.length;
   $("missing").lastElementChild.replaceChildren(...scene.missing.map((text) => element("li", text)));
@@ -117,15 +104,11 @@ function makeScene({ scene, clip }) {
   $("canvas1").parentElement.hidden = views.length < 2;
   $("strip").style.setProperty("--columns", columnsOf(clip));
   $("strip").replaceChildren(...clip.labels.map(([number, time], frame) => {
-    const item = element("li"), tile = element("button", "", { onclick: () => set({ frame }) }); // beside the picture, or by key
-    const label = element("span", ` ${time}`), bar = element("span", "", { className: "bar" });
-    label.prepend(element("b", number));
-    bar.append(element("i"), element("small"));
     const canvases = views.map(() => element("canvas"));
     for (const canvas of canvases) takePointer(canvas, () => frame);
-    tile.append(label, ...canvases, bar);
-    item.append(tile);
-    return item;
+    const label = element("span", [element("b", number), ` ${time}`]);
+    const bar = element("span", [element("i"), element("small")], { className: "bar" });
+    return element("li", element("button", [label, ...canvases, bar], { onclick: () => set({ frame }) })); // by key, too
   }));
 }
 
@@ -225,8 +208,6 @@ function drawChart({ map, layers: [{ values }] }) {
   $("channels").textContent = `Strongest channels: ${named(order.slice(0, 6))}. Weakest: ${named(order.slice(-6).reverse())}.`;
 }
 
-// ---- Input ----
-
 function takePointer(canvas, frameOf) {
   const active = () => currentMap()?.grid_q, inside = (at) => Math.min(Math.max(at, 0), 1 - 1e-9);
   const pointAt = ({ clientX, clientY }) => {
@@ -246,10 +227,7 @@ function takePointer(canvas, frameOf) {
     renderSoon();
   });
   canvas.addEventListener("pointerup", () => set());
-  canvas.addEventListener("pointerleave", () => {
-    preview = null;
-    renderSoon();
-  });
+  canvas.addEventListener("pointerleave", () => { preview = null; renderSoon(); });
   canvas.addEventListener("click", (event) => active() && event.stopPropagation()); // not the tile's
 }
 
@@ -269,9 +247,7 @@ function step(id, by) {
   if (!$(id).parentElement.hidden) choose(id, options[(at + by + options.length) % options.length]);
 }
 
-function choose(id, value) {
-  set({ [id]: id === "compare" ? JSON.parse(value) : id === "scene" ? Number(value) : value });
-}
+const choose = (id, value) => set({ [id]: id === "compare" ? JSON.parse(value) : id === "scene" ? Number(value) : value });
 
 function play() {
   clearInterval(timers.play);
@@ -376,11 +352,11 @@ function listen() {
     $(id).addEventListener("input", ({ target }) => choose(id, target.type === "checkbox" ? target.checked : target.value));
   }
   for (const id of CHOICES.mode) $(id).addEventListener("input", () => set({ mode: id }));
-  const theme = () => { toggleTheme(); render(); };
-  const clicks = { play, theme, help: openManual, link: copyLink, save: savePicture, csv: saveTable };
+  const clicks = {
+    play, theme: () => { toggleTheme(); render(); }, help: openManual, link: copyLink, save: savePicture, csv: saveTable,
+    back: () => set({ frame: state.frame - 1 }), forward: () => set({ frame: state.frame + 1 }),
+  };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-  $("back").addEventListener("click", () => set({ frame: state.frame - 1 }));
-  $("forward").addEventListener("click", () => set({ frame: state.frame + 1 }));
   for (const id of ["canvas0", "canvas1"]) takePointer($(id), () => state.frame);
   document.addEventListener("keydown", onKey);
   $("strip").addEventListener("scroll", renderSoon);
@@ -400,11 +376,7 @@ async function start() {
   fillRows($("manual-keys"), COMMANDS);
   listen();
   set(fromAddress());
-  try {
-    await Promise.all(clips.map(loadPictures));
-  } catch (error) {
-    say((broken = error.message));
-  }
+  await Promise.all(clips.map(loadPictures)).catch((error) => say((broken = error.message)));
   render();
 }
 

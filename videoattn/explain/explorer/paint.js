@@ -1,18 +1,14 @@
 // Paints weights as colors over frames. Scales, colors and cells are those of the contact sheets;
 // the index holds their numbers.
 
-const palette = {
-  ...index.palette,
-  sequential: fromBase64(index.palette.sequential),
-  diverging: fromBase64(index.palette.diverging),
-};
+const [sequential, diverging] = [index.palette.sequential, index.palette.diverging].map(fromBase64);
+const palette = { ...index.palette, sequential, diverging };
 const HUES = [[255, 153, 51], [51, 204, 255]]; // of the first and the second pinned query
 
 /** Returns the scale of some weights: see explain/render.py. `top` is the largest absolute value. */
 function makeScale(map, top, positions) {
-  if (map.normalized) {
-    return { unit: 1 / positions, bottom: 0, top: Math.max(top * positions, palette.least_range), least: 1 };
-  }
+  const shown = Math.max(top * positions, palette.least_range);
+  if (map.normalized) return { unit: 1 / positions, bottom: 0, top: shown, least: 1 };
   return { unit: 1, bottom: -(top || 1), top: top || 1, least: 0, diverging: true };
 }
 
@@ -60,10 +56,8 @@ function colorInto(bytes, at, value, scale) {
 }
 
 /** Returns one small picture for each moment of a layer {values, grid, scale}, a pixel for a cell. */
-function heatOf(layer) {
-  return tiles(layer.grid, (bytes, at, cell) =>
-    colorInto(bytes, at, shownValue(layer.values[cell], layer.scale), layer.scale));
-}
+const heatOf = ({ values, grid, scale }) =>
+  tiles(grid, (bytes, at, cell) => colorInto(bytes, at, shownValue(values[cell], scale), scale));
 
 /** Returns the same for two layers, in two hues. */
 function heatOfTwo(layers) {
@@ -84,20 +78,13 @@ function tiles([moments, height, width], color) {
   });
 }
 
-function newCanvas(width, height) {
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  return canvas;
-}
+const newCanvas = (width, height) => element("canvas", "", { width, height });
 
 /** Returns a frame with reduced color, because strong colors could be mistaken for attention. */
 function faded(clip, frame) {
-  const canvas = newCanvas(clip.width, clip.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const canvas = newCanvas(clip.width, clip.height), context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(clip.pictures[frame], 0, 0, clip.width, clip.height);
-  const image = context.getImageData(0, 0, clip.width, clip.height), bytes = image.data;
-  const keep = palette.saturation;
+  const image = context.getImageData(0, 0, clip.width, clip.height), bytes = image.data, keep = palette.saturation;
   for (let i = 0; i < bytes.length; i += 4) {
     const gray = 0.299 * bytes[i] + 0.587 * bytes[i + 1] + 0.114 * bytes[i + 2];
     for (let c = 0; c < 3; c++) bytes[i + c] = gray + keep * (bytes[i + c] - gray);
@@ -114,8 +101,7 @@ function paintFrame(canvas, view, frame, { opacity, smooth }) {
   context.imageSmoothingEnabled = true;
   context.drawImage(heat ? clip.faded[frame] : clip.pictures[frame], 0, 0, width, height);
   if (heat) {
-    context.globalAlpha = opacity / 100;
-    context.imageSmoothingEnabled = smooth;
+    Object.assign(context, { globalAlpha: opacity / 100, imageSmoothingEnabled: smooth });
     context.drawImage(heat[Math.floor((frame * heat.length) / numFrames)], 0, 0, width, height);
     context.globalAlpha = 1;
   }
@@ -126,14 +112,12 @@ function paintFrame(canvas, view, frame, { opacity, smooth }) {
 /** Darkens the frame outside a box, which is given in fractions of the frame. All zeros: no box. */
 function paintBox(context, [top, left, bottom, right]) {
   const { width, height } = context.canvas;
-  context.fillStyle = "rgba(0, 0, 0, 0.55)";
+  Object.assign(context, { fillStyle: "rgba(0, 0, 0, 0.55)", strokeStyle: "#ffd60a", lineWidth: 2 });
   context.beginPath();
   context.rect(0, 0, width, height);
   const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
   context.rect(...box);
   context.fill("evenodd");
-  context.strokeStyle = "#ffd60a";
-  context.lineWidth = 2;
   if (box[2]) context.strokeRect(...box);
 }
 

@@ -1,5 +1,4 @@
 // The state of the page, which a link restores.
-//
 // `set` is the only function that changes it (except that dragging moves the last point). It repairs
 // inconsistent values, and returns a message about them. This file draws nothing.
 
@@ -36,13 +35,12 @@ function queryOf(point, { grid_q, special }) {
 
 /** Returns the center of a cell; its frame is the middle one of those that the cell covers. */
 function centerOf(number, grid) {
-  const [moment, row, column] = cellOf(number, grid);
-  return { frame: middleFrame(moment, grid[0], clipOf()), y: (row + 0.5) / grid[1], x: (column + 0.5) / grid[2] };
+  const [moment, row, column] = cellOf(number, grid), frames = framesOf(moment, grid[0], clipOf());
+  return { frame: frames[(frames.length - 1) >> 1], y: (row + 0.5) / grid[1], x: (column + 0.5) / grid[2] };
 }
 
-function pointOf(query, { grid_q, special }) {
-  return query < volume(grid_q) ? centerOf(query, grid_q) : { special: special[query - volume(grid_q)] };
-}
+const pointOf = (query, { grid_q, special }) =>
+  query < volume(grid_q) ? centerOf(query, grid_q) : { special: special[query - volume(grid_q)] };
 
 /** Returns the state, with queries as numbers of the current map. */
 function publicState() {
@@ -80,9 +78,8 @@ function changeMap(changes, problems) {
     const pairwise = maps.filter((map) => map.grid_q);
     // Skips maps in which half of all queries look at one place: they show little.
     const shown = pairwise.findLast((map) => map.sink < 0.5) ?? pairwise.at(-1) ?? maps[0];
-    if (changes.map !== undefined) {
-      problems.push(`This clip has no map ${state.map}${shown ? `; ${shown.name} is shown` : ""}.`);
-    }
+    const instead = shown ? `; ${shown.name} is shown` : "";
+    if (changes.map !== undefined) problems.push(`This clip has no map ${state.map}${instead}.`);
     state.map = shown?.name ?? "";
   }
   // A class of one map is not a head of another.
@@ -139,11 +136,6 @@ function addressOf() {
 
 /** Returns the changes that an address asks for. */
 function fromAddress() {
-  return Object.fromEntries([...new URLSearchParams(location.hash.slice(1))].map(([key, value]) => {
-    try {
-      return [key, JSON.parse(value)];
-    } catch {
-      return [key, value];
-    }
-  }));
+  const parsed = (text) => { try { return JSON.parse(text); } catch { return text; } };
+  return Object.fromEntries([...new URLSearchParams(location.hash.slice(1))].map(([key, value]) => [key, parsed(value)]));
 }

@@ -18,10 +18,8 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
-function fromBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-}
+const fromBase64 = (text) =>
+  Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
 
 /** Returns the bytes of a blob {chunk, count, bytes, crc}, checked. */
 function readBlob(blob, what) {
@@ -29,8 +27,7 @@ function readBlob(blob, what) {
   try {
     let at = 0;
     for (let i = 0; i < blob.count; i++) {
-      const element = document.querySelector(`script[data-chunk="${blob.chunk + i}"]`);
-      const piece = fromBase64(element.textContent);
+      const piece = fromBase64(document.querySelector(`script[data-chunk="${blob.chunk + i}"]`).textContent);
       bytes.set(piece, at);
       at += piece.length;
     }
@@ -49,21 +46,17 @@ const HALVES = Float32Array.from({ length: 65536 }, (_, half) => { // float16 nu
 const fromHalf = (halves) => new Float32Array(halves.length).map((_, i) => HALVES[halves[i]]);
 
 const decoded = new Map(); // map of the index -> its arrays, the least recently used first
-let decodedBytes = 0;
 
 /** Returns the arrays of a map. Decodes them on first use, or again after they were dropped. */
 function arraysOf(map) {
-  let arrays = decoded.get(map);
+  const arrays = decoded.get(map) ?? decode(map);
   decoded.delete(map);
-  if (!arrays) {
-    arrays = decode(map);
-    decodedBytes += arrays.size;
-  }
   decoded.set(map, arrays);
+  let total = [...decoded.values()].reduce((sum, { size }) => sum + size, 0);
   for (const [old, { size }] of decoded) {
-    if (decodedBytes <= MOST_DECODED || old === map) break;
+    if (total <= MOST_DECODED || old === map) break;
     decoded.delete(old);
-    decodedBytes -= size;
+    total -= size;
   }
   return arrays;
 }
@@ -76,8 +69,7 @@ function decode(map) {
     at += length * type.BYTES_PER_ELEMENT;
     return array;
   };
-  const rest = (length) =>
-    map.form.endsWith("16") ? fromHalf(take(Uint16Array, length)) : take(Float32Array, length);
+  const rest = (length) => (map.form.endsWith("16") ? fromHalf(take(Uint16Array, length)) : take(Float32Array, length));
   if (!map.grid_q) {
     const each = volume(map.grid_k), peaks = map.peaks ?? [];
     const values = rest(map.heads * each).map((value, i) => value * (peaks[(i / each) | 0] ?? map.peak));
@@ -89,72 +81,40 @@ function decode(map) {
   if (map.form.startsWith("rows")) {
     arrays.tops = take(Float32Array, queries);
     if (map.extra) arrays.elsewhere = take(Float32Array, queries);
-    const total = queries * keys;
-    arrays.rows = map.form === "rows8" ? take(Uint8Array, total) : rest(total);
-    arrays.size = arrays.rows.byteLength;
-    return arrays;
+    arrays.rows = map.form === "rows8" ? take(Uint8Array, queries * keys) : rest(queries * keys);
+    return { ...arrays, size: arrays.rows.byteLength };
   }
   if (map.rule === "softmax") arrays.logSums = take(Float32Array, queries);
-  const sizes = [queries * map.width, map.heads * allKeys * map.width];
-  if (map.form === "qk8") {
-    const scales = [take(Float32Array, queries), take(Float32Array, map.heads * allKeys)];
-    [arrays.q, arrays.k] = sizes.map((size, side) =>
-      Float32Array.from(take(Int8Array, size), (value, i) => value * scales[side][(i / map.width) | 0]),
-    );
-  } else {
-    [arrays.q, arrays.k] = sizes.map(rest);
-  }
-  arrays.size = 4 * (arrays.q.length + arrays.k.length);
-  return arrays;
+  const counts = [queries, map.heads * allKeys], { width } = map;
+  const scales = map.form === "qk8" && counts.map((count) => take(Float32Array, count));
+  const scaled = (count, side) => Float32Array.from(take(Int8Array, count * width), (value, i) => value * scales[side][(i / width) | 0]);
+  [arrays.q, arrays.k] = counts.map(scales ? scaled : (count) => rest(count * width));
+  return { ...arrays, size: 4 * (arrays.q.length + arrays.k.length) };
 }
 
-/** Returns the heads of a choice ("mean", "max" or a number). */
-function headsOf(map, head) {
-  if (head !== "mean" && head !== "max") return [Number(head)];
-  return Array.from({ length: map.heads }, (_, index) => index);
-}
-
-/** Joins the vectors of some heads: their mean, or the largest of each entry. */
+/** Returns the vector of one head; for "mean" or "max" that of all heads, or the largest of each entry. */
 function joined(map, head, one) {
-  const heads = headsOf(map, head);
-  const total = one(heads[0]);
-  for (const other of heads.slice(1).map(one)) {
-    for (let i = 0; i < total.length; i++) {
-      total[i] = head === "max" ? Math.max(total[i], other[i]) : total[i] + other[i];
-    }
+  if (head !== "mean" && head !== "max") return one(Number(head));
+  const total = one(0);
+  for (let h = 1; h < map.heads; h++) {
+    one(h).forEach((value, i) => { total[i] = head === "max" ? Math.max(total[i], value) : total[i] + value; });
   }
-  if (head === "mean") for (let i = 0; i < total.length; i++) total[i] /= heads.length;
-  return total;
+  return head === "mean" ? total.map((sum) => sum / map.heads) : total;
 }
 
 /** Returns one query's weights over the keys of the grid, then one entry for all keys without a place. */
-function rowOf(map, head, query) {
-  return joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
-}
+const rowOf = (map, head, query) => joined(map, head, (h) => oneRow(map, arraysOf(map), h, query));
 
 function oneRow(map, arrays, h, query) {
   const keys = volume(map.grid_k), allKeys = keys + map.extra;
   const number = h * (volume(map.grid_q) + map.special.length) + query;
   const row = new Float32Array(keys + (map.extra ? 1 : 0));
-  if (arrays.rows) {
-    for (let j = 0; j < keys; j++) row[j] = stored(map, arrays, number, j);
-    if (map.extra) row[keys] = arrays.elsewhere[number];
-    return row;
-  }
-  const logits = new Float32Array(allKeys);
-  let top = -Infinity;
-  for (let j = 0; j < allKeys; j++) {
-    logits[j] = product(map, arrays, number, h * allKeys + j);
-    if (logits[j] > top) top = logits[j];
-  }
-  let sum = 0;
-  for (let j = 0; j < allKeys; j++) {
-    logits[j] = map.rule === "softmax" ? Math.exp(logits[j] - top) : ruled(map, logits[j], allKeys);
-    sum += logits[j];
-  }
-  if (map.rule === "softmax") for (let j = 0; j < allKeys; j++) logits[j] /= sum;
-  row.set(logits.subarray(0, keys));
-  for (let j = keys; j < allKeys; j++) row[keys] += logits[j];
+  if (arrays.rows) return row.map((_, j) => (j < keys ? stored(map, arrays, number, j) : arrays.elsewhere[number]));
+  const logits = new Float32Array(allKeys).map((_, j) => product(map, arrays, number, h * allKeys + j));
+  const softmax = map.rule === "softmax", [, top] = rangeOf(logits);
+  const weights = logits.map((logit) => (softmax ? Math.exp(logit - top) : ruled(map, logit, allKeys)));
+  const sum = softmax ? weights.reduce((total, weight) => total + weight, 0) : 1;
+  weights.forEach((weight, j) => { row[Math.min(j, keys)] += weight / sum; });
   return row;
 }
 
@@ -162,19 +122,12 @@ function oneRow(map, arrays, h, query) {
 function columnOf(map, head, key) {
   const arrays = arraysOf(map), queries = volume(map.grid_q);
   const allQueries = queries + map.special.length, allKeys = volume(map.grid_k) + map.extra;
-  return joined(map, head, (h) => {
-    const column = new Float32Array(queries);
-    for (let i = 0; i < queries; i++) {
-      const number = h * allQueries + i;
-      if (arrays.rows) column[i] = stored(map, arrays, number, key);
-      else {
-        const logit = product(map, arrays, number, h * allKeys + key);
-        column[i] = map.rule === "softmax"
-          ? Math.exp(logit - arrays.logSums[number]) : ruled(map, logit, allKeys);
-      }
-    }
-    return column;
-  });
+  return joined(map, head, (h) => new Float32Array(queries).map((_, i) => {
+    const number = h * allQueries + i;
+    if (arrays.rows) return stored(map, arrays, number, key);
+    const logit = product(map, arrays, number, h * allKeys + key);
+    return map.rule === "softmax" ? Math.exp(logit - arrays.logSums[number]) : ruled(map, logit, allKeys);
+  }));
 }
 
 function stored(map, arrays, number, key) {

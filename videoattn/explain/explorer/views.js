@@ -58,21 +58,14 @@ function scaleOfRow(map, values) {
 
 /** Returns the cells with the largest absolute values, largest first; none is below the mean. */
 function strongestOf(values) {
-  const size = (i) => Math.abs(values[i]), found = [];
+  const size = (i) => Math.abs(values[i]);
   const least = values.reduce((sum, value) => sum + Math.abs(value), 0) / values.length * (1 - 1e-5);
-  for (let i = 0; i < values.length; i++) {
-    if (size(i) < least || (found.length === STRONGEST && size(i) <= size(found.at(-1)))) continue;
-    const at = found.findIndex((other) => size(other) < size(i));
-    found.splice(at < 0 ? found.length : at, 0, i);
-    found.length = Math.min(found.length, STRONGEST);
-  }
-  return found;
+  return [...values.keys()].filter((i) => size(i) >= least).sort((a, b) => size(b) - size(a)).slice(0, STRONGEST);
 }
 
 /** Returns the edges of a cell in fractions of the frame: top, left, bottom, right. */
-function boxOf([, row, column], [, height, width]) {
-  return [row / height, column / width, (row + 1) / height, (column + 1) / width];
-}
+const boxOf = ([, row, column], [, height, width]) =>
+  [row / height, column / width, (row + 1) / height, (column + 1) / width];
 
 function keyMarks(key, rank, grid, clip) {
   const { y, x } = centerOf(key, grid);

@@ -4,28 +4,18 @@
 const volume = (grid) => grid[0] * grid[1] * grid[2];
 
 /** Returns the (t, y, x) of a cell of a grid. */
-function cellOf(number, [, height, width]) {
-  return [Math.floor(number / (height * width)), Math.floor(number / width) % height, number % width];
-}
-
+const cellOf = (number, [, height, width]) =>
+  [Math.floor(number / (height * width)), Math.floor(number / width) % height, number % width];
 const numberOfCell = ([t, y, x], [, height, width]) => (t * height + y) * width + x;
 const momentOf = (frame, moments, clip) => Math.floor((frame * moments) / clip.labels.length);
 
 /** Returns the frames that a moment of a map covers. */
-function framesOf(moment, moments, clip) {
-  return [...clip.labels.keys()].filter((frame) => momentOf(frame, moments, clip) === moment);
-}
-
-/** Returns the frame in the middle of a moment, or the first of two. */
-function middleFrame(moment, moments, clip) {
-  const frames = framesOf(moment, moments, clip);
-  return frames[(frames.length - 1) >> 1];
-}
+const framesOf = (moment, moments, clip) =>
+  [...clip.labels.keys()].filter((frame) => momentOf(frame, moments, clip) === moment);
 
 /** Returns the key whose cell holds the center of a query's cell. */
 function keyOfQuery(query, { grid_q, grid_k }) {
-  const cell = cellOf(query, grid_q).map((at, i) => Math.floor(((2 * at + 1) * grid_k[i]) / (2 * grid_q[i])));
-  return numberOfCell(cell, grid_k);
+  return numberOfCell(cellOf(query, grid_q).map((at, i) => Math.floor(((2 * at + 1) * grid_k[i]) / (2 * grid_q[i]))), grid_k);
 }
 
 /** Formats a number with three digits, or with two and a power of ten: 0.123, 4.2, 2.9e4. */
@@ -47,7 +37,7 @@ function momentText(moment, moments, clip) {
 /** Returns each moment's share of the summed absolute values. */
 function momentShares(values, moments) {
   const each = values.length / moments, masses = new Float64Array(moments);
-  for (let i = 0; i < values.length; i++) masses[Math.floor(i / each)] += Math.abs(values[i]);
+  values.forEach((value, i) => { masses[Math.floor(i / each)] += Math.abs(value); });
   const total = masses.reduce((sum, mass) => sum + mass, 0);
   return masses.map((mass) => (total ? mass / total : 1 / moments));
 }
@@ -56,10 +46,7 @@ function momentShares(values, moments) {
 function frameShares(values, moments, clip) {
   const shares = momentShares(values, moments);
   const counts = [...shares.keys()].map((moment) => framesOf(moment, moments, clip).length);
-  return clip.labels.map((_, frame) => {
-    const moment = momentOf(frame, moments, clip);
-    return shares[moment] / counts[moment];
-  });
+  return clip.labels.map((_, frame) => momentOf(frame, moments, clip)).map((moment) => shares[moment] / counts[moment]);
 }
 
 /** Returns the index of the value with the largest `size`, by default of the largest value. */

@@ -17,7 +17,7 @@ With the similarity "dot" this is the spatial gate of CBAM, rewritten with queri
 
 Every similarity works with every normalizer of `functional`: softmax, sigmoid (our own; rows sum to
 about 1 at the start of training), and count. The forms of the non-local paper are special cases,
-and `NonLocal` is built on the same base. The additive similarity is that of Bahdanau, Cho and
+and `NonLocal` has the same base. The additive similarity is that of Bahdanau, Cho and
 Bengio (ICLR 2015, arXiv 1409.0473), whose two matrices are θ and φ here.
 """
 
@@ -29,130 +29,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.common import grid_of, one_head, pool_keys, small_weights, widen, zero_norm
+from videoattn.attention.blocks.non_local import PairwiseBlock
+from videoattn.attention.common import grid_of, small_weights, zero_norm
 from videoattn.attention.functional import (
     NORMALIZERS,
     Normalizer,
     Path,
-    attend,
-    attend_separable,
-    attention_weights,
     autocast_off,
     by_queries,
     check_path,
-    from_tokens,
     normalize,
-    separable_weights,
-    to_tokens,
+    widen,
 )
 from videoattn.attention.maps import Factors, PairwiseAttention
 from videoattn.errors import one_of
-from videoattn.types import Grid, Video
+from videoattn.types import Video
 
 SIMILARITIES = ("dot", "scaled", "cosine", "rbf", "additive", "concat")
-
-
-class PairwiseBlock(nn.Module):
-    """The base class of `SimilarityAttention` and `NonLocal`: projections, key pool, attention.
-
-    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
-    checkpoints. The additive and concat similarities also need `pair`, for the vector w.
-
-    Args:
-        similarity: A name from the table above.
-        normalizer: "softmax", "sigmoid" or "count".
-        logit_scale: Factor of the logits; additive and concat ignore it.
-        key_pool: Max-pooling (frames, height, width) of keys and values, or None.
-    """
-
-    theta: nn.Module
-    phi: nn.Module
-    g: nn.Module
-    pair: nn.Linear
-    out: nn.Module
-    bn: nn.Module
-    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
-
-    def __init__(
-        self,
-        similarity: str,
-        normalizer: Normalizer,
-        logit_scale: float,
-        key_pool: Sequence[int] | None,
-    ) -> None:
-        super().__init__()
-        self.similarity = similarity
-        self.normalizer = normalizer
-        self.logit_scale = logit_scale
-        self.key_pool = key_pool
-
-    def respond(self, x: Video) -> Video:
-        """Returns BN(W_z y), which the block adds to x."""
-        q, k, v, _ = self.project(x)
-        y: Tensor = self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
-        return y
-
-    def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
-        source = pool_keys(x, self.key_pool)
-        q, k, v = (to_tokens(y) for y in (self.theta(x), self.phi(source), self.g(source)))
-        return q, k, v, grid_of(source)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Returns y as tokens (N, P, E)."""
-        normalizer, path = self.normalizer, self.path
-        if self.similarity == "additive":
-            return attend_additive(q, k, self._pair(q), v, normalizer=normalizer, path=path)
-        if self.similarity == "concat":
-            return attend_separable(*self._separate(q, k), v, normalizer=normalizer, path=path)
-        scale = self.logit_scale
-        if self.similarity in ("dot", "scaled"):
-            return attend(q, k, v, normalizer=normalizer, scale=scale, path=path)
-        # Norms, squared distances and products of raw features (1e4 and more after a ReLU) need
-        # float32: rounding them to bfloat16 before the softmax would select other keys.
-        with autocast_off(q):
-            q, k = self._as_products(q, k)
-            y = attend(q, k, v.to(q.dtype), normalizer=normalizer, scale=scale, path=path)
-        return y.to(v.dtype)
-
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
-        if self.similarity == "additive":
-            return additive_weights(q, k, self._pair(q), self.normalizer)
-        if self.similarity == "concat":
-            return separable_weights(*self._separate(q, k), self.normalizer)
-        return attention_weights(*self._as_products(q, k), self.normalizer, self.logit_scale)
-
-    def factors(self, q: Tensor, k: Tensor) -> Factors | None:
-        """Returns the map as a rule applied to a product, or None if it is not one."""
-        with autocast_off(q):
-            if self.similarity == "concat" and self.normalizer == "count":
-                a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
-                q = torch.stack([a, torch.ones_like(a)], dim=2)
-                k = torch.stack([torch.ones_like(b), b], dim=2)
-                return one_head(q, k, "relu_sum", 1.0)
-            if self.similarity in ("concat", "additive"):
-                return None
-            products = self._as_products(widen(q), widen(k))
-            return one_head(*products, self.normalizer, self.logit_scale)
-
-    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns queries and keys whose dot products are the logits, up to the scale."""
-        if self.similarity == "cosine":
-            return cosine_tokens(q), cosine_tokens(k)
-        if self.similarity == "rbf":
-            return rbf_tokens(q, k, self.normalizer)
-        if self.similarity == "raw":
-            return widen(q), widen(k)
-        return q, k
-
-    def _pair(self, like: Tensor) -> Tensor:
-        return self.pair.weight.to(like.dtype).squeeze(0)
-
-    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a and b with w · [q_i ; k_j] = a_i + b_j, without a tensor of Q·P·2D entries."""
-        w_q, w_k = self._pair(q).chunk(2)
-        return q @ w_q, k @ w_k
 
 
 class SimilarityAttention(PairwiseBlock):
@@ -210,6 +103,27 @@ class SimilarityAttention(PairwiseBlock):
         small_weights(self)
         zero_norm(self.bn)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.similarity != "additive":
+            return super().attend(q, k, v)
+        w = self._pair(q)
+        return attend_additive(q, k, w, v, normalizer=self.normalizer, path=self.path)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.similarity != "additive":
+            return super().weights(q, k)
+        return additive_weights(q, k, self._pair(q), self.normalizer)
+
+    def factors(self, q: Tensor, k: Tensor) -> Factors | None:
+        return None if self.similarity == "additive" else super().factors(q, k)
+
+    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        if self.similarity == "cosine":
+            return cosine_tokens(q), cosine_tokens(k)
+        if self.similarity == "rbf":
+            return rbf_tokens(q, k, self.normalizer)
+        return super()._as_products(q, k)
+
     def forward(self, x: Video) -> Video:
         return self.respond(x) if self.is_plain else x + self.respond(x)
 
@@ -222,14 +136,8 @@ class SimilarityAttention(PairwiseBlock):
             with autocast_off(q):
                 return self.weights(q[:, positions], k)
 
-        found = PairwiseAttention(
-            grid_of(x),
-            key_grid,
-            normalized=self.normalizer == "softmax",
-            rows=rows,
-            factors=self.factors(q, k),
-        )
-        return {"": found}
+        normalized, factors = self.normalizer == "softmax", self.factors(q, k)
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
 
 
 def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
@@ -284,13 +192,11 @@ def attend_additive(
     """
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, keys, w, values = (x.to(wide) for x in (q, k, w, v))
+        q, keys, w, values = (widen(x) for x in (q, k, w, v))
+
+        def rows(some: Tensor) -> Tensor:
+            return additive_weights(some, keys, w, normalizer)
+
         if path == "explicit":
-            return (additive_weights(q, keys, w, normalizer) @ values).to(v.dtype)
-        return by_queries(
-            lambda rows: additive_weights(rows, keys, w, normalizer),
-            q,
-            values,
-            entries=k.shape[1:].numel(),
-        ).to(v.dtype)
+            return (rows(q) @ values).to(v.dtype)
+        return by_queries(rows, q, values, entries=k.shape[1:].numel()).to(v.dtype)

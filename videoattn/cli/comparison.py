@@ -1,0 +1,105 @@
+"""The results of `videoattn compare`, and its tables."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videoattn.engine.trackers import read_records
+
+RESULT = "result.json"
+NONE = "none"
+WITH = " + "
+"""Separates the network and the attention in the name of a row."""
+NUM_RESAMPLES = 2000
+
+
+class Result(NamedTuple):
+    """The result of a finished run: accuracies in 0 - 1, median training speed in clips/s.
+
+    With several labels per video, the accuracies are the mAP of videos and the hit@1 of clips.
+    """
+
+    video_accuracy: float
+    clip_accuracy: float
+    num_videos: int
+    num_parameters: int
+    clips_per_second: float
+    mean_class_accuracy: float | None = None  # not in results of earlier versions
+    metric: str = "accuracy"
+    correct: str = ""  # 1 or 0 for each decoded video, in the order of the list; "" for mAP
+
+
+Rows = dict[str, dict[int, Result]]
+"""The results of each row of a table, by seed."""
+
+
+def read_result(folder: Path) -> Result | None:
+    """Returns the result of a finished run."""
+    known = dict.fromkeys(Result._fields[:5], int | float)
+    if not (found := read_records(folder / RESULT, **known)):
+        return None
+    return Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
+
+
+def table_of(rows: Rows, failed: dict[str, str]) -> str:
+    """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
+    metric = next((one.metric for row in rows.values() for one in row.values()), "accuracy")
+    lines = [
+        f"| attention | video {metric}: mean (range) | difference to none (95 %) "
+        "| mean class accuracy | seeds | parameters | training clips/s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: -_mean(item[1])):
+        results = list(row.values())
+        scores = [100 * one.video_accuracy for one in results]
+        of_classes = [
+            one.mean_class_accuracy for one in results if one.mean_class_accuracy is not None
+        ]
+        speed = statistics.median(one.clips_per_second for one in results)
+        bare = "".join(name.rpartition(WITH)[:2]) + NONE
+        lines.append(
+            f"| {name} | {100 * _mean(row):.1f} % ({min(scores):.1f} - {max(scores):.1f}) "
+            f"| {'' if name == bare else difference(row, rows.get(bare, {}))} "
+            f"| {f'{100 * statistics.mean(of_classes):.1f} %' if of_classes else '-'} "
+            f"| {len(row)} | {results[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
+        )
+    lines += [f"| {name} | failed: {error} | | | | | |" for name, error in failed.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _mean(row: Mapping[int, Result]) -> float:
+    return statistics.mean(result.video_accuracy for result in row.values())
+
+
+def difference(row: Mapping[int, Result], bare: Mapping[int, Result]) -> str:
+    """Returns the mean difference of two rows in points, on the same seeds and videos.
+
+    The 95 % interval is over 2,000 resamples of seeds and of videos (bootstrap). If it contains 0,
+    the rows are a tie.
+    """
+    pairs = [(row[seed].correct, bare[seed].correct) for seed in sorted(row.keys() & bare.keys())]
+    if not pairs or len({len(text) for pair in pairs for text in pair} | {0}) != 2:
+        return "-"  # no common seed, other videos, or mAP
+    ours, theirs = torch.tensor([[list(map(int, text)) for text in pair] for pair in pairs]).unbind(
+        1
+    )
+    points = 100.0 * (ours - theirs).double()
+    generator = torch.Generator().manual_seed(0)
+    seeds, videos = (
+        _shares(torch.randint(size, (NUM_RESAMPLES, size), generator=generator), size)
+        for size in points.shape
+    )
+    means = torch.einsum("rs,sv,rv->r", seeds, points, videos)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    tie = ", tie" if low <= 0 <= high else ""
+    return f"{points.mean():+.1f} ({low:+.1f} to {high:+.1f}){tie}"
+
+
+def _shares(drawn: Tensor, size: int) -> Tensor:
+    """Returns how often each of `size` items is in each resample (R, size), as a share."""
+    counts = torch.zeros(len(drawn), size, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts)) / size
