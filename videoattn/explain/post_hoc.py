@@ -132,7 +132,7 @@ def occlusion(
     _check_eval(model)
     one_of("fill", fill, FILLS)
     windows = _windows(tuple(video.shape[2:]), patch, stride)
-    hidden = video if fill == "freeze" else _filled(video, fill)
+    hidden = video if fill == "freeze" else filled(video, fill)
     drops, coverage = torch.zeros_like(video[:, 0]), torch.zeros_like(video[:1, 0])
     step = max(batch_size // len(video), 1)
     with torch.no_grad():
@@ -228,7 +228,8 @@ def _windows(size: tuple[int, ...], patch: Triple | None, stride: Triple | None)
     return [(..., *window) for window in product(*slices)]
 
 
-def _filled(video: Video, fill: str) -> Video:
+def filled(video: Video, fill: str) -> Video:
+    """Returns what hides a clip: its mean color, zero, or the clip blurred in space ("blur")."""
     if fill == "mean":
         return video.mean((2, 3, 4), keepdim=True).expand_as(video)
     if fill == "blur":
