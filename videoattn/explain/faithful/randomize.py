@@ -1,0 +1,72 @@
+"""Compares maps before and after the parameters of a network are drawn again (Adebayo et al.,
+Sanity Checks for Saliency Maps, NeurIPS 2018, arXiv 1810.03292).
+
+A map that looks the same for random parameters does not explain what the network has learned.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videoattn.explain.faithful.statistics import spearman
+from videoattn.models import info
+
+STEM = "stem"
+MODES = ("cascade", "independent")
+
+
+def stages_from_the_head(model: nn.Module) -> dict[str, list[str]]:
+    """Returns the names of the parameters and buffers of each stage, the head first.
+
+    Everything that belongs to no stage and not to the classifier is the "stem", the last.
+    """
+    structure = info(model)
+    groups: dict[str, tuple[str, ...]] = {"head": (structure.classifier,)}
+    groups |= {name: (f"{name}.", *structure.stages[name]) for name in reversed(structure.stages)}
+    found: dict[str, list[str]] = {name: [] for name in groups} | {STEM: []}
+    for key in model.state_dict():
+        owner = (name for name, prefixes in groups.items() if key.startswith(prefixes))
+        found[next(owner, STEM)].append(key)
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yields copies of a network in which stages have the parameters of `fresh`.
+
+    Args:
+        model: The trained network, which does not change.
+        fresh: The same network with its own initialization, for another seed.
+        mode: "cascade" from the head down, cumulative; "independent" one stage at a time.
+
+    Yields:
+        The name of the stage, and the network in eval mode. The running statistics of its norms are
+        those of `fresh` there: recompute them, or the network returns constants.
+    """
+    start, drawn = model.state_dict(), fresh.state_dict()
+    replaced: list[str] = []
+    for stage, keys in stages_from_the_head(model).items():
+        replaced = replaced + keys if mode == "cascade" else keys
+        changed = copy.deepcopy(model)
+        changed.load_state_dict(start | {key: drawn[key] for key in replaced})
+        yield stage, changed.eval()
+
+
+class Similarity(NamedTuple):
+    """Mean Spearman over clips: of the maps, and of their absolute values."""
+
+    signed: float
+    absolute: float
+
+
+def similarity(
+    before: list[Float[Tensor, "t h w"]], after: list[Float[Tensor, "t h w"]]
+) -> Similarity:
+    """Compares the maps of the same clips."""
+    pairs = list(zip(before, after, strict=True))
+    return Similarity(
+        sum(spearman(a, b) for a, b in pairs) / len(pairs),
+        sum(spearman(a.abs(), b.abs()) for a, b in pairs) / len(pairs),
+    )

@@ -1,0 +1,230 @@
+"""Scores the maps of one clip: removal in their order, baselines, and blocks without their keys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videoattn.attention.record import record_attention, recordable_blocks
+from videoattn.explain.faithful.baselines import (
+    Field,
+    center_map,
+    frame_map,
+    motion_map,
+    random_map,
+    smooth_map,
+)
+from videoattn.explain.faithful.fields import field_of
+from videoattn.explain.faithful.hide import Hider
+from videoattn.explain.faithful.knockout import (
+    KEYS,
+    block_off,
+    blocks_that_attend,
+    row_order,
+    without_keys,
+)
+from videoattn.explain.faithful.removal import (
+    descending,
+    removal_curves,
+    remove_groups,
+    time_deletion,
+)
+from videoattn.explain.faithful.statistics import spearman
+from videoattn.explain.post_hoc import METHODS
+from videoattn.explain.truth import cells
+from videoattn.types import Grid, Logits, Video
+
+SIGNED = ("cam", "hires_cam", "occlusion")
+"""Methods whose maps say that some places lower the score."""
+NUM_RANDOM = 10
+FRAMES_ONLY = ", frames only"
+
+
+class Task(NamedTuple):
+    """What is scored: one clip (1, C, T, H, W), a class of it, and how cells are hidden.
+
+    See `Hider` for `against`, `probabilities` and `batch_size`.
+    """
+
+    model: nn.Module
+    video: Video
+    target: int
+    grid: Grid
+    fills: Sequence[str]
+    probabilities: Callable[[Logits], Tensor]
+    against: int | None
+    batch_size: int
+
+    def hider(self, fill: str) -> Hider:
+        return Hider(
+            self.model,
+            self.video,
+            self.grid,
+            self.target,
+            fill=fill,
+            probabilities=self.probabilities,
+            against=self.against,
+            batch_size=self.batch_size,
+        )
+
+
+def make_fields(
+    model: nn.Module, video: Video, target: int, methods: Sequence[str], *, recorded: bool = True
+) -> dict[str, Field]:
+    """Returns the fields of a clip's maps: of methods for a class, and of attention blocks.
+
+    Raises:
+        ValueError: If a method does not apply to the network.
+    """
+    fields: dict[str, Field] = {}
+    clip = video.shape[2], video.shape[3], video.shape[4]
+    if recorded and recordable_blocks(model):
+        with torch.no_grad(), record_attention(model, queries=(), factors="instead") as maps:
+            model(video)
+        found = {name: field_of(one, clip) for name, one in maps.items()}
+        fields = {name: field for name, field in found.items() if field is not None}
+    for name in methods:
+        one = METHODS[name](model, video, torch.tensor([target], device=video.device))
+        field = field_of(one, clip)
+        assert field is not None
+        fields[name] = field
+    return fields
+
+
+def score_maps(
+    task: Task,
+    fields: Mapping[str, Field],
+    shuffled: Mapping[str, float],
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Returns the curves and groups of each map and baseline of a clip, as JSON values.
+
+    Args:
+        fields: Maps on the task's grid.
+        shuffled: The result of `shuffle_test`.
+    """
+    every = dict(fields)
+    every |= {name + FRAMES_ONLY: frame_map(field) for name, field in fields.items()}
+    every |= {"center": center_map(task.grid), "motion": motion_map(task.video, task.grid)}
+    every["smooth"] = smooth_map(_typical(list(fields.values())), generator)
+    record: dict[str, Any] = {"shuffle": dict(shuffled), "time": {}, "fills": {}}
+    frozen = task.hider("freeze")
+    for name, field in every.items():
+        if FRAMES_ONLY not in name:  # it has the frames of its map
+            record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
+    orders = [random_map(task.grid, generator) for _ in range(NUM_RANDOM)]
+    for fill in task.fills:
+        hider = task.hider(fill)
+        rows = {name: _removed(hider, field, generator) for name, field in every.items()}
+        rows["random"] = _mean([_removed(hider, field, generator) for field in orders])
+        record["fills"][fill] = rows
+    return record
+
+
+def shuffle_test(
+    task: Task, fields: Mapping[str, Field], make: Callable[[Video], Mapping[str, Field]],
+    generator: torch.Generator,
+) -> dict[str, float]:  # fmt: skip
+    """Returns, for each map, its rank correlation with the map of the clip whose frames are
+    permuted, after the permutation is undone.
+
+    Args:
+        fields: The maps, on their own grids.
+        make: Returns the maps of a clip.
+    """
+    num_frames = task.video.shape[2]
+    order = torch.randperm(num_frames, generator=generator)
+    found = make(task.video[:, :, order])
+    back = order.argsort()
+    similar = {}
+    for name, field in fields.items():
+        long = found[name].repeat_interleave(num_frames, 0)[:: len(found[name])]
+        grid = len(field), field.shape[1], field.shape[2]
+        similar[name] = round(spearman(cells(long[back], grid), field.double()), 4)
+    return similar
+
+
+def score_blocks(task: Task, generator: torch.Generator) -> dict[str, Any]:
+    """Returns the effect of knocked-out keys and blocks on the class's score, as JSON values."""
+    rows: dict[str, Any] = {}
+    shape = task.hider("mean")
+    whole = torch.zeros(1, shape.num_cells, dtype=torch.bool)
+    before = float(shape(whole).y)
+    attending = blocks_that_attend(task.model)
+    for name, block in recordable_blocks(task.model).items():
+        row: dict[str, Any] = {}
+        if name in attending:
+            for which in KEYS:
+                with without_keys(block, which, generator):
+                    row[which] = before - float(shape(whole).y)
+            order = row_order(task.model, block, task.video, generator)
+            row |= order._asdict() if order is not None else {}
+        try:
+            with torch.no_grad(), block_off(block):
+                row["answer_off"] = int(task.model(task.video)[0].argmax())
+        except ValueError:  # a head, or a layer that changes the shape
+            pass
+        rows[name] = row
+    return {name: row for name, row in rows.items() if row}
+
+
+class Cost(NamedTuple):
+    """The probability (0 - 1) that hiding the top tenth of a map's cells costs, and the mean of ten
+    random tenths."""
+
+    top: float
+    random: float
+
+    def __str__(self) -> str:
+        top, random = (f"{100 * cost:.0f}" for cost in self)
+        points = "point" if top == "1" else "points"
+        return f"hiding its top tenth costs {top} {points}, random {random}"
+
+
+def top_tenth(hider: Hider, field: Field, generator: torch.Generator) -> Cost:
+    """Returns the cost of a map's top tenth, and of random ones: 12 forward passes."""
+    count = max(round(hider.num_cells / 10), 1)
+    orders = [descending(field, generator)]
+    orders += [torch.randperm(hider.num_cells, generator=generator) for _ in range(NUM_RANDOM)]
+    masks = torch.zeros(len(orders) + 1, hider.num_cells, dtype=torch.bool)
+    for mask, order in zip(masks[1:], orders, strict=True):
+        mask[order[:count]] = True
+    p = hider(masks).p
+    return Cost(float(p[0] - p[1]), float(p[0] - p[2:].mean()))
+
+
+def _removed(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
+    order = descending(field, generator)
+    curves, groups = removal_curves(hider, order), remove_groups(hider, field, order)
+    return {
+        "deletion": _plain(curves.deletion.p),
+        "insertion": _plain(curves.insertion.p),
+        "deletion_y": _plain(curves.deletion.y),
+        "insertion_y": _plain(curves.insertion.y),
+        "means": groups.means.double().tolist(),
+        "effects": groups.effects.double().tolist(),
+    }
+
+
+def _mean(rows: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """Returns the mean curves of random orders, with the groups of the first."""
+    curves = {
+        key: torch.tensor([row[key] for row in rows]).mean(0).tolist()
+        for key in ("deletion", "insertion", "deletion_y", "insertion_y")
+    }
+    return curves | {key: rows[0][key] for key in ("means", "effects")}
+
+
+def _typical(fields: list[Field]) -> Field:
+    """Returns a field with the mean power spectrum of the standardized fields."""
+    powers = torch.zeros(1)
+    for field in fields:
+        centered = field - field.mean()
+        spectrum = torch.fft.fftn(centered / centered.norm().clamp_min(1e-12)).abs()
+        powers = powers + spectrum.square()
+    return torch.fft.ifftn(powers.sqrt()).real
+
+
+def _plain(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.double().tolist()]
