@@ -1,0 +1,126 @@
+"""Compares maps before and after the parameters of a network are drawn again."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from videoattn.cli.env import machine
+from videoattn.cli.faithful import Chosen, TestClips
+from videoattn.cli.faithful_report import Results
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.precise import PreciseBatchNorm
+from videoattn.explain.faithful.baselines import Field, center_map
+from videoattn.explain.faithful.randomize import MODES, randomized, similarity
+from videoattn.explain.faithful.statistics import spearman
+from videoattn.files import write_text, write_whole
+from videoattn.recipe.console import show
+from videoattn.recipe.model import make_model
+from videoattn.types import Batch
+
+NUM_SEEDS = 3
+NUM_NORM_CLIPS = 32
+CENTER = "center"
+BAND = "unrelated clips"
+
+
+def compare_randomized(chosen: Chosen, clips: TestClips) -> None:
+    """Writes randomization.json, randomization.md and randomize.png."""
+    settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
+    results = Results(chosen.folder / "randomization.json", settings)
+    predictor = chosen.predictor
+    videos = [video for _, video in clips]
+    with torch.no_grad():
+        targets = [int(predictor.model(video)[0].argmax()) for video in videos]
+
+    def maps_of(model: nn.Module) -> dict[str, list[Field]]:
+        found = [chosen.fields(x, k, model) for x, k in zip(videos, targets, strict=True)]
+        named = {name: [fields[name] for fields in found] for name in found[0]}
+        first = next(iter(named.values()))[0]
+        grid = len(first), first.shape[1], first.shape[2]
+        return named | {CENTER: [center_map(grid)] * len(videos)}
+
+    before = maps_of(predictor.model)
+    frames = [
+        f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
+    ]
+    norms = PreciseBatchNorm(_Clips(frames), NUM_NORM_CLIPS)
+    for seed in range(NUM_SEEDS):
+        if seed in results.done:
+            continue
+        torch.manual_seed(chosen.seed * NUM_SEEDS + seed)
+        fresh = make_model(predictor.config.model, len(predictor.class_names)).to(predictor.device)
+        row: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+        for mode in MODES:
+            row[mode] = {}
+            for stage, changed in randomized(predictor.model, fresh, mode):
+                norms.recompute(changed, clips.to_video, "float32", Parallel())
+                after = maps_of(changed)
+                row[mode][stage] = {n: tuple(similarity(before[n], after[n])) for n in before}
+                show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
+        results.add(seed, row)
+    bands = {name: _band(fields) for name, fields in before.items()}
+    _write(results, bands)
+
+
+class _Clips:
+    """Decoded clips as batches of eight."""
+
+    def __init__(self, frames: list[Tensor]) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return -(-len(self.frames) // 8)
+
+    def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
+        for start in range(0, len(self.frames), 8):
+            part = torch.stack(self.frames[start : start + 8])
+            yield Batch(part, torch.zeros(len(part)).long(), torch.arange(len(part)))
+
+
+def _band(fields: list[Field]) -> tuple[float, float]:
+    """Returns the middle 95 % of the rank correlations of two unrelated clips' maps."""
+    pairs = [
+        spearman(fields[i], fields[j])
+        for i in range(len(fields))
+        for j in range(i + 1, len(fields))
+    ]
+    low, high = (
+        torch.tensor(pairs or [0.0]).double().quantile(torch.tensor([0.025, 0.975]).double())
+    )
+    return float(low), float(high)
+
+
+def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
+    """Writes the verdicts: a map is sensitive if its similarity falls into the band."""
+    rows = list(results.done.values())
+    stages = list(rows[0]["cascade"])
+    text = f"# Randomization\n\n{results.header()}\n"
+    text += "| map | similarity, all stages redrawn | of absolute values | two unrelated clips | verdict |\n"
+    text += "| --- | --- | --- | --- | --- |\n"
+    verdicts = {}
+    for name, (low, high) in bands.items():
+        last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).mean(0).tolist()
+        verdicts[name] = "sensitive" if last[0] <= high else "insensitive"
+        text += (
+            f"| {name} | {last[0]:.2f} | {last[1]:.2f} | {low:.2f} to {high:.2f} | "
+            f"{verdicts[name]} |\n"
+        )
+    results.write(bands=bands, verdicts=verdicts)
+    write_text(results.path.with_suffix(".md"), text)
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
+        for name, (low, high) in bands.items():
+            means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
+            (line,) = axes.plot(stages, means, label=name)
+            axes.axhspan(low, high, color=line.get_color(), alpha=0.05)
+        axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
+    axes.legend(fontsize=8)
+    path = results.path.with_name("randomize.png")
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    for written in (results.path, results.path.with_suffix(".md"), path):
+        show(written)
