@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from videoattn.attention.archive import MapArchive
-from videoattn.cli.arguments import Device
+from videoattn.cli.arguments import Costs, Device
 from videoattn.cli.clip import read_clip
 from videoattn.cli.recording import record_clip
 from videoattn.engine.parallel import resolve_device
@@ -53,6 +53,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--out", help=f"The file; RUN/{EXPLORER} if not given.")
     ] = None,
+    score: Costs = False,
     device: Device = "auto",
 ) -> None:
     """Write a page that shows where a network looks from a pixel.
@@ -64,6 +65,7 @@ def command(
         videos,
         output=output,
         budget=Budget(budget, layer=layer or "", compact=compact),
+        costs=score,
         device=device,
     )
 
@@ -75,6 +77,7 @@ def explore(
     output: Path | None = None,
     budget: Budget | None = None,
     truths: Sequence[str | None] | None = None,
+    costs: bool = False,
     device: str = "auto",
 ) -> Path:
     """Writes an explorer page of videos and runs, and returns its path.
@@ -83,6 +86,7 @@ def explore(
         output: The file. Default: explorer.html in the first run's folder.
         budget: The limits of the file. This function sets `num_clips`.
         truths: The class of each video. Default: the name of its folder, if that is a class.
+        costs: Add what hiding the top tenth of each map costs.
     """
     loaded = [load(_found(run), resolve_device(device)) for run in runs]
     budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
@@ -91,7 +95,7 @@ def explore(
         show(f"note: a page of {budget.megabytes:g} MB takes {seconds:.0f} seconds to open")
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
-    clips = _archives(loaded, videos, truths or [None] * len(videos))
+    clips = _archives(loaded, videos, truths or [None] * len(videos), costs)
     for note in write_explorer(output, clips, budget):
         show(f"left out: {note}")
     show(output)
@@ -105,10 +109,14 @@ def _found(run: Path) -> Path:
 
 
 def _archives(
-    loaded: Sequence[Predictor], videos: Sequence[Path], truths: Sequence[str | None]
+    loaded: Sequence[Predictor],
+    videos: Sequence[Path],
+    truths: Sequence[str | None],
+    costs: bool,
 ) -> Iterator[MapArchive]:
     for video, truth in zip(videos, truths, strict=True):
         for predictor in loaded:
             folder = video.absolute().parent.name
             known = truth or (folder if folder in predictor.class_names else None)
-            yield record_clip(predictor, video, read_clip(predictor, video), truth=known, cams=True)
+            clip = read_clip(predictor, video)
+            yield record_clip(predictor, video, clip, truth=known, cams=True, costs=costs)

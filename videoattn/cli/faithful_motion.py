@@ -35,8 +35,8 @@ def score_known_motion(chosen: Chosen) -> None:
     missing = [name for name in MOTIONS if name not in chosen.predictor.class_names]
     if missing:
         raise ValueError(
-            f"--known-motion: the network needs the classes of the demo, and has no {missing[0]!r}; "
-            "use a run of `videoattn demo`"
+            f"--known-motion: the network does not know {missing[0]!r}, a class of the demo; use a "
+            "run of `videoattn demo`"
         )
     results = Results(
         chosen.folder / "known_motion.json", chosen.settings(window=list(WINDOW), machine=machine())

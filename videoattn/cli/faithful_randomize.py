@@ -1,7 +1,6 @@
 """Compares maps before and after the parameters of a network are drawn again."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -99,8 +98,8 @@ def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
     rows = list(results.done.values())
     stages = list(rows[0]["cascade"])
     text = f"# Randomization\n\n{results.header()}\n"
-    text += "| map | similarity, all stages redrawn | of absolute values | two unrelated clips | verdict |\n"
-    text += "| --- | --- | --- | --- | --- |\n"
+    columns = "map", "all stages redrawn", "absolute values", "two unrelated clips", "verdict"
+    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
     verdicts = {}
     for name, (low, high) in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).mean(0).tolist()

@@ -179,12 +179,13 @@ def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
     """Returns the table of knocked-out keys and blocks."""
     if not clips[0]["blocks"]:
         return ""
-    text = (
-        "\n## Blocks: the decrease of the class score y without 5 % of the keys, for all queries\n\n"
-        "| block | keys with the highest weight | random keys | lowest | highest minus random | "
-        "rank correlation of w with the effect of a key | of w times the norm of v | accuracy with the block off, "
-        "minus on |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
+    columns = (
+        "block", "without keys of the highest weight", "random keys", "lowest",
+        "highest minus random", "rank correlation of w with the effect", "of w |v|",
+        "accuracy, block off minus on",
+    )  # fmt: skip
+    text = "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
+    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
     for name in clips[0]["blocks"]:
         rows = [clip["blocks"][name] for clip in clips]
 
