@@ -86,18 +86,18 @@ def command(
 
         score_known_motion(chosen)
         return
-    test_clips = TestClips(chosen)
+    clips = Clips(chosen)
     if randomize:
         from videoattn.cli.faithful_randomize import compare_randomized
 
-        compare_randomized(chosen, test_clips)
+        compare_randomized(chosen, clips)
         return
     fills = fill.split(",")
     for name in fills:
         one_of("--fill", name, FILLS)
     if against is not None:
         one_of("--against", against, predictor.class_names)
-    score_removal(chosen, test_clips, fills, against)
+    score_removal(chosen, clips, fills, against)
 
 
 class Chosen(NamedTuple):
@@ -174,7 +174,7 @@ def choose(
     return Chosen(predictor, tuple(recorded), tuple(applicable), seed, num_videos)
 
 
-class TestClips:
+class Clips:
     """The center views of randomly chosen test videos.
 
     Raises:
@@ -210,9 +210,7 @@ class TestClips:
                 yield index, self.to_video(frames)
 
 
-def score_removal(
-    chosen: Chosen, clips: TestClips, fills: Sequence[str], against: str | None
-) -> None:
+def score_removal(chosen: Chosen, clips: Clips, fills: Sequence[str], against: str | None) -> None:
     """Scores the maps of each clip by removal, and writes the tables and the curves."""
     settings = chosen.settings(fills=list(fills), against=against, machine=machine())
     results = Results(chosen.folder / "faithfulness.json", settings)
@@ -234,7 +232,7 @@ def score_removal(
 
 
 def _score_clip(
-    chosen: Chosen, clips: TestClips, index: int, video: Tensor, fills: Sequence[str],
+    chosen: Chosen, clips: Clips, index: int, video: Tensor, fills: Sequence[str],
     against: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     predictor = chosen.predictor
@@ -264,7 +262,6 @@ def _plain(label: Any) -> list[int]:
 def common_grid(fields: Mapping[str, Field]) -> Grid:
     """Returns the coarsest grid along each axis: all maps are averaged to it."""
     sizes = [field.shape for field in fields.values()]
-    t, y, x = (
-        min(size[axis] for size in sizes if prod(size[1:]) > 1 or not axis) for axis in range(3)
-    )
-    return t, y, x
+    spatial = [size for size in sizes if prod(size[1:]) > 1] or sizes
+    height, width = (min(size[axis] for size in spatial) for axis in (1, 2))
+    return min(size[0] for size in sizes), height, width

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from videoattn.cli.env import machine
-from videoattn.cli.faithful import Chosen, TestClips
+from videoattn.cli.faithful import Chosen, Clips
 from videoattn.cli.faithful_report import Results
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
@@ -26,7 +26,7 @@ CENTER = "center"
 BAND = "unrelated clips"
 
 
-def compare_randomized(chosen: Chosen, clips: TestClips) -> None:
+def compare_randomized(chosen: Chosen, clips: Clips) -> None:
     """Writes randomization.json, randomization.md and randomize.png."""
     settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
     results = Results(chosen.folder / "randomization.json", settings)
@@ -46,7 +46,7 @@ def compare_randomized(chosen: Chosen, clips: TestClips) -> None:
     frames = [
         f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
     ]
-    norms = PreciseBatchNorm(_Clips(frames), NUM_NORM_CLIPS)
+    norms = PreciseBatchNorm(_Batches(frames), NUM_NORM_CLIPS)
     for seed in range(NUM_SEEDS):
         if seed in results.done:
             continue
@@ -65,7 +65,7 @@ def compare_randomized(chosen: Chosen, clips: TestClips) -> None:
     _write(results, bands)
 
 
-class _Clips:
+class _Batches:
     """Decoded clips as batches of eight."""
 
     def __init__(self, frames: list[Tensor]) -> None:

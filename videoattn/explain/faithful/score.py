@@ -113,11 +113,17 @@ def score_maps(
     for name, field in every.items():
         if FRAMES_ONLY not in name:  # it has the frames of its map
             record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
-    orders = [random_map(task.grid, generator) for _ in range(NUM_RANDOM)]
+    random = [random_map(task.grid, generator) for _ in range(NUM_RANDOM)]
     for fill in task.fills:
         hider = task.hider(fill)
-        rows = {name: _removed(hider, field, generator) for name, field in every.items()}
-        rows["random"] = _mean([_removed(hider, field, generator) for field in orders])
+        rows = {
+            name: _curves(hider, field, generator) | _groups(hider, field, generator)
+            for name, field in every.items()
+        }
+        curves = [_curves(hider, field, generator) for field in random]
+        mean = {key: torch.tensor([c[key] for c in curves]).mean(0) for key in curves[0]}
+        rows["random"] = {key: _plain(curve) for key, curve in mean.items()}
+        rows["random"] |= _groups(hider, random[0], generator)
         record["fills"][fill] = rows
     return record
 
@@ -194,26 +200,19 @@ def top_tenth(hider: Hider, field: Field, generator: torch.Generator) -> Cost:
     return Cost(float(p[0] - p[1]), float(p[0] - p[2:].mean()))
 
 
-def _removed(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
-    order = descending(field, generator)
-    curves, groups = removal_curves(hider, order), remove_groups(hider, field, order)
+def _curves(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
+    curves = removal_curves(hider, descending(field, generator))
     return {
         "deletion": _plain(curves.deletion.p),
         "insertion": _plain(curves.insertion.p),
         "deletion_y": _plain(curves.deletion.y),
         "insertion_y": _plain(curves.insertion.y),
-        "means": groups.means.double().tolist(),
-        "effects": groups.effects.double().tolist(),
     }
 
 
-def _mean(rows: list[dict[str, list[float]]]) -> dict[str, Any]:
-    """Returns the mean curves of random orders, with the groups of the first."""
-    curves = {
-        key: torch.tensor([row[key] for row in rows]).mean(0).tolist()
-        for key in ("deletion", "insertion", "deletion_y", "insertion_y")
-    }
-    return curves | {key: rows[0][key] for key in ("means", "effects")}
+def _groups(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
+    groups = remove_groups(hider, field, descending(field, generator))
+    return {key: value.double().tolist() for key, value in groups._asdict().items()}
 
 
 def _typical(fields: list[Field]) -> Field:
