@@ -39,34 +39,38 @@ FOLDER = "faithful"
 NUM_VIDEOS = 100
 
 
+Maps = Annotated[
+    list[str] | None,
+    typer.Option(help="Attention maps whose names start with this. Repeatable."),
+]
+Methods = Annotated[
+    list[str] | None, typer.Option(help="A method that explains a class score. Repeatable.")
+]
+Fills = Annotated[str, typer.Option(help="What a hidden cell shows: mean, blur, zero, freeze.")]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses the videos and random orders.")]
+Against = Annotated[
+    str | None,
+    typer.Option(metavar="CLASS", help="Score the difference to the score of this class."),
+]
+Randomize = Annotated[
+    bool, typer.Option("--randomize", help="Compare maps before and after parameters are redrawn.")
+]
+KnownMotion = Annotated[
+    bool, typer.Option("--known-motion", help="Compare maps with the demo's known moving objects.")
+]
+
+
 def command(
     run: Run,
     overrides: Overrides = None,
-    maps: Annotated[
-        list[str] | None,
-        typer.Option(help="Attention maps whose names start with this. Repeatable."),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="A method that explains a class score. Repeatable."),
-    ] = None,
-    videos: Annotated[int, typer.Option(min=1, help="The number of test videos.")] = NUM_VIDEOS,
-    fill: Annotated[
-        str, typer.Option(help="What a hidden cell shows: mean, blur, zero, freeze.")
-    ] = "mean,freeze",
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the videos and random orders.")] = 0,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="Score the difference to the score of this class."),
-    ] = None,
-    randomize: Annotated[
-        bool,
-        typer.Option("--randomize", help="Compare maps before and after parameters are redrawn."),
-    ] = False,
-    known_motion: Annotated[
-        bool,
-        typer.Option("--known-motion", help="Compare maps with the demo's known moving objects."),
-    ] = False,
+    maps: Maps = None,
+    method: Methods = None,
+    videos: Annotated[int, typer.Option(min=1, help="The number of videos.")] = NUM_VIDEOS,
+    fill: Fills = "mean,freeze",
+    seed: Seed = 0,
+    against: Against = None,
+    randomize: Randomize = False,
+    known_motion: KnownMotion = False,
 ) -> None:
     """Score whether maps show what the network uses.
 

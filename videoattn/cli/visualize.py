@@ -34,25 +34,28 @@ Queries = Annotated[
     ),
 ]
 
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        help="An attention block, or a prefix of block names; all blocks if not given, or "
+        "the last of each stage if many. With a CAM: its layer; the last stage if not given."
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
+        "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
+    ),
+]
+
 
 def command(
     run: Run,
     video: Annotated[Path, typer.Argument(help="A video file.")],
     query: Queries = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            help="An attention block, or a prefix of block names; all blocks if not given, or "
-            "the last of each stage if many. With a CAM: its layer; the last stage if not given."
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-            "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
-        ),
-    ] = None,
+    layer: Layer = None,
+    method: Method = None,
     target: Annotated[
         str | None,
         typer.Option(help="With --method: the class; the predicted class if not given."),
@@ -134,8 +137,7 @@ def visualize(
     name, probability = recorded.about["classes"][0]
     written: list[Path] = []
     for full in names:
-        block = owners[full]
-        short = safe_file_name(block + full.removeprefix(block).replace(".", "_", 1))
+        short = safe_file_name(owners[full] + full.removeprefix(owners[full]).replace(".", "_", 1))
         picture = _Picture(
             stem=f"{folder / safe_file_name(video.stem)}_{short}",
             title=f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "

@@ -12,6 +12,7 @@ effect of key j follows w_ij |v_j - y_i|, not w_ij, so we report how far each or
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -41,6 +42,7 @@ class Attends(Protocol):
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
 
 
 def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
@@ -50,10 +52,10 @@ def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def replaced_attend(block: nn.Module, make: Callable[[Attend], Attend]) -> Iterator[None]:
-    """Lets a block use `make(attend)` in place of its method `attend` inside the `with`."""
+def replaced_attend(block: nn.Module, changed: Changed) -> Iterator[None]:
+    """Lets a block call `changed(attend, q, k, v)` in place of its `attend` inside the `with`."""
     assert isinstance(block, Attends)
-    block.attend = make(block.attend)  # type: ignore[method-assign]
+    block.attend = partial(changed, block.attend)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -82,19 +84,15 @@ def without_keys(
     """Knocks out a share of the keys for all queries: those that receive the "highest" or "lowest"
     weight from all queries, or "random" ones."""
 
-    def make(attend: Attend) -> Attend:
-        def changed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            count = ceil(share * k.shape[1])
-            if which == "random":
-                values = torch.rand(k.shape[:2], generator=generator).to(k.device)
-            else:
-                values = _received(block, q, k)
-            chosen = values.topk(count, dim=1, largest=which != "lowest").indices
-            return without(block, attend, q, k, v, chosen)
+    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if which == "random":
+            values = torch.rand(k.shape[:2], generator=generator).to(k.device)
+        else:
+            values = _received(block, q, k)
+        chosen = values.topk(ceil(share * k.shape[1]), dim=1, largest=which != "lowest").indices
+        return without(block, attend, q, k, v, chosen)
 
-        return changed
-
-    with replaced_attend(block, make):
+    with replaced_attend(block, changed):
         yield
 
 
@@ -104,17 +102,14 @@ def without_key(
 ) -> Iterator[None]:
     """Knocks one key out of the row of each query: of copy n, keys[n, i] for queries[i]."""
 
-    def make(attend: Attend) -> Attend:
-        def changed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            y = attend(q, k, v).clone()
-            for at, query in enumerate(queries.tolist()):
-                row = q[:, query : query + 1]
-                y[:, query] = without(block, attend, row, k, v, keys[:, at : at + 1])[:, 0]
-            return y
+    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = attend(q, k, v).clone()
+        for at, query in enumerate(queries.tolist()):
+            row = q[:, query : query + 1]
+            y[:, query] = without(block, attend, row, k, v, keys[:, at : at + 1])[:, 0]
+        return y
 
-        return changed
-
-    with replaced_attend(block, make):
+    with replaced_attend(block, changed):
         yield
 
 
@@ -137,18 +132,15 @@ def row_order(
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
     passes: list[tuple[tuple[Tensor, ...], Tensor]] = []
 
-    def make(attend: Attend) -> Attend:
-        def kept(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            calls.append((q, k, v))
-            return attend(q, k, v)
-
-        return kept
+    def kept(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        calls.append((q, k, v))
+        return attend(q, k, v)
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         passes.append((tuple(x.clone() for x in inputs), output.clone()))
 
     handle = block.register_forward_hook(keep)
-    with replaced_attend(block, make):
+    with replaced_attend(block, kept):
         model(video)
     handle.remove()
     if len(calls) != 1 or len(calls[0][0]) != 1:
