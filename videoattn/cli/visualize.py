@@ -45,7 +45,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-        "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
+        "hires_cam, saliency, guided_backprop, deconvnet, integrated_gradients or occlusion."
     ),
 ]
 

@@ -35,7 +35,7 @@ from videoattn.explain.post_hoc import METHODS
 from videoattn.explain.truth import cells
 from videoattn.types import Grid, Logits, Video
 
-SIGNED = ("cam", "hires_cam", "occlusion")
+SIGNED = ("cam", "hires_cam", "integrated_gradients", "occlusion")
 """Methods whose maps say that some places lower the score."""
 NUM_RANDOM = 10
 FRAMES_ONLY = ", frames only"
