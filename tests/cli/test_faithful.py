@@ -101,7 +101,7 @@ def _check_resume(folder: Path, words: tuple[object, ...], stored: dict[str, Any
     assert again[removed["clip"]] == removed
     assert again[stored["clips"][0]["clip"]]["target"] == 99
     message = refused("faithful", *words, "--videos", "11")
-    assert f"{path} holds results of other settings (videos); remove it" in message
+    assert f"{path} holds results of other settings (videos); move or remove it" in message
     path.write_text('{"settings": 3}')
     assert f"{path} is damaged" in refused("faithful", *words, "--videos", "12")
     path.unlink()

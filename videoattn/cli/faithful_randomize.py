@@ -94,7 +94,7 @@ def _band(fields: list[Field]) -> tuple[float, float]:
 
 
 def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
-    """Writes the verdicts: a map is sensitive if its similarity falls into the band."""
+    """Writes the verdicts: a map is sensitive if its similarity falls below the top of the band."""
     rows = list(results.done.values())
     stages = list(rows[0]["cascade"])
     text = f"# Randomization\n\n{results.header()}\n"
@@ -103,7 +103,7 @@ def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
     verdicts = {}
     for name, (low, high) in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).mean(0).tolist()
-        verdicts[name] = "sensitive" if last[0] <= high else "insensitive"
+        verdicts[name] = "sensitive" if last[0] < high else "insensitive"
         text += (
             f"| {name} | {last[0]:.2f} | {last[1]:.2f} | {low:.2f} to {high:.2f} | "
             f"{verdicts[name]} |\n"

@@ -46,7 +46,7 @@ class Results:
         different = [k for k in settings if k != "machine" and before.get(k) != settings[k]]
         if different:
             raise ValueError(
-                f"{path} holds results of other settings ({', '.join(different)}); remove it"
+                f"{path} holds results of other settings ({', '.join(different)}); move or remove it"
             )
 
     def add(self, number: int, row: Mapping[str, Any]) -> None:
@@ -61,7 +61,8 @@ class Results:
     def header(self, **more: object) -> str:
         """Returns the settings as one paragraph of Markdown."""
         values = {**self.settings, **more}
-        return "; ".join(f"{key}: {_text(value)}" for key, value in values.items()) + ".\n"
+        known = {key: value for key, value in values.items() if value is not None}
+        return "; ".join(f"{key}: {_text(value)}" for key, value in known.items()) + ".\n"
 
 
 def _text(value: object) -> str:
