@@ -45,9 +45,8 @@ class Results:
             raise ValueError(f"{path} is damaged ({error!r}); remove it") from error
         different = [k for k in settings if k != "machine" and before.get(k) != settings[k]]
         if different:
-            raise ValueError(
-                f"{path} holds results of other settings ({', '.join(different)}); move or remove it"
-            )
+            names = ", ".join(different)
+            raise ValueError(f"{path} holds results of other settings ({names}); move or remove it")
 
     def add(self, number: int, row: Mapping[str, Any]) -> None:
         """Adds the result of a unit, and writes the file."""
