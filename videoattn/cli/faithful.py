@@ -19,8 +19,8 @@ from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.errors import one_of
 from videoattn.explain.faithful.baselines import Field
+from videoattn.explain.faithful.hide import Hider
 from videoattn.explain.faithful.score import (
-    Task,
     make_fields,
     score_blocks,
     score_maps,
@@ -245,18 +245,22 @@ def _score_clip(
         target = int(predictor.model(video)[0].argmax())
     own = chosen.fields(video, target)
     grid = common_grid(own)
-    other = None if against is None else predictor.class_names.index(against)
-    task = Task(
-        predictor.model, video, target, grid, fills, predictor.scores, other,
-        max(predictor.config.test.batch_size, 8),
-    )  # fmt: skip
-    shuffled = shuffle_test(task, own, lambda x: chosen.fields(x, target), generator)
+    hider = Hider(
+        predictor.model,
+        video,
+        grid,
+        target,
+        probabilities=predictor.scores,
+        against=None if against is None else predictor.class_names.index(against),
+        batch_size=max(predictor.config.test.batch_size, 8),
+    )
+    shuffled = shuffle_test(video, own, lambda x: chosen.fields(x, target), generator)
     fields = {name: cells(field, grid).float() for name, field in own.items()}
-    record = score_maps(task, fields, shuffled, generator)
+    record = score_maps(hider, fields, fills, generator) | {"shuffle": shuffled}
     label = clips.samples.label(index)
     right = label == target if isinstance(label, int) else target in label
     about = {"target": target, "right": right, "grid": list(grid), "labels": _plain(label)}
-    return about | record | {"blocks": score_blocks(task, generator)}
+    return about | record | {"blocks": score_blocks(hider, generator)}
 
 
 def _plain(label: Any) -> list[int]:

@@ -6,6 +6,7 @@ pixels, because the order of the pixels in a cell would come from an interpolati
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ from videoattn.types import Grid, Logits, Video
 
 Masks = Bool[Tensor, "M n"]
 """For each of M copies of a clip, the hidden ones of the n cells, in the order T', H', W'."""
+
+
+def softmax(logits: Logits) -> Tensor:
+    return logits.softmax(1)
 
 
 class Scores(NamedTuple):
@@ -57,6 +62,7 @@ def hide(
     return copies.gather(2, shown.expand_as(copies))
 
 
+@dataclass(frozen=True)
 class Hider:
     """Scores a clip with some of its cells hidden.
 
@@ -72,26 +78,14 @@ class Hider:
         batch_size: Copies in a forward pass.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        video: Video,
-        grid: Grid,
-        target: int,
-        *,
-        fill: str = "mean",
-        probabilities: Callable[[Logits], Tensor] = lambda logits: logits.softmax(1),
-        against: int | None = None,
-        batch_size: int = 32,
-    ) -> None:
-        self.model = model
-        self.video = video
-        self.grid = grid
-        self.target = target
-        self.fill = fill
-        self.probabilities = probabilities
-        self.against = against
-        self.batch_size = batch_size
+    model: nn.Module
+    video: Video
+    grid: Grid
+    target: int
+    fill: str = "mean"
+    probabilities: Callable[[Logits], Tensor] = softmax
+    against: int | None = None
+    batch_size: int = 32
 
     @property
     def num_cells(self) -> int:

@@ -1,6 +1,7 @@
 """Scores the maps of one clip: removal in their order, baselines, and blocks without their keys."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -33,40 +34,12 @@ from videoattn.explain.faithful.removal import (
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.explain.post_hoc import METHODS
 from videoattn.explain.truth import cells
-from videoattn.types import Grid, Logits, Video
+from videoattn.types import Video
 
 SIGNED = ("cam", "hires_cam", "integrated_gradients", "occlusion")
 """Methods whose maps say that some places lower the score."""
 NUM_RANDOM = 10
 FRAMES_ONLY = ", frames only"
-
-
-class Task(NamedTuple):
-    """What is scored: one clip (1, C, T, H, W), a class of it, and how cells are hidden.
-
-    See `Hider` for `against`, `probabilities` and `batch_size`.
-    """
-
-    model: nn.Module
-    video: Video
-    target: int
-    grid: Grid
-    fills: Sequence[str]
-    probabilities: Callable[[Logits], Tensor]
-    against: int | None
-    batch_size: int
-
-    def hider(self, fill: str) -> Hider:
-        return Hider(
-            self.model,
-            self.video,
-            self.grid,
-            self.target,
-            fill=fill,
-            probabilities=self.probabilities,
-            against=self.against,
-            batch_size=self.batch_size,
-        )
 
 
 def make_fields(
@@ -93,29 +66,25 @@ def make_fields(
 
 
 def score_maps(
-    task: Task,
-    fields: Mapping[str, Field],
-    shuffled: Mapping[str, float],
-    generator: torch.Generator,
+    hider: Hider, fields: Mapping[str, Field], fills: Sequence[str], generator: torch.Generator
 ) -> dict[str, Any]:
     """Returns the curves and groups of each map and baseline of a clip, as JSON values.
 
     Args:
-        fields: Maps on the task's grid.
-        shuffled: The result of `shuffle_test`.
+        fields: Maps on the hider's grid.
     """
     every = dict(fields)
     every |= {name + FRAMES_ONLY: frame_map(field) for name, field in fields.items()}
-    every |= {"center": center_map(task.grid), "motion": motion_map(task.video, task.grid)}
+    every |= {"center": center_map(hider.grid), "motion": motion_map(hider.video, hider.grid)}
     every["smooth"] = smooth_map(_typical(list(fields.values())), generator)
-    record: dict[str, Any] = {"shuffle": dict(shuffled), "time": {}, "fills": {}}
-    frozen = task.hider("freeze")
+    record: dict[str, Any] = {"time": {}, "fills": {}}
+    frozen = replace(hider, fill="freeze")
     for name, field in every.items():
         if FRAMES_ONLY not in name:  # it has the frames of its map
             record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
-    random = [random_map(task.grid, generator) for _ in range(NUM_RANDOM)]
-    for fill in task.fills:
-        hider = task.hider(fill)
+    random = [random_map(hider.grid, generator) for _ in range(NUM_RANDOM)]
+    for fill in fills:
+        hider = replace(hider, fill=fill)
         rows = {
             name: _curves(hider, field, generator) | _groups(hider, field, generator)
             for name, field in every.items()
@@ -129,9 +98,11 @@ def score_maps(
 
 
 def shuffle_test(
-    task: Task, fields: Mapping[str, Field], make: Callable[[Video], Mapping[str, Field]],
+    video: Video,
+    fields: Mapping[str, Field],
+    make: Callable[[Video], Mapping[str, Field]],
     generator: torch.Generator,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Returns, for each map, its rank correlation with the map of the clip whose frames are
     permuted, after the permutation is undone.
 
@@ -139,9 +110,9 @@ def shuffle_test(
         fields: The maps, on their own grids.
         make: Returns the maps of a clip.
     """
-    num_frames = task.video.shape[2]
+    num_frames = video.shape[2]
     order = torch.randperm(num_frames, generator=generator)
-    found = make(task.video[:, :, order])
+    found = make(video[:, :, order])
     back = order.argsort()
     similar = {}
     for name, field in fields.items():
@@ -151,24 +122,23 @@ def shuffle_test(
     return similar
 
 
-def score_blocks(task: Task, generator: torch.Generator) -> dict[str, Any]:
+def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
     """Returns the effect of knocked-out keys and blocks on the class's score, as JSON values."""
     rows: dict[str, Any] = {}
-    shape = task.hider("mean")
-    whole = torch.zeros(1, shape.num_cells, dtype=torch.bool)
-    before = float(shape(whole).y)
-    attending = blocks_that_attend(task.model)
-    for name, block in recordable_blocks(task.model).items():
+    model, whole = hider.model, torch.zeros(1, hider.num_cells, dtype=torch.bool)
+    before = float(hider(whole).y)
+    attending = blocks_that_attend(model)
+    for name, block in recordable_blocks(model).items():
         row: dict[str, Any] = {}
         if name in attending:
             for which in KEYS:
                 with without_keys(block, which, generator):
-                    row[which] = before - float(shape(whole).y)
-            order = row_order(task.model, block, task.video, generator)
+                    row[which] = before - float(hider(whole).y)
+            order = row_order(model, block, hider.video, generator)
             row |= order._asdict() if order is not None else {}
         try:
             with torch.no_grad(), block_off(block):
-                row["answer_off"] = int(task.model(task.video)[0].argmax())
+                row["answer_off"] = int(model(hider.video)[0].argmax())
         except ValueError:  # a head, or a layer that changes the shape
             pass
         rows[name] = row
