@@ -13,7 +13,7 @@ from videoattn.cli.faithful_report import Results
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.explain.faithful.baselines import Field, center_map
-from videoattn.explain.faithful.randomize import MODES, randomized, similarity
+from videoattn.explain.faithful.randomize import MODES, Similarity, randomized, similarity
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.files import write_text, write_whole
 from videoattn.recipe.console import show
@@ -52,13 +52,13 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
             continue
         torch.manual_seed(chosen.seed * NUM_SEEDS + seed)
         fresh = make_model(predictor.config.model, len(predictor.class_names)).to(predictor.device)
-        row: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+        row: dict[str, dict[str, dict[str, Similarity]]] = {}
         for mode in MODES:
             row[mode] = {}
             for stage, changed in randomized(predictor.model, fresh, mode):
                 norms.recompute(changed, clips.to_video, "float32", Parallel())
                 after = maps_of(changed)
-                row[mode][stage] = {n: tuple(similarity(before[n], after[n])) for n in before}
+                row[mode][stage] = {n: similarity(before[n], after[n]) for n in before}
                 show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
         results.add(seed, row)
     bands = {name: _band(fields) for name, fields in before.items()}

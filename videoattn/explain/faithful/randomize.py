@@ -25,8 +25,9 @@ def stages_from_the_head(model: nn.Module) -> dict[str, list[str]]:
     """
     structure = info(model)
     groups: dict[str, tuple[str, ...]] = {"head": (structure.classifier,)}
-    groups |= {name: (f"{name}.", *structure.stages[name]) for name in reversed(structure.stages)}
-    found: dict[str, list[str]] = {name: [] for name in groups} | {STEM: []}
+    stages = list(structure.stages.items())[::-1]
+    groups |= {name: (f"{name}.", *blocks) for name, blocks in stages}
+    found: dict[str, list[str]] = {name: [] for name in (*groups, STEM)}
     for key in model.state_dict():
         owner = (name for name, prefixes in groups.items() if key.startswith(prefixes))
         found[next(owner, STEM)].append(key)
