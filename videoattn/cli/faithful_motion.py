@@ -69,14 +69,11 @@ def _cell(rows: list[dict[str, float]], score: str) -> str:
 
 def _score(chosen: Chosen, number: int) -> dict[str, Any]:
     """Scores three clips of one motion: as in the demo, moving for a while, and with a rival."""
-    names = list(MOTIONS)
-    motion, rival = names[number % len(names)], names[(number * 3 + 1) % len(names)]
+    names = list(MOTIONS)[number % len(MOTIONS) :] + list(MOTIONS)
+    motion = names[0]
+    rival = next(name for name in names if MOTIONS[name][0] != MOTIONS[motion][0])
     scores: dict[str, dict[str, float]] = {}
-    kinds: list[dict[str, Any]] = [
-        {},
-        {"motion_window": WINDOW},
-        {"second": rival if MOTIONS[rival][0] != MOTIONS[motion][0] else names[number % 2]},
-    ]
+    kinds: list[dict[str, Any]] = [{}, {"motion_window": WINDOW}, {"second": rival}]
     for kind in kinds:
         made = demo_clip(
             motion, seed=chosen.seed, split="test", number=FIRST_NUMBER + number,
