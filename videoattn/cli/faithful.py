@@ -118,12 +118,12 @@ class Chosen(NamedTuple):
         return output_folder(self.predictor.folder / FOLDER)
 
     def fields(
-        self, video: Tensor, target: int, model: nn.Module | None = None
+        self, video: Tensor, target: int, model: nn.Module | None = None, **options: int
     ) -> dict[str, Field]:
         """Returns the fields of the chosen maps of a clip, for the network or a changed copy."""
-        found = make_fields(
-            model or self.predictor.model, video, target, self.methods, recorded=bool(self.maps)
-        )
+        model = model or self.predictor.model
+        recorded = bool(self.maps)
+        found = make_fields(model, video, target, self.methods, recorded=recorded, **options)
         return {name: found[name] for name in (*self.maps, *self.methods)}
 
     def settings(self, **more: object) -> dict[str, Any]:

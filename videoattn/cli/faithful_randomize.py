@@ -36,7 +36,11 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
         targets = [int(predictor.model(video)[0].argmax()) for video in videos]
 
     def maps_of(model: nn.Module) -> dict[str, list[Field]]:
-        found = [chosen.fields(x, k, model) for x, k in zip(videos, targets, strict=True)]
+        # Not averaged: what guided backpropagation keeps are edges, finer than cells.
+        found = [
+            chosen.fields(x, k, model, most_cells=x[0, 0].numel())
+            for x, k in zip(videos, targets, strict=True)
+        ]
         named = {name: [fields[name] for fields in found] for name in found[0]}
         first = next(iter(named.values()))[0]
         grid = len(first), first.shape[1], first.shape[2]

@@ -15,11 +15,13 @@ COARSE: Grid = (8, 14, 14)
 """The largest grid that a map with more cells is averaged to."""
 
 
-def field_of(found: PairwiseMap | GateMap, clip: Grid) -> Float[Tensor, "t h w"] | None:
+def field_of(
+    found: PairwiseMap | GateMap, clip: Grid, *, most_cells: int = MOST_CELLS
+) -> Float[Tensor, "t h w"] | None:
     """Returns the field of a map of one clip (T, H, W), or None if it has no positions.
 
     The field of a pairwise map is the mean weight that each key position receives; of a mask, its
-    mean over channels; of poolings, their mean. Fields with more than 4,096 cells are averaged.
+    mean over channels; of poolings, their mean. Fields with more than `most_cells` are averaged.
     """
     if isinstance(found, PairwiseMap):
         if not found.is_whole or not all(found.grid_q):
@@ -35,7 +37,7 @@ def field_of(found: PairwiseMap | GateMap, clip: Grid) -> Float[Tensor, "t h w"]
         field = found.weights[0] if found.weights.ndim == 4 else found.weights[0].mean(0)
     field = field.float().cpu()
     sizes = field.shape[0], field.shape[1], field.shape[2]
-    if prod(sizes) <= MOST_CELLS:
+    if prod(sizes) <= most_cells:
         return field
     t, y, x = (min(pair) for pair in zip(sizes, COARSE, strict=True))
     return cells(field, (t, y, x)).float()

@@ -16,7 +16,7 @@ from videoattn.explain.faithful.baselines import (
     random_map,
     smooth_map,
 )
-from videoattn.explain.faithful.fields import field_of
+from videoattn.explain.faithful.fields import MOST_CELLS, field_of
 from videoattn.explain.faithful.hide import Hider
 from videoattn.explain.faithful.knockout import (
     KEYS,
@@ -43,9 +43,18 @@ FRAMES_ONLY = ", frames only"
 
 
 def make_fields(
-    model: nn.Module, video: Video, target: int, methods: Sequence[str], *, recorded: bool = True
+    model: nn.Module,
+    video: Video,
+    target: int,
+    methods: Sequence[str],
+    *,
+    recorded: bool = True,
+    most_cells: int = MOST_CELLS,
 ) -> dict[str, Field]:
     """Returns the fields of a clip's maps: of methods for a class, and of attention blocks.
+
+    Args:
+        most_cells: Fields with more are averaged.
 
     Raises:
         ValueError: If a method does not apply to the network.
@@ -55,11 +64,11 @@ def make_fields(
     if recorded and recordable_blocks(model):
         with torch.no_grad(), record_attention(model, queries=(), factors="instead") as maps:
             model(video)
-        found = {name: field_of(one, clip) for name, one in maps.items()}
+        found = {name: field_of(one, clip, most_cells=most_cells) for name, one in maps.items()}
         fields = {name: field for name, field in found.items() if field is not None}
     for name in methods:
         one = METHODS[name](model, video, torch.tensor([target], device=video.device))
-        field = field_of(one, clip)
+        field = field_of(one, clip, most_cells=most_cells)
         assert field is not None
         fields[name] = field
     return fields
