@@ -170,8 +170,8 @@ def _line(name: str, row: Mapping[str, Interval]) -> str:
     return f"| {name} | {' | '.join(found)} |\n"
 
 
-def interval(found: Interval, form: str = "{:.2f}") -> str:
-    mean, low, high = (form.format(value).replace("-0.00", "0.00") for value in found)
+def interval(found: Interval, form: str = "{:z.2f}") -> str:
+    mean, low, high = (form.format(value) for value in found)
     return f"{mean} ({low} to {high})"
 
 
@@ -181,7 +181,7 @@ def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
         return ""
     columns = (
         "block", "without keys of the highest weight", "random keys", "lowest",
-        "highest minus random", "rank correlation of w with the effect", "of w |v|",
+        "highest minus random", "rank correlation of w with the effect", "of w times the norm of v",
         "accuracy, block off minus on",
     )  # fmt: skip
     text = "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
@@ -191,7 +191,8 @@ def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
 
         def cell(of: Callable[[dict[str, Any]], float], needs: str, rows: list[Any] = rows) -> str:
             values = [of(row) for row in rows if needs in row]
-            return interval(bootstrap(torch.tensor(values).double(), seed)) if values else "-"
+            found = bootstrap(torch.tensor(values).double(), seed) if values else None
+            return interval(found, "{:z.3f}") if found else "-"
 
         keys = [cell(lambda row, which=which: row[which], which) for which in KEYS]  # type: ignore[misc]
         difference = cell(lambda row: row["highest"] - row["random"], "highest")
@@ -204,7 +205,7 @@ def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
         change = "-"
         if off:
             pairs = torch.tensor(off).double() - torch.tensor([c["right"] for c in clips]).double()
-            change = interval(bootstrap(100 * pairs, seed), "{:.1f} %")
+            change = interval(bootstrap(100 * pairs, seed), "{:z.1f} %")
         text += f"| {name} | {' | '.join([*keys, difference, *orders, change])} |\n"
     return text
 
