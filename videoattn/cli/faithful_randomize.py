@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from videoattn.cli.env import machine
 from videoattn.cli.faithful import Chosen, Clips
-from videoattn.cli.faithful_report import Results
+from videoattn.cli.faithful_report import Results, interval
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.explain.faithful.baselines import Field, center_map
-from videoattn.explain.faithful.randomize import MODES, Similarity, randomized, similarity
-from videoattn.explain.faithful.statistics import spearman
+from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
+from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text, write_whole
 from videoattn.recipe.console import show
 from videoattn.recipe.model import make_model
@@ -23,7 +23,6 @@ from videoattn.types import Batch
 NUM_SEEDS = 3
 NUM_NORM_CLIPS = 32
 CENTER = "center"
-BAND = "unrelated clips"
 
 
 def compare_randomized(chosen: Chosen, clips: Clips) -> None:
@@ -47,6 +46,7 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
         return named | {CENTER: [center_map(grid)] * len(videos)}
 
     before = maps_of(predictor.model)
+    bands = {name: unrelated(fields) for name, fields in before.items()}
     frames = [
         f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
     ]
@@ -56,7 +56,7 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
             continue
         torch.manual_seed(chosen.seed * NUM_SEEDS + seed)
         fresh = make_model(predictor.config.model, len(predictor.class_names)).to(predictor.device)
-        row: dict[str, dict[str, dict[str, Similarity]]] = {}
+        row: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
         for mode in MODES:
             row[mode] = {}
             for stage, changed in randomized(predictor.model, fresh, mode):
@@ -65,7 +65,6 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
                 row[mode][stage] = {n: similarity(before[n], after[n]) for n in before}
                 show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
         results.add(seed, row)
-    bands = {name: _band(fields) for name, fields in before.items()}
     _write(results, bands)
 
 
@@ -84,34 +83,20 @@ class _Batches:
             yield Batch(part, torch.zeros(len(part)).long(), torch.arange(len(part)))
 
 
-def _band(fields: list[Field]) -> tuple[float, float]:
-    """Returns the middle 95 % of the rank correlations of two unrelated clips' maps."""
-    pairs = [
-        spearman(fields[i], fields[j])
-        for i in range(len(fields))
-        for j in range(i + 1, len(fields))
-    ]
-    low, high = (
-        torch.tensor(pairs or [0.0]).double().quantile(torch.tensor([0.025, 0.975]).double())
-    )
-    return float(low), float(high)
-
-
 def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
-    """Writes the verdicts: a map is sensitive if its similarity falls below the top of the band."""
+    """Writes the verdicts: a map is insensitive if its interval lies above the band."""
     rows = list(results.done.values())
     stages = list(rows[0]["cascade"])
+    columns = "map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"
     text = f"# Randomization\n\n{results.header()}\n"
-    columns = "map", "all stages redrawn", "absolute values", "two unrelated clips", "verdict"
     text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
     verdicts = {}
     for name, (low, high) in bands.items():
-        last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).mean(0).tolist()
-        verdicts[name] = "sensitive" if last[0] < high else "insensitive"
-        text += (
-            f"| {name} | {last[0]:.2f} | {last[1]:.2f} | {low:.2f} to {high:.2f} | "
-            f"{verdicts[name]} |\n"
-        )
+        last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
+        signed, absolute = (bootstrap(values) for values in last)
+        verdicts[name] = "insensitive" if signed.low >= high - 1e-6 else "sensitive"
+        cells = interval(signed), interval(absolute), f"{low:z.2f} to {high:z.2f}", verdicts[name]
+        text += f"| {name} | {' | '.join(cells)} |\n"
     results.write(bands=bands, verdicts=verdicts)
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")

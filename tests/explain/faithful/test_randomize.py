@@ -8,7 +8,12 @@ from torch import Tensor
 
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
-from videoattn.explain.faithful.randomize import randomized, similarity, stages_from_the_head
+from videoattn.explain.faithful.randomize import (
+    randomized,
+    similarity,
+    stages_from_the_head,
+    unrelated,
+)
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import ResNet3d
 
@@ -60,11 +65,25 @@ def test_the_same_network_has_similarity_one_and_seeds_differ() -> None:
     model = network(0)
     start = fields(model)
     (*_, (_, same)) = randomized(model, network(0), "cascade")
-    assert similarity(start, fields(same)) == pytest.approx((1, 1))
+    assert similarity(start, fields(same)) == ([pytest.approx(1)] * 3, [pytest.approx(1)] * 3)
     others = [[f for _, m in randomized(model, network(s), "cascade") for f in fields(m)]
               for s in (1, 1, 2)]  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(others[0], others[1], strict=True))
     assert not torch.equal(others[0][-1], others[2][-1])
-    negative = similarity(start, [-field for field in start])
-    assert negative.signed == pytest.approx(-1)
-    assert negative.absolute == pytest.approx(1)
+    signed, absolute = similarity(start, [-field for field in start])
+    assert signed == [pytest.approx(-1)] * 3
+    assert absolute == [pytest.approx(1)] * 3
+
+
+def test_the_band_of_unrelated_clips() -> None:
+    """Independent maps are as similar as chance allows, equal maps are the same, one is too few."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(4, 5, 5, generator=generator) for _ in range(20)]
+    low, high = unrelated(maps)
+    assert low < 0 < high
+    assert high - low < 4 * 2 * 0.1 / 20**0.5  # the deviation of one pair is 0.1
+    assert unrelated(maps[:1] * 3) == pytest.approx((1, 1))
+    shared = [x + 2 * maps[0] for x in maps[1:]]
+    assert unrelated(shared)[0] > 0.5
+    with pytest.raises(ValueError, match="unrelated clips: got 1 clip; need two or more"):
+        unrelated(maps[:1])

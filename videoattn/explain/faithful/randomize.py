@@ -5,13 +5,14 @@ A map that looks the same for random parameters does not explain what the networ
 """
 
 import copy
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
-from jaxtyping import Float
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from videoattn.explain.faithful.statistics import spearman
+from videoattn.explain.faithful.baselines import Field
+from videoattn.explain.faithful.statistics import NUM_RESAMPLES, spearman
 from videoattn.models import info
 
 STEM = "stem"
@@ -55,19 +56,30 @@ def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[
         yield stage, changed.eval()
 
 
-class Similarity(NamedTuple):
-    """Mean Spearman over clips: of the maps, and of their absolute values."""
-
-    signed: float
-    absolute: float
-
-
-def similarity(
-    before: list[Float[Tensor, "t h w"]], after: list[Float[Tensor, "t h w"]]
-) -> Similarity:
-    """Compares the maps of the same clips."""
+def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[float], list[float]]:
+    """Returns Spearman of each clip's maps, and of their absolute values."""
     pairs = list(zip(before, after, strict=True))
-    return Similarity(
-        sum(spearman(a, b) for a, b in pairs) / len(pairs),
-        sum(spearman(a.abs(), b.abs()) for a, b in pairs) / len(pairs),
-    )
+    return [spearman(a, b) for a, b in pairs], [spearman(a.abs(), b.abs()) for a, b in pairs]
+
+
+def unrelated(fields: Sequence[Field], seed: int = 0) -> tuple[float, float]:
+    """Returns the middle 95 % of the mean Spearman between the maps of unrelated clips.
+
+    Each of 1,000 draws puts the clips in a random circle, and compares neighbors: the same mean
+    over the same number of clips as that of a map before and after. Maps of different clips are
+    similar too, for example if all are highest in the middle.
+
+    Raises:
+        ValueError: If there are fewer than two clips.
+    """
+    count = len(fields)
+    if count < 2:
+        raise ValueError(f"maps of unrelated clips: got {count} clip; need two or more")
+    table = torch.eye(count, dtype=torch.float64)
+    for i, j in combinations(range(count), 2):
+        table[i, j] = table[j, i] = spearman(fields[i], fields[j])
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(count, generator=generator) for _ in range(NUM_RESAMPLES)]
+    means = torch.stack([table[order, order.roll(1)].mean() for order in orders])
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return low, high
