@@ -76,10 +76,10 @@ def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             loss.backward()
             optimizer.step()
             schedule.step()
-    run = tmp_path_factory.mktemp("runs")
+    path = tmp_path_factory.mktemp("runs") / "best.safetensors"
     about = {"config": to_dict(config), "class_names": list(MOVES), "preprocessing": {}}
-    save_weights(run / "best.safetensors", model.state_dict(), about)  # type: ignore[arg-type]
-    return run
+    save_weights(path, model.state_dict(), about)  # type: ignore[arg-type]
+    return path
 
 
 def called(*words: object) -> None:
@@ -103,7 +103,7 @@ def test_hires_cam_is_better_than_random_and_center_is_not_better(
         "mean",
     )
     called(*words, "--videos", "12")
-    folder = trained / "faithful"
+    folder = trained.parent / "faithful"
     stored = json.loads((folder / "faithfulness.json").read_text())
     table = stored["table"]["mean"]
     mean, low, _ = table["hires_cam"]["gap"]
@@ -158,15 +158,18 @@ def test_randomized_networks_keep_center_and_lose_saliency(
     monkeypatch.setattr(faithful_randomize, "NUM_SEEDS", 1)
     before = load(trained).state_dict()
     called(trained, f"data.root={clips}", "--randomize", "--method", "hires_cam", "--videos", "6")
-    stored = json.loads((trained / "faithful/randomization.json").read_text())
+    stored = json.loads((trained.parent / "faithful/randomization.json").read_text())
     (row,) = stored["clips"]
     assert list(row["cascade"]) == ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
     assert all(row[mode][stage]["center"] == [[1] * 6] * 2 for mode in row if mode != "clip"
                for stage in row[mode])  # fmt: skip
     assert stored["verdicts"]["center"] == "insensitive"
     assert torch.tensor(row["cascade"]["stem"]["hires_cam"][0]).mean() < 0.9
-    assert (trained / "faithful/randomize.png").stat().st_size > 10_000
-    assert "| center | 1.00 (1.00 to 1.00) |" in (trained / "faithful/randomization.md").read_text()
+    assert (trained.parent / "faithful/randomize.png").stat().st_size > 10_000
+    assert (
+        "| center | 1.00 (1.00 to 1.00) |"
+        in (trained.parent / "faithful/randomization.md").read_text()
+    )
     after = load(trained).state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
