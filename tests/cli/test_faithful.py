@@ -33,6 +33,7 @@ NUM_TRAIN, NUM_TEST, NUM_EPOCHS = 48, 3, 14
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clips")
     for name in MOVES:
+        (root / "train" / name).mkdir(parents=True)  # the classes
         (root / "test" / name).mkdir(parents=True)
         for number in range(NUM_TEST):
             clip = demo_clip(name, seed=0, split="test", number=number)
