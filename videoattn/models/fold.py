@@ -28,6 +28,8 @@ def fold_batch_norms(model: nn.Module, clip: Tensor) -> nn.Module:
         model: A network in evaluation mode; it does not change.
         clip: Any input of the network, on its device.
     """
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return model
     with torch.no_grad(), _Reads(model) as reads:
         model(clip)
     pairs = reads.pairs()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from videoattn.data.dataset import ClipDataset
 from videoattn.data.lists import Samples, class_notes, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
@@ -28,6 +29,7 @@ from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import (
     make_class_weights,
@@ -74,6 +76,14 @@ class Experiment:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.samples["train"].class_names
+
+    @property
+    def video_files(self) -> list[ClipDataset]:
+        """The datasets whose samples are single files, whose frames are counted on first use."""
+        if self.config.data.layout in ("shards", "frames"):
+            return []
+        loaders = (self.train_batches, self.test_batches)
+        return [loader.dataset for loader in loaders if loader is not None]
 
     @property
     def meta(self) -> CheckpointMeta:
@@ -164,6 +174,10 @@ def train(
                 show(line)
             for note in [*notes, *_data_notes(experiment, folder), *experiment.notes]:
                 show(f"note: {note}")
+        datasets = experiment.video_files
+        recall_counts(datasets)
+        if parallel.is_main:
+            stack.callback(remember_counts, datasets)
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
         except StoppedError as error:
