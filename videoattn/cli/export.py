@@ -25,7 +25,7 @@ from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
 from videoattn.files import require_empty, write_text, write_whole
-from videoattn.models.fold import fold_batch_norms
+from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable

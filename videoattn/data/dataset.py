@@ -7,6 +7,7 @@ workers or ranks, and resuming a run, do not change a sample.
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,6 +94,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         self._rates = torch.zeros(len(samples), dtype=torch.float64).share_memory_()
         # The sizes of the files whose frames were counted here or in an earlier run; 0 for others.
         self._sizes = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
+        # Number of videos, and seconds to decode and to transform them. Workers may lose some.
+        self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
         if samples.num_frames is not None:
             self._counts += torch.from_numpy(samples.num_frames)
         if samples.fps is not None:
@@ -122,6 +125,11 @@ class ClipDataset(Dataset[Sample | Failure]):
             )
             for index in self._sizes.nonzero().flatten().tolist()
         }
+
+    def seconds_per_video(self) -> tuple[float, float]:
+        """Returns the mean times to decode a video and to transform it, in one process."""
+        count, decode, transform = self._spent.tolist()
+        return decode / max(count, 1), transform / max(count, 1)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
         """Returns the order of an epoch: random, or as listed. Ranks take samples in turn."""
@@ -240,8 +248,13 @@ class ClipDataset(Dataset[Sample | Failure]):
         maker = ViewMaker(self.transform, len(numbers), generator)
         wanted, positions = np.unique(numbers, return_inverse=True)
         starts = self._starts and self._starts.of(self.samples.paths[index])
+        times = [time.perf_counter()]
         frames = self.decode(source, wanted, crop=maker, starts=starts)
-        return maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+        times.append(time.perf_counter())
+        views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+        times.append(time.perf_counter())
+        self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
+        return views
 
     def _known_count(self, source: VideoSource, index: int) -> int:
         """Returns the number of frames, or 0 if it is unknown."""

@@ -49,6 +49,7 @@ class Checkpoint(CheckpointMeta):
     optimizer: dict[str, object]
     progress: dict[str, object]
     best: dict[str, object]
+    ema: NotRequired[State]  # the average of the weights, for prediction
 
 
 class CheckpointError(ValueError):
@@ -117,7 +118,7 @@ def save_folder(folder: Path, model: State, meta: CheckpointMeta) -> None:
 
 
 def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
-    """Reads the weights of a run folder (its last checkpoint), a shared folder, or one file.
+    """Reads the (averaged) weights of a run folder (its last checkpoint), shared folder or file.
 
     The config.json of a shared folder takes precedence over the metadata in its weights: users may
     edit it.
@@ -145,8 +146,8 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
         )
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
-    payload = load(file)
-    return file, payload["model"], _meta_of(file, payload)
+    stored = load(file)
+    return file, stored.get("ema") or stored["model"], _meta_of(file, stored)
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:

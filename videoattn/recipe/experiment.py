@@ -10,20 +10,18 @@ import torch
 from torch import nn
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.lists import Samples, class_notes, class_sizes
+from videoattn.data.lists import Samples, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
-from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
-from videoattn.engine.state import RunSettings, TrainState
+from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, Validation, fit
-from videoattn.files import write_text
-from videoattn.recipe.config import Config
+from videoattn.recipe.config import Config, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
@@ -31,9 +29,9 @@ from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.model import make_model
+from videoattn.recipe.notes import data_advice, data_notes, show_skipped
 from videoattn.recipe.objective import (
     make_class_weights,
-    make_label_noise,
     make_mix,
     test_objective,
     with_frame_losses,
@@ -46,9 +44,8 @@ from videoattn.recipe.training import (
     make_settings,
     make_trackers,
     new_parameters,
+    synchronize_norms,
 )
-
-NUM_FAILURES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ def train(
             show(f"{folder}: {_summary(experiment, parallel)}")
             for line in class_sizes(samples["train"]):
                 show(line)
-            for note in [*notes, *_data_notes(experiment, folder), *experiment.notes]:
+            for note in [*notes, *data_notes(config, samples, folder), *experiment.notes]:
                 show(f"note: {note}")
         datasets = experiment.video_files
         recall_counts(datasets)
@@ -184,8 +181,11 @@ def train(
             raise StoppedError(
                 f"{error}; {folder / LAST} is complete: continue with --resume"
             ) from error
-        if parallel.is_main and result.state.num_skipped:
-            _show_skipped(folder, result.state, experiment)
+        if parallel.is_main:
+            for line in data_advice(config, result.wait_share, experiment.train_batches):
+                show(line)
+            if result.state.num_skipped:
+                show_skipped(folder, result.state, config, len(samples["train"]))
         return result
 
 
@@ -223,6 +223,7 @@ def assemble(
         new = new_parameters(previous)
     elif config.model.weights is not None:
         new, notes = load_initial_weights(model, config)
+    synchronize_norms(config, model, parallel)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
     notes += [note] if note else []
@@ -232,7 +233,9 @@ def assemble(
     weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
-    plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
+    with section("train"):
+        ema = config.train.ema
+        plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn, ema)
     validates = config.train.validate_every
     test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
@@ -253,50 +256,11 @@ def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
     attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
-    dtype = resolve_precision(experiment.settings.precision, parallel.device)
+    dtype = str(resolve_precision(experiment.settings.precision, parallel.device))
+    if parallel.device.type == "cuda" and dtype == "torch.float32":
+        dtype += " (TF32 in convolutions)"
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
     return (
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
         f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
-
-
-def _data_notes(experiment: Experiment, folder: Path) -> list[str]:
-    """Returns notes about classes, wrong labels and missing videos."""
-    config, samples = experiment.config, experiment.samples["train"]
-    notes = class_notes(samples, numbered=config.data.layout in ("list", "frames"))
-    if (noise := make_label_noise(config, samples)) is not None:
-        wrong = f"{noise.count(len(samples)):,} of {len(samples):,} training labels"
-        notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
-    return notes + _missing(experiment.samples, folder)
-
-
-def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
-    """Writes the names of missing videos, and returns a note about each list of them."""
-    notes = []
-    for name, split, effect in (
-        ("train", "training", "left out"),
-        ("test", "test", "counted as failed"),
-    ):
-        missing = samples[name].missing if name in samples else ()
-        if missing:
-            file = folder / f"missing_{split}.txt"
-            write_text(file, "".join(f"{path}\n" for path in missing))
-            notes.append(
-                f"{len(missing):,} listed {split} videos are missing, and {effect}; {file} names "
-                "them"
-            )
-    return notes
-
-
-def _show_skipped(folder: Path, state: TrainState, experiment: Experiment) -> None:
-    num_failed = len(state.failed)
-    show(
-        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
-        f"{len(experiment.samples['train']):,} videos x {experiment.config.train.num_epochs} "
-        f"epochs; {folder / SKIPPED} lists {num_failed:,} videos:"
-    )
-    for failure in read_failures(folder / SKIPPED)[:NUM_FAILURES_SHOWN]:
-        show(f"  {failure.path}: {failure.reason}")
-    if num_failed > NUM_FAILURES_SHOWN:
-        show(f"  and {num_failed - NUM_FAILURES_SHOWN:,} more")

@@ -20,7 +20,7 @@ from videoattn.engine.evaluate import Evaluation, VideoScores, evaluate, score_i
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import did_you_mean
-from videoattn.models.fold import fold_batch_norms
+from videoattn.models.norms import fold_batch_norms
 from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform

@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions: equal logits, and nothing folded that others read."""
+"""Batch norms that are folded into convolutions (only those that nothing else reads), or synchronized."""
 
 import pytest
 import torch
@@ -7,8 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.attention.test_hygiene import EVERY, build, clip
 from videoattn.attention import insert_attention
+from videoattn.attention.blocks.gates import GateNorm
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
-from videoattn.models.fold import fold_batch_norms
+from videoattn.models.norms import fold_batch_norms, sync_batch_norms
 from videoattn.models.table import make_network
 
 
@@ -144,3 +145,19 @@ def test_only_norms_that_alone_read_a_convolution_fold(connect: object, folds: b
 def test_norms_with_the_statistics_of_the_batch_stay() -> None:
     block = nn.Sequential(nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3, track_running_stats=False)).eval()
     assert fold_batch_norms(block, clip(1)) is block
+
+
+def test_synchronized_norms_keep_names_values_and_blocks() -> None:
+    """In evaluation mode, in which nothing is exchanged: torch exchanges on GPUs only."""
+    model = make_network("i3d_r18", {"width": 16}, num_classes=3)
+    insert_attention(model, SqueezeExcite, ["layer2.1.bn1"], name="gate")
+    trained(model)
+    x, names = clip(2, 4, 32, 32), list(model.state_dict())
+    with torch.no_grad():
+        before = model(x)
+        sync_batch_norms(model)
+        assert torch.equal(model(x), before)
+    assert list(model.state_dict()) == names
+    kinds = {type(norm) for norm in norms(model)}
+    assert kinds == {nn.SyncBatchNorm, GateNorm}
+    assert len(norms(model)) == 21

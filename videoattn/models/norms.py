@@ -1,4 +1,4 @@
-"""Folds batch norms into the convolutions before them, for inference."""
+"""Folds batch norms into convolutions for inference, and synchronizes them for training."""
 
 import copy
 from collections import Counter
@@ -40,19 +40,27 @@ def fold_batch_norms(model: nn.Module, clip: Tensor) -> nn.Module:
         assert isinstance(norm, _BatchNorm)
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
-        for name, module in list(folded.named_modules(remove_duplicate=False)):
-            if module is norm:
-                folded.set_submodule(name, _identity_with_blocks_of(norm))
+        _replace(folded, norm, nn.Identity())
     return folded
 
 
-def _identity_with_blocks_of(norm: nn.Module) -> nn.Module:
-    identity = nn.Identity()
+def sync_batch_norms(model: nn.Module) -> None:
+    """Makes batch norms compute their statistics over all processes, on GPUs. Parameters and names
+    do not change. Norms of gates, which may have a single value per channel, stay as they are."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    for norm in [module for module in model.modules() if type(module) in kinds]:
+        _replace(model, norm, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+
+
+def _replace(model: nn.Module, norm: nn.Module, new: nn.Module) -> None:
+    """Replaces a norm under all its names, and keeps the attention blocks inserted after it."""
     for name, block in norm.named_children():
-        identity.add_module(name, block)
+        new.add_module(name, block)
     for hook in norm._forward_hooks.values():  # which runs the blocks
-        identity.register_forward_hook(hook)
-    return identity
+        new.register_forward_hook(hook)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is norm:
+            model.set_submodule(name, new)
 
 
 class _Reads(TorchDispatchMode):
