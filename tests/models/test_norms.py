@@ -1,4 +1,4 @@
-"""Batch norms that are folded into convolutions (only those that nothing else reads), or synchronized."""
+"""Batch norms: folded into convolutions that only they read, or synchronized."""
 
 import pytest
 import torch

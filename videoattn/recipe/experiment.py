@@ -117,18 +117,19 @@ class Experiment:
             trackers=make_trackers(self.config, folder) if parallel.is_main else (),
             stop=stop,
         )
-        return fit(
-            self.model,
-            self.optimizer,
-            self.train_batches,
-            to_video=self.preprocess,
-            settings=with_frame_losses(self.settings, self.config, self.model),
-            plan=self.plan,
-            run=run,
-            validation=validation,
-            parallel=parallel,
-            resume=previous,
-        )
+        with section("train"):
+            return fit(
+                self.model,
+                self.optimizer,
+                self.train_batches,
+                to_video=self.preprocess,
+                settings=with_frame_losses(self.settings, self.config, self.model),
+                plan=self.plan,
+                run=run,
+                validation=validation,
+                parallel=parallel,
+                resume=previous,
+            )
 
 
 def train(
