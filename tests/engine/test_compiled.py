@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     model = Checkpointed()
     insert_attention(model, NonLocal, ["conv"], name="non_local")
-    insert_attention(model, SqueezeExcite, ["norm"], name="gate")
+    insert_attention(model, partial(SqueezeExcite, reduction=4), ["norm"], name="gate")
     return model
 
 
@@ -98,8 +99,6 @@ def test_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         r"install it \(apt-get install g\+\+\), set CXX, or choose off$",
     ):
         compiled(TinyNet(), "on", CPU)
-    with pytest.raises(ValueError, match=r"^compile: got 'fast'; choose from off, on, max-auto"):
-        compiled(TinyNet(), "fast", CPU)  # type: ignore[arg-type]
 
 
 def test_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:

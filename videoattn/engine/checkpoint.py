@@ -146,8 +146,8 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
         )
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
-    stored = load(file)
-    return file, stored.get("ema") or stored["model"], _meta_of(file, stored)
+    payload = load(file)
+    return file, payload.get("ema", payload["model"]), _meta_of(file, payload)
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:

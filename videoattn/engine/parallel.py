@@ -154,10 +154,7 @@ def init_parallel(
         ValueError: If the environment is incomplete, or the device does not exist.
         ConnectionError: If the group does not form in time. It never falls back to one process.
     """
-    # PyTorch's defaults, stated here: in float32, convolutions of a GPU may round their inputs to
-    # TF32 (10 bits), and matrix products may not.
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.matmul.allow_tf32 = False
+    _set_tf32()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Parallel(device=resolve_device(device))
@@ -194,6 +191,13 @@ def init_parallel(
         yield Parallel(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _set_tf32() -> None:
+    """In float32, convolutions of a GPU may round their inputs to TF32 (10 bits), and matrix
+    products may not. These are PyTorch's defaults."""
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:

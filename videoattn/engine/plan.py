@@ -141,6 +141,33 @@ class FineTuning:
                 yield module
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
+
+    Args:
+        objective: The loss and the metrics, without the label smoothing of training.
+        patience: Number of consecutive validations without improvement after which training ends;
+            None disables it.
+    """
+
+    batches: Batches
+    every_epochs: int = 1
+    max_views: int = 16
+    objective: Objective = field(default_factory=CrossEntropy)
+    patience: int | None = None
+
+    def is_due(self, epoch: int, num_epochs: int) -> bool:
+        """Returns whether a validation follows `epoch` (from 0)."""
+        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
+
+    def ends_run(self, state: TrainState) -> bool:
+        """Returns whether training ends before the next epoch because of `patience`."""
+        if self.patience is None or state.best_epoch is None:
+            return False
+        return state.epoch - state.best_epoch >= self.patience * self.every_epochs
+
+
 class Phase(NamedTuple):
     """A run of consecutive epochs that train the same parameters."""
 
@@ -211,6 +238,12 @@ class EpochPlan:
         more = epoch + 1 < self.num_epochs
         return self.keeps_best(model) and more and self.ends_stage(epoch)
 
+    def is_due(self, validation: Validation | None, model: nn.Module, epoch: int) -> bool:
+        """Returns whether a validation follows `epoch` (from 0)."""
+        if validation is None:
+            return False
+        return validation.is_due(epoch, self.num_epochs) or self.hands_over_best(model, epoch)
+
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
         """Sets `requires_grad` of all parameters for `epoch`."""
         if isinstance(model, Staged):
@@ -237,30 +270,3 @@ class EpochPlan:
             change = until if is_frozen else "is trained now"
             lines.append(f"epoch {epoch + 1}: the backbone {change}")
         return lines
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
-
-    Args:
-        objective: The loss and the metrics, without the label smoothing of training.
-        patience: Number of consecutive validations without improvement after which training ends;
-            None disables it.
-    """
-
-    batches: Batches
-    every_epochs: int = 1
-    max_views: int = 16
-    objective: Objective = field(default_factory=CrossEntropy)
-    patience: int | None = None
-
-    def is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Returns whether a validation follows `epoch` (from 0)."""
-        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
-
-    def ends_run(self, state: TrainState) -> bool:
-        """Returns whether training ends before the next epoch because of `patience`."""
-        if self.patience is None or state.best_epoch is None:
-            return False
-        return state.epoch - state.best_epoch >= self.patience * self.every_epochs

@@ -76,9 +76,7 @@ def fit(
             train_one_epoch(
                 wrapped, average, optimizer, batches, to_video, settings, state, run, parallel, log
             )
-            is_due = validation is not None and (
-                validation.is_due(epoch, plan.num_epochs) or plan.hands_over_best(model, epoch)
-            )
+            is_due = plan.is_due(validation, model, epoch)
             if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)

@@ -166,15 +166,10 @@ def train(
             claim(folder, config, parallel, resume=resume, overwrite=overwrite)
         )
         experiment = assemble(config, parallel, previous, samples=samples)
-        if parallel.is_main:
-            show(f"{folder}: {_summary(experiment, parallel)}")
-            for line in class_sizes(samples["train"]):
-                show(line)
-            for note in [*notes, *data_notes(config, samples, folder), *experiment.notes]:
-                show(f"note: {note}")
         datasets = experiment.video_files
         recall_counts(datasets)
         if parallel.is_main:
+            _show_start(experiment, parallel, folder, notes)
             stack.callback(remember_counts, datasets)
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
@@ -188,6 +183,15 @@ def train(
             if result.state.num_skipped:
                 show_skipped(folder, result.state, config, len(samples["train"]))
         return result
+
+
+def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
+    samples = experiment.samples
+    show(f"{folder}: {_summary(experiment, parallel)}")
+    for line in class_sizes(samples["train"]):
+        show(line)
+    for note in [*notes, *data_notes(experiment.config, samples, folder), *experiment.notes]:
+        show(f"note: {note}")
 
 
 def read_samples(config: Config) -> dict[str, Samples]:
@@ -218,12 +222,7 @@ def assemble(
     num_classes = len(samples["train"].class_names)
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
-    new: list[str] | None = None
-    notes: list[str] = []
-    if config.model.weights is not None and previous is not None:
-        new = new_parameters(previous)
-    elif config.model.weights is not None:
-        new, notes = load_initial_weights(model, config)
+    new, notes = _initialize(model, config, previous)
     synchronize_norms(config, model, parallel)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
@@ -251,6 +250,18 @@ def assemble(
         make_to_video(config.clip, parallel.device),
         notes,
     )
+
+
+def _initialize(
+    model: nn.Module, config: Config, previous: Checkpoint | None
+) -> tuple[list[str] | None, list[str]]:
+    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
+    weights (None if there are no weights), and notes."""
+    if config.model.weights is None:
+        return None, []
+    if previous is not None:
+        return new_parameters(previous), []
+    return load_initial_weights(model, config)
 
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
