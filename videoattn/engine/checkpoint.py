@@ -28,6 +28,7 @@ WEIGHTS, ABOUT = "model.safetensors", "config.json"
 """The two files of a folder to share. They hold no code and no pickles."""
 
 State = dict[str, Tensor]
+_PLAIN = (str, int, float, bool, type(None), torch.dtype)
 
 
 class CheckpointMeta(TypedDict):
@@ -292,9 +293,7 @@ def _check_plain(value: object, name: str) -> None:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _check_plain(item, f"{name}[{number}]")
-    elif type(value) not in (str, int, float, bool, type(None), torch.dtype) and not isinstance(
-        value, Tensor
-    ):
+    elif not isinstance(value, Tensor) and type(value) not in _PLAIN:
         raise ValueError(
             f"{name} is a {type(value).__name__}; a checkpoint holds tensors, strings, numbers, "
             "lists and dicts only"

@@ -1,8 +1,7 @@
 """Folds batch norms into convolutions for inference, and synchronizes them for training."""
 
 import copy
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -30,9 +29,7 @@ def fold_batch_norms(model: nn.Module, clip: Tensor) -> nn.Module:
     """
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return model
-    with torch.no_grad(), _Reads(model) as reads:
-        model(clip)
-    pairs = reads.pairs()
+    pairs = _pairs(model, clip)
     folded = copy.deepcopy(model) if pairs else model
     for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
@@ -64,65 +61,49 @@ def _replace(model: nn.Module, norm: nn.Module, new: nn.Module) -> None:
 
 
 class _Reads(TorchDispatchMode):
-    """Records which batch norm reads the output of which convolution, and how often any operation
-    reads that output."""
+    """Counts how often operations read each tensor, by its identity."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._model = model
-        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by their identity, while they are alive
-        self._counts: Counter[int] = Counter()
-        self._inputs: dict[str, list[int]] = {}  # of each norm; 0: not from a convolution
-
-    def __enter__(self) -> "_Reads":
-        with ExitStack() as stack:
-            for name, module in self._model.named_modules():
-                if isinstance(module, _Convolution):
-                    wrote = partial(self._wrote, name)  # before blocks that are inserted after it
-                    stack.enter_context(module.register_forward_hook(wrote, prepend=True))
-                elif isinstance(module, _BatchNorm) and module.track_running_stats:
-                    stack.enter_context(
-                        module.register_forward_pre_hook(partial(self._reads, name))
-                    )
-            self._hooks = stack.pop_all()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._hooks.close()
+        self.counts: Counter[int] = Counter()
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        self._counts.update(id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        self.counts.update(id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
         return func(*args, **(kwargs or {}))
 
-    def pairs(self) -> list[tuple[str, str]]:
-        """Returns the names of each convolution and norm that can be folded."""
-        readers: dict[str, set[str]] = {}
-        for number, (conv, _) in self._outputs.items():
-            alone = self._counts[number] == 1
-            found = {norm for norm, numbers in self._inputs.items() if number in numbers and alone}
-            readers.setdefault(conv, set()).update(found or {""})
-        return [
-            (conv, norm)
-            for conv, (norm, *others) in readers.items()
-            if norm and not others and all(self._is_from(conv, n) for n in self._inputs[norm])
-        ]
 
-    def _is_from(self, conv: str, number: int) -> bool:
-        return number in self._outputs and self._outputs[number][0] == conv
+def _pairs(model: nn.Module, clip: Tensor) -> list[tuple[str, str]]:
+    """Returns the names of the convolutions and norms to fold, as one forward pass shows them."""
+    reads = _Reads()
+    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions, which are kept alive
+    norm_of: dict[int, str] = {}  # the norm that read an output
+    sources: dict[str, set[str]] = defaultdict(set)  # the convolutions that a norm read, or ""
 
-    def _wrote(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._outputs[id(output)] = name, output
-        self._counts[id(output)] = 0  # an earlier tensor may have had the same identity
+    def wrote(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs[id(output)] = name, output
+        reads.counts[id(output)] = 0  # an earlier tensor may have had the same identity
 
-    def _reads(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        known = id(x) in self._outputs
-        self._inputs.setdefault(name, []).append(id(x) if known else 0)
+    def read(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        number = id(inputs[0])
+        sources[name].add(outputs[number][0] if number in outputs else "")
+        norm_of[number] = name
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, _Convolution):  # first, before blocks that are inserted after it
+                hook = module.register_forward_hook(partial(wrote, name), prepend=True)
+                hooks.enter_context(hook)
+            elif isinstance(module, _BatchNorm) and module.track_running_stats:
+                hooks.enter_context(module.register_forward_pre_hook(partial(read, name)))
+        with torch.no_grad(), reads:
+            model(clip)
+    readers: dict[str, set[str]] = defaultdict(set)
+    for number, (conv, _) in outputs.items():
+        readers[conv].add(norm_of.get(number, "") if reads.counts[number] == 1 else "")
+    return [
+        (conv, norm)
+        for conv, (norm, *others) in readers.items()
+        if norm and not others and sources[norm] == {conv}
+    ]

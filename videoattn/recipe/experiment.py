@@ -29,7 +29,7 @@ from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.model import make_model
-from videoattn.recipe.notes import data_advice, data_notes, show_skipped
+from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
 from videoattn.recipe.objective import (
     make_class_weights,
     make_mix,
@@ -178,8 +178,7 @@ def train(
                 f"{error}; {folder / LAST} is complete: continue with --resume"
             ) from error
         if parallel.is_main:
-            for line in data_advice(config, result.wait_share, experiment.train_batches):
-                show(line)
+            show_data_advice(config, result.wait_share, experiment.train_batches)
             if result.state.num_skipped:
                 show_skipped(folder, result.state, config, len(samples["train"]))
         return result

@@ -18,27 +18,24 @@ LARGE = 0.2
 """The share of the time spent waiting for data above which there is advice."""
 
 
-def data_advice(config: Config, wait_share: float, loader: ClipLoader) -> list[str]:
-    """Returns a line with the share of waiting, its cause, and a setting to try, if it is large."""
+def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> None:
+    """Shows the share of waiting, its cause, and a setting to try, if the share is large."""
     decode, transform = loader.dataset.seconds_per_video()
     if wait_share <= LARGE or not decode + transform:
-        return []
-    workers = config.data.num_workers
-    cores = num_cores() // loader.world_size
+        return
+    workers, cores = config.data.num_workers, num_cores() // loader.world_size
     needed = min(ceil(max(workers, 1) / (1 - min(wait_share, 0.99))), cores)
     if needed > workers:
-        advice = f"try data.num_workers={needed} ({cores} cores for each process)"
+        advice = f"data.num_workers={needed} ({cores} cores for each process)"
     elif decode < transform and (config.augment.rand_augment or config.augment.color_jitter):
-        advice = "try fewer color augmentations (augment.rand_augment, augment.color_jitter)"
-    elif config.data.layout != "frames":
-        advice = "try train.num_clips=2, or smaller copies of the videos (`prepare reencode`)"
+        advice = "fewer color augmentations (augment.rand_augment, augment.color_jitter)"
     else:
-        advice = "try train.num_clips=2, or smaller images"
-    return [
+        advice = "train.num_clips=2, or smaller copies of the videos (`prepare reencode`)"
+    show(
         f"{100 * wait_share:.0f} % of the time was spent waiting for data: in {workers} loader "
         f"processes, a video took {1e3 * decode:.0f} ms to decode and {1e3 * transform:.0f} ms to "
-        f"transform; {advice}"
-    ]
+        f"transform; try {advice}"
+    )
 
 
 def data_notes(config: Config, samples: dict[str, Samples], folder: Path) -> list[str]:
