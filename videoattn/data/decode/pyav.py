@@ -104,8 +104,8 @@ class Video:
     def expect_frames(self) -> int:
         """Returns the number of frames, or the header's if all frames would have to be decoded. The
         next call of `decode` then counts them, too."""
-        stated = self.stream.frames
-        if self.packet_index is not None or not 0 < stated <= MAX_PACKETS:
+        stated, most = self.stream.frames, min(MAX_PACKETS, self.num_bytes // 8)  # a false header
+        if self.packet_index is not None or not 0 < stated <= most:
             return self.num_frames
         self.counts = True
         return stated
