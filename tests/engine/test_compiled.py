@@ -20,6 +20,9 @@ from videoattn.engine.train import Validation, fit
 
 CPU = torch.device("cpu")
 
+# The compiler imports code that is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
 
 class Checkpointed(TinyNet):
     """Recomputes its features in the backward pass, as stand-alone attention does."""

@@ -17,6 +17,9 @@ from videoattn.engine.parallel import Parallel, init_parallel, resolve_device
 ROOT = Path(__file__).parents[2]
 Results = list[dict[str, object]]
 
+# The compiler imports code that is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
 
 def free_port() -> int:
     with socket.socket() as probe:

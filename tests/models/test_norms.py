@@ -159,5 +159,6 @@ def test_synchronized_norms_keep_names_values_and_blocks() -> None:
         sync_batch_norms(model)
         assert torch.equal(model(x), before)
     assert list(model.state_dict()) == names
-    kinds = {type(norm) for norm in norms(model)}
-    assert kinds == {nn.SyncBatchNorm, GateNorm}
+    assert {type(norm) for norm in norms(model)} == {nn.SyncBatchNorm}
+    sync_batch_norms(gate := nn.Sequential(GateNorm(4)))
+    assert type(gate[0]) is GateNorm

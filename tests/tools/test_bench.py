@@ -79,7 +79,7 @@ def test_scripts_start_in_any_folder(script: str, tmp_path: Path) -> None:
 def test_train_step(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "theirs", networks.ours)  # which takes small frames
     for name in ("i3d_r50_nl", "tsm_r50"):
-        train_step.train_step(name, 1, frames="1,2", size=32, rounds=1, device="cpu")
+        train_step.train_step(name, 2, frames="1,2", size=32, rounds=1, device="cpu")
         (table,) = tables()
         sides = ["videoattn", "theirs, float32", "theirs, bfloat16"]
         assert [row["side"] for row in table] == sides * 2
