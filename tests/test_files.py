@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_commands import refused
 from videoattn.files import output_folder, safe_file_name, write_text, write_whole
 
 
@@ -99,3 +100,19 @@ def test_names_are_cut_by_bytes(text: str, tmp_path: Path) -> None:
 def test_a_file_with_a_long_name_is_written(name: str, tmp_path: Path) -> None:
     write_text(tmp_path / name, "x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "words", [("explore", "runs/demo", "a.mp4"), ("browse", "demo", "data.root=clips")]
+)
+@pytest.mark.parametrize("name", ["b.mp4", "notes", "page.html.mp4"])
+def test_an_output_with_another_ending_is_refused(
+    words: tuple[str, ...], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A video that was typed as the output is not replaced."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("mine")
+    ending = ".html" if words[0] == "explore" else ".png"
+    message = f"output: got {name}; need a file name that ends in {ending}"
+    assert message in refused(*words, "--out", name)
+    assert Path(name).read_text() == "mine"

@@ -63,6 +63,16 @@ def require_empty(path: Path) -> None:
         raise ValueError(f"{path} already exists; choose another name, or remove it")
 
 
+def require_suffix(path: Path | None, suffix: str) -> None:
+    """Checks that the name of an output ends in `suffix`, so that a mistyped one replaces no video.
+
+    Raises:
+        ValueError: If it ends in something else.
+    """
+    if path is not None and path.suffix.lower() != suffix:
+        raise ValueError(f"output: got {path}; need a file name that ends in {suffix}")
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Calls `write` with a new file and moves it to `path` when it is complete.
 

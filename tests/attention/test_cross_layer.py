@@ -3,7 +3,14 @@ import torch
 from torch import Tensor
 
 from tests.attention.test_hygiene import backbone
-from tests.reference.blocks import bfloat16_error, clip, permuted, trained, with_gradient
+from tests.reference.blocks import (
+    assert_equal,
+    bfloat16_error,
+    clip,
+    permuted,
+    trained,
+    with_gradient,
+)
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.record import record_attention
@@ -47,9 +54,7 @@ def by_definition(block: CrossLayerNonLocal, x: Tensor, *sources: Tensor) -> Ten
 @every_mode
 def test_equals_the_definition(mode: str) -> None:
     block = trained(small(mode))
-    torch.testing.assert_close(
-        block(*inputs()), by_definition(block, *inputs()), rtol=1e-10, atol=1e-12
-    )
+    assert_equal(block, by_definition, list(inputs()))
 
 
 @every_mode

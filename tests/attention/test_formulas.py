@@ -4,14 +4,12 @@ tests/reference/formulas.py has the formulas of the papers and articles, written
 other systems have such tests in files of their own; docs/attention.md lists them.
 """
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.reference import formulas
-from tests.reference.blocks import clip, trained
+from tests.reference.blocks import EXACT, assert_equal, clip, trained
 from videoattn.attention.blocks.attention_stem import AttentionStem
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.channel_attention import ChannelAttention
@@ -25,28 +23,6 @@ from videoattn.attention.blocks.pairwise import SimilarityAttention
 from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def assert_equal(
-    module: nn.Module, formula: Callable[..., Tensor], inputs: list[Tensor], compute: object = None
-) -> None:
-    """Compares values, and gradients of the inputs and all parameters."""
-    inputs = [x.clone().requires_grad_() for x in inputs]
-    run = compute or module
-    y, expected = run(*inputs), formula(module, *inputs)
-    torch.testing.assert_close(y, expected, **EXACT)
-    weight = clip(*y.shape, seed=9)
-    wanted_of = [*inputs, *module.parameters()]
-    got, wanted = (
-        torch.autograd.grad((z * weight).sum(), wanted_of, allow_unused=True) for z in (y, expected)
-    )
-    assert any(g is not None and g.abs().max() > 0 for g in got)
-    for one, other in zip(got, wanted, strict=True):
-        one, other = (torch.zeros(1).double() if g is None else g for g in (one, other))
-        scale = max(1.0, float(other.abs().max()))
-        torch.testing.assert_close(one / scale, (other / scale).expand_as(one), **EXACT)
 
 
 def small(block: nn.Module, factor: float = 0.3) -> nn.Module:

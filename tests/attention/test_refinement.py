@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from tests.reference.blocks import assert_equal
 from tests.reference.gates import STARTS, bn, clip, fill, permuted
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
@@ -28,28 +29,30 @@ def gates(block: AttentionRefinement, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("gate_start", ["half", "identity"])
 def test_equals_the_definition(norm: str, pre_conv: bool, gate_start: str) -> None:
     block = fill(AttentionRefinement(4, norm=norm, pre_conv=pre_conv, gate_start=gate_start))
-    x = clip(2, 4, 3, 5, 4)
-    f = x
-    if pre_conv:
-        kernel, own = block.conv.weight[:, :, 0], block.bn
-        frames = [F.conv2d(x[:, :, t], kernel, padding=1) for t in range(3)]
-        f = torch.stack(frames, dim=2)
-        scale = (own.weight / torch.sqrt(own.running_var + own.eps)).view(-1, 1, 1, 1)
-        f = (f - own.running_mean.view(-1, 1, 1, 1)) * scale + own.bias.view(-1, 1, 1, 1)
-        f = f.clamp(min=0)
-    y = block(x)
-    for n in range(2):
-        pooled = torch.stack([channel.sum() / channel.numel() for channel in f[n]])
+
+    def formula(block: AttentionRefinement, x: Tensor) -> Tensor:
+        f = x
+        if pre_conv:
+            kernel, own = block.conv.weight[:, :, 0], block.bn
+            frames = [F.conv2d(x[:, :, t], kernel, padding=1) for t in range(3)]
+            f = torch.stack(frames, dim=2)
+            scale = (own.weight / torch.sqrt(own.running_var + own.eps)).view(-1, 1, 1, 1)
+            f = (f - own.running_mean.view(-1, 1, 1, 1)) * scale + own.bias.view(-1, 1, 1, 1)
+            f = f.clamp(min=0)
+        return torch.stack([gated(one) for one in f])
+
+    def gated(f: Tensor) -> Tensor:
+        pooled = torch.stack([channel.sum() / channel.numel() for channel in f])
         logits = block.gate_conv.weight.flatten(1) @ pooled
         own = block.gate_norm
         if norm == "bn":
-            logits = logits.new_tensor([bn(own, z, c) for c, z in enumerate(logits)])
+            logits = torch.stack([bn(own, z, c) for c, z in enumerate(logits)])
         if norm == "ln":
             spread = torch.sqrt(logits.var(unbiased=False) + own.eps)
             logits = (logits - logits.mean()) / spread * own.weight + own.bias
-        for c in range(4):
-            gate = STARTS[gate_start](float(logits[c]))
-            torch.testing.assert_close(y[n, c], f[n, c] * gate, rtol=1e-10, atol=1e-12)
+        return torch.stack([f[c] * STARTS[gate_start](logits[c]) for c in range(4)])
+
+    assert_equal(block, formula, [clip(2, 4, 3, 5, 4)])
 
 
 @every_norm

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.reference.blocks import assert_equal
 from tests.reference.gates import STARTS, clip, fill, mlp, permuted
 from videoattn.attention.blocks.gates import hidden_channels
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
@@ -30,19 +31,21 @@ def gates(block: SqueezeExcite, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("add_maxpool", [False, True])
 def test_equals_the_definition(kind: str, gate_start: str, add_maxpool: bool) -> None:
     block = fill(KINDS[kind](4, gate_start=gate_start, add_maxpool=add_maxpool))
-    x = clip(2, 4, 3, 5, 4)
-    y = block(x)
-    for n in range(2):
-        s = torch.stack([channel.sum() / channel.numel() for channel in x[n]])
+
+    def formula(block: SqueezeExcite, x: Tensor) -> Tensor:
+        return torch.stack([gated(one) for one in x])
+
+    def gated(x: Tensor) -> Tensor:
+        s = torch.stack([channel.sum() / channel.numel() for channel in x])
         if add_maxpool:
-            s = (s + torch.stack([channel.max() for channel in x[n]])) / 2
+            s = (s + torch.stack([channel.max() for channel in x])) / 2
         if kind == "self_gating":
             logits = block.excite.weight.flatten(1) @ s + block.excite.bias
         else:
             logits = mlp(block.excite, s)
-        for c in range(4):
-            gate = STARTS[gate_start](float(logits[c]))
-            torch.testing.assert_close(y[n, c], x[n, c] * gate, rtol=1e-12, atol=1e-14)
+        return torch.stack([x[c] * STARTS[gate_start](logits[c]) for c in range(4)])
+
+    assert_equal(block, formula, [clip(2, 4, 3, 5, 4)])
 
 
 @every_kind

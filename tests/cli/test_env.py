@@ -24,6 +24,7 @@ def test_json_has_the_same(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VIDEOATTN_HOME", str(tmp_path))
+    monkeypatch.setenv("VIDEOATTN_MIRROR", "http://me:secret@mirror:80/a@b")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/a.pth").write_bytes(b"0" * 1500)
     assert command("env", "--json") == 0
@@ -31,6 +32,7 @@ def test_json_has_the_same(
     assert found["torch"] == torch.__version__
     assert found["cache"] == f"{tmp_path}/weights, 1 files, 1.5 kB"
     assert found["variables"]["VIDEOATTN_HOME"] == str(tmp_path)
+    assert found["variables"]["VIDEOATTN_MIRROR"] == "http://...@mirror:80/a@b"
     assert found["bfloat16"]["CPU"].startswith(("in hardware", "not in hardware"))
 
 

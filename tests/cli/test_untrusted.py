@@ -200,6 +200,23 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_is_made(shared: 
         load(shared, torch.device("cpu"))
 
 
+def test_no_output_holds_the_environment(
+    shared: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of each command, also uncompressed ones, hold the value of no variable."""
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret-word")
+    stored(shared, {"name": "${oc.env:WANDB_API_KEY}"})
+    assert "a-secret-word" not in refused("predict", shared, video)
+    stored(shared, {"name": "$WANDB_API_KEY"})
+    assert command("export", shared, "again", "--video", video) == 0
+    assert command("predict", shared, video, "--json", "a.json", "--csv", "a.csv", "--why") == 0
+    assert command("visualize", shared, video, "--out", "out", "--layer", "layer2") == 0
+    assert command("explore", shared, video, "--out", "out/page.html", "--budget", "1") == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".html", ".json", ".csv", ".md", ".png"}
+    assert not [path for path in written if b"a-secret-word" in path.read_bytes()]
+
+
 def test_shared_folders_name_no_file_of_this_machine(shared: Path, tmp_path: Path) -> None:
     stored(shared, {"data.root": "/secret/videos", "model.weights": "/secret/run"})
     assert command("export", shared, "again") == 0

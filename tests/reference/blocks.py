@@ -1,11 +1,13 @@
 """Makes clips, and blocks that are not the identity."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Block = TypeVar("Block", bound=nn.Module)
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def clip(*shape: int, seed: int = 0) -> Tensor:
@@ -48,3 +50,24 @@ def bfloat16_error(block: nn.Module, *inputs: Tensor) -> float:
             got = block(*inputs)
     assert got.dtype == expected.dtype
     return float((got - expected).abs().max() / expected.abs().max())
+
+
+def assert_equal(
+    module: nn.Module, formula: Callable[..., Tensor], inputs: list[Tensor], compute: object = None
+) -> None:
+    """Compares values, and gradients of inputs and parameters, with a formula in float64."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    module.requires_grad_()
+    run = compute or module
+    y, expected = run(*inputs), formula(module, *inputs)
+    torch.testing.assert_close(y, expected, **EXACT)
+    weight = clip(*y.shape, seed=9)
+    wanted_of = [*inputs, *module.parameters()]
+    got, wanted = (
+        torch.autograd.grad((z * weight).sum(), wanted_of, allow_unused=True) for z in (y, expected)
+    )
+    assert any(g is not None and g.abs().max() > 0 for g in got)
+    for one, other in zip(got, wanted, strict=True):
+        one, other = (torch.zeros(1).double() if g is None else g for g in (one, other))
+        scale = max(1.0, float(other.abs().max()))
+        torch.testing.assert_close(one / scale, (other / scale).expand_as(one), **EXACT)

@@ -1,7 +1,6 @@
-"""Gates by their definitions: one clip, channel, frame and position at a time."""
+"""Gates by their definitions: one clip, channel, frame and position at a time; differentiable."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,15 +9,15 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.gates import GateMLP
 
-Gate = Callable[[float], float]
+Gate = Callable[[Tensor], Tensor]
 
 
-def half(z: float) -> float:
-    return 1 / (1 + math.exp(-z))
+def half(z: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-z))
 
 
-def identity(z: float) -> float:
-    return 2 / (1 + math.exp(-z))
+def identity(z: Tensor) -> Tensor:
+    return 2 / (1 + torch.exp(-z))
 
 
 STARTS: dict[str, Gate] = {"half": half, "identity": identity}
@@ -31,11 +30,11 @@ def mlp(layers: GateMLP, pooled: Tensor) -> Tensor:
     return second @ hidden + layers.fc2.bias
 
 
-def bn(norm: nn.BatchNorm3d, value: Tensor, channel: int) -> float:
+def bn(norm: nn.BatchNorm3d, value: Tensor, channel: int) -> Tensor:
     """Applies an eval-mode batch norm to one number."""
     deviation = torch.sqrt(norm.running_var[channel] + norm.eps)
     normal = (value - norm.running_mean[channel]) / deviation
-    return float(normal * norm.weight[channel] + norm.bias[channel])
+    return normal * norm.weight[channel] + norm.bias[channel]
 
 
 def correlate(x: Tensor, weight: Tensor) -> Tensor:
@@ -64,6 +63,10 @@ def pool(values: Tensor, name: str) -> Tensor:
     }[name]
 
 
+def matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(list(row)) for row in rows])
+
+
 def cbam(block: CBAM, x: Tensor, *, temporal: str, start: str) -> Tensor:
     """Applies the gates of the block in order, to one clip at a time (eval mode)."""
     out = []
@@ -86,7 +89,7 @@ def _channel(gate: nn.Module, x: Tensor, squash: Gate) -> Tensor:
             for name in gate.pools
         )
         for c in range(channels):
-            weights[c, t] = squash(float(logits[c]))
+            weights[c, t] = squash(logits[c])
     return weights
 
 
@@ -99,7 +102,7 @@ def _spatial(gate: nn.Module, x: Tensor, squash: Gate) -> Tensor:
 def _temporal(gate: nn.Module, x: Tensor, squash: Gate) -> Tensor:
     frames = x.shape[1]
     pooled = [[pool(x[:, t], name) for t in range(frames)] for name in ("avg", "max")]
-    logits = correlate(torch.tensor(pooled, dtype=x.dtype)[..., None, None], gate.conv.weight[0])
+    logits = correlate(matrix(pooled)[..., None, None], gate.conv.weight[0])
     return _squashed(logits, gate.bn, 0, squash)[None]
 
 
@@ -107,9 +110,7 @@ def _temporal_by_channel(gate: nn.Module, x: Tensor, squash: Gate) -> Tensor:
     rows = []
     for c, channel in enumerate(x):
         pooled = [[pool(frame, name) for frame in channel] for name in ("avg", "max")]
-        logits = correlate(
-            torch.tensor(pooled, dtype=x.dtype)[..., None, None], gate.conv.weight[c]
-        )
+        logits = correlate(matrix(pooled)[..., None, None], gate.conv.weight[c])
         rows.append(_squashed(logits, gate.bn, c, squash))
     return torch.stack(rows)
 
@@ -120,8 +121,8 @@ def _temporal_mlp(gate: nn.Module, x: Tensor, squash: Gate) -> Tensor:
         mlp(gate.mlp, torch.stack([pool(x[:, t], name) for t in range(frames)]))
         for name in ("avg", "max")
     )
-    values = [squash(float(z)) for z in logits]
-    return torch.tensor(values, dtype=x.dtype)[None, :, None, None]
+    values = [squash(z) for z in logits]
+    return torch.stack(values)[None, :, None, None]
 
 
 def _squashed(logits: Tensor, norm: nn.BatchNorm3d, channel: int, squash: Gate) -> Tensor:

@@ -6,17 +6,16 @@ positions (those of the paper if empty) and the name of the blocks, and returns 
 parameter is renamed, and the networks survive deepcopy, torch.compile and torch.export.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.attention_stem import replace_stem
 from videoattn.attention.blocks.residual_attention import MaskedStage
-from videoattn.attention.capture import Taps, capture
+from videoattn.attention.capture import Taps
 from videoattn.attention.insert import (
     check_positions,
-    example_input,
+    dry_run,
     insert_attention,
     output_shapes,
     put_after,
@@ -212,10 +211,7 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
         ValueError: If it is not a linear layer, or its input is not (N, C) or (N, S, C).
     """
     classifier = model.get_submodule(info.classifier)
-    shadow = copy.deepcopy(model).to("meta").eval()
-    with capture(shadow, [info.classifier], inputs=True, stop=True) as inputs:
-        shadow(example_input(model, info))
-    shape = tuple(inputs[info.classifier].shape)
+    shape = tuple(dry_run(model, [info.classifier], info, inputs=True)[info.classifier].shape)
     if not isinstance(classifier, nn.Linear) or len(shape) > 3:
         raise ValueError(
             f"{type(model).__name__}: got the classifier `{info.classifier}`, a "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.capture import capture
+from videoattn.attention.capture import Captured, capture
 from videoattn.attention.maps import HasMaps
 from videoattn.errors import did_you_mean
 from videoattn.types import ModelInfo, Video, own_info
@@ -194,9 +194,7 @@ def output_shapes(
     Raises:
         ValueError: If a module does not run, or does not return features.
     """
-    shadow = copy.deepcopy(model).to("meta").eval()
-    with capture(shadow, positions, stop=True) as outputs:
-        shadow(example_input(model, info))
+    outputs = dry_run(model, positions, info)
     missing = [position for position in positions if position not in outputs.calls]
     if missing:
         raise ValueError(f"{type(model).__name__} does not run {missing}; choose other modules")
@@ -209,6 +207,16 @@ def output_shapes(
                 "(N, C, H, W); choose an earlier module"
             )
     return {position: output.shape for position, output in outputs.items()}
+
+
+def dry_run(
+    model: nn.Module, names: Sequence[str], info: ModelInfo | None = None, *, inputs: bool = False
+) -> Captured:
+    """Runs a copy of a network on the meta device. Returns the outputs, or inputs, of modules."""
+    shadow = copy.deepcopy(model).to("meta").eval()
+    with capture(shadow, names, inputs=inputs, stop=True) as captured:
+        shadow(example_input(model, info))
+    return captured
 
 
 def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from videoattn.engine.step import seed_step
 from videoattn.errors import one_of
 from videoattn.explain import PNG_LEVEL, label_frames
 from videoattn.explain.sheet import Clip, draw_clips
-from videoattn.files import write_whole
+from videoattn.files import require_suffix, write_whole
 from videoattn.recipe.config import AugmentConfig, Config, TestConfig
 from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
@@ -59,6 +59,7 @@ def command(
     # are evenly spaced in the list, and each view is a row.
     one_of("--split", split, ["train", "test"])
     subset: Subset = "train" if split == "train" else "test"
+    require_suffix(output, ".png")
     config = load(recipe, overrides or ())
     samples = make_samples(config.data, subset)
     loader = make_loader(config, subset, Parallel(), samples)

@@ -33,7 +33,7 @@ def card_text(predictor: Predictor, *, name: str, has_picture: bool) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(predictor, name, results), sort_keys=False)}---\n",
         f"# {_plain(name)}\n\n{_summary(predictor)}\n",
-        f"![What the network looks at in a test video]({PICTURE})\n" if has_picture else "",
+        f"![What the network looks at in a video]({PICTURE})\n" if has_picture else "",
         "## Use\n\n"
         f"    videoattn predict {name} VIDEO\n"
         f"    videoattn visualize {name} VIDEO\n\n"

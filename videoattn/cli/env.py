@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +67,9 @@ def environment() -> dict[str, Any]:
         "extras": {name: _version(name) for name in EXTRAS},
         "cache": f"{cache}, {len(files)} files, {decimal(size)}",
         "variables": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith("VIDEOATT")
+            name: re.sub(r"//[^/]*@", "//...@", value)  # a password in the address of a mirror
+            for name, value in sorted(os.environ.items())
+            if name.startswith("VIDEOATTN_")
         },
     }
 

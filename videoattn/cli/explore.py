@@ -18,7 +18,7 @@ from videoattn.explain.explorer.pack import (
     Budget,
     write_explorer,
 )
-from videoattn.files import output_folder
+from videoattn.files import output_folder, require_suffix
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.run import Predictor, load
@@ -83,7 +83,11 @@ def explore(
         output: The file. Default: explorer.html in the first run's folder.
         budget: The limits of the file. This function sets `num_clips`.
         truths: The class of each video. Default: the name of its folder, if that is a class.
+
+    Raises:
+        ValueError: If the name of `output` does not end in .html.
     """
+    require_suffix(output, ".html")
     loaded = [load(_found(run), resolve_device(device)) for run in runs]
     budget = (budget or Budget())._replace(num_clips=len(loaded) * len(videos))
     if budget.megabytes > SLOW_BUDGET:

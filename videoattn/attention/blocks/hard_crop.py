@@ -36,9 +36,9 @@ from videoattn.attention.blocks.regions import (
     largest_region,
     scaled,
 )
-from videoattn.attention.capture import Taps, capture
+from videoattn.attention.capture import Taps
 from videoattn.attention.common import evaluating, mean_of_segments, small_weights
-from videoattn.attention.insert import check_positions, example_input, output_shapes
+from videoattn.attention.insert import check_positions, dry_run, output_shapes
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Logits, ModelInfo, Video, own_info
@@ -244,10 +244,7 @@ def _pool_by_maximum(model: nn.Module, info: ModelInfo) -> None:
     """Replaces the global pool `avgpool` of a network."""
     shape: tuple[int, ...] = ()
     if isinstance(getattr(model, "avgpool", None), nn.Module):
-        shadow = copy.deepcopy(model).to("meta").eval()
-        with capture(shadow, ["avgpool"], stop=True) as outputs:
-            shadow(example_input(model, info))
-        shape = tuple(outputs["avgpool"].shape)
+        shape = tuple(dry_run(model, ["avgpool"], info)["avgpool"].shape)
     if math.prod(shape[2:], start=len(shape) > 1) != 1:
         raise ValueError(
             f"pool='max' replaces a global pool `avgpool`, which {type(model).__name__} does not "
