@@ -113,18 +113,25 @@ class ClipDataset(Dataset[Sample | Failure]):
     def use_counts(self, counts: Mapping[str, FrameCount]) -> None:
         """Uses known numbers of frames, by path, for videos without one. They are ignored for files
         whose size has changed."""
+        columns = self._columns()
         for index, path in enumerate(self.samples.paths if counts else ()):
-            if path in counts and not self._counts[index]:
-                self._counts[index], self._rates[index], self._sizes[index] = counts[path]
+            if path in counts and not columns[0][index]:
+                for column, value in zip(columns, counts[path], strict=True):
+                    column[index] = value
 
     def found_counts(self) -> dict[str, FrameCount]:
         """Returns the numbers of frames that were counted here or taken from `use_counts`."""
+        rows = zip(*(column.tolist() for column in self._columns()), strict=True)
+        counts = map(FrameCount._make, rows)
         return {
-            self.samples.paths[index]: FrameCount(
-                int(self._counts[index]), float(self._rates[index]), int(self._sizes[index])
-            )
-            for index in self._sizes.nonzero().flatten().tolist()
+            path: count
+            for path, count in zip(self.samples.paths, counts, strict=True)
+            if count.num_bytes
         }
+
+    def _columns(self) -> list[np.ndarray]:
+        """Returns the fields of the videos' `FrameCount`, in the memory that the workers share."""
+        return [column.numpy() for column in (self._counts, self._rates, self._sizes)]
 
     def seconds_per_video(self) -> tuple[float, float]:
         """Returns the mean times to decode a video and to transform it, in one process."""
