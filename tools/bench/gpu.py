@@ -3,7 +3,8 @@
 One command of at most `--minutes`, without a network: training steps and 30-view tests with and
 without torch.compile, peak memory, attention blocks, and the share of the time that training from
 files waits for data. Measurements for which no time is left are named. `--device cpu` runs
-everything in tiny sizes, as a check of the script.
+everything in tiny sizes, as a check of the script. From a copy of the repository that is not
+installed: PYTHONPATH=. python tools/bench/gpu.py
 """
 
 import statistics
