@@ -8,7 +8,7 @@ import torch
 from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import Video
+from videoattn.data.decode import DecodeError, Video
 from videoattn.data.lists import Samples
 from videoattn.data.prepare.counts import FrameCount, read_counts, write_counts
 from videoattn.recipe.memory import recall_counts, remember_counts
@@ -62,6 +62,9 @@ def test_a_changed_file_is_counted_again(videos: Path, make_clip: MakeClip, tmp_
     recall_counts([again])
     assert torch.equal(again[0, 1].frames, dataset(videos)[0, 1].frames)
     assert again.found_counts()[NAMES[1]].num_frames == 40
+    (videos / NAMES[1]).unlink()
+    with pytest.raises(DecodeError, match=r"b\.avi: No such file or directory$"):
+        again[1, 1]
 
 
 def test_a_damaged_file_of_counts_is_noted(

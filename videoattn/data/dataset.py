@@ -174,8 +174,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         index = number % len(self)  # of a repetition, see `balanced_order`
         generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
-        if num_frames := self._known_count(source, index):
-            fps = source.fps if isinstance(source, VideoBytes) else float(self._rates[index])
+        num_frames, fps = self._known_timing(source, index)
+        if num_frames:
             numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
         else:
             numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
@@ -263,14 +263,18 @@ class ClipDataset(Dataset[Sample | Failure]):
         self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
         return views
 
-    def _known_count(self, source: VideoSource, index: int) -> int:
-        """Returns the number of frames, or 0 if it is unknown."""
+    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
+        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
         if isinstance(source, VideoBytes) and source.num_frames:
-            return source.num_frames
+            return source.num_frames, source.fps
         size = int(self._sizes[index])
-        if size and os.path.getsize(str(source)) != size:
-            return 0  # the file has changed
-        return int(self._counts[index])
+        if size and _file_size(str(source)) != size:
+            return 0, 0.0  # the file has changed
+        return int(self._counts[index]), float(self._rates[index])
+
+
+def _file_size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def sample_numbers(
