@@ -20,8 +20,10 @@ from videoattn.engine.train import Validation, fit
 
 CPU = torch.device("cpu")
 
-# The compiler imports code that is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = [  # The compiler imports code that is deprecated, and looks at every tensor.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 class Checkpointed(TinyNet):

@@ -27,7 +27,7 @@ from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.experiment import train
 
 NETWORK = "i3d_r50_nl"
-BLOCKS = ("non_local", "cgnl", "stand_alone", "cbam", "squeeze_excite", "self_attention")
+BLOCKS = ("non_local", "cgnl", "stand_alone", "cbam", "squeeze_excite", "sagan")
 Run = Callable[[], None]
 
 
