@@ -15,8 +15,8 @@ from videoattn.attention import insert_attention
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.engine.compiled import Compile, Compiled, compiled
-from videoattn.engine.plan import EpochPlan, FineTuning
-from videoattn.engine.train import Validation, fit
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation
+from videoattn.engine.train import fit
 
 CPU = torch.device("cpu")
 

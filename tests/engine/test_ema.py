@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tests.attention.test_hygiene import build
 from tests.engine.fakes import FakeBatches, TinyNet, optim_settings, run_in, sgd, to_video
 from videoattn.engine.checkpoint import load, load_weights, read
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, Validation
 from videoattn.engine.precise import PreciseBatchNorm
-from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.engine.train import TrainResult, fit
 
 DECAY = 0.6
 

@@ -29,10 +29,10 @@ from videoattn.engine.evaluate import Evaluation, evaluate, score_in_order
 from videoattn.engine.failures import TooManyFailuresError
 from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
-from videoattn.engine.train import Validation, fit
+from videoattn.engine.train import fit
 
 State = dict[str, torch.Tensor]
 

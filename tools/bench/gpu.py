@@ -95,11 +95,9 @@ def _sides(number: int) -> Iterator[tuple[str, Callable[[], nn.Module], str | No
 
 
 def _steps(bench: Bench) -> Iterator[tuple[str, ...]]:
-    plain, slow = [], []
-    for number in bench.batch_sizes:
-        for side in _sides(number):
-            (plain if side[2] is None else slow).append((number, side))
-    for number, (name, make, mode, share) in plain + slow:  # the most important ones first
+    sides = [(number, side) for number in bench.batch_sizes for side in _sides(number)]
+    sides.sort(key=lambda one: one[1][2] is not None)  # the most important ones first
+    for number, (name, make, mode, share) in sides:
 
         def step(make=make, number=number, mode=mode) -> Run:  # type: ignore[no-untyped-def]
             model = make().to(bench.device)
@@ -112,9 +110,10 @@ def _views(bench: Bench) -> Iterator[tuple[str, ...]]:
     def test(model: nn.Module, *, fold: bool = False, compile: bool = False) -> Run:
         clip = bench.clip(bench.views)
         model = model.to(bench.device).eval()
-        run = fold_batch_norms(model, clip[:1]) if fold else model
+        network = fold_batch_norms(model, clip[:1]) if fold else model
+        run: Callable[[torch.Tensor], torch.Tensor] = network
         if compile:
-            run = torch.compile(run)
+            run = torch.compile(network)
 
         def forward() -> None:
             with torch.no_grad(), autocast(torch.bfloat16, bench.device):

@@ -101,9 +101,10 @@ def ours(
     first epoch without an index: no number of frames is known."""
 
     def make() -> ClipLoader:
-        unknown = {"paths": samples.paths, "labels": samples.labels, "class_names": ["any"]}
+        paths, labels = samples.paths, samples.labels
+        unknown = Samples(samples.root, paths=paths, labels=labels, class_names=["any"])
         dataset = ClipDataset(
-            Samples(samples.root, **unknown) if first else samples,
+            unknown if first else samples,
             sample_frames=repeated(sampler, num_clips),
             transform=TrainTransform(CROP),
             mirror=Mirror(0.5, ["any"]),

@@ -15,12 +15,12 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
-from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.engine.train import TrainResult, fit
 from videoattn.recipe.config import Config, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
