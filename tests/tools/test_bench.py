@@ -23,6 +23,7 @@ import startup
 import torch
 import train_step
 import typer
+import views
 from annotations import bench_annotations, write_lists
 from common import chosen_decoders, videos_under
 
@@ -84,6 +85,15 @@ def test_train_step(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         sides = ["videoattn", "theirs, float32", "theirs, bfloat16"]
         assert [row["side"] for row in table] == sides * 2
         assert min(column(table, "of ours")) > 0
+
+
+def test_views(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "theirs", networks.ours)
+    views.views("i3d_r50", count=2, num_frames=4, size=32, rounds=1, device="cpu")
+    (table,) = tables()
+    assert len(table) == 4
+    assert table[0]["of ours"] == "1.00"
+    assert min(column(table, "of ours")) > 0
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

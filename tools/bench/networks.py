@@ -1,8 +1,9 @@
 """The networks of the benchmarks, ours and those of other libraries, and their training steps."""
 
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -113,6 +114,27 @@ def seconds(step: Step, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+def in_turns(
+    steps: Mapping[str, Step], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Returns the times of each side, which take turns. The first turn, which allocates memory and
+    tunes kernels, is left out."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            taken = seconds(step, device)
+            if turn:
+                times[name].append(taken)
+    return times
+
+
+def against(times: Sequence[float], own: Sequence[float]) -> tuple[str, ...]:
+    """Returns the median, least and largest time, and the median ratio to ours in a round."""
+    ratio = statistics.median(a / b for a, b in zip(times, own, strict=True))
+    stats = (statistics.median(times), min(times), max(times))
+    return *(f"{x:.3f}" for x in stats), f"{ratio:.2f}"
 
 
 def machine() -> str:

@@ -4,7 +4,6 @@ Our step is the one that `videoattn train` runs: precision auto, channels-last m
 sides have PyTorch's default memory layout, and autocast for bfloat16. The sides take turns.
 """
 
-import statistics
 from typing import Annotated
 
 import networks
@@ -32,11 +31,8 @@ def train_step(
     for num_frames in map(int, frames.split(",")):
         shape = (batch_size, 3, num_frames, size, size)
         times = _times(network, shape, rounds, place)
-        for name, values in times.items():
-            pairs = zip(values, times["videoattn"], strict=True)
-            ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-            stats = (statistics.median(values), min(values), max(values))
-            rows.append((num_frames, name, *(f"{x:.3f}" for x in stats), f"{ratio:.2f}"))
+        own = times["videoattn"]
+        rows += [(num_frames, name, *networks.against(x, own)) for name, x in times.items()]
     print_table(
         ("frames", "side", "median seconds per step", "min", "max", "of ours"),
         rows,
@@ -55,13 +51,7 @@ def _times(
     for other in (torch.float32, torch.bfloat16):
         name = f"theirs, {str(other).removeprefix('torch.')}"
         steps[name] = networks.training_step(networks.theirs(network).to(device), clip, other)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            taken = networks.seconds(step, device)
-            if turn:  # the first turn allocates memory and tunes kernels
-                times[name].append(taken)
-    return times
+    return networks.in_turns(steps, rounds, device)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from videoattn.types import Failure, Logits, Video
 from videoattn.weights import PUBLIC
 
 FOLD_FROM = 64
-"""Least number of views for which folding batch norms takes less time than it saves."""
+"""Least number of views for which batch norms are folded. On one busy core, folding an I3D-R50 took
+2.5 s, and saved 0.15 s of the 0.8 s of each view in bfloat16 (tools/bench/views.py)."""
 
 
 class Prediction(NamedTuple):
