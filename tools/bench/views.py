@@ -1,6 +1,6 @@
-"""Times the forward pass of the views of a video: ours, with folded batch norms, and pytorchvideo's.
+"""Times the forward pass of the views of a video: ours, and pytorchvideo's.
 
-`videoattn test` folds batch norms into convolutions; the last lines give the time that this takes.
+`videoattn test` folds batch norms into convolutions; the note gives the time that this takes.
 """
 
 import time
