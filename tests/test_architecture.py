@@ -22,18 +22,18 @@ CEILINGS = {
     "attention": 5_752,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
     # Batch norms that are folded for inference, or synchronized.
-    "models": 1_325,
+    "models": 1_304,
     "weights": 1_526,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
     # frames counted while decoding, and counts for the next run.
     "data": 6_608,
     # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
     # average of the weights, copies to a GPU one batch ahead.
-    "engine": 2_825,
+    "engine": 2_817,
     "explain": 2_697,  # fonts for any script; the explorer, queries, sentences; single masks
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
     # compile, ema, sync_norm; advice when training waits for data.
-    "recipe": 3_090,
+    "recipe": 3_080,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden.
