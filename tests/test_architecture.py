@@ -22,20 +22,26 @@ CEILINGS = {
     # every block of one head, for knock-outs.
     "attention": 5_575,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
-    "models": 1_188,
+    # Batch norms that are folded for inference, or synchronized.
+    "models": 1_304,
     "weights": 1_514,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
-    # masks, windows of motion and second objects of the demo's clips.
-    "data": 6_440,
-    "engine": 2_640,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
+    # masks, windows of motion and second objects of the demo's clips; frames counted while
+    # decoding, and counts for the next run.
+    "data": 6_608,
+    # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
+    # average of the weights, copies to a GPU one batch ahead.
+    "engine": 2_817,
     # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth;
     # faithfulness: removal, baselines, knock-outs, randomization, known motion.
     "explain": 3_720,
-    # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems.
-    "recipe": 2_864,
+    # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
+    # compile, ema, sync_norm; advice when training waits for data.
+    "recipe": 3_080,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
-    # keep their ending; a mirror's password is hidden; faithful.
+    # keep their ending; a mirror's password is hidden; compare over networks, recipes and
+    # machines; faithful.
     "cli": 4_700,
 }
 
