@@ -31,7 +31,7 @@ from videoattn.explain.truth import cells
 from videoattn.files import output_folder
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
-from videoattn.recipe.folder import remembered_data
+from videoattn.recipe.memory import remembered_data
 from videoattn.recipe.run import Predictor, load
 from videoattn.types import Failure, Grid
 
