@@ -18,24 +18,31 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lines of each package. They may fall; raising one needs a reason beside it.
 CEILINGS = {
     # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
-    # archives; maps that are recorded whole, and any row of them later.
-    "attention": 5_558,
-    # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo;
-    # receptive fields.
-    "models": 1_249,
+    # archives; maps that are recorded whole, and any row of them later; `attend` and `weights` of
+    # every block of one head, for knock-outs.
+    "attention": 5_575,
+    # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
+    # Batch norms that are folded for inference, or synchronized; receptive fields.
+    "models": 1_358,
     "weights": 1_514,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
-    # diagnostic tasks with their truth.
-    "data": 6_835,
-    "engine": 2_640,  # bce and mAP; signals, trackers; scores in order; best epoch of a stage
-    # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth.
-    "explain": 2_722,
-    # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems.
-    "recipe": 2_864,
+    # masks, windows of motion and second objects of the demo's clips; frames counted while
+    # decoding, and counts for the next run; diagnostic tasks with their truth.
+    "data": 7_047,
+    # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
+    # average of the weights, copies to a GPU one batch ahead.
+    "engine": 2_817,
+    # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth;
+    # faithfulness: removal, baselines, knock-outs, randomization, known motion.
+    "explain": 3_720,
+    # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
+    # compile, ema, sync_norm; advice when training waits for data.
+    "recipe": 3_080,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
-    # keep their ending; a mirror's password is hidden; tasks.
-    "cli": 4_196,
+    # keep their ending; a mirror's password is hidden; compare over networks, recipes and
+    # machines; faithful; tasks.
+    "cli": 5_000,
 }
 
 

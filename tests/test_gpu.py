@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,16 @@ from torch import nn
 
 from tests.attention.test_hygiene import EVERY, build, clip, leave_the_start
 from tests.cli.test_commands import RECIPE, command
+from tests.engine.fakes import FakeBatches, optim_settings, run_in, tiny_net, to_video
 from videoattn.attention import NonLocal, record_attention
 from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine.compiled import Compile
+from videoattn.engine.evaluate import evaluate
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precision import autocast, resolve_precision
+from videoattn.engine.train import fit
+from videoattn.engine.transfer import to_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,6 +89,45 @@ def test_no_map_is_built_without_a_request() -> None:
             block(x)
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[0] < peaks[1]
+
+
+def test_copies_beside_the_computation_lose_nothing() -> None:
+    place, scores = torch.device("cuda"), []
+    batches = list(FakeBatches(num_samples=19).epoch(0))
+    for there, here in zip(to_device(iter(batches), place), batches, strict=True):
+        assert there.frames.is_cuda
+        assert torch.equal(there.frames.cpu(), here.frames)
+    for device in (torch.device("cpu"), place):
+        evaluation = evaluate(
+            tiny_net().to(device),
+            FakeBatches(num_samples=19, failing=(3,), shuffle=False),
+            to_video=lambda frames, device=device: to_video(frames).to(device),
+            precision="float32",
+            parallel=Parallel(device=device),
+        )
+        scores.append((evaluation.indices, evaluation.probabilities))
+    assert torch.equal(scores[0][0], scores[1][0])
+    torch.testing.assert_close(scores[0][1], scores[1][1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("compile", ["on", "max-autotune"])
+def test_compiled_steps_on_a_gpu(compile: Compile, tmp_path: Path) -> None:
+    place = torch.device("cuda")
+    losses = []
+    for name in ("off", compile):
+        model = tiny_net().to(place)
+        result = fit(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True),
+            FakeBatches(num_samples=10),
+            to_video=lambda frames: to_video(frames).to(place),
+            settings=replace(optim_settings(accumulate_steps=2), compile=name),
+            plan=EpochPlan(2),
+            run=run_in(tmp_path / name),
+            parallel=Parallel(device=place),
+        )
+        losses.append(result.state.since_log.loss or float(model.fc.weight.sum()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

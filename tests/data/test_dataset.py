@@ -1,13 +1,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.data.conftest import MakeClip
 from tests.data.transformed import transformed
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
-from videoattn.data.decode import DecodeError, decode
+from videoattn.data.decode import DecodeError, Video, container, count_frames, decode
 from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
@@ -103,7 +104,7 @@ def test_fewer_frames_than_packets(make_clip: MakeClip, monkeypatch: pytest.Monk
     path = make_clip("a/a.mp4", 12)
     samples = Samples(path.parent, paths=["a.mp4"], labels=[0], class_names=["a"])
     want = train_set(samples)[0, 0].frames
-    monkeypatch.setattr("videoattn.data.dataset.count_frames", lambda path: (1000, 25.0))
+    samples.num_frames, samples.fps = np.array([1000]), np.array([25.0])
     dataset = train_set(samples)
     assert torch.equal(dataset[0, 0].frames, want)
     assert torch.equal(dataset[0, 0].frames, want)
@@ -112,8 +113,68 @@ def test_fewer_frames_than_packets(make_clip: MakeClip, monkeypatch: pytest.Monk
 def test_counts_once(thirteen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = train_set(read_folders(thirteen))
     first = dataset[0, 3]
-    monkeypatch.setattr("videoattn.data.dataset.count_frames", None)
+    monkeypatch.setattr(Video, "expect_frames", None)
     assert torch.equal(dataset[0, 3].frames, first.frames)
+
+
+COUNTED = [
+    "ucf101/JumpingJack/v_JumpingJack_g22_c04.avi",  # the header is right
+    "ucf101/GolfSwing/v_GolfSwing_g22_c03.avi",  # states too many frames
+    "hmdb51/pour/KOREAN_TEA_CEREMONY_-_Simple_Demo_pour_u_nm_np1_fr_med_0.avi",  # too few
+    "derived_truncated/avi_cut_60pct.avi",
+    "ucf11/biking/v_biking_01/v_biking_01_01.mpg",  # states none
+    "broken/corrupted.mp4",
+    "codec/realshort.mp4",
+    "timing/unordered.mov",
+]
+
+
+@pytest.mark.parametrize("target_fps", [None, 10.0])
+@pytest.mark.parametrize("name", COUNTED)
+def test_clips_are_the_same_whether_or_not_the_number_of_frames_is_known(
+    name: str, target_fps: float | None, real_data: Path
+) -> None:
+    num_frames, fps = count_frames(real_data / "fixtures" / name)
+    unknown, known = (
+        Samples(
+            real_data / "fixtures",
+            paths=[name],
+            labels=[0],
+            class_names=["a"],
+            num_frames=None if count is None else np.array([count]),
+            fps=None if count is None else np.array([fps]),
+        )
+        for count in (None, num_frames)
+    )
+    sampler = train_sampler("segments", num_frames=6)
+    transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))
+    options = {"sample_frames": sampler, "transform": transform, "target_fps": target_fps}
+    first, expected = ClipDataset(unknown, **options), ClipDataset(known, **options)
+    for epoch in (0, 0, 1):  # the first counts
+        found, want = first[epoch, 0], expected[epoch, 0]
+        assert np.array_equal(found.numbers, want.numbers)
+        assert torch.equal(found.frames, want.frames)
+        assert found.fps == want.fps
+
+
+@pytest.mark.parametrize("name", [COUNTED[0], "codec/realshort.mp4"])
+def test_a_video_is_opened_once(
+    name: str, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_container(source: object) -> object:
+        opened.append(source)
+        return container.open_container(source)
+
+    monkeypatch.setattr("videoattn.data.decode.pyav.open_container", open_container)
+    samples = Samples(real_data / "fixtures", paths=[name], labels=[0], class_names=["a"])
+    sampler = train_sampler("segments", num_frames=6)
+    transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))
+    assert isinstance(
+        ClipDataset(samples, sample_frames=sampler, transform=transform)[0, 0], Sample
+    )
+    assert len(opened) == 1
 
 
 def test_label_noise_comes_before_mirroring(thirteen: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.data.conftest import MakeClip
 from tests.data.test_annotations import listing
 from tests.data.test_dataset import train_set
+from videoattn.data.decode import Video
 from videoattn.data.lists import read_folders, read_list
 from videoattn.data.prepare.index import INDEX_NAME, VideoIndex, read_index, write_index
 from videoattn.data.strings import PackedStrings
@@ -69,7 +70,7 @@ def test_frames_are_not_counted_again(make_clip: MakeClip, tmp_path: Path, monke
     make_clip("c/a.mp4", 12)
     expected = train_set(read_folders(tmp_path))[0, 0].frames
     indexed(tmp_path, {"c/a.mp4": 12})
-    monkeypatch.setattr("videoattn.data.dataset.count_frames", None)
+    monkeypatch.setattr(Video, "expect_frames", None)
     assert (train_set(read_folders(tmp_path))[0, 0].frames == expected).all()
 
 

@@ -250,6 +250,6 @@ def test_with_an_index_no_frames_are_counted(
     def fail(path: object) -> None:
         raise AssertionError(f"{path} was counted")
 
-    monkeypatch.setattr(dataset_module, "count_frames", fail)
+    monkeypatch.setattr(dataset_module.Video, "expect_frames", fail)
     data = train_set(read_folders(thirteen))
     assert all((data[0, i + 1].frames == frames).all() for i, frames in enumerate(want))

@@ -184,3 +184,64 @@ def test_unknown_motion_lists_the_motions() -> None:
 def test_no_clips_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"num_test_per_class: got 0; need at least 1"):
         write_demo_clips(tmp_path, seed=0, num_train_per_class=1, num_test_per_class=0)
+
+
+def test_masks_cover_the_drawn_pixels() -> None:
+    """Alone on the picture, the object is where its mask is; the frames do not change."""
+    arguments = {"seed": 1, "split": "test", "number": 3}
+    plain = demo_clip("moves_left", **arguments)  # type: ignore[arg-type]
+    clip = demo_clip("moves_left", **arguments, with_mask=True)  # type: ignore[arg-type]
+    assert torch.equal(plain.frames, clip.frames)
+    assert plain.frame_rate == clip.frame_rate
+    assert plain.mask is plain.distractors is None
+    assert clip.mask is not None
+    assert clip.distractors is not None
+    assert clip.mask.shape == (len(clip.frames), SIZE, SIZE)
+    assert 2 <= len(clip.distractors) <= 4
+    total = clip.mask + clip.distractors.sum(0)
+    assert float(total.max()) <= 1 + 1e-5
+    assert float(clip.distractors.min()) >= 0
+    rows = torch.arange(SIZE).float() + 0.5
+    centers = object_centers("moves_left", **arguments)  # type: ignore[arg-type]
+    inside = (clip.mask > 0.5).float()
+    x = (inside.sum(1) * rows).sum(1) / inside.sum((1, 2))
+    assert (x - centers[:, 0]).abs().max() < 8  # the shape is not symmetric; edges cut it
+
+
+def test_a_mask_is_where_the_picture_changes() -> None:
+    """Two clips that differ in the object's motion alone differ inside the masks alone."""
+    window = {"seed": 2, "split": "test", "number": 0, "with_mask": True}
+    moving = demo_clip("moves_left", **window)  # type: ignore[arg-type]
+    late = demo_clip("moves_left", **window, motion_window=(0.5, 0.9))  # type: ignore[arg-type]
+    assert moving.mask is not None
+    assert late.mask is not None
+    either = torch.maximum(moving.mask, late.mask) > 0
+    different = (moving.frames != late.frames).any(1)
+    assert not (different & ~either).any()
+    assert different[either].float().mean() > 0.8
+
+
+def test_the_object_rests_outside_of_the_motion_window() -> None:
+    clip = demo_clip("grows", seed=0, split="test", number=1, with_mask=True,
+                     motion_window=(0.25, 0.75))  # fmt: skip
+    assert clip.mask is not None
+    areas = clip.mask.sum((1, 2))
+    edges = len(areas) // 4 - 1
+    assert torch.equal(areas[:edges], areas[:1].expand(edges))
+    assert torch.equal(areas[-edges:], areas[-1:].expand(edges))
+    assert float(areas[-1]) > 1.3 * float(areas[0])
+
+
+def test_a_second_object_is_smaller_and_below() -> None:
+    arguments = {"seed": 0, "split": "test", "number": 2, "with_mask": True}
+    alone = demo_clip("moves_up", **arguments)  # type: ignore[arg-type]
+    both = demo_clip("moves_up", **arguments, second="moves_left")  # type: ignore[arg-type]
+    assert alone.distractors is not None
+    assert both.distractors is not None
+    assert both.mask is not None
+    assert alone.mask is not None
+    assert torch.equal(both.mask, alone.mask)
+    assert len(both.distractors) == len(alone.distractors) + 1
+    assert float(both.distractors[-1].sum()) > 0
+    with pytest.raises(ValueError, match="motion: 'jumps' does not exist"):
+        demo_clip("moves_up", seed=0, split="test", number=2, second="jumps")

@@ -17,6 +17,9 @@ from videoattn.engine.parallel import Parallel, init_parallel, resolve_device
 ROOT = Path(__file__).parents[2]
 Results = list[dict[str, object]]
 
+# The compiler imports code that is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -70,12 +73,21 @@ def flat(weights: object) -> torch.Tensor:
     return torch.cat([value.float().flatten() for value in weights.values()])
 
 
-@pytest.mark.parametrize("run", ["uneven", "idle", "failing", "accumulated", "auxiliary"])
+RUNS = ["uneven", "idle", "failing", "accumulated", "auxiliary", "compiled", "averaged"]
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_two_processes_train_as_one(two: Results, one: dict[str, object], run: str) -> None:
     """Also if a rank has fewer clips in a step, or none."""
     assert torch.equal(flat(two[0][run]), flat(two[1][run]))
     torch.testing.assert_close(flat(two[0][run]), flat(one[run]), rtol=0, atol=2e-6)
     assert not torch.allclose(flat(one[run]), flat(one["before"]), atol=1e-3)
+
+
+def test_two_processes_average_as_one(two: Results, one: dict[str, object], folder: Path) -> None:
+    both = [load(Path(str(x["folder"])) / "averaged/checkpoint-last.pt") for x in (two[0], one)]
+    torch.testing.assert_close(flat(both[0]["ema"]), flat(both[1]["ema"]), rtol=0, atol=2e-6)
+    assert not torch.allclose(flat(both[0]["ema"]), flat(both[0]["model"]), atol=1e-3)
 
 
 def test_two_machines_train_as_one_process(one: dict[str, object], tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import EpochPlan, FineTuning
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
-from videoattn.engine.train import Validation, fit
+from videoattn.engine.train import fit
 
 DIMS = (0, 2, 3, 4)
 

@@ -18,6 +18,7 @@ from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.plan import (
     EpochPlan,
+    Validation,
     num_stages,
     restart_schedule,
     split_epochs,
@@ -25,7 +26,7 @@ from videoattn.engine.plan import (
 )
 from videoattn.engine.schedule import cosine
 from videoattn.engine.state import RunSettings
-from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.engine.train import TrainResult, fit
 from videoattn.types import ModelInfo
 
 PARTS = ("global_branch", "local_branch", "fusion")

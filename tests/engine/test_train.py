@@ -24,11 +24,11 @@ from tests.engine.fakes import (
 )
 from videoattn.engine.checkpoint import load, load_weights
 from videoattn.engine.failures import TooManyFailuresError, read_failures
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, Validation
 from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import NonFiniteError
-from videoattn.engine.train import TrainResult, Validation, fit
+from videoattn.engine.train import TrainResult, fit
 from videoattn.types import Batch
 
 VALIDATION = Validation(FakeBatches(num_samples=5))

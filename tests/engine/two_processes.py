@@ -24,14 +24,15 @@ from tests.engine.fakes import (
 )
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.engine.checkpoint import load
+from videoattn.engine.compiled import Compile
 from videoattn.engine.evaluate import Evaluation, evaluate, score_in_order
 from videoattn.engine.failures import TooManyFailuresError
 from videoattn.engine.objective import CrossEntropy
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.engine.step import NonFiniteError
-from videoattn.engine.train import Validation, fit
+from videoattn.engine.train import fit
 
 State = dict[str, torch.Tensor]
 
@@ -55,10 +56,12 @@ def trained(
     resume: bool = False,
     num_epochs: int = 2,
     auxiliary: bool = False,
+    compile: Compile = "off",
+    ema_decay: float | None = None,
 ) -> State:
     model = tiny_net(seed=group.rank)  # the wrapper copies the weights of rank 0
     thirteen = replace(batches_of(group, num_samples=13, batch_size=4), num_views=2, shuffle=False)
-    settings = optim_settings(accumulate_steps=accumulate_steps)
+    settings = replace(optim_settings(accumulate_steps=accumulate_steps), compile=compile)
     if auxiliary:
         weights = {"wide": 0.5, "deep": 0.25}
         settings = replace(settings, auxiliary=norms, auxiliary_weights=weights)
@@ -68,7 +71,7 @@ def trained(
         batches,
         to_video=to_video,
         settings=settings,
-        plan=EpochPlan(num_epochs),
+        plan=EpochPlan(num_epochs, ema_decay=ema_decay),
         run=replace(run_in(folder), max_failures=1),
         validation=Validation(thirteen),
         parallel=group,
@@ -225,6 +228,8 @@ def everything(group: Parallel, folder: Path) -> dict[str, object]:
         "idle": trained(group, folder / "idle", idle),
         "failing": trained(group, folder / "failing", replace(uneven, failing=(5,))),
         "auxiliary": trained(group, folder / "auxiliary", idle, auxiliary=True),
+        "compiled": trained(group, folder / "compiled", uneven, compile="on"),
+        "averaged": trained(group, folder / "averaged", idle, ema_decay=0.7),
         "accumulated": trained(group, folder / "accumulated", idle, accumulate_steps=2),
         "staged": staged(group, folder / "staged"),
         "stopped": staged(group, folder / "stopped", stop=True),

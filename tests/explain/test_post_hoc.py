@@ -17,6 +17,7 @@ from videoattn.explain.post_hoc import (
     grad_cam,
     guided_backprop,
     hires_cam,
+    integrated_gradients,
     occlusion,
     saliency,
 )
@@ -93,6 +94,8 @@ def test_after_a_mean_the_cams_agree(kind: str) -> None:
     frames = 2 if kind == "i3d" else 4
     assert plain.weights.shape == exact.weights.shape == (2, frames, 2, 3)
     torch.testing.assert_close(exact.weights, plain.weights / (frames * 2 * 3))
+    orders = [found.weights.flatten(1).argsort(dim=1) for found in (plain, exact)]
+    assert torch.equal(*orders)  # so that removal scores them equally
     torch.testing.assert_close(grad_cam(model, x, TARGETS).weights, exact.weights.relu())
     scores = model(x).gather(1, TARGETS[:, None])[:, 0] - model.fc.bias[TARGETS]
     torch.testing.assert_close(exact.weights.sum((1, 2, 3)), scores.detach())
@@ -138,6 +141,25 @@ def test_linear_models_have_known_answers() -> None:
     constant = made(Pooled)
     nn.init.zeros_(constant.fc.weight)
     assert not saliency(constant, x, TARGETS).weights.any()
+
+
+def test_integrated_gradients_against_a_sum_and_the_difference_of_scores() -> None:
+    """Exact for a linear network. For others, a naive sum, and nearly complete."""
+    model, x = made(Linear), clip(2, 3, 4, 6, 6)
+    shown = x - x.mean((2, 3, 4), keepdim=True)
+    exact = (model.weight[TARGETS] * shown).sum(1).detach()
+    found = integrated_gradients(model, x, TARGETS, num_steps=1).weights
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+    model = made(Pooled)
+    total = torch.zeros_like(x)
+    for share in (torch.arange(300) + 0.5) / 300:
+        point = (x - shown + share * shown).requires_grad_()
+        score = model(point).gather(1, TARGETS[:, None]).sum()
+        total += torch.autograd.grad(score, point)[0] / 300
+    found = integrated_gradients(model, x, TARGETS, num_steps=300).weights
+    torch.testing.assert_close(found, (total * shown).sum(1), rtol=0, atol=1e-5)
+    change = (model(x) - model(x - shown)).gather(1, TARGETS[:, None])[:, 0].detach()
+    torch.testing.assert_close(found.sum((1, 2, 3)), change, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("fill", ["mean", "zero", "blur"])

@@ -15,8 +15,9 @@ from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.config import Config, DataConfig
-from videoattn.recipe.folder import Resume, claim, folder_of, remember_data, remembered_data
+from videoattn.recipe.folder import Resume, claim, folder_of
 from videoattn.recipe.load import to_dict, to_yaml
+from videoattn.recipe.memory import remember_data, remembered_data
 
 CONFIG = Config(name="x", data=DataConfig(root="videos"))
 

@@ -12,15 +12,18 @@ import attention
 import decode_memory
 import decoders
 import explorer
+import gpu
 import label_noise
 import loader
 import loader_sides
+import networks
 import predict
 import pytest
 import startup
 import torch
 import train_step
 import typer
+import views
 from annotations import bench_annotations, write_lists
 from common import chosen_decoders, videos_under
 
@@ -73,22 +76,71 @@ def test_scripts_start_in_any_folder(script: str, tmp_path: Path) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_train_step(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_step, "_pytorchvideo", train_step._videoattn)  # takes small frames
-    train_step.train_step(batch_size=1, num_frames=4, size=32, rounds=1, device="cpu")
+    monkeypatch.setattr(networks, "theirs", networks.ours)  # which takes small frames
+    for name in ("i3d_r50_nl", "tsm_r50"):
+        train_step.train_step(name, 2, frames="1,2", size=32, rounds=1, device="cpu")
+        (table,) = tables()
+        sides = ["videoattn", "theirs, float32", "theirs, bfloat16"]
+        assert [row["side"] for row in table] == sides * 2
+        assert min(column(table, "of ours")) > 0
+
+
+def test_views(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "theirs", networks.ours)
+    views.views("i3d_r50", count=2, num_frames=4, size=32, rounds=1, device="cpu")
     (table,) = tables()
-    assert [row["side"] for row in table] == ["videoattn", "pytorchvideo"]
-    assert min(column(table, "median seconds per step")) > 0
+    assert len(table) == 4
+    assert table[0]["of ours"] == "1.00"
+    assert min(column(table, "of ours")) > 0
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_both_networks_have_five_blocks_and_as_many_parameters() -> None:
     pytest.importorskip("pytorchvideo")
-    models = [train_step._videoattn(), train_step._pytorchvideo()]
+    models = [make("i3d_r50_nl") for make in (networks.ours, networks.theirs)]
     blocks = [[m for m in model.modules() if type(m).__name__ == "NonLocal"] for model in models]
     assert [len(found) for found in blocks] == [5, 5]
     ours, theirs = (sum(p.numel() for p in model.parameters()) for model in models)
     assert ours == theirs
+
+
+def test_the_tsm_of_the_benchmark_is_ours() -> None:
+    """With the same weights, the stand-in for mmaction2 gives the same logits."""
+    ours, theirs = networks.ours("tsm_r50").eval(), networks.theirs("tsm_r50").eval()
+    weights = ours.state_dict()
+    state = {
+        f"net.{name}": weights[name] for name in weights if f"net.{name}" in theirs.state_dict()
+    }
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_gpu(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "theirs", networks.ours)
+    monkeypatch.setattr(gpu, "NETWORK", "i3d_r18")
+    monkeypatch.setattr(gpu.networks.torch, "compile", lambda model, mode=None: model)
+    gpu.bench_gpu("cpu", minutes=5)
+    files, blocks, views, steps = tables()
+    assert column(files, "busy") == [100 - x for x in column(files, "waiting for data")]
+    assert len(blocks) == len(gpu.BLOCKS)
+    assert len(views) == 4
+    assert [row["side"] for row in steps[:2]] == ["ours", "pytorchvideo"]
+    assert len(steps) == 8
+    for table in (views, steps):
+        assert min(column(table, "clips/s")) > 0
+
+
+def test_gpu_names_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = gpu.Bench("cpu", 0.1)
+    assert bench.measure("a", 1.0, lambda: lambda: None) == ("-", "-")
+    assert bench.left_out == ["a"]
+    with pytest.raises(typer.BadParameter, match=r"^there is no GPU; --device cpu checks the scri"):
+        gpu.bench_gpu("cuda")
 
 
 @pytest.mark.parametrize("name", attention.BLOCKS)
@@ -251,7 +303,8 @@ def test_loader(
     monkeypatch.setattr(loader, "SETTINGS", {"dense 8x8": loader.SETTINGS["dense 8x8"]})
     loader.bench_loader(tmp_path, workers=0, seconds=0.0)
     sides, workers, gains = tables()
-    assert [row["loader"] for row in sides[:3]] == [loader.BASELINE, "ours, pyav", "ours, decord"]
+    names = [loader.BASELINE, loader.FIRST, "ours, pyav", "ours, decord"]
+    assert [row["loader"] for row in sides[:4]] == names
     for table, name in [
         *((sides, name) for name in ("clips/s", "on one core, clips/s")),
         *((workers, name) for name in ("ours, clips/s", "decord, clips/s", "ratio")),

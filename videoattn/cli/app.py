@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "Measure the accuracy of a run on its test videos."),
     "predict": ("predict", "Name the action in each video."),
     "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
+    "faithful": ("faithful", "Score whether maps show what the network uses."),
     "explore": ("explore", "Write a page that shows where a network looks from a pixel."),
     "browse": ("browse", "Draw the clips that a recipe feeds to its network."),
     "convert": ("convert", "Convert a public checkpoint for the other commands."),

@@ -21,3 +21,9 @@ Run = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Costs = Annotated[
+    bool,
+    typer.Option(
+        "--score", help="Add what hiding the top tenth of each map costs: 12 passes for each map."
+    ),
+]

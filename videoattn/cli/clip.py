@@ -19,6 +19,7 @@ from videoattn.data.decode import DecodeError, Video, count_frames, decode
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.transforms import Box, resize
 from videoattn.explain.explorer.pack import stage_of
+from videoattn.explain.faithful.score import cost_of
 from videoattn.recipe.console import show
 from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
 from videoattn.recipe.run import Predictor
@@ -179,6 +180,7 @@ def record_clip(
     queries: Sequence[Query] | None = None,
     truth: str | None = None,
     cams: bool = False,
+    costs: bool = False,
 ) -> MapArchive:
     """Returns the maps of every block, the frames, and facts about the clip.
 
@@ -187,6 +189,8 @@ def record_clip(
             a block has a pairwise map.
         truth: The true class, if it is known.
         cams: Also record a CAM of the last stage for the most probable classes and the true one.
+        costs: Also measure what hiding the top tenth of each map costs the predicted class, in 12
+            forward passes for each map.
     """
     maps, logits = _forward(loaded, clip, queries or ())
     probabilities = loaded.scores(logits[None])[0]
@@ -214,6 +218,7 @@ def record_clip(
         "classes": [(loaded.class_names[k], float(probabilities[k])) for k in shown],
         "truth": truth,
         "queries": [(*one.query, one.title, one.reason) for one in chosen],
+        "costs": _costs(loaded, clip, maps, best[0]) if costs else {},
     }
     return MapArchive(maps, clip.frames, about)
 
@@ -253,6 +258,15 @@ def score_map(
     target = torch.tensor([label], device=clip.video.device)
     found = explain.METHODS[method](loaded.model, clip.video, target, **layer)
     return replace(found, weights=found.weights.float().cpu())
+
+
+def _costs(loaded: Predictor, clip: Clip, maps: Maps, label: int) -> dict[str, str]:
+    """Returns the cost of each map; of CAMs, that of the predicted class."""
+    cam = f"{CAM}/{loaded.class_names[label]}"
+    names = {name: name for name in maps if not name.startswith(f"{CAM}/")}
+    names |= {CAM: cam} if cam in maps else {}
+    given = loaded.model, clip.video
+    return {name: cost_of(*given, maps[k], label, loaded.scores) for name, k in names.items()}
 
 
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:

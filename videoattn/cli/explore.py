@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from videoattn.attention.archive import MapArchive
-from videoattn.cli.arguments import Device
+from videoattn.cli.arguments import Costs, Device
 from videoattn.cli.clip import read_clip, record_clip
 from videoattn.engine.parallel import resolve_device
 from videoattn.explain.explorer import pack
@@ -46,6 +46,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--out", help=f"The file; RUN/{EXPLORER} if not given.")
     ] = None,
+    score: Costs = False,
     device: Device = "auto",
 ) -> Path:
     """Write a page that shows where a network looks from a pixel.
@@ -60,7 +61,7 @@ def command(
     if output is None:
         output = output_folder(loaded[0].folder) / EXPLORER
     limits = pack.Budget(budget, len(loaded) * len(videos), layer or "", compact)
-    for note in pack.write_explorer(output, _archives(loaded, videos), limits):
+    for note in pack.write_explorer(output, _archives(loaded, videos, score), limits):
         show(f"left out: {note}")
     show(output)
     return output
@@ -72,10 +73,13 @@ def _found(run: Path) -> Path:
     return named if not run.exists() and named.exists() else run
 
 
-def _archives(loaded: Sequence[Predictor], videos: Sequence[Path]) -> Iterator[MapArchive]:
+def _archives(
+    loaded: Sequence[Predictor], videos: Sequence[Path], costs: bool
+) -> Iterator[MapArchive]:
     """Yields the maps of each video and run. The folder of a video may be its true class."""
     for video in videos:
         folder = video.absolute().parent.name
         for predictor in loaded:
             truth = folder if folder in predictor.class_names else None
-            yield record_clip(predictor, video, read_clip(predictor, video), truth=truth, cams=True)
+            clip = read_clip(predictor, video)
+            yield record_clip(predictor, video, clip, truth=truth, cams=True, costs=costs)

@@ -25,6 +25,7 @@ from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.errors import one_of
 from videoattn.files import require_empty, write_text, write_whole
+from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.load import shareable
@@ -144,9 +145,9 @@ FORMATS: dict[str, tuple[Writer, str]] = {
 
 
 def _program(model: nn.Module, clips: Tensor) -> ExportedProgram:
-    """Exports the network for any number of clips of this size."""
+    """Exports the network, with folded batch norms, for any number of clips of this size."""
     any_number = {0: torch.export.Dim("clips", min=1)}
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(fold_batch_norms(model, clips[:1]))
     for parameter in model.parameters():  # torch.export.save damages channels-last parameters
         parameter.data = parameter.data.contiguous()
     try:

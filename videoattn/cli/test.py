@@ -16,7 +16,7 @@ from videoattn.engine.parallel import init_parallel
 from videoattn.files import output_folder
 from videoattn.recipe.console import console, show, visible
 from videoattn.recipe.data import make_samples
-from videoattn.recipe.folder import remembered_data
+from videoattn.recipe.memory import remembered_data
 from videoattn.recipe.run import Predictor, load
 
 METRICS = {

@@ -12,7 +12,7 @@ from videoattn import explain
 from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, cell_number, recordable_blocks
-from videoattn.cli.arguments import Device, Run
+from videoattn.cli.arguments import Costs, Device, Run
 from videoattn.cli.clip import (
     Clip,
     choose_maps,
@@ -26,6 +26,7 @@ from videoattn.cli.explore import EXPLORER
 from videoattn.cli.swap import Swap, visualize_swap
 from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
+from videoattn.explain.faithful.score import cost_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
 from videoattn.recipe.console import show
@@ -40,25 +41,28 @@ Queries = Annotated[
     ),
 ]
 
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        help="An attention block, or a prefix of block names; all blocks if not given, or "
+        "the last of each stage if many. With a CAM: its layer; the last stage if not given."
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
+        "hires_cam, saliency, guided_backprop, deconvnet, integrated_gradients or occlusion."
+    ),
+]
+
 
 def command(
     run: Run,
     video: Annotated[Path, typer.Argument(help="A video file.")],
     query: Queries = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            help="An attention block, or a prefix of block names; all blocks if not given, or "
-            "the last of each stage if many. With a CAM: its layer; the last stage if not given."
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
-            "hires_cam, saliency, guided_backprop, deconvnet or occlusion."
-        ),
-    ] = None,
+    layer: Layer = None,
+    method: Method = None,
     target: Annotated[
         str | None, typer.Option(help="With --method: the class; the predicted class if not given.")
     ] = None,
@@ -67,6 +71,7 @@ def command(
         Path | None,
         typer.Option("--out", help="Folder for the pictures; RUN/pictures if not given."),
     ] = None,
+    score: Costs = False,
     device: Device = "auto",
 ) -> None:
     """Draw where a network looks, across the frames of a video.
@@ -74,19 +79,29 @@ def command(
     Writes contact sheets (PNG) and overlays (MP4).
     """
     if swap is not None:
-        if query or method or target:
-            raise ValueError("--swap draws a head; leave out --query, --method and --target")
+        if query or method or target or score:
+            raise ValueError("--swap draws a head; leave out --query, --method, --target, --score")
         visualize_swap(run, (video, swap), layer=layer, folder=output, device=device)
         return
     if method is None:
         if target is not None:
             raise ValueError("--target needs a --method, such as --method grad_cam")
-        visualize(run, video, queries=query or (), layer=layer, folder=output, device=device)
+        queries = query or ()
+        visualize(
+            run, video, queries=queries, layer=layer, folder=output, costs=score, device=device
+        )
         return
     if query:
         raise ValueError(f"{method} has no query; leave out --query, or --method")
     visualize_score(
-        run, video, method=method, layer=layer, target=target, folder=output, device=device
+        run,
+        video,
+        method=method,
+        layer=layer,
+        target=target,
+        folder=output,
+        costs=score,
+        device=device,
     )
 
 
@@ -97,6 +112,7 @@ def visualize(
     queries: Sequence[str] = (),
     layer: str | None = None,
     folder: Path | None = None,
+    costs: bool = False,
     device: str = "auto",
 ) -> list[Path]:
     """Draws the maps of attention blocks, and returns the written files.
@@ -109,13 +125,14 @@ def visualize(
             adds most to the score of the predicted class, and the one with the most motion.
         layer: A block, one of its maps, or a prefix of such names ("layer3"). Default: every
             block, or the last block of each stage if there are many.
+        costs: Add what hiding the top tenth of each map costs.
     """
     loaded = load(run, resolve_device(device))
     positions = [parse_query(query) for query in queries]
     clip = read_clip(loaded, video, positions[0][0] if positions else None)
     pixels = [clip.pixel(position) for position in positions]
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
-    recorded = record_clip(loaded, video, clip, queries=asked)
+    recorded = record_clip(loaded, video, clip, queries=asked, costs=costs)
     # If all queries of a map are learned tokens, there is no query position to draw.
     placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
@@ -130,7 +147,7 @@ def visualize(
         short = safe_file_name(block + full.removeprefix(block).replace(".", "_", 1))
         stem = f"{folder / safe_file_name(video.stem)}_{short}"
         title = f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "
-        title += loaded.config.model.name
+        title += f"{loaded.config.model.name}{recorded.about['costs'].get(full, '')}"
         written += _draw(stem, title, full, clip, recorded, pixels)
     page = loaded.folder / EXPLORER
     how = page if page.exists() else f"videoattn explore {run} {video}"
@@ -178,6 +195,7 @@ def visualize_score(
     layer: str | None = None,
     target: str | None = None,
     folder: Path | None = None,
+    costs: bool = False,
     device: str = "auto",
 ) -> list[Path]:
     """Draws a map that explains the score of a class, and returns the written files.
@@ -188,6 +206,7 @@ def visualize_score(
         method: A name in `explain.METHODS`.
         layer: The layer of a CAM. Default: the last stage.
         target: A class. Default: the predicted class.
+        costs: Add what hiding the top tenth of the map costs.
 
     Raises:
         ValueError: If a name is unknown, or the method does not apply to the network.
@@ -212,6 +231,7 @@ def visualize_score(
     name = loaded.class_names[label]
     where = "".join(f" at {layer}" for layer in options.values())
     title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
+    title += cost_of(loaded.model, clip.video, found, label, loaded.scores) if costs else ""
     folder = output_folder(folder or loaded.folder / "pictures")
     stem = f"{folder / safe_file_name(video.stem)}_{method}_{safe_file_name(name)}"
     return _save(stem, clip, found, title)

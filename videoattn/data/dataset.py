@@ -5,8 +5,10 @@ workers or ranks, and resuming a run, do not change a sample.
 """
 
 import hashlib
+import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,10 +18,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videoattn.data.decode import DecodeError, Video, count_frames, decode, frame_times
-from videoattn.data.decode.source import VideoBytes, VideoSource
+from videoattn.data.decode import DecodeError, Video, decode, frame_times
+from videoattn.data.decode.frame_folder import count_folder
+from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Label, Samples
+from videoattn.data.prepare.counts import FrameCount
 from videoattn.data.prepare.index import read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
@@ -88,6 +92,10 @@ class ClipDataset(Dataset[Sample | Failure]):
         # is counted twice in a run.
         self._counts = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
         self._rates = torch.zeros(len(samples), dtype=torch.float64).share_memory_()
+        # The sizes of the files whose frames were counted here or in an earlier run; 0 for others.
+        self._sizes = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
+        # Number of videos, and seconds to decode and to transform them. Workers may lose some.
+        self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
         if samples.num_frames is not None:
             self._counts += torch.from_numpy(samples.num_frames)
         if samples.fps is not None:
@@ -101,6 +109,34 @@ class ClipDataset(Dataset[Sample | Failure]):
         if isinstance(item, Failure) and self.on_error == "raise":
             raise DecodeError(item.path, item.reason)
         return item
+
+    def use_counts(self, counts: Mapping[str, FrameCount]) -> None:
+        """Uses known numbers of frames, by path, for videos without one. They are ignored for files
+        whose size has changed."""
+        columns = self._columns()
+        for index, path in enumerate(self.samples.paths if counts else ()):
+            if path in counts and not columns[0][index]:
+                for column, value in zip(columns, counts[path], strict=True):
+                    column[index] = value
+
+    def found_counts(self) -> dict[str, FrameCount]:
+        """Returns the numbers of frames that were counted here or taken from `use_counts`."""
+        rows = zip(*(column.tolist() for column in self._columns()), strict=True)
+        counts = map(FrameCount._make, rows)
+        return {
+            path: count
+            for path, count in zip(self.samples.paths, counts, strict=True)
+            if count.num_bytes
+        }
+
+    def _columns(self) -> list[np.ndarray]:
+        """Returns the fields of the videos' `FrameCount`, in the memory that the workers share."""
+        return [column.numpy() for column in (self._counts, self._rates, self._sizes)]
+
+    def seconds_per_video(self) -> tuple[float, float]:
+        """Returns the mean times to decode a video and to transform it, in one process."""
+        count, decode, transform = self._spent.tolist()
+        return decode / max(count, 1), transform / max(count, 1)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
         """Returns the order of an epoch: random, or as listed. Ranks take samples in turn."""
@@ -138,19 +174,11 @@ class ClipDataset(Dataset[Sample | Failure]):
         index = number % len(self)  # of a repetition, see `balanced_order`
         generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
-        state = generator.get_state()
-        num_frames, fps = self._timing(source, index)
-        try:
-            numbers = self._draw(source, num_frames, fps, generator)
-            frames = self._views(source, index, numbers, generator, mirrored)
-        except DecodeError as error:
-            # The container lists more frames than decode (damage): draw again from those that do.
-            # The count is not remembered, or a resumed run would draw other clips than this one.
-            if error.num_frames is None or error.num_frames >= num_frames:
-                raise
-            generator.set_state(state)
-            numbers = self._draw(source, error.num_frames, fps, generator)
-            frames = self._views(source, index, numbers, generator, mirrored)
+        num_frames, fps = self._known_timing(source, index)
+        if num_frames:
+            numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
+        else:
+            numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
         label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
         if self.label_noise is not None:
             assert isinstance(label, int)
@@ -159,8 +187,54 @@ class ClipDataset(Dataset[Sample | Failure]):
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
 
+    def _first_clips(
+        self, source: VideoSource, index: int, generator: torch.Generator, mirrored: bool
+    ) -> tuple[Int64[np.ndarray, "clips T"], Crops, float]:
+        """Decodes the clips of a video whose number of frames is unknown, and remembers the number.
+
+        The file is opened once. If decoding has to count the frames, the clips are drawn from the
+        header's number, and drawn again if the pass counts another one.
+        """
+        if isinstance(source, FrameFolder):
+            self._counts[index] = count_folder(source)
+            count = int(self._counts[index])
+            return *self._clips(source, index, count, 0.0, generator, mirrored), 0.0
+        state = generator.get_state()
+        with Video(source) as video:
+            likely, fps, clips = video.expect_frames(), video.fps, None
+            try:
+                clips = self._clips(video, index, likely, fps, generator, mirrored)
+            except DecodeError:
+                if video.num_frames == likely:
+                    raise
+            # The rate first: another worker that reads the count must find the rate too.
+            self._rates[index], self._counts[index] = fps, video.num_frames
+            self._sizes[index] = 0 if isinstance(source, VideoBytes) else video.num_bytes
+            if clips is None or video.num_frames != likely:
+                generator.set_state(state)
+                clips = self._clips(video, index, video.num_frames, fps, generator, mirrored)
+        return *clips, fps
+
+    def _clips(
+        self, source: VideoSource | Video, index: int, num_frames: int, fps: float,
+        generator: torch.Generator, mirrored: bool,
+    ) -> tuple[Int64[np.ndarray, "clips T"], Crops]:  # fmt: skip
+        """Draws and decodes the clips of a video. Returns their frame numbers and their views."""
+        state = generator.get_state()
+        try:
+            numbers = self._draw(source, num_frames, fps, generator)
+            return numbers, self._views(source, index, numbers, generator, mirrored)
+        except DecodeError as error:
+            # The container lists more frames than decode (damage): draw again from those that do.
+            # The count is not remembered, or a resumed run would draw other clips than this one.
+            if error.num_frames is None or error.num_frames >= num_frames:
+                raise
+            generator.set_state(state)
+            numbers = self._draw(source, error.num_frames, fps, generator)
+            return numbers, self._views(source, index, numbers, generator, mirrored)
+
     def _draw(
-        self, source: VideoSource, num_frames: int, fps: float, generator: torch.Generator
+        self, source: VideoSource | Video, num_frames: int, fps: float, generator: torch.Generator
     ) -> Int64[np.ndarray, "clips T"]:
         try:
             numbers = sample_numbers(
@@ -174,26 +248,33 @@ class ClipDataset(Dataset[Sample | Failure]):
         return numbers
 
     def _views(
-        self, source: VideoSource, index: int, numbers: Int64[np.ndarray, "clips T"],
+        self, source: VideoSource | Video, index: int, numbers: Int64[np.ndarray, "clips T"],
         generator: torch.Generator, mirrored: bool,
     ) -> Crops:  # fmt: skip
         """Decodes the frames of all clips once, and makes the views."""
         maker = ViewMaker(self.transform, len(numbers), generator)
         wanted, positions = np.unique(numbers, return_inverse=True)
         starts = self._starts and self._starts.of(self.samples.paths[index])
+        times = [time.perf_counter()]
         frames = self.decode(source, wanted, crop=maker, starts=starts)
-        return maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+        times.append(time.perf_counter())
+        views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+        times.append(time.perf_counter())
+        self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
+        return views
 
-    def _timing(self, source: VideoSource, index: int) -> tuple[int, float]:
+    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
+        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
         if isinstance(source, VideoBytes) and source.num_frames:
             return source.num_frames, source.fps
-        count = int(self._counts[index])
-        if count == 0:
-            count, fps = count_frames(source)
-            # The rate first: another worker that reads the count must find the rate too.
-            self._rates[index] = fps
-            self._counts[index] = count
-        return count, float(self._rates[index])
+        size = int(self._sizes[index])
+        if size and _file_size(str(source)) != size:
+            return 0, 0.0  # the file has changed
+        return int(self._counts[index]), float(self._rates[index])
+
+
+def _file_size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def sample_numbers(

@@ -20,6 +20,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from videoattn.data.pictures import SIZE, background, object_picture
@@ -51,10 +52,18 @@ _Drawn = tuple[dict[str, Tensor], np.random.Generator]
 
 
 class DemoClip(NamedTuple):
-    """A clip before it is encoded."""
+    """A clip before it is encoded, and the visible parts of what moves in it.
+
+    Args:
+        frame_rate: Frames per second.
+        mask: The share of each pixel that the object covers, (T, H, W), if requested.
+        distractors: The same for each distractor, (D, T, H, W), and last for the second object.
+    """
 
     frames: Frames
-    frame_rate: int  # frames per second
+    frame_rate: int
+    mask: Float[Tensor, "T H W"] | None = None
+    distractors: Float[Tensor, "D T H W"] | None = None
 
 
 def write_demo_clips(
@@ -125,25 +134,52 @@ def write_pair_clips(
     return written
 
 
-def demo_clip(motion: str | tuple[str, str], *, seed: int, split: Split, number: int) -> DemoClip:
+def demo_clip(
+    motion: str | tuple[str, str],
+    *,
+    seed: int,
+    split: Split,
+    number: int,
+    with_mask: bool = False,
+    motion_window: tuple[float, float] = (0.0, 1.0),
+    second: str | None = None,
+) -> DemoClip:
     """Returns a clip as a pure function of the arguments.
 
     Args:
         motion: One motion, or two that change different states.
+        with_mask: Also return the masks. The frames are the same.
+        motion_window: The part of the clip, from and to a share of its length, in which the object
+            moves; it rests before and after.
+        second: The motion of another object, of half the size, that passes below the first.
 
     Raises:
         ValueError: If a motion is unknown.
     """
-    for name in (motion,) if isinstance(motion, str) else motion:
+    first = (motion,) if isinstance(motion, str) else motion
+    for name in (*first, second) if second else first:
         one_of("motion", name, MOTIONS)
-    states, rng = _draw_object(motion, seed, split, number)
+    states, rng = _draw_object(motion, seed, split, number, motion_window)
     picture = background(len(states["x"]), rng)
+    objects = []
     for _ in range(int(rng.integers(2, 5))):
-        paint(picture, object_picture(rng), _drift(len(picture), rng))
-    paint(picture, object_picture(rng), states)
+        objects.append((object_picture(rng), _drift(len(picture), rng)))
+    last = object_picture(rng), states
+    if second:
+        other = np.random.default_rng([seed, 9, list(MOTIONS).index(second), number])
+        moving = draw_states(second, num_frames=len(picture), rng=other)
+        moving["size"] = moving["size"] + np.log(0.5)
+        objects.append((object_picture(other), moving))
+    masks: list[Tensor] = []
+    for patch, moves in (*objects, last):
+        alpha = paint(picture, patch, moves)
+        masks = [mask * (1 - alpha) for mask in masks] + [alpha] if with_mask else []
     picture.mul_(255).round_().clamp_(0, 255)
     frames = picture.to(torch.uint8, memory_format=torch.channels_last)
-    return DemoClip(frames, int(rng.choice(FRAME_RATES)))
+    rate = int(rng.choice(FRAME_RATES))
+    if not with_mask:
+        return DemoClip(frames, rate)
+    return DemoClip(frames, rate, masks[-1], torch.stack(masks[:-1]))
 
 
 def object_centers(motion: str, *, seed: int, split: Split, number: int) -> Tensor:
@@ -153,14 +189,24 @@ def object_centers(motion: str, *, seed: int, split: Split, number: int) -> Tens
 
 
 def draw_states(
-    motion: str | tuple[str, str], *, num_frames: int, rng: np.random.Generator
+    motion: str | tuple[str, str],
+    *,
+    num_frames: int,
+    rng: np.random.Generator,
+    window: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Tensor]:
     """Draws the object's states in each frame: center "x" and "y", log "size", "angle" in radians.
 
     A motion and its opposite, drawn with the same generator, are each other's time reversal.
+
+    Args:
+        window: The part of the clip in which the object moves.
     """
     signs = dict(MOTIONS[name] for name in ((motion,) if isinstance(motion, str) else motion))
     progress = torch.linspace(-0.5, 0.5, num_frames)
+    if window != (0.0, 1.0):
+        start, end = window
+        progress = ((progress + 0.5 - start) / (end - start)).clamp(0, 1) - 0.5
     middle = {
         "x": rng.uniform(-0.3, 0.3),
         "y": rng.uniform(-0.3, 0.3),
@@ -198,7 +244,13 @@ def encode_clip(path: Path, clip: DemoClip) -> None:
         container.mux(stream.encode())
 
 
-def _draw_object(motion: str | tuple[str, str], seed: int, split: Split, number: int) -> _Drawn:
+def _draw_object(
+    motion: str | tuple[str, str],
+    seed: int,
+    split: Split,
+    number: int,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> _Drawn:
     """Draws the states of a clip's object, and returns the generator that draws the rest."""
     first, *second = (motion,) if isinstance(motion, str) else motion
     order = list(MOTIONS)
@@ -206,7 +258,7 @@ def _draw_object(motion: str | tuple[str, str], seed: int, split: Split, number:
     key += [order.index(name) for name in second]
     rng = np.random.default_rng(key)
     num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
-    return draw_states(motion, num_frames=num_frames, rng=rng), rng
+    return draw_states(motion, num_frames=num_frames, rng=rng, window=window), rng
 
 
 def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:

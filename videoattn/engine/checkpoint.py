@@ -28,6 +28,7 @@ WEIGHTS, ABOUT = "model.safetensors", "config.json"
 """The two files of a folder to share. They hold no code and no pickles."""
 
 State = dict[str, Tensor]
+_PLAIN = (str, int, float, bool, type(None), torch.dtype)
 
 
 class CheckpointMeta(TypedDict):
@@ -49,6 +50,7 @@ class Checkpoint(CheckpointMeta):
     optimizer: dict[str, object]
     progress: dict[str, object]
     best: dict[str, object]
+    ema: NotRequired[State]  # the average of the weights, for prediction
 
 
 class CheckpointError(ValueError):
@@ -117,7 +119,7 @@ def save_folder(folder: Path, model: State, meta: CheckpointMeta) -> None:
 
 
 def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
-    """Reads the weights of a run folder (its last checkpoint), a shared folder, or one file.
+    """Reads the (averaged) weights of a run folder (its last checkpoint), shared folder or file.
 
     The config.json of a shared folder takes precedence over the metadata in its weights: users may
     edit it.
@@ -146,7 +148,7 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
     if file.suffix == ".safetensors":
         return file, *load_weights(file)
     payload = load(file)
-    return file, payload["model"], _meta_of(file, payload)
+    return file, payload.get("ema", payload["model"]), _meta_of(file, payload)
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
@@ -291,9 +293,7 @@ def _check_plain(value: object, name: str) -> None:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _check_plain(item, f"{name}[{number}]")
-    elif type(value) not in (str, int, float, bool, type(None), torch.dtype) and not isinstance(
-        value, Tensor
-    ):
+    elif not isinstance(value, Tensor) and type(value) not in _PLAIN:
         raise ValueError(
             f"{name} is a {type(value).__name__}; a checkpoint holds tensors, strings, numbers, "
             "lists and dicts only"

@@ -1,6 +1,6 @@
 """Scores every view of every video exactly once, in one process or several."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,6 +14,7 @@ from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_la
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
+from videoattn.engine.transfer import one_ahead, to_device, to_host
 from videoattn.types import Batch, Failure, Target
 
 
@@ -203,14 +204,15 @@ def _score_batches(
     dtype = resolve_precision(precision, parallel.device)
     in_training = [module for module in model.modules() if module.training]
     model.eval()
+
+    def started(batch: Batch) -> tuple[Batch, Callable[[], dict[str, Tensor]]]:
+        with torch.no_grad(), autocast(dtype, parallel.device):
+            return batch, to_host(_forward(model, batch, to_video, max_views))
+
     try:
-        for batch in batches.epoch(0):
-            scores: dict[str, _Scores] = {}
-            if len(batch.frames):
-                with torch.no_grad(), autocast(dtype, parallel.device):
-                    logits = _forward(model, batch, to_video, max_views)
-                scores = {name: _score(logits[name], batch, objective) for name in logits}
-            yield batch, scores
+        results = map(started, to_device(batches.epoch(0), parallel.device))
+        for batch, logits in one_ahead(results, parallel.device):
+            yield batch, {name: _score(x, batch, objective) for name, x in logits().items()}
     finally:
         for module in in_training:
             module.training = True
@@ -219,12 +221,14 @@ def _score_batches(
 def _forward(
     model: nn.Module, batch: Batch, to_video: ToVideo, max_views: int
 ) -> dict[str, Tensor]:
-    """Returns the logits (N V, K) of each classifier on the CPU; its name is `WHOLE` if alone."""
+    """Returns the logits (N V, K) of each classifier, none without a video; `WHOLE` if alone."""
+    if not len(batch.frames):
+        return {}
     chunks: list[dict[str, Tensor]] = []
     for frames in batch.frames.flatten(0, 1).split(max_views):
         video = to_video(frames)
         parts = model.parts(video) if isinstance(model, HasParts) else {WHOLE: model(video)}
-        chunks.append({name: logits.float().cpu() for name, logits in parts.items()})
+        chunks.append({name: logits.float() for name, logits in parts.items()})
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

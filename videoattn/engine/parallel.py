@@ -17,6 +17,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from videoattn.engine.compiled import Compile, Compiled, compiled
+
 T = TypeVar("T")
 
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -73,20 +75,23 @@ class Parallel:
         """Waits for all other ranks."""
         self.sum([0.0])
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, compile: Compile = "off") -> nn.Module:
         """Returns a module that averages its gradients over the ranks.
 
         A wrapper handles the parameters that require gradients when it is made: wrap the model
         again after freezing or unfreezing some.
         """
+        model = compiled(model, compile, self.device)
         if self.world_size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        """Returns the model inside a wrapper. Its passes do not communicate."""
-        return model.module if isinstance(model, DistributedDataParallel) else model
+        """Returns the model inside wrappers. Its passes do not communicate and are not compiled."""
+        while isinstance(model, DistributedDataParallel | Compiled):
+            model = model.module
+        return model
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Returns the full state of a model. Collective: every rank must call it."""
@@ -149,6 +154,7 @@ def init_parallel(
         ValueError: If the environment is incomplete, or the device does not exist.
         ConnectionError: If the group does not form in time. It never falls back to one process.
     """
+    _set_tf32()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Parallel(device=resolve_device(device))
@@ -185,6 +191,13 @@ def init_parallel(
         yield Parallel(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _set_tf32() -> None:
+    """In float32, convolutions of a GPU may round their inputs to TF32 (10 bits), and matrix
+    products may not. These are PyTorch's defaults."""
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:

@@ -1,4 +1,4 @@
-"""Selects the parameters that each epoch trains: stages, and a frozen backbone.
+"""Selects the parameters that each epoch trains (stages, a frozen backbone), and validations.
 
 Selections are pure functions of the epoch, so a checkpoint stores none of them.
 """
@@ -10,8 +10,12 @@ from itertools import accumulate
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from videoattn.engine.batches import Batches
+from videoattn.engine.objective import CrossEntropy, Objective
 from videoattn.engine.precise import PreciseBatchNorm
+from videoattn.engine.state import TrainState
 
 
 @runtime_checkable
@@ -137,6 +141,33 @@ class FineTuning:
                 yield module
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
+
+    Args:
+        objective: The loss and the metrics, without the label smoothing of training.
+        patience: Number of consecutive validations without improvement after which training ends;
+            None disables it.
+    """
+
+    batches: Batches
+    every_epochs: int = 1
+    max_views: int = 16
+    objective: Objective = field(default_factory=CrossEntropy)
+    patience: int | None = None
+
+    def is_due(self, epoch: int, num_epochs: int) -> bool:
+        """Returns whether a validation follows `epoch` (from 0)."""
+        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
+
+    def ends_run(self, state: TrainState) -> bool:
+        """Returns whether training ends before the next epoch because of `patience`."""
+        if self.patience is None or state.best_epoch is None:
+            return False
+        return state.epoch - state.best_epoch >= self.patience * self.every_epochs
+
+
 class Phase(NamedTuple):
     """A run of consecutive epochs that train the same parameters."""
 
@@ -153,14 +184,21 @@ class EpochPlan:
             if empty.
         fine_tuning: Freezes pretrained parameters.
         precise_bn: Recomputes batch-norm statistics before a validation and at the end of a stage.
+        ema_decay: Also keeps a moving average of the weights and statistics, which is evaluated:
+            after each step, average = decay · average + (1 - decay) · weights.
     """
 
     num_epochs: int
     stage_epochs: tuple[int, ...] = ()
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     precise_bn: PreciseBatchNorm | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema: got {self.ema_decay}; need a decay above 0 and below 1")
+        if self.ema_decay is not None and self.precise_bn is not None:
+            raise ValueError("ema: averages batch-norm statistics, too; remove precise_norm_clips")
         if self.num_epochs < 1:
             raise ValueError(f"num_epochs: got {self.num_epochs}; need at least 1")
 
@@ -168,10 +206,20 @@ class EpochPlan:
         """Returns the plan with the epochs of each stage of `model`.
 
         Raises:
-            ValueError: If `stage_epochs` does not fit the model.
+            ValueError: If `stage_epochs` or `ema_decay` does not fit the model.
         """
         lengths = split_epochs(self.num_epochs, num_stages(model), self.stage_epochs)
+        if self.ema_decay is not None and len(lengths) > 1:
+            raise ValueError("ema: this network is trained in stages; remove ema")
         return replace(self, stage_epochs=lengths)
+
+    def average_of(self, model: nn.Module) -> AveragedModel | None:
+        """Returns the moving average of a model's weights, or None without `ema_decay`."""
+        if self.ema_decay is None:
+            return None
+        return AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay), use_buffers=True
+        )
 
     def phase(self, epoch: int) -> Phase:
         """Returns the phase of an epoch (from 0)."""
@@ -189,6 +237,12 @@ class EpochPlan:
         """Returns whether the next epoch starts a stage from the best weights of this one."""
         more = epoch + 1 < self.num_epochs
         return self.keeps_best(model) and more and self.ends_stage(epoch)
+
+    def is_due(self, validation: Validation | None, model: nn.Module, epoch: int) -> bool:
+        """Returns whether a validation follows `epoch` (from 0)."""
+        if validation is None:
+            return False
+        return validation.is_due(epoch, self.num_epochs) or self.hands_over_best(model, epoch)
 
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
         """Sets `requires_grad` of all parameters for `epoch`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.engine.batches import ToVideo
+from videoattn.engine.compiled import Compile
 from videoattn.engine.objective import CrossEntropy, Objective, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
@@ -32,6 +33,7 @@ class OptimSettings:
         frame_logits: Returns the logits (n, T, K) of each frame after a forward pass. The loss of a
             clip is then the mean loss of its frames (Du et al., ECCV 2018), an upper bound of the
             loss of the mean logits.
+        compile: Whether the passes run as a graph; see `compiled`.
     """
 
     lr_at: Callable[[int], float]
@@ -43,6 +45,7 @@ class OptimSettings:
     auxiliary_weights: Mapping[str, float] = field(default_factory=dict)
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     frame_logits: Callable[[nn.Module], Tensor] | None = None
+    compile: Compile = "off"
 
     def __post_init__(self) -> None:
         if self.accumulate_steps < 1:

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from videoattn._version import __version__
 from videoattn.engine import checkpoint
@@ -17,43 +18,16 @@ from videoattn.engine.batches import Batches, ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.failures import count_samples
-from videoattn.engine.objective import CrossEntropy, Objective
 from videoattn.engine.parallel import Parallel
-from videoattn.engine.plan import EpochPlan
+from videoattn.engine.plan import EpochPlan, Validation
 from videoattn.engine.runlog import RunLog
 from videoattn.engine.signals import StoppableBatches, StoppedError
 from videoattn.engine.state import RunSettings, TrainState, state_from
 from videoattn.engine.step import OptimSettings, StepContext, update
+from videoattn.engine.transfer import to_device
 
 BEST = "best.safetensors"
 BEST_OF_STAGE = "best-stage-{}.safetensors"
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
-
-    Args:
-        objective: The loss and the metrics, without the label smoothing of training.
-        patience: Number of consecutive validations without improvement after which training ends;
-            None disables it.
-    """
-
-    batches: Batches
-    every_epochs: int = 1
-    max_views: int = 16
-    objective: Objective = field(default_factory=CrossEntropy)
-    patience: int | None = None
-
-    def is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Returns whether a validation follows `epoch` (from 0)."""
-        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
-
-    def ends_run(self, state: TrainState) -> bool:
-        """Returns whether training ends before the next epoch because of `patience`."""
-        if self.patience is None or state.best_epoch is None:
-            return False
-        return state.epoch - state.best_epoch >= self.patience * self.every_epochs
 
 
 class TrainResult(NamedTuple):
@@ -61,6 +35,7 @@ class TrainResult(NamedTuple):
 
     state: TrainState
     evaluation: Evaluation | None  # the last validation of this call
+    wait_share: float = 0.0  # of the time, spent waiting for data
 
 
 def fit(
@@ -86,8 +61,9 @@ def fit(
     """
     parallel = parallel or Parallel()
     plan = plan.fitted_to(model)
-    state = _start(model, optimizer, batches, settings, run, resume)
-    save = partial(save_checkpoint, model, optimizer, state, run, parallel)
+    average = plan.average_of(model)
+    state = _start(model, average, optimizer, batches, settings, run, resume)
+    save = partial(save_checkpoint, model, average, optimizer, state, run, parallel)
     phase, evaluation = None, None
     with RunLog(run, state, plan=plan, settings=settings, enabled=parallel.is_main) as log:
         for epoch in _remaining_epochs(state, plan, validation, log):
@@ -95,28 +71,28 @@ def fit(
                 log.lines(plan.announce(epoch, phase))
                 phase = plan.phase(epoch)
                 plan.set_trainable(model, epoch)
-                wrapped = parallel.wrap(model)
+                wrapped = parallel.wrap(model, settings.compile)
             plan.set_train_mode(model, epoch)
             train_one_epoch(
-                wrapped, optimizer, batches, to_video, settings, state, run, parallel, log
+                wrapped, average, optimizer, batches, to_video, settings, state, run, parallel, log
             )
-            is_due = validation is not None and (
-                validation.is_due(epoch, plan.num_epochs) or plan.hands_over_best(model, epoch)
-            )
+            is_due = plan.is_due(validation, model, epoch)
             if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
                 save()  # before the validation, which may fail
                 common = (settings, plan, state, run, parallel, log)
-                evaluation = _validate(model, validation, to_video, *common)
+                scored = model if average is None else average.module
+                evaluation = _validate(scored, validation, to_video, *common)
             state.next_epoch()
             save()
-    return TrainResult(state, evaluation)
+    return TrainResult(state, evaluation, log.clock.wait_share)
 
 
 def train_one_epoch(
     model: nn.Module,
+    average: AveragedModel | None,
     optimizer: Optimizer,
     batches: Batches,
     to_video: ToVideo,
@@ -127,7 +103,8 @@ def train_one_epoch(
     log: RunLog,
 ) -> None:
     """Takes the remaining steps of the current epoch; `model` is the result of `parallel.wrap`."""
-    remaining = batches.epoch(state.epoch, skip_batches=state.step * settings.accumulate_steps)
+    skipped = state.step * settings.accumulate_steps
+    remaining = to_device(batches.epoch(state.epoch, skip_batches=skipped), parallel.device)
     while state.step < state.steps_per_epoch:
         started = time.perf_counter()
         group = list(islice(remaining, settings.accumulate_steps))
@@ -147,12 +124,14 @@ def train_one_epoch(
             context=StepContext(run.seed, state.epoch, state.step, state.step_of_run, run.describe),
             parallel=parallel,
         )
+        if average is not None and result.num_clips:
+            average.update_parameters(model)
         state.add(result)
         log.step(state, result, waited=waited)
         must_stop = _is_stopped(run, parallel)
         every = run.save_every_steps
         if must_stop or (every and state.step_of_run % every == 0):
-            save_checkpoint(model, optimizer, state, run, parallel)
+            save_checkpoint(model, average, optimizer, state, run, parallel)
         if must_stop:
             raise StoppedError(f"stopped by a signal after step {state.step_of_run}")
     next(remaining, None)  # ends the epoch, so that the loader processes stay for the next one
@@ -160,7 +139,12 @@ def train_one_epoch(
 
 
 def save_checkpoint(
-    model: nn.Module, optimizer: Optimizer, state: TrainState, run: RunSettings, parallel: Parallel
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    state: TrainState,
+    run: RunSettings,
+    parallel: Parallel,
 ) -> None:
     """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
@@ -171,8 +155,10 @@ def save_checkpoint(
     Raises:
         OSError: If it cannot be written; the previous checkpoint is intact.
     """
+    models = [model] if average is None else [model, average.module]
     if state.step in (0, state.steps_per_epoch):
-        parallel.average_buffers(model)
+        for one in models:
+            parallel.average_buffers(one)
     weights = parallel.state_dict(model)
     if not parallel.is_main:
         return
@@ -185,6 +171,8 @@ def save_checkpoint(
         "best": {"accuracy": state.best_accuracy, "epoch": state.best_epoch},
         **run.meta,
     }
+    if average is not None:
+        payload["ema"] = average.module.state_dict()
     checkpoint.save(run.folder / LAST, payload)
     if run.keep_epochs and state.step == 0 and state.epoch % run.keep_epochs == 0:
         checkpoint.save(run.folder / f"checkpoint-epoch-{state.epoch:04d}.pt", payload)
@@ -192,6 +180,7 @@ def save_checkpoint(
 
 def _start(
     model: nn.Module,
+    average: AveragedModel | None,
     optimizer: Optimizer,
     batches: Batches,
     settings: OptimSettings,
@@ -207,6 +196,9 @@ def _start(
     path = run.folder / LAST
     state = state_from(resume["progress"], steps_per_epoch=steps_per_epoch, path=path)
     checkpoint.restore(model, resume["model"], path=path)
+    if average is not None:
+        checkpoint.restore(average.module, resume["ema"], path=path)
+        average.n_averaged.fill_(state.step_of_run)  # 0 before the first step, which copies
     optimizer.load_state_dict(resume["optimizer"])
     return state
 

@@ -11,6 +11,8 @@ A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/d
 |                 | gradients only (Springenberg 2014)       | little on the class                |
 | deconvnet       | the same, also where a ReLU returned 0   | as guided_backprop                 |
 |                 | (Zeiler & Fergus 2013)                   |                                    |
+| integrated_     | Σ_c (x - f) mean of dy/dx on the line    | any; sums to y(x) - y(f), where f  |
+| gradients       | from f to x    (Sundararajan 2017)       | is the clip's mean color           |
 | occlusion       | y(x) - y(x with a patch hidden)          | any; needs no gradients            |
 |                 | (Zeiler & Fergus 2013)                   |                                    |
 
@@ -105,6 +107,21 @@ def deconvnet(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     return _with_relu_rule(model, video, targets, masked=False)
 
 
+def integrated_gradients(
+    model: nn.Module, video: Video, targets: Labels, *, fill: str = "mean", num_steps: int = 32
+) -> GateMap:
+    """Returns a signed map (N, T, H, W). See the table; f is the filled clip, as in `occlusion`.
+
+    Takes a gradient at the middle of each of `num_steps` equal parts of the line.
+    """
+    start = filled(video, one_of("fill", fill, ("mean", "zero", "blur")))
+    total = torch.zeros_like(video)
+    for step in range(num_steps):
+        point = start + (video - start) * ((step + 0.5) / num_steps)
+        total += _input_gradient(model, point, targets)[0]
+    return GateMap("cam", ((video - start) * total / num_steps).sum(1), identity_value=0.0)
+
+
 def occlusion(
     model: nn.Module,
     video: Video,
@@ -132,7 +149,7 @@ def occlusion(
     _check_eval(model)
     one_of("fill", fill, FILLS)
     windows = _windows(tuple(video.shape[2:]), patch, stride)
-    hidden = video if fill == "freeze" else _filled(video, fill)
+    hidden = video if fill == "freeze" else filled(video, fill)
     drops, coverage = torch.zeros_like(video[:, 0]), torch.zeros_like(video[:1, 0])
     step = max(batch_size // len(video), 1)
     with torch.no_grad():
@@ -156,6 +173,7 @@ METHODS: dict[str, Callable[..., GateMap]] = {
     "saliency": saliency,
     "guided_backprop": guided_backprop,
     "deconvnet": deconvnet,
+    "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,
 }
 OF_A_LAYER = ("cam", "grad_cam", "hires_cam")
@@ -228,7 +246,8 @@ def _windows(size: tuple[int, ...], patch: Triple | None, stride: Triple | None)
     return [(..., *window) for window in product(*slices)]
 
 
-def _filled(video: Video, fill: str) -> Video:
+def filled(video: Video, fill: str) -> Video:
+    """Returns what hides a clip: its mean color, zero, or the clip blurred in space ("blur")."""
     if fill == "mean":
         return video.mean((2, 3, 4), keepdim=True).expand_as(video)
     if fill == "blur":

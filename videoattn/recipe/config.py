@@ -246,6 +246,14 @@ class TrainConfig:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["off", "on", "max-autotune"] = "off"
+    """Compiles the training step with torch.compile, which takes a minute or more, and a C++
+    compiler. max-autotune also measures kernels and uses CUDA graphs (docs/training.md)."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, such as 0.999, which is validated and saved, and
+    which `test` and `predict` load."""
+    sync_norm: bool = False
+    """Batch norms compute their statistics over all processes (GPUs only)."""
     auxiliary_weights: dict[str, float] = field(default_factory=dict)
     """Weights of an attention system's losses by name, which replace its defaults, as in
     {interaction: 0.1, diversity: 0}; 0 only logs a loss."""

@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.lists import Samples, class_notes, class_sizes
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.lists import Samples, class_sizes
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
-from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning, num_stages
+from videoattn.engine.plan import EpochPlan, FineTuning, Validation, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
-from videoattn.engine.state import RunSettings, TrainState
+from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
-from videoattn.engine.train import TrainResult, Validation, fit
-from videoattn.files import write_text
-from videoattn.recipe.config import Config
+from videoattn.engine.train import TrainResult, fit
+from videoattn.recipe.config import Config, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import load_initial_weights
 from videoattn.recipe.load import load, to_dict
+from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.model import make_model
+from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
 from videoattn.recipe.objective import (
     make_class_weights,
-    make_label_noise,
     make_mix,
     test_objective,
     with_frame_losses,
@@ -44,9 +44,8 @@ from videoattn.recipe.training import (
     make_settings,
     make_trackers,
     new_parameters,
+    synchronize_norms,
 )
-
-NUM_FAILURES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,14 @@ class Experiment:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.samples["train"].class_names
+
+    @property
+    def video_files(self) -> list[ClipDataset]:
+        """The datasets whose samples are single files, whose frames are counted on first use."""
+        if self.config.data.layout in ("shards", "frames"):
+            return []
+        loaders = (self.train_batches, self.test_batches)
+        return [loader.dataset for loader in loaders if loader is not None]
 
     @property
     def meta(self) -> CheckpointMeta:
@@ -110,18 +117,19 @@ class Experiment:
             trackers=make_trackers(self.config, folder) if parallel.is_main else (),
             stop=stop,
         )
-        return fit(
-            self.model,
-            self.optimizer,
-            self.train_batches,
-            to_video=self.preprocess,
-            settings=with_frame_losses(self.settings, self.config, self.model),
-            plan=self.plan,
-            run=run,
-            validation=validation,
-            parallel=parallel,
-            resume=previous,
-        )
+        with section("train"):
+            return fit(
+                self.model,
+                self.optimizer,
+                self.train_batches,
+                to_video=self.preprocess,
+                settings=with_frame_losses(self.settings, self.config, self.model),
+                plan=self.plan,
+                run=run,
+                validation=validation,
+                parallel=parallel,
+                resume=previous,
+            )
 
 
 def train(
@@ -158,21 +166,31 @@ def train(
             claim(folder, config, parallel, resume=resume, overwrite=overwrite)
         )
         experiment = assemble(config, parallel, previous, samples=samples)
+        datasets = experiment.video_files
+        recall_counts(datasets)
         if parallel.is_main:
-            show(f"{folder}: {_summary(experiment, parallel)}")
-            for line in class_sizes(samples["train"]):
-                show(line)
-            for note in [*notes, *_data_notes(experiment, folder), *experiment.notes]:
-                show(f"note: {note}")
+            _show_start(experiment, parallel, folder, notes)
+            stack.callback(remember_counts, datasets)
         try:
             result = experiment.fit(folder, parallel, previous, stack.enter_context(StopSignals()))
         except StoppedError as error:
             raise StoppedError(
                 f"{error}; {folder / LAST} is complete: continue with --resume"
             ) from error
-        if parallel.is_main and result.state.num_skipped:
-            _show_skipped(folder, result.state, experiment)
+        if parallel.is_main:
+            show_data_advice(config, result.wait_share, experiment.train_batches)
+            if result.state.num_skipped:
+                show_skipped(folder, result.state, config, len(samples["train"]))
         return result
+
+
+def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
+    samples = experiment.samples
+    show(f"{folder}: {_summary(experiment, parallel)}")
+    for line in class_sizes(samples["train"]):
+        show(line)
+    for note in [*notes, *data_notes(experiment.config, samples, folder), *experiment.notes]:
+        show(f"note: {note}")
 
 
 def read_samples(config: Config) -> dict[str, Samples]:
@@ -203,12 +221,8 @@ def assemble(
     num_classes = len(samples["train"].class_names)
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
-    new: list[str] | None = None
-    notes: list[str] = []
-    if config.model.weights is not None and previous is not None:
-        new = new_parameters(previous)
-    elif config.model.weights is not None:
-        new, notes = load_initial_weights(model, config)
+    new, notes = _initialize(model, config, previous)
+    synchronize_norms(config, model, parallel)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
     notes += [note] if note else []
@@ -218,7 +232,9 @@ def assemble(
     weights = make_class_weights(config, samples["train"], parallel.device)
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
-    plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn)
+    with section("train"):
+        ema = config.train.ema
+        plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn, ema)
     validates = config.train.validate_every
     test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
@@ -235,54 +251,27 @@ def assemble(
     )
 
 
+def _initialize(
+    model: nn.Module, config: Config, previous: Checkpoint | None
+) -> tuple[list[str] | None, list[str]]:
+    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
+    weights (None if there are no weights), and notes."""
+    if config.model.weights is None:
+        return None, []
+    if previous is not None:
+        return new_parameters(previous), []
+    return load_initial_weights(model, config)
+
+
 def _summary(experiment: Experiment, parallel: Parallel) -> str:
     model, samples = experiment.config.model, experiment.samples
     attention = "".join(f" + {system.name}" for system in model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
-    dtype = resolve_precision(experiment.settings.precision, parallel.device)
+    dtype = str(resolve_precision(experiment.settings.precision, parallel.device))
+    if parallel.device.type == "cuda" and dtype == "torch.float32":
+        dtype += " (TF32 in convolutions)"
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
     return (
         f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
         f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
     )
-
-
-def _data_notes(experiment: Experiment, folder: Path) -> list[str]:
-    """Returns notes about classes, wrong labels and missing videos."""
-    config, samples = experiment.config, experiment.samples["train"]
-    notes = class_notes(samples, numbered=config.data.layout in ("list", "frames"))
-    if (noise := make_label_noise(config, samples)) is not None:
-        wrong = f"{noise.count(len(samples)):,} of {len(samples):,} training labels"
-        notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
-    return notes + _missing(experiment.samples, folder)
-
-
-def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
-    """Writes the names of missing videos, and returns a note about each list of them."""
-    notes = []
-    for name, split, effect in (
-        ("train", "training", "left out"),
-        ("test", "test", "counted as failed"),
-    ):
-        missing = samples[name].missing if name in samples else ()
-        if missing:
-            file = folder / f"missing_{split}.txt"
-            write_text(file, "".join(f"{path}\n" for path in missing))
-            notes.append(
-                f"{len(missing):,} listed {split} videos are missing, and {effect}; {file} names "
-                "them"
-            )
-    return notes
-
-
-def _show_skipped(folder: Path, state: TrainState, experiment: Experiment) -> None:
-    num_failed = len(state.failed)
-    show(
-        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
-        f"{len(experiment.samples['train']):,} videos x {experiment.config.train.num_epochs} "
-        f"epochs; {folder / SKIPPED} lists {num_failed:,} videos:"
-    )
-    for failure in read_failures(folder / SKIPPED)[:NUM_FAILURES_SHOWN]:
-        show(f"  {failure.path}: {failure.reason}")
-    if num_failed > NUM_FAILURES_SHOWN:
-        show(f"  and {num_failed - NUM_FAILURES_SHOWN:,} more")

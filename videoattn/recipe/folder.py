@@ -1,10 +1,9 @@
-"""Locks and prepares the folder of a run, and remembers the run's data.
+"""Locks and prepares the folder of a run.
 
 Only files that training wrote are ever erased, and only with `overwrite`.
 """
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
 from videoattn.recipe.earlier import with_earlier
 from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
+from videoattn.recipe.memory import remember_data
 
 Resume = bool | Literal["auto"]
 """Whether a run continues from its last checkpoint. auto: if there is one, else it starts."""
@@ -110,36 +110,6 @@ def folder_of(recipe: object, config: Config, resume: Resume) -> Path:
         if _can_resume(folder) and read_yaml(Path(recipe)).get("name") == config.name:
             return folder
     return RUNS / config.name
-
-
-def remember_data(folder: Path, config: Config) -> None:
-    """Records the data section of a run that this user trains, outside of the run's folder.
-
-    `test` uses the record, so that it does not have to trust the config in the folder. If it cannot
-    be written, a note is printed.
-    """
-    record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
-    try:
-        write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        show(f"note: `videoattn test {folder}` will ask for its data: {error}")
-
-
-def remembered_data(folder: Path) -> dict[str, Any] | None:
-    """Returns the data section of a run that this user trained in this folder, or None."""
-    path = _record_of(folder)
-    if not path.is_file():
-        return None
-    data: dict[str, Any] = json.loads(path.read_text())["data"]
-    return data
-
-
-def _record_of(folder: Path) -> Path:
-    home = os.environ.get("VIDEOATTN_HOME")
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    state = Path(home) if home else Path(base, "videoattn")
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
-    return state / "runs" / f"{digest[:32]}.json"
 
 
 def _lock(folder: Path) -> io.FileIO:

@@ -24,6 +24,7 @@ from videoattn.engine.step import OptimSettings
 from videoattn.engine.trackers import MLflow, Tracker, WeightsAndBiases
 from videoattn.errors import one_of
 from videoattn.files import write_text
+from videoattn.models.norms import sync_batch_norms
 from videoattn.models.structure import unsafe_convolutions
 from videoattn.recipe.config import Config, TrainConfig
 from videoattn.recipe.data import make_loader
@@ -40,7 +41,7 @@ _TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
 def make_optimizer(
     model: nn.Module, config: Config, fine_tuning: FineTuning | None = None
 ) -> torch.optim.Optimizer:
-    """Returns SGD with Nesterov momentum 0.9, or AdamW.
+    """Returns SGD with Nesterov momentum 0.9, or AdamW; on a GPU, as one fused kernel.
 
     Norms and biases have no weight decay. A fine-tuned backbone has its own learning rate.
     """
@@ -62,9 +63,10 @@ def make_optimizer(
         for decayed in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
+    fused = next(model.parameters()).is_cuda
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=train.lr)
-    return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, lr=train.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
 def make_fine_tuning(
@@ -130,6 +132,19 @@ def make_precise_bn(
     return PreciseBatchNorm(batches, num_clips)
 
 
+def synchronize_norms(config: Config, model: nn.Module, parallel: Parallel) -> None:
+    """Makes batch norms use the statistics of all processes, if the recipe has `sync_norm`.
+
+    Raises:
+        ValueError: If the processes do not use GPUs.
+    """
+    if not config.train.sync_norm or parallel.world_size == 1:
+        return
+    if parallel.device.type != "cuda":
+        raise ValueError("train.sync_norm: torch synchronizes batch norms on GPUs only; remove it")
+    sync_batch_norms(model)
+
+
 def new_parameters(previous: Checkpoint) -> list[str]:
     """Returns the names of the parameters that were not pretrained when a run began."""
     groups: Any = previous["optimizer"]["param_groups"]
@@ -171,6 +186,7 @@ def make_settings(
         auxiliary=auxiliary_losses if auxiliary_weights else None,
         auxiliary_weights=auxiliary_weights,
         mix=mix,
+        compile=train.compile,
     )
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.common import grid_of, one_head, small_weights, zero_norm
-from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
+from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -82,9 +82,16 @@ class CrossLayerNonLocal(nn.Module):
             keys, values = [torch.cat(keys, dim=1)], [torch.cat(values, dim=1)]
         out = x
         for k, v, bn in zip(keys, values, self.bn, strict=True):
-            y = from_tokens(attend(q, k, v, scale=self.logit_scale, path=self.path), grid_of(x))
-            out = out + bn(self.out(y))
+            out = out + bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
         return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns the response to one softmax, before `out`, as tokens (N, P, E)."""
+        return attend(q, k, v, scale=self.logit_scale, path=self.path)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Returns the rows (N, Q, P) of one softmax for queries (N, Q, D) and keys (N, P, D)."""
+        return attention_weights(q, k, "softmax", self.logit_scale)
 
     def project(self, x: Video, *sources: Source) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Returns queries (N, P, D), and the keys and values (N, P_r, D) of each source."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
 from videoattn.attention.common import evaluating, grid_of, one_head, pool_keys
-from videoattn.attention.functional import Path, attend, from_tokens, to_tokens
+from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
@@ -63,8 +63,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Video) -> Video:
         q, k, v, _ = self.project(x)
-        o = self.out(from_tokens(attend(q, k, v, path=self.path), grid_of(x)))
+        o = self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
         return x + self.gamma * o
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns o, before `out`, as tokens (N, P, E)."""
+        return attend(q, k, v, path=self.path)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
+        return attention_weights(q, k, "softmax", 1.0)
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
         """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""

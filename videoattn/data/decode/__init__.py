@@ -92,8 +92,7 @@ def decode(
         with closing(read) as images:
             frames = _collect(images, len(numbers), crop)
     except FFmpegError as error:
-        path = source.source if isinstance(source, Video) else source
-        raise DecodeError(path, reason(error)) from error
+        raise DecodeError(source, reason(error)) from error
     if not np.array_equal(numbers, requested):
         frames = frames[positions]
     return torch.from_numpy(frames).permute(0, 3, 1, 2)

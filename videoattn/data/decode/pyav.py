@@ -19,6 +19,7 @@ from av.video.frame import PictureType
 from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
+    MAX_PACKETS,
     check_pixels,
     checked_packets,
     no_frame,
@@ -60,6 +61,10 @@ class Video:
         DecodeError: If the file cannot be read, is empty, or is not a video.
     """
 
+    counts = False
+    """Whether the next pass that decodes frames in order continues to the end of the file, so that
+    `num_frames` needs no pass of its own."""
+
     def __init__(self, source: VideoSource) -> None:
         self.source = source
         try:
@@ -81,6 +86,9 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __str__(self) -> str:
+        return str(self.source)
+
     def close(self) -> None:
         self.container.close()
 
@@ -92,6 +100,15 @@ class Video:
         with the true count.
         """
         return len(self.packet_index.packets) if self.packet_index else self._count()
+
+    def expect_frames(self) -> int:
+        """Returns the number of frames, or the header's if all frames would have to be decoded. The
+        next call of `decode` then counts them, too."""
+        stated, most = self.stream.frames, min(MAX_PACKETS, self.num_bytes // 8)  # a false header
+        if self.packet_index is not None or not 0 < stated <= most:
+            return self.num_frames
+        self.counts = True
+        return stated
 
     @property
     def fps(self) -> float:
@@ -215,8 +232,8 @@ def read_pyav(
     video.last_error = None
     if (yield from _read_listed(video, indices, to_rgb)):
         return
-    if starts is not None and starts.num_bytes != video.num_bytes:
-        starts = None  # the file has changed
+    if starts is not None and (video.counts or starts.num_bytes != video.num_bytes):
+        starts = None  # all frames are decoded anyway, or the file has changed
     if starts is not None and (yield from _read_in_order(video, indices, to_rgb, starts)):
         return
     yield from _read_in_order(video, indices, to_rgb)
@@ -263,10 +280,10 @@ def _read_in_order(
         for frame in video.feed(packet):
             if starts and (frame.is_corrupt or video.last_error):
                 return False
-            if count == indices[slot]:
+            if slot < len(indices) and count == indices[slot]:
                 yield slot, to_rgb(frame)
                 slot += 1
-                if slot == len(indices):
+                if slot == len(indices) and not video.counts:
                     return True
                 if starts:
                     first, first_frame = starts.before(int(indices[slot]))
@@ -275,4 +292,8 @@ def _read_in_order(
         return False
     if count == 0:
         raise video.no_frame()
+    if video.counts:
+        video.num_frames, video.counts = count, False
+    if slot == len(indices):
+        return True
     raise too_few_frames(video.source, int(indices[-1]), count)

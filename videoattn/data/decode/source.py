@@ -77,7 +77,7 @@ class DecodeError(Exception):
         num_frames: The number of frames that decode, set only if they are too few.
     """
 
-    def __init__(self, path: VideoSource, reason: str, num_frames: int | None = None) -> None:
+    def __init__(self, path: object, reason: str, num_frames: int | None = None) -> None:
         # All three are in `args`, so that the error survives pickling between processes.
         super().__init__(str(path), reason, num_frames)
         self.path = str(path)

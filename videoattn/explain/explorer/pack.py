@@ -64,7 +64,7 @@ def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -
             `fps` of the frames, `run`, `network`, `input` (T, H, W), `classes` (pairs of name and
             probability, most likely first), `truth` or None, and `queries`: (frame, y, x, title,
             reason) in the network's input. Maps named "method/class" become one map with a choice
-            of classes.
+            of classes. `costs`, if any, has a note for maps by name.
 
     Raises:
         ValueError: If the budget is too large for a browser, or there is no archive.
@@ -184,6 +184,8 @@ def _write_scene(
     pairwise, left_out = _write_pairwise(writer, archive, grid, room, budget)
     order = {name: at for at, name in enumerate(archive.maps)}
     scene["maps"] = sorted(pairwise, key=lambda meta: order[meta["name"]]) + maps
+    for meta in scene["maps"]:
+        meta["note"] += about.get("costs", {}).get(meta["name"], "")
     scene["missing"] = missing + left_out
     return scene, [f"{about['video']}: {text}" for text in missing + left_out]
 

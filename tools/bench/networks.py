@@ -1,0 +1,143 @@
+"""The networks of the benchmarks, ours and those of other libraries, and their training steps."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from videoattn.attention import insert_attention
+from videoattn.engine.precision import autocast
+from videoattn.recipe.config import ModelConfig
+from videoattn.recipe.model import make_model
+
+POSITIONS = ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))
+"""The stages and blocks after which the non-local paper inserts its five blocks in an R50."""
+
+Step = Callable[[], None]
+
+
+def ours(name: str) -> nn.Module:
+    """Returns our network: "i3d_r50_nl" (with five non-local blocks), "slow_r50", "tsm_r50"."""
+    if name == "tsm_r50":
+        return make_model(ModelConfig("tsn_r50", options={"shift_div": 8}), 400)
+    attention = "non_local" if name.endswith("_nl") else None
+    return make_model(name.removesuffix("_nl"), 400, attention=attention)
+
+
+def theirs(name: str) -> nn.Module:
+    """Returns the network of pytorchvideo with its own non-local blocks. "tsm_r50" is torchvision's
+    ResNet with mmaction2's shift, which is not installed with it.
+
+    Raises:
+        ImportError: If pytorchvideo is not installed.
+    """
+    if name == "tsm_r50":
+        return Tsm()
+    from pytorchvideo.layers.nonlocal_net import create_nonlocal
+    from pytorchvideo.models import hub
+
+    model: nn.Module = getattr(hub, name.removesuffix("_nl"))(pretrained=False)
+    if name.endswith("_nl"):
+
+        def block(channels: int) -> nn.Module:
+            made: nn.Module = create_nonlocal(
+                dim_in=channels, dim_inner=channels // 2, pool_size=(1, 2, 2), norm=nn.BatchNorm3d
+            )
+            return made
+
+        # pytorchvideo's blocks are stem, layer1, pool, layer2, ...
+        insert_attention(model, block, [f"blocks.{a + 1}.res_blocks.{b}" for a, b in POSITIONS])
+    return model
+
+
+class Tsm(nn.Module):
+    """A TSM as mmaction2 describes it: images (N T, C, H, W); before the first convolution of each
+    block, an eighth of the channels comes from the next frame, and another from the previous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torchvision.models.resnet50(num_classes=400)
+        for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
+            for block in stage:
+                block.conv1.register_forward_pre_hook(self._shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_frames = x.shape[2]
+        logits: Tensor = self.net(x.transpose(1, 2).flatten(0, 1))
+        return logits.unflatten(0, (-1, self.num_frames)).mean(1)
+
+    def _shift(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        x = inputs[0].unflatten(0, (-1, self.num_frames))
+        fold = x.shape[2] // 8
+        y = torch.zeros_like(x)
+        y[:, :-1, :fold] = x[:, 1:, :fold]
+        y[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
+        y[:, :, 2 * fold :] = x[:, :, 2 * fold :]
+        return y.flatten(0, 1)
+
+
+def training_step(
+    model: nn.Module, clip: Tensor, dtype: torch.dtype, *, compile: str | None = None
+) -> Step:
+    """Returns a function that takes an SGD step. `compile` is a mode of torch.compile."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9)
+    labels = torch.arange(len(clip), device=clip.device) % 400
+    run: Callable[[Tensor], Tensor] = model
+    if compile is not None:
+        run = torch.compile(model, mode=compile)
+    return partial(_train_once, run, optimizer, clip, labels, dtype)
+
+
+def _train_once(
+    run: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype,
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(dtype, clip.device):
+        logits = run(clip)
+    nn.functional.cross_entropy(logits.float(), labels).backward()
+    optimizer.step()
+
+
+def seconds(step: Step, device: torch.device) -> float:
+    """Returns the time of one step."""
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def in_turns(
+    steps: Mapping[str, Step], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Returns the times of each side, which take turns. The first turn, which allocates memory and
+    tunes kernels, is left out."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            taken = seconds(step, device)
+            if turn:
+                times[name].append(taken)
+    return times
+
+
+def against(times: Sequence[float], own: Sequence[float]) -> tuple[str, ...]:
+    """Returns the median, least and largest time, and the median ratio to ours in a round."""
+    ratio = statistics.median(a / b for a, b in zip(times, own, strict=True))
+    stats = (statistics.median(times), min(times), max(times))
+    return *(f"{x:.3f}" for x in stats), f"{ratio:.2f}"
+
+
+def machine() -> str:
+    """Returns the load and the number of threads, for the note below a table."""
+    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
+    return f"{load}{torch.get_num_threads()} threads, torch {torch.__version__}"

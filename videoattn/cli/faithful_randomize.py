@@ -1,0 +1,114 @@
+"""Compares maps before and after the parameters of a network are drawn again."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from videoattn.cli.env import machine
+from videoattn.cli.faithful import Chosen, Clips
+from videoattn.cli.faithful_report import Results, interval
+from videoattn.engine.parallel import Parallel
+from videoattn.engine.precise import PreciseBatchNorm
+from videoattn.explain.faithful.baselines import Field, center_map
+from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
+from videoattn.explain.faithful.statistics import bootstrap
+from videoattn.files import write_text, write_whole
+from videoattn.recipe.console import show
+from videoattn.recipe.model import make_model
+from videoattn.types import Batch
+
+NUM_SEEDS = 3
+NUM_NORM_CLIPS = 32
+CENTER = "center"
+
+
+def compare_randomized(chosen: Chosen, clips: Clips) -> None:
+    """Writes randomization.json, randomization.md and randomize.png."""
+    settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
+    results = Results(chosen.folder / "randomization.json", settings)
+    predictor = chosen.predictor
+    videos = [video for _, video in clips]
+    with torch.no_grad():
+        targets = [int(predictor.model(video)[0].argmax()) for video in videos]
+
+    def maps_of(model: nn.Module) -> dict[str, list[Field]]:
+        # Not averaged: what guided backpropagation keeps are edges, finer than cells.
+        found = [
+            chosen.fields(x, k, model, most_cells=x[0, 0].numel())
+            for x, k in zip(videos, targets, strict=True)
+        ]
+        named = {name: [fields[name] for fields in found] for name in found[0]}
+        first = next(iter(named.values()))[0]
+        grid = len(first), first.shape[1], first.shape[2]
+        return named | {CENTER: [center_map(grid)] * len(videos)}
+
+    before = maps_of(predictor.model)
+    bands = {name: unrelated(fields) for name, fields in before.items()}
+    frames = [
+        f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
+    ]
+    norms = PreciseBatchNorm(_Batches(frames), NUM_NORM_CLIPS)
+    for seed in range(NUM_SEEDS):
+        if seed in results.done:
+            continue
+        torch.manual_seed(chosen.seed * NUM_SEEDS + seed)
+        fresh = make_model(predictor.config.model, len(predictor.class_names)).to(predictor.device)
+        row: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
+        for mode in MODES:
+            row[mode] = {}
+            for stage, changed in randomized(predictor.model, fresh, mode):
+                norms.recompute(changed, clips.to_video, "float32", Parallel())
+                after = maps_of(changed)
+                row[mode][stage] = {n: similarity(before[n], after[n]) for n in before}
+                show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
+        results.add(seed, row)
+    _write(results, bands)
+
+
+class _Batches:
+    """Decoded clips as batches of eight."""
+
+    def __init__(self, frames: list[Tensor]) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return -(-len(self.frames) // 8)
+
+    def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
+        for start in range(0, len(self.frames), 8):
+            part = torch.stack(self.frames[start : start + 8])
+            yield Batch(part, torch.zeros(len(part)).long(), torch.arange(len(part)))
+
+
+def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
+    """Writes the verdicts: a map is insensitive if its interval lies above the band."""
+    rows = list(results.done.values())
+    stages = list(rows[0]["cascade"])
+    columns = "map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"
+    text = f"# Randomization\n\n{results.header()}\n"
+    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
+    verdicts = {}
+    for name, (low, high) in bands.items():
+        last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
+        signed, absolute = (bootstrap(values) for values in last)
+        verdicts[name] = "insensitive" if signed.low >= high - 1e-6 else "sensitive"
+        cells = interval(signed), interval(absolute), f"{low:z.2f} to {high:z.2f}", verdicts[name]
+        text += f"| {name} | {' | '.join(cells)} |\n"
+    results.write(bands=bands, verdicts=verdicts)
+    write_text(results.path.with_suffix(".md"), text)
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
+        for name, (low, high) in bands.items():
+            means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
+            (line,) = axes.plot(stages, means, label=name)
+            axes.axhspan(low, high, color=line.get_color(), alpha=0.05)
+        axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
+    axes.legend(fontsize=8)
+    path = results.path.with_name("randomize.png")
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    for written in (results.path, results.path.with_suffix(".md"), path):
+        show(written)

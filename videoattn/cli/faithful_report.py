@@ -1,0 +1,243 @@
+"""Stores the scores of maps, and writes them as tables and curves."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from videoattn.explain.faithful.knockout import KEYS
+from videoattn.explain.faithful.removal import Groups, area, relative, saco, sign_agreement, steps
+from videoattn.explain.faithful.score import FRAMES_ONLY, SIGNED
+from videoattn.explain.faithful.statistics import Interval, bootstrap
+from videoattn.files import write_text, write_whole
+
+HEADER = (
+    "| map | gap | gap minus random's | deletion | insertion | relative deletion | gap of y | "
+    "drop at 10 % | sign | SaCo | time | shuffle | better than random |"
+)
+
+
+class Results:
+    """The results of a command, one for each unit of work, in a JSON file.
+
+    Raises:
+        ValueError: If the file holds results of other settings, or is damaged.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.settings = dict(settings)
+        self.done: dict[int, dict[str, Any]] = {}
+        if not path.exists():
+            return
+        try:
+            stored = json.loads(path.read_text("utf-8"))
+            before, rows = stored["settings"], stored["clips"]
+            self.done = {int(row["clip"]): dict(row) for row in rows}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}); remove it") from error
+        different = [k for k in settings if k != "machine" and before.get(k) != settings[k]]
+        if different:
+            names = ", ".join(different)
+            raise ValueError(f"{path} holds results of other settings ({names}); move or remove it")
+
+    def add(self, number: int, row: Mapping[str, Any]) -> None:
+        """Adds the result of a unit, and writes the file."""
+        self.done[number] = {"clip": number, **row}
+        self.write()
+
+    def write(self, **more: object) -> None:
+        content = {"settings": self.settings, **more, "clips": list(self.done.values())}
+        write_text(self.path, json.dumps(content) + "\n")
+
+    def header(self, **more: object) -> str:
+        """Returns the settings as one paragraph of Markdown."""
+        values = {**self.settings, **more}
+        known = {key: value for key, value in values.items() if value is not None}
+        return "; ".join(f"{key}: {_text(value)}" for key, value in known.items()) + ".\n"
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def write_removal(results: Results, class_names: Sequence[str]) -> list[Path]:
+    """Writes faithfulness.md and curves.png, and the table to faithfulness.json."""
+    clips = list(results.done.values())
+    right = [clip["right"] for clip in clips]
+    grid = clips[0]["grid"]
+    header = results.header(
+        clips=len(clips),
+        grid="x".join(map(str, grid)),
+        right=f"{sum(right)} of {len(right)} clips ({100 * sum(right) / len(right):.1f} %)",
+        intervals="95 %, bootstrap over clips",
+    )
+    text, tables = f"# Faithfulness\n\n{header}", {}
+    for fill in results.settings["fills"]:
+        rows = table(clips, fill, results.settings["seed"])
+        tables[fill] = {name: {k: tuple(v) for k, v in row.items()} for name, row in rows.items()}
+        text += f"\n## Hidden cells show: {fill}\n\n{HEADER}\n|{' --- |' * HEADER[1:].count('|')}\n"
+        ranked = sorted(rows.items(), key=lambda item: -item[1]["gap"].mean)
+        text += "".join(_line(name, row) for name, row in ranked)
+    text += _blocks(clips, results.settings["seed"])
+    results.write(table=tables)
+    written = [results.path, results.path.with_suffix(".md"), results.path.with_name("curves.png")]
+    write_text(written[1], text)
+    _draw_curves(written[2], clips, results.settings["fills"], prod(grid))
+    return written
+
+
+def table(
+    clips: Sequence[Mapping[str, Any]], fill: str, seed: int
+) -> dict[str, dict[str, Interval]]:
+    """Returns the scores of each map with this fill."""
+    names = list(clips[0]["fills"][fill])
+    num_cells = prod(clips[0]["grid"])
+
+    def curves(name: str, key: str) -> Tensor:
+        return torch.tensor([c["fills"][fill][name][key] for c in clips], dtype=torch.float64)
+
+    def areas(name: str, suffix: str = "") -> tuple[Tensor, Tensor]:
+        return tuple(area(curves(name, kind + suffix), num_cells) for kind in _KINDS)  # type: ignore[return-value]
+
+    random = areas("random")
+    whole, empty = curves("random", "deletion")[:, [0, -1]].T
+    y_range = -curves("random", "deletion_y")[:, [0, -1]].diff(dim=1)[:, 0]
+    found: dict[str, dict[str, Interval]] = {}
+    for name in names:
+        deletion, insertion = areas(name)
+        gap_y = areas(name, "_y")[1] - areas(name, "_y")[0]
+        gap, random_gap = insertion - deletion, random[1] - random[0]
+        tenth, random_tenth = (
+            _at_tenth(curves(n, "deletion"), num_cells) for n in (name, "random")
+        )
+        groups = [
+            Groups(*(torch.tensor(c["fills"][fill][name][k]) for k in Groups._fields))
+            for c in clips
+        ]
+        base = name.removesuffix(FRAMES_ONLY)
+        values = {
+            "gap": gap,
+            "difference": gap - random_gap,
+            "deletion": deletion,
+            "insertion": insertion,
+            "drop": random_tenth - tenth,
+            "sign": torch.stack([sign_agreement(g, signed=base in SIGNED) for g in groups]),
+            "saco": torch.stack([saco(g) for g in groups]),
+            "better": (gap > random_gap).double(),
+        }
+        row = {key: bootstrap(value.double(), seed) for key, value in values.items()}
+        row["relative"] = _share(random[0] - deletion, whole, empty, seed)
+        row["gap_y"] = _share(gap_y, y_range, torch.zeros_like(y_range), seed)
+        if name in clips[0]["time"]:
+            times = torch.tensor([c["time"][name] for c in clips], dtype=torch.float64)
+            row["time"] = bootstrap(area(times, times.shape[1] - 1), seed)
+        if name in clips[0]["shuffle"]:
+            row["shuffle"] = bootstrap(torch.tensor([c["shuffle"][name] for c in clips]), seed)
+        found[name] = row
+    return found
+
+
+_KINDS = ("deletion", "insertion")
+_COLUMNS = (
+    "gap", "difference", "deletion", "insertion", "relative", "gap_y", "drop", "sign", "saco",
+    "time", "shuffle", "better",
+)  # fmt: skip
+
+
+def _share(amount: Tensor, whole: Tensor, empty: Tensor, seed: int) -> Interval:
+    relative(amount, whole, empty)  # raises an error if the network is constant
+    return bootstrap(amount, seed, over=whole - empty)
+
+
+def _at_tenth(curve: Tensor, num_cells: int) -> Tensor:
+    """Returns curves (N, points) at a tenth of the cells, between the two nearest points."""
+    at = [step / num_cells for step in steps(num_cells, curve.shape[1])]
+    after = next(index for index, share in enumerate(at) if share >= 0.1)
+    weight = (0.1 - at[after - 1]) / (at[after] - at[after - 1])
+    return curve[:, after - 1] * (1 - weight) + curve[:, after] * weight
+
+
+def _line(name: str, row: Mapping[str, Interval]) -> str:
+    found = [interval(row[key]) if key in row else "-" for key in _COLUMNS]
+    return f"| {name} | {' | '.join(found)} |\n"
+
+
+def interval(found: Interval, form: str = "{:z.2f}") -> str:
+    mean, low, high = (form.format(value) for value in found)
+    return f"{mean} ({low} to {high})"
+
+
+def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Returns the table of knocked-out keys and blocks."""
+    if not clips[0]["blocks"]:
+        return ""
+    columns = (
+        "block", "without keys of the highest weight", "random keys", "lowest",
+        "highest minus random", "rank correlation of w with the effect", "of w times the norm of v",
+        "accuracy, block off minus on",
+    )  # fmt: skip
+    text = "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
+    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
+    for name in clips[0]["blocks"]:
+        rows = [clip["blocks"][name] for clip in clips]
+
+        def cell(of: Callable[[dict[str, Any]], float], needs: str, rows: list[Any] = rows) -> str:
+            values = [of(row) for row in rows if needs in row]
+            found = bootstrap(torch.tensor(values).double(), seed) if values else None
+            return interval(found, "{:z.3f}") if found else "-"
+
+        keys = [cell(lambda row, which=which: row[which], which) for which in KEYS]  # type: ignore[misc]
+        difference = cell(lambda row: row["highest"] - row["random"], "highest")
+        orders = [cell(lambda row, k=k: row[k], k) for k in ("weights", "weighted_values")]  # type: ignore[misc]
+        off = [
+            row["answer_off"] in c["labels"]
+            for row, c in zip(rows, clips, strict=True)
+            if "answer_off" in row
+        ]
+        change = "-"
+        if off:
+            pairs = torch.tensor(off).double() - torch.tensor([c["right"] for c in clips]).double()
+            change = interval(bootstrap(100 * pairs, seed), "{:z.1f} %")
+        text += f"| {name} | {' | '.join([*keys, difference, *orders, change])} |\n"
+    return text
+
+
+def _draw_curves(
+    path: Path, clips: Sequence[Mapping[str, Any]], fills: Sequence[str], num_cells: int
+) -> None:
+    """Draws the mean deletion and insertion curves: a row of two plots for each fill."""
+    figure = Figure(figsize=(12, 4.5 * len(fills)), layout="constrained")
+    FigureCanvasAgg(figure)
+    plots = figure.subplots(len(fills), 2, squeeze=False)
+    for fill, row in zip(fills, plots, strict=True):
+        for kind, axes in zip(_KINDS, row, strict=True):
+            _draw(axes, clips, fill, kind, num_cells)
+    plots[0][1].legend(loc="lower right", fontsize=8)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _draw(
+    axes: Axes, clips: Sequence[Mapping[str, Any]], fill: str, kind: str, num_cells: int
+) -> None:
+    for name in clips[0]["fills"][fill]:
+        if FRAMES_ONLY in name:
+            continue
+        curves = torch.tensor([clip["fills"][fill][name][kind] for clip in clips])
+        at = torch.tensor(steps(num_cells, curves.shape[1])) / num_cells
+        is_random = name == "random"
+        axes.plot(at, curves.mean(0), label=name, color="black" if is_random else None,
+                  linestyle="--" if name in ("center", "motion", "smooth") else "-")  # fmt: skip
+        if is_random:
+            bands = [bootstrap(column.double()) for column in curves.T]
+            axes.fill_between(at, [b.low for b in bands], [b.high for b in bands], color="0.8")
+    verb = "hidden" if kind == "deletion" else "revealed"
+    axes.set(xlabel=f"share of cells {verb}, highest first", ylabel="probability of the class",
+             ylim=(0, 1), title=f"{kind}, {fill}")  # fmt: skip

@@ -1,0 +1,192 @@
+"""Knocks keys out of pairwise attention, and whole blocks out of a network.
+
+A row of a pairwise map makes a claim about its block, not about the class. Removing key j from the
+row of query i (weight 0, a softmax row scaled to sum to 1 again) changes the response at i to
+
+    y'_i = (y_i - w_ij v_j) / (1 - w_ij)
+
+Knocking out the keys with the highest weight for all queries should change the class score more
+than knocking out random keys, or the block does not use where it looks. Values matter as well: the
+effect of key j follows w_ij |v_j - y_i|, not w_ij, so we report how far each orders the effects.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import ceil
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from videoattn.attention.record import recordable_blocks
+from videoattn.explain.faithful.statistics import spearman
+from videoattn.types import Video
+
+SHARE = 0.05
+"""The share of the keys that is knocked out for all queries."""
+NUM_QUERIES, NUM_KEYS = 16, 32
+MOST_ENTRIES = 2**24
+KEYS = ("highest", "random", "lowest")
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A block of one head whose `forward` calls `attend` with queries (N, Q, D), keys (N, P, D) and
+    values (N, P, E). `weights` returns the rows (N, Q, P)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor: ...
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
+
+
+def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the blocks whose keys can be knocked out, by name."""
+    found = recordable_blocks(model)
+    return {name: block for name, block in found.items() if isinstance(block, Attends)}
+
+
+@contextmanager
+def replaced_attend(block: nn.Module, changed: Changed) -> Iterator[None]:
+    """Lets a block call `changed(attend, q, k, v)` in place of its `attend` inside the `with`."""
+    assert isinstance(block, Attends)
+    block.attend = partial(changed, block.attend)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del block.attend
+
+
+def without(
+    block: nn.Module, attend: Attend, q: Tensor, k: Tensor, v: Tensor, dropped: Tensor
+) -> Tensor:
+    """Returns `attend` without the keys `dropped` (N, K), through the block's own fast path.
+
+    Keys of a softmax are left out, so that the other weights are scaled. Weights of other rules
+    do not depend on each other, so that the values of these keys become 0.
+    """
+    kept = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device).scatter(1, dropped, False)
+    if getattr(block, "normalizer", "softmax") != "softmax":
+        return attend(q, k, v * kept.unsqueeze(2))
+    left = (x[kept].view(len(x), -1, x.shape[2]) for x in (k, v))
+    return attend(q, *left)
+
+
+@contextmanager
+def without_keys(
+    block: nn.Module, which: str, generator: torch.Generator, share: float = SHARE
+) -> Iterator[None]:
+    """Knocks out a share of the keys for all queries: those that receive the "highest" or "lowest"
+    weight from all queries, or "random" ones."""
+
+    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if which == "random":
+            values = torch.rand(k.shape[:2], generator=generator).to(k.device)
+        else:
+            values = _received(block, q, k)
+        chosen = values.topk(ceil(share * k.shape[1]), dim=1, largest=which != "lowest").indices
+        return without(block, attend, q, k, v, chosen)
+
+    with replaced_attend(block, changed):
+        yield
+
+
+@contextmanager
+def without_key(
+    block: nn.Module, queries: Int64[Tensor, " Q"], keys: Int64[Tensor, "N Q"]
+) -> Iterator[None]:
+    """Knocks one key out of the row of each query: of copy n, keys[n, i] for queries[i]."""
+
+    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = attend(q, k, v).clone()
+        for at, query in enumerate(queries.tolist()):
+            row = q[:, query : query + 1]
+            y[:, query] = without(block, attend, row, k, v, keys[:, at : at + 1])[:, 0]
+        return y
+
+    with replaced_attend(block, changed):
+        yield
+
+
+class RowOrder(NamedTuple):
+    """How far w_ij and w_ij |v_j| order the effects of keys: mean Spearman over queries."""
+
+    weights: float
+    weighted_values: float
+
+
+@torch.no_grad()
+def row_order(
+    model: nn.Module, block: nn.Module, video: Video, generator: torch.Generator
+) -> RowOrder | None:
+    """Compares the rows of a block with the effect of each key on the block's output at the query.
+
+    Takes 16 random queries and, for each, 32 keys, stratified over the quantiles of the row; runs
+    the block once for every 32 keys. Returns None if the block divides the clip into groups.
+    """
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    passes: list[tuple[tuple[Tensor, ...], Tensor]] = []
+
+    def kept(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        calls.append((q, k, v))
+        return attend(q, k, v)
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        passes.append((tuple(x.clone() for x in inputs), output.clone()))
+
+    handle = block.register_forward_hook(keep)
+    with replaced_attend(block, kept):
+        model(video)
+    handle.remove()
+    if len(calls) != 1 or len(calls[0][0]) != 1:
+        return None
+    ((inputs, output),) = passes
+    q, k, v = calls[0]
+    queries = torch.randperm(q.shape[1], generator=generator)[:NUM_QUERIES]
+    rows = block.weights(q[:, queries], k)[0]  # type: ignore[operator]
+    places = torch.linspace(0, k.shape[1] - 1, min(NUM_KEYS, k.shape[1])).round().long()
+    keys = rows.argsort(dim=1)[:, places].T  # (keys, queries)
+    with without_key(block, queries, keys):
+        changed = block(*(x.expand(len(keys), -1, -1, -1, -1) for x in inputs))
+    effects = (changed - output).flatten(2)[:, :, queries].norm(dim=1)
+    weights = rows.gather(1, keys.T).abs()
+    norms = weights * v[0].norm(dim=1)[keys.T]
+    pairs = [(weights[i], norms[i], effects[:, i]) for i in range(len(queries))]
+    return RowOrder(
+        sum(spearman(w, effect) for w, _, effect in pairs) / len(pairs),
+        sum(spearman(norm, effect) for _, norm, effect in pairs) / len(pairs),
+    )
+
+
+@contextmanager
+def block_off(block: nn.Module) -> Iterator[None]:
+    """Replaces a block by the identity inside the `with`.
+
+    Raises:
+        ValueError: If the output of the block has another shape than its input.
+    """
+
+    def identity(module: nn.Module, args: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or output.shape != args[0].shape:
+            raise ValueError(f"{type(module).__name__} is not an addition to its input; keep it on")
+        x: Tensor = args[0]
+        return x
+
+    handle = block.register_forward_hook(identity)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _received(block: nn.Module, q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:
+    """Returns the sum of the weights that each key receives, a few queries at a time."""
+    total = torch.zeros(k.shape[:2], device=k.device)
+    for rows in q.split(max(MOST_ENTRIES // (len(k) * k.shape[1]), 1), dim=1):
+        total += block.weights(rows, k).sum(1)  # type: ignore[operator]
+    return total

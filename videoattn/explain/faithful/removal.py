@@ -1,0 +1,145 @@
+"""Removal scores: how the score of a class changes when cells are hidden in the order of a map.
+
+x_k is the clip with the first k of n cells hidden, where cells are ordered by decreasing value, p
+the probability of the class and y its logit.
+
+| score         | definition                                                           | better |
+| deletion      | area under p(x_k) over k / n                                         | low    |
+| insertion     | the same, for the empty clip with the first k cells revealed         | high   |
+| gap           | insertion - deletion                                                 | high   |
+| relative      | (area of random orders - area) / (p(x) - p(empty)), of deletion      | high   |
+| drop          | p(x) - p with a tenth of the cells hidden, minus that of random      | high   |
+| sign          | share of groups whose removal moves y as the sign of their mean says | high   |
+| SaCo          | agreement of the map with the effects of groups (arXiv 2404.01415)   | high   |
+| time          | area under p when whole frames freeze, in the order of their means   | low    |
+
+Groups are ten groups of (nearly) equal size, in the order of the map, each removed alone. SaCo
+compares pairs of groups: with the mean s_i of the map over group i and the effect d_i on y a cell,
+w_ij = |s_i - s_j|, negative if the order of s and d disagrees, SaCo = sum w / sum |w|. We use means
+a cell where the paper has sums over equal groups, so that adding a constant to a map changes
+nothing if n is not a multiple of ten.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from videoattn.explain.faithful.hide import Hider, Scores
+
+NUM_POINTS = 21
+NUM_GROUPS = 10
+FLAT = 1e-9  # a smaller range of scores is that of a constant network
+
+
+class Curves(NamedTuple):
+    """Scores over the steps k of `steps`: cells hidden in order, and revealed in order."""
+
+    deletion: Scores
+    insertion: Scores
+
+
+class Groups(NamedTuple):
+    """For each group of cells, in the order of the map: the mean of the map, and the decrease of y
+    a cell when the group is hidden."""
+
+    means: Float[Tensor, " G"]
+    effects: Float[Tensor, " G"]
+
+
+def descending(values: Tensor, generator: torch.Generator) -> Int64[Tensor, " n"]:
+    """Returns the cells by decreasing value. Ties have a random order, not that of a raster."""
+    flat = values.flatten()
+    mixed = torch.randperm(len(flat), generator=generator)
+    return mixed[flat[mixed].argsort(descending=True, stable=True)]
+
+
+def steps(num_cells: int, num_points: int = NUM_POINTS) -> list[int]:
+    """Returns the numbers k of hidden cells: 0, 5, .. 100 %, or every number if that is fewer."""
+    last = min(num_points - 1, num_cells)
+    return [round(num_cells * index / last) for index in range(last + 1)]
+
+
+def first_hidden(order: Int64[Tensor, " n"], counts: Sequence[int]) -> Bool[Tensor, "M n"]:
+    """Returns a mask for each count: the first `count` cells of the order are hidden."""
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return rank < torch.tensor(counts).unsqueeze(1)
+
+
+def removal_curves(hider: Hider, order: Tensor, num_points: int = NUM_POINTS) -> Curves:
+    """Hides and reveals cells in an order."""
+    masks = first_hidden(order, steps(len(order), num_points))
+    # The whole and the empty clip are the ends of both curves.
+    found = hider(torch.cat([masks, ~masks[1:-1]]))
+    points = len(masks)
+    deletion = Scores(*(values[:points] for values in found))
+    inner = Scores(*(values[points:] for values in found))
+    ends = ((d[-1:], i, d[:1]) for d, i in zip(deletion, inner, strict=True))
+    return Curves(deletion, Scores(*(torch.cat(parts) for parts in ends)))
+
+
+def area(curve: Float[Tensor, "... points"], num_cells: int) -> Float[Tensor, "..."]:
+    """Returns the area under a curve over k / n, by trapezoids."""
+    at = torch.tensor(steps(num_cells, curve.shape[-1]), dtype=curve.dtype) / num_cells
+    return torch.trapezoid(curve, at)
+
+
+def relative(
+    amount: Float[Tensor, " N"], whole: Float[Tensor, " N"], empty: Float[Tensor, " N"]
+) -> Float[Tensor, ""]:
+    """Returns the mean of an amount over clips as a share of the mean of score(x) - score(empty).
+
+    Raises:
+        ValueError: If hiding everything changes nothing.
+    """
+    change = (whole - empty).mean()
+    if abs(float(change)) < FLAT:
+        raise ValueError(
+            "the score of the whole clip is that of the empty one, so that nothing can be relative "
+            "to the difference; the network ignores what this fill hides: choose another fill"
+        )
+    return amount.mean() / change
+
+
+def remove_groups(hider: Hider, values: Tensor, order: Tensor) -> Groups:
+    """Hides each of ten groups of cells alone."""
+    parts = order.tensor_split(min(NUM_GROUPS, len(order)))
+    masks = torch.zeros(len(parts) + 1, len(order), dtype=torch.bool)
+    for mask, part in zip(masks[1:], parts, strict=True):
+        mask[part] = True
+    y = hider(masks).y
+    sizes = torch.tensor([len(part) for part in parts])
+    means = torch.stack([values.flatten()[part].mean() for part in parts])
+    return Groups(means, (y[0] - y[1:]) / sizes)
+
+
+def saco(groups: Groups) -> Float[Tensor, ""]:
+    """Returns SaCo, -1 to 1; 0 if all groups have the same mean, as those of a constant map."""
+    i, j = torch.triu_indices(len(groups.means), len(groups.means), 1)
+    weight = groups.means[i] - groups.means[j]
+    agree = (groups.effects[i] - groups.effects[j]) * weight >= 0
+    total = weight.abs().sum()
+    signed = torch.where(agree, weight.abs(), -weight.abs()).sum()
+    return signed / total if total > 0 else torch.zeros_like(total)
+
+
+def sign_agreement(groups: Groups, *, signed: bool) -> Float[Tensor, ""]:
+    """Returns the share of groups, 0 to 1, whose removal moves y as their mean says.
+
+    Removing a group with a positive mean should lower y. Every group of an unsigned map should.
+    """
+    expected = groups.means.sign() if signed else torch.ones_like(groups.means)
+    return (groups.effects.sign() == expected).to(groups.means.dtype).mean()
+
+
+def time_deletion(
+    frozen: Hider, values: Float[Tensor, "t h w"], generator: torch.Generator
+) -> Scores:
+    """Returns the scores when whole frames (T' steps) are hidden, those with the largest mean
+    first. `frozen` is a hider whose fill is "freeze"."""
+    order = descending(values.mean((1, 2)), generator)
+    frames = first_hidden(order, range(len(order) + 1))
+    return frozen(frames.repeat_interleave(values[0].numel(), dim=1))

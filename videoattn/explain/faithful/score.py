@@ -1,0 +1,227 @@
+"""Scores the maps of one clip: removal in their order, baselines, and blocks without their keys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.record import record_attention, recordable_blocks
+from videoattn.explain.faithful.baselines import (
+    Field,
+    center_map,
+    frame_map,
+    motion_map,
+    random_map,
+    smooth_map,
+)
+from videoattn.explain.faithful.fields import MOST_CELLS, field_of
+from videoattn.explain.faithful.hide import Hider
+from videoattn.explain.faithful.knockout import (
+    KEYS,
+    block_off,
+    blocks_that_attend,
+    row_order,
+    without_keys,
+)
+from videoattn.explain.faithful.removal import (
+    descending,
+    removal_curves,
+    remove_groups,
+    time_deletion,
+)
+from videoattn.explain.faithful.statistics import spearman
+from videoattn.explain.post_hoc import METHODS
+from videoattn.explain.truth import cells
+from videoattn.types import Video
+
+SIGNED = ("cam", "hires_cam", "integrated_gradients", "occlusion")
+"""Methods whose maps say that some places lower the score."""
+NUM_RANDOM = 10
+LEAST_CELLS = 10
+"""A map with fewer cells has no top tenth."""
+FRAMES_ONLY = ", frames only"
+
+
+def make_fields(
+    model: nn.Module,
+    video: Video,
+    target: int,
+    methods: Sequence[str],
+    *,
+    recorded: bool = True,
+    most_cells: int = MOST_CELLS,
+) -> dict[str, Field]:
+    """Returns the fields of a clip's maps: of methods for a class, and of attention blocks.
+
+    Args:
+        most_cells: Fields with more are averaged.
+
+    Raises:
+        ValueError: If a method does not apply to the network.
+    """
+    fields: dict[str, Field] = {}
+    clip = video.shape[2], video.shape[3], video.shape[4]
+    if recorded and recordable_blocks(model):
+        with torch.no_grad(), record_attention(model, queries=(), factors="instead") as maps:
+            model(video)
+        found = {name: field_of(one, clip, most_cells=most_cells) for name, one in maps.items()}
+        fields = {name: field for name, field in found.items() if field is not None}
+    for name in methods:
+        one = METHODS[name](model, video, torch.tensor([target], device=video.device))
+        field = field_of(one, clip, most_cells=most_cells)
+        assert field is not None
+        fields[name] = field
+    return fields
+
+
+def score_maps(
+    hider: Hider, fields: Mapping[str, Field], fills: Sequence[str], generator: torch.Generator
+) -> dict[str, Any]:
+    """Returns the curves and groups of each map and baseline of a clip, as JSON values.
+
+    Args:
+        fields: Maps on the hider's grid.
+    """
+    every = dict(fields)
+    every |= {name + FRAMES_ONLY: frame_map(field) for name, field in fields.items()}
+    every |= {"center": center_map(hider.grid), "motion": motion_map(hider.video, hider.grid)}
+    every["smooth"] = smooth_map(_typical(list(fields.values())), generator)
+    record: dict[str, Any] = {"time": {}, "fills": {}}
+    frozen = replace(hider, fill="freeze")
+    for name, field in every.items():
+        if FRAMES_ONLY not in name:  # it has the frames of its map
+            record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
+    random = [random_map(hider.grid, generator) for _ in range(NUM_RANDOM)]
+    for fill in fills:
+        hider = replace(hider, fill=fill)
+        rows = {
+            name: _curves(hider, field, generator) | _groups(hider, field, generator)
+            for name, field in every.items()
+        }
+        curves = [_curves(hider, field, generator) for field in random]
+        mean = {key: torch.tensor([c[key] for c in curves]).mean(0) for key in curves[0]}
+        rows["random"] = {key: _plain(curve) for key, curve in mean.items()}
+        rows["random"] |= _groups(hider, random[0], generator)
+        record["fills"][fill] = rows
+    return record
+
+
+def shuffle_test(
+    video: Video,
+    fields: Mapping[str, Field],
+    make: Callable[[Video], Mapping[str, Field]],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Returns, for each map, its rank correlation with the map of the clip whose frames are
+    permuted, after the permutation is undone.
+
+    Args:
+        fields: The maps, on their own grids.
+        make: Returns the maps of a clip.
+    """
+    num_frames = video.shape[2]
+    order = torch.randperm(num_frames, generator=generator)
+    found = make(video[:, :, order])
+    back = order.argsort()
+    similar = {}
+    for name, field in fields.items():
+        long = found[name].repeat_interleave(num_frames, 0)[:: len(found[name])]
+        grid = len(field), field.shape[1], field.shape[2]
+        similar[name] = round(spearman(cells(long[back], grid), field.double()), 4)
+    return similar
+
+
+def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
+    """Returns the effect of knocked-out keys and blocks on the class's score, as JSON values."""
+    rows: dict[str, Any] = {}
+    model, whole = hider.model, torch.zeros(1, hider.num_cells, dtype=torch.bool)
+    before = float(hider(whole).y)
+    attending = blocks_that_attend(model)
+    for name, block in recordable_blocks(model).items():
+        row: dict[str, Any] = {}
+        if name in attending:
+            for which in KEYS:
+                with without_keys(block, which, generator):
+                    row[which] = before - float(hider(whole).y)
+            order = row_order(model, block, hider.video, generator)
+            row |= order._asdict() if order is not None else {}
+        try:
+            with torch.no_grad(), block_off(block):
+                row["answer_off"] = int(model(hider.video)[0].argmax())
+        except ValueError:  # a head, or a layer that changes the shape
+            pass
+        rows[name] = row
+    return {name: row for name, row in rows.items() if row}
+
+
+class Cost(NamedTuple):
+    """The probability (0 - 1) that hiding the top tenth of a map's cells costs, and the mean of ten
+    random tenths."""
+
+    top: float
+    random: float
+
+    def __str__(self) -> str:
+        top, random = (f"{100 * cost:.0f}" for cost in self)
+        points = "point" if top == "1" else "points"
+        return f"hiding its top tenth costs {top} {points}, random {random}"
+
+
+def top_tenth(hider: Hider, field: Field, generator: torch.Generator) -> Cost:
+    """Returns the cost of a map's top tenth, and of random ones: 12 forward passes."""
+    count = max(round(hider.num_cells / 10), 1)
+    orders = [descending(field, generator)]
+    orders += [torch.randperm(hider.num_cells, generator=generator) for _ in range(NUM_RANDOM)]
+    masks = torch.zeros(len(orders) + 1, hider.num_cells, dtype=torch.bool)
+    for mask, order in zip(masks[1:], orders, strict=True):
+        mask[order[:count]] = True
+    p = hider(masks).p
+    return Cost(float(p[0] - p[1]), float(p[0] - p[2:].mean()))
+
+
+def cost_of(
+    model: nn.Module,
+    video: Video,
+    found: PairwiseMap | GateMap,
+    label: int,
+    probabilities: Callable[[Tensor], Tensor],
+) -> str:
+    """Returns "; hiding its top tenth costs 31 points, random 6", or "" if a map has few places."""
+    field = field_of(found, (video.shape[2], video.shape[3], video.shape[4]))
+    if field is None or field.numel() < LEAST_CELLS:
+        return ""
+    grid = len(field), field.shape[1], field.shape[2]
+    hider = Hider(model, video, grid, label, probabilities=probabilities)
+    return f"; {top_tenth(hider, field, torch.Generator().manual_seed(0))}"
+
+
+def _curves(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
+    curves = removal_curves(hider, descending(field, generator))
+    return {
+        "deletion": _plain(curves.deletion.p),
+        "insertion": _plain(curves.insertion.p),
+        "deletion_y": _plain(curves.deletion.y),
+        "insertion_y": _plain(curves.insertion.y),
+    }
+
+
+def _groups(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:
+    groups = remove_groups(hider, field, descending(field, generator))
+    return {key: value.double().tolist() for key, value in groups._asdict().items()}
+
+
+def _typical(fields: list[Field]) -> Field:
+    """Returns a field with the mean power spectrum of the standardized fields."""
+    powers = torch.zeros(1)
+    for field in fields:
+        centered = field - field.mean()
+        spectrum = torch.fft.fftn(centered / centered.norm().clamp_min(1e-12)).abs()
+        powers = powers + spectrum.square()
+    return torch.fft.ifftn(powers.sqrt()).real
+
+
+def _plain(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.double().tolist()]

@@ -1,0 +1,53 @@
+"""Rank correlation, and intervals over clips."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NUM_RESAMPLES = 1000
+
+
+class Interval(NamedTuple):
+    """A mean over clips with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    values: Float[Tensor, " N"], seed: int = 0, *, over: Float[Tensor, " N"] | None = None
+) -> Interval:
+    """Returns the mean of a score over clips, with its interval over resamples of the clips.
+
+    The interval of a paired difference is that of the differences.
+
+    Args:
+        over: Divide the mean by the mean of these values in each resample, for a relative score.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(values), (NUM_RESAMPLES, len(values)), generator=generator)
+    means, mean = values[drawn].mean(1), values.mean()
+    if over is not None:
+        means, mean = means / over[drawn].mean(1), mean / over.mean()
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return Interval(float(mean), low, high)
+
+
+def spearman(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
+    """Returns the rank correlation of two maps, -1 to 1; ties share their mean rank.
+
+    It is 0 if one of the maps is constant.
+    """
+    ranks = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
+    ranks -= ranks.mean(1, keepdim=True)
+    norms = ranks.norm(dim=1).prod()
+    return float((ranks[0] * ranks[1]).sum() / norms) if norms > 0 else 0.0
+
+
+def _ranks(values: Tensor) -> Float[Tensor, " n"]:
+    _, places, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[places]

@@ -1,0 +1,72 @@
+"""Remembers facts about this user's runs and data, outside of the folders that others may share."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videoattn.data.dataset import ClipDataset
+from videoattn.data.prepare.counts import read_counts, write_counts
+from videoattn.files import write_text
+from videoattn.recipe.config import Config
+from videoattn.recipe.console import show
+from videoattn.recipe.load import to_dict
+
+
+def remember_data(folder: Path, config: Config) -> None:
+    """Records the data section of a run, which `test` uses: it must not trust the config in the
+    folder."""
+    record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
+    try:
+        write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        show(f"note: `videoattn test {folder}` will ask for its data: {error}")
+
+
+def remembered_data(folder: Path) -> dict[str, Any] | None:
+    """Returns the data section of a run that this user trained in this folder, or None."""
+    path = _record_of(folder)
+    if not path.is_file():
+        return None
+    data: dict[str, Any] = json.loads(path.read_text())["data"]
+    return data
+
+
+def recall_counts(datasets: Sequence[ClipDataset]) -> None:
+    """Gives the datasets the numbers of frames that earlier runs found in the same folder."""
+    for dataset in datasets:
+        try:
+            dataset.use_counts(read_counts(_counts_of(dataset)))
+        except ValueError as error:
+            show(f"note: {error}; the frames are counted again")
+
+
+def remember_counts(datasets: Sequence[ClipDataset]) -> None:
+    """Records the numbers of frames that the datasets found."""
+    for dataset in datasets:
+        path = _counts_of(dataset)
+        try:
+            if found := dataset.found_counts():
+                earlier = read_counts(path)
+                if earlier | found != earlier:
+                    write_counts(path, earlier | found)
+        except (OSError, ValueError) as error:
+            show(f"note: the next run will count frames again: {error}")
+
+
+def _counts_of(dataset: ClipDataset) -> Path:
+    return _record(dataset.samples.root, "counts", ".npz")
+
+
+def _record_of(folder: Path) -> Path:
+    return _record(folder, "runs", ".json")
+
+
+def _record(folder: Path, kind: str, suffix: str) -> Path:
+    home = os.environ.get("VIDEOATTN_HOME")
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    state = Path(home) if home else Path(base, "videoattn")
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+    return state / kind / f"{digest[:32]}{suffix}"
