@@ -137,3 +137,36 @@ def _noise(rng: np.random.Generator) -> Tensor:
         total += F.interpolate(grid, size=(160, 160), mode="bicubic") * cells**-0.6
     total -= total.min()
     return (total / total.max())[0, 0]
+
+
+def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
+    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, S, S), in place.
+
+    Args:
+        states: The object in each frame: center x and y, log size, and angle.
+
+    Returns:
+        The alpha of the object, (T, S, S).
+    """
+    side = picture.shape[-1]
+    rows, columns = (_reach(states[name], states["size"], side) for name in ("y", "x"))
+    axis = (torch.arange(side) + 0.5) * (2 / side) - 1
+    x = axis[None, None, columns] - states["x"][:, None, None]
+    y = axis[None, rows, None] - states["y"][:, None, None]
+    scale = torch.exp(-states["size"])[:, None, None]
+    cos, sin = (scale * f(states["angle"])[:, None, None] for f in (torch.cos, torch.sin))
+    grid = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)  # (T, rows, columns, 2)
+    patches = patch.expand(len(picture), -1, -1, -1)
+    layer = F.grid_sample(patches, grid, align_corners=False)
+    picture[:, :, rows, columns].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
+    alpha = torch.zeros_like(picture[:, 0])
+    alpha[:, rows, columns] = layer[:, 3]
+    return alpha
+
+
+def _reach(center: Tensor, log_size: Tensor, side: int) -> slice:
+    """Returns the range of pixels along one axis that the object covers in any frame."""
+    radius = torch.exp(log_size) * 1.05  # interpolation blurs the edge by half a patch pixel
+    first = ((center - radius).min().item() + 1) * side / 2
+    last = ((center + radius).max().item() + 1) * side / 2
+    return slice(min(max(int(first), 0), side - 1), min(max(int(last) + 1, 1), side))

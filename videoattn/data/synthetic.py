@@ -19,11 +19,10 @@ from typing import Literal, NamedTuple
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from videoattn.data.pictures import SIZE, background, object_picture
+from videoattn.data.pictures import SIZE, background, object_picture, paint
 from videoattn.errors import one_of
 from videoattn.files import file_url, write_text
 from videoattn.types import Frames
@@ -271,36 +270,3 @@ def _drift(num_frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
         "size": torch.full((num_frames,), np.log(rng.uniform(0.07, 0.13))),
         "angle": torch.full((num_frames,), rng.uniform(-np.pi, np.pi)),
     }
-
-
-def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
-    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, S, S), in place.
-
-    Args:
-        states: The object in each frame, as of `draw_states`.
-
-    Returns:
-        The alpha of the object, (T, S, S).
-    """
-    side = picture.shape[-1]
-    rows, columns = (_reach(states[name], states["size"], side) for name in ("y", "x"))
-    axis = (torch.arange(side) + 0.5) * (2 / side) - 1
-    x = axis[None, None, columns] - states["x"][:, None, None]
-    y = axis[None, rows, None] - states["y"][:, None, None]
-    scale = torch.exp(-states["size"])[:, None, None]
-    cos, sin = (scale * f(states["angle"])[:, None, None] for f in (torch.cos, torch.sin))
-    grid = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)  # (T, rows, columns, 2)
-    patches = patch.expand(len(picture), -1, -1, -1)
-    layer = F.grid_sample(patches, grid, align_corners=False)
-    picture[:, :, rows, columns].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
-    alpha = torch.zeros_like(picture[:, 0])
-    alpha[:, rows, columns] = layer[:, 3]
-    return alpha
-
-
-def _reach(center: Tensor, log_size: Tensor, side: int) -> slice:
-    """Returns the range of pixels along one axis that the object covers in any frame."""
-    radius = torch.exp(log_size) * 1.05  # interpolation blurs the edge by half a patch pixel
-    first = ((center - radius).min().item() + 1) * side / 2
-    last = ((center + radius).max().item() + 1) * side / 2
-    return slice(min(max(int(first), 0), side - 1), min(max(int(last) + 1, 1), side))

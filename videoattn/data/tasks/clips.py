@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.data.pictures import SHAPES, background, color, glyph_picture, object_picture
-from videoattn.data.synthetic import Split, paint
+from videoattn.data.pictures import SHAPES, background, color, glyph_picture, object_picture, paint
+from videoattn.data.synthetic import Split
 from videoattn.errors import one_of
 from videoattn.types import Frames
 
