@@ -76,16 +76,15 @@ def command(
     Prints a table of test accuracies for each recipe. All networks are built and checked before the
     first run. Finished runs are not repeated: an interrupted comparison continues where it stopped.
     """
-    folder = folder or RUNS / f"compare_{load(recipe, overrides or ()).name}"
-    recipes = [recipe, *(task or ())]
-    cells = _cells(recipes, overrides or (), network or [None], _systems(system), seeds, folder)
+    changes, recipes = overrides or (), [recipe, *(task or ())]
+    folder = folder or RUNS / f"compare_{load(recipe, changes).name}"
+    cells = _cells(recipes, changes, network or [None], _systems(system), seeds, folder)
     for cell in cells:
         _take(cell, folder, merge or ())
     own = cells[_shard(shard, len(cells))]
     errors = _run_all(cells, own, folder, device)
-    tables = _write_tables(cells, errors)
-    for place, rows in tables.items():
-        if len(tables) > 1:
+    for place, rows in _write_tables(cells, errors).items():
+        if task:
             console.rule(place.name)
         for line in table_of(rows, _failed(cells, errors, place)).splitlines():
             show(line)

@@ -35,7 +35,8 @@ function listItem(video) {
     video.label === video.guess ? "The prediction is correct." : wrong, " ",
     video.explorer ? element("a", "Explore this video", { href: video.explorer }) : "",
   ]);
-  const name = element("p", [video.name, ...(video.explorer || !video.command ? [] : [" · ", element("code", video.command)])], { className: "soft" });
+  const command = video.explorer || !video.command ? [] : [" · ", element("code", video.command)];
+  const name = element("p", [video.name, ...command], { className: "soft" });
   if (!video.size || !strips) return element("li", [line, name]);
   const url = URL.createObjectURL(new Blob([strips.subarray(video.at, video.at + video.size)], { type: "image/webp" }));
   const strip = element("img", "", { src: url, alt: `Frames of ${video.name}`, onload: () => URL.revokeObjectURL(url) });
