@@ -118,6 +118,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "engine/test_log.py::test_damaged_lists_of_skipped_videos_are_named",
         "attention/test_maps.py::test_descriptions_that_do_not_fit_the_arrays",
         "recipe/test_limits.py::test_class_names_that_are_not_names",
+        "cli/test_faithful.py::test_results_that_were_not_written_by_us",
     ),
     "a library imports or fetches what a name says": (
         "test_security.py::test_names_of_networks_are_listed",

@@ -13,6 +13,7 @@ from tests.cli.test_commands import refused
 from tests.cli.test_visualize import untrained
 from videoattn.cli import faithful_randomize
 from videoattn.cli.app import main
+from videoattn.cli.faithful_report import Results, write_removal
 from videoattn.data.synthetic import MOTIONS, demo_clip, encode_clip
 from videoattn.data.transforms import resize
 from videoattn.engine.checkpoint import save_weights
@@ -237,3 +238,37 @@ def test_score_lines_of_sheets_and_pages(
         assert line.startswith("hiding its top tenth costs ")
         assert line in page
     assert "top tenth" not in explore([trained], [video], output=tmp_path / "b.html").read_text()
+
+
+SETTINGS = {"fills": ["mean"], "seed": 0}
+ROW = {"clip": 0, "right": True, "grid": [2, 2, 2], "target": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        3, [], {}, {"settings": 3, "clips": []}, {"settings": 3, "clips": [ROW]},
+        {"settings": SETTINGS, "clips": 3}, {"settings": SETTINGS, "clips": [3]},
+        {"settings": SETTINGS, "clips": [{"clip": "x"}]}, {"settings": SETTINGS, "clips": [ROW]},
+        {"settings": SETTINGS, "clips": [{"clip": 0, "right": True}]},
+        {"settings": SETTINGS, "clips": [ROW | {"grid": "x", "fills": {}}]},
+        {"settings": SETTINGS, "clips": [ROW | {"fills": {"mean": {"random": 3}}}]},
+        {"settings": SETTINGS, "clips": [ROW | {"fills": {"mean": {"random": {"deletion": "x"}}}}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_results_that_were_not_written_by_us(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "faithfulness.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"faithfulness\.json is damaged \(.*\); remove it$") as e:
+        write_removal(Results(path, SETTINGS))
+    assert "\n" not in str(e.value)
+
+
+def test_results_larger_than_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "faithfulness.json"
+    with path.open("wb") as file:
+        file.truncate(2**28 + 1)
+    message = "has more than 268,435,456 bytes, the limit; remove it"
+    with pytest.raises(ValueError, match=message):
+        Results(path, SETTINGS)

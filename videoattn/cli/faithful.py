@@ -231,7 +231,7 @@ def score_removal(chosen: Chosen, clips: Clips, fills: Sequence[str], against: s
                 f"the first clip took {seconds:.1f} seconds; {left} more take about "
                 f"{left * seconds / 60:.0f} minutes (fewer: --videos, --method, --maps, --fill)"
             )
-    for path in write_removal(results, chosen.predictor.class_names):
+    for path in write_removal(results):
         show(path)
 
 

@@ -44,12 +44,12 @@ def score_known_motion(chosen: Chosen) -> None:
     for number in range(chosen.num_videos):
         if number not in results.done:
             results.add(number, _score(chosen, number))
-    rows = list(results.done.values())
-    text = f"# Known motion\n\n{results.header(right=sum(row['right'] for row in rows))}\n"
-    text += f"| map | {' | '.join(SCORES)} |\n|{' --- |' * (len(SCORES) + 1)}\n"
-    for name in rows[0]["maps"]:
-        cells = [_cell([row["maps"][name] for row in rows], score) for score in SCORES]
-        text += f"| {name} | {' | '.join(cells)} |\n"
+    with results.as_tables() as rows:
+        text = f"# Known motion\n\n{results.header(right=sum(row['right'] for row in rows))}\n"
+        text += f"| map | {' | '.join(SCORES)} |\n|{' --- |' * (len(SCORES) + 1)}\n"
+        for name in rows[0]["maps"]:
+            cells = [_cell([row["maps"][name] for row in rows], score) for score in SCORES]
+            text += f"| {name} | {' | '.join(cells)} |\n"
     path = results.path.with_suffix(".md")
     write_text(path, text)
     show(results.path)

@@ -1,6 +1,7 @@
 """Compares maps before and after the parameters of a network are drawn again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,7 +66,8 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
                 row[mode][stage] = {n: similarity(before[n], after[n]) for n in before}
                 show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
         results.add(seed, row)
-    _write(results, bands)
+    with results.as_tables() as rows:
+        _write(results, rows, bands)
 
 
 class _Batches:
@@ -83,9 +85,10 @@ class _Batches:
             yield Batch(part, torch.zeros(len(part)).long(), torch.arange(len(part)))
 
 
-def _write(results: Results, bands: Mapping[str, tuple[float, float]]) -> None:
+def _write(
+    results: Results, rows: Sequence[Mapping[str, Any]], bands: Mapping[str, tuple[float, float]]
+) -> None:
     """Writes the verdicts: a map is insensitive if its interval lies above the band."""
-    rows = list(results.done.values())
     stages = list(rows[0]["cascade"])
     columns = "map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"
     text = f"# Randomization\n\n{results.header()}\n"

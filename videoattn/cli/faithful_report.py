@@ -1,7 +1,8 @@
 """Stores the scores of maps, and writes them as tables and curves."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from videoattn.cli.app import one_line
 from videoattn.explain.faithful.knockout import KEYS
 from videoattn.explain.faithful.removal import Groups, area, relative, saco, sign_agreement, steps
 from videoattn.explain.faithful.score import FRAMES_ONLY, SIGNED
@@ -22,6 +24,8 @@ HEADER = (
     "| map | gap | gap minus random's | deletion | insertion | relative deletion | gap of y | "
     "drop at 10 % | sign | SaCo | time | shuffle | better than random |"
 )
+MAX_RESULTS_BYTES = 2**28
+"""Largest file of results that is read: 256 MiB."""
 
 
 class Results:
@@ -35,18 +39,35 @@ class Results:
         self.path = path
         self.settings = dict(settings)
         self.done: dict[int, dict[str, Any]] = {}
+        self.num_read = 0
         if not path.exists():
             return
+        if path.stat().st_size > MAX_RESULTS_BYTES:
+            raise ValueError(
+                f"{path} has more than {MAX_RESULTS_BYTES:,} bytes, the limit; remove it"
+            )
         try:
             stored = json.loads(path.read_text("utf-8"))
             before, rows = stored["settings"], stored["clips"]
             self.done = {int(row["clip"]): dict(row) for row in rows}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); remove it") from error
-        different = [k for k in settings if k != "machine" and before.get(k) != settings[k]]
+            self.num_read = len(self.done)
+            different = [k for k in settings if k != "machine" and before.get(k) != settings[k]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({one_line(error)}); remove it") from error
         if different:
             names = ", ".join(different)
             raise ValueError(f"{path} holds results of other settings ({names}); move or remove it")
+
+    @contextmanager
+    def as_tables(self) -> Iterator[list[dict[str, Any]]]:
+        """Yields the results for tables. An error is that of the file, if it was read: it may have
+        been written by somebody else."""
+        try:
+            yield list(self.done.values())
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if not self.num_read:
+                raise
+            raise ValueError(f"{self.path} is damaged ({one_line(error)}); remove it") from error
 
     def add(self, number: int, row: Mapping[str, Any]) -> None:
         """Adds the result of a unit, and writes the file."""
@@ -68,9 +89,13 @@ def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def write_removal(results: Results, class_names: Sequence[str]) -> list[Path]:
+def write_removal(results: Results) -> list[Path]:
     """Writes faithfulness.md and curves.png, and the table to faithfulness.json."""
-    clips = list(results.done.values())
+    with results.as_tables() as clips:
+        return _write_removal(results, clips)
+
+
+def _write_removal(results: Results, clips: Sequence[Mapping[str, Any]]) -> list[Path]:
     right = [clip["right"] for clip in clips]
     grid = clips[0]["grid"]
     header = results.header(
