@@ -182,19 +182,33 @@ def test_labels_are_balanced_and_all_clips_have_16_frames(task: str) -> None:
     assert list(TASKS[task]) == sorted(TASKS[task])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "cue"])
 def test_the_mean_color_is_at_chance(task: str) -> None:
     frames, labels = clips_of(task)
     assert probe(frames.mean((1, 3, 4)), labels) < highest_by_chance(len(TASKS[task]))
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "still"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("still", "cue")])
 @pytest.mark.parametrize("frame", [0, 7, 15])
 def test_the_pixels_of_a_frame_are_at_chance(task: str, frame: int) -> None:
     frames, labels = clips_of(task)
     if task == "order":  # events move, so that no frame of the video is known to be early
         frames = frames.roll(int(torch.randint(16, ())), 1)
     assert probe(frames[:, frame], labels) < highest_by_chance(len(TASKS[task]))
+
+
+def test_the_class_of_cue_is_the_identity_in_its_white_frame() -> None:
+    for label in range(8):
+        clip = task_clip("cue", label, number=label)
+        rows, columns = clip.evidence[0].nonzero().T
+        y, x = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+        inside = clip.frames[0, :, y - 20 : y + 20, x - 20 : x + 20].float().flatten(1) / 255
+        picture = identity_picture(label)
+        hue = picture[:3].sum((1, 2)) / picture[3].sum()
+        assert (inside - hue[:, None]).abs().amax(0).min() < 0.1
+        frame, y, x = clip.query
+        match = clip.frames[frame, :, y - 20 : y + 20, x - 20 : x + 20].float().flatten(1) / 255
+        assert (match - hue[:, None]).abs().amax(0).min() < 0.15
 
 
 def test_the_probe_finds_a_class_that_a_frame_shows() -> None:
@@ -220,7 +234,7 @@ def test_masks_cover_the_drawn_pixels(task: str, monkeypatch: pytest.MonkeyPatch
     alpha, sure = 1 - seen, (seen - 0.5).abs() > 0.01
     masked = black.evidence | black.distractors
     query = torch.zeros(NUM_FRAMES, dtype=torch.bool)
-    if task in ("match", "match_unmarked"):
+    if task in ("match", "match_unmarked", "cue"):
         query[CANDIDATES] = True
     elif task == "order":
         query[black.query[0] : black.query[0] + 2] = True

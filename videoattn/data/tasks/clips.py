@@ -3,6 +3,8 @@
 - match: a glyph in a white frame, the cue; 10 frames without glyphs; then a glyph in each quadrant.
   The class is the quadrant of the glyph that equals the cue.
 - match_unmarked: the same, but the cue has no white frame.
+- cue: the clips of match with 8 identities; the class is the identity of the cue. Networks without
+  attention learn it, and can start from it when they learn match.
 - track: equal dots on paths that cross. One is marked in the first two frames; in the last two, the
   quadrants are colored. The class is the color under the marked dot.
 - order: flashes of a red disc and a cyan diamond, at least 8 frames apart, with other glyphs
@@ -46,6 +48,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "track": tuple(REGIONS),
     "order": tuple(EVENTS),
     "still": tuple(TEXTURES),
+    "cue": tuple(f"identity_{number}" for number in range(COLORS)),
 }
 """Task -> its classes, sorted like class folders."""
 
@@ -135,7 +138,11 @@ def task_clip(
     name = classes[label]
     match task:
         case "match" | "match_unmarked":
-            query = _match(canvas, rng, name, identities, task == "match")
+            chosen = rng.choice(identities, 4, replace=False).tolist()
+            query = _match(canvas, rng, name, chosen, task == "match")
+        case "cue":
+            others = rng.permutation([k for k in range(COLORS) if k != label])[:3].tolist()
+            query = _match(canvas, rng, str(rng.choice(list(QUADRANTS))), [label, *others], True)
         case "track":
             query = _track(canvas, rng, name, dots)
         case "order":
@@ -165,9 +172,9 @@ _Query = tuple[int, float, float]
 
 
 def _match(
-    canvas: Canvas, rng: np.random.Generator, name: str, identities: int, marked: bool
+    canvas: Canvas, rng: np.random.Generator, name: str, chosen: list[int], marked: bool
 ) -> _Query:
-    chosen = rng.choice(identities, 4, replace=False).tolist()
+    """Draws the identity chosen[0] as the cue and in the quadrant, and the others elsewhere."""
     cue = _at(*rng.uniform(-0.5, 0.5, 2), size=rng.uniform(0.26, 0.34))
     canvas.draw("evidence", _glyph(chosen[0], rng), _repeat(cue, CUE), CUE)
     if marked:
