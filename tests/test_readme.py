@@ -163,7 +163,9 @@ def test_files_that_pages_name_exist(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
     text = re.sub(r"https?:[^)\s]+", "", text)
     named = set(
-        re.findall(r"\b(?:configs|tools|data|docs|videoattn)/[\w/-]+\.(?:yaml|py|md|txt)", text)
+        re.findall(
+            r"\b(?:tests|configs|tools|data|docs|videoattn)/[\w/-]+\.(?:yaml|py|md|txt)", text
+        )
     )
     roots = (ROOT, ROOT / "videoattn")  # design.md names files of the package
     missing = [name for name in named if not any((root / name).exists() for root in roots)]

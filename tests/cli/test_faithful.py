@@ -218,7 +218,7 @@ def test_score_lines_of_sheets_and_pages(
 ) -> None:
     """The same line, from the same code, in the titles of sheets and in the explorer's note."""
     from videoattn.cli import visualize as commands
-    from videoattn.cli.explore import explore
+    from videoattn.cli.explore import command as explore
 
     titles: list[str] = []
 
@@ -233,11 +233,11 @@ def test_score_lines_of_sheets_and_pages(
     commands.visualize_score(trained, video, method="hires_cam", folder=folder, costs=True)
     lines = [title.split("; ")[-1] for title in titles]
     assert len(lines) == 5  # two blocks with two queries each, and a method
-    page = explore([trained], [video], output=tmp_path / "a.html", costs=True).read_text()
+    page = explore(trained, [video], output=tmp_path / "a.html", score=True).read_text()
     for line in lines:
         assert line.startswith("hiding its top tenth costs ")
         assert line in page
-    assert "top tenth" not in explore([trained], [video], output=tmp_path / "b.html").read_text()
+    assert "top tenth" not in explore(trained, [video], output=tmp_path / "b.html").read_text()
 
 
 SETTINGS = {"fills": ["mean"], "seed": 0}

@@ -218,7 +218,7 @@ def test_the_files_of_a_swap(tmp_path: Path, video: Path) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*words, "--method", "saliency"])
     assert stop.value.code == (
-        "error: --swap draws a head; leave out --query, --method and --target"
+        "error: --swap draws a head; leave out --query, --method, --target, --score"
     )
     with pytest.raises(SystemExit) as stop:
         main([*words, "--layer", "fc.9"])

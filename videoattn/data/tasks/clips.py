@@ -141,8 +141,7 @@ def task_clip(
             chosen = rng.choice(identities, 4, replace=False).tolist()
             query = _match(canvas, rng, name, chosen, task == "match")
         case "cue":
-            others = rng.permutation([k for k in range(COLORS) if k != label])[:3].tolist()
-            query = _match(canvas, rng, str(rng.choice(list(QUADRANTS))), [label, *others], True)
+            query = _cue(canvas, rng, label)
         case "track":
             query = _track(canvas, rng, name, dots)
         case "order":
@@ -194,6 +193,11 @@ def _match(
         else:
             canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
     return query
+
+
+def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Query:
+    others = rng.permutation([k for k in range(COLORS) if k != identity])[:3].tolist()
+    return _match(canvas, rng, str(rng.choice(list(QUADRANTS))), [identity, *others], True)
 
 
 def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Query:
