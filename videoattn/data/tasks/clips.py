@@ -138,8 +138,7 @@ def task_clip(
     name = classes[label]
     match task:
         case "match" | "match_unmarked":
-            chosen = rng.choice(identities, 4, replace=False).tolist()
-            query = _match(canvas, rng, name, chosen, task == "match")
+            query = _match(canvas, rng, name, _choose(rng, identities), task == "match")
         case "cue":
             query = _cue(canvas, rng, label)
         case "track":
@@ -149,9 +148,9 @@ def task_clip(
         case _:
             query = _still(canvas, rng, name)
     frame, x, y = query
-    pixels = canvas.picture.mul(255).round_().clamp_(0, 255)
+    pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return TaskClip(
-        pixels.to(torch.uint8, memory_format=torch.channels_last),
+        pixels.contiguous(memory_format=torch.channels_last),
         canvas.mask("evidence"),
         canvas.mask("distractors"),
         (frame, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)),
@@ -193,6 +192,11 @@ def _match(
         else:
             canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
     return query
+
+
+def _choose(rng: np.random.Generator, identities: int) -> list[int]:
+    chosen: list[int] = rng.choice(identities, 4, replace=False).tolist()
+    return chosen
 
 
 def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Query:
