@@ -199,7 +199,7 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
     """
     classifier = model.get_submodule(info.classifier)
     inputs = insert.dry_run(model, [info.classifier], info, inputs=True)
-    shape = tuple(inputs[info.classifier].shape)
+    shape = (1, *inputs[info.classifier].shape[1:])
     if not isinstance(classifier, nn.Linear) or len(shape) > 3:
         raise ValueError(
             f"{type(model).__name__}: got the classifier `{info.classifier}`, a "

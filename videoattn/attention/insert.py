@@ -197,7 +197,7 @@ def output_shapes(
     for position in positions:
         output = outputs.get(position)
         if output is None or output.ndim not in (4, 5):
-            gives = "no tensor" if output is None else tuple(output.shape)
+            gives = "no tensor" if output is None else (1, *output.shape[1:])
             raise ValueError(
                 f"{position!r} returns {gives}; attention needs features (N, C, T, H, W) or "
                 "(N, C, H, W); choose an earlier module"
@@ -208,10 +208,43 @@ def output_shapes(
 def dry_run(
     model: nn.Module, names: Sequence[str], info: ModelInfo | None = None, *, inputs: bool = False
 ) -> Captured:
-    """Runs a copy of a network on the meta device. Returns the outputs, or inputs, of modules."""
+    """Runs a copy of a network without weights on no clips. Returns the outputs, or inputs, of
+    modules, whose shapes begin with 0.
+
+    A network that needs a clip runs on the meta device instead, which imports torch._dynamo.
+    """
     shadow = copy.deepcopy(model).to("meta").eval()
-    with capture(shadow, names, inputs=inputs, stop=True) as captured:
-        shadow(example_input(model, info))
+    clip = example_input(model, info)
+    try:
+        empty = torch.empty(0, *clip.shape[1:], device="cpu")
+        return _run(_weightless(shadow), names, empty, inputs)
+    except Exception:  # the errors of networks share no base class; the second run shows its own
+        shadow = copy.deepcopy(model).to("meta").eval()
+    return _run(shadow, names, clip, inputs)
+
+
+def _weightless(model: nn.Module) -> nn.Module:
+    """Replaces all tensors of a model by zeros of the same shapes that take no memory."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(_zeros(parameter), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else _zeros(buffer)
+    return model
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype, device="cpu").expand(like.shape)
+
+
+def _run(model: nn.Module, names: Sequence[str], clip: Tensor, inputs: bool) -> Captured:
+    with (
+        torch.device(clip.device),
+        torch.no_grad(),
+        capture(model, names, inputs=inputs, stop=True) as captured,
+    ):
+        model(clip)
     return captured
 
 

@@ -56,7 +56,7 @@ def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module)
         return settings
     classifier = info(model).classifier
     outputs = dry_run(model, [classifier], info(model))
-    shape = tuple(outputs[classifier].shape) if classifier in outputs else ()
+    shape = (1, *outputs[classifier].shape[1:]) if classifier in outputs else ()
     if len(shape) != 3 or shape[1] == 1:
         raise ValueError(
             f"train.per_frame_loss: the classifier of this network returns {shape} for a clip of 8 "
