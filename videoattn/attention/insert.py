@@ -218,7 +218,8 @@ def dry_run(
     try:
         empty = torch.empty(0, *clip.shape[1:], device="cpu")
         return _run(_weightless(shadow), names, empty, inputs)
-    except Exception:  # the errors of networks share no base class; the second run shows its own
+    except (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError):
+        # It needs a clip, or has an error, which the second run raises again.
         shadow = copy.deepcopy(model).to("meta").eval()
     return _run(shadow, names, clip, inputs)
 
