@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import videoattn
 from tests.cli.test_commands import command, picture_size, refused
@@ -24,6 +25,7 @@ from videoattn.cli.predict import find_videos
 from videoattn.cli.why import unique_stems
 from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
+from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.config import ModelConfig
 from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor, load
@@ -126,6 +128,14 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(
     steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("predict", "run", "clips", "--csv", "{}.csv", "--json", "{}.json")
+    folded: list[object] = []
+
+    def fold(model: nn.Module, clip: Tensor) -> nn.Module:
+        folded.append(clip)
+        return fold_batch_norms(model, clip)
+
+    monkeypatch.setattr("videoattn.recipe.run.fold_batch_norms", fold)
+    monkeypatch.setattr("videoattn.recipe.run.FOLD_FROM", 2 * len(find_videos(["clips"])))
     assert command(*(word.format("whole") for word in words)) == 0
     scores = Predictor.score_samples
 
@@ -141,6 +151,7 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(
         assert command(*cut) != 0
     assert len(rows_of("cut.csv")) < len(rows_of("whole.csv"))
     assert command(*cut, "--resume") == 0
+    assert len(folded) == 3  # the videos that are left are scored as all of them are
     for end in ("csv", "json"):
         assert Path(f"cut.{end}").read_bytes() == Path(f"whole.{end}").read_bytes()
     assert command(*cut, "--resume") == 0  # with nothing left to do

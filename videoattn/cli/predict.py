@@ -65,9 +65,11 @@ def command(
         raise ValueError("output: it is the folder of the pictures; add --why")
     with init_parallel(device) as parallel, files:
         predictor = load(run, parallel.device)
-        todo = parallel.from_main(lambda: files.start(find_videos(videos), resume=resume))
+        found = parallel.from_main(lambda: find_videos(videos))
+        todo = parallel.from_main(lambda: files.start(found, resume=resume))
         folder = (output or predictor.folder / "pictures") if why else None
-        failures = _score(predictor, todo, top, files, folder, parallel) if todo else []
+        args = predictor, todo, len(found), top, files, folder, parallel
+        failures = _score(*args) if todo else []
         if parallel.is_main:
             _end(files, failures, len(todo))
     if failures:
@@ -145,19 +147,22 @@ def _inside(folder: str) -> list[str]:
 def _score(
     predictor: Predictor,
     videos: Sequence[str],
+    num_videos: int,
     top: int,
     files: AnswerFiles,
     folder: Path | None,
     parallel: Parallel,
 ) -> list[Failure]:
-    """Scores the videos, and writes or prints the answers as they come."""
+    """Scores the videos that are left of `num_videos`, and writes or prints the answers as they
+    come."""
     failures: list[Failure] = []
     clock = Clock(steps_left=len(videos))
     draw = None if folder is None else _Reasons(predictor, videos, folder, parallel)
     # A bar would be drawn over answers on the terminal.
     live = parallel.is_main and (bool(files.formats) or not console.is_terminal)
     with Display(enabled=live) as display:
-        for scored in predictor.score_samples(predictor.samples(videos), parallel):
+        samples = predictor.samples(videos)
+        for scored in predictor.score_samples(samples, parallel, num_videos):
             failures += [video.failure for video in scored if video.failure is not None]
             answers = [_answer(video, videos, predictor.class_names, top) for video in scored]
             pictures = draw(scored) if draw is not None else {}

@@ -154,13 +154,21 @@ class Predictor:
             model = self._scorer(len(samples))
             return evaluate(model, batches, display=display, **self._scoring(parallel))
 
-    def score_samples(self, samples: Samples, parallel: Parallel) -> Iterator[list[VideoScores]]:
-        """Yields the scores of a few samples at a time, in order, as soon as they are computed."""
+    def score_samples(
+        self, samples: Samples, parallel: Parallel, num_videos: int | None = None
+    ) -> Iterator[list[VideoScores]]:
+        """Yields the scores of a few samples at a time, in order, as soon as they are computed.
+
+        Args:
+            num_videos: The number of videos of an interrupted call that these samples complete.
+                Norms are folded, or not, as in that call: the scores have the same bits.
+        """
         config = self.config
         if len(samples) == 1:  # starting loader processes would take longer
             config = replace(config, data=replace(config.data, num_workers=0))
         batches = make_loader(config, "test", parallel, samples)
-        return score_in_order(self._scorer(len(samples)), batches, **self._scoring(parallel))
+        scorer = self._scorer(num_videos or len(samples))
+        return score_in_order(scorer, batches, **self._scoring(parallel))
 
     def _scorer(self, num_videos: int) -> nn.Module:
         """Returns the network, with folded batch norms if there are enough views."""
