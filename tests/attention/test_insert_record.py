@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal, insert_attention, insertion_places, record_attention
-from videoattn.attention.insert import VideoView
+from videoattn.attention.insert import VideoView, dry_run, output_shapes
 from videoattn.models.resnet3d import ResNet3d
 from videoattn.models.tsn import TSN
 
@@ -201,3 +201,39 @@ def test_compiled_and_exported_networks_equal_eager_ones() -> None:
     words = [sys.executable, "-c", GRAPHS]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stdout == "equal\n", done.stderr
+
+
+class NeedsAClip(nn.Module):
+    """A network that cannot run on no clips, because it infers a size from the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+        self.stages = nn.Sequential(block, nn.Sequential(nn.Conv3d(4, 6, 1)))
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stages(x)
+        return self.fc(x.view(len(x), 6, -1).mean(2))
+
+
+def test_a_network_that_cannot_run_on_no_clips() -> None:
+    with pytest.raises(RuntimeError, match="cannot reshape tensor of 0 elements"):
+        NeedsAClip().eval()(torch.zeros(0, 3, 2, 4, 4))
+    shapes = output_shapes(NeedsAClip(), ["stages.0", "stages.1"])
+    assert [shape[1:] for shape in shapes.values()] == [(4, 8, 224, 224), (6, 8, 224, 224)]
+    inputs = dry_run(NeedsAClip(), ["fc"], inputs=True)["fc"]
+    assert inputs.shape == (1, 6)
+    assert inputs.is_meta
+
+
+def test_shapes_are_found_without_memory_for_weights() -> None:
+    model = NeedsAClip()
+    model.stages.add_module("2", nn.Conv3d(6, 6, 3, padding=1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = dry_run(model, ["stages.2"])["stages.2"]
+    assert found.shape == (0, 6, 8, 224, 224)
+    assert found.device.type == "cpu"
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])

@@ -26,7 +26,7 @@ from videoattn.cli.why import unique_stems
 from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.models.norms import fold_batch_norms
-from videoattn.recipe.config import ModelConfig
+from videoattn.recipe.config import AttentionConfig, ModelConfig
 from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor, load
 
@@ -235,11 +235,16 @@ def test_two_processes_write_the_same_file(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("inside")
-def test_a_network_without_torchvision_does_not_import_it(tmp_path: Path) -> None:
-    """Importing torchvision or torch._dynamo takes as long as importing torch."""
+@pytest.mark.parametrize("attention", [None, "non_local"])
+def test_a_network_without_torchvision_does_not_import_it(
+    attention: str | None, tmp_path: Path
+) -> None:
+    """Importing torchvision or torch._dynamo takes as long as importing torch, and the second makes
+    a folder in the system's temporary folder."""
     config = load("run").meta["config"]
-    plain = {**config, "model": {**config["model"], "attention": {}}}
-    model = make_model(ModelConfig("i3d_r18", {"width": 1}), 3)
+    plain = {**config, "model": {**config["model"], "attention": {"name": attention}}}
+    chosen = ModelConfig("i3d_r18", {"width": 1}, attention=AttentionConfig(attention))
+    model = make_model(chosen, 3)
     meta = {"config": plain, "class_names": ["a", "b", "c"], "preprocessing": {}}
     checkpoint.save_folder(tmp_path / "plain", model.state_dict(), meta)
     code = (
@@ -248,8 +253,12 @@ def test_a_network_without_torchvision_does_not_import_it(tmp_path: Path) -> Non
         "print([m for m in ('torchvision', 'torch._dynamo', 'sklearn', 'matplotlib') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines()[-1] == "[]"
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.usefixtures("inside")
