@@ -82,6 +82,19 @@ def test_workers_survive_an_epoch_left_early(thirteen: Path) -> None:
     assert same(loader(thirteen).epoch(1), two.epoch(1))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_is_dropped_while_another_device_is_the_default(
+    num_workers: int, thirteen: Path
+) -> None:
+    """The garbage collector may drop it at any time, for example while a network is built."""
+    other = loader(thirteen, num_workers=num_workers)
+    batches = other.epoch(0)
+    next(batches)
+    with torch.device("meta"):
+        batches.close()
+    assert same(loader(thirteen).epoch(1), other.epoch(1))
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_take_the_samples_of_one_process(world_size: int, thirteen: Path) -> None:
     one = loader(thirteen, batch_size=2 * world_size)

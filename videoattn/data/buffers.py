@@ -33,7 +33,7 @@ class BufferPool:
 
     def __init__(self, num_workers: int) -> None:
         shape = (max(num_workers, 1), _BUFFERS_PER_PROCESS)
-        self._in_use = torch.zeros(shape, dtype=torch.bool).share_memory_()
+        self._in_use = torch.zeros(shape, dtype=torch.bool, device="cpu").share_memory_()
         self._buffers: dict[int, UInt8[Tensor, "N ..."]] = {}  # of this process
         self._received: dict[Slot, UInt8[Tensor, "N ..."]] = {}  # keeps the memory mapped
         self._held: set[Slot] = set()

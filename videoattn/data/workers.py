@@ -64,7 +64,7 @@ class WorkerMonitor:
             raise ValueError(f"timeout_seconds: got {timeout_seconds}; need 0 (no limit) or more")
         self.timeout_seconds = timeout_seconds
         # For each worker: its process id, 1 + the last sample, and whether it is decoding it.
-        self._records = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
+        self._records = torch.zeros(num_workers, 3, dtype=torch.int64, device="cpu").share_memory_()
         self._processes: list[BaseProcess] = []
 
     @contextmanager
