@@ -68,8 +68,7 @@ def command(
         found = parallel.from_main(lambda: find_videos(videos))
         todo = parallel.from_main(lambda: files.start(found, resume=resume))
         folder = (output or predictor.folder / "pictures") if why else None
-        args = predictor, todo, len(found), top, files, folder, parallel
-        failures = _score(*args) if todo else []
+        failures = _score(predictor, todo, len(found), top, files, folder, parallel)
         if parallel.is_main:
             _end(files, failures, len(todo))
     if failures:
@@ -156,6 +155,8 @@ def _score(
     """Scores the videos that are left of `num_videos`, and writes or prints the answers as they
     come."""
     failures: list[Failure] = []
+    if not videos:
+        return failures
     clock = Clock(steps_left=len(videos))
     draw = None if folder is None else _Reasons(predictor, videos, folder, parallel)
     # A bar would be drawn over answers on the terminal.
