@@ -85,3 +85,7 @@ def test_a_run_without_pairwise_maps(recipe: Path, task: Path, tmp_path: Path) -
     train(recipe, "train.lr=0", "model.attention=null", folder=run, device="cpu")
     message = refused("tasks", "truth", run, "--data", task)
     assert "has no attention block" in message
+    (tmp_path / "moved").mkdir()
+    (run / "checkpoint-last.pt").rename(tmp_path / "moved/checkpoint-last.pt")
+    message = refused("tasks", "truth", tmp_path / "moved")
+    assert "moved: the folder of its task is unknown; pass it as --data" in message

@@ -315,3 +315,13 @@ def test_damaged_truth(tmp_path: Path) -> None:
     np.savez(path, paths=np.array(["a"]))
     with pytest.raises(ValueError, match=r"train.npz is not the truth of a task"):
         read_truth(path)
+
+
+@pytest.mark.parametrize("name", ["../../a.mp4", "/etc/a.mp4", "top_left/a.mp4", "top_left/1.txt"])
+def test_the_truth_names_clips_of_its_folder_only(name: str, tmp_path: Path) -> None:
+    masks = np.zeros((2, 1, 2, 8, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", paths=[name], queries=np.zeros((1, 3), np.int64), masks=masks)
+    with pytest.raises(
+        ValueError, match=r"a\.npz is not the truth of a task; write the task again"
+    ):
+        read_truth(tmp_path / "a.npz")

@@ -82,7 +82,7 @@ def command(
         raise ValueError(
             "--randomize and --known-motion are two measurements; choose one at a time"
         )
-    data = remembered_data(run if run.is_dir() else run.parent)
+    data = remembered_data(run)
     predictor = load(run, resolve_device("auto"), overrides=overrides or (), data=data)
     chosen = choose(predictor, maps or (), method or (), seed=seed, num_videos=videos)
     if known_motion:

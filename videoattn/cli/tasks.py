@@ -127,10 +127,13 @@ def compare_with_truth(
     """Returns the mean scores of each pairwise map, for correct and wrong clips, and writes them.
 
     Raises:
-        ValueError: If the run has no pairwise map, or the folder no truth.
+        ValueError: If the run has no pairwise map, or the folder of the task is unknown or has no
+            truth.
     """
     predictor = load_run(run, resolve_device(device), data=remembered_data(run))
-    root = data or Path(predictor.config.data.root or "")
+    if data is None and not predictor.config.data.root:
+        raise ValueError(f"{run}: the folder of its task is unknown; pass it as --data")
+    root = data or Path(predictor.config.data.root)
     known = read_truth(root / "test.npz")
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     step = max(len(known.paths) // videos, 1)

@@ -60,7 +60,7 @@ def command(
     mAP), and writes tables of predictions and classes.
     """
     with init_parallel(device) as parallel:
-        data = remembered_data(run if run.is_dir() else run.parent)
+        data = remembered_data(run)
         predictor = load(run, parallel.device, overrides=overrides or (), data=data)
         if not predictor.config.data.root:
             raise ValueError(f"{run}: its test videos are unknown, because {_UNKNOWN}")

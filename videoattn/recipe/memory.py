@@ -25,9 +25,10 @@ def remember_data(folder: Path, config: Config) -> None:
         show(f"note: `videoattn test {folder}` will ask for its data: {error}")
 
 
-def remembered_data(folder: Path) -> dict[str, Any] | None:
-    """Returns the data section of a run that this user trained in this folder, or None."""
-    path = _record_of(folder)
+def remembered_data(run: Path) -> dict[str, Any] | None:
+    """Returns the data section of a run that this user trained there, or None. A checkpoint belongs
+    to the run in its folder."""
+    path = _record_of(run.parent if run.is_file() else run)
     if not path.is_file():
         return None
     data: dict[str, Any] = json.loads(path.read_text())["data"]

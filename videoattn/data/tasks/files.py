@@ -1,5 +1,6 @@
 """Writes the clips of a diagnostic task and their truth, and reads the truth."""
 
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from videoattn.errors import first_few, one_of
 from videoattn.files import read_arrays, write_whole
 
 MOST_BYTES = 2**32
+_NAME = re.compile(r"\w+/\d+\.mp4")  # below the folder of the split, not outside
 _ARRAYS = ("paths", "queries", "masks")
 
 
@@ -120,6 +122,7 @@ def read_truth(path: Path) -> Truth:
     paths, queries, masks = (arrays.get(name, np.zeros(0)) for name in _ARRAYS)
     count = len(paths)
     shapes = queries.shape == (count, 3) and masks.shape[:2] == (2, count) and masks.ndim == 5
-    if not shapes or paths.dtype.kind != "U" or masks.dtype != np.uint8:
+    named = paths.dtype.kind == "U" and all(map(_NAME.fullmatch, paths.tolist()))
+    if not shapes or not named or masks.dtype != np.uint8:
         raise ValueError(f"{path} is not the truth of a task; write the task again")
     return Truth(paths.tolist(), queries, masks)
