@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "cli/test_observed.py::test_videos_open_nothing_else",
     ),
     "a dataset gives away other files": (
+        "data/test_tasks.py::test_the_truth_names_clips_of_its_folder_only",
         "data/test_limits.py::test_rows_of_an_index_that_leave_the_root",
         "data/test_frame_folder.py::test_template",
         "cli/test_prepare_command.py::test_copies_of_links_that_lead_outside",
@@ -119,6 +120,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "attention/test_maps.py::test_descriptions_that_do_not_fit_the_arrays",
         "recipe/test_limits.py::test_class_names_that_are_not_names",
         "cli/test_faithful.py::test_results_that_were_not_written_by_us",
+        "cli/test_attention_commands.py::test_damaged_results_are_named",
     ),
     "a library imports or fetches what a name says": (
         "test_security.py::test_names_of_networks_are_listed",

@@ -10,7 +10,7 @@ import torch
 from tests.cli.test_commands import RECIPE, command, curve, refused, weights
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.app import main
-from videoattn.cli.comparison import Result, difference
+from videoattn.cli.comparison import Result, difference, read_result
 from videoattn.cli.list import attention_rows
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine import train as engine
@@ -156,6 +156,18 @@ def test_a_run_that_fails_is_a_row_and_the_others_continue(
     assert line.startswith("| none, seed 0 | failed: ")
     assert clip.name in line
     assert "| none | " in Path("c/good/comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", [{"correct": 5}, {"correct": "12"}, {"metric": 3}, {"mean_class_accuracy": "x"}]
+)
+def test_damaged_results_are_named(change: dict[str, object], tmp_path: Path) -> None:
+    """A result may come from another machine."""
+    (tmp_path / "result.json").write_text(json.dumps(result("110")._asdict()))
+    assert read_result(tmp_path) == result("110")
+    (tmp_path / "result.json").write_text(json.dumps(result("110")._asdict() | change))
+    with pytest.raises(ValueError, match=r"result\.json is damaged; remove it"):
+        read_result(tmp_path)
 
 
 def result(correct: str) -> Result:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videoattn.engine.trackers import read_records
+from videoattn.explain.faithful.statistics import middle
 
 RESULT = "result.json"
 NONE = "none"
@@ -38,11 +39,20 @@ Rows = dict[str, dict[int, Result]]
 
 
 def read_result(folder: Path) -> Result | None:
-    """Returns the result of a finished run."""
-    known = dict.fromkeys(Result._fields[:5], int | float)
-    if not (found := read_records(folder / RESULT, **known)):
+    """Returns the result of a finished run.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = folder / RESULT
+    if not (found := read_records(path, **dict.fromkeys(Result._fields[:5], int | float))):
         return None
-    return Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
+    result = Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
+    mean, correct = result.mean_class_accuracy, result.correct
+    texts = isinstance(result.metric, str) and isinstance(correct, str) and set(correct) <= {*"01"}
+    if not texts or not isinstance(mean, int | float | None):
+        raise ValueError(f"{path} is damaged; remove it")
+    return result
 
 
 def table_of(rows: Rows, failed: dict[str, str]) -> str:
@@ -94,7 +104,7 @@ def difference(row: Mapping[int, Result], bare: Mapping[int, Result]) -> str:
         for size in points.shape
     )
     means = torch.einsum("rs,sv,rv->r", seeds, points, videos)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    low, high = middle(means)
     tie = ", tie" if low <= 0 <= high else ""
     return f"{points.mean():+.1f} ({low:+.1f} to {high:+.1f}){tie}"
 

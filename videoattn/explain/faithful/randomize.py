@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from videoattn.explain.faithful.baselines import Field
-from videoattn.explain.faithful.statistics import NUM_RESAMPLES, spearman
+from videoattn.explain.faithful.statistics import NUM_RESAMPLES, middle, spearman
 from videoattn.models import info
 
 STEM = "stem"
@@ -81,5 +81,4 @@ def unrelated(fields: Sequence[Field], seed: int = 0) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(count, generator=generator) for _ in range(NUM_RESAMPLES)]
     means = torch.stack([table[order, order.roll(1)].mean() for order in orders])
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return low, high
+    return middle(means)

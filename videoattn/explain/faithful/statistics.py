@@ -32,8 +32,13 @@ def bootstrap(
     means, mean = values[drawn].mean(1), values.mean()
     if over is not None:
         means, mean = means / over[drawn].mean(1), mean / over.mean()
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return Interval(float(mean), low, high)
+    return Interval(float(mean), *middle(means))
+
+
+def middle(values: Float[Tensor, " R"]) -> tuple[float, float]:
+    """Returns the ends of the middle 95 % of resampled values."""
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return low, high
 
 
 def spearman(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
