@@ -1,7 +1,7 @@
 """Completes commands, recipes, runs and public names in a shell, without importing torch.
 
 `videoattn --install-completion` makes the shell call `videoattn` with _VIDEOATTN_COMPLETE set.
-If there is no suggestion, the shell completes file names.
+Without a suggestion, the shell completes file names.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

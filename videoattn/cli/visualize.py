@@ -133,7 +133,7 @@ def visualize(
     pixels = [clip.pixel(position) for position in positions]
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
     recorded = record_clip(loaded, video, clip, queries=asked, costs=costs)
-    # If all queries of a map are learned tokens, there is no query position to draw.
+    # A map whose queries are all learned tokens has no query position to draw.
     placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
