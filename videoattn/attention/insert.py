@@ -183,7 +183,7 @@ def insertion_places(model: nn.Module, info: ModelInfo | None = None) -> list[st
 def output_shapes(
     model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
 ) -> dict[str, torch.Size]:
-    """Returns the output shape of each module for an example input, in order of execution.
+    """Returns the output shape of each module, in order of execution. The batch may be empty.
 
     Raises:
         ValueError: If a module does not exist (see `check_positions`), does not run, or does not
@@ -208,10 +208,10 @@ def output_shapes(
 def dry_run(
     model: nn.Module, names: Sequence[str], info: ModelInfo | None = None, *, inputs: bool = False
 ) -> Captured:
-    """Runs a copy of a network without weights on no clips. Returns the outputs, or inputs, of
-    modules, whose shapes begin with 0.
+    """Runs a copy of a network on an empty batch, with weights that take no memory, and returns the
+    outputs (or inputs) of modules. Their shapes begin with 0.
 
-    A network that needs a clip runs on the meta device instead, which imports torch._dynamo.
+    A network that fails on an empty batch runs on the meta device, which imports torch._dynamo.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     clip = example_input(model, info)
@@ -219,7 +219,7 @@ def dry_run(
         empty = torch.empty(0, *clip.shape[1:], device="cpu")
         return _run(_weightless(shadow), names, empty, inputs)
     except (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError):
-        # It needs a clip, or has an error, which the second run raises again.
+        # It fails on an empty batch, or has an error, which the second run raises again.
         shadow = copy.deepcopy(model).to("meta").eval()
     return _run(shadow, names, clip, inputs)
 
