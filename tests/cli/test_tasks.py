@@ -89,3 +89,5 @@ def test_a_run_without_pairwise_maps(recipe: Path, task: Path, tmp_path: Path) -
     (run / "checkpoint-last.pt").rename(tmp_path / "moved/checkpoint-last.pt")
     message = refused("tasks", "truth", tmp_path / "moved")
     assert "moved: the folder of its task is unknown; pass it as --data" in message
+    message = refused("tasks", "truth", tmp_path / "moved", "--data", task.parent)
+    assert f"{task.parent} has no test.npz; need a folder of `videoattn tasks write`" in message

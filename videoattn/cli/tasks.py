@@ -134,6 +134,8 @@ def compare_with_truth(
     if data is None and not predictor.config.data.root:
         raise ValueError(f"{run}: the folder of its task is unknown; pass it as --data")
     root = data or Path(predictor.config.data.root)
+    if not (root / "test.npz").is_file():
+        raise ValueError(f"{root} has no test.npz; need a folder of `videoattn tasks write`")
     known = read_truth(root / "test.npz")
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     step = max(len(known.paths) // videos, 1)
