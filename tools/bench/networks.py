@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from videoattn.attention import insert_attention
@@ -60,6 +59,8 @@ class Tsm(nn.Module):
     block, an eighth of the channels comes from the next frame, and another from the previous."""
 
     def __init__(self) -> None:
+        import torchvision  # here: a mismatched build can only be imported after videoattn
+
         super().__init__()
         self.net = torchvision.models.resnet50(num_classes=400)
         for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
