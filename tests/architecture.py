@@ -40,9 +40,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"systems"},
     ],
     "data": [
-        {"strings", "transforms", "sampling", "balance", "pictures"},
+        {"strings", "transforms", "sampling", "pictures"},
         {"decode", "workers"},
-        {"lists", "prepare"},
+        {"lists", "prepare", "classes"},
         {"dataset", "shards", "synthetic", "tasks"},
         {"loader"},
     ],

@@ -18,10 +18,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videoattn.data.classes import LabelNoise
 from videoattn.data.decode import DecodeError, Video, decode, frame_times
 from videoattn.data.decode.frame_folder import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
-from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.counts import FrameCount
 from videoattn.data.prepare.index import read_group_starts

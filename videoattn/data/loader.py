@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videoattn.data.balance import balanced_order, check_balance
 from videoattn.data.buffers import BufferPool, Slot
+from videoattn.data.classes import balanced_order, check_balance
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Label

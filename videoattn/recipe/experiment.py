@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from videoattn.data.classes import class_sizes
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.lists import Samples, class_sizes
+from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta

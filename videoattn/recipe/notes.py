@@ -3,7 +3,8 @@
 from math import ceil
 from pathlib import Path
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.classes import class_notes
+from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader, num_cores
 from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.state import TrainState

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from videoattn.attention.capture import Taps
 from videoattn.attention.insert import dry_run
-from videoattn.data.balance import class_weights
-from videoattn.data.label_noise import LabelNoise
+from videoattn.data.classes import LabelNoise, class_weights
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
 from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
