@@ -13,8 +13,7 @@ from videoattn.data.decode import DecodeError, Video, container, count_frames, d
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
 from videoattn.data.shards import Shards
-from videoattn.data.transforms import TestTransform
-from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.transforms import AreaCrop, TestTransform, TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure
 

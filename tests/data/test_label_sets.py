@@ -21,8 +21,8 @@ from videoattn.data.lists import (
 )
 from videoattn.data.loader import ClipLoader
 from videoattn.data.shards.write import write_shards
+from videoattn.data.transforms.augment import Mix
 from videoattn.data.transforms.mirror import Mirror
-from videoattn.data.transforms.mix import Mix
 
 Sets = list[tuple[int, ...]]
 

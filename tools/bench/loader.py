@@ -39,7 +39,7 @@ from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.reencode import Reencode, reencode
 from videoattn.data.sampling import Sampler, repeated, train_sampler
-from videoattn.data.transforms.augment import TrainTransform
+from videoattn.data.transforms import TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 
 SETTINGS: dict[str, Sampler] = {

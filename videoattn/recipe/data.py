@@ -16,15 +16,14 @@ from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.transforms import TestTransform, to_video
-from videoattn.data.transforms.augment import (
+from videoattn.data.transforms import (
     AreaCrop,
-    ColorAugment,
     CropBox,
-    MultiScaleCrop,
-    ShortSideCrop,
+    TestTransform,
     TrainTransform,
+    to_video,
 )
+from videoattn.data.transforms.augment import ColorAugment, MultiScaleCrop, ShortSideCrop
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel

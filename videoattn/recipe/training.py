@@ -13,7 +13,7 @@ from torch import nn
 from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
-from videoattn.data.transforms.mix import Mix
+from videoattn.data.transforms.augment import Mix
 from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
