@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,7 +25,7 @@ from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.counts import FrameCount
 from videoattn.data.prepare.index import read_group_starts
-from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
+from videoattn.data.sampling import Indices, Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure, Frames
@@ -45,7 +45,7 @@ class Sample:
     frames: UInt8[Tensor, "V T C H W"]
     label: Label
     index: int
-    numbers: Int64[np.ndarray, "clips T"]
+    numbers: Indices
     fps: float
     mirrored: bool = False
 
@@ -187,18 +187,25 @@ class ClipDataset(Dataset[Sample | Failure]):
             label = self.mirror.label(label)
         return Sample(frames, label, index, numbers, fps, mirrored)
 
+    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
+        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
+        if isinstance(source, VideoBytes) and source.num_frames:
+            return source.num_frames, source.fps
+        if isinstance(source, FrameFolder) and not self._counts[index]:
+            self._counts[index] = count_folder(source)
+        size, path = int(self._sizes[index]), str(source)
+        if size and not (os.path.exists(path) and os.path.getsize(path) == size):
+            return 0, 0.0  # the file has changed
+        return int(self._counts[index]), float(self._rates[index])
+
     def _first_clips(
         self, source: VideoSource, index: int, generator: torch.Generator, mirrored: bool
-    ) -> tuple[Int64[np.ndarray, "clips T"], Crops, float]:
+    ) -> tuple[Indices, Crops, float]:
         """Decodes the clips of a video whose number of frames is unknown, and remembers the number.
 
         The file is opened once. If decoding has to count the frames, the clips are drawn from the
         header's number, and drawn again if the pass counts another one.
         """
-        if isinstance(source, FrameFolder):
-            self._counts[index] = count_folder(source)
-            count = int(self._counts[index])
-            return *self._clips(source, index, count, 0.0, generator, mirrored), 0.0
         state = generator.get_state()
         with Video(source) as video:
             likely, fps, clips = video.expect_frames(), video.fps, None
@@ -218,24 +225,34 @@ class ClipDataset(Dataset[Sample | Failure]):
     def _clips(
         self, source: VideoSource | Video, index: int, num_frames: int, fps: float,
         generator: torch.Generator, mirrored: bool,
-    ) -> tuple[Int64[np.ndarray, "clips T"], Crops]:  # fmt: skip
-        """Draws and decodes the clips of a video. Returns their frame numbers and their views."""
+    ) -> tuple[Indices, Crops]:  # fmt: skip
+        """Draws the clips, decodes their frames once, and returns their frame numbers and views."""
+        starts = self._starts and self._starts.of(self.samples.paths[index])
         state = generator.get_state()
-        try:
+        while True:
             numbers = self._draw(source, num_frames, fps, generator)
-            return numbers, self._views(source, index, numbers, generator, mirrored)
-        except DecodeError as error:
-            # The container lists more frames than decode (damage): draw again from those that do.
-            # The count is not remembered, or a resumed run would draw other clips than this one.
-            if error.num_frames is None or error.num_frames >= num_frames:
-                raise
-            generator.set_state(state)
-            numbers = self._draw(source, error.num_frames, fps, generator)
-            return numbers, self._views(source, index, numbers, generator, mirrored)
+            maker = ViewMaker(self.transform, len(numbers), generator)
+            wanted, positions = np.unique(numbers, return_inverse=True)
+            times = [time.perf_counter()]
+            try:
+                frames = self.decode(source, wanted, crop=maker, starts=starts)
+            except DecodeError as error:
+                # The container lists more frames than decode (damage): draw again from those that
+                # do. The count is not remembered, or a resumed run would draw other clips.
+                if error.num_frames is None or error.num_frames >= num_frames:
+                    raise
+                num_frames = error.num_frames
+                generator.set_state(state)
+                continue
+            times.append(time.perf_counter())
+            views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+            times.append(time.perf_counter())
+            self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
+            return numbers, views
 
     def _draw(
         self, source: VideoSource | Video, num_frames: int, fps: float, generator: torch.Generator
-    ) -> Int64[np.ndarray, "clips T"]:
+    ) -> Indices:
         try:
             numbers = sample_numbers(
                 self.sample_frames, source, num_frames, fps, generator, self.target_fps
@@ -247,40 +264,11 @@ class ClipDataset(Dataset[Sample | Failure]):
             numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
         return numbers
 
-    def _views(
-        self, source: VideoSource | Video, index: int, numbers: Int64[np.ndarray, "clips T"],
-        generator: torch.Generator, mirrored: bool,
-    ) -> Crops:  # fmt: skip
-        """Decodes the frames of all clips once, and makes the views."""
-        maker = ViewMaker(self.transform, len(numbers), generator)
-        wanted, positions = np.unique(numbers, return_inverse=True)
-        starts = self._starts and self._starts.of(self.samples.paths[index])
-        times = [time.perf_counter()]
-        frames = self.decode(source, wanted, crop=maker, starts=starts)
-        times.append(time.perf_counter())
-        views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
-        times.append(time.perf_counter())
-        self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
-        return views
-
-    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
-        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
-        if isinstance(source, VideoBytes) and source.num_frames:
-            return source.num_frames, source.fps
-        size = int(self._sizes[index])
-        if size and _file_size(str(source)) != size:
-            return 0, 0.0  # the file has changed
-        return int(self._counts[index]), float(self._rates[index])
-
-
-def _file_size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
-
 
 def sample_numbers(
     sampler: Sampler, source: VideoSource | Video, num_frames: int, fps: float,
     generator: torch.Generator, target_fps: float | None = None,
-) -> Int64[np.ndarray, "clips T"]:  # fmt: skip
+) -> Indices:  # fmt: skip
     """Draws the frame numbers of clips.
 
     With `target_fps`, frames are left out or repeated, as if the video were displayed and filmed
