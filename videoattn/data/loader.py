@@ -8,7 +8,7 @@ one process with batches of B*W.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -88,10 +88,6 @@ class ClipLoader:
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
         self._pool = BufferPool(num_workers)
-        num_threads = 1 if num_workers else min(_THREADS, num_cores())
-        self._run_all: _RunAll = _one_by_one
-        if num_threads > 1 or (timeout_seconds and not num_workers):
-            self._run_all = partial(in_threads, num_threads=num_threads, seconds=timeout_seconds)
 
     def __len__(self) -> int:
         return self.num_batches()
@@ -169,7 +165,7 @@ class ClipLoader:
         if self._loader is not None:
             return iter(self._loader)
         loader: DataLoader[Any] = DataLoader(
-            _SampleFetcher(self.dataset, self._monitor, self._lost, self._run_all),
+            _SampleFetcher(self.dataset, self._monitor, self._lost, self._num_threads()),
             batch_sampler=self._batch_keys,
             num_workers=self.num_workers,
             collate_fn=partial(_collate, self._pool),
@@ -182,6 +178,11 @@ class ClipLoader:
         self._loader = loader
         with self._monitor.starting():
             return iter(loader)
+
+    def _num_threads(self) -> int:
+        """Returns the number of threads that decode beside the main one; 0 decodes in that one."""
+        num_threads = 0 if self.num_workers else min(_THREADS, num_cores())
+        return 0 if num_threads == 1 and not self._monitor.timeout_seconds else num_threads
 
     def _finish(self, loaded: "_Loaded") -> Batch:
         if loaded.failures and self.dataset.on_error == "raise":
@@ -205,11 +206,6 @@ class _Loaded(NamedTuple):
     failures: tuple[Failure, ...]
 
 
-_Task = Callable[[], Sample | Failure]
-_RunAll = Callable[[list[_Task]], Sequence[Sample | Failure | None]]
-"""Runs tasks; the result of one that takes too long is None."""
-
-
 class _BatchKeys(Sampler[list[Any]]):
     """The keys of the next epoch's batches. Keys include the epoch, because workers outlive it."""
 
@@ -224,19 +220,21 @@ class _SampleFetcher(Dataset[Sample | Failure]):
     """Fetches a batch. Returns failures, because exceptions from workers lose their type."""
 
     def __init__(
-        self,
-        dataset: ClipDataset,
-        monitor: WorkerMonitor,
-        lost: dict[int, str],
-        run_all: _RunAll,
+        self, dataset: ClipDataset, monitor: WorkerMonitor, lost: dict[int, str], num_threads: int
     ) -> None:
         self._dataset = dataset
         self._monitor = monitor
         self._lost = lost
-        self._run_all = run_all
+        self._num_threads = num_threads
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
-        items = self._run_all([partial(self._fetch, key) for key in keys])
+        if not self._num_threads:
+            return [self._fetch(key) for key in keys]
+        items = in_threads(
+            [partial(self._fetch, key) for key in keys],
+            num_threads=self._num_threads,
+            seconds=self._monitor.timeout_seconds,
+        )
         pairs = list(zip(keys, items, strict=True))
         slow = [key[1] % len(self._dataset) for key, item in pairs if item is None]
         self._lost |= dict.fromkeys(slow, self._monitor.too_slow)
@@ -269,10 +267,6 @@ def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
         [sample.index for sample in samples],
         tuple(item for item in items if isinstance(item, Failure)),
     )
-
-
-def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
-    return [task() for task in tasks]
 
 
 def num_cores() -> int:
