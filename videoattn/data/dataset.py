@@ -23,8 +23,7 @@ from videoattn.data.decode import DecodeError, Video, decode, frame_times
 from videoattn.data.decode.frame_folder import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
-from videoattn.data.prepare.counts import FrameCount
-from videoattn.data.prepare.index import read_group_starts
+from videoattn.data.prepare.index import FrameCount, read_group_starts
 from videoattn.data.sampling import Indices, Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
 from videoattn.data.transforms.mirror import Mirror

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.prepare.counts import read_counts, write_counts
+from videoattn.data.prepare.index import read_counts, write_counts
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show

@@ -9,6 +9,9 @@ after rotation), `key_frames` (int64, their number).
 `file_bytes` (int64), `start_ends` (int64), `start_packets` and `start_frames` (int64) hold the
 `GroupStarts` of videos without timestamps: the starts of row i end at `start_ends[i]`. An index
 without these four arrays loads, and further arrays are ignored.
+
+The numbers of frames that training found are in a file of the same kind, for the next run: `paths`
+and `ends`, `num_frames` and `num_bytes` (int64), and `fps` (float64).
 """
 
 from bisect import bisect_left
@@ -68,18 +71,18 @@ class GroupStartTable(NamedTuple):
 
     paths: PackedStrings
     file_bytes: Int64[np.ndarray, " N"]
-    ends: Int64[np.ndarray, " N"]
-    packets: Int64[np.ndarray, " G"]
-    frames: Int64[np.ndarray, " G"]
+    start_ends: Int64[np.ndarray, " N"]
+    start_packets: Int64[np.ndarray, " G"]
+    start_frames: Int64[np.ndarray, " G"]
 
     def of(self, path: str) -> GroupStarts | None:
         """Returns the starts of the video at a path relative to the root, or None."""
         row = bisect_left(self.paths, path)
         if row == len(self.paths) or self.paths[row] != path:
             return None
-        some = slice(self.ends[row - 1] if row else 0, self.ends[row])
-        starts = GroupStarts(int(self.file_bytes[row]), self.packets[some], self.frames[some])
-        return starts if len(starts.frames) else None
+        some = slice(self.start_ends[row - 1] if row else 0, self.start_ends[row])
+        packets, frames = self.start_packets[some], self.start_frames[some]
+        return GroupStarts(int(self.file_bytes[row]), packets, frames) if len(frames) else None
 
 
 def read_index(root: Path) -> VideoIndex | None:
@@ -91,10 +94,10 @@ def read_index(root: Path) -> VideoIndex | None:
     columns = _read_columns(root, _COLUMNS)
     if columns is None:
         return None
-    data, ends, counts, fps, height, width, keys = columns
-    if {array.shape for array in columns[2:]} != {ends.shape}:
+    data, ends = columns.pop("paths"), columns.pop("ends")
+    if any(column.shape != ends.shape for column in columns.values()):
         raise _disagree(root)
-    return VideoIndex(_paths(root, data, ends), counts, fps, height, width, keys)
+    return VideoIndex(_paths(root, data, ends), **columns)
 
 
 def read_group_starts(root: Path) -> GroupStartTable | None:
@@ -104,15 +107,15 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
         ValueError: If the file is not an index.
     """
     starts = _read_columns(root, _START_COLUMNS, optional=True)
-    columns = _read_columns(root, _COLUMNS) if starts and starts[-1].size else None
+    columns = _read_columns(root, _COLUMNS) if starts and starts["start_frames"].size else None
     if starts is None or columns is None:
         return None
-    file_bytes, start_ends, packets, frames = starts
-    data, ends, *_ = columns
-    same_length = file_bytes.shape == start_ends.shape == ends.shape
-    if not (same_length and packets.shape == frames.shape and _are_ends(start_ends, frames)):
+    frames, rows = starts["start_frames"], columns["ends"].shape
+    same_length = starts["file_bytes"].shape == starts["start_ends"].shape == rows
+    matched = same_length and starts["start_packets"].shape == frames.shape
+    if not (matched and _are_ends(starts["start_ends"], frames)):
         raise _disagree(root)
-    return GroupStartTable(_paths(root, data, ends), file_bytes, start_ends, packets, frames)
+    return GroupStartTable(_paths(root, columns["paths"], columns["ends"]), **starts)
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
@@ -129,15 +132,57 @@ def write_index(root: Path, index: VideoIndex) -> Path:
         "start_packets": np.concatenate([none.packets, *(some.packets for some in starts)]),
         "start_frames": np.concatenate([none.frames, *(some.frames for some in starts)]),
     }
-    content = BytesIO()
-    np.savez(content, paths=paths.data, ends=paths.ends, **columns)
-    write_whole(root / INDEX_NAME, lambda file: file.write(content.getbuffer()))
+    _write(root / INDEX_NAME, paths, columns)
     return root / INDEX_NAME
+
+
+class FrameCount(NamedTuple):
+    """The number of frames of a file of this size, and its frame rate."""
+
+    num_frames: int
+    fps: float
+    num_bytes: int
+
+
+def write_counts(path: Path, counts: Mapping[str, FrameCount]) -> None:
+    """Writes the counts of videos, by their paths; the file is complete or not written at all."""
+    types = zip(FrameCount._fields, (np.int64, np.float64, np.int64), strict=True)
+    columns = {
+        name: np.array([getattr(count, name) for count in counts.values()], dtype)
+        for name, dtype in types
+    }
+    _write(path, PackedStrings.of(counts), columns)
+
+
+def read_counts(path: Path) -> dict[str, FrameCount]:
+    """Returns the counts in a file, or none if it does not exist.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES)
+        names = PackedStrings(arrays["paths"], arrays["ends"])
+        columns = [arrays[name].tolist() for name in FrameCount._fields]
+        return {
+            name: FrameCount(*row)
+            for name, row in zip(names, zip(*columns, strict=True), strict=True)
+        }
+    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
+        raise ValueError(f"{path} is damaged ({error}); delete it") from error
+
+
+def _write(path: Path, names: PackedStrings, columns: Mapping[str, np.ndarray]) -> None:
+    content = BytesIO()
+    np.savez(content, paths=names.data, ends=names.ends, **columns)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def _read_columns(
     root: Path, columns: Mapping[str, type], *, optional: bool = False
-) -> list[np.ndarray] | None:
+) -> dict[str, np.ndarray] | None:
     path = root / INDEX_NAME
     if not path.is_file():
         return None
@@ -145,10 +190,10 @@ def _read_columns(
         arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=columns)
         if optional and not set(columns) <= set(arrays):
             return None
-        return [
-            arrays[name].astype(dtype, casting="safe", copy=False)
+        return {
+            name: arrays[name].astype(dtype, casting="safe", copy=False)
             for name, dtype in columns.items()
-        ]
+        }
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
