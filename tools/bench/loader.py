@@ -34,10 +34,11 @@ from loader_sides import (
 )
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError, Decoder, count_frames, decode, probe
+from videoattn.data.decode import DecodeError, Decoder, count_frames, decode
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.reencode import Reencode, reencode
+from videoattn.data.prepare.verify import probe
 from videoattn.data.sampling import Sampler, repeated, train_sampler
 from videoattn.data.transforms import TrainTransform
 from videoattn.data.transforms.mirror import Mirror

@@ -8,7 +8,7 @@ file that decodes. decord and torchcodec return the same frames or refuse the fi
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from videoattn.data.decode.others import (
 )
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video, read_pyav
-from videoattn.data.decode.rgb import ToRGB, quarter_turns
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
     DecodeError,
     FrameFolder,
@@ -37,21 +37,12 @@ from videoattn.data.transforms import Box
 from videoattn.errors import one_of
 from videoattn.types import Frames
 
-__all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times", "probe"]
+__all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times"]
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
 _DECODERS = ("auto", "pyav", "decord", "torchcodec")
 _IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
-
-
-class VideoInfo(NamedTuple):
-    """The exact number of frames, mean frame rate, and size in pixels after rotation."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
 
 
 def decode(
@@ -112,25 +103,6 @@ def check_decoder(decoder: str, short_side: int | None = None) -> None:
         )
     if decoder in _IMPORTS:
         _IMPORTS[decoder]()
-
-
-def probe(source: VideoSource) -> VideoInfo:
-    """Returns the facts of a video. Decodes every frame, so that the count is always exact.
-
-    Raises:
-        DecodeError: If the file cannot be read or no frame decodes.
-    """
-    with Video(source) as video:
-        num_frames, height, width = 0, 0, 0
-        for frame in video.frames():
-            if num_frames == 0:
-                height, width = frame.height, frame.width
-                if quarter_turns(frame) % 2:
-                    height, width = width, height
-            num_frames += 1
-        if num_frames == 0:
-            raise video.no_frame()
-        return VideoInfo(num_frames, video.fps, height, width)
 
 
 def count_frames(source: VideoSource) -> tuple[int, float]:

@@ -15,11 +15,10 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from videoattn.data.decode import probe
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import ONE_THREAD, quarter_turns
 from videoattn.data.decode.source import DecodeError, reason
-from videoattn.data.prepare.verify import Record
+from videoattn.data.prepare.verify import Record, probe
 from videoattn.files import file_url
 
 _CRF = 20  # x264's constant rate factor; its own default is 23
