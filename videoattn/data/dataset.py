@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from videoattn.data.classes import LabelNoise
 from videoattn.data.decode import DecodeError, Video, decode, frame_times
-from videoattn.data.decode.frame_folder import count_folder
+from videoattn.data.decode.container import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import FrameCount, read_group_starts

@@ -6,8 +6,8 @@ file that decodes. decord and torchcodec return the same frames or refuse the fi
 (docs/decoders.md lists which). PyAV counts and times the frames for every decoder.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from av.error import FFmpegError
 from jaxtyping import Float64, UInt8
 
-from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode.container import count_folder, read_folder
 from videoattn.data.decode.others import (
     import_decord,
     import_torchcodec,
@@ -168,10 +168,5 @@ def _collect(
     return frames
 
 
-@contextmanager
-def _opened(source: VideoSource | Video) -> Iterator[Video]:
-    if isinstance(source, Video):
-        yield source
-        return
-    with Video(source) as video:
-        yield video
+def _opened(source: VideoSource | Video) -> AbstractContextManager[Video]:
+    return nullcontext(source) if isinstance(source, Video) else Video(source)

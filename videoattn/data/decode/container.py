@@ -1,4 +1,5 @@
-"""Opens videos with FFmpeg so that a hostile one opens nothing else and takes bounded memory.
+"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile one opens nothing
+else and takes bounded memory.
 
 FFmpeg otherwise guesses what a name or a text means: `http:/host/x.mp4` is an address to it even if
 such a file exists, and an SDP text named x.mp4 makes it listen to a network.
@@ -8,16 +9,32 @@ import errno
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import av
+import numpy as np
+import PIL.Image
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from videoattn.data.decode.source import DecodeError, VideoBytes, VideoSource, as_file, reason
+from videoattn.data.decode.source import (
+    DecodeError,
+    FrameFolder,
+    FrameIndices,
+    Image,
+    Images,
+    VideoBytes,
+    VideoSource,
+    as_file,
+    reason,
+)
 
 FORMATS = ("mov", "matroska", "avi", "flv", "gif", "mpeg", "mpegvideo", "mpegts", "asf", "m4v")
 """The demuxers for the suffixes of videos (`data.lists.files`): mov reads MP4, matroska reads WebM,
 and asf reads WMV. None of them opens another file."""
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""The formats of images, as Pillow names them. It has others, such as EPS, which runs a program."""
 
 MAX_PIXELS = 2**26
 """Largest size of a frame in pixels, 8192 x 8192. 8K video has half of it."""
@@ -139,3 +156,55 @@ def _note_hdr(source: VideoSource, transfer: str) -> None:
 
 def _decoder_options() -> dict[str, str]:
     return {"max_pixels": str(MAX_PIXELS)}
+
+
+def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
+    """Yields the position in `indices` and the image of each frame.
+
+    Raises:
+        DecodeError: If a frame is missing, damaged, or differs in size.
+    """
+    size: tuple[int, ...] | None = None
+    for slot, index in enumerate(indices.tolist()):
+        name = source.name(index)
+        image = _read_picture(source.path, name)
+        size = size or image.shape
+        if image.shape != size:
+            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, size)]
+            raise DecodeError(source, f"{name} is {sizes[0]}, but others are {sizes[1]}")
+        yield slot, image
+
+
+def count_folder(source: FrameFolder) -> int:
+    """Returns the number of frames before the first missing one.
+
+    Raises:
+        DecodeError: If the folder or its first frame is missing.
+    """
+    try:
+        names = {entry.name for entry in source.path.iterdir()}
+    except OSError as error:
+        raise DecodeError(source, str(error.strerror or error)) from error
+    count = 0
+    while source.name(count) in names:
+        count += 1
+    if count == 0:
+        raise DecodeError(source, f"no frame {source.name(0)} in the folder")
+    return count
+
+
+def _read_picture(folder: Path, name: str) -> Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its metadata and size; the latter is checked
+            with PIL.Image.open(folder / name, formats=PICTURE_FORMATS) as image:
+                check_pixels(folder / name, *image.size)
+                return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DecodeError(folder, f"{name} is missing") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise DecodeError(folder, f"{name} exceeds the limit of {MAX_PIXELS:,} pixels") from error
+    except DecodeError:
+        raise
+    except Exception as error:  # the formats' errors share no base class
+        raise DecodeError(folder, f"{name} is damaged: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode.container import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import quarter_turns
