@@ -14,8 +14,7 @@ from videoattn.data.lists import Missing, Samples
 from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
-from videoattn.data.shards import Shards, open_shards
-from videoattn.data.shards.streaming import ShardDataset
+from videoattn.data.shards import ShardDataset, Shards, open_shards
 from videoattn.data.transforms import (
     AreaCrop,
     CropBox,
