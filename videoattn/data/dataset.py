@@ -49,6 +49,7 @@ class Sample:
     mirrored: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset[Sample | Failure]):
     """A map-style dataset: `dataset[(epoch, index)]` returns a Sample.
 
@@ -62,43 +63,31 @@ class ClipDataset(Dataset[Sample | Failure]):
         label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        *,
-        sample_frames: Sampler,
-        transform: Transform,
-        mirror: Mirror | None = None,
-        seed: int = 0,
-        on_error: Literal["raise", "skip"] = "raise",
-        still_frame: bool = False,
-        decode: Callable[..., Frames] = decode,
-        target_fps: float | None = None,
-        label_noise: LabelNoise | None = None,
-    ) -> None:
-        self.samples = samples
-        self.sample_frames = sample_frames
-        self.transform = transform
-        self.mirror = mirror
-        self.seed = seed
-        self.on_error = on_error
-        self.still_frame = still_frame
-        self.decode = decode
-        self.target_fps = target_fps
-        self.label_noise = label_noise
-        self._starts = read_group_starts(samples.root)
+    samples: Samples
+    sample_frames: Sampler
+    transform: Transform
+    mirror: Mirror | None = None
+    seed: int = 0
+    on_error: Literal["raise", "skip"] = "raise"
+    still_frame: bool = False
+    decode: Callable[..., Frames] = decode
+    target_fps: float | None = None
+    label_noise: LabelNoise | None = None
+
+    def __post_init__(self) -> None:
+        self._starts = read_group_starts(self.samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
         # is counted twice in a run.
-        self._counts = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
-        self._rates = torch.zeros(len(samples), dtype=torch.float64).share_memory_()
+        self._counts = torch.zeros(len(self), dtype=torch.int64).share_memory_()
+        self._rates = torch.zeros(len(self), dtype=torch.float64).share_memory_()
         # The sizes of the files whose frames were counted here or in an earlier run; 0 for others.
-        self._sizes = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
+        self._sizes = torch.zeros(len(self), dtype=torch.int64).share_memory_()
         # Number of videos, and seconds to decode and to transform them. Workers may lose some.
         self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
-        if samples.num_frames is not None:
-            self._counts += torch.from_numpy(samples.num_frames)
-        if samples.fps is not None:
-            self._rates += torch.from_numpy(samples.fps)
+        if self.samples.num_frames is not None:
+            self._counts += torch.from_numpy(self.samples.num_frames)
+        if self.samples.fps is not None:
+            self._rates += torch.from_numpy(self.samples.fps)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -120,13 +109,8 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def found_counts(self) -> dict[str, FrameCount]:
         """Returns the numbers of frames that were counted here or taken from `use_counts`."""
-        rows = zip(*(column.tolist() for column in self._columns()), strict=True)
-        counts = map(FrameCount._make, rows)
-        return {
-            path: count
-            for path, count in zip(self.samples.paths, counts, strict=True)
-            if count.num_bytes
-        }
+        rows = zip(self.samples.paths, *(c.tolist() for c in self._columns()), strict=True)
+        return {path: FrameCount(*count) for path, *count in rows if count[-1]}
 
     def _columns(self) -> list[np.ndarray]:
         """Returns the fields of the videos' `FrameCount`, in the memory that the workers share."""
@@ -155,10 +139,24 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
         """Returns the sample of a file, a folder of images, or an encoded video."""
+        index = number % len(self)  # of a repetition, see `balanced_order`
+        generator = sample_generator(self.seed, epoch, number)
+        mirrored = self.mirror is not None and self.mirror.draw(generator)
         try:
-            return self._sample(epoch, number, source)
+            num_frames, fps = self._known_timing(source, index)
+            if num_frames:
+                numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
+            else:
+                numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
         except DecodeError as error:
-            return Failure(number % len(self), error.path, error.reason)
+            return Failure(index, error.path, error.reason)
+        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
+        if self.label_noise is not None:
+            assert isinstance(label, int)
+            label = self.label_noise.label(label, index)
+        if self.mirror is not None and mirrored:
+            label = self.mirror.label(label)
+        return Sample(frames, label, index, numbers, fps, mirrored)
 
     def empty_batch(self) -> UInt8[Tensor, "N V T C H W"]:
         """Returns a batch of no samples, with the shape of any other batch."""
@@ -168,23 +166,6 @@ class ClipDataset(Dataset[Sample | Failure]):
         box = maker(64, 64)
         frames = torch.zeros(1, 3, box.y1 - box.y0, box.x1 - box.x0, dtype=torch.uint8)
         return maker.views(frames, positions)[None][:0]
-
-    def _sample(self, epoch: int, number: int, source: VideoSource) -> Sample:
-        index = number % len(self)  # of a repetition, see `balanced_order`
-        generator = sample_generator(self.seed, epoch, number)
-        mirrored = self.mirror is not None and self.mirror.draw(generator)
-        num_frames, fps = self._known_timing(source, index)
-        if num_frames:
-            numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
-        else:
-            numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
-        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
-        if self.label_noise is not None:
-            assert isinstance(label, int)
-            label = self.label_noise.label(label, index)
-        if self.mirror is not None and mirrored:
-            label = self.mirror.label(label)
-        return Sample(frames, label, index, numbers, fps, mirrored)
 
     def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
         """Returns the number of frames, or 0 if it is unknown, and the frame rate."""

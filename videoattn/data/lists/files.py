@@ -52,7 +52,8 @@ def all_videos(root: Path, folder: str = "") -> Found:
         return Found([path for path in files if is_video(path)], others=others)
     # Rows of hidden files come from earlier versions; no index has rows outside of its root.
     paths = list(index.paths)
-    rows = [row for row, path in enumerate(paths) if path.startswith(folder) and _is_inside(path)]
+    good = [not path.startswith(("/", ".")) and "/." not in path for path in paths]
+    rows = [row for row, path in enumerate(paths) if good[row] and path.startswith(folder)]
     return Found(paths, index.num_frames, index.fps).take(rows)
 
 
@@ -166,7 +167,3 @@ def is_video(name: str) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     # entry.is_dir() alone raises OSError for a link to itself.
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))
-
-
-def _is_inside(path: str) -> bool:
-    return not path.startswith(("/", ".")) and "/." not in path

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -123,17 +124,13 @@ class Samples:
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":
         """Returns the videos in the given rows."""
         rows = np.asarray(rows, np.int64)
-        return Samples(
-            self.root,
-            paths=self.paths.take(rows),
-            labels=self.labels[rows] if self.label_sets is None else self.label_sets.take(rows),
-            class_names=self.class_names,
-            num_frames=None if self.num_frames is None else self.num_frames[rows],
-            fps=None if self.fps is None else self.fps[rows],
-            frame_template=self.frame_template,
-            frame_start=self.frame_start,
-            missing=self.missing,
-        )
+        taken = copy(self)
+        taken.paths, taken.labels = self.paths.take(rows), self.labels[rows]
+        taken.label_sets = self.label_sets and self.label_sets.take(rows)
+        taken.num_frames = None if self.num_frames is None else self.num_frames[rows]
+        taken.fps = None if self.fps is None else self.fps[rows]
+        taken.ignored = Counter()
+        return taken
 
 
 Missing = Literal["raise", "drop", "keep"]
