@@ -20,8 +20,7 @@ from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, VideoSource, reason
 from videoattn.data.lists.files import is_video, walk
-from videoattn.data.prepare.groups import find_group_starts
-from videoattn.data.prepare.index import VideoIndex
+from videoattn.data.prepare.index import VideoIndex, find_group_starts
 from videoattn.data.strings import PackedStrings
 from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.files import named_in_errors
