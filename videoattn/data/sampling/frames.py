@@ -62,17 +62,6 @@ def dense_train(spec: ClipSpec, num_video_frames: int, fps: float, generator: Ge
     return within((start + spec.steps)[None], num_video_frames, spec)
 
 
-def dense_views(spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator) -> Indices:
-    """Spaces `num_clips` clips evenly from the first position to the last; one is centered."""
-    last_start = max(num_video_frames - 1 - int(spec.steps[-1]), 0)
-    if spec.num_clips == 1:
-        starts = np.array([last_start // 2])
-    else:
-        distance = last_start / (spec.num_clips - 1)
-        starts = np.round(np.arange(spec.num_clips) * distance).astype(np.int64)
-    return within(starts[:, None] + spec.steps, num_video_frames, spec)
-
-
 def segments_train(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
