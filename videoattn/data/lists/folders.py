@@ -44,7 +44,10 @@ def read_folders(
             "them, or add them to the class list"
         )
     found = all_videos(root, prefix)
-    labels = [_label(path[len(prefix) :], label_of) for path in found.paths]
+    labels = []
+    for path in found.paths:
+        name, slash, _ = path[len(prefix) :].partition("/")
+        labels.append(label_of.get(name, -1) if slash else -1)
     rows = sorted((row for row, label in enumerate(labels) if label >= 0), key=labels.__getitem__)
     if not rows:
         raise ListError(
@@ -86,12 +89,6 @@ def check_class_folders(folder: Path, names: Sequence[str]) -> None:
             f"{folder} has no folder for {len(missing)} of {len(names)} classes: "
             f"{first_few(missing)}; add them, or correct the class list"
         )
-
-
-def _label(path: str, label_of: dict[str, int]) -> int:
-    """Returns the label of a path inside the split, or -1 if the video is not in a class folder."""
-    name, slash, _ = path.partition("/")
-    return label_of.get(name, -1) if slash else -1
 
 
 def read_frames(

@@ -191,18 +191,15 @@ class ShardDataset(ClipDataset):
 
     def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
         """Yields the keys of each batch, in the order of reading."""
-        return _ahead(self._read(epoch, batches), _AHEAD)
+        videos = self.shards.read([index for batch in batches for index in batch])
+        keys = ([(epoch, index, next(videos)) for index in batch] for batch in batches)
+        return _ahead(keys, _AHEAD)
 
     def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
         """Returns a sample. If its video is not loaded, reads the shard for this sample only."""
         epoch, index, *found = key
         video = found[0] if found else next(self.shards.read([index]))
         return video if isinstance(video, Failure) else self.sample(epoch, index, video)
-
-    def _read(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
-        videos = self.shards.read([index for batch in batches for index in batch])
-        for batch in batches:
-            yield [(epoch, index, next(videos)) for index in batch]
 
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:

@@ -6,8 +6,6 @@ clips of a batch. Mirroring can change a label and is in mirror.py.
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from types import ModuleType
@@ -22,6 +20,8 @@ GRAY = 128
 
 QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
 """TSN's 13 positions, in quarters of the free space in y and x: corners, edges, center, between."""
+
+_global_state = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,11 @@ def rand_augment(clips: Crops, num_ops: int, magnitude: int, generator: torch.Ge
     augment = v2.RandAugment(
         num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY
     )
-    with _as_global_generator(generator):
+    # torchvision draws from torch's global generator, which all threads share.
+    with _global_state, torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
         out: Tensor = augment(clips)
+        generator.set_state(torch.get_rng_state())
     return out
 
 
@@ -231,19 +234,3 @@ def _v2() -> ModuleType:
 
     module: ModuleType = v2
     return module
-
-
-_global_state = threading.Lock()  # all threads share torch's generator
-
-
-@contextmanager
-def _as_global_generator(generator: torch.Generator) -> Iterator[None]:
-    """Uses `generator` as torch's global generator, from which torchvision always draws."""
-    with _global_state:
-        outside = torch.get_rng_state()
-        torch.set_rng_state(generator.get_state())
-        try:
-            yield
-        finally:
-            generator.set_state(torch.get_rng_state())
-            torch.set_rng_state(outside)
