@@ -6,6 +6,8 @@ such a file exists, and an SDP text named x.mp4 makes it listen to a network.
 """
 
 import errno
+import itertools
+import os
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -49,11 +51,7 @@ _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 def open_container(source: VideoSource) -> av.container.InputContainer:
-    """Opens a file or a video in memory.
-
-    Raises:
-        DecodeError: If it is not in one of `FORMATS`, or cannot be read.
-    """
+    """Opens a file or a video in memory, or raises a DecodeError if it is in none of `FORMATS`."""
     limits = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "" if isinstance(source, VideoBytes) else "file",
@@ -92,11 +90,7 @@ def video_stream(container: av.container.InputContainer, source: VideoSource) ->
 
 
 def check_pixels(source: VideoSource, width: int, height: int) -> None:
-    """Checks the size of frames.
-
-    Raises:
-        DecodeError: If it exceeds `MAX_PIXELS`.
-    """
+    """Raises a DecodeError if the size of frames exceeds `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise DecodeError(
             source, f"has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels"
@@ -106,14 +100,10 @@ def check_pixels(source: VideoSource, width: int, height: int) -> None:
 def checked_packets(
     packets: Iterator[av.Packet], source: VideoSource, num_bytes: int
 ) -> Iterator[av.Packet]:
-    """Yields packets with data, within limits. Those without would signal the end of the stream.
+    """Yields packets with data. Those without would signal the end of the stream.
 
-    Args:
-        num_bytes: The size of the file.
-
-    Raises:
-        DecodeError: If there are more than `MAX_PACKETS`, or the packets overlap in the file so
-            that a small file fills the memory.
+    Raises a DecodeError if there are more than `MAX_PACKETS`, or if the packets overlap in the file
+    of `num_bytes` so that a small file fills the memory.
     """
     count = total = 0
     for packet in packets:
@@ -159,35 +149,25 @@ def _decoder_options() -> dict[str, str]:
 
 
 def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
-    """Yields the position in `indices` and the image of each frame.
-
-    Raises:
-        DecodeError: If a frame is missing, damaged, or differs in size.
-    """
-    size: tuple[int, ...] | None = None
+    """Yields the position in `indices` and the image of each frame; all have one size."""
+    first: tuple[int, ...] = ()
     for slot, index in enumerate(indices.tolist()):
         name = source.name(index)
         image = _read_picture(source.path, name)
-        size = size or image.shape
-        if image.shape != size:
-            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, size)]
+        first = first or image.shape
+        if image.shape != first:
+            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, first)]
             raise DecodeError(source, f"{name} is {sizes[0]}, but others are {sizes[1]}")
         yield slot, image
 
 
 def count_folder(source: FrameFolder) -> int:
-    """Returns the number of frames before the first missing one.
-
-    Raises:
-        DecodeError: If the folder or its first frame is missing.
-    """
+    """Returns the number of frames before the first missing one, at least 1."""
     try:
-        names = {entry.name for entry in source.path.iterdir()}
+        names = set(os.listdir(source.path))
     except OSError as error:
         raise DecodeError(source, str(error.strerror or error)) from error
-    count = 0
-    while source.name(count) in names:
-        count += 1
+    count = next(number for number in itertools.count() if source.name(number) not in names)
     if count == 0:
         raise DecodeError(source, f"no frame {source.name(0)} in the folder")
     return count

@@ -114,12 +114,7 @@ def uniform_views(
 
 
 def within(clips: Indices, num_video_frames: int, spec: ClipSpec) -> Indices:
-    """Applies the policy to indices past the end of the video.
-
-    Raises:
-        ShortVideoError: If an index is past the end and the policy is "error".
-        ValueError: If the video is empty.
-    """
+    """Applies the policy to indices past the end of the video; "error" raises ShortVideoError."""
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames: got {num_video_frames}; need at least 1")
     check_length(num_video_frames, int(clips.max()) + 1, spec)

@@ -61,11 +61,7 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Expands a pattern with braces to addresses.
-
-    Raises:
-        ValueError: If there are more than `MAX_SHARDS` addresses.
-    """
+    """Expands a pattern with braces to at most `MAX_SHARDS` addresses."""
     counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
     counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
     if math.prod(counts) > MAX_SHARDS:
@@ -76,8 +72,7 @@ def expanded(pattern: str) -> list[str]:
 def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
     """Yields every sample of a shard; their names are numbers from `first` on.
 
-    Raises:
-        DecodeError: If the shard is truncated, or holds other files.
+    Raises a DecodeError if the shard is truncated, or holds other files.
     """
     tariterators, stream = import_webdataset().tariterators, None
     try:
