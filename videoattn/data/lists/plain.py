@@ -205,9 +205,8 @@ def _label_sets(
     if None in numbers:
         classes = tuple(words if class_names is None else class_names)
         label_of = {name: label for label, name in enumerate(classes)}
-        lines.labels_of(
-            [next((w for w in s if w not in label_of), classes[0]) for s in sets], classes
-        )
+        unknown = [next((w for w in words if w not in label_of), classes[0]) for words in sets]
+        lines.labels_of(unknown, classes)
     else:
         label_of = {word: int(word) for word in words}
         num_classes = None if class_names is None else len(class_names)
@@ -253,7 +252,7 @@ def _parse_one(line: str, separator: str, has_frames: bool) -> Row | None:
     inner = split_last(path, separator)
     count = to_integer(inner[1]) if inner else None
     if has_frames:
-        return (inner[0], count, [label]) if inner and inner[0] and (count or 0) > 0 else None
+        return (inner[0], count, [label]) if inner and inner[0] and count and count > 0 else None
     # 'a.mp4 120 3' has a column too many: 'a.mp4 120' is not the name of a video.
     too_many = inner is not None and count is not None and is_video(inner[0])
     return None if too_many else (path, 0, [label])
