@@ -83,10 +83,7 @@ class ClipLoader:
         self._pool = BufferPool(self.num_workers)
 
     def __len__(self) -> int:
-        return self.num_batches()
-
-    def num_batches(self, epoch: int = 0) -> int:
-        return len(self.batches(epoch))
+        return len(self.batches(0))
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
         """Yields the epoch's batches from number `skip_batches` on.
