@@ -15,13 +15,8 @@ import torch
 from av.error import FFmpegError
 from jaxtyping import Float64, UInt8
 
+from videoattn.data.decode import others
 from videoattn.data.decode.container import count_folder, read_folder
-from videoattn.data.decode.others import (
-    import_decord,
-    import_torchcodec,
-    read_decord,
-    read_torchcodec,
-)
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video, read_pyav
 from videoattn.data.decode.rgb import ToRGB
@@ -42,7 +37,7 @@ __all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times"]
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
 _DECODERS = ("auto", "pyav", "decord", "torchcodec")
-_IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
+_IMPORTS = {"decord": others.import_decord, "torchcodec": others.import_torchcodec}
 
 
 def decode(
@@ -144,9 +139,9 @@ def _read(
                 f"its pixels are not square, which decoder {decoder} ignores; choose decoder pyav",
             )
         if decoder == "decord":
-            yield from read_decord(video, numbers)
+            yield from others.read_decord(video, numbers)
         elif decoder == "torchcodec":
-            yield from read_torchcodec(video, numbers)
+            yield from others.read_torchcodec(video, numbers)
         else:
             to_rgb = ToRGB(short_side, aspect)
             yield from read_pyav(video, numbers, to_rgb, starts=starts)

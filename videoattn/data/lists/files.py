@@ -104,16 +104,7 @@ def outside(root: Path, paths: Iterable[str]) -> set[str]:
     The root itself may be a link.
     """
     top = os.path.join(os.path.realpath(root), "")
-    folders: dict[str, str] = {}
-    found = set()
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in folders:
-            folders[folder] = os.path.realpath(root / folder)
-        file = os.path.join(folders[folder], name)
-        if not (os.path.realpath(file) if os.path.islink(file) else file).startswith(top):
-            found.add(path)
-    return found
+    return {path for path in paths if not os.path.realpath(root / path).startswith(top)}
 
 
 def existing_root(root: str | Path) -> Path:

@@ -4,13 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from videoattn.data.lists.files import (
-    VIDEO_SUFFIXES,
-    ListError,
-    all_videos,
-    existing_root,
-    folders_in,
-)
+from videoattn.data.lists import files
 from videoattn.data.lists.plain import Columns, Lines, parse_list
 from videoattn.data.lists.samples import Missing, Samples, find_videos
 from videoattn.errors import first_few
@@ -30,7 +24,7 @@ def read_folders(
         ValueError: If the split, a class folder or every video is missing, or a folder has the name
             of no class.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     names = class_folders(root, split)
     prefix = "" if split is None else f"{split.rstrip('/')}/"
     folder = root / prefix
@@ -38,21 +32,21 @@ def read_folders(
         names = tuple(class_names)
         check_class_folders(folder, names)
     label_of = {name: label for label, name in enumerate(names)}
-    if extra := [name for name in folders_in(folder) if name not in label_of]:
-        raise ListError(
+    if extra := [name for name in files.folders_in(folder) if name not in label_of]:
+        raise files.ListError(
             f"{folder} has folders outside the {len(names)} classes: {first_few(extra)}; remove "
             "them, or add them to the class list"
         )
-    found = all_videos(root, prefix)
+    found = files.all_videos(root, prefix)
     labels = []
     for path in found.paths:
         name, slash, _ = path[len(prefix) :].partition("/")
         labels.append(label_of.get(name, -1) if slash else -1)
     rows = sorted((row for row, label in enumerate(labels) if label >= 0), key=labels.__getitem__)
     if not rows:
-        raise ListError(
+        raise files.ListError(
             f"{folder} holds no video; expected {folder}/CLASS/VIDEO, "
-            f"with one of {' '.join(sorted(VIDEO_SUFFIXES))}"
+            f"with one of {' '.join(sorted(files.VIDEO_SUFFIXES))}"
         )
     others = [PurePosixPath(path[len(prefix) :]) for path in found.others]
     ignored = [path.suffix for path in others if len(path.parts) > 1]
@@ -74,18 +68,18 @@ def class_folders(root: str | Path, split: str | None = None) -> tuple[str, ...]
     Raises:
         ValueError: If the split does not exist.
     """
-    folder = existing_root(root) / (split or "")
+    folder = files.existing_root(root) / (split or "")
     if not folder.is_dir():
-        raise ListError(
-            f"{root} has no split {split!r}; it has {first_few(folders_in(Path(root)))}"
+        raise files.ListError(
+            f"{root} has no split {split!r}; it has {first_few(files.folders_in(Path(root)))}"
         )
-    return tuple(folders_in(folder))
+    return tuple(files.folders_in(folder))
 
 
 def check_class_folders(folder: Path, names: Sequence[str]) -> None:
-    present = set(folders_in(folder))
+    present = set(files.folders_in(folder))
     if missing := [name for name in names if name not in present]:
-        raise ListError(
+        raise files.ListError(
             f"{folder} has no folder for {len(missing)} of {len(names)} classes: "
             f"{first_few(missing)}; add them, or correct the class list"
         )
@@ -112,7 +106,7 @@ def read_frames(
         ValueError: If an argument is not allowed, or anything in the list is missing,
             malformed, repeated or out of range.
     """
-    root = existing_root(root)
+    root = files.existing_root(root)
     check_template(frame_template)
     if frame_start < 0:
         raise ValueError(f"frame_start: got {frame_start}; need 0 or more")
@@ -147,7 +141,7 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ListError(f"{path}: no such class list; give a file with one name per line")
+        raise files.ListError(f"{path}: no such class list; give a file with one name per line")
     lines = Lines.read(path)
     lines.check_not_empty("one class name each")
     lines.check_no_repeats(lines.text, "class {name!r} is {line}, too; name each once")

@@ -210,11 +210,7 @@ def _matching_rows(names: Sequence[str], paths: Sequence[str], match: Match) -> 
 
 
 def _first_rows(names: Iterable[str]) -> dict[str, int]:
-    """Returns the first row of each name."""
-    rows: dict[str, int] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, row)
-    return rows
+    return {name: row for row, name in reversed([*enumerate(names)])}
 
 
 def _stem(path: str) -> str:
