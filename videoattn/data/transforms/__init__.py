@@ -132,17 +132,14 @@ class TestTransform:
         return crops
 
 
+@dataclass(frozen=True)
 class TrainTransform:
     """Crops a random box, resizes it and changes its colors, with new random values per clip."""
 
+    box: CropBox
+    looks: Callable[[Crops, torch.Generator], Crops] | None = None
     random = True
     mirrors = False
-
-    def __init__(
-        self, box: CropBox, looks: Callable[[Crops, torch.Generator], Crops] | None = None
-    ) -> None:
-        self.box = box
-        self.looks = looks
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         return self.box.crop
