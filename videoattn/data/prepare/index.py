@@ -47,12 +47,7 @@ _COLUMNS: dict[str, type] = {
     "width": np.int32,
     "key_frames": np.int64,
 }
-_START_COLUMNS: dict[str, type] = {
-    "file_bytes": np.int64,
-    "start_ends": np.int64,
-    "start_packets": np.int64,
-    "start_frames": np.int64,
-}
+_STARTS = ("file_bytes", "start_ends", "start_packets", "start_frames")
 
 
 class VideoIndex(NamedTuple):
@@ -91,18 +86,12 @@ class GroupStartTable(NamedTuple):
 
 
 def read_index(root: Path) -> VideoIndex | None:
-    """Returns the index of a data root, or None if it has none. Does not read the group starts.
+    """Returns the index of a data root, without group starts, or None if it has none.
 
     Raises:
         ValueError: If the file is not an index.
     """
-    columns = _read_columns(root, _COLUMNS)
-    if columns is None:
-        return None
-    data, ends = columns.pop("paths"), columns.pop("ends")
-    if any(column.shape != ends.shape for column in columns.values()):
-        raise _disagree(root)
-    return VideoIndex(_paths(root, data, ends), **columns)
+    return _read(root)[0]
 
 
 def read_group_starts(root: Path) -> GroupStartTable | None:
@@ -111,16 +100,7 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
     Raises:
         ValueError: If the file is not an index.
     """
-    starts = _read_columns(root, _START_COLUMNS, optional=True)
-    columns = _read_columns(root, _COLUMNS) if starts and starts["start_frames"].size else None
-    if starts is None or columns is None:
-        return None
-    frames, rows = starts["start_frames"], columns["ends"].shape
-    same_length = starts["file_bytes"].shape == starts["start_ends"].shape == rows
-    matched = same_length and starts["start_packets"].shape == frames.shape
-    if not (matched and _are_ends(starts["start_ends"], frames)):
-        raise _disagree(root)
-    return GroupStartTable(_paths(root, columns["paths"], columns["ends"]), **starts)
+    return _read(root)[1]
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
@@ -185,42 +165,40 @@ def _write(path: Path, names: PackedStrings, columns: Mapping[str, np.ndarray]) 
     write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
-def _read_columns(
-    root: Path, columns: Mapping[str, type], *, optional: bool = False
-) -> dict[str, np.ndarray] | None:
+def _read(root: Path) -> tuple[VideoIndex | None, GroupStartTable | None]:
     path = root / INDEX_NAME
     if not path.is_file():
-        return None
+        return None, None
     try:
-        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=columns)
-        if optional and not set(columns) <= set(arrays):
-            return None
-        return {
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=[*_COLUMNS, *_STARTS])
+        columns = {
             name: arrays[name].astype(dtype, casting="safe", copy=False)
-            for name, dtype in columns.items()
+            for name, dtype in _COLUMNS.items()
         }
+        starts = [arrays[n].astype(np.int64, casting="safe") for n in _STARTS if n in arrays]
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
-
-
-def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
-    if not _are_ends(ends, data):
-        raise _disagree(root)
-    return PackedStrings(data, ends)
+    data, ends = columns.pop("paths"), columns.pop("ends")
+    agree = _are_ends(ends, data) and {c.shape for c in columns.values()} == {ends.shape}
+    if has_starts := len(starts) == len(_STARTS):
+        file_bytes, start_ends, packets, frames = starts
+        agree &= file_bytes.shape == start_ends.shape == ends.shape
+        agree &= packets.shape == frames.shape and _are_ends(start_ends, frames)
+    if not agree:
+        raise ValueError(
+            f"{path} is damaged: its arrays disagree; delete it, or index the folder again"
+        )
+    paths = PackedStrings(data, ends)
+    table = GroupStartTable(paths, *starts) if has_starts and starts[-1].size else None
+    return VideoIndex(paths, **columns), table
 
 
 def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
     """Returns whether the ends divide the data into consecutive parts."""
     flat = ends.ndim == data.ndim == 1 and len(data) == ends.max(initial=0)
     return bool(flat and (np.diff(ends, prepend=0) >= 0).all())
-
-
-def _disagree(root: Path) -> ValueError:
-    return ValueError(
-        f"{root / INDEX_NAME} is damaged: its arrays disagree; delete it, or index the folder again"
-    )
 
 
 def find_group_starts(path: Path) -> list[tuple[int, int]]:
