@@ -41,14 +41,12 @@ class Facts(NamedTuple):
 
 
 _TYPES: dict[str, Any] = {
+    **dict.fromkeys(("bytes", "mtime_ns", "out_bytes", *Facts._fields), int),
+    "fps": int | float,
     "path": str,
     "error": str,
     "crashed": bool,
     "starts": list,
-    "fps": int | float,
-    **dict.fromkeys(
-        ("bytes", "mtime_ns", "out_bytes", *Facts._fields[:1], *Facts._fields[2:]), int
-    ),
 }
 """The types of a record's values."""
 
