@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,10 +24,13 @@ from videoattn.data.decode.container import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
 from videoattn.data.prepare.index import FrameCount, read_group_starts
-from videoattn.data.sampling import Indices, Sampler, ShortVideoError, at_rate
+from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure, Frames
+
+Numbers = Int64[np.ndarray, "clips T"]
+"""The frame numbers of each clip."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,13 @@ class Sample:
     Args:
         label: The index of the class, or -1 if unknown; all labels if there may be several.
         index: The position in the dataset.
-        numbers: The frame numbers of each clip.
         fps: The frame rate of the video, or 0 if unknown.
     """
 
     frames: UInt8[Tensor, "V T C H W"]
     label: Label
     index: int
-    numbers: Indices
+    numbers: Numbers
     fps: float
     mirrored: bool = False
 
@@ -180,7 +182,7 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def _first_clips(
         self, source: VideoSource, index: int, generator: torch.Generator, mirrored: bool
-    ) -> tuple[Indices, Crops, float]:
+    ) -> tuple[Numbers, Crops, float]:
         """Decodes the clips of a video whose number of frames is unknown, and remembers the number.
 
         The file is opened once. If decoding has to count the frames, the clips are drawn from the
@@ -205,7 +207,7 @@ class ClipDataset(Dataset[Sample | Failure]):
     def _clips(
         self, source: VideoSource | Video, index: int, num_frames: int, fps: float,
         generator: torch.Generator, mirrored: bool,
-    ) -> tuple[Indices, Crops]:  # fmt: skip
+    ) -> tuple[Numbers, Crops]:  # fmt: skip
         """Draws the clips, decodes their frames once, and returns their frame numbers and views."""
         starts = self._starts and self._starts.of(self.samples.paths[index])
         state = generator.get_state()
@@ -232,7 +234,7 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def _draw(
         self, source: VideoSource | Video, num_frames: int, fps: float, generator: torch.Generator
-    ) -> Indices:
+    ) -> Numbers:
         try:
             numbers = sample_numbers(
                 self.sample_frames, source, num_frames, fps, generator, self.target_fps
@@ -248,7 +250,7 @@ class ClipDataset(Dataset[Sample | Failure]):
 def sample_numbers(
     sampler: Sampler, source: VideoSource | Video, num_frames: int, fps: float,
     generator: torch.Generator, target_fps: float | None = None,
-) -> Indices:  # fmt: skip
+) -> Numbers:  # fmt: skip
     """Draws the frame numbers of clips.
 
     With `target_fps`, frames are left out or repeated, as if the video were displayed and filmed
