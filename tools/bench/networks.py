@@ -42,6 +42,7 @@ def theirs(name: str) -> nn.Module:
     from pytorchvideo.models import hub
 
     model: nn.Module = getattr(hub, name.removesuffix("_nl"))(pretrained=False)
+    model.blocks[-1].pool = nn.AdaptiveAvgPool3d(1)  # its pool needs 8 frames
     if name.endswith("_nl"):
 
         def block(channels: int) -> nn.Module:
