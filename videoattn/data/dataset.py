@@ -212,7 +212,15 @@ class ClipDataset(Dataset[Sample | Failure]):
         starts = self._starts and self._starts.of(self.samples.paths[index])
         state = generator.get_state()
         while True:
-            numbers = self._draw(source, num_frames, fps, generator)
+            try:
+                numbers = sample_numbers(
+                    self.sample_frames, source, num_frames, fps, generator, self.target_fps
+                )
+            except ShortVideoError as error:
+                raise DecodeError(source, str(error)) from error
+            if self.still_frame:
+                length = numbers.shape[1]
+                numbers = np.repeat(numbers[:, length // 2, None], length, axis=1)
             maker = ViewMaker(self.transform, len(numbers), generator)
             wanted, positions = np.unique(numbers, return_inverse=True)
             times = [time.perf_counter()]
@@ -231,20 +239,6 @@ class ClipDataset(Dataset[Sample | Failure]):
             times.append(time.perf_counter())
             self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
             return numbers, views
-
-    def _draw(
-        self, source: VideoSource | Video, num_frames: int, fps: float, generator: torch.Generator
-    ) -> Numbers:
-        try:
-            numbers = sample_numbers(
-                self.sample_frames, source, num_frames, fps, generator, self.target_fps
-            )
-        except ShortVideoError as error:
-            raise DecodeError(source, str(error)) from error
-        if self.still_frame:
-            middle = numbers.shape[1] // 2
-            numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
-        return numbers
 
 
 def sample_numbers(

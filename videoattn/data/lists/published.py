@@ -78,24 +78,20 @@ def read_charades(root: str | Path, split: str = "train", *, missing: Missing = 
     root = existing_root(root)
     name = split if split.endswith(".csv") else f"Charades_v1_{split}.csv"
     file = first_file(root, [f + name for f in _CHARADES], f"the Charades list of {split!r}")
-    names = [f"{folder}Charades_v1_classes.txt" for folder in _CHARADES]
+    classes = [f + "Charades_v1_classes.txt" for f in _CHARADES]
     class_names = read_numbered_classes(
-        first_file(root, names, "the Charades class list"), "c{:03d} Name of the class".format
+        first_file(root, classes, "the Charades class list"), "c{:03d} Name of the class".format
     )
     folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
-    listed = _read_charades_csv(file, class_names)
-    return find_videos(root, folder, listed, match="name", missing=missing)
-
-
-def _read_charades_csv(path: Path, class_names: tuple[str, ...]) -> Listed:
-    _, lines, rows = _read_csv(path, ("id", "actions"))
+    _, lines, rows = _read_csv(file, ("id", "actions"))
     expected = "an id and actions, as in 'c092 11.90 21.20;c147 0.00 12.60'"
     parsed = lines.require(list(map(_charades_labels, rows)), expected)
     labels = [sorted(set(found)) for _, found in parsed]
     lines.check_labels([max(found, default=0) for found in labels], len(class_names))
     names = [name for name, _ in parsed]
     lines.check_no_repeats(names)
-    return Listed(names, LabelSets.of(labels), class_names)
+    listed = Listed(names, LabelSets.of(labels), class_names)
+    return find_videos(root, folder, listed, match="name", missing=missing)
 
 
 def _charades_labels(cells: Sequence[str] | None) -> tuple[str, list[int]] | None:

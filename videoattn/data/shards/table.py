@@ -48,7 +48,10 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
         raise ValueError(f"{url} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
     try:
         table = json.loads(content)
-        counts = {_checked(entry["name"]): int(entry["num_samples"]) for entry in table["shards"]}
+        counts = {entry["name"]: int(entry["num_samples"]) for entry in table["shards"]}
+        # A name becomes part of a path, an address or a command.
+        if wrong := [name for name in counts if not _NAME.fullmatch(name)]:
+            raise ValueError(f"{wrong[0]!r} is not the name of a tar file, such as 000000.tar")
         class_names = tuple(str(name) for name in table["class_names"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{url} is not a list of shards ({error})") from error
@@ -138,13 +141,6 @@ def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> V
     return VideoBytes(
         f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
     )
-
-
-def _checked(name: str) -> str:
-    """Returns a safe shard name, because it becomes part of a path, an address or a command."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a tar file, such as 000000.tar")
-    return name
 
 
 def _reason(error: Exception) -> str:
