@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -159,7 +159,7 @@ def read_counts(path: Path) -> dict[str, FrameCount]:
         raise ValueError(f"{path} is damaged ({error}); delete it") from error
 
 
-def _write(path: Path, names: PackedStrings, columns: Mapping[str, np.ndarray]) -> None:
+def _write(path: Path, names: PackedStrings, columns: Mapping[str, Any]) -> None:
     content = BytesIO()
     np.savez(content, paths=names.data, ends=names.ends, **columns)
     write_whole(path, lambda file: file.write(content.getbuffer()))
@@ -171,7 +171,7 @@ def _read(root: Path) -> tuple[VideoIndex | None, GroupStartTable | None]:
         return None, None
     try:
         arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=[*_COLUMNS, *_STARTS])
-        columns = {
+        columns: dict[str, Any] = {
             name: arrays[name].astype(dtype, casting="safe", copy=False)
             for name, dtype in _COLUMNS.items()
         }
