@@ -122,8 +122,7 @@ class Joined(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]
-        result: Tensor = self.block(x, *features)
-        return result
+        return self.block(x, *features)
 
 
 def attach_layers(

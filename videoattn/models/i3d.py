@@ -120,13 +120,11 @@ class InceptionI3d(nn.Sequential):
         self.info = ModelInfo("fc", stages, features="Mixed_5c")
 
     def forward(self, x: Video) -> Logits:
-        logits: Tensor = super().forward(x)
-        return logits
+        return super().forward(x)
 
     def forward_head(self, features: Video) -> Logits:
         """Returns the logits for the output of Mixed_5c."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(features)))
-        return logits
+        return self.fc(self.dropout(self.avgpool(features)))
 
 
 class Mixed(nn.Module):
@@ -172,8 +170,7 @@ class Unit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Video) -> Tensor:
-        y: Tensor = self.relu(self.bn(self.conv3d(x)))
-        return y
+        return self.relu(self.bn(self.conv3d(x)))
 
 
 class SameConv3d(Conv3d):

@@ -52,8 +52,7 @@ def info(model: nn.Module) -> ModelInfo | None:
 def head(model: nn.Module, features: Tensor) -> Logits | None:
     """Returns a pytorchvideo network's logits for its last features, or None for others."""
     if _is_a(model, "net", "Net"):
-        logits: Tensor = list(model.get_submodule("blocks").children())[-1](features)
-        return logits
+        return list(model.get_submodule("blocks").children())[-1](features)
     return None
 
 

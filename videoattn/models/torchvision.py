@@ -26,8 +26,7 @@ def get_model(name: str, **options: Any) -> nn.Module:
     """Returns a network of torchvision with random weights."""
     from torchvision.models import get_model
 
-    model: nn.Module = get_model(name, weights=None, **options)
-    return model
+    return get_model(name, weights=None, **options)
 
 
 def info(model: nn.Module) -> ModelInfo | None:
@@ -60,6 +59,5 @@ def head(model: nn.Module, features: Tensor) -> Logits | None:
         scores: Tensor = model.classifier(model.avgpool(features))
         return scores.mean((2, 3, 4))
     if isinstance(model, VideoResNet):
-        logits: Tensor = model.fc(model.avgpool(features).flatten(1))
-        return logits
+        return model.fc(model.avgpool(features).flatten(1))
     return None

@@ -157,8 +157,7 @@ class SpatialGate(Gate):
         self.bn = _last_norm(self.conv, norm, gate_start)
 
     def logits(self, x: Video) -> Tensor:
-        logits: Tensor = self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
-        return logits
+        return self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
 
     def gate_map(self, weights: Tensor) -> GateMap:
         return GateMap("spatial", weights.squeeze(1), identity_value=1.0)
@@ -183,8 +182,7 @@ class TemporalGate(Gate):
         # Groups are consecutive channels, so the two poolings of a channel must be adjacent:
         # (N, width, 2, T, 1, 1).
         pooled = torch.stack([mean(x, self.axes), maximum(x, self.axes)], dim=2).flatten(1, 2)
-        logits: Tensor = self.bn(self.conv(pooled))
-        return logits
+        return self.bn(self.conv(pooled))
 
     def gate_map(self, weights: Tensor) -> GateMap:
         if self.axes == (3, 4):

@@ -99,8 +99,7 @@ class GateMLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.relu(self.fc1(pooled)))
-        return out
+        return self.fc2(F.relu(self.fc1(pooled)))
 
 
 class GateNorm(nn.BatchNorm3d):

@@ -197,8 +197,7 @@ class HardCrop(nn.Module):
         return logits, mean_of_segments(self._local_taps.pop("pooled"))
 
     def _fused(self, pooled_g: Tensor, pooled_l: Tensor) -> Logits:
-        logits: Tensor = self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
-        return logits
+        return self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
 
     @torch.no_grad()
     def _heat(self, features: Video) -> Tensor:

@@ -90,8 +90,7 @@ class PairwiseBlock(nn.Module):
     def respond(self, x: Video) -> Video:
         """Returns BN(W_z y), which the block adds to x."""
         q, k, v, _ = self.project(x)
-        y: Tensor = self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
-        return y
+        return self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
         """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""

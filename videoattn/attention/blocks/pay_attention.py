@@ -260,8 +260,7 @@ class LearnToPay(nn.Module):
     def _global(self, pooled: Tensor, last: Level) -> Float[Tensor, "N G"]:
         if not self.global_layers:
             return mean_of_segments(pooled)
-        g: Tensor = self.global_layers(last).mean((2, 3, 4))
-        return g
+        return self.global_layers(last).mean((2, 3, 4))
 
 
 def _convolutions(channels: int, count: int) -> nn.Sequential:

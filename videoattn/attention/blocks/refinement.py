@@ -83,8 +83,7 @@ class AttentionRefinement(gates.Gate):
         return {"": gates.channel_map(weights, self.scope)}
 
     def logits(self, x: Video) -> Tensor:
-        logits: Tensor = self.gate_norm(self.gate_conv(gates.mean(x, gates.SCOPES[self.scope])))
-        return logits
+        return self.gate_norm(self.gate_conv(gates.mean(x, gates.SCOPES[self.scope])))
 
     def _features(self, x: Video) -> Tensor:
         if self.conv is None or self.bn is None:

@@ -196,8 +196,7 @@ class _Unit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.branch(x)
-        return out
+        return x + self.branch(x)
 
 
 def _norm_first(channels: int, width: int, kernel: tuple[int, int, int]) -> list[nn.Module]:

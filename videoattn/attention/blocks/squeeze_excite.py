@@ -74,8 +74,7 @@ class SqueezeExcite(gates.Gate):
         pooled = gates.mean(x, axes)
         if self.add_maxpool:
             pooled = 0.5 * (pooled + gates.maximum(x, axes))
-        logits: Tensor = self.excite(pooled)
-        return logits
+        return self.excite(pooled)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
         return {"": gates.channel_map(self.weights(x), self.scope)}
