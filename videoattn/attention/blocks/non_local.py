@@ -54,16 +54,16 @@ SCOPES = ("space_time", "space", "time")
 
 
 class PairwiseBlock(nn.Module):
-    """The base class of `NonLocal` and `SimilarityAttention`: projections, key pool, attention.
+    """The base class of `NonLocal`, `SimilarityAttention` and `SelfAttention`: attention and maps.
 
-    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
-    checkpoints, and `pair`, the vector w, for the similarity "concat".
+    A subclass creates the layers `theta`, `phi`, `g` (or has its own `project`) and `out`, in the
+    order of its checkpoints, and `pair`, the vector w, for the similarity "concat". It sets
 
-    Args:
-        similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
-        normalizer: "softmax", "sigmoid" or "count".
-        logit_scale: Factor of the logits; concat ignores it.
-        key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
+    normalizer: "softmax", "sigmoid" or "count".
+    logit_scale: Factor of the logits; concat ignores it.
+    key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    scope: See `NonLocal`.
     """
 
     theta: nn.Module
@@ -71,26 +71,17 @@ class PairwiseBlock(nn.Module):
     g: nn.Module
     pair: nn.Linear
     out: nn.Module
-    bn: nn.Module
+    similarity = "dot"
+    normalizer: Normalizer = "softmax"
+    logit_scale = 1.0
+    key_pool: Sequence[int] | None = None
+    scope: str | int = "space_time"
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
-    def __init__(
-        self,
-        similarity: str,
-        normalizer: Normalizer,
-        logit_scale: float,
-        key_pool: Sequence[int] | None,
-    ) -> None:
-        super().__init__()
-        self.similarity = similarity
-        self.normalizer = normalizer
-        self.logit_scale = logit_scale
-        self.key_pool = key_pool
-
     def respond(self, x: Video) -> Video:
-        """Returns BN(W_z y), which the block adds to x."""
+        """Returns W_z y."""
         q, k, v, _ = self.project(x)
-        return self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
+        return self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
         """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
@@ -131,6 +122,55 @@ class PairwiseBlock(nn.Module):
                 return None
             products = self._as_products(widen(q), widen(k))
             return one_head(*products, self.normalizer, self.logit_scale)
+
+    def maps(self, x: Video) -> dict[str, PairwiseAttention]:
+        """Returns the map that `forward` uses for x, computed row by row; 0 outside the scope."""
+        q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
+        factors = self.factors(q, k) if self.scope == "space_time" else None
+        q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
+        num_groups, group_size = q.shape[1:3]
+
+        def rows(positions: Tensor) -> Tensor:
+            if self.scope == "time":  # a group is a pixel, its queries are frames
+                group, own = positions % num_groups, positions // num_groups
+            else:
+                group, own = positions // group_size, positions % group_size
+            found = k.new_zeros(len(x), len(positions), num_groups, k.shape[2])
+            for index in group.unique().tolist():
+                chosen = group == index
+                with autocast_off(q):
+                    found[:, chosen, index] = self.weights(q[:, index, own[chosen]], k[:, index])
+            return (found.transpose(2, 3) if self.scope == "time" else found).flatten(2)
+
+        if self.scope == "time":
+            key_grid = (key_frames, *x.shape[3:])
+        else:
+            key_grid = (key_frames * num_groups, key_height, key_width)
+        normalized = self.normalizer == "softmax"
+        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
+
+    def _split(self, x: Video) -> Tensor:
+        """Moves groups to the batch: (N, C, T, H, W) -> (N·G, C, t, h, w)."""
+        if self.scope == "space_time":
+            return x
+        if self.scope == "time":
+            return x.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
+        frames = 1 if self.scope == "space" else int(self.scope)
+        if x.shape[2] % frames:
+            raise ValueError(
+                f"scope={frames} does not divide the {x.shape[2]} frames that reach this block; "
+                'choose a divisor, or "space_time" for one group'
+            )
+        return x.unflatten(2, (-1, frames)).transpose(1, 2).flatten(0, 1)
+
+    def _join(self, y: Tensor, like: Video) -> Tensor:
+        """Undoes `_split`."""
+        if self.scope == "space_time":
+            return y
+        if self.scope == "time":
+            pixels = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
+            return pixels.permute(0, 3, 4, 1, 2)
+        return y.unflatten(0, (like.shape[0], -1)).transpose(1, 2).flatten(2, 3)
 
     def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Returns queries and keys whose dot products are the logits, up to the scale."""
@@ -188,8 +228,11 @@ class NonLocal(PairwiseBlock):
         _check(form, pool_order, scale, scope, zero_init)
         inner = inner_channels or max(channels // 2, 1)
         scaled = form == "embedded_gaussian" and scale is not False
-        super().__init__(*FORMS[form], inner**-0.5 if scaled else 1.0, key_pool)
+        super().__init__()
         self.form = form
+        self.similarity, self.normalizer = FORMS[form]
+        self.logit_scale = inner**-0.5 if scaled else 1.0
+        self.key_pool = key_pool
         self.pool_order = pool_order
         self.scope = scope
         self.theta, self.phi = (
@@ -207,68 +250,15 @@ class NonLocal(PairwiseBlock):
             zero_norm(self.bn)
 
     def forward(self, x: Video) -> Video:
-        return x + self._join(self.respond(self._split(x)), x)
+        return x + self._join(self.bn(self.respond(self._split(x))), x)
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
         before = self.pool_order == "before"
         source = pool_keys(x, self.key_pool) if before else x
         k, v = self.phi(source), self.g(source)
         if not before:
             k, v = pool_keys(k, self.key_pool), pool_keys(v, self.key_pool)
         return to_tokens(self.theta(x)), to_tokens(k), to_tokens(v), grid_of(k)
-
-    def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the map that `forward` uses for x, computed row by row.
-
-        Keys outside the query's scope have weight 0.
-        """
-        q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
-        factors = self.factors(q, k) if self.scope == "space_time" else None
-        q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
-        num_groups, group_size = q.shape[1:3]
-
-        def rows(positions: Tensor) -> Tensor:
-            if self.scope == "time":  # a group is a pixel, its queries are frames
-                group, own = positions % num_groups, positions // num_groups
-            else:
-                group, own = positions // group_size, positions % group_size
-            found = k.new_zeros(len(x), len(positions), num_groups, k.shape[2])
-            for index in group.unique().tolist():
-                chosen = group == index
-                with autocast_off(q):
-                    found[:, chosen, index] = self.weights(q[:, index, own[chosen]], k[:, index])
-            return (found.transpose(2, 3) if self.scope == "time" else found).flatten(2)
-
-        if self.scope == "time":
-            key_grid = (key_frames, *x.shape[3:])
-        else:
-            key_grid = (key_frames * num_groups, key_height, key_width)
-        normalized = self.normalizer == "softmax"
-        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
-
-    def _split(self, x: Video) -> Tensor:
-        """Moves groups to the batch: (N, C, T, H, W) -> (N·G, C, t, h, w)."""
-        if self.scope == "space_time":
-            return x
-        if self.scope == "time":
-            return x.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
-        frames = 1 if self.scope == "space" else int(self.scope)
-        if x.shape[2] % frames:
-            raise ValueError(
-                f"scope={frames} does not divide the {x.shape[2]} frames that reach this block; "
-                'choose a divisor, or "space_time" for one group'
-            )
-        return x.unflatten(2, (-1, frames)).transpose(1, 2).flatten(0, 1)
-
-    def _join(self, y: Tensor, like: Video) -> Tensor:
-        """Undoes `_split`."""
-        if self.scope == "space_time":
-            return y
-        if self.scope == "time":
-            pixels = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
-            return pixels.permute(0, 3, 4, 1, 2)
-        return y.unflatten(0, (like.shape[0], -1)).transpose(1, 2).flatten(2, 3)
 
 
 def _check(
