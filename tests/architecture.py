@@ -35,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
 FLOORS: dict[str, list[set[str]]] = {
     "attention": [
         {"functional", "maps", "common", "losses"},
-        {"capture", "insert", "archive", "positions"},
+        {"capture", "insert", "archive"},
         {"record", "adapters", "blocks", "attach"},
         {"systems"},
     ],

@@ -1,5 +1,5 @@
 """Attaches attention systems to networks: after blocks, on branches, instead of a layer, around a
-stage, and others.
+stage, and others; with the default positions of each.
 
 Every `attach_*` function takes the network, its structure, the constructor of the block, the
 positions (those of the paper if empty) and the name of the blocks, and returns the network. No
@@ -7,6 +7,7 @@ parameter is renamed, and the networks survive deepcopy, torch.compile and torch
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from videoattn.attention.blocks.attention_stem import replace_stem
 from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps
 from videoattn.attention.maps import HasMaps
-from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
 Make = Callable[..., nn.Module]
@@ -65,13 +65,8 @@ def attach_convolutions(
 
 
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:
-    """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
-
-    Args:
-        make: Returns the layer for (in_channels, out_channels, stride of height and width).
-        stages: Dotted names of stages or blocks.
-
-    Does not replace convolutions inside attention blocks.
+    """Replaces every convolution with a 3x3 extent inside stages or blocks, except in attention, by
+    `make(in_channels, out_channels, stride of height and width)`; returns their names.
 
     Raises:
         ValueError: If a stage has no 3x3 convolution, or a block follows a convolution.
@@ -100,7 +95,6 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
 
 
 def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yields the names and modules of all submodules, except those inside attention blocks."""
     if isinstance(module, HasMaps):
         return
     yield name, module
@@ -191,11 +185,7 @@ def attach_head(
 
 
 def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
-    """Returns the classifier of a network.
-
-    Raises:
-        ValueError: If it is not a linear layer, or its input is not (N, C) or (N, S, C).
-    """
+    """Returns the classifier; raises a ValueError unless it is a linear layer of (N, [S,] C)."""
     classifier = model.get_submodule(info.classifier)
     inputs = insert.dry_run(model, [info.classifier], info, inputs=True)
     shape = (1, *inputs[info.classifier].shape[1:])
@@ -252,7 +242,58 @@ def attach_network(
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(
-            f"after: got {list(positions)}; {name} needs one module, whose output "
-            "selects the region"
+            f"after: got {list(positions)}; {name} needs one module, whose output selects the region"
         )
     return make(model, info=info, after=positions[0])
+
+
+def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the five positions that the authors of the non-local paper chose.
+
+    Two are in the stage at 1/8 of the frame's height, after every second block; three are in the
+    stage at 1/16 (R101: blocks 6, 13, 20). If the 1/8 stage is short, it has one, and the 1/16
+    stage has one after every second block: one at depth 18, two in Inception.
+    """
+    second, third = stages_of(model, info)[-3:-1]
+    if len(second) < 4:
+        return [second[-1], *third[1::2]]
+    step = len(third) // 3
+    chosen = [6, 13, 20] if len(third) == 23 else [step - 1, 2 * step - 1, 3 * step - 1]
+    return [second[1], second[3], *(third[index] for index in chosen)]
+
+
+def stages_of(model: nn.Module, info: ModelInfo) -> list[tuple[str, ...]]:
+    """Returns the blocks of each stage; raises a ValueError if there are fewer than three."""
+    if len(info.stages) < 3:
+        raise ValueError(
+            f"after: {type(model).__name__} does not have the four stages of a ResNet, so this "
+            "system has no default position in it; name modules of the network"
+        )
+    return list(info.stages.values())
+
+
+def stage_outputs(model: nn.Module, info: ModelInfo, count: int) -> list[str]:
+    """Returns names of the modules whose outputs are the features of the last `count` stages: each
+    stage itself if it runs its blocks in sequence, else its last block."""
+    modules = dict(model.named_modules())
+    outputs = [
+        name if isinstance(modules.get(name), nn.Sequential) else blocks[-1]
+        for name, blocks in zip(info.stages, stages_of(model, info), strict=True)
+    ]
+    return outputs[-count:]
+
+
+def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the modules that end a convolution over time inside the stages: the norm that
+    follows it, or the unit of a convolution, a norm and a ReLU. Empty without such convolutions."""
+    found = []
+    for name in [block for blocks in stages_of(model, info) for block in blocks]:
+        for path, module in model.get_submodule(name).named_modules(prefix=name):
+            children = list(module.named_children())
+            for (_, first), (child, second) in pairwise(children):
+                mixes_frames = isinstance(first, nn.Conv3d) and first.kernel_size[0] > 1
+                if not mixes_frames or not isinstance(second, nn.BatchNorm3d):
+                    continue
+                is_unit = [type(child) for _, child in children[1:]] == [nn.BatchNorm3d, nn.ReLU]
+                found.append(path if is_unit else f"{path}.{child}")
+    return found

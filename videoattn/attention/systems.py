@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from videoattn.attention import attach
+from videoattn.attention.attach import stage_outputs, temporal_outputs
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
@@ -22,7 +23,6 @@ from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
-from videoattn.attention.positions import stage_outputs, temporal_outputs
 from videoattn.types import ModelInfo
 
 Kind = Literal[
@@ -38,16 +38,7 @@ class AttentionSystem:
         title: The name in tables and titles.
         paper: Authors, venue and year.
         make: The constructor of the block.
-        kind: The kind of position, which determines the arguments of `make`:
-            block: after whole blocks; (channels).
-            stage_end: after the last blocks of stages; (channels).
-            gate: on residual branches; (channels).
-            convolution: instead of 3x3 convolutions; (in_channels, out_channels, stride).
-            mask: around stages; (channels, grid=...).
-            head: instead of the classifier; (width, level channels, number of classes).
-            layers: after a layer, with earlier layers as sources; (channels, source channels).
-            pyramid: after stages, with all earlier stages as sources; (channels, source channels).
-            network: around the network; (model, info=..., after=...).
+        kind: The kind of position, whose function in attach.py states the arguments of `make`.
         map_of: The meaning of the recorded map.
         map_shape: Its shape.
         losses: Auxiliary losses of the block (see losses.py), with default weights.
