@@ -17,8 +17,8 @@ from videoattn.attention import record_attention
 from videoattn.attention.blocks.interaction import InteractionPyramid
 from videoattn.attention.blocks.interaction_loss import FORMS, diversity_loss, interaction_loss
 from videoattn.attention.blocks.pyramid import PoolingOptions, PyramidPooling
+from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.insert import output_shapes
-from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import SYSTEMS
 from videoattn.errors import check_options
 from videoattn.models.resnet3d import ResNet3d

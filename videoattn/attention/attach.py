@@ -25,8 +25,8 @@ def attach_blocks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels)` after blocks; by default at the published positions."""
-    positions = after or published_positions(model, info)
-    insert.insert_attention(model, make, positions, name=name, info=info)
+    after = after or published_positions(model, info)
+    insert.insert_attention(model, make, after, name=name, info=info)
     return model
 
 
@@ -242,7 +242,8 @@ def attach_network(
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(
-            f"after: got {list(positions)}; {name} needs one module, whose output selects the region"
+            f"after: got {list(positions)}; {name} needs one module, whose output "
+            "selects the region"
         )
     return make(model, info=info, after=positions[0])
 

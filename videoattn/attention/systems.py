@@ -41,7 +41,7 @@ class AttentionSystem:
         kind: The kind of position, whose function in attach.py states the arguments of `make`.
         map_of: The meaning of the recorded map.
         map_shape: Its shape.
-        losses: Auxiliary losses of the block (see losses.py), with default weights.
+        losses: Auxiliary losses of the block (see common.py), with default weights.
         default_after: Function from a network and its structure to the default positions, for a
             system whose default differs from that of its kind (attach.py).
     """

@@ -19,9 +19,8 @@ from videoattn.attention.blocks.interaction_loss import (
     interaction_loss,
     unit_rows,
 )
-from videoattn.attention.common import grid_of, small_weights
+from videoattn.attention.common import HeldLosses, grid_of, small_weights
 from videoattn.attention.functional import attend, autocast_off, from_tokens, to_tokens, widen
-from videoattn.attention.losses import HeldLosses
 from videoattn.errors import one_of
 from videoattn.types import Video
 
