@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from videoattn.attention.capture import capture
-from videoattn.models import pytorchvideo, timm, torchvision
+from videoattn.models import libraries
 from videoattn.types import Logits, ModelInfo, Video, own_info
 
 
@@ -22,9 +22,7 @@ def info(model: nn.Module) -> ModelInfo:
     Raises:
         ValueError: If the network has no `info` and an unknown type.
     """
-    found = own_info(model)
-    for library in (torchvision, pytorchvideo, timm):
-        found = found or library.info(model)
+    found = own_info(model) or libraries.info(model)
     if found is None:
         raise ValueError(
             f"the structure of {type(model).__name__} is unknown; name a layer, or give the "
@@ -73,11 +71,10 @@ def head(model: nn.Module, features: Video) -> Logits:
     """
     if own_info(model) is not None and isinstance(model, HasHead):
         return model.forward_head(features)
-    for library in (torchvision, pytorchvideo):
-        found = library.head(model, features)
-        if found is not None:
-            return found
-    name = type(model).__name__
-    raise ValueError(
-        f"the head of {name} cannot run alone; give it a method `forward_head(features)`"
-    )
+    found = libraries.head(model, features)
+    if found is None:
+        raise ValueError(
+            f"the head of {type(model).__name__} cannot run alone; give it a method "
+            "`forward_head(features)`"
+        )
+    return found

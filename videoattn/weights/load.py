@@ -13,9 +13,9 @@ from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.errors import first_few, one_of
 from videoattn.models import info
+from videoattn.models.libraries import torchvision_model
 from videoattn.models.structure import NoInit
 from videoattn.models.table import make_network
-from videoattn.models.torchvision import get_model
 from videoattn.weights.download import fetch
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
@@ -225,7 +225,7 @@ def _build(name: str, num_classes: int) -> nn.Module:
     row = PUBLIC[name]
     with torch.device("meta"), NoInit():
         if row.network.startswith("resnet"):  # an image network of torchvision
-            model = get_model(row.network, num_classes=num_classes)
+            model = torchvision_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
         if row.non_local is not None:
