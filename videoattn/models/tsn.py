@@ -73,19 +73,15 @@ class TSN(nn.Module):
         self.info = residual_info(self)
 
     def forward(self, x: Video) -> Logits:
-        num_clips, num_segments = x.shape[0], x.shape[2]
-        self._set_num_segments(num_segments)
+        self._set_num_segments(x.shape[2])
         images = x.transpose(1, 2).flatten(0, 1)  # (N·S, 3, H, W)
         images = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         images = self.layer4(self.layer3(self.layer2(self.layer1(images))))
-        pooled = self.avgpool(images).flatten(1).unflatten(0, (num_clips, num_segments))
-        return self._consensus(pooled)
+        return self._classify(images, x.shape[2])
 
     def forward_head(self, features: Video) -> Logits:
         """Returns the logits for the output of layer4, as (N, C, S, H, W)."""
-        images = features.transpose(1, 2).flatten(0, 1)
-        pooled = self.avgpool(images).flatten(1).unflatten(0, (len(features), -1))
-        return self._consensus(pooled)
+        return self._classify(features.transpose(1, 2).flatten(0, 1), features.shape[2])
 
     def _place_shifts(self, place: str) -> None:
         one_of("shift_place", place, SHIFT_PLACES)
@@ -106,8 +102,9 @@ class TSN(nn.Module):
             if isinstance(module, VideoView) and module.num_frames != num_segments:
                 module.num_frames = num_segments
 
-    def _consensus(self, features: Tensor) -> Logits:
-        """Combines the segments: (N, S, C) -> (N, K)."""
+    def _classify(self, images: Tensor, num_segments: int) -> Logits:
+        """Combines the segments: (N·S, C, H', W') -> (N, K)."""
+        features = self.avgpool(images).flatten(1).unflatten(0, (-1, num_segments))  # (N, S, C)
         if self.consensus == "attention":
             query = self.query.to(features.dtype).expand(features.shape[0], 1, -1)
             scale = features.shape[2] ** -0.5
