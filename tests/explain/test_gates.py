@@ -18,11 +18,12 @@ from videoattn.explain.gates import (
     frame_amounts,
     spatial_weights,
 )
-from videoattn.explain.geometry import Position, gate_weights
 from videoattn.explain.marks import SOFT
 from videoattn.explain.render import (
     SEQUENTIAL,
     STRONGEST_ALPHA,
+    Position,
+    gate_weights,
     make_gate_scale,
     make_scale,
     number_text,

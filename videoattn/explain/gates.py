@@ -9,9 +9,19 @@ from torch import Tensor
 
 from videoattn.attention.maps import GateMap
 from videoattn.explain.boxes import draw_boxes
-from videoattn.explain.geometry import cells_of_frames, gate_weights
 from videoattn.explain.marks import INK, LINE, SOFT, draw_text
-from videoattn.explain.render import Scale, blend, colors_of, make_gate_scale, number_text, resize
+from videoattn.explain.render import (
+    Scale,
+    blend,
+    cells_of_frames,
+    colors_of,
+    gate_weights,
+    grid_note,
+    make_gate_scale,
+    number_text,
+    resize,
+    shares_of_frames,
+)
 from videoattn.explain.sheet import (
     CONTENT_WIDTH,
     MARGIN,
@@ -21,7 +31,6 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
-from videoattn.explain.words import grid_note, shares_of_frames
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean

@@ -10,9 +10,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from videoattn.explain.geometry import Position
 from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
-from videoattn.explain.render import Scale, colors_of, resize
+from videoattn.explain.render import Position, Scale, colors_of, resize
 from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20

@@ -26,8 +26,9 @@ from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import render
 from videoattn.explain.explorer.encode import Encoder, encode_field, summary_of
 from videoattn.explain.gates import describe_gate, gate_noun
+from videoattn.explain.pairwise import SINK
+from videoattn.explain.render import grid_note
 from videoattn.explain.sheet import label_frames
-from videoattn.explain.words import SINK, grid_note
 from videoattn.files import write_whole
 from videoattn.types import Frames, Grid
 
