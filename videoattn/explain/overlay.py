@@ -46,18 +46,15 @@ def write_overlay(
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> tuple[int, int]:
-    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp).
+    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp), and
+    returns the (height, width) of the drawn frames, without the strip.
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
     weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
 
     Args:
-        frames, sample, query, pixel: As in `draw_sheet`.
-        input_size: As in `draw_gate`.
+        frames, sample, query, pixel: As in `draw_sheet`; input_size: as in `draw_gate`.
         short_side: Enlarge smaller frames to this side, if the long side stays below `LONG_SIDE`.
-
-    Returns:
-        The (height, width) of the drawn frames, without the strip.
 
     Raises:
         ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
@@ -78,13 +75,12 @@ def write_overlay(
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
     pictures = []
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
-        height, width = panel.shape[:2]
-        picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
+        picture = Image.new("RGB", (panel.shape[1], panel.shape[0] + STRIP), (24, 24, 24))
         picture.paste(Image.fromarray(panel), (0, 0))
         axes = canvas_axes(picture.size)
         if marks is not None:
             _draw_marks(axes, frame, marks)
-        _draw_strip(axes, (height, width), frame, amounts)
+        _draw_strip(axes, panel.shape[:2], frame, amounts)
         pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
     return size
