@@ -28,6 +28,7 @@ from videoattn.explain.render import gate_weights
 
 LIMITS = {"qk16": 2e-3, "qk8": 2e-2}
 """The largest distance of rows that each form of a product may have."""
+KINDS = {"qk8": "|i1", "qk16": "<f2", "qk32": "<f4"}
 NUM_SAMPLED = 64
 MOST_WEIGHTINGS = 32
 
@@ -78,7 +79,8 @@ class Encoder:
         tokens = [_quantized(x, self.form) for x in (self.factors.q, self.factors.k)]
         if self.factors.rule == "softmax":
             parts.append(_bytes(_log_sums(self._restored(self.form)), "<f4"))
-        return b"".join([*parts, *(s for _, s in tokens), *(t for t, _ in tokens)])
+        parts += [_bytes(scale, "<f4") for _, scale in tokens if scale is not None]
+        return b"".join([*parts, *(_bytes(x, KINDS[self.form]) for x, _ in tokens)])
 
     def _choose(self) -> str:
         signed = not self.found.normalized and any((r < 0).any() for r, _ in self._pieces())
@@ -114,7 +116,9 @@ class Encoder:
         """Returns the factors as the page decodes them."""
         assert self.factors is not None
         q, k, rule, scale = self.factors
-        return Factors(_restored(q, form), _restored(k, form), rule, scale * _unit(q) * _unit(k))
+        stored = [_quantized(x, form) for x in (q, k)]
+        q_back, k_back = (x.float() if s is None else x * s for x, s in stored)
+        return Factors(q_back, k_back, rule, scale * _unit(q) * _unit(k))
 
     def _pieces(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yields rows (h, Q, P) and their weight elsewhere (h, Q), for some queries at a time."""
@@ -200,36 +204,23 @@ def _unit(x: Tensor) -> float:
     return 2.0 ** ceil(np.log2(most)) / 1024 if most > 0 else 1.0
 
 
-def _quantized(x: Float[Tensor, "N h P D"], form: str) -> tuple[bytes, bytes]:
-    """Returns tokens, and their scales if the form has them."""
-    x = x[0].float() / _unit(x)
-    if form != "qk8":
-        return _bytes(x, "<f2" if form == "qk16" else "<f4"), b""
-    scale = _token_scale(x)
-    return _bytes((x / scale).round(), "|i1"), _bytes(scale, "<f4")
-
-
-def _restored(x: Float[Tensor, "N h P D"], form: str) -> Float[Tensor, "N h P D"]:
+def _quantized(x: Float[Tensor, "N h P D"], form: str) -> tuple[Tensor, Tensor | None]:
+    """Returns tokens as the file stores them, and the scale of each token if the form has them."""
     x = x.float() / _unit(x)
     if form == "qk8":
-        scale = _token_scale(x)
-        return (x / scale).round() * scale
-    return x.half().float() if form == "qk16" else x
-
-
-def _token_scale(x: Tensor) -> Tensor:
-    return x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+        scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+        return (x / scale).round(), scale
+    return x.half() if form == "qk16" else x, None
 
 
 def _log_sums(factors: Factors) -> Float[Tensor, "h Q"]:
     """Returns the logarithm of the sum of each row's exponentials."""
-    num_queries, num_keys = factors.q.shape[2], factors.k.shape[2]
-    step = max(MOST_ENTRIES // (num_keys * factors.q.shape[1]), 1)
+    step = max(MOST_ENTRIES // (factors.k.shape[2] * factors.q.shape[1]), 1)
     sums = [
         (q @ factors.k[0].transpose(1, 2) * factors.scale).logsumexp(-1)
         for q in factors.q[0].split(step, dim=1)
     ]
-    return torch.cat(sums, dim=1) if num_queries else factors.q.new_zeros(factors.q.shape[1], 0)
+    return torch.cat(sums, dim=1)
 
 
 def _bytes(x: Tensor, kind: str) -> bytes:
