@@ -23,7 +23,7 @@ from torch import Tensor
 
 from videoattn.attention.maps import Factors, GateMap, PairwiseMap
 from videoattn.attention.record import MOST_ENTRIES
-from videoattn.explain.choose import Summary, summarize
+from videoattn.explain.choose import Summary
 from videoattn.explain.render import gate_weights
 
 LIMITS = {"qk16": 2e-3, "qk8": 2e-2}
@@ -183,19 +183,6 @@ def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str,
     known |= {"grid_k": list(shaped.shape[-3:]), "peak": 1.0 if found.kind == "box" else peak}
     known["heads"] = len(shaped) if shaped.ndim == 4 else 1
     return known, _bytes(shaped / known["peak"], "<f4" if found.kind == "box" else "<f2")
-
-
-def summary_of(found: PairwiseMap) -> Summary:
-    """Returns the summary of a map.
-
-    Raises:
-        ValueError: If weights are not finite.
-    """
-    summary = summarize(found)
-    parts = (summary.received, torch.tensor(summary.top))
-    if not all(bool(torch.isfinite(x).all()) for x in parts):
-        raise ValueError("some weights are not finite")
-    return summary
 
 
 def _unit(x: Tensor) -> float:
