@@ -32,9 +32,6 @@ class AttentionStem(nn.Module):
     Args:
         heads: Number of heads; it must divide C'.
         mixtures: Number of value matrices m (the paper has 4).
-
-    Raises:
-        ValueError: If `heads` does not divide C', or a number is below 1.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -80,7 +77,8 @@ class AttentionStem(nn.Module):
             t, place = positions // (height * width), positions % (height * width)
             i, j = place // width, place % width
             at = (slice(None), t, i // BLOCK, j // BLOCK)
-            own = q[at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, _inside(i, j)]
+            inside = i % BLOCK * BLOCK + j % BLOCK  # of its block, 0 to 15
+            own = q[at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, inside]
             with autocast_off(x):
                 weights = torch.einsum("nqhd,nqhkd->nhqk", own, k[at]).softmax(-1)
             found = weights.new_zeros(*weights.shape[:3], frames, down * BLOCK * along * BLOCK)
@@ -102,17 +100,14 @@ class AttentionStem(nn.Module):
         """
         q, k = widen(self.query(x)), widen(self.key(x))
         height, width = x.shape[3:]
-        inside = x.new_ones(1, 1, 1, height, width)
         v = self.value(x).unflatten(1, (self.mixtures, -1))
         share = self.mixture().to(v.dtype)
         share = share.repeat(1, -(-height // BLOCK), -(-width // BLOCK))[:, :height, :width]
         v = torch.einsum("nmcthw,mhw->ncthw", v, share)
         q, k, v = (self._to_blocks(t, self.heads) for t in (q, k, v))
-        hidden = (self._to_blocks(inside, 1) - 1) * 1e9  # 0 inside, finite outside
-        blocks = hidden.expand(len(x), *hidden.shape[1:])
-        hidden = blocks.repeat_interleave(x.shape[2], 1).expand(-1, -1, -1, -1, self.heads, -1, -1)
-        ones = torch.ones_like(q[..., :1])
-        q, k = torch.cat([q, ones], -1), torch.cat([k, hidden.to(k.dtype)], -1)
+        inside = self._to_blocks(k.new_ones(1, 1, 1, height, width), 1)
+        hidden = ((inside - 1) * 1e9).expand(*k.shape[:-1], 1)  # 0 inside, finite outside
+        q, k = torch.cat([q, torch.ones_like(hidden)], -1), torch.cat([k, hidden], -1)
         return q.flatten(0, 4), k.flatten(0, 4), v.flatten(0, 4)
 
     def _to_blocks(self, x: Tensor, heads: int) -> Tensor:
@@ -132,11 +127,6 @@ class AttentionStem(nn.Module):
         return y.flatten(6, 7).flatten(4, 5).flatten(1, 2)[..., :height, :width]
 
 
-def _inside(i: Tensor, j: Tensor) -> Tensor:
-    """Returns the position of each pixel in its block, 0 to 15."""
-    return i % BLOCK * BLOCK + j % BLOCK
-
-
 def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
     """Replaces a network's first convolution, and the pool `maxpool` that follows it.
 
@@ -153,12 +143,8 @@ def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
     stem = AttentionStem(conv.in_channels, conv.out_channels, heads=heads)
     model.set_submodule(name, view_as_video(stem, conv.weight.shape))
-    if isinstance(pool, nn.MaxPool2d):
-        model.set_submodule("maxpool", nn.MaxPool2d(BLOCK, ceil_mode=True))
-        return
-    over, step = (
-        size if isinstance(size, int) else size[0] for size in (pool.kernel_size, pool.stride)
-    )
-    model.set_submodule(
-        "maxpool", nn.MaxPool3d((over, BLOCK, BLOCK), (step, BLOCK, BLOCK), ceil_mode=True)
-    )
+    larger: nn.Module = nn.MaxPool2d(BLOCK, ceil_mode=True)
+    if isinstance(pool, nn.MaxPool3d):
+        over, step = (n if isinstance(n, int) else n[0] for n in (pool.kernel_size, pool.stride))
+        larger = nn.MaxPool3d((over, BLOCK, BLOCK), (step, BLOCK, BLOCK), ceil_mode=True)
+    model.set_submodule("maxpool", larger)

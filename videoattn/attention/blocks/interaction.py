@@ -59,9 +59,6 @@ class InteractionLayer(nn.Module):
         residual: Return x + γ M / sqrt(P) with γ = 0 at first, so the layer starts as the identity.
             Otherwise it returns M / sqrt(P), the paper's layer up to a constant.
         pooling: Other options of `PyramidPooling`.
-
-    Raises:
-        ValueError: If an option is invalid, or `rows` is not a grid.
     """
 
     def __init__(
@@ -115,12 +112,9 @@ class InteractionPyramid(nn.Module):
             over sqrt(D); or "mean", one linear layer on the mean of M over its rows. These logits
             depend on a single weighting, the mean of the rows of A.
         residual: Add the result to that of `pooled` with a factor that starts at 0, so the head
-            starts as a plain classifier. Otherwise `pooled` (and dropout on it) is not used.
+            starts as a plain classifier. The last level must have C channels. Otherwise `pooled`
+            (and dropout on it) is not used.
         pooling: Options of `PyramidPooling`.
-
-    Raises:
-        ValueError: If `classify` is unknown, or `residual` is set and the last level does not have
-            C channels.
     """
 
     def __init__(

@@ -62,9 +62,6 @@ class LevelAttention(nn.Module):
             within each frame, and the vectors of the frames are averaged.
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
             to G channels ("local"; D = G).
-
-    Raises:
-        ValueError: If a name is unknown.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -185,10 +182,7 @@ class LearnToPay(nn.Module):
         classifier: "concat" or "indep".
         compatibility, normalizer, scope, project: See `LevelAttention`.
         global_layers: Number of convolutions (1, 3, 3) on the last level whose mean is g, 0 for the
-            network's own pooled feature.
-
-    Raises:
-        ValueError: If a name is unknown, or `global_layers` is negative or has no effect.
+            network's own pooled feature. It must be 0 if the weights do not depend on g.
     """
 
     def __init__(

@@ -63,9 +63,6 @@ class SimilarityAttention(PairwiseBlock):
         bandwidth: Bandwidth of "rbf". The default D^(1/4) scales q · k as "scaled" does.
         form: "residual", z above, or "plain", y alone, which does not start as the identity. Plain
             values have C channels, and projections keep PyTorch's initialization.
-
-    Raises:
-        ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
     """
 
     def __init__(

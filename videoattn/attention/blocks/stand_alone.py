@@ -56,10 +56,6 @@ class StandAloneAttention(nn.Module):
             relative positions, and the other axes get its share of a head's width.
         heads: Number of heads; it must divide C'.
         border: "mask" leaves out neighbors outside the clip, "zero" treats them as zero features.
-
-    Raises:
-        ValueError: If `heads` does not divide C', `window` is not three odd numbers, `stride` is
-            below 1, or `border` is unknown.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -110,8 +106,8 @@ class StandAloneAttention(nn.Module):
             attend_frames = partial(
                 checkpoint, attend_frames, use_reentrant=False, preserve_rng_state=False
             )
-        frames, height, width = (cut.count * cut.length for cut in cuts)
-        q = F.pad(q, (0, 0, 0, width - q.shape[4], 0, height - q.shape[3], 0, frames - q.shape[2]))
+        t, h, w = (cut.count * cut.length for cut in cuts)
+        q = F.pad(q, (0, 0, 0, w - q.shape[4], 0, h - q.shape[3], 0, t - q.shape[2]))
         chunks = []
         for index, queries in enumerate(q.split(cuts[0].length, dim=2)):
             start = cuts[0].starts[index]
