@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from videoattn.attention.common import grid_of
 from videoattn.attention.functional import Path, attend, autocast_off, widen
 from videoattn.attention.insert import view_as_video
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.maps import PairwiseAttention, cells
 from videoattn.types import Video
 
 BLOCK = 4
@@ -68,30 +68,23 @@ class AttentionStem(nn.Module):
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the rows of each head; 0 outside the query's block."""
         q, k, _ = self._project(x)
-        frames, height, width = grid_of(x)
-        down, along = -(-height // BLOCK), -(-width // BLOCK)
-        q, k = (t.unflatten(0, (len(x), frames, down, along, self.heads)) for t in (q, k))
+        grid, num_cells = grid_of(x), x[0, 0].numel()
+        numbers = torch.arange(num_cells, device=x.device).view(1, 1, *grid)
+        numbers = self._to_blocks(numbers, 1)[0, ..., 0, :, 0]  # (T, down, along, 16)
+        q, k = (t.unflatten(0, (len(x), *numbers.shape[:3], self.heads)) for t in (q, k))
 
         def rows(positions: Tensor) -> Tensor:
-            positions = positions.to(x.device)
-            t, place = positions // (height * width), positions % (height * width)
-            i, j = place // width, place % width
-            at = (slice(None), t, i // BLOCK, j // BLOCK)
+            t, i, j = cells(positions.to(x.device), grid).unbind(1)
+            at = (t, i // BLOCK, j // BLOCK)
             inside = i % BLOCK * BLOCK + j % BLOCK  # of its block, 0 to 15
-            own = q[at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, inside]
+            own = q[:, *at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, inside]
             with autocast_off(x):
-                weights = torch.einsum("nqhd,nqhkd->nhqk", own, k[at]).softmax(-1)
-            found = weights.new_zeros(*weights.shape[:3], frames, down * BLOCK * along * BLOCK)
-            inner = torch.arange(BLOCK, device=x.device)
-            ys = (i // BLOCK * BLOCK)[:, None, None] + inner[:, None]
-            xs = (j // BLOCK * BLOCK)[:, None, None] + inner
-            cells = (ys * along * BLOCK + xs).flatten(1)  # (Q, 16)
-            index = torch.arange(len(t), device=x.device)[:, None]
-            found[:, :, index, t[:, None], cells] = weights
-            found = found.unflatten(-1, (down * BLOCK, along * BLOCK))
-            return found[..., :height, :width].flatten(3)
+                weights = torch.einsum("nqhd,nqhkd->nhqk", own, k[:, *at]).softmax(-1)
+            found = weights.new_zeros(*weights.shape[:3], num_cells)
+            # Keys outside the frame have weight 0 (and number 0).
+            return found.scatter_add(3, numbers[at].expand_as(weights), weights)
 
-        return {"": PairwiseAttention(grid_of(x), grid_of(x), True, rows, self.heads, "local")}
+        return {"": PairwiseAttention(grid, grid, True, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D).

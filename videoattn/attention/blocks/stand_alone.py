@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videoattn.attention.common import check_odd, grid_of
 from videoattn.attention.functional import Path, attend, autocast_off, widen
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.maps import PairwiseAttention, cells
 from videoattn.errors import one_of
 from videoattn.types import Video
 
@@ -126,17 +126,16 @@ class StandAloneAttention(nn.Module):
         """
         q, k, _ = self._project(x)
         q, k = widen(q).flatten(2, 4), widen(k)
-        pads = self._pads()
+        pads, grid = self._pads(), grid_of(x)
         sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], pads, strict=True)]
         keys = _with_one_hots(k).flatten(2, 4)
 
         def rows(positions: Tensor) -> Tensor:
-            _, height, width = x.shape[2:]
             positions = positions.to(x.device)
-            at = (positions // (height * width), positions // width % height, positions % width)
+            at = zip(self.window, pads, sizes, cells(positions, grid).unbind(1), strict=True)
             offsets = [
                 torch.arange(size, device=x.device) - (own + pad).unsqueeze(1) + extent // 2
-                for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True)
+                for extent, pad, size, own in at
             ]
             with autocast_off(x):
                 queries = self._with_scores(q[:, :, positions], offsets)
@@ -145,7 +144,7 @@ class StandAloneAttention(nn.Module):
                 found = found.narrow(axis, pad, size)
             return found.flatten(3)
 
-        grid, normalized = grid_of(x), self.border == "mask"
+        normalized = self.border == "mask"
         return {"": PairwiseAttention(grid, grid, normalized, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
