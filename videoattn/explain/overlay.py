@@ -7,21 +7,14 @@ from typing import NamedTuple
 import av
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageOps
 
 from videoattn.attention.maps import GateMap, PairwiseMap
-from videoattn.explain import pairwise
+from videoattn.explain import pairwise, render
 from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
 from videoattn.explain.gates import frame_amounts, spatial_weights
 from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_ring
-from videoattn.explain.render import (
-    Position,
-    blend,
-    frame_shares,
-    gate_weights,
-    make_gate_scale,
-    resize,
-)
+from videoattn.explain.render import Position
 from videoattn.explain.sheet import Panels
 from videoattn.files import file_url
 from videoattn.types import Frames
@@ -69,14 +62,14 @@ def write_overlay(
         position = pairwise.query_position(attention_map, query, clip, pixel)
         window = pairwise.window_of(weights, clip) if attention_map.kind == "local" else None
         marks = _Marks(position, window, size[0] / clip[1], size[1] / clip[2])
-        panels = blend(resize(frames, size), weights, pairwise.query_scale(attention_map, weights))
-        amounts = frame_shares(weights, clip[0])
+        scale = pairwise.query_scale(attention_map, weights)
+        panels = render.blend(render.resize(frames, size), weights, scale)
+        amounts = render.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
     pictures = []
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
-        picture = Image.new("RGB", (panel.shape[1], panel.shape[0] + STRIP), (24, 24, 24))
-        picture.paste(Image.fromarray(panel), (0, 0))
+        picture = ImageOps.expand(Image.fromarray(panel), (0, 0, 0, STRIP), (24, 24, 24))
         axes = canvas_axes(picture.size)
         if marks is not None:
             _draw_marks(axes, frame, marks)
@@ -116,14 +109,14 @@ def _draw_gate(
             f"{gate_map.kind} map: cannot be drawn over frames; need one of {', '.join(SPATIAL)}: "
             "use draw_gate"
         )
-    weights = gate_weights(gate_map, sample)
+    weights = render.gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         boxes = boxes_in_frames(frames, weights, input_size)
         return box_panels(frames, boxes, size), area_shares(frames, boxes)
     weights = spatial_weights(gate_map, weights)
-    scale = make_gate_scale(gate_map, weights)
+    scale = render.make_gate_scale(gate_map, weights)
     amounts, _ = frame_amounts(gate_map, weights, len(frames))
-    return blend(resize(frames, size), weights, scale), amounts
+    return render.blend(render.resize(frames, size), weights, scale), amounts
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:

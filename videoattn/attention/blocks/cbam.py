@@ -90,7 +90,6 @@ class CBAM(nn.Module):
                 f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' needs the "
                 "number of frames at this block, 'conv' and 'channel' need None"
             )
-
         options = {"norm": norm, "gate_start": gate_start}
 
         def build(gate: str) -> nn.Module:
