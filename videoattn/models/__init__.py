@@ -1,19 +1,10 @@
 """Networks by name (`table`), and access to their structure, features and head."""
 
-from typing import Protocol, runtime_checkable
-
 from torch import Tensor, nn
 
 from videoattn.attention.capture import capture
 from videoattn.models import libraries
 from videoattn.types import Logits, ModelInfo, Video, own_info
-
-
-@runtime_checkable
-class HasHead(Protocol):
-    """A network whose head can run on features."""
-
-    def forward_head(self, features: Video) -> Logits: ...
 
 
 def info(model: nn.Module) -> ModelInfo:
@@ -69,8 +60,9 @@ def head(model: nn.Module, features: Video) -> Logits:
     Raises:
         ValueError: If the network has no head that can run alone.
     """
-    if own_info(model) is not None and isinstance(model, HasHead):
-        return model.forward_head(features)
+    own = getattr(model, "forward_head", None)
+    if own is not None and own_info(model) is not None:
+        return own(features)
     found = libraries.head(model, features)
     if found is None:
         raise ValueError(

@@ -176,9 +176,7 @@ class InteractionPyramid(nn.Module):
     def _added(self, own: Tensor, x: Tensor) -> Tensor:
         if self.gamma is None:
             return x
-        if x.ndim == 3:
-            own = own.unsqueeze(1)
-        return own + (self.gamma * x).to(own.dtype)
+        return (own.unsqueeze(1) if x.ndim == 3 else own) + (self.gamma * x).to(own.dtype)
 
 
 def _averages(pyramid: PyramidPooling, levels: Sequence[Level]) -> Tensor:
