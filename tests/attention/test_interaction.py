@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from tests.reference import interaction as reference
 from videoattn.attention import record_attention
 from videoattn.attention.blocks.interaction import InteractionPyramid
-from videoattn.attention.blocks.interaction_loss import FORMS, diversity_loss, interaction_loss
-from videoattn.attention.blocks.pyramid import PoolingOptions, PyramidPooling
+from videoattn.attention.blocks.pyramid import (
+    FORMS,
+    PoolingOptions,
+    PyramidPooling,
+    diversity_loss,
+    interaction_loss,
+)
 from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.insert import output_shapes
 from videoattn.attention.systems import SYSTEMS

@@ -7,8 +7,7 @@
 
 Earlier levels are down-sampled to the grid of the last one. The idea is principal component
 analysis with positions as features and channels as samples. Two losses favor rows that keep much of
-X and do not overlap (see interaction_loss.py); in training mode a forward pass stores them in
-`losses`.
+X and do not overlap (see pyramid.py); in training mode a forward pass stores them in `losses`.
 
 The figure of the paper has one row per position, D = W·H, and reshapes M to the size of the
 features, "preserve the unchanged size for being embedded in a general network". That is
@@ -17,7 +16,7 @@ features, "preserve the unchanged size for being embedded in a general network".
 Where we differ. The paper's text was not available in full (the abstract, part of the introduction,
 figure 1 and six equations were), and no public code is known. Our readings: the softmax is over
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
-weights and the forms of the losses (interaction_loss.py). Ours: `pool_with="simplex"` (M = a X),
+weights and the forms of the losses (pyramid.py). Ours: `pool_with="simplex"` (M = a X),
 `center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
 give the average. The paper seems to average one classification loss per frame: a TSN with
 `scope="frame"`, or with the layer, classifies each frame, and the training loop can average the
@@ -28,7 +27,7 @@ losses of frames.
   analysis does; `center="channel_mean"` subtracts it from X.
 - Rows of length 1 sum to between 1 and sqrt(P): uniform scores give sqrt(P) times the average.
 - With "simplex" the layer is attention with learned queries, and evaluation computes it as such.
-- The rows are positive, so they do not reach the principal components (see interaction_loss.py).
+- The rows are positive, so they do not reach the principal components (see pyramid.py).
 """
 
 from collections.abc import Sequence
