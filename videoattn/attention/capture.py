@@ -91,11 +91,7 @@ class Taps:
         self.tensors: dict[str, Tensor] = {}
 
     def pop(self, key: str) -> Tensor:
-        """Returns and removes a tensor.
-
-        Raises:
-            ValueError: If the module has not run since the last call.
-        """
+        """Returns and removes a tensor; raises a ValueError if its module has not run."""
         if key not in self.tensors:
             raise ValueError(f"{key!r} did not run in this forward pass; run the whole network")
         return self.tensors.pop(key)

@@ -107,11 +107,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
 
 
 def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
-    """Returns the use of each key by `from_state_dict`.
-
-    Raises:
-        ValueError: As in `from_state_dict`.
-    """
+    """Returns the use of each key by `from_state_dict`, and raises the same errors."""
     _look_up(name)
     explanation, problem = _match(name, state_dict)
     if problem:

@@ -121,11 +121,7 @@ class AttentionStem(nn.Module):
 
 
 def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
-    """Replaces a network's first convolution, and the pool `maxpool` that follows it.
-
-    Raises:
-        ValueError: If there are no such layers, or the convolution skips frames.
-    """
+    """Replaces a network's first convolution, and the pool `maxpool` that follows it."""
     conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
     fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
     if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):

@@ -173,9 +173,6 @@ def attend_additive(
 
     The Q·P·D intermediate values cannot be avoided. Path "chunked", which "auto" selects, computes
     them for a few queries at a time.
-
-    Raises:
-        ValueError: If `path` is not "auto", "explicit" or "chunked".
     """
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):
