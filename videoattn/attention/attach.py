@@ -30,14 +30,6 @@ def attach_blocks(
     return model
 
 
-def attach_stage_ends(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds `make(channels)` after the last blocks of the last two stages."""
-    positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
-    return attach_blocks(model, info, make, positions, name)
-
-
 def attach_gates(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
@@ -273,6 +265,11 @@ def stage_outputs(model: nn.Module, info: ModelInfo, count: int) -> list[str]:
         for name, blocks in zip(info.stages, stages_of(model, info), strict=True)
     ]
     return outputs[-count:]
+
+
+def stage_ends(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the last blocks of the last two stages."""
+    return [blocks[-1] for blocks in stages_of(model, info)[-2:]]
 
 
 def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:

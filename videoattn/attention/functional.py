@@ -28,13 +28,13 @@ Tokens = Float[Tensor, "N P C"]
 Normalizer = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
-NORMALIZERS = ("softmax", "sigmoid", "count")
 _PATHS: dict[str, tuple[Path, ...]] = {
     "softmax": ("fused", "chunked"),
     "sigmoid": ("chunked",),
     "count": ("linear",),
 }
 """Paths of each normalizer besides "auto" and "explicit". "auto" prefers the first."""
+NORMALIZERS = tuple(_PATHS)
 MOST_AT_ONCE = 2**24
 """The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from videoattn.attention import attach
-from videoattn.attention.attach import stage_outputs, temporal_outputs
+from videoattn.attention.attach import stage_ends, stage_outputs, temporal_outputs
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
@@ -25,9 +25,7 @@ from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.types import ModelInfo
 
-Kind = Literal[
-    "block", "stage_end", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"
-]
+Kind = Literal["block", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,6 @@ class AttentionSystem:
 
 ATTACH: dict[Kind, Callable[..., nn.Module]] = {
     "block": attach.attach_blocks,
-    "stage_end": attach.attach_stage_ends,
     "gate": attach.attach_gates,
     "convolution": attach.attach_convolutions,
     "mask": attach.attach_masks,
@@ -172,7 +169,11 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_shape="(N, C), (N, T, H, W), (N, T)",
     ),
     "refinement": _channel_gate(
-        "Attention refinement", "Yu et al., ECCV 2018", AttentionRefinement, "stage_end"
+        "Attention refinement",
+        "Yu et al., ECCV 2018",
+        AttentionRefinement,
+        "block",
+        default_after=stage_ends,
     ),
     "interaction": _interaction(
         title="Interaction-aware pyramid", make=InteractionPyramid, kind="head"
