@@ -112,7 +112,7 @@ class LevelAttention(nn.Module):
         """
         c = self._scores(self._values(local), g).unflatten(1, grid_of(local))
         if self.form == "pc" and self.normalizer == "softmax" and g.shape[1] == len(self.u):
-            c = c + (g.to(c.dtype) @ self.u.to(c.dtype)).view(-1, 1, 1, 1)
+            c = c + (g.to(c.dtype) * self.u.to(c.dtype)).sum(1).view(-1, 1, 1, 1)
         return c
 
     def weights(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
@@ -131,8 +131,8 @@ class LevelAttention(nn.Module):
         return c.flatten(2).softmax(2).view_as(c) / c.shape[1]
 
     def _scores(self, values: Float[Tensor, "N P D"], g: Tensor) -> Float[Tensor, "N P"]:
-        """Returns c, without u · g if the softmax cancels it, in float32 or wider: products of whole
-        features such as g · l overflow bfloat16."""
+        """Returns c, without u · g if the softmax cancels it. Products of whole features such as g · l
+        overflow bfloat16, so c is in float32 or wider."""
         if self.form in ("pc_mlp", "local_mlp"):
             mixed = self.mix_local(values)
             mixed = mixed + self.mix_global(g).unsqueeze(1) if self.form == "pc_mlp" else mixed
