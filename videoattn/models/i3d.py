@@ -20,7 +20,6 @@ from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Logits, ModelInfo, Video
 
-PADDINGS = ("same", "fixed")
 WINDOW = (2, 7, 7)
 
 
@@ -89,7 +88,7 @@ class InceptionI3d(nn.Sequential):
         self, *, num_classes: int, width: float = 1.0, dropout: float = 0.5, padding: str = "same"
     ) -> None:
         super().__init__()
-        fixed, channels = one_of("padding", padding, PADDINGS) == "fixed", 3
+        fixed, channels = one_of("padding", padding, ("same", "fixed")) == "fixed", 3
         for name, row in TABLE.items():
             layer: nn.Module
             if isinstance(row, Pool):
@@ -171,7 +170,8 @@ class Unit(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A cubic kernel with SAME padding; `fixed` pads height and width as if they were even."""
+    """A cubic kernel with SAME padding; `fixed` pads height and width as if the stride divided
+    them."""
 
     fixed = False
 
@@ -179,7 +179,7 @@ class SameConv3d(Conv3d):
         side, stride = self.kernel_size[0], self.stride[0]
         pads = [_same(size, side, stride) for size in x.shape[2:]]
         if self.fixed:
-            pads[1:] = [_even(side, stride)] * 2
+            pads[1:] = [_same(stride, side, stride)] * 2
         return super().forward(_pad(x, pads))
 
 
@@ -201,7 +201,7 @@ class MaxPool(nn.Module):
         pads = []
         for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True):
             front, back = _same(size, kernel, stride)
-            start = _even(kernel, stride)[0] if self.fixed else front
+            start = _same(stride, kernel, stride)[0] if self.fixed else front
             pads.append((start, front + back - start))
         return F.max_pool3d(_pad(x, pads), self.kernel, self.stride)
 
@@ -229,11 +229,6 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Returns the padding (start, end) for ceil(size / stride) outputs; kernel >= stride."""
     total = (size - 1) // stride * stride + kernel - size
     return total // 2, total - total // 2
-
-
-def _even(kernel: int, stride: int) -> tuple[int, int]:
-    """Returns `_same` for a size that the stride divides."""
-    return _same(stride, kernel, stride)
 
 
 def _pad(x: Tensor, pads: list[tuple[int, int]]) -> Tensor:

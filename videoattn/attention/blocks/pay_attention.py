@@ -131,8 +131,8 @@ class LevelAttention(nn.Module):
         return c.flatten(2).softmax(2).view_as(c) / c.shape[1]
 
     def _scores(self, values: Float[Tensor, "N P D"], g: Tensor) -> Float[Tensor, "N P"]:
-        """Returns c, without u · g if the softmax cancels it. Products of whole features such as g · l
-        overflow bfloat16, so c is in float32 or wider."""
+        """Returns c, without u · g if the softmax cancels it, in float32 or wider: products of
+        features such as g · l overflow bfloat16."""
         if self.form in ("pc_mlp", "local_mlp"):
             mixed = self.mix_local(values)
             mixed = mixed + self.mix_global(g).unsqueeze(1) if self.form == "pc_mlp" else mixed
