@@ -170,8 +170,7 @@ class Unit(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A cubic kernel with SAME padding; `fixed` pads height and width as if the stride divided
-    them."""
+    """A cubic kernel with SAME padding; `fixed` pads height and width as if they were even."""
 
     fixed = False
 

@@ -26,7 +26,7 @@ losses of frames.
   gradient. A bias per position is a learned prior. Neither subtracts a mean, as principal component
   analysis does; `center="channel_mean"` subtracts it from X.
 - Rows of length 1 sum to between 1 and sqrt(P): uniform scores give sqrt(P) times the average.
-- With "simplex" the layer is attention with learned queries, and evaluation computes it as such.
+- With "simplex" the layer is attention with learned queries.
 - The rows are positive, so they do not reach the principal components (see pyramid.py).
 """
 

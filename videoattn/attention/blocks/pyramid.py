@@ -47,7 +47,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.common import HeldLosses, grid_of, small_weights
-from videoattn.attention.functional import attend, autocast_off, from_tokens, to_tokens, widen
+from videoattn.attention.functional import autocast_off, from_tokens, to_tokens, widen
 from videoattn.errors import one_of
 from videoattn.types import Video
 
@@ -136,8 +136,6 @@ class PyramidPooling(nn.Module):
 
     def _pool(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:
         with autocast_off(values):  # scores are exponentiated and rows are squared
-            if not self.training and self._is_attention:
-                return self._attend(reduced, values)
             scores = self.level_scores(reduced)
             fused = self.fuse(scores)
             a, rows = fused.softmax(-1), unit_rows(fused)
@@ -189,7 +187,10 @@ class PyramidPooling(nn.Module):
         stacked = torch.stack(list(scores))
         if self.fusion == "max":
             return stacked.amax(0)
-        return (self._shares(stacked).view(-1, 1, 1, 1) * stacked).sum(0)
+        shares: Tensor | float = 1 / len(stacked) if self.fusion == "mean" else 1.0
+        if self.fusion == "learned":
+            shares = self.mixture.to(stacked.dtype).softmax(0).view(-1, 1, 1, 1)
+        return (shares * stacked).sum(0)
 
     def _prior(self, position: Tensor, x: Level) -> Tensor:
         grid = grid_of(x)
@@ -199,13 +200,6 @@ class PyramidPooling(nn.Module):
                 f"level are {list(grid)} (frames, height, width); change rows or bias"
             )
         return position.expand(grid).flatten()
-
-    def _shares(self, like: Tensor) -> Float[Tensor, " J"]:
-        """Returns the factor of each level in a linear fusion."""
-        if self.fusion == "learned":
-            return self.mixture.to(like.dtype).softmax(0)
-        count = len(self.scores)
-        return like.new_full((count,), 1 / count if self.fusion == "mean" else 1.0)
 
     def _reduce(self, levels: Sequence[Level]) -> tuple[list[Tensor], Tensor]:
         """Returns all levels, pooled to the grid of the last one, and X (N, P, C), in float32 or
@@ -223,21 +217,6 @@ class PyramidPooling(nn.Module):
     def _frames(self, x: Level) -> Tensor:
         """Makes each frame a separate clip if scope="frame"."""
         return x.transpose(1, 2).flatten(0, 1).unsqueeze(2) if self.scope == "frame" else x
-
-    @property
-    def _is_attention(self) -> bool:
-        """Returns whether M is softmax(q kᵀ) v with a learned q; the softmax cancels row biases."""
-        return self.pool_with == "simplex" and self.fusion != "max" and self.position is None
-
-    def _attend(self, reduced: Sequence[Level], values: Tensor) -> Float[Tensor, "N D C"]:
-        """Computes the sum over levels as one product of their concatenated channels."""
-        keys = to_tokens(torch.cat(list(reduced), 1))
-        shares = self._shares(keys)
-        weights = [
-            share * linear.weight.to(keys.dtype)
-            for share, linear in zip(shares, self.scores, strict=True)
-        ]
-        return attend(torch.cat(weights, 1).expand(keys.shape[0], -1, -1), keys, values)
 
 
 def _count_rows(rows: int | Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
