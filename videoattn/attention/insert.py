@@ -131,10 +131,8 @@ def runs_last_child(module: nn.Module) -> bool:
 
 
 class _Through:
-    """A forward hook that passes a module's output through children of the module.
-
-    It stores only the names of the children, so deepcopy, torch.compile and torch.export work.
-    """
+    """A forward hook that passes a module's output through children of the module. It stores only
+    the names of the children, so deepcopy, torch.compile and torch.export work."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

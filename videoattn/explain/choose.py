@@ -139,20 +139,19 @@ def choose_queries(
             "record_attention(model, received=True), or choose a query"
         )
     received = attention_map.received[sample].flatten()
-    shorter = min(clip[1], clip[2])
+    reach = SPACE_APART * min(clip[1], clip[2])
+    sizes = (TIME_APART * clip[0], reach, reach)
     chosen: list[Query] = []
     order = torch.argsort(received, descending=True, stable=True)
     for cell in cells(order, attention_map.grid_k).tolist():
         center = cell_center(cell, attention_map.grid_k, clip)
         candidate = (center.frame, int(center.y), int(center.x))
-        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
+        gaps = [
+            sum(((a - b) / size) ** 2 for a, b, size in zip(candidate, other, sizes, strict=True))
+            for other in chosen
+        ]
+        if min(gaps, default=1.0) >= 1:
             chosen.append(candidate)
         if len(chosen) == count:
             break
     return chosen
-
-
-def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
-    time = (a[0] - b[0]) / (TIME_APART * num_frames)
-    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
-    return time**2 + y**2 + x**2 >= 1

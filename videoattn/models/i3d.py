@@ -215,10 +215,8 @@ class WindowAverage(nn.Module):
 
 
 def _window_weights(size: int, extent: int, device: torch.device) -> Tensor:
-    """Returns the weight (size,) of each position in the mean over all windows along an axis.
-
-    An average pool would tie an exported graph to one size of clip.
-    """
+    """Returns the weight (size,) of each position in the mean over all windows along an axis. An
+    average pool would tie an exported graph to one size of clip."""
     ahead = torch.arange(size, device=device) + 1
     windows = ahead.minimum(ahead.flip(0)).clamp(max=size - extent + 1).clamp(1, extent)
     return windows / windows.sum()

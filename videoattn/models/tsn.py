@@ -136,12 +136,6 @@ class TemporalShift:
         fold = images.shape[1] // self.div
         following, previous, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=-1)
         empty = torch.zeros_like(following[:, :1])
-        shifted = torch.cat(
-            [
-                torch.cat([following[:, 1:], empty], dim=1),
-                torch.cat([empty, previous[:, :-1]], dim=1),
-                stay,
-            ],
-            dim=-1,
-        )
-        return shifted.movedim(-1, 2).flatten(0, 1)
+        following = torch.cat([following[:, 1:], empty], dim=1)
+        previous = torch.cat([empty, previous[:, :-1]], dim=1)
+        return torch.cat([following, previous, stay], dim=-1).movedim(-1, 2).flatten(0, 1)

@@ -165,11 +165,8 @@ def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> d
 
 
 def _fill(model: nn.Module, key: str) -> Tensor:
-    """Returns the value of a missing parameter.
-
-    A frozen norm stores only w and b of y = w x + b. A batch norm computes the same with mean 0 and
-    variance 1 - epsilon.
-    """
+    """Returns the value of a missing parameter. A frozen norm stores only w and b of y = w x + b. A
+    batch norm computes the same with mean 0 and variance 1 - epsilon."""
     norm, _, end = key.rpartition(".")
     if end == _COUNTER:
         return torch.tensor(0)

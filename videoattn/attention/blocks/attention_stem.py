@@ -87,10 +87,8 @@ class AttentionStem(nn.Module):
         return {"": PairwiseAttention(grid, grid, True, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D).
-
-        An extra column of q and k masks the keys of pixels outside the frame.
-        """
+        """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D). An extra column of
+        q and k masks the keys of pixels outside the frame."""
         q, k = widen(self.query(x)), widen(self.key(x))
         height, width = x.shape[3:]
         v = self.value(x).unflatten(1, (self.mixtures, -1))

@@ -121,9 +121,7 @@ def box_of_frame(num_frames: int, num_boxes: int, device: torch.device) -> Tenso
 
 def _resampling(ends: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """Returns matrices (..., size, size) from input to output pixels for [start, end) (..., 2).
-
-    Rows sum to 1, and pixels outside [start, end) have weight 0.
-    """
+    Rows sum to 1, and pixels outside [start, end) have weight 0."""
     start, end = ends[..., :1].to(dtype), ends[..., 1:].to(dtype)
     at = torch.arange(size, device=ends.device, dtype=dtype)
     source = (at + 0.5) * ((end - start) / size) - 0.5 + start

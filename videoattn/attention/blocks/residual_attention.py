@@ -213,9 +213,7 @@ class _Resize(nn.Module):
 
 class _Deconvolution(nn.Module):
     """A transposed convolution for each channel, to a grid of up to twice the height and width.
-
-    Cell i of the result lies between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as in pools with padding 1.
-    """
+    Cell i of the result lies between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as in pools with padding 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

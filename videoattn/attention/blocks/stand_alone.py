@@ -184,9 +184,7 @@ class StandAloneAttention(nn.Module):
 
     def _with_scores(self, q: Tensor, offsets: Sequence[Tensor]) -> Tensor:
         """Appends to queries (N, heads, ..., D) a column per key position along each axis.
-
-        `offsets`, one per axis (..., key positions): the position of a key in a query's window.
-        """
+        `offsets`, one per axis (..., key positions): the position of a key in a query's window."""
         columns = [q]
         shares = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
         for share, table, extent, offset in zip(
@@ -251,10 +249,8 @@ class _Cut:
 
 
 def _cut(size: int, extent: int, pad: int) -> _Cut:
-    """Cuts an axis into tiles of half a window, or one tile if it has two windows or fewer.
-
-    Half a window is fastest on a CPU: longer tiles have unneeded keys, shorter ones copy more.
-    """
+    """Cuts an axis into tiles of half a window, or one tile if it has two windows or fewer. Half a
+    window is fastest on a CPU: longer tiles have unneeded keys, shorter ones copy more."""
     length = size if size <= 2 * extent else (extent + 1) // 2
     count = -(-size // length)
     span = min(size + 2 * pad, length + extent - 1)
