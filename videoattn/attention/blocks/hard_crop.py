@@ -244,7 +244,8 @@ def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
 
 def _info_of_both(info: ModelInfo) -> ModelInfo:
     """Returns the structure of both branches; `features` is in the local branch."""
-    stages, ends = {}, {}
+    stages: dict[str, tuple[str, ...]] = {}
+    ends: dict[str, str] = {}
     for branch in ("global_branch", "local_branch"):
         for stage, blocks in info.stages.items():
             stages[f"{branch}.{stage}"] = tuple(f"{branch}.{block}" for block in blocks)
