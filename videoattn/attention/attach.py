@@ -218,10 +218,8 @@ def attach_masks(
 def attach_network(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Wraps the network: returns `make(model, info=info, after=...)`.
-
-    The wrapper selects a region on the output of one module, by default the last stage.
-    """
+    """Wraps the network: returns `make(model, info=info, after=...)`. The wrapper selects a region
+    on the output of one module, by default the last stage."""
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(

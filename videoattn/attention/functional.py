@@ -61,10 +61,8 @@ def from_tokens(tokens: Tokens, grid: Grid) -> Video:
 
 
 def normalize(logits: Float[Tensor, "... P"], normalizer: Normalizer) -> Float[Tensor, "... P"]:
-    """Returns the weights of the table above.
-
-    The offset of the sigmoid gives rows of logits near 0 a sum near 1 for any number of keys.
-    """
+    """Returns the weights of the table above. The offset of the sigmoid gives rows of logits near 0
+    a sum near 1 for any number of keys."""
     if normalizer == "softmax":
         return logits.softmax(-1)
     num_keys = logits.shape[-1]
@@ -124,10 +122,8 @@ def attend(
 
 
 def check_path(path: str, kind: str, *own: str) -> None:
-    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer.
-
-    `own` lists the paths of the kind except "auto" and "explicit", none if it is unknown.
-    """
+    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer. `own` lists
+    the paths of the kind except "auto" and "explicit", none if it is unknown."""
     if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
     allowed = ("auto", "explicit", *own)

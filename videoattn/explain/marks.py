@@ -148,11 +148,8 @@ def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
 
 
 def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
-    """Draws a curved arrow from the ring around `start` to `end`.
-
-    A higher strength (0 to 1) makes it wider and more opaque. An arrow that would end inside the
-    ring is omitted.
-    """
+    """Draws a curved arrow from the ring around `start` to `end`. A higher strength (0 to 1) makes
+    it wider and more opaque. An arrow that would end inside the ring is omitted."""
     distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
     if distance <= RING_RADIUS + 6:
         return

@@ -174,9 +174,7 @@ def window_of(weights: Tensor, clip: Grid) -> Window:
 
 def strongest_keys(weights: Tensor, count: int, clip: Grid) -> list[tuple[Position, float]]:
     """Returns the cells of a map (T', H', W') with the largest absolute weights, largest first.
-
-    There are at most `count`, and none is below the mean: a map with one peak has few.
-    """
+    There are at most `count`, and none is below the mean: a map with one peak has few."""
     grid = (weights.shape[0], weights.shape[1], weights.shape[2])
     flat = weights.flatten()
     order = torch.argsort(flat.abs(), descending=True, stable=True)[:count]

@@ -46,10 +46,8 @@ def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
 
 
 def cell_center(cell: Sequence[int], grid: Grid, clip: Grid) -> Position:
-    """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W).
-
-    Its frame is the middle one of the cell's frames, or the first of two middle ones.
-    """
+    """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W). Its frame
+    is the middle one of the cell's frames, or the first of two middle ones."""
     covered = [f for f, c in enumerate(cells_of_frames(clip[0], grid[0])) if c == cell[0]]
     y, x = ((cell[axis] + 0.5) * clip[axis] / grid[axis] for axis in (1, 2))
     return Position(covered[(len(covered) - 1) // 2], y, x)
@@ -79,10 +77,8 @@ def finite(weights: Tensor) -> Tensor:
 
 
 def frame_shares(weights: Tensor, num_frames: int) -> list[float]:
-    """Returns each frame's share of the summed absolute weights; the shares sum to 1.
-
-    The frames that one cell covers share its weight equally.
-    """
+    """Returns each frame's share of the summed absolute weights; the shares sum to 1. The frames
+    that one cell covers share its weight equally."""
     cells = cells_of_frames(num_frames, weights.shape[0])
     mass = weights.abs().double().reshape(len(weights), -1).sum(1)
     total = float(mass.sum())
@@ -180,10 +176,8 @@ def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = 
 
 
 def strength(values: Tensor, scale: Scale) -> Tensor:
-    """Returns the strength of marks, 0 to 1, for values in units of the scale.
-
-    Normalized weights count from the uniform weight up, so a flat map has no marks.
-    """
+    """Returns the strength of marks, 0 to 1, for values in units of the scale. Normalized weights
+    count from the uniform weight up, so a flat map has no marks."""
     beyond = values - scale.least
     if scale.diverging:
         beyond = beyond.abs()
@@ -201,10 +195,8 @@ def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values.
-
-    Interpolation is bicubic and clamped to the range of the map, against overshoot.
-    """
+    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values. Interpolation is
+    bicubic and clamped to the range of the map, against overshoot."""
     # antialias selects the cubic kernel with a = -0.5, which rings less.
     drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]
     return drawn.clamp(weights.min(), weights.max())
@@ -222,10 +214,8 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
-    """Draws a map (T', H', W') over frames.
-
-    Frames are desaturated first, because their own colors could be mistaken for attention.
-    """
+    """Draws a map (T', H', W') over frames. Frames are desaturated first, because their own colors
+    could be mistaken for attention."""
     num_frames, _, height, width = frames.shape
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)

@@ -48,11 +48,8 @@ def compact_dot(theta: Entries, phi: Entries, g: Entries) -> Entries:
 def compact_gaussian(
     theta: Entries, phi: Entries, g: Entries, *, order: int, gamma: float, exact_beta: bool
 ) -> tuple[Tensor, Entries]:
-    """Applies the expansion of the Gaussian kernel to g in O(order · E).
-
-    Returns the term of order 0, which is one number per group unless `exact_beta` is set, and the
-    sum of the other terms.
-    """
+    """Applies the expansion of the Gaussian kernel to g in O(order · E). Returns the term of order
+    0, which is one number per group unless `exact_beta` is set, and the sum of the other terms."""
     if exact_beta:
         g = g * (-gamma * phi.square()).exp()
         factor: Tensor | float = (-gamma * theta.square()).exp()

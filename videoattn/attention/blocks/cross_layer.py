@@ -98,10 +98,8 @@ class CrossLayerNonLocal(nn.Module):
         return to_tokens(self.theta(x)), keys, values
 
     def maps(self, x: Video, *sources: Source) -> dict[str, PairwiseAttention]:
-        """Returns one map for each source: "source0", "source1", ...
-
-        Rows sum to 1 with mode="per_layer". With mode="joint", a row sums to 1 over all sources.
-        """
+        """Returns one map for each source: "source0", "source1", ... Rows sum to 1 with
+        mode="per_layer". With mode="joint", a row sums to 1 over all sources."""
         q, keys, _ = self.project(x, *sources)
         per_layer, sizes, found = self.mode == "per_layer", [k.shape[1] for k in keys], {}
         joint = one_head(q, torch.cat(keys, dim=1), "softmax", self.logit_scale)

@@ -149,10 +149,8 @@ class HardCrop(nn.Module):
         return {"global": logits_g, "local": logits_l, "fused": self._fused(pooled_g, pooled_l)}
 
     def boxes(self, x: Video) -> Tensor:
-        """Returns the boxes (N, R, 3, 2) as [start, end) for t, y and x.
-
-        R is 1, or T' for region="frame", where t spans the whole clip.
-        """
+        """Returns the boxes (N, R, 3, 2) as [start, end) for t, y and x. R is 1, or T' for
+        region="frame", where t spans the whole clip."""
         return self._boxes(self._global(x)[1], x)
 
     def maps(self, x: Video) -> Mapping[str, GateMap]:

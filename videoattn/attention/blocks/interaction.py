@@ -166,10 +166,8 @@ class InteractionPyramid(nn.Module):
         return mean_of_segments(logits)
 
     def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
-        """Returns the D fused rows as "" and the rows of each level alone as "0", "1", ...
-
-        Rows sum to 1. With "l2" the rows used are these times one factor per row.
-        """
+        """Returns the D fused rows as "" and the rows of each level alone as "0", "1", ... Rows sum
+        to 1. With "l2" the rows used are these times one factor per row."""
         return _maps(self.pyramid, levels)
 
     def _added(self, own: Tensor, x: Tensor) -> Tensor:

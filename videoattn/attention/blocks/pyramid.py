@@ -146,10 +146,8 @@ class PyramidPooling(nn.Module):
             return (a if self.pool_with == "simplex" else rows) @ values
 
     def weightings(self, *levels: Level) -> tuple[Video, list[Video]]:
-        """Returns the fused softmax rows and those of each level, all (N, D, T, H, W).
-
-        A row sums to 1 over its positions. With scope="frame" it is divided by T.
-        """
+        """Returns the fused softmax rows and those of each level, all (N, D, T, H, W). A row sums
+        to 1 over its positions. With scope="frame" it is divided by T."""
         reduced, values = self._reduce(levels)
         grid = grid_of(levels[-1])
         with autocast_off(values):
@@ -258,10 +256,8 @@ def interaction_loss(
 def diversity_loss(
     fused: Rows, levels: Sequence[Rows], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip for softmax rows.
-
-    The literal form lies in [sqrt(J D (P - 2)), sqrt(J D P)] for J levels, the others in [0, 1].
-    """
+    """Returns one value per clip for softmax rows. The literal form lies in [sqrt(J D (P - 2)),
+    sqrt(J D P)] for J levels, the others in [0, 1]."""
     own = torch.stack(list(levels), 1)  # (N, J, D, P)
     fused = fused.unsqueeze(1)
     if form == "balanced":

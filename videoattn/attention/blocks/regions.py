@@ -32,10 +32,8 @@ def activity(features: Video, statistic: str) -> Float[Tensor, "N T H W"]:
 
 
 def scaled(heat: Float[Tensor, "N T H W"], scale: str) -> Float[Tensor, "N T H W"]:
-    """Scales each map to [0, 1] by (h - min) / (max - min) ("minmax") or h / max ("max").
-
-    A constant map ("minmax") or a map of zeros ("max") becomes zero.
-    """
+    """Scales each map to [0, 1] by (h - min) / (max - min) ("minmax") or h / max ("max"). A
+    constant map ("minmax") or a map of zeros ("max") becomes zero."""
     low = heat.amin((1, 2, 3), keepdim=True) if scale == "minmax" else torch.zeros_like(heat[:1])
     span = (heat - low).amax((1, 2, 3), keepdim=True)
     return (heat - low) / torch.where(span > 0, span, 1.0)

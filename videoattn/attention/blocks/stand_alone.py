@@ -120,10 +120,8 @@ class StandAloneAttention(nn.Module):
         return y
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the map of each head, on the grid before the pool; 0 outside the window.
-
-        With border="zero", rows omit the weight of the padding.
-        """
+        """Returns the map of each head, on the grid before the pool; 0 outside the window. With
+        border="zero", rows omit the weight of the padding."""
         q, k, _ = self._project(x)
         q, k = widen(q).flatten(2, 4), widen(k)
         pads, grid = self._pads(), grid_of(x)
