@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videoattn.attention.blocks.interaction_loss import unit_rows
+from videoattn.attention.blocks.pyramid import unit_rows
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.augment import Mix
