@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,27 +88,20 @@ class Clip:
         found: PairwiseMap | GateMap,
         title: str,
         *,
-        query: int = 0,
-        pixel: Query | None = None,
-        words: str = "",
         headings: Sequence[str] = (),
+        **query: Any,
     ) -> Image.Image:
-        """Draws the contact sheet of a map; arguments as in `draw_sheet` and `draw_gate`."""
+        """Draws the contact sheet of a map, with `query`, `pixel` and `words` as in `draw_sheet`,
+        and headings as in `draw_gate`."""
         labels = explain.label_frames(self.numbers, self.fps)
         if isinstance(found, GateMap):
             size = self.grid[1:]
             return explain.draw_gate(
                 self.frames, found, title=title, labels=labels, input_size=size, headings=headings
             )
+        origin = self.box.y0, self.box.x0
         return explain.draw_sheet(
-            self.frames,
-            found,
-            title=title,
-            labels=labels,
-            query=query,
-            pixel=pixel,
-            origin=(self.box.y0, self.box.x0),
-            words=words,
+            self.frames, found, title=title, labels=labels, origin=origin, **query
         )
 
 
@@ -238,17 +233,21 @@ def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> lis
     return chosen
 
 
-def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, torch.Tensor]:
+def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, Tensor]:
     """Returns the maps and the logits. Maps that are products or have few rows are complete."""
-    if not recordable_blocks(loaded.model):
-        with torch.no_grad():
-            return {}, loaded.model(clip.video)[0].float().cpu()
-    with (
-        torch.no_grad(),
-        record_attention(loaded.model, queries=queries, factors="instead") as maps,
-    ):
+    recording: AbstractContextManager[Maps] = nullcontext({})
+    if recordable_blocks(loaded.model):
+        recording = record_attention(loaded.model, queries=queries, factors="instead")
+    with torch.no_grad(), recording as maps:
         logits = loaded.model(clip.video)[0]
     return maps, logits.float().cpu()
+
+
+def answer_text(loaded: Predictor, logits: Tensor, label: int | None = None) -> str:
+    """Returns a class, by default the most likely one, with its probability: "runs, 93 %"."""
+    probabilities = loaded.scores(logits[None])[0]
+    label = int(probabilities.argmax()) if label is None else label
+    return f"{loaded.class_names[label]}, {100 * float(probabilities[label]):.0f} %"
 
 
 def score_map(
@@ -263,10 +262,11 @@ def score_map(
 def _costs(loaded: Predictor, clip: Clip, maps: Maps, label: int) -> dict[str, str]:
     """Returns the cost of each map; of CAMs, that of the predicted class."""
     cam = f"{CAM}/{loaded.class_names[label]}"
-    names = {name: name for name in maps if not name.startswith(f"{CAM}/")}
-    names |= {CAM: cam} if cam in maps else {}
-    given = loaded.model, clip.video
-    return {name: cost_of(*given, maps[k], label, loaded.scores) for name, k in names.items()}
+    return {
+        CAM if name == cam else name: cost_of(loaded.model, clip.video, found, label, loaded.scores)
+        for name, found in maps.items()
+        if name == cam or not name.startswith(f"{CAM}/")
+    }
 
 
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from videoattn.cli.clip import read_clip
 from videoattn.cli.explore import EXPLORER
 from videoattn.cli.explore import command as explore
 from videoattn.cli.test import command as evaluate_run
-from videoattn.cli.visualize import visualize
+from videoattn.cli.visualize import command as visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.parallel import resolve_device
@@ -71,7 +71,7 @@ def command(
     pictures = folder / "pictures"
     videos = {motion: _first_correct(clips, motion, scores) for motion in DRAWN}
     for motion, video in videos.items():
-        visualize(moving, video, folder=pictures / motion, device=device)
+        visualize(moving, video, output=pictures / motion, device=device)
     page = explore(moving, list(videos.values()), output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")

@@ -13,7 +13,7 @@ from videoattn import explain
 from videoattn.attention.capture import capture
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
-from videoattn.cli.clip import Clip, map_owners, read_clip, score_map
+from videoattn.cli.clip import Clip, answer_text, map_owners, read_clip, score_map
 from videoattn.files import output_folder, safe_file_name
 from videoattn.models import info
 from videoattn.recipe.run import Predictor
@@ -70,16 +70,15 @@ def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
 def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Image.Image:
     model, found = predictor.model, score_map(predictor, clip, label)
     with torch.no_grad():
-        logits = model(clip.video)
+        logits = model(clip.video)[0]
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
-    share = 100 * float(predictor.scores(logits)[0, label])
-    score = float(logits[0, label]) - (0.0 if bias is None else float(bias.detach()[label]))
+    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach()[label]))
     total = float(found.weights.sum())
     caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
     if abs(total - score) > EXACT * max(1.0, abs(score)):
         caption = f"HiResCAM, not exact: its sum is {total:.2f}, not {score:.2f}, the score"
-    title = f"{video.name}: {predictor.class_names[label]}, {share:.0f} % in this view\n{caption}"
-    return clip.draw(found, title)
+    answer = answer_text(predictor, logits, label)
+    return clip.draw(found, f"{video.name}: {answer} in this view\n{caption}")
 
 
 def _draw_attention(
