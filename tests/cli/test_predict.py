@@ -21,8 +21,7 @@ from tests.cli.test_commands import command, picture_size, refused
 from tests.pinned import write
 from videoattn import explain
 from videoattn.cli.answers import Answer, AnswerFiles, csv_format, json_format
-from videoattn.cli.predict import find_videos
-from videoattn.cli.why import unique_stems
+from videoattn.cli.predict import find_videos, unique_stems
 from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.models.norms import fold_batch_norms

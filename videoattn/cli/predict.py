@@ -1,11 +1,12 @@
 """`videoattn predict`: names the action in videos."""
 
 import glob
+import hashlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from videoattn.engine.evaluate import VideoScores
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.progress import Clock, Display
 from videoattn.errors import first_few
+from videoattn.files import safe_file_name
 from videoattn.recipe.console import console, show
 from videoattn.recipe.run import Predictor, load
 from videoattn.types import Failure
@@ -143,6 +145,21 @@ def _inside(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in videos]
 
 
+def unique_stems(videos: Sequence[str]) -> list[str]:
+    """Returns a file name for each video: its path relative to their common folder."""
+    folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
+    common = os.path.commonpath(folders)
+    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
+    stems = [safe_file_name(name) for name in names]
+    count = Counter(stems)
+    return [
+        stem
+        if count[stem] == 1
+        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]
+
+
 def _score(
     predictor: Predictor,
     videos: Sequence[str],
@@ -153,12 +170,12 @@ def _score(
     parallel: Parallel,
 ) -> list[Failure]:
     """Scores the videos that are left of `num_videos`, and writes or prints the answers as they
-    come."""
+    come; with a folder, also draws the reasons."""
     failures: list[Failure] = []
     if not videos:
         return failures
     clock = Clock(steps_left=len(videos))
-    draw = None if folder is None else _Reasons(predictor, videos, folder, parallel)
+    stems = [folder / stem for stem in unique_stems(videos)] if folder is not None else []
     # A bar would be drawn over answers on the terminal.
     live = parallel.is_main and (bool(files.formats) or not console.is_terminal)
     with Display(enabled=live) as display:
@@ -166,7 +183,7 @@ def _score(
         for scored in predictor.score_samples(samples, parallel, num_videos):
             failures += [video.failure for video in scored if video.failure is not None]
             answers = [_answer(video, videos, predictor.class_names, top) for video in scored]
-            pictures = draw(scored) if draw is not None else {}
+            pictures = _draw(predictor, scored, videos, stems, parallel) if stems else {}
             if parallel.is_main:
                 files.write(answers)
                 if not files.formats:
@@ -192,30 +209,22 @@ def _answer(video: VideoScores, videos: Sequence[str], names: Sequence[str], top
     return Answer(path, [(names[k], share) for k, share in zip(labels, shares, strict=True)])
 
 
-class _Reasons:
-    """Draws the reasons for answers. Each rank draws a part of the videos."""
+def _draw(
+    predictor: Predictor,
+    scored: Sequence[VideoScores],
+    videos: Sequence[str],
+    stems: Sequence[Path],
+    parallel: Parallel,
+) -> dict[str, list[Path]]:
+    """Draws the reasons for answers, a part on each rank; returns the pictures of each video."""
+    from videoattn.cli.why import draw_reasons  # imports what draws
 
-    def __init__(
-        self, predictor: Predictor, videos: Sequence[str], folder: Path, parallel: Parallel
-    ) -> None:
-        from videoattn.cli import why  # imports what draws
-
-        self.draw = partial(why.draw_reasons, predictor)
-        self.stems = why.unique_stems(videos)
-        self.videos, self.folder, self.parallel = videos, folder, parallel
-
-    def __call__(self, scored: Sequence[VideoScores]) -> dict[str, list[Path]]:
-        """Returns the pictures of each video."""
-        own = {
-            self.videos[video.index]: self.draw(
-                Path(self.videos[video.index]),
-                int(video.probabilities.argmax()),
-                self.folder / self.stems[video.index],
-            )
-            for video in scored[self.parallel.rank :: self.parallel.world_size]
-            if video.probabilities is not None
-        }
-        return {path: drawn for part in self.parallel.gather(own) for path, drawn in part.items()}
+    own = {}
+    for video in scored[parallel.rank :: parallel.world_size]:
+        if video.probabilities is not None:
+            path, label = videos[video.index], int(video.probabilities.argmax())
+            own[path] = draw_reasons(predictor, Path(path), label, stems[video.index])
+    return {path: drawn for part in parallel.gather(own) for path, drawn in part.items()}
 
 
 def _show(answers: Sequence[Answer], pictures: dict[str, list[Path]]) -> None:

@@ -1,8 +1,5 @@
 """Draws the evidence for a prediction: a map of the class score, and the attention."""
 
-import hashlib
-import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,21 +17,6 @@ from videoattn.recipe.run import Predictor
 
 EXACT = 1e-3
 """HiResCAM is exact if its sum differs from the score without the bias by at most this share."""
-
-
-def unique_stems(videos: Sequence[str]) -> list[str]:
-    """Returns a file name for each video: its path relative to their common folder."""
-    folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
-    common = os.path.commonpath(folders)
-    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
-    stems = [safe_file_name(name) for name in names]
-    count = Counter(stems)
-    return [
-        stem
-        if count[stem] == 1
-        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
-        for stem, name in zip(stems, names, strict=True)
-    ]
 
 
 def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> list[Path]:
