@@ -11,7 +11,7 @@ from videoattn.attention.capture import capture
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.clip import Clip, answer_text, map_owners, read_clip, score_map
-from videoattn.files import output_folder, safe_file_name
+from videoattn.files import output_folder
 from videoattn.models import info
 from videoattn.recipe.run import Predictor
 
