@@ -11,7 +11,7 @@ from videoattn.errors import did_you_mean, first_few, one_of
 from videoattn.files import require_empty
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.public import (
     class_names_of,
     download,

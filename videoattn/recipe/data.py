@@ -53,6 +53,12 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
         return _read_samples(config, subset, missing)
 
 
+def read_samples(config: Config) -> dict[str, Samples]:
+    """Returns the training videos of a recipe, and its test videos if the run validates."""
+    subsets: list[Subset] = ["train", "test"] if config.train.validate_every else ["train"]
+    return {subset: make_samples(config.data, subset) for subset in subsets}
+
+
 def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Samples:
     split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":

@@ -1,7 +1,8 @@
-"""Assembles a run from a recipe, and trains it."""
+"""Assembles a run from a recipe, with its network and attention blocks, and trains it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, fit
-from videoattn.recipe.config import Config, section
+from videoattn.models import info
+from videoattn.models.table import make_network
+from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
+from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_to_video, read_samples
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
-from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
-from videoattn.recipe.model import make_model
 from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
 from videoattn.recipe.objective import (
     make_class_weights,
@@ -43,7 +46,6 @@ from videoattn.recipe.training import (
     make_precision,
     make_settings,
     make_trackers,
-    new_parameters,
     synchronize_norms,
 )
 
@@ -193,14 +195,6 @@ def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes:
         show(f"note: {note}")
 
 
-def read_samples(config: Config) -> dict[str, Samples]:
-    """Returns the training videos of a recipe, and its test videos if the run validates."""
-    samples = {"train": make_samples(config.data, "train")}
-    if config.train.validate_every:
-        samples["test"] = make_samples(config.data, "test")
-    return samples
-
-
 def assemble(
     config: Config,
     parallel: Parallel,
@@ -221,7 +215,7 @@ def assemble(
     num_classes = len(samples["train"].class_names)
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
-    new, notes = _initialize(model, config, previous)
+    new, notes = initialize(model, config, previous)
     synchronize_norms(config, model, parallel)
     fine_tuning = make_fine_tuning(config, model, new)
     precision, note = make_precision(config, model, parallel.device)
@@ -251,16 +245,39 @@ def assemble(
     )
 
 
-def _initialize(
-    model: nn.Module, config: Config, previous: Checkpoint | None
-) -> tuple[list[str] | None, list[str]]:
-    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
-    weights (None if there are no weights), and notes."""
-    if config.model.weights is None:
-        return None, []
-    if previous is not None:
-        return new_parameters(previous), []
-    return load_initial_weights(model, config)
+def make_model(
+    config: ModelConfig | str, num_classes: int, *, attention: str | None = None
+) -> nn.Module:
+    """Returns a network with its attention blocks, randomly initialized.
+
+    Args:
+        config: The model section of a recipe, or the name of a network, such as "i3d_r50".
+        attention: An attention system at its published positions, or several, as in
+            "non_local+cbam", if `config` is a name.
+
+    Raises:
+        ValueError: If a network, system, option or position does not exist; the message lists the
+            valid ones. If two systems need the same position, or an attention system makes an
+            option of the network ineffective.
+    """
+    if isinstance(config, str):
+        names = [] if attention is None else split_systems("attention", attention)
+        then = {str(number): SystemConfig(name) for number, name in enumerate(names)}
+        first = then.pop("0", SystemConfig())
+        config = ModelConfig(config, attention=AttentionConfig(first.name, then=then))
+    with section("model"), option_errors("options", config.options):
+        model = make_network(config.name, config.options, num_classes=num_classes)
+    for key, chosen, system, options in list(systems_of(config)):  # all are checked first
+        block = partial(system.make, **options)
+        with option_errors(f"{key}.options", options):
+            model = system.attach(model, info(model), block, chosen.after, str(chosen.name))
+    if config.edition > 1:
+        check_effect(model, config)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
+    return model
 
 
 def _summary(experiment: Experiment, parallel: Parallel) -> str:

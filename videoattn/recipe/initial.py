@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.capture import capture
 from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import Checkpoint
 from videoattn.errors import did_you_mean, first_few
 from videoattn.models import info
 from videoattn.models.inflate import load_inflated
@@ -24,6 +25,24 @@ class Initial(NamedTuple):
 
     new: list[str]
     notes: list[str]
+
+
+def initialize(
+    model: nn.Module, config: Config, previous: Checkpoint | None
+) -> tuple[list[str] | None, list[str]]:
+    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
+    weights (None if the recipe has no weights), and notes."""
+    if config.model.weights is None:
+        return None, []
+    if previous is not None:
+        return new_parameters(previous), []
+    return load_initial_weights(model, config)
+
+
+def new_parameters(previous: Checkpoint) -> list[str]:
+    """Returns the names of the parameters that were not pretrained when a run began."""
+    groups: Any = previous["optimizer"]["param_groups"]
+    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
 def load_initial_weights(model: nn.Module, config: Config) -> Initial:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from videoattn.attention.losses import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
 from videoattn.data.transforms.mix import Mix
-from videoattn.engine.checkpoint import Checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
@@ -143,12 +141,6 @@ def synchronize_norms(config: Config, model: nn.Module, parallel: Parallel) -> N
     if parallel.device.type != "cuda":
         raise ValueError("train.sync_norm: torch synchronizes batch norms on GPUs only; remove it")
     sync_batch_norms(model)
-
-
-def new_parameters(previous: Checkpoint) -> list[str]:
-    """Returns the names of the parameters that were not pretrained when a run began."""
-    groups: Any = previous["optimizer"]["param_groups"]
-    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
 def make_settings(
