@@ -240,21 +240,19 @@ def _numbered(change: Values, count: int, word: str) -> Values:
     attention = _attention(change)
     if "then" in attention:
         raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")
-    numbers = [key for key in attention if str(key).isdigit()]
-    if attention and count > 1 and not numbers and "name" not in attention:
-        raise ValueError(
-            f"{word}: the recipe has {count} attention systems; number one, from 0, as in "
-            f"{word.replace('attention.', 'attention.0.', 1)}"
-        )
-    for number in numbers:
-        if int(number) >= count:
+    key = next((key for key in attention if str(key).isdigit()), None)
+    if key is None:
+        if attention and count > 1 and "name" not in attention:
             raise ValueError(
-                f"{word}: the recipe has {count} attention systems, numbered from 0; add one in "
-                "the recipe's list"
+                f"{word}: the recipe has {count} attention systems; number one, from 0, as in "
+                f"{word.replace('attention.', 'attention.0.', 1)}"
             )
-    if not numbers:
         return change
-    (number,) = numbers
-    found = attention[number]
-    placed = found if int(number) == 0 else {"then": {str(int(number)): found}}
+    number = int(key)
+    if number >= count:
+        raise ValueError(
+            f"{word}: the recipe has {count} attention systems, numbered from 0; add one in the "
+            "recipe's list"
+        )
+    placed = {"then": {str(number): attention[key]}} if number else attention[key]
     return {"model": {"attention": placed}}

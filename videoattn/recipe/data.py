@@ -28,7 +28,7 @@ from videoattn.data.transforms.augment import (
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.config import ClipConfig, Config, DataConfig, section
 from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
@@ -76,23 +76,16 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "charades":
             return lists.read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
-    match config.layout:
-        case "kinetics":
-            return lists.read_kinetics(root, split, class_names=names, missing=missing)
-        case "frames":
-            template, start = config.frame_template, config.frame_start
-            read = partial(
-                lists.read_frames,
-                frame_template=template,
-                frame_start=start,
-                columns=_columns(config),
-            )
-        case "list":
-            read = partial(lists.read_list, columns=config.columns)
-        case _:
-            return lists.read_folders(root, split, class_names=names)
-    separator = config.separator
-    return read(root / split, root, class_names=names, separator=separator, missing=missing)
+    if config.layout == "kinetics":
+        return lists.read_kinetics(root, split, class_names=names, missing=missing)
+    if config.layout == "folders":
+        return lists.read_folders(root, split, class_names=names)
+    options = {"columns": _columns(config), "separator": config.separator, "missing": missing}
+    read: Callable[..., Samples] = lists.read_list
+    if config.layout == "frames":
+        template, start = config.frame_template, config.frame_start
+        read = partial(lists.read_frames, frame_template=template, frame_start=start)
+    return read(root / split, root, class_names=names, **options)
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
@@ -108,10 +101,8 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "kinetics":
             return lists.read_kinetics_csv(lists.kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = _columns(config)
-            return lists.parse_list(
-                root / split, columns=columns, separator=config.separator
-            ).class_names
+            columns, separator = _columns(config), config.separator
+            return lists.parse_list(root / split, columns=columns, separator=separator).class_names
     return lists.class_folders(root, split)
 
 
@@ -155,8 +146,12 @@ def make_loader(
             clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
-    training = subset == "train" and not test_views
-    if not training:
+    training, mirror = subset == "train" and not test_views, None
+    if training:
+        with section("augment"):
+            share, labels = 0.5 if config.augment.flip else 0.0, config.augment.flip_labels
+            mirror = Mirror(share, samples.class_names, labels)
+    else:
         _check_mirrored_crops(config, samples.class_names)
     make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
     if config.data.layout == "shards":
@@ -164,7 +159,7 @@ def make_loader(
     dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
-        mirror=_mirror(config.augment, samples.class_names) if training else None,
+        mirror=mirror,
         seed=config.seed,
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
@@ -206,11 +201,6 @@ def _videos_per_batch(config: Config, *, training: bool) -> int:
     if not config.test.num_crops:
         return 1  # whole frames differ in size
     return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
-
-
-def _mirror(augment: AugmentConfig, class_names: Sequence[str]) -> Mirror:
-    with section("augment"):
-        return Mirror(0.5 if augment.flip else 0.0, class_names, augment.flip_labels)
 
 
 def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:

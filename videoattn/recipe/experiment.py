@@ -16,7 +16,7 @@ from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning, Validation, num_stages
+from videoattn.engine.plan import EpochPlan, Validation, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
@@ -227,14 +227,13 @@ def assemble(
     precise_bn = make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     with section("train"):
-        ema = config.train.ema
-        plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn, ema)
+        plan = EpochPlan(epochs, stages, fine_tuning, precise_bn, config.train.ema)
     validates = config.train.validate_every
     test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
-        make_optimizer(model, config, fine_tuning),
+        make_optimizer(model, config, fine_tuning.backbone),
         make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
