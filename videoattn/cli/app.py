@@ -11,8 +11,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -41,6 +42,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 The module has a function `command`, or a Typer `app` with subcommands.
 """
+
+SUBCOMMANDS = {
+    "list": ("attention", "weights"),
+    "prepare": ("verify", "index", "reencode", "shards"),
+}
+_OF_A_RECIPE = ("train", "browse", "compare")
+_OF_A_RUN = ("test", "predict", "visualize", "export")
+_WEIGHTS = ("checkpoint-last.pt", "model.safetensors")
 
 _ALIASES = {"--resume=auto": "--resume-if-possible"}
 
@@ -86,9 +95,7 @@ def main(words: list[str] | None = None) -> None:
     `--resume-if-possible`.
     """
     if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
-        from videoattn.cli.completion import complete
-
-        complete(COMMANDS)
+        _complete()
     app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
@@ -119,6 +126,52 @@ def main(words: list[str] | None = None) -> None:
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
         _fail(f"error: {one_line(error)}; {hint}")
+
+
+def _complete() -> None:
+    """Completes commands, recipes, runs and public names without torch, and ends the process.
+
+    `videoattn --install-completion` makes the shell call `videoattn` with _VIDEOATTN_COMPLETE set.
+    Without a suggestion, the shell completes file names.
+    """
+    app = typer.Typer(rich_markup_mode=None)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    for name, (_, text) in COMMANDS.items():
+        app.command(name, help=text, context_settings=anything)(_stub(name))
+    app(prog_name="videoattn")
+
+
+def _stub(name: str) -> Callable[..., None]:
+    """Returns a stub of a command, without the imports of the command."""
+
+    def autocompletion(ctx: typer.Context, incomplete: str) -> list[str]:
+        words = [word for word in ctx.params.get("words") or () if word != incomplete]
+        return [word for word in _suggestions(name, words) if word.startswith(incomplete)]
+
+    def command(
+        words: Annotated[list[str] | None, typer.Argument(autocompletion=autocompletion)] = None,
+    ) -> None:
+        """Is never called."""
+
+    return command
+
+
+def _suggestions(command: str, words: Sequence[str]) -> list[str]:
+    """Returns the words that may follow the words after a command."""
+    from videoattn.recipe.packaged import installed_names
+    from videoattn.weights.public import PUBLIC
+
+    if words and words[-1] == "--as":
+        return list(PUBLIC)
+    if words:
+        return []
+    if command in _OF_A_RECIPE:
+        return installed_names("recipe")
+    if command in _OF_A_RUN:
+        folders = (folder for pattern in ("*", "*/*") for folder in Path("runs").glob(pattern))
+        runs = (run for run in folders if any((run / name).is_file() for name in _WEIGHTS))
+        return [*sorted(map(str, runs)), *PUBLIC]
+    return list(PUBLIC) if command == "convert" else list(SUBCOMMANDS.get(command, ()))
 
 
 def _without_tilde(word: str) -> str:

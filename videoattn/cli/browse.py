@@ -169,9 +169,7 @@ def _label(target: Tensor, own: Label, class_names: Sequence[str]) -> str:
 
 def _input(config: Config, split: Subset, videos: str) -> str:
     clip, test = config.clip, config.test
-    height, width = clip.height, clip.width
-    if split == "test":
-        height, width = test.height or height, test.width or width
+    height, width = config.test_size if split == "test" else (clip.height, clip.width)
     apart = f", {clip.frame_stride} apart" if clip.sampling == "dense" else f" ({clip.sampling})"
     size = f"{height} \u00d7 {width} pixels"
     if split == "test" and not test.num_crops:

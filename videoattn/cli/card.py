@@ -15,6 +15,7 @@ import yaml
 
 from videoattn._version import __version__
 from videoattn.cli.env import machine
+from videoattn.cli.test import METRICS
 from videoattn.engine.trackers import read_records
 from videoattn.errors import first_few
 from videoattn.recipe.folder import CONFIG
@@ -22,7 +23,6 @@ from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
 from videoattn.recipe.run import Predictor
 from videoattn.weights import PUBLIC
 
-_METRICS = {"accuracy": "top-1", "mAP": "mAP", "hit1": "hit@1"}
 NUM_CLASSES_SHOWN = 20
 PICTURE = "picture.png"
 
@@ -55,18 +55,18 @@ def _front_matter(
     predictor: Predictor, name: str, results: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     config = predictor.config
+    systems = [system.name for system in config.model.attention.systems]
     values: dict[str, Any] = {
         "library_name": "videoattn",
         "pipeline_tag": "video-classification",
-        "tags": ["action-recognition", config.model.name],
+        "tags": ["action-recognition", config.model.name, *systems],
     }
-    values["tags"] += [system.name for system in config.model.attention.systems]
     if terms := license_of(predictor):
         values = {"license": terms.lower(), **values}
     if results is not None:
         dataset = {"type": "video", "name": f"{results['videos']} test videos"}
         kind = results["metric"]
-        metric = {"type": kind, "value": results["video"], "name": f"{_METRICS[kind]} of videos"}
+        metric = {"type": kind, "value": results["video"], "name": f"{METRICS[kind]} of videos"}
         task = {"type": "video-classification"}
         measured = {"task": task, "dataset": dataset, "metrics": [metric]}
         values["model-index"] = [{"name": name, "results": [measured]}]
@@ -92,7 +92,7 @@ def _summary(predictor: Predictor) -> str:
 
 def _input(predictor: Predictor) -> str:
     clip, test = predictor.config.clip, predictor.config.test
-    height, width = test.height or clip.height, test.width or clip.width
+    height, width = predictor.config.test_size
     stride = f", {clip.frame_stride} apart" if clip.sampling == "dense" else ", one per segment"
     return (
         f"{clip.num_frames} frames{stride}, of {height} x {width} pixels, normalized with mean "
@@ -113,7 +113,7 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
     if results is not None:
         still = _still_baseline(predictor)
         lines += [
-            f"| | {_METRICS[results['metric']]} of videos | {results['of_views']} of views "
+            f"| | {METRICS[results['metric']]} of videos | {results['of_views']} of views "
             "| test videos |",
             "| --- | --- | --- | --- |",
             _row("this network", results),
@@ -155,7 +155,7 @@ def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
         return None
     measured_on = found.get("machine")
-    words = {"metric": metric, "of_views": _METRICS[of_views]}
+    words = {"metric": metric, "of_views": METRICS[of_views]}
     where = f"{where} on {_plain(measured_on)}" if measured_on else where
     return {**numbers, **words, "where": where}
 

@@ -274,9 +274,8 @@ def _train_transform(config: Config) -> TrainTransform:
 
 def test_transform(config: Config) -> TestTransform:
     """Returns the crops of the test views."""
-    test, clip = config.test, config.clip
-    crop = (test.height or clip.height, test.width or clip.width)
-    return TestTransform(test.short_side, crop=crop, num_crops=test.num_crops)
+    test = config.test
+    return TestTransform(test.short_side, crop=config.test_size, num_crops=test.num_crops)
 
 
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:

@@ -172,11 +172,11 @@ class Predictor:
 
     def _scorer(self, num_videos: int) -> nn.Module:
         """Returns the network, with folded batch norms if there are enough views."""
-        test, clip = self.config.test, self.config.clip
+        config, test = self.config, self.config.test
         if num_videos * test.num_clips * max(test.num_crops, 1) < FOLD_FROM:
             return self.model
-        size = (test.height or clip.height, test.width or clip.width)
-        example = torch.zeros(1, 3, clip.num_frames, *size, device=self.device)
+        size = config.clip.num_frames, *config.test_size
+        example = torch.zeros(1, 3, *size, device=self.device)
         return fold_batch_norms(self.model, example)
 
     def _scoring(self, parallel: Parallel) -> dict[str, Any]:

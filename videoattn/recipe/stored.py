@@ -81,7 +81,7 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
             )
     clip, test = config.clip, config.test
     views = test.num_clips * max(test.num_crops, 1) * (2 if test.twice_sample else 1)
-    size = prod((clip.num_frames, test.height or clip.height, test.width or clip.width))
+    size = prod((clip.num_frames, *config.test_size))
     products = {
         "test.num_clips": ("views of a video (test.num_clips times test.num_crops)", views),
         "test.batch_size": ("views in a batch (test.batch_size)", test.batch_size),
