@@ -37,6 +37,7 @@ class Clip:
     """The center view of a video.
 
     Args:
+        name: The name of the file.
         frames: Decoded frames, cropped, (T, 3, H, W) uint8, to draw on.
         video: The network's input, (1, 3, T, h, w).
         box: The crop in pixels of the video.
@@ -44,6 +45,7 @@ class Clip:
         fps: The frame rate of the video.
     """
 
+    name: str
     frames: Tensor
     video: Tensor
     box: Box
@@ -105,21 +107,6 @@ class Clip:
         )
 
 
-def parse_query(text: str) -> tuple[int, int, int]:
-    """Returns the numbers in "FRAME,X,Y".
-
-    Raises:
-        ValueError: If the text has another form.
-    """
-    try:
-        frame, x, y = (int(number) for number in text.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f"query {text!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
-        ) from error
-    return frame, x, y
-
-
 def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
     """Reads the clip in the middle of a video, or around a frame; decodes only its frames.
 
@@ -141,8 +128,8 @@ def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | Non
 def _read_clip(
     predictor: Predictor, video: Video | FrameFolder, frame: int | None, num_frames: int, fps: float
 ) -> Clip:
+    source = video.source if isinstance(video, Video) else video
     if frame is not None and not 0 <= frame < num_frames:
-        source = video.source if isinstance(video, Video) else video
         raise ValueError(
             f"query: frame {frame} is not in {source}; choose one of frames 0 to {num_frames - 1}"
         )
@@ -164,12 +151,12 @@ def _read_clip(
     frames = decode(video, numbers, crop=crop, square_pixels=config.clip.square_pixels)
     inputs = resize(frames, transform.crop)[None]
     to_video = make_to_video(config.clip, predictor.device)
-    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
+    name = Path(str(source)).name
+    return Clip(name, frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
 
 
 def record_clip(
     loaded: Predictor,
-    video: Path,
     clip: Clip,
     *,
     queries: Sequence[Query] | None = None,
@@ -204,7 +191,7 @@ def record_clip(
     for label in shown if cams else ():
         maps[f"{CAM}/{loaded.class_names[label]}"] = score_map(loaded, clip, label)
     about = {
-        "video": video.name,
+        "video": clip.name,
         "run": loaded.config.name,
         "network": loaded.config.model.name,
         "numbers": clip.numbers,

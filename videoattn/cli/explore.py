@@ -95,7 +95,7 @@ def _archives(
         for predictor in loaded:
             truth = folder if folder in predictor.class_names else None
             clip = read_clip(predictor, video)
-            yield record_clip(predictor, video, clip, truth=truth, cams=True, costs=costs)
+            yield record_clip(predictor, clip, truth=truth, cams=True, costs=costs)
 
 
 def write_errors_page(
@@ -166,7 +166,7 @@ def _write_frames(
         return None
     if page is not None:
         truth = predictor.class_names[label]
-        archive = record_clip(predictor, Path(str(source)), clip, truth=truth, cams=True)
+        archive = record_clip(predictor, clip, truth=truth, cams=True)
         for left_out in pack.write_explorer(page, [archive], pack.Budget()):
             show(f"left out: {left_out}")
     return clip.frames

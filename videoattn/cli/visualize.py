@@ -19,7 +19,6 @@ from videoattn.cli.clip import (
     answer_text,
     choose_maps,
     map_owners,
-    parse_query,
     read_clip,
     record_clip,
     score_map,
@@ -119,11 +118,11 @@ def _draw_attention(
     costs: bool,
 ) -> list[Path]:
     """Draws the maps of the blocks, and returns the written files."""
-    positions = [parse_query(query) for query in queries]
+    positions = [_parse_query(query) for query in queries]
     clip = read_clip(loaded, video, positions[0][0] if positions else None)
     pixels = [clip.pixel(position) for position in positions]
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
-    recorded = record_clip(loaded, video, clip, queries=asked, costs=costs)
+    recorded = record_clip(loaded, clip, queries=asked, costs=costs)
     # A map whose queries are all learned tokens has no query position to draw.
     placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
@@ -141,6 +140,17 @@ def _draw_attention(
         title += f"{loaded.config.model.name}{recorded.about['costs'].get(full, '')}"
         written += _draw(stem, title, full, clip, recorded, pixels)
     return written
+
+
+def _parse_query(text: str) -> tuple[int, int, int]:
+    """Returns the numbers in "FRAME,X,Y"."""
+    try:
+        frame, x, y = (int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"query {text!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
+        ) from error
+    return frame, x, y
 
 
 def _draw(

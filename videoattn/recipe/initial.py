@@ -16,6 +16,7 @@ from videoattn.errors import did_you_mean, first_few
 from videoattn.models import info
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
+from videoattn.types import Video
 from videoattn.weights import PUBLIC, load_public
 from videoattn.weights.download import DownloadError
 
@@ -129,22 +130,29 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
     """Returns the modules whose output equals their input, on a random clip."""
-    modules = dict(model.named_modules())
-    names = [name for name in names if name in modules]
     generator = torch.Generator().manual_seed(0)  # leaves the run's random state unchanged
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training
     try:
-        with (
-            torch.no_grad(),
-            capture(model, names, inputs=True, copy=True) as inputs,
-            capture(model, names, copy=True) as outputs,
-        ):
-            model.eval()(video.to(next(model.parameters()).device))
+        changes = relative_changes(model.eval(), names, video.to(next(model.parameters()).device))
     finally:
         model.train(was_training)
-    return [
-        name
+    return [name for name, change in changes.items() if change == 0]
+
+
+def relative_changes(model: nn.Module, names: Sequence[str], video: Video) -> dict[str, float]:
+    """Returns |output - input| / |input| of the modules whose output has the shape of their input,
+    by name; names that are no modules are left out."""
+    modules = dict(model.named_modules())
+    names = [name for name in names if name in modules]
+    with (
+        torch.no_grad(),
+        capture(model, names, inputs=True, copy=True) as inputs,
+        capture(model, names, copy=True) as outputs,
+    ):
+        model(video)
+    return {
+        name: float((outputs[name] - inputs[name]).norm() / inputs[name].norm().clamp(min=1e-12))
         for name in names
-        if name in inputs and name in outputs and torch.equal(inputs[name], outputs[name])
-    ]
+        if name in inputs and name in outputs and inputs[name].shape == outputs[name].shape
+    }
