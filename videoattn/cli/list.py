@@ -1,7 +1,6 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated, NamedTuple
 
 import torch
@@ -93,7 +92,6 @@ def weights() -> None:
     )
 
 
-@cache
 def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
     """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
     shapes."""

@@ -65,7 +65,7 @@ def command(
     files = _answer_files(csv, json, top=top, resume=resume)
     if output is not None and not why:
         raise ValueError("output: it is the folder of the pictures; add --why")
-    with init_parallel(device) as parallel, files:
+    with init_parallel(device) as parallel:
         predictor = load(run, parallel.device)
         found = parallel.from_main(lambda: find_videos(videos))
         todo = parallel.from_main(lambda: files.start(found, resume=resume))
