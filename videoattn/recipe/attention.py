@@ -42,7 +42,8 @@ def changes(
         ValueError: If an override is not `key=value`, or `model.attention` is not as above.
     """
     words = [(word, _parse(word)) for word in overrides]
-    choices = [(word, _attention(change)) for word, change in words if _chooses(change)]
+    asked = [(word, _attention(change)) for word, change in words]
+    choices = [(w, one) for w, one in asked if not isinstance(one, Mapping) or "name" in one]
     systems, origin = _systems(_attention(recipe), source), source
     lists = [word for word, chosen in choices if not isinstance(chosen, Mapping)]
     if len(choices) > 1 and lists:
@@ -195,11 +196,6 @@ def _without_attention(values: Values) -> Values:
     if not isinstance(model, Mapping):
         return values
     return {**values, "model": {key: model[key] for key in model if key != "attention"}}
-
-
-def _chooses(change: Values) -> bool:
-    attention = _attention(change)
-    return not isinstance(attention, Mapping) or "name" in attention
 
 
 def _systems(attention: Any, source: str) -> list[Values]:

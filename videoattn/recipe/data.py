@@ -16,15 +16,7 @@ from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
 from videoattn.data.shards import Shards, open_shards
 from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.transforms import TestTransform, to_video
-from videoattn.data.transforms.augment import (
-    AreaCrop,
-    ColorAugment,
-    CropBox,
-    MultiScaleCrop,
-    ShortSideCrop,
-    TrainTransform,
-)
+from videoattn.data.transforms import TestTransform, augment, to_video
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
@@ -259,17 +251,17 @@ def clock_of(config: Config) -> float | None:
     return rate
 
 
-def _train_transform(config: Config) -> TrainTransform:
-    augment, crop = config.augment, (config.clip.height, config.clip.width)
-    boxes: dict[str, Callable[[], CropBox]] = {
-        "area": lambda: AreaCrop(crop, augment.area, augment.aspect_ratio),
-        "short_side": lambda: ShortSideCrop(crop, augment.short_side),
-        "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
+def _train_transform(config: Config) -> augment.TrainTransform:
+    chosen, size = config.augment, (config.clip.height, config.clip.width)
+    boxes: dict[str, Callable[[], augment.CropBox]] = {
+        "area": lambda: augment.AreaCrop(size, chosen.area, chosen.aspect_ratio),
+        "short_side": lambda: augment.ShortSideCrop(size, chosen.short_side),
+        "multi_scale": lambda: augment.MultiScaleCrop(size, chosen.scales),
     }
     names = ("color_jitter", "grayscale", "rand_augment", "rand_augment_magnitude", "erase")
     with section("augment"):
-        colors = ColorAugment(**{name: getattr(augment, name) for name in names})
-        return TrainTransform(boxes[augment.crop](), colors)
+        colors = augment.ColorAugment(**{name: getattr(chosen, name) for name in names})
+        return augment.TrainTransform(boxes[chosen.crop](), colors)
 
 
 def test_transform(config: Config) -> TestTransform:

@@ -24,6 +24,7 @@ from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, fit
 from videoattn.models import info
 from videoattn.models.table import make_network
+from videoattn.recipe import objective, training
 from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
 from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
 from videoattn.recipe.console import show
@@ -33,21 +34,6 @@ from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
-from videoattn.recipe.objective import (
-    make_class_weights,
-    make_mix,
-    test_objective,
-    with_frame_losses,
-)
-from videoattn.recipe.training import (
-    make_fine_tuning,
-    make_optimizer,
-    make_precise_bn,
-    make_precision,
-    make_settings,
-    make_trackers,
-    synchronize_norms,
-)
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ class Experiment:
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
                 patience=train.patience,
-                objective=test_objective(train),
+                objective=objective.test_objective(train),
             )
         run = RunSettings(
             folder,
@@ -116,7 +102,7 @@ class Experiment:
             max_failures=self.config.data.max_failures,
             save_every_steps=train.save_every_steps,
             keep_epochs=train.keep_epochs,
-            trackers=make_trackers(self.config, folder) if parallel.is_main else (),
+            trackers=training.make_trackers(self.config, folder) if parallel.is_main else (),
             stop=stop,
         )
         with section("train"):
@@ -125,7 +111,7 @@ class Experiment:
                 self.optimizer,
                 self.train_batches,
                 to_video=self.preprocess,
-                settings=with_frame_losses(self.settings, self.config, self.model),
+                settings=objective.with_frame_losses(self.settings, self.config, self.model),
                 plan=self.plan,
                 run=run,
                 validation=validation,
@@ -186,15 +172,6 @@ def train(
         return result
 
 
-def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
-    samples = experiment.samples
-    show(f"{folder}: {_summary(experiment, parallel)}")
-    for line in class_sizes(samples["train"]):
-        show(line)
-    for note in [*notes, *data_notes(experiment.config, samples, folder), *experiment.notes]:
-        show(f"note: {note}")
-
-
 def assemble(
     config: Config,
     parallel: Parallel,
@@ -216,15 +193,15 @@ def assemble(
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
     new, notes = initialize(model, config, previous)
-    synchronize_norms(config, model, parallel)
-    fine_tuning = make_fine_tuning(config, model, new)
-    precision, note = make_precision(config, model, parallel.device)
+    training.synchronize_norms(config, model, parallel)
+    fine_tuning = training.make_fine_tuning(config, model, new)
+    precision, note = training.make_precision(config, model, parallel.device)
     notes += [note] if note else []
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
-    mix = make_mix(config.augment, num_classes, config.train.num_clips)
-    weights = make_class_weights(config, samples["train"], parallel.device)
-    precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    mix = objective.make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = objective.make_class_weights(config, samples["train"], parallel.device)
+    precise_bn = training.make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     with section("train"):
         plan = EpochPlan(epochs, stages, fine_tuning, precise_bn, config.train.ema)
@@ -233,8 +210,8 @@ def assemble(
     return Experiment(
         config,
         model,
-        make_optimizer(model, config, fine_tuning.backbone),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
+        training.make_optimizer(model, config, fine_tuning.backbone),
+        training.make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,
@@ -279,15 +256,20 @@ def make_model(
     return model
 
 
-def _summary(experiment: Experiment, parallel: Parallel) -> str:
-    model, samples = experiment.config.model, experiment.samples
-    attention = "".join(f" + {system.name}" for system in model.attention.systems)
+def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
+    config, samples = experiment.config, experiment.samples
+    attention = "".join(f" + {system.name}" for system in config.model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = str(resolve_precision(experiment.settings.precision, parallel.device))
     if parallel.device.type == "cuda" and dtype == "torch.float32":
         dtype += " (TF32 in convolutions)"
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
-    return (
-        f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
-        f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
+    show(
+        f"{folder}: {config.model.name}{attention}, {size:,} parameters, {dtype} on "
+        f"{parallel.device}; {len(samples['train']):,} training{test} videos of "
+        f"{len(experiment.class_names)} classes"
     )
+    for line in class_sizes(samples["train"]):
+        show(line)
+    for note in [*notes, *data_notes(config, samples, folder), *experiment.notes]:
+        show(f"note: {note}")
