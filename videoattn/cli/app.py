@@ -20,27 +20,27 @@ from typer.core import TyperGroup
 
 from videoattn.errors import did_you_mean
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("train", "Train the network of a recipe."),
-    "launch": ("launch", "Run a command in several processes."),
-    "test": ("test", "Measure the accuracy of a run on its test videos."),
-    "predict": ("predict", "Name the action in each video."),
-    "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
-    "faithful": ("faithful", "Score whether maps show what the network uses."),
-    "explore": ("explore", "Write a page that shows where a network looks from a pixel."),
-    "browse": ("browse", "Draw the clips that a recipe feeds to its network."),
-    "convert": ("convert", "Convert a public checkpoint for the other commands."),
-    "export": ("export", "Write a network for other programs, and check its outputs."),
-    "demo": ("demo", "Generate clips, train on them, and draw the attention."),
-    "compare": ("compare", "Train a recipe with every attention system and with none."),
-    "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
-    "tasks": ("tasks", "Write diagnostic tasks, and compare maps with their truth."),
-    "list": ("list", "List the attention systems or the public models."),
-    "env": ("env", "Print versions, hardware and decoders, for a bug report."),
+COMMANDS: dict[str, str] = {
+    "train": "Train the network of a recipe.",
+    "launch": "Run a command in several processes.",
+    "test": "Measure the accuracy of a run on its test videos.",
+    "predict": "Name the action in each video.",
+    "visualize": "Draw where a network looks, across the frames of a video.",
+    "faithful": "Score whether maps show what the network uses.",
+    "explore": "Write a page that shows where a network looks from a pixel.",
+    "browse": "Draw the clips that a recipe feeds to its network.",
+    "convert": "Convert a public checkpoint for the other commands.",
+    "export": "Write a network for other programs, and check its outputs.",
+    "demo": "Generate clips, train on them, and draw the attention.",
+    "compare": "Train a recipe with every attention system and with none.",
+    "prepare": "Check, index, re-encode or pack the videos of a dataset.",
+    "tasks": "Write diagnostic tasks, and compare maps with their truth.",
+    "list": "List the attention systems or the public models.",
+    "env": "Print versions, hardware and decoders, for a bug report.",
 }
-"""Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
+"""Command -> its line in `videoattn --help`.
 
-The module has a function `command`, or a Typer `app` with subcommands.
+Its module in `videoattn.cli` has a function `command`, or a Typer `app` with subcommands.
 """
 
 SUBCOMMANDS = {
@@ -76,7 +76,7 @@ class Commands(TyperGroup):
             raise typer.Exit(2)
         if cmd_name not in COMMANDS:
             ctx.fail(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}.")
-        module = importlib.import_module(f"videoattn.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"videoattn.cli.{cmd_name}")
         if hasattr(module, "app"):
             return typer.main.get_command(module.app)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -85,7 +85,7 @@ class Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def main(words: list[str] | None = None) -> None:
@@ -136,7 +136,7 @@ def _complete() -> None:
     """
     app = typer.Typer(rich_markup_mode=None)
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    for name, (_, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         app.command(name, help=text, context_settings=anything)(_stub(name))
     app(prog_name="videoattn")
 

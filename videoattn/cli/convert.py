@@ -47,7 +47,15 @@ def command(
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
     num_classes = len(weights[f"{classifier_of(name)}.bias"])
-    class_names, origin = _class_names(row, num_classes, classes)
+    class_names, origin = public.class_names_of(row, num_classes)
+    origin += " (others by --classes FILE)"
+    if classes is not None:
+        class_names, origin = public.read_lines(classes), f"as in {classes}"
+        if len(class_names) != num_classes:
+            raise ValueError(
+                f"--classes: {classes} has {len(class_names)} names, the weights have "
+                f"{num_classes} classes; write one name per line"
+            )
     config = public.public_config(name)
     model = make_model(config.model, num_classes)
     checkpoint.check_fit(model, weights, path=file)
@@ -79,20 +87,6 @@ def _resolved(name: str | None, file: Path, output: Path | None) -> tuple[str, P
     if name in (None, str(file)) and public.is_public(file):
         return str(file), None, output
     return one_of("--as", name or "", PUBLIC), file, output
-
-
-def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple[list[str], str]:
-    """Returns the class names, and a description of their source."""
-    if file is None:
-        names, origin = public.class_names_of(row, num_classes)
-        return names, f"{origin} (others by --classes FILE)"
-    names = public.read_lines(file)
-    if len(names) != num_classes:
-        raise ValueError(
-            f"--classes: {file} has {len(names)} names, the weights have {num_classes} "
-            "classes; write one name per line"
-        )
-    return names, f"as in {file}"
 
 
 def _show_by_reason(what: str, keys: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
+from videoattn.cli.arguments import STYLE
 from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import make_model
@@ -19,12 +20,8 @@ from videoattn.weights.row import PublicModel
 COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
 CLIP = (1, 3, 8, 224, 224)
 
-app = typer.Typer(
-    help="List the attention systems or the public models.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+HELP = "List the attention systems or the public models."
+app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
 
 
 class AttentionRow(NamedTuple):

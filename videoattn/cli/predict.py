@@ -104,9 +104,7 @@ def find_videos(words: Sequence[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for word in map(str, words):
-        lines = [word]
-        if word == "-":
-            lines = [line.rstrip("\n") for line in sys.stdin]
+        lines = [line.rstrip("\n") for line in sys.stdin] if word == "-" else [word]
         for line in filter(None, lines):
             found += _videos_of(line)
     if not found:
@@ -115,26 +113,19 @@ def find_videos(words: Sequence[str | Path]) -> list[str]:
 
 
 def _videos_of(word: str) -> list[str]:
-    path = os.path.expanduser(word)
-    if os.path.isdir(path):
-        return _inside(path)
-    if os.path.lexists(path):
-        return [path]
-    if re.match(r"\w[\w+.-]*://", word):
-        raise ValueError(
-            f"{word} is an address; need a file: save some seconds first, with "
-            f"ffmpeg -i {word} -t 10 clip.mp4"
-        )
-    if not glob.has_magic(path):
-        return [path]  # which is counted as failed
-    matches = sorted(glob.glob(path, recursive=True))
-    if not matches:
-        raise ValueError(f"{word}: no file has a name like this")
-    return [
-        video
-        for match in matches
-        for video in (_inside(match) if os.path.isdir(match) else [match])
-    ]
+    matches = [os.path.expanduser(word)]  # if it does not exist, it is counted as failed
+    if not os.path.lexists(matches[0]):
+        if re.match(r"\w[\w+.-]*://", word):
+            raise ValueError(
+                f"{word} is an address; need a file: save some seconds first, with "
+                f"ffmpeg -i {word} -t 10 clip.mp4"
+            )
+        if glob.has_magic(matches[0]):
+            matches = sorted(glob.glob(matches[0], recursive=True))
+            if not matches:
+                raise ValueError(f"{word}: no file has a name like this")
+    videos = (_inside(match) if os.path.isdir(match) else [match] for match in matches)
+    return [video for some in videos for video in some]
 
 
 def _inside(folder: str) -> list[str]:
