@@ -135,29 +135,25 @@ def _row(name: str, results: Mapping[str, Any]) -> str:
 def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
     """Returns the measurements of a checkpoint in a run's folder, as fractions, or None."""
     report, log = folder / "test/report.json", folder / "metrics.jsonl"
-    found, where = None, ""
     if report.is_file():
         found, where = json.loads(report.read_text()), "by `videoattn test`"
-        if isinstance(found, dict) and found.get("checkpoint", checkpoint) != checkpoint:
-            return None  # of other weights in this folder
-    elif log.is_file():
-        records = read_records(log, kind=str)
-        validations = [record for record in records if record["kind"] == "validation"]
-        found = validations[-1] if validations else None
-        where = "in the last validation of the training"
-    if not isinstance(found, dict):
-        return None
+    else:
+        validations = [one for one in read_records(log, kind=str) if one["kind"] == "validation"]
+        found, where = (validations or [None])[-1], "in the last validation of the training"
+    if not isinstance(found, dict) or found.get("checkpoint", checkpoint) != checkpoint:
+        return None  # none, or of other weights in this folder
     metric = "mAP" if "video_mAP" in found else "accuracy"
     of_views = "hit1" if metric == "mAP" else metric
-    numbers = {"video": found.get(f"video_{metric}"), "clip": found.get(f"clip_{of_views}")}
-    numbers["videos"] = found.get("videos_labelled", found.get("videos"))
-    numbers["views"] = found.get("views_per_video", found.get("views"))
+    numbers = {
+        "video": found.get(f"video_{metric}"),
+        "clip": found.get(f"clip_{of_views}"),
+        "videos": found.get("videos_labelled", found.get("videos")),
+        "views": found.get("views_per_video", found.get("views")),
+    }
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
         return None
-    measured_on = found.get("machine")
-    words = {"metric": metric, "of_views": METRICS[of_views]}
-    where = f"{where} on {_plain(measured_on)}" if measured_on else where
-    return {**numbers, **words, "where": where}
+    where += f" on {_plain(found['machine'])}" if found.get("machine") else ""
+    return {**numbers, "metric": metric, "of_views": METRICS[of_views], "where": where}
 
 
 def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:

@@ -167,14 +167,14 @@ def record_clip(
     """Returns the maps of every block, the frames, and facts about the clip.
 
     Args:
-        queries: Positions in the network's input. Default: those that `chosen_queries` returns, if
-            a block has a pairwise map.
+        queries: Positions in the network's input. Default: chosen ones, if a block has a
+            pairwise map.
         truth: The true class, if it is known.
         cams: Also record a CAM of the last stage for the most probable classes and the true one.
         costs: Also measure what hiding the top tenth of each map costs the predicted class, in 12
             forward passes for each map.
     """
-    maps, logits = _forward(loaded, clip, queries or ())
+    maps, logits = forward(loaded, clip, queries or (), factors="instead")
     probabilities = loaded.scores(logits[None])[0]
     best = probabilities.argsort(descending=True).tolist()
     shown = best[:NUM_CLASSES]
@@ -183,10 +183,10 @@ def record_clip(
     pairwise = any(isinstance(found, PairwiseMap) for found in maps.values())
     chosen: list[explain.Chosen] = []
     if pairwise and queries is None:
-        chosen = chosen_queries(loaded, clip, best[0], maps)
+        chosen = _chosen_queries(loaded, clip, best[0], maps)
         large = [name for name, m in maps.items() if isinstance(m, PairwiseMap) and not m.is_whole]
         if large:  # their rows are too many; only these are recorded
-            again, _ = _forward(loaded, clip, [one.query for one in chosen])
+            again, _ = forward(loaded, clip, [one.query for one in chosen], factors="instead")
             maps |= {name: again[name] for name in large}
     for label in shown if cams else ():
         maps[f"{CAM}/{loaded.class_names[label]}"] = score_map(loaded, clip, label)
@@ -205,7 +205,7 @@ def record_clip(
     return MapArchive(maps, clip.frames, about)
 
 
-def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
+def _chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
     """Returns the position that adds most to the score of a class, and the one with the most motion
     or, if nothing moves, the one that receives the most attention in the last block."""
     chosen = [explain.score_position(loaded.model, clip.video, label, loaded.class_names[label])]
@@ -220,11 +220,13 @@ def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> lis
     return chosen
 
 
-def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, Tensor]:
-    """Returns the maps and the logits. Maps that are products or have few rows are complete."""
+def forward(
+    loaded: Predictor, clip: Clip, queries: Sequence[Query], **options: Any
+) -> tuple[Maps, Tensor]:
+    """Returns the maps and the logits; options as for `record_attention`."""
     recording: AbstractContextManager[Maps] = nullcontext({})
     if recordable_blocks(loaded.model):
-        recording = record_attention(loaded.model, queries=queries, factors="instead")
+        recording = record_attention(loaded.model, queries=queries, **options)
     with torch.no_grad(), recording as maps:
         logits = loaded.model(clip.video)[0]
     return maps, logits.float().cpu()

@@ -6,15 +6,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from videoattn import explain
-from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
-from videoattn.cli.clip import read_clip
+from videoattn.cli.clip import forward, read_clip
 from videoattn.cli.explore import EXPLORER
 from videoattn.cli.explore import command as explore
 from videoattn.cli.test import command as evaluate_run
@@ -122,12 +120,7 @@ def _draw_object(run: Path, clips: Path, path: Path, device: str) -> None:
         frame = clip.numbers[len(clip.numbers) // 2]
         x, y = object_centers(motion, seed=0, split="test", number=number)[frame].tolist()
         pixel = clip.pixel((frame, int(x), int(y)))
-        with (
-            torch.no_grad(),
-            record_attention(predictor.model, queries=[clip.to_input(pixel)]) as maps,
-        ):
-            predictor.model(clip.video)
-        attention = maps[BLOCK]
+        attention = forward(predictor, clip, [clip.to_input(pixel)])[0][BLOCK]
         largest_share = float(attention.weights.sum(dim=(-2, -1)).max())
         drawings.append((largest_share, clip, attention, pixel))
     _, clip, attention, pixel = min(drawings, key=lambda drawing: drawing[0])

@@ -7,8 +7,8 @@ from PIL import Image
 
 from videoattn import explain
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import record_attention, recordable_blocks
-from videoattn.cli.clip import Clip, answer_text, map_owners, read_clip, score_map
+from videoattn.attention.record import recordable_blocks
+from videoattn.cli.clip import Clip, answer_text, forward, map_owners, read_clip, score_map
 from videoattn.files import output_folder
 from videoattn.models import info
 from videoattn.recipe.initial import relative_changes
@@ -67,8 +67,7 @@ def _draw_attention(predictor: Predictor, clip: Clip, label: int) -> Image.Image
     changes = relative_changes(model, blocks, clip.video)
     block = max(changes, key=lambda name: changes[name]) if changes else blocks[-1]
     chosen = explain.score_position(model, clip.video, label, predictor.class_names[label])
-    with torch.no_grad(), record_attention(model, queries=[chosen.query]) as maps:
-        model(clip.video)
+    maps, _ = forward(predictor, clip, [chosen.query])
     name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
     title = f"{clip.name}: {name}\nthe attention block that changes its input most"
     if changes:
