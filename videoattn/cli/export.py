@@ -112,9 +112,8 @@ def _torch_export(predictor: Predictor, clips: Tensor, output: Path) -> Network:
 
 
 def _onnx(predictor: Predictor, clips: Tensor, output: Path) -> Network:
-    for name in ("onnx", "onnxscript"):
-        _require(name)
-    runtime = _require("onnxruntime")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        runtime = _require(name)
     program = _program(predictor.model, clips)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own calls of torch

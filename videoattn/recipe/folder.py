@@ -94,7 +94,13 @@ def claim(
         if resume and resumes:
             yield _resumed(folder, config, parallel)
         else:
-            _start(folder, config, parallel)
+            if parallel.is_main:
+                for name in _files(folder):
+                    if _WRITTEN.fullmatch(name) and name != LOCK:
+                        (folder / name).unlink()
+                write_text(folder / CONFIG, to_yaml(config))
+                remember_data(folder, config)
+            parallel.barrier()
             yield None
     finally:
         if lock is not None:
@@ -213,16 +219,6 @@ def _files(folder: Path) -> list[str]:
         for parent, folders, files in os.walk(folder)
         for name in [*files, *(n for n in folders if os.path.islink(os.path.join(parent, n)))]
     ]
-
-
-def _start(folder: Path, config: Config, parallel: Parallel) -> None:
-    if parallel.is_main:
-        for name in _files(folder):
-            if _WRITTEN.fullmatch(name) and name != LOCK:
-                (folder / name).unlink()
-        write_text(folder / CONFIG, to_yaml(config))
-        remember_data(folder, config)
-    parallel.barrier()
 
 
 def _resumed(folder: Path, config: Config, parallel: Parallel) -> Checkpoint:
