@@ -198,7 +198,7 @@ def weights(tmp_path: Path) -> Path:
 def begun(asked: Config, num_classes: int = 4) -> tuple[nn.Module, FineTuning]:
     torch.manual_seed(0)
     model = make_model(asked.model, num_classes)
-    new = load_initial_weights(model, asked).new if asked.model.weights else None
+    new = load_initial_weights(model, asked)[0] if asked.model.weights else None
     return model, make_fine_tuning(asked, model, new)
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,6 @@ from videoattn.recipe.config import ClipConfig, Config
 from videoattn.types import Video
 from videoattn.weights import PUBLIC, load_public
 from videoattn.weights.download import DownloadError
-
-
-class Initial(NamedTuple):
-    """The names of the parameters without pretrained weights, and notes for the user."""
-
-    new: list[str]
-    notes: list[str]
 
 
 def initialize(
@@ -46,7 +39,7 @@ def new_parameters(previous: Checkpoint) -> list[str]:
     return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
-def load_initial_weights(model: nn.Module, config: Config) -> Initial:
+def load_initial_weights(model: nn.Module, config: Config) -> tuple[list[str], list[str]]:
     """Loads the weights of `model.weights` into the model.
 
     `model.weights` is a run, a shared folder or a checkpoint of ours; a public name, such as
@@ -89,7 +82,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     for names, how in ((same, "start as the identity"), (others, "start from random weights")):
         if names:
             notes.append(f"{source} has no {first_few(names)}: they {how}")
-    return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
+    return [name for name, _ in model.named_parameters() if name not in reached], notes
 
 
 def _read(source: str) -> dict[str, Tensor]:
