@@ -234,11 +234,7 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:
-    """Returns the name of the copy of each video.
-
-    Raises:
-        ValueError: If two videos would have one name.
-    """
+    """Returns the name of the copy of each video; two videos with one name are an error."""
     sources: dict[str, str] = {}
     for path in paths:
         copy = str(Path(path).with_suffix(".mp4"))

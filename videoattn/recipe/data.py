@@ -138,13 +138,12 @@ def make_loader(
             clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
-    training, mirror = subset == "train" and not test_views, None
+    training, names, mirror = subset == "train" and not test_views, samples.class_names, None
     if training:
         with section("augment"):
-            share, labels = 0.5 if config.augment.flip else 0.0, config.augment.flip_labels
-            mirror = Mirror(share, samples.class_names, labels)
+            mirror = Mirror(0.5 * config.augment.flip, names, config.augment.flip_labels)
     else:
-        _check_mirrored_crops(config, samples.class_names)
+        _check_mirrored_crops(config, names)
     make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
     if config.data.layout == "shards":
         make = partial(ShardDataset, _shards(config.data, subset))

@@ -104,11 +104,8 @@ def _read(source: str) -> dict[str, Tensor]:
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
-    """Returns the largest modules that are missing as a whole, and other missing parameters.
-
-    The counters of batch norms are ignored.
-    """
-    counter = "num_batches_tracked"
+    """Returns the largest modules that are missing as a whole, and other missing parameters."""
+    counter = "num_batches_tracked"  # of batch norms; ignored
     lacking, found = set(missing), dict[str, None]()
     kept = [key for key in model.state_dict() if key not in lacking and not key.endswith(counter)]
     for name in missing:
@@ -135,7 +132,7 @@ def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> lis
 
 def relative_changes(model: nn.Module, names: Sequence[str], video: Video) -> dict[str, float]:
     """Returns |output - input| / |input| of the modules whose output has the shape of their input,
-    by name; names that are no modules are left out."""
+    by name. Names of other things than modules are left out."""
     modules = dict(model.named_modules())
     names = [name for name in names if name in modules]
     with (
