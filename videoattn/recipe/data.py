@@ -20,7 +20,7 @@ from videoattn.data.transforms import TestTransform, augment, to_video
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.config import ClipConfig, Config, DataConfig, section
+from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
 from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
@@ -138,19 +138,16 @@ def make_loader(
             clips per video, or a setting is invalid.
     """
     samples = samples or make_samples(config.data, subset)
-    training, names, mirror = subset == "train" and not test_views, samples.class_names, None
-    if training:
-        with section("augment"):
-            mirror = Mirror(0.5 * config.augment.flip, names, config.augment.flip_labels)
-    else:
-        _check_mirrored_crops(config, names)
+    training = subset == "train" and not test_views
+    if not training:
+        _check_mirrored_crops(config, samples.class_names)
     make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
     if config.data.layout == "shards":
         make = partial(ShardDataset, _shards(config.data, subset))
     dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
-        mirror=mirror,
+        mirror=_mirror(config.augment, samples.class_names) if training else None,
         seed=config.seed,
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
@@ -192,6 +189,11 @@ def _videos_per_batch(config: Config, *, training: bool) -> int:
     if not config.test.num_crops:
         return 1  # whole frames differ in size
     return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
+
+
+def _mirror(chosen: AugmentConfig, class_names: Sequence[str]) -> Mirror:
+    with section("augment"):
+        return Mirror(0.5 if chosen.flip else 0.0, class_names, chosen.flip_labels)
 
 
 def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
