@@ -139,7 +139,8 @@ def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
         found, where = json.loads(report.read_text()), "by `videoattn test`"
     else:
         validations = [one for one in read_records(log, kind=str) if one["kind"] == "validation"]
-        found, where = (validations or [None])[-1], "in the last validation of the training"
+        found = validations[-1] if validations else None
+        where = "in the last validation of the training"
     if not isinstance(found, dict) or found.get("checkpoint", checkpoint) != checkpoint:
         return None  # none, or of other weights in this folder
     metric = "mAP" if "video_mAP" in found else "accuracy"

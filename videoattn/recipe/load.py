@@ -127,7 +127,7 @@ def comparable(values: Values) -> dict[str, Any]:
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    return as_written(settings)
+    return as_written(_plain(settings))  # it has tuples
 
 
 def shareable(values: Values) -> dict[str, Any]:
