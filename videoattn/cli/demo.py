@@ -19,7 +19,6 @@ from videoattn.cli.test import command as evaluate_run
 from videoattn.cli.visualize import command as visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.parallel import resolve_device
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
@@ -113,7 +112,7 @@ def _draw_object(run: Path, clips: Path, path: Path, device: str) -> None:
     Draws the test clip whose attention is spread most over the frames; in most clips, nearly all of
     it falls on the first or the last frames.
     """
-    predictor = load_run(run, resolve_device(device))
+    predictor = load_run(run, device)
     drawings = []
     for motion, number in product(MOVES, range(NUM_TEST)):
         clip = read_clip(predictor, clips / "test" / motion / f"{number:04d}.mp4")

@@ -17,7 +17,6 @@ from videoattn.data.decode import DecodeError
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import Samples
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.parallel import resolve_device
 from videoattn.explain.explorer import pack
 from videoattn.explain.explorer.errors import Answer, write_errors
 from videoattn.files import output_folder, require_suffix, safe_file_name
@@ -67,7 +66,7 @@ def command(
     The page is one HTML file that opens from disk and needs no network.
     """
     require_suffix(output, ".html")
-    loaded = [load(_found(run), resolve_device(device)) for run in (run, *(compare or ()))]
+    loaded = [load(_found(run), device) for run in (run, *(compare or ()))]
     if budget > pack.SLOW_BUDGET:
         seconds = budget * pack.SECONDS_PER_MEGABYTE
         show(f"note: a page of {budget:g} MB takes {seconds:.0f} seconds to open")

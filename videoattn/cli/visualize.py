@@ -24,7 +24,6 @@ from videoattn.cli.clip import (
     score_map,
 )
 from videoattn.cli.explore import EXPLORER
-from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.explain.faithful.score import cost_of
 from videoattn.files import output_folder, safe_file_name, write_whole
@@ -96,7 +95,7 @@ def command(
         if layer is not None and method not in explain.OF_A_LAYER:
             takers = ", ".join(explain.OF_A_LAYER)
             raise ValueError(f"layer: {method} explains the input; only {takers} take --layer")
-    loaded = load(run, resolve_device(device))
+    loaded = load(run, device)
     folder = output or loaded.folder / "pictures"
     if swap is not None:
         return _draw_swap(loaded, (video, swap), folder, layer)

@@ -225,6 +225,7 @@ def load(
         ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
+    device = resolve_device(device) if isinstance(device, str) else device
     if public := is_public(path):
         file, state, meta = read_public(str(path))
     else:
@@ -236,12 +237,11 @@ def load(
         checkpoint.check_fit(fitting, state, path=file)
         model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
-    on_device = resolve_device(device) if isinstance(device, str) else device
     return Predictor(
-        model.to(on_device).eval(),
+        model.to(device).eval(),
         config,
         meta["class_names"],
-        device=on_device,
+        device=device,
         checkpoint=file,
         meta=meta,
         folder=RUNS / config.name if public else None,
