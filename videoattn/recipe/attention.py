@@ -53,7 +53,9 @@ def changes(
         systems = _kept(systems, _systems(chosen, origin), notes)
     elif choices:
         systems = _kept(systems, [{"name": choices[-1][1]["name"]}], notes)
-    yield source, _without_attention(recipe)
+    if isinstance(model := recipe.get("model"), Mapping):
+        recipe = {**recipe, "model": {**model, "attention": {}}}
+    yield source, recipe
     others = {str(number): system for number, system in enumerate(systems)}
     first = others.pop("0", {})
     yield origin, {"model": {"attention": {**first, "then": others}}}
@@ -189,13 +191,6 @@ def _check_heads(argument: str, names: Sequence[str]) -> None:
 def _attention(values: Values) -> Any:
     model = values.get("model")
     return model.get("attention", {}) if isinstance(model, Mapping) else {}
-
-
-def _without_attention(values: Values) -> Values:
-    model = values.get("model")
-    if not isinstance(model, Mapping):
-        return values
-    return {**values, "model": {key: model[key] for key in model if key != "attention"}}
 
 
 def _systems(attention: Any, source: str) -> list[Values]:
