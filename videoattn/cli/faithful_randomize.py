@@ -18,7 +18,7 @@ from videoattn.explain.faithful.randomize import MODES, randomized, similarity, 
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text, write_whole
 from videoattn.recipe.console import show
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 from videoattn.types import Batch
 
 NUM_SEEDS = 3
