@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -263,7 +263,7 @@ def _print_views(samples: Samples, rounds: int) -> None:
     rows = []
     for index in range(len(samples)):
         path = samples.path(index)
-        sides = {"ours": partial(dataset.__getitem__, (0, index))}
+        sides: dict[str, Callable[[], object]] = {"ours": partial(dataset.__getitem__, (0, index))}
         sides |= {name: partial(whole_frame_views, name, path, sampler) for name in peers}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds + 1):  # the first opens the file and is not counted

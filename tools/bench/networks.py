@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ def theirs(name: str) -> nn.Module:
     from pytorchvideo.models import hub
 
     model: nn.Module = getattr(hub, name.removesuffix("_nl"))(pretrained=False)
-    model.blocks[-1].pool = nn.AdaptiveAvgPool3d(1)  # its pool needs 8 frames
+    blocks: Any = model.blocks
+    blocks[-1].pool = nn.AdaptiveAvgPool3d(1)  # its pool needs 8 frames
     if name.endswith("_nl"):
 
         def block(channels: int) -> nn.Module:

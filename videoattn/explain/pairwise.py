@@ -82,7 +82,7 @@ def draw_sheet(
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
     _write(sheet, title, details, scale, local, words)
     parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
-    sheet.write_foot(parts, render.grid_note(attention_map.grid_k, clip))
+    sheet.write_foot(parts, render.grid_note(attention_map.grid_k, clip, attention_map.grid_q))
     return sheet.image()
 
 

@@ -97,12 +97,19 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def grid_note(grid: tuple[int, ...], clip: tuple[int, ...]) -> str:
-    """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers."""
+def grid_note(grid: tuple[int, ...], clip: tuple[int, ...], queries: tuple[int, ...] = ()) -> str:
+    """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers.
+
+    Args:
+        queries: The grid of the queries, if there are any. It is named if it is another one.
+    """
     frames, places = clip[0] / grid[0], grid[1] * grid[2]
     amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"
     text = f"{grid[1]} \u00d7 {grid[2]} places over the frame, {grid[0]} over time"
     text += f": each covers {amount}" + (f" and {frames:.3g} frames" if frames > 1 else "")
+    if queries and tuple(queries) != tuple(grid):
+        text += f"; queries have {queries[1]} \u00d7 {queries[2]} places"
+        text += "" if queries[0] == grid[0] else f", {queries[0]} over time"
     return f"{text}; too coarse to show shapes" if places < READABLE else text
 
 

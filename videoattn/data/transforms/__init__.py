@@ -202,13 +202,15 @@ class ViewMaker:
         for clips, boxes in zip(np.split(positions, self._num_draws), self._boxes, strict=True):
             # Each frame is resized once for each box, even if several clips have it.
             used, places = np.unique(clips, return_inverse=True)
-            chosen = _select(frames, used)
-            crops = [_select(self._resized(chosen, box, mirrored), places.ravel()) for box in boxes]
+            chosen = _join([frames], used[None])[0]
+            crops = [self._resized(chosen, box, mirrored) for box in boxes]
             if self._transform.mirrors:
                 crops += [crop.flip(-1) for crop in crops]
-            views = _stack([crop.unflatten(0, clips.shape) for crop in crops], 1)
+            views = _join(crops, places.reshape(clips.shape))
             parts.append(self._transform.finish(views, self._generator))
-        return _stack(parts, 0)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([views.movedim(-3, -1) for views in parts]).movedim(-1, -3)
 
     def _resized(self, frames: UInt8[Tensor, "U C H W"], box: Box, mirrored: bool) -> Tensor:
         y, x = self._outer.y0, self._outer.x0
@@ -221,23 +223,23 @@ class ViewMaker:
         return torch.cat(parts).movedim(-1, 1)
 
 
-def _stack(crops: list[Tensor], dim: int) -> Tensor:
-    """Joins views: one list after the other (dim 0), or alternating (dim 1).
+def _join(
+    crops: list[UInt8[Tensor, "U C h w"]], places: Int64[np.ndarray, "clips T"]
+) -> UInt8[Tensor, "V T C h w"]:
+    """Joins the frames of each clip, `crop[places[clip]]` for each crop; crops of one clip are next
+    to each other. Channels stay last in memory.
 
-    Channels stay last in memory.
+    Each view is copied once, to its place. That takes half of the time of 30 views.
     """
-    if len(crops) == 1:
-        return crops[0]
-    return torch.stack([crop.movedim(-3, -1) for crop in crops], dim).flatten(0, 1).movedim(-1, -3)
-
-
-def _select(
-    frames: UInt8[Tensor, "U C H W"], which: Int64[np.ndarray, " N"]
-) -> UInt8[Tensor, "N C H W"]:
-    """Returns `frames[which]`, without a copy if `which` is all frames in order."""
-    if np.array_equal(which, np.arange(len(frames))):
-        return frames
-    return frames.movedim(1, -1).index_select(0, torch.from_numpy(which)).movedim(-1, 1)
+    num_clips, num_frames = places.shape
+    if len(crops) == 1 and np.array_equal(places.ravel(), np.arange(len(crops[0]))):
+        return crops[0].unflatten(0, (num_clips, num_frames))
+    images = [crop.movedim(1, -1) for crop in crops]
+    views = images[0].new_empty(num_clips, len(crops), num_frames, *images[0].shape[1:])
+    for clip, which in enumerate(torch.from_numpy(places)):
+        for view, image in zip(views[clip], images, strict=True):
+            torch.index_select(image, 0, which, out=view)
+    return views.flatten(0, 1).movedim(-1, -3)
 
 
 def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:

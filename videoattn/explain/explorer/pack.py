@@ -269,7 +269,7 @@ def _write_pairwise(
             missing.append(f"{name}: {error}")
             continue
         known = chosen.meta(summary) | {"name": name, "head_word": "head", "head_words": "heads"}
-        known["note"] = grid_note(one.grid_k, grid)
+        known["note"] = grid_note(one.grid_k, grid, one.grid_q)
         if chosen.mean:
             missing.append(f"{name}: its heads one by one; the file has their mean")
         data = chosen.encode(summary)
