@@ -142,9 +142,9 @@ class LevelAttention(nn.Module):
         with autocast_off(values):
             if self.form == "dp":
                 return (k @ g.unsqueeze(2)).squeeze(2)
-            u = self.u.to(k.dtype)
-            adds_g = self.form == "pc" and self.normalizer == "sigmoid"
-            return k @ u + (g @ u).unsqueeze(1) if adds_g else k @ u
+            u = self.u.to(k.dtype).unsqueeze(1)
+            c = (k @ u).squeeze(2)
+            return c + g @ u if self.form == "pc" and self.normalizer == "sigmoid" else c
 
     def _values(self, local: Video) -> Float[Tensor, "N P D"]:
         tokens = to_tokens(local)
