@@ -20,7 +20,7 @@ CEILINGS = {
     # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
     # archives; maps that are recorded whole, and any row of them later; `attend` and `weights` of
     # every block of one head, for knock-outs; shapes without torch._dynamo.
-    "attention": 5_252,
+    "attention": 5_247,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
     # Batch norms that are folded for inference, or synchronized; receptive fields.
     "models": 1_257,

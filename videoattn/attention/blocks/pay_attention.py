@@ -143,14 +143,9 @@ class LevelAttention(nn.Module):
             if self.form == "dp":
                 return (k @ g.unsqueeze(2)).squeeze(2)
             u = self.u.to(k.dtype).unsqueeze(1)
-<<<<<<< HEAD
-            c = (k @ u).squeeze(2)
-            return c + g @ u if self.form == "pc" and self.normalizer == "sigmoid" else c
-=======
             adds_g = self.form == "pc" and self.normalizer == "sigmoid"
             scores = (k @ u).squeeze(2)
             return scores + g @ u if adds_g else scores
->>>>>>> main
 
     def _values(self, local: Video) -> Float[Tensor, "N P D"]:
         tokens = to_tokens(local)
