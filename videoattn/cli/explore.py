@@ -105,11 +105,7 @@ def write_errors_page(
     folder: Path,
     explorers: int,
 ) -> Path:
-    """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
-
-    Raises:
-        ValueError: If no test video has a label.
-    """
+    """Writes errors.html, and explorer pages of the most wrong videos below `explorers`."""
     answers = sorted(_answers(evaluation), key=lambda item: item[1].wrongness, reverse=True)
     if not answers:
         raise ValueError("errors: no test video has a label, so none can be wrong")
