@@ -136,9 +136,7 @@ def count_frames(
     samples: Samples, num_workers: int, seconds: float, *, skip: bool
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
-
-    Videos in the dataset's index are not opened.
-    """
+    Videos in the dataset's index are not opened."""
     counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:
         counts, rates = samples.num_frames.copy(), samples.fps.copy()

@@ -132,10 +132,7 @@ def make_loader(
     test_views: bool = False,
 ) -> ClipLoader:
     """Returns the batches of a split: training (shuffled, augmented) or test (all views, in order).
-
-    Args:
-        test_views: Load the training split, shuffled, with the views of the test split.
-    """
+    With `test_views`, the training split is shuffled and has the views of the test split."""
     samples = samples or make_samples(config.data, subset)
     training = subset == "train" and not test_views
     mirror = None

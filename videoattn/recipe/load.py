@@ -109,9 +109,7 @@ def from_stored(
 
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
-
-    The values are only for comparison: none is resolved.
-    """
+    They are only for comparison: none is resolved."""
     source = "the checkpoint's config"
     check_bounds(values, source, stored.MAX_SETTINGS)
     merged = OmegaConf.structured(Config)

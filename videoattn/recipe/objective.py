@@ -18,11 +18,7 @@ from videoattn.recipe.config import AugmentConfig, Config, TrainConfig, section
 
 
 def make_objective(train: TrainConfig, class_weights: torch.Tensor | None = None) -> Objective:
-    """Returns the loss and metrics of a recipe.
-
-    Args:
-        class_weights: Factors of the classes' losses, (K,).
-    """
+    """Returns the loss and metrics of a recipe; `class_weights` (K,) are factors of the losses."""
     if train.loss == "cross_entropy":
         return CrossEntropy(train.label_smoothing, class_weights)
     if train.label_smoothing:
@@ -41,10 +37,8 @@ def test_objective(train: TrainConfig) -> Objective:
 
 
 def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
-    """Returns settings with one loss per frame, if the recipe has it.
-
-    In every forward pass, the classifier keeps its logits (N, T, K) of the frames.
-    """
+    """Returns settings with one loss per frame, if the recipe has it: in every forward pass, the
+    classifier keeps its logits (N, T, K) of the frames."""
     if not config.train.per_frame_loss:
         return settings
     classifier = info(model).classifier
