@@ -142,9 +142,10 @@ class LevelAttention(nn.Module):
         with autocast_off(values):
             if self.form == "dp":
                 return (k @ g.unsqueeze(2)).squeeze(2)
-            u = self.u.to(k.dtype)
+            u = self.u.to(k.dtype).unsqueeze(1)
             adds_g = self.form == "pc" and self.normalizer == "sigmoid"
-            return k @ u + (g @ u).unsqueeze(1) if adds_g else k @ u
+            scores = (k @ u).squeeze(2)
+            return scores + g @ u if adds_g else scores
 
     def _values(self, local: Video) -> Float[Tensor, "N P D"]:
         tokens = to_tokens(local)
