@@ -4,19 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from videoattn.cli.env import machine
 from videoattn.cli.faithful import Chosen, Clips
-from videoattn.cli.faithful_report import Results, interval
+from videoattn.cli.faithful_report import Results, save_figure
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.explain.faithful.baselines import Field, center_map
 from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
 from videoattn.explain.faithful.statistics import bootstrap
-from videoattn.files import write_text, write_whole
+from videoattn.files import write_text
 from videoattn.recipe.console import show
 from videoattn.recipe.model import make_model
 from videoattn.types import Batch
@@ -103,7 +102,6 @@ def _write(
     results.write(bands=bands, verdicts=verdicts)
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
         for name, (low, high) in bands.items():
             means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
@@ -112,6 +110,6 @@ def _write(
         axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
     axes.legend(fontsize=8)
     path = results.path.with_name("randomize.png")
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(path, figure)
     for written in (results.path, results.path.with_suffix(".md"), path):
         show(written)

@@ -16,6 +16,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return "{:z.2f} ({:z.2f} to {:z.2f})".format(*self)
+
 
 def bootstrap(
     values: Float[Tensor, " N"], seed: int = 0, *, over: Float[Tensor, " N"] | None = None
