@@ -50,7 +50,11 @@ Fills = Annotated[str, typer.Option(help="What a hidden cell shows: mean, blur, 
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the videos and random orders.")]
 Against = Annotated[
     str | None,
-    typer.Option(metavar="CLASS", help="Score the difference to the score of this class."),
+    typer.Option(
+        metavar="CLASS",
+        help="Score the difference to the score of this class. With --randomize: a run whose maps "
+        "are compared, too, such as one trained on wrong labels.",
+    ),
 ]
 Randomize = Annotated[
     bool, typer.Option("--randomize", help="Compare maps before and after parameters are redrawn.")
@@ -94,7 +98,7 @@ def command(
     if randomize:
         from videoattn.cli.faithful_randomize import compare_randomized
 
-        compare_randomized(chosen, clips)
+        compare_randomized(chosen, clips, against)
         return
     fills = fill.split(",")
     for name in fills:
