@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from videoattn.cli.app import one_line
-from videoattn.explain.faithful.removal import Groups, area, relative, saco, sign_agreement, steps
+from videoattn.explain.faithful.removal import Groups, area, saco, sign_agreement, steps
 from videoattn.explain.faithful.score import FRAMES_ONLY, SIGNED
 from videoattn.explain.faithful.statistics import Interval, bootstrap
 from videoattn.files import write_text, write_whole
@@ -171,8 +171,8 @@ def table(
             "better": (gap > random_gap).double(),
         }
         row = {key: bootstrap(value.double(), seed) for key, value in values.items()}
-        row["relative"] = _share(random[0] - deletion, whole, empty, seed)
-        row["gap_y"] = _share(gap_y, y_range, torch.zeros_like(y_range), seed)
+        row["relative"] = bootstrap(random[0] - deletion, seed, over=whole - empty)
+        row["gap_y"] = bootstrap(gap_y, seed, over=y_range)
         if name in clips[0]["time"]:
             times = torch.tensor([c["time"][name] for c in clips], dtype=torch.float64)
             row["time"] = bootstrap(area(times, times.shape[1] - 1), seed)
@@ -183,11 +183,6 @@ def table(
 
 
 _KINDS = ("deletion", "insertion")
-
-
-def _share(amount: Tensor, whole: Tensor, empty: Tensor, seed: int) -> Interval:
-    relative(amount, whole, empty)  # raises an error if the network is constant
-    return bootstrap(amount, seed, over=whole - empty)
 
 
 def _at_tenth(curve: Tensor, num_cells: int) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import ceil, prod
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -152,25 +152,19 @@ def without_key(
         yield
 
 
-class RowOrder(NamedTuple):
-    """How far w_ij and w_ij |v_j| order the effects of keys: mean Spearman over queries."""
-
-    weights: float
-    weighted_values: float
-
-
 @torch.no_grad()
 def row_order(
     model: nn.Module, block: nn.Module, video: Video, generator: torch.Generator
-) -> RowOrder | None:
-    """Compares the rows of a block with the effect of each key on the block's output at the query.
+) -> dict[str, float]:
+    """Returns how far w_ij ("weights") and w_ij |v_j| ("weighted_values") order the effects of keys
+    on the block's output at the query: the mean Spearman over queries.
 
     Takes 16 random queries and, for each, 32 keys, stratified over the quantiles of the row; runs
-    the block once for every 32 keys. Returns None if the block divides the clip into groups, or has
+    the block once for every 32 keys. Returns {} if the block divides the clip into groups, or has
     several heads.
     """
     if not isinstance(block, Attends):
-        return None
+        return {}
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
     passes: list[tuple[tuple[Tensor, ...], Tensor]] = []
 
@@ -186,7 +180,7 @@ def row_order(
         model(video)
     handle.remove()
     if len(calls) != 1 or len(calls[0][0]) != 1:
-        return None
+        return {}
     ((inputs, output),) = passes
     q, k, v = calls[0]
     queries = torch.randperm(q.shape[1], generator=generator)[:NUM_QUERIES]
@@ -198,11 +192,11 @@ def row_order(
     effects = (changed - output).flatten(2)[:, :, queries].norm(dim=1)
     weights = rows.gather(1, keys.T).abs()
     norms = weights * v[0].norm(dim=1)[keys.T]
-    pairs = [(weights[i], norms[i], effects[:, i]) for i in range(len(queries))]
-    return RowOrder(
-        sum(spearman(w, effect) for w, _, effect in pairs) / len(pairs),
-        sum(spearman(norm, effect) for _, norm, effect in pairs) / len(pairs),
-    )
+    orders = {"weights": weights, "weighted_values": norms}
+    return {
+        name: sum(map(spearman, values, effects.T)) / len(queries)
+        for name, values in orders.items()
+    }
 
 
 @contextmanager
