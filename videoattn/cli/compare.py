@@ -186,11 +186,7 @@ def _take(cell: Cell, folder: Path, others: Sequence[Path]) -> None:
 
 
 def _check(cells: Sequence[Cell], device: str) -> None:
-    """Builds the network and reads the lists of each row, before anything is trained.
-
-    Raises:
-        ValueError: If a row cannot be trained; the message has the reason of each one.
-    """
+    """Builds the network and reads the lists of each row, before anything is trained."""
     rows = {(cell.table, cell.row): cell for cell in cells if read_result(cell.folder) is None}
     wrong = []
     with init_parallel(device) as parallel:

@@ -262,13 +262,10 @@ def _score_clip(
     fields = {name: cells(field, grid).float() for name, field in own.items()}
     record = score_maps(hider, fields, fills, generator) | {"shuffle": shuffled}
     label = clips.samples.label(index)
-    right = label == target if isinstance(label, int) else target in label
-    about = {"target": target, "right": right, "grid": list(grid), "labels": _plain(label)}
+    labels = [label] if isinstance(label, int) else [int(k) for k in label]
+    right = target in labels
+    about = {"target": target, "right": right, "grid": list(grid), "labels": labels}
     return about | record | {"blocks": score_blocks(hider, generator)}
-
-
-def _plain(label: Any) -> list[int]:
-    return [label] if isinstance(label, int) else [int(k) for k in label]
 
 
 def common_grid(fields: Mapping[str, Field]) -> Grid:

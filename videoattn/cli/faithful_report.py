@@ -101,33 +101,28 @@ class Results:
 
 
 def write_removal(results: Results) -> list[Path]:
-    """Writes faithfulness.md and curves.png, and the table to faithfulness.json."""
-    with results.as_tables() as clips:
-        return _write_removal(results, clips)
-
-
-def _write_removal(results: Results, clips: Sequence[Mapping[str, Any]]) -> list[Path]:
-    right = [clip["right"] for clip in clips]
-    grid = clips[0]["grid"]
-    header = results.header(
-        clips=len(clips),
-        grid="x".join(map(str, grid)),
-        right=f"{sum(right)} of {len(right)} clips ({100 * sum(right) / len(right):.1f} %)",
-        intervals="95 %, bootstrap over clips",
-    )
-    text = f"# Faithfulness\n\n{header}"
-    seed = results.settings["seed"]
-    tables = {fill: table(clips, fill, seed) for fill in results.settings["fills"]}
-    for fill, rows in tables.items():
-        ranked = dict(sorted(rows.items(), key=lambda item: -item[1]["gap"].mean))
-        text += f"\n## Hidden cells show: {fill}\n\n{intervals_table('map', COLUMNS, ranked)}"
-    if blocks := block_scores(clips, seed):
-        text += "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
-        text += intervals_table("block", BLOCK_COLUMNS, blocks)
-    results.write(table=tables, blocks=blocks)
+    """Writes faithfulness.md and curves.png, and the tables to faithfulness.json."""
+    fills, seed = results.settings["fills"], results.settings["seed"]
     written = [results.path, results.path.with_suffix(".md"), results.path.with_name("curves.png")]
-    write_text(written[1], text)
-    _draw_curves(written[2], clips, results.settings["fills"], prod(grid))
+    with results.as_tables() as clips:
+        num_right, grid = sum(clip["right"] for clip in clips), clips[0]["grid"]
+        header = results.header(
+            clips=len(clips),
+            grid="x".join(map(str, grid)),
+            right=f"{num_right} of {len(clips)} clips ({100 * num_right / len(clips):.1f} %)",
+            intervals="95 %, bootstrap over clips",
+        )
+        text = f"# Faithfulness\n\n{header}"
+        tables = {fill: table(clips, fill, seed) for fill in fills}
+        for fill, rows in tables.items():
+            ranked = dict(sorted(rows.items(), key=lambda item: -item[1]["gap"].mean))
+            text += f"\n## Hidden cells show: {fill}\n\n{intervals_table('map', COLUMNS, ranked)}"
+        if blocks := block_scores(clips, seed):
+            text += "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
+            text += intervals_table("block", BLOCK_COLUMNS, blocks)
+        results.write(table=tables, blocks=blocks)
+        write_text(written[1], text)
+        _draw_curves(written[2], clips, fills, prod(grid))
     return written
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Overrides, Recipe, Run
-from videoattn.cli.clip import Clip, read_clip
+from videoattn.cli.clip import read_clip
 from videoattn.data.tasks.clips import TASKS
 from videoattn.data.tasks.files import read_truth, write_task
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import one_of
-from videoattn.explain import truth as scores
+from videoattn.explain.truth import mass, pointing, pointing_chance
 from videoattn.files import require_empty, write_text
 from videoattn.models import info
 from videoattn.models.extent import receptive_field
@@ -157,14 +157,19 @@ def compare_with_truth(
     step = max(len(known.paths) // videos, 1)
     for path, query in list(zip(known.paths, known.queries.tolist(), strict=True))[::step][:videos]:
         clip = read_clip(predictor, root / "test" / path)
-        maps, label = _query_maps(predictor, clip, query)
+        frame, y, x = query
+        position = clip.to_input(clip.pixel((frame, x, y)))
+        with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
+            label = int(predictor.model(clip.video).argmax())
         answer = "correct" if predictor.class_names[label] == path.split("/")[0] else "wrong"
-        for name, row in maps.items():
-            rows[f"{name}, {kind or answer}"].append(_compare(row, known.masks(path)))
+        for name, found in maps.items():
+            if isinstance(found, PairwiseMap):
+                scored = _compare(found.weights[0, 0], known.masks(path))
+                rows[f"{name}, {kind or answer}"].append(scored)
     return {
-        key: {"clips": len(found)}
-        | {name: statistics.fmean(row[name] for row in found) for name in found[0]}
-        for key, found in sorted(rows.items())
+        key: {"clips": len(scores)}
+        | {name: statistics.fmean(row[name] for row in scores) for name in scores[0]}
+        for key, scores in sorted(rows.items())
     }
 
 
@@ -183,26 +188,14 @@ def field(recipe: Recipe, overrides: Overrides = None) -> None:
         show(f"{stage}: {frames} of {size[0]} frames, {height} x {width} of {size[1]} x {size[2]}")
 
 
-def _query_maps(
-    predictor: Predictor, clip: Clip, query: list[int]
-) -> tuple[dict[str, Tensor], int]:
-    """Returns each block's row (T', H', W') for a query (frame, y, x), and the predicted class."""
-    frame, y, x = query
-    position = clip.to_input(clip.pixel((frame, x, y)))
-    with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
-        label = int(predictor.model(clip.video).argmax())
-    pairwise = {name: m for name, m in maps.items() if isinstance(m, PairwiseMap)}
-    return {name: found.weights[0, 0] for name, found in pairwise.items()}, label
-
-
 def _compare(row: Tensor, masks: Tensor) -> dict[str, float]:
     evidence, distractors = masks.double()
     frames, height, width = row.shape
     return {
-        "mass": float(scores.mass(row, evidence)),
+        "mass": float(mass(row, evidence)),
         "area": float(evidence.mean()),
-        "distractor_mass": float(scores.mass(row, distractors)),
+        "distractor_mass": float(mass(row, distractors)),
         "distractor_area": float(distractors.mean()),
-        "pointing": float(scores.pointing(row, evidence)),
-        "chance": float(scores.pointing_chance(evidence, (frames, height, width))),
+        "pointing": float(pointing(row, evidence)),
+        "chance": float(pointing_chance(evidence, (frames, height, width))),
     }

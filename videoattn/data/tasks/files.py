@@ -98,7 +98,8 @@ def write_task(
                 if on_clip is not None:
                     on_clip(written[-1])
         arrays = {"paths": names, "queries": queries, "masks": np.stack(masks, axis=1)}
-        np.savez_compressed(content := BytesIO(), **arrays)
+        content = BytesIO()
+        np.savez_compressed(content, **arrays)
         write_whole(root / f"{split}.npz", methodcaller("write", content.getbuffer()))
     return written
 
