@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -84,7 +84,7 @@ def command(
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Take the results of another machine. Repeatable."),
     ] = None,
-) -> None:
+) -> dict[Path, Rows]:
     """Train a recipe with every attention system and with none.
 
     Prints a table of test accuracies for each recipe. All networks are built and checked before the
@@ -97,38 +97,15 @@ def command(
         _take(cell, folder, merge or ())
     own = cells[_shard(shard, len(cells))]
     errors = _run_all(cells, own, folder, device)
-    for place in _write_tables(cells, errors):
+    tables = _write_tables(cells, errors)
+    for place in tables:
         if task:
             console.rule(place.name)
         for line in (place / TABLE).read_text("utf-8", "surrogateescape").splitlines():
             show(line)
-    _raise_any(errors, len(own))
-
-
-def compare(
-    recipe: Path,
-    overrides: Sequence[str],
-    systems: Sequence[str],
-    *,
-    seeds: int,
-    folder: Path,
-    device: str = "auto",
-) -> dict[str, list[Result]]:
-    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
-
-    Raises:
-        ValueError: If a run fails.
-    """
-    cells = _cells([recipe], overrides, [None], systems, seeds, folder)
-    errors = _run_all(cells, cells, folder, device)
-    _raise_any(errors, len(cells))
-    (rows,) = _write_tables(cells, errors).values()
-    return {name: list(row.values()) for name, row in rows.items()}
-
-
-def _raise_any(errors: Mapping[Path, str], num_runs: int) -> None:
     if errors:
-        raise ValueError(f"{len(errors)} of {num_runs} runs failed; correct them and start again")
+        raise ValueError(f"{len(errors)} of {len(own)} runs failed; correct them and start again")
+    return tables
 
 
 def _cells(
