@@ -180,6 +180,25 @@ def test_mp4_is_listed_up_to_the_last_requested_frame(
         assert torch.equal(decode(path, [frame])[0], every[frame])
 
 
+@pytest.mark.parametrize("shown", [18, 19, 20])
+def test_an_edit_list_that_ends_before_the_file(shown: int, make_clip: MakeClip) -> None:
+    """The packets after its end give no frames; frames before it are found without them."""
+    path = make_clip("a.mp4", 30, options={"g": "8", "bf": "2", "b-adapt": "0"})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12  # the duration of the only entry, in milliseconds
+    data[place : place + 4] = (shown * 40).to_bytes(4, "big")
+    path.write_bytes(data)
+    with Video(path) as video:
+        discarded = [packet.is_discard for packet in video.packets()]
+        assert any(discarded)
+        assert (video.packet_index is not None) == (discarded == sorted(discarded))
+    every = decode_all(path)
+    assert levels(every) == list(range(shown))
+    assert count_frames(path)[0] == len(every)
+    for frame in range(len(every)):
+        assert torch.equal(decode(path, [frame])[0], every[frame])
+
+
 def test_times_in_the_order_of_decoding_are_not_used(make_clip: MakeClip) -> None:
     """An AVI's packets copied to MP4 have times in the order of decoding."""
     source = make_clip("a.mp4", 30, options={"bf": "3", "b-adapt": "0"})

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -129,6 +130,28 @@ def test_damage_is_never_another_frame(decoder: Decoder, make_clip: MakeClip) ->
             outcomes.append("frames")
             assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
     assert len(set(outcomes)) > 1
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("damaged", [8, 10])
+def test_damaged_packets_are_refused_if_a_frame_needs_them(
+    damaged: int, decoder: Decoder, make_clip: MakeClip
+) -> None:
+    """Packet 8 holds a key frame, and packet 10 a frame that the following ones refer to."""
+    path = make_clip("a.mp4", 24, size=(32, 64), options={"g": "8", "bf": "0"})
+    every = decode(path, range(24))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        position, size = packets[damaged].pos, packets[damaged].size
+    assert position is not None
+    data = bytearray(path.read_bytes())
+    data[position + 5 : position + size] = b"\x55" * (size - 5)  # the length and the type stay
+    path.write_bytes(data)
+    assert torch.equal(decode(path, [3, 19]), every[[3, 19]])
+    with pytest.raises(
+        DecodeError, match=rf"decoder {decoder} does not report the damage in this file; choose"
+    ):
+        decode(path, [11], decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", OTHERS)

@@ -12,11 +12,13 @@ import attention
 import decode_memory
 import decoders
 import explorer
+import from_files
 import gpu
 import label_noise
 import loader
 import loader_sides
 import networks
+import numpy as np
 import predict
 import pytest
 import startup
@@ -32,7 +34,9 @@ from tests.data.conftest import MakeClip, make_clip  # noqa: F401 (a fixture)
 from tests.pinned import write
 from tests.tools.conftest import TOOLS, Table, Tables
 from videoattn.attention.systems import SYSTEMS
+from videoattn.data.decode import decode
 from videoattn.data.lists import read_kinetics, read_list
+from videoattn.data.sampling import train_sampler, view_sampler
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.recipe.run import load
 
@@ -301,18 +305,53 @@ def test_loader(
     (tmp_path / "a" / "text.avi").write_text("not a video")
     make_clip("a/short.mp4", 5)
     monkeypatch.setattr(loader, "SETTINGS", {"dense 8x8": loader.SETTINGS["dense 8x8"]})
-    loader.bench_loader(tmp_path, workers=0, seconds=0.0)
-    sides, workers, gains = tables()
-    names = [loader.BASELINE, loader.FIRST, "ours, pyav", "ours, decord"]
-    assert [row["loader"] for row in sides[:4]] == names
+    loader.bench_loader(tmp_path, workers=0, seconds=0.0, rounds=1)
+    sides, workers, gains, views = tables()
+    names = [loader.BASELINE, loader.OPENCV, loader.FIRST, "ours, pyav", "ours, decord"]
+    assert [row["loader"] for row in sides[:5]] == names
     for table, name in [
         *((sides, name) for name in ("clips/s", "on one core, clips/s")),
         *((workers, name) for name in ("ours, clips/s", "decord, clips/s", "ratio")),
         (gains, "clips/s"),
+        *((views, f"{name}, of ours") for name in loader_sides.READERS),
     ]:
         assert min(column(table, name)) > 0
     names = ["originals", "re-encoded", "two clips per decode", "both"]
     assert [row["videos"] for row in gains] == [loader.BASELINE, *names]
+
+
+@pytest.mark.parametrize("name", loader_sides.READERS)
+def test_the_readers_of_whole_frames(
+    name: str,
+    make_clip: MakeClip,  # noqa: F811
+) -> None:
+    """They return the frames with these numbers, and views of the size of ours."""
+    path = make_clip("a.mp4", 30, size=(64, 64))
+    reader = loader_sides.READERS[name][0](str(path))
+    assert len(reader) == 30
+    frames = reader.read(np.array([3, 4, 9, 3, 29, 0]))
+    assert frames.shape == (6, 64, 64, 3)
+    wanted = decode(path, [3, 4, 9, 3, 29, 0]).permute(0, 2, 3, 1).numpy()
+    assert np.abs(frames.astype(int) - wanted).max() <= 3  # of 255: other color conversions
+    sampler = view_sampler("dense", num_frames=8, frame_stride=2, num_clips=10)
+    assert loader_sides.whole_frame_views(name, path, sampler) == 30
+
+
+def test_training_from_files(
+    make_clip: MakeClip,  # noqa: F811
+    tmp_path: Path,
+    tables: Tables,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_clip("a/0.mp4", 30, size=(64, 64))
+    two = train_sampler("segments", num_frames=2)
+    monkeypatch.setitem(from_files.SETTINGS, "8 segments", two)
+    from_files.from_files(tmp_path, workers=0, seconds=0.0, device="cpu")
+    (table,) = tables()
+    names = ["videoattn", *loader_sides.READERS]
+    assert [row["training from files"] for row in table] == names
+    assert min(column(table, "clips per second")) > 0
+    assert column(table, "ours to this")[0] == 1
 
 
 def test_ffmpeg_and_pytorchvideo_load_clips(make_clip: MakeClip, tmp_path: Path) -> None:  # noqa: F811
@@ -324,7 +363,8 @@ def test_ffmpeg_and_pytorchvideo_load_clips(make_clip: MakeClip, tmp_path: Path)
         with pytest.raises(FileNotFoundError, match=r"^ffmpeg is not installed"):
             loader_sides.ffmpeg_rate(samples, sampler, 0.01)
     pytest.importorskip("pytorchvideo", reason="the benchmark compares with pytorchvideo")
-    assert sum(loader_sides.pytorchvideo_clips(samples, 1.0, 8)(0)) == 1
+    (batch,) = loader_sides.pytorchvideo_clips(samples, 1.0, 8)(0)
+    assert batch.shape == (1, 3, 8, 224, 224)
 
 
 def test_startup(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,13 @@ epoch, except for the row of a first epoch.
 
 import gc
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -26,19 +28,24 @@ from common import DECODERS, print_table, videos_under
 from loader_sides import (
     BATCH_SIZE,
     CROP,
+    READERS,
     SHORT_SIDE,
     Clips,
-    decord_clips,
     ffmpeg_rate,
     pytorchvideo_clips,
+    whole_frame_clips,
+    whole_frame_views,
 )
+from networks import against
+from torch import Tensor
 
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import DecodeError, Decoder, count_frames, decode, probe
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.reencode import Reencode, reencode
-from videoattn.data.sampling import Sampler, repeated, train_sampler
+from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
+from videoattn.data.transforms import TestTransform
 from videoattn.data.transforms.augment import TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 
@@ -49,7 +56,7 @@ SETTINGS: dict[str, Sampler] = {
 }
 CLIP_SECONDS = {"dense 32x2": 64 / 25, "dense 8x8": 64 / 25, "8 segments": 3600.0}
 NUM_FRAMES = {"dense 32x2": 32, "dense 8x8": 8, "8 segments": 8}
-BASELINE = "decord, whole frames resized"
+BASELINE, OPENCV = READERS
 FIRST = "ours, first epoch, no index"
 KEY_FRAME_INTERVAL = 8
 MAX_REENCODED = 40
@@ -61,6 +68,7 @@ def bench_loader(
     ],
     workers: Annotated[int, typer.Option(min=0, help="Largest number of loader processes.")] = 4,
     seconds: Annotated[float, typer.Option(min=1, help="How long each side is timed.")] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of 30 views of each video.")] = 5,
 ) -> None:
     """Measure clips per second of our loader with each decoder, and of other loaders."""
     samples = find_videos(folder)
@@ -70,6 +78,7 @@ def bench_loader(
     _print_workers(samples, workers, seconds)
     with one_core():
         _print_gains(samples, seconds)
+        _print_views(samples, rounds)
 
 
 def find_videos(root: Path) -> Samples:
@@ -116,7 +125,7 @@ def ours(
 
     loader = make()
     return lambda epoch: (
-        batch.frames.shape[:2].numel() for batch in (make() if first else loader).epoch(epoch)
+        batch.frames.flatten(0, 1) for batch in (make() if first else loader).epoch(epoch)
     )
 
 
@@ -135,7 +144,7 @@ def compare(sides: Mapping[str, Clips], seconds: float, num_workers: int = 0) ->
                 next(batches)
             started, done = time.perf_counter(), 0
             while time.perf_counter() - started < seconds / 3 or not done:
-                done += next(batches)
+                done += len(next(batches))
             clips[name] += done
             spent[name] += time.perf_counter() - started
     return {name: clips[name] / spent[name] for name in sides}
@@ -178,7 +187,11 @@ def _one_process(
 ) -> dict[str, float]:
     """Returns the rates of the first table. Adds sides that cannot run to `missing`."""
     sampler = SETTINGS[setting]
-    sides: dict[str, Clips] = {BASELINE: decord_clips(samples, sampler)}
+    sides: dict[str, Clips] = {BASELINE: whole_frame_clips(BASELINE, samples, sampler)}
+    try:
+        sides[OPENCV] = whole_frame_clips(OPENCV, samples, sampler)
+    except ImportError as error:
+        missing[OPENCV] = str(error)
     sides[FIRST] = ours(samples, sampler, first=True)
     for decoder, subset in readable.items():
         sides[f"ours, {decoder}"] = ours(subset, sampler, decoder=decoder)
@@ -204,7 +217,7 @@ def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
         for setting, sampler in SETTINGS.items():
             sides = {
                 "ours": ours(samples, sampler, num_workers=count),
-                BASELINE: decord_clips(samples, sampler, num_workers=count),
+                BASELINE: whole_frame_clips(BASELINE, samples, sampler, num_workers=count),
             }
             rates = compare(sides, seconds, count)
             # End the workers now. The next row's fork would inherit their handles.
@@ -225,7 +238,7 @@ def _print_gains(samples: Samples, seconds: float) -> None:
         originals, reencoded, size = _reencode(samples, Path(folder))
         for setting, sampler in SETTINGS.items():
             sides = {
-                BASELINE: decord_clips(originals, sampler),
+                BASELINE: whole_frame_clips(BASELINE, originals, sampler),
                 "originals": ours(originals, sampler),
                 "re-encoded": ours(reencoded, sampler),
                 "two clips per decode": ours(originals, sampler, num_clips=2),
@@ -238,6 +251,34 @@ def _print_gains(samples: Samples, seconds: float) -> None:
         rows,
         note=f"{len(originals)} videos. Re-encoded: short side at most {SHORT_SIDE}, a key frame "
         f"every {KEY_FRAME_INTERVAL} frames, {size:.2f} times the bytes.",
+    )
+
+
+def _print_views(samples: Samples, rounds: int) -> None:
+    """Measures the preparation of 30 views of each video: 10 clips of 8x8, 3 crops."""
+    sampler = view_sampler("dense", num_frames=8, frame_stride=8, num_clips=10)
+    transform = TestTransform(SHORT_SIDE, crop=(SHORT_SIDE, SHORT_SIDE), num_crops=3)
+    dataset = ClipDataset(samples, sample_frames=sampler, transform=transform)
+    peers = [name for name in READERS if name != OPENCV or find_spec("cv2")]
+    rows = []
+    for index in range(len(samples)):
+        path = samples.path(index)
+        sides = {"ours": partial(dataset.__getitem__, (0, index))}
+        sides |= {name: partial(whole_frame_views, name, path, sampler) for name in peers}
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds + 1):  # the first opens the file and is not counted
+            for name, side in sides.items():
+                started = time.perf_counter()
+                side()
+                times[name].append(time.perf_counter() - started)
+        base = times["ours"][1:]
+        ratios = [against(times[name][1:], base)[-1] for name in peers]
+        rows.append((samples.paths[index], f"{1000 * statistics.median(base):.0f}", *ratios))
+    print_table(
+        ("30 views", "ours, ms", *(f"{name}, of ours" for name in peers)),
+        rows,
+        note=f"One core, {rounds} rounds in turns: medians of the rounds' ratios. We know the "
+        "numbers of frames.",
     )
 
 
@@ -290,7 +331,7 @@ def _samples(root: Path, paths: list[str]) -> Samples:
     )
 
 
-def _endless(clips: Clips) -> Iterator[int]:
+def _endless(clips: Clips) -> Iterator[Tensor]:
     epoch = 0
     while True:
         yield from clips(epoch)

@@ -1,14 +1,18 @@
-"""The loaders that `loader.py` compares with: decord, pytorchvideo, and the ffmpeg program."""
+"""The loaders that `loader.py` compares with: pipelines of mmaction2 with decord and OpenCV,
+pytorchvideo, and the ffmpeg program."""
 
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -23,49 +27,154 @@ SHORT_SIDE = 256
 CROP = MultiScaleCrop((224, 224), (1.0, 0.8))  # the scales of mmaction2's I3D recipes
 BATCH_SIZE = 4
 
-Clips = Callable[[int], Iterator[int]]
-"""Maps an epoch to an iterator over the number of clips in each batch."""
+Clips = Callable[[int], Iterator[Tensor]]
+"""Maps an epoch to an iterator over its batches; each row of a batch is a clip."""
 
 
-def decord_clips(samples: Samples, sampler: Sampler, *, num_workers: int = 0) -> Clips:
-    """Loads clips with decord as mmaction2's training pipelines do.
+class Reader(Protocol):
+    """Opens a video by its path. `read` returns frames, in RGB, by their numbers."""
 
-    They read the frames, resize whole frames, crop at a random scale and resize again. Here torch
-    resizes (uint8, antialiased), which takes as long as OpenCV.
+    def __init__(self, path: str) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, numbers: np.ndarray) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+class DecordReader:
+    """Reads each frame once, in one block."""
+
+    def __init__(self, path: str) -> None:
+        import decord
+
+        self._reader = decord.VideoReader(path, num_threads=1)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def read(self, numbers: np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        frames: np.ndarray = self._reader.get_batch(unique).asnumpy()
+        return frames[inverse]
+
+
+class OpenCVReader:
+    """Reads frames as mmcv's VideoReader does: it takes the number of frames from the header, keeps
+    the last 10 frames, and seeks before each frame that does not follow the previous one.
+
+    Raises:
+        ImportError: If OpenCV is not installed.
+    """
+
+    def __init__(self, path: str) -> None:
+        import cv2
+
+        cv2.setNumThreads(0)  # as mmengine sets it
+        self._place, self._capture = cv2.CAP_PROP_POS_FRAMES, cv2.VideoCapture(path)
+        self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._next = 0
+        self._kept: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, numbers: np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
+        return np.stack([self._frame(number) for number in numbers.tolist()])[..., ::-1]
+
+    def _frame(self, number: int) -> np.ndarray:
+        if number in self._kept:
+            return self._kept[number]
+        if number != self._next:
+            self._capture.set(self._place, number)
+            for _ in range(number - round(self._capture.get(self._place))):
+                self._capture.read()
+        found, frame = self._capture.read()
+        if not found:  # the header states too many frames
+            return self._frame(number - 1)
+        self._next = number + 1
+        self._kept[number] = frame
+        if len(self._kept) > 10:
+            del self._kept[next(iter(self._kept))]
+        return frame
+
+
+def torch_resize(frames: np.ndarray, size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:
+    """Resizes as our loader does: bilinear, antialiased."""
+    return resize(torch.from_numpy(frames).permute(0, 3, 1, 2), size).permute(0, 2, 3, 1).numpy()
+
+
+def opencv_resize(frames: np.ndarray, size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:
+    """Resizes each frame with OpenCV: bilinear, not antialiased."""
+    import cv2
+
+    return np.stack([cv2.resize(frame, size[::-1]) for frame in frames])
+
+
+READERS: dict[str, tuple[type[Reader], Callable[..., np.ndarray]]] = {
+    "decord, whole frames resized": (DecordReader, torch_resize),
+    "OpenCV, whole frames resized": (OpenCVReader, opencv_resize),
+}
+"""How mmaction2's pipelines read and resize frames, with either decoder."""
+
+
+def whole_frame_clips(
+    name: str, samples: Samples, sampler: Sampler, *, num_workers: int = 0
+) -> Clips:
+    """Loads clips as mmaction2's training pipelines do: they read the frames, resize whole frames,
+    crop at a random scale and resize again.
+
+    Raises:
+        ImportError: If the library is not installed.
     """
     loader: DataLoader[Tensor] = DataLoader(
-        _DecordDataset(samples, sampler),
+        _WholeFrames(name, samples, sampler),
         batch_size=BATCH_SIZE,
         shuffle=True,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-    return lambda _: (len(batch) for batch in loader)
+    return lambda _: iter(loader)
 
 
-class _DecordDataset(Dataset[Tensor]):
-    def __init__(self, samples: Samples, sampler: Sampler) -> None:
+class _WholeFrames(Dataset[Tensor]):
+    def __init__(self, name: str, samples: Samples, sampler: Sampler) -> None:
+        self._open, self._resize = READERS[name]
         self._samples = samples
         self._sampler = sampler
         self._draw = 0
+        self._open(str(samples.path(0)))  # raises if the library is not installed
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Tensor:
-        import decord
-
         self._draw += 1
         generator = sample_generator(0, self._draw, index)
-        reader = decord.VideoReader(str(self._samples.path(index)), num_threads=1)
-        indices = self._sampler(len(reader), 30.0, generator)[0]
-        unique, inverse = np.unique(indices, return_inverse=True)
-        frames = torch.from_numpy(reader.get_batch(unique).asnumpy()[inverse]).permute(0, 3, 1, 2)
-        frames = resize(frames, _scaled(*frames.shape[-2:]))
-        height, width = frames.shape[-2:]
-        box = CROP(height, width, generator)
-        frames = resize(frames[..., box.y0 : box.y1, box.x0 : box.x1], CROP.crop)
-        return _flip(frames, generator)
+        reader = self._open(str(self._samples.path(index)))
+        frames = reader.read(self._sampler(len(reader), 30.0, generator)[0])
+        height, width = _scaled(*frames.shape[1:3])
+        frames = self._resize(frames, (height, width))
+        y0, x0, y1, x1 = CROP(height, width, generator)
+        frames = self._resize(frames[:, y0:y1, x0:x1], CROP.crop)
+        return _flip(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2), generator)
+
+
+def whole_frame_views(name: str, path: Path, sampler: Sampler) -> int:
+    """Makes the test views of a video as mmaction2 does: it reads the frames of all clips, resizes
+    whole frames, and cuts three squares out of each. Returns the number of views."""
+    open_video, resize_frames = READERS[name]
+    reader = open_video(str(path))
+    numbers = sampler(len(reader), 30.0, torch.Generator())
+    frames = reader.read(numbers.ravel())
+    frames = resize_frames(frames, _scaled(*frames.shape[1:3]))
+    height, width = frames.shape[1:3]
+    y, x = height - SHORT_SIDE, width - SHORT_SIDE
+    crops = [
+        frames[:, y0 : y0 + SHORT_SIDE, x0 : x0 + SHORT_SIDE]
+        for y0, x0 in ((0, 0), (y // 2, x // 2), (y, x))
+    ]
+    views = np.stack(crops).reshape(3, *numbers.shape, SHORT_SIDE, SHORT_SIDE, 3)
+    return views.shape[0] * views.shape[1]
 
 
 def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Clips:
@@ -96,7 +205,7 @@ def pytorchvideo_clips(samples: Samples, seconds: float, num_frames: int) -> Cli
         decode_audio=False,
     )
     loader: DataLoader[Tensor] = DataLoader(dataset, batch_size=BATCH_SIZE)
-    return lambda _: (len(batch) for batch in loader)
+    return lambda _: iter(loader)
 
 
 def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:

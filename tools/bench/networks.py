@@ -21,22 +21,23 @@ Step = Callable[[], None]
 
 
 def ours(name: str) -> nn.Module:
-    """Returns our network: "i3d_r50_nl" (with five non-local blocks), "slow_r50", "tsm_r50"."""
-    if name == "tsm_r50":
-        return make_model(ModelConfig("tsn_r50", options={"shift_div": 8}), 400)
+    """Returns our network: "i3d_r50_nl" (five non-local blocks), slow_r50, tsn_r50 or tsm_r50."""
+    if name.startswith("ts"):
+        options = {"shift_div": 8} if name == "tsm_r50" else {}
+        return make_model(ModelConfig("tsn_r50", options=options), 400)
     attention = "non_local" if name.endswith("_nl") else None
     return make_model(name.removesuffix("_nl"), 400, attention=attention)
 
 
 def theirs(name: str) -> nn.Module:
-    """Returns the network of pytorchvideo with its own non-local blocks. "tsm_r50" is torchvision's
-    ResNet with mmaction2's shift, which is not installed with it.
+    """Returns the network of pytorchvideo with its own non-local blocks. "tsn_r50" is torchvision's
+    ResNet, "tsm_r50" the same with mmaction2's shift.
 
     Raises:
         ImportError: If pytorchvideo is not installed.
     """
-    if name == "tsm_r50":
-        return Tsm()
+    if name.startswith("ts"):
+        return Tsn(shift=name == "tsm_r50")
     from pytorchvideo.layers.nonlocal_net import create_nonlocal
     from pytorchvideo.models import hub
 
@@ -54,16 +55,18 @@ def theirs(name: str) -> nn.Module:
     return model
 
 
-class Tsm(nn.Module):
-    """A TSM as mmaction2 describes it: images (N T, C, H, W); before the first convolution of each
-    block, an eighth of the channels comes from the next frame, and another from the previous."""
+class Tsn(nn.Module):
+    """A TSN or TSM as mmaction2 describes it: images (N T, C, H, W); the shift takes an eighth of
+    the channels from the next frame, and another from the previous, before the first convolution of
+    each block."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shift: bool) -> None:
         import torchvision  # here: a mismatched build can only be imported after videoattn
 
         super().__init__()
         self.net = torchvision.models.resnet50(num_classes=400)
-        for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
+        stages = (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4)
+        for stage in stages if shift else ():
             for block in stage:
                 block.conv1.register_forward_pre_hook(self._shift)
 
@@ -87,20 +90,20 @@ def training_step(
 ) -> Step:
     """Returns a function that takes an SGD step. `compile` is a mode of torch.compile."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9)
-    labels = torch.arange(len(clip), device=clip.device) % 400
     run: Callable[[Tensor], Tensor] = model
     if compile is not None:
         run = torch.compile(model, mode=compile)
-    return partial(_train_once, run, optimizer, clip, labels, dtype)
+    return partial(train_once, run, optimizer, clip, dtype)
 
 
-def _train_once(
+def train_once(
     run: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     clip: Tensor,
-    labels: Tensor,
     dtype: torch.dtype,
 ) -> None:
+    """Takes a step on a clip (N, C, T, H, W)."""
+    labels = torch.arange(len(clip), device=clip.device) % 400
     optimizer.zero_grad(set_to_none=True)
     with autocast(dtype, clip.device):
         logits = run(clip)

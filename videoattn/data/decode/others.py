@@ -2,7 +2,9 @@
 
 Both seek by packets. This is exact for MP4 and Matroska if the packets determine the number of each
 frame. Every other file is refused with a DecodeError: in AVI, for example, dropped frames and
-B-frames make seeks return other frames without an error.
+B-frames make seeks return other frames without an error. Neither reports a damaged frame, and what
+they conceal it with depends on the frame at which they start. So PyAV decodes the same packets
+first, and damage is refused.
 """
 
 import importlib
@@ -13,6 +15,7 @@ from functools import cache
 from types import ModuleType
 from typing import NoReturn
 
+import av
 import numpy as np
 from jaxtyping import Float64
 
@@ -105,7 +108,23 @@ def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[
         _refuse(video, decoder, "is not exact if decoding cannot start at a marked key frame")
     if indices[-1] >= len(index.times):
         raise too_few_frames(video.source, int(indices[-1]), len(index.times))
+    for run in index.plan(indices):
+        if not _is_sound(video, [index.packets[number] for number in run]):
+            _refuse(video, decoder, "does not report the damage in this file")
     return np.sort(index.times) * float(video.stream.time_base or 0)
+
+
+def _is_sound(video: Video, packets: list[av.Packet]) -> bool:
+    """Returns whether each of these packets, from a key frame on, decodes without damage."""
+    video.flush()
+    video.last_error = None
+    times = []
+    for packet in (*packets, None):
+        for frame in video.feed(packet):
+            if frame.is_corrupt:
+                return False
+            times.append(frame.pts)
+    return video.last_error is None and times == sorted(packet.pts for packet in packets)
 
 
 def _refuse(video: Video, decoder: str, why: str) -> NoReturn:
