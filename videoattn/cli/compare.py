@@ -225,7 +225,7 @@ def _run(cell: Cell, device: str) -> None:
     write_text(folder / RESULT, json.dumps(result._asdict()))
 
 
-def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float]]:
+def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
     """Returns the scores of the maps before and after training, if the task has a truth."""
     config = load(cell.recipe, cell.overrides)
     root = Path(config.data.root)

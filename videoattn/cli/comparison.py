@@ -35,7 +35,7 @@ class Result(NamedTuple):
     mean_class_accuracy: float | None = None  # not in results of earlier versions
     metric: str = "accuracy"
     correct: str = ""  # 1 or 0 for each decoded video, in the order of the list; "" for mAP
-    truth: dict[str, dict[str, float]] | None = None  # of a task with a truth
+    truth: dict[str, dict[str, float | int]] | None = None  # of a task with a truth
 
 
 Rows = dict[str, dict[int, Result]]

@@ -141,7 +141,7 @@ def has_truth(root: Path) -> bool:
 
 def compare_with_truth(
     predictor: Predictor, root: Path, *, videos: int = 100, kind: str | None = None
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | int]]:
     """Returns the mean scores of each pairwise map over test clips, spread evenly.
 
     The keys are "MAP, correct" and "MAP, wrong", or "MAP, KIND" for all clips. A network without a
