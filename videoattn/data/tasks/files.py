@@ -97,9 +97,8 @@ def write_task(
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        arrays = {"paths": names, "queries": queries, "masks": np.stack(masks, axis=1)}
-        content = BytesIO()
-        np.savez_compressed(content, **arrays)
+        content, packed = BytesIO(), np.stack(masks, axis=1)
+        np.savez_compressed(content, paths=names, queries=queries, masks=packed)
         write_whole(root / f"{split}.npz", methodcaller("write", content.getbuffer()))
     return written
 
