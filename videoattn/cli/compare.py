@@ -40,6 +40,12 @@ from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_predictor
 
 TABLE = "comparison.md"
+Systems = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An attention system, several (non_local+cbam), or none. Repeatable; all if not given."
+    ),
+]
 
 
 class Cell(NamedTuple):
@@ -56,13 +62,7 @@ class Cell(NamedTuple):
 def command(
     recipe: Recipe,
     overrides: Overrides = None,
-    system: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An attention system, several (non_local+cbam), or none. Repeatable; all if not "
-            "given."
-        ),
-    ] = None,
+    system: Systems = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per system, with seeds 0, 1, ...")] = 3,
     folder: Annotated[
         Path | None,

@@ -31,14 +31,11 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
 
     Args:
         against: Another run of the same network, such as one trained on wrong labels.
-
-    Raises:
-        ValueError: If the other run has another network or other classes.
     """
-    settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
-    results = Results(chosen.folder / "randomization.json", settings)
     predictor = chosen.predictor
     other = None if against is None else _other(predictor, against)
+    settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
+    results = Results(chosen.folder / "randomization.json", settings)
     videos = [video for _, video in clips]
     with torch.no_grad():
         targets = [int(predictor.model(video)[0].argmax()) for video in videos]
@@ -58,10 +55,9 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
     bands = {name: unrelated(fields) for name, fields in before.items()}
     after = {} if other is None else maps_of(other.model)
     others = {name: similarity(before[name], fields)[0] for name, fields in after.items()}
-    frames = [
-        f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
-    ]
-    norms = PreciseBatchNorm(_Batches(frames), NUM_NORM_CLIPS)
+    frames = [clips.frames(index) for index in clips.indices[:NUM_NORM_CLIPS]]
+    decoded = [clip for clip in frames if clip is not None]
+    norms = PreciseBatchNorm(_Batches(decoded), NUM_NORM_CLIPS)
     for seed in range(NUM_SEEDS):
         if seed in results.done:
             continue

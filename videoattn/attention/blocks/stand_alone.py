@@ -126,6 +126,10 @@ class StandAloneAttention(nn.Module):
             y = F.avg_pool3d(y, pool, ceil_mode=True, count_include_pad=False)
         return y
 
+    def values(self, x: Video) -> Tensor:
+        """Returns the values of all positions, (N, heads, P, D)."""
+        return self.value(x).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
+
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the map of each head, on the grid before the pool; 0 outside the window.
 

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,10 +96,17 @@ def write_task(
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        content, packed = BytesIO(), np.stack(masks, axis=1)
-        np.savez_compressed(content, paths=names, queries=queries, masks=packed)
-        write_whole(root / f"{split}.npz", methodcaller("write", content.getbuffer()))
+        _write_truth(root / f"{split}.npz", names, queries, masks)
     return written
+
+
+def _write_truth(
+    path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
+) -> None:
+    content = BytesIO()
+    packed = np.stack(masks, axis=1)
+    np.savez_compressed(content, paths=np.array(names), queries=np.array(queries), masks=packed)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_truth(path: Path) -> Truth:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.stand_alone import StandAloneAttention
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.attention.record import recordable_blocks
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.types import Video
@@ -42,6 +42,18 @@ class Attends(Protocol):
     def weights(self, q: Tensor, k: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Windowed(Protocol):
+    """A layer of several heads: its rows, the values (N, h, P, E) of its positions, and what it does
+    with its responses (N, C, T, H, W)."""
+
+    def values(self, x: Tensor) -> Tensor: ...
+
+    def maps(self, x: Tensor) -> dict[str, PairwiseAttention]: ...
+
+    def pooled(self, y: Tensor) -> Tensor: ...
+
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
 
@@ -49,7 +61,7 @@ Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
 def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
     """Returns the blocks whose keys can be knocked out, by name."""
     found = recordable_blocks(model)
-    kinds = (Attends, StandAloneAttention)
+    kinds = (Attends, Windowed)
     return {name: block for name, block in found.items() if isinstance(block, kinds)}
 
 
@@ -95,7 +107,7 @@ def without_keys(
     def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return without(block, attend, q, k, v, choose(_received(block, q, k)))
 
-    if not isinstance(block, StandAloneAttention):
+    if not isinstance(block, Windowed):
         with replaced_attend(block, changed):
             yield
         return
@@ -112,7 +124,7 @@ def without_keys(
         handle.remove()
 
 
-def _rows_of(block: StandAloneAttention, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
+def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
     """Yields the rows of all positions, a few at a time."""
     (found,) = block.maps(x).values()
     count = prod(found.grid_q)
@@ -121,9 +133,9 @@ def _rows_of(block: StandAloneAttention, x: Video) -> Iterator[Float[Tensor, "N 
         yield found.weigh(part)
 
 
-def _window_response(block: StandAloneAttention, x: Video, dropped: Int64[Tensor, "N K"]) -> Tensor:
+def _window_response(block: Windowed, x: Video, dropped: Int64[Tensor, "N K"]) -> Tensor:
     """Returns the output of a layer without some keys. It is 0 where a window has no other key."""
-    v = block.value(x).unflatten(1, (block.heads, -1)).flatten(3).transpose(2, 3)
+    v = block.values(x)
     is_dropped = torch.zeros(len(x), v.shape[2], dtype=torch.bool, device=x.device)
     is_dropped = is_dropped.scatter(1, dropped, True)[:, None, None]
     parts = []
