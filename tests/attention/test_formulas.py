@@ -14,12 +14,12 @@ from videoattn.attention.blocks.attention_stem import AttentionStem
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.channel_attention import ChannelAttention
 from videoattn.attention.blocks.interaction import InteractionLayer, InteractionPyramid
-from videoattn.attention.blocks.interaction_loss import (
+from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
+from videoattn.attention.blocks.pyramid import (
     diversity_loss,
     interaction_loss,
     unit_rows,
 )
-from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.blocks.residual_attention import ResidualMask
 from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.similarity import SimilarityAttention

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.attention.test_hygiene import backbone, clip, leave_the_start
 from tests.reference import formulas
 from videoattn.attention.blocks.interaction import InteractionLayer
-from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.record import record_attention
 from videoattn.attention.systems import SYSTEMS
 from videoattn.engine.objective import CrossEntropy

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from tests.reference.interaction import literal_diversity, literal_interaction
-from videoattn.attention.blocks.interaction_loss import (
+from videoattn.attention.blocks.pyramid import (
     FORMS,
     diversity_loss,
     interaction_loss,

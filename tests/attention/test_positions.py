@@ -4,7 +4,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from videoattn.attention.positions import stage_outputs, temporal_outputs
+from videoattn.attention.attach import stage_outputs, temporal_outputs
 from videoattn.attention.systems import SYSTEMS
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import ResNet3d

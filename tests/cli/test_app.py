@@ -18,11 +18,11 @@ from videoattn.data.decode import DecodeError
 def test_the_help_of_a_command_begins_with_its_line_in_the_table(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = import_module(f"videoattn.cli.{COMMANDS[name][0]}")
+    module = import_module(f"videoattn.cli.{name}")
     if hasattr(module, "command"):
-        assert (inspect.getdoc(module.command) or "").splitlines()[0] == COMMANDS[name][1]
+        assert (inspect.getdoc(module.command) or "").splitlines()[0] == COMMANDS[name]
     assert command(name, "--help") == 0
-    assert COMMANDS[name][1] in " ".join(capsys.readouterr().out.split())
+    assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())
 
 
 def test_help_imports_no_command() -> None:
@@ -36,7 +36,7 @@ def test_help_imports_no_command() -> None:
     *text, modules, has_torch = done.stdout.splitlines()
     assert modules == "['videoattn.cli', 'videoattn.cli.app']"
     assert has_torch == "False"
-    for name, (_, line) in COMMANDS.items():
+    for name, line in COMMANDS.items():
         assert any(name in row and line in row for row in text)
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from videoattn.cli import list as listing
 from videoattn.cli import prepare
-from videoattn.cli.app import COMMANDS
-from videoattn.cli.completion import SUBCOMMANDS
+from videoattn.cli.app import COMMANDS, SUBCOMMANDS
 from videoattn.weights import PUBLIC
 
 

@@ -12,7 +12,7 @@ from tests.cli.test_visualize import untrained
 from videoattn.cli.app import main
 from videoattn.cli.clip import read_clip, record_clip
 from videoattn.cli.explore import command as explore
-from videoattn.cli.visualize import visualize
+from videoattn.cli.visualize import command as visualize
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.recipe.run import load
 
@@ -97,7 +97,7 @@ def test_without_an_exact_cam_the_query_comes_from_occlusion(tmp_path: Path, vid
     loaded = load(untrained(tmp_path, "non_local"))
     loaded.model.fc.register_forward_hook(lambda module, inputs, output: output.square())
     clip = read_clip(loaded, video)
-    queries = record_clip(loaded, video, clip).about["queries"]
+    queries = record_clip(loaded, clip).about["queries"]
     assert queries[0][4].endswith("(occlusion)")
     assert [title for *_, title, _ in queries] == ["adds most to the score", "most motion"]
 
@@ -106,11 +106,11 @@ def test_visualize_states_the_query_and_names_the_page(
     tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = untrained(tmp_path, "non_local")
-    visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
+    visualize(run, video, layer="layer3", output=tmp_path / "pictures")
     last = "every other query, in a page to click: "
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}videoattn explore {run} {video}"
     explore(run, [video])
-    visualize(run, video, layer="layer3", folder=tmp_path / "pictures")
+    visualize(run, video, layer="layer3", output=tmp_path / "pictures")
     assert capsys.readouterr().out.splitlines()[-1] == f"{last}{tmp_path / 'explorer.html'}"
 
 
@@ -135,7 +135,7 @@ def test_the_errors_of_a_run(
 
 
 def test_errors_need_labels(tmp_path: Path, video: Path) -> None:
-    from videoattn.cli.errors import write_errors_page
+    from videoattn.cli.explore import write_errors_page
     from videoattn.engine.parallel import Parallel
 
     loaded = load(untrained(tmp_path, "non_local"))

@@ -21,9 +21,9 @@ from videoattn.explain.faithful import score
 from videoattn.explain.faithful.removal import area
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.recipe.data import make_to_video
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.load import to_dict
-from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load
 
 MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")
@@ -238,8 +238,8 @@ def test_score_lines_of_sheets_and_pages(
     monkeypatch.setattr(commands, "_save", kept)
     video = clips / "test/moves_left/0000.mp4"
     folder = tmp_path / "out"
-    commands.visualize(trained, video, folder=folder, costs=True)
-    commands.visualize_score(trained, video, method="hires_cam", folder=folder, costs=True)
+    commands.command(trained, video, output=folder, score=True)
+    commands.command(trained, video, method="hires_cam", output=folder, score=True)
     lines = [title.split("; ")[-1] for title in titles]
     assert len(lines) == 5  # two blocks with two queries each, and a method
     page = explore(trained, [video], output=tmp_path / "a.html", score=True).read_text()

@@ -10,8 +10,9 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from tests.cli.test_commands import RECIPE, command, refused
+from tools.bench.pairs import write_pair_clips
 from videoattn.cli.test import command as evaluate_run
-from videoattn.data.synthetic import MOTIONS, write_demo_clips, write_pair_clips
+from videoattn.data.synthetic import MOTIONS, write_demo_clips
 from videoattn.models import head
 from videoattn.recipe.run import load
 

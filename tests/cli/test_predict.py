@@ -21,13 +21,12 @@ from tests.cli.test_commands import command, picture_size, refused
 from tests.pinned import write
 from videoattn import explain
 from videoattn.cli.answers import Answer, AnswerFiles, csv_format, json_format
-from videoattn.cli.predict import find_videos
-from videoattn.cli.why import unique_stems
+from videoattn.cli.predict import find_videos, unique_stems
 from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.config import AttentionConfig, ModelConfig
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.run import Predictor, load
 
 
@@ -172,12 +171,12 @@ def test_files_that_were_cut_at_any_byte_are_completed(form: Any, tmp_path: Path
     videos = [answer.video for answer in ANSWERS]
 
     def complete(path: Path, *, resume: bool) -> int:
-        with AnswerFiles({path: form}) as files:
-            todo = files.start(videos, resume=resume)
-            for answer in ANSWERS:
-                if answer.video in todo:
-                    files.write([answer])
-            files.end()
+        files = AnswerFiles({path: form})
+        todo = files.start(videos, resume=resume)
+        for answer in ANSWERS:
+            if answer.video in todo:
+                files.write([answer])
+        files.end()
         return len(todo)
 
     whole = tmp_path / "whole"
@@ -194,10 +193,10 @@ def test_files_that_were_cut_at_any_byte_are_completed(form: Any, tmp_path: Path
 
 
 def test_csv_files_run_no_formulas(tmp_path: Path) -> None:
-    with AnswerFiles({tmp_path / "a.csv": csv_format(1)}) as files:
-        files.start(["=cmd.mp4"], resume=False)
-        files.write([ANSWERS[2]])
-        files.end()
+    files = AnswerFiles({tmp_path / "a.csv": csv_format(1)})
+    files.start(["=cmd.mp4"], resume=False)
+    files.write([ANSWERS[2]])
+    files.end()
     (row,) = rows_of(tmp_path / "a.csv")
     assert (row["video"], row["class_1"]) == ("'=cmd.mp4", "'=1+1")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.cli.test_commands import command, refused
-from videoattn.data.decode import probe
 from videoattn.data.lists import read_folders
+from videoattn.data.prepare.verify import probe
 from videoattn.data.synthetic import demo_clip, encode_clip, write_demo_clips
 from videoattn.engine import checkpoint
 from videoattn.engine import train as engine

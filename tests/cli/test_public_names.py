@@ -14,8 +14,8 @@ from tests.weights.published import published_file
 from tests.weights.server import Server, body
 from tests.weights.test_download import PATH, SMALL, clip, server  # noqa: F401 (fixtures)
 from videoattn.recipe.config import Config, ModelConfig
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.initial import load_initial_weights
-from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, load_public
 
 
@@ -75,8 +75,8 @@ def test_every_command_takes_a_name(
 def test_a_recipe_starts_from_a_name(published: Server) -> None:
     model = ModelConfig("c2d_r50", {"head_window": (4, 7, 7)}, weights=SMALL)
     network = make_model(model, 400)
-    initial = load_initial_weights(network, Config("x", model=model))
-    assert initial.new == []
+    new, _ = load_initial_weights(network, Config("x", model=model))
+    assert new == []
     assert torch.equal(network.fc.bias, load_public(SMALL).fc.bias)
     assert published.num_requests == 1
 

@@ -10,13 +10,13 @@ from PIL import Image
 
 from videoattn.cli.app import main
 from videoattn.cli.clip import choose_maps, map_owners, read_clip
-from videoattn.cli.visualize import visualize, visualize_score
+from videoattn.cli.visualize import command as visualize
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load as load_recipe
-from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}
@@ -77,7 +77,7 @@ def test_the_files_of_every_kind(
     system: str, model: str, layer: str | None, expected: set[str], video: Path, tmp_path: Path
 ) -> None:
     run = untrained(tmp_path, system, model)
-    written = visualize(run, video, layer=layer, folder=tmp_path / "out", device="cpu")
+    written = visualize(run, video, layer=layer, output=tmp_path / "out", device="cpu")
     names = set()
     for name in expected:
         ends = (".png", ".mp4") if name.endswith("*") else (".png",)
@@ -118,7 +118,7 @@ def test_the_last_block_of_each_stage_is_drawn_if_there_are_many(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = untrained(tmp_path, "self_gating")
-    written = visualize(run, video, queries=["10,60,50"], device="cpu")
+    written = visualize(run, video, query=["10,60,50"], device="cpu")
     blocks = ("layer1.1", "layer2.0", "layer3.0", "layer4.1")  # after temporal convolutions
     names = [f"0000_{block}.bn1.self_gating.png" for block in blocks]
     assert [path.name for path in written] == names
@@ -166,11 +166,11 @@ def test_a_map_belongs_to_the_longest_matching_block() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_files_of_every_method(tmp_path: Path, video: Path, method: str) -> None:
     run = untrained(tmp_path, "non_local")
-    written = visualize_score(run, video, method=method, target="right")
+    written = visualize(run, video, method=method, target="right")
     stem = tmp_path / "pictures" / f"0000_{method}_right"
     assert written == [Path(f"{stem}.png"), Path(f"{stem}.mp4")]
     assert all(path.stat().st_size > 1000 for path in written)
-    own = visualize_score(run, video, method=method, folder=tmp_path / "own")
+    own = visualize(run, video, method=method, output=tmp_path / "own")
     assert own[0].name in (f"0000_{method}_left.png", f"0000_{method}_right.png")
 
 
@@ -231,7 +231,7 @@ def test_class_names_stay_in_the_output_folder(name: str, tmp_path: Path, video:
     (tmp_path / "out" / "0000_saliency_2").mkdir(parents=True)
     folder = tmp_path / "out"
     before = {path for path in tmp_path.rglob("*") if folder not in path.parents}
-    written = visualize_score(run, video, method="saliency", target=name, folder=folder)
+    written = visualize(run, video, method="saliency", target=name, output=folder)
     assert [path.parent for path in written] == [folder, folder]
     assert all(path.is_file() for path in written)
     assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == before

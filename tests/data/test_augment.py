@@ -14,14 +14,11 @@ from videoattn.data.decode import decode
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import repeated, train_sampler
-from videoattn.data.transforms import Box
+from videoattn.data.transforms import AreaCrop, Box, CropBox, TrainTransform
 from videoattn.data.transforms.augment import (
-    AreaCrop,
     ColorAugment,
-    CropBox,
     MultiScaleCrop,
     ShortSideCrop,
-    TrainTransform,
     erase_box,
     jitter_colors,
     rand_augment,

@@ -9,7 +9,7 @@ import torch
 
 from tests.data.conftest import MakeClip
 from tests.data.test_loader import dataset, same
-from videoattn.data.balance import balanced_order, class_weights, epoch_counts
+from videoattn.data.classes import balanced_order, class_weights, epoch_counts
 from videoattn.data.decode import Video
 from videoattn.data.lists import LabelSets, Samples, read_folders
 from videoattn.data.loader import ClipLoader

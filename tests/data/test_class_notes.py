@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_annotations import touch
-from videoattn.data.lists import class_notes, read_folders, read_frames, read_list
+from videoattn.data.classes import class_notes
+from videoattn.data.lists import read_folders, read_frames, read_list
 
 
 @pytest.mark.parametrize(

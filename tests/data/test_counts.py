@@ -10,7 +10,7 @@ from tests.data.test_dataset import train_set
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.decode import DecodeError, Video
 from videoattn.data.lists import Samples
-from videoattn.data.prepare.counts import FrameCount, read_counts, write_counts
+from videoattn.data.prepare.index import FrameCount, read_counts, write_counts
 from videoattn.recipe.memory import recall_counts, remember_counts
 
 NAMES = ["c/a.mp4", "c/b.avi"]

@@ -7,14 +7,13 @@ import torch
 
 from tests.data.conftest import MakeClip
 from tests.data.transformed import transformed
+from videoattn.data.classes import LabelNoise
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
 from videoattn.data.decode import DecodeError, Video, container, count_frames, decode
-from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
 from videoattn.data.shards import Shards
-from videoattn.data.transforms import TestTransform
-from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.transforms import AreaCrop, TestTransform, TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure
 

@@ -13,7 +13,8 @@ import torch
 
 from tests.data.conftest import BreakDecoder, MakeClip
 from videoattn.cli.app import main
-from videoattn.data.decode import DecodeError, probe
+from videoattn.data.decode import DecodeError
+from videoattn.data.prepare.verify import probe
 from videoattn.engine import train as engine
 from videoattn.engine.parallel import Parallel
 from videoattn.recipe.data import make_loader

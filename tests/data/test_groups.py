@@ -13,8 +13,13 @@ from tests.data.test_dataset import train_set
 from videoattn.data.decode import Video, decode
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.lists import read_folders
-from videoattn.data.prepare.groups import find_group_starts
-from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_index, write_index
+from videoattn.data.prepare.index import (
+    INDEX_NAME,
+    find_group_starts,
+    read_group_starts,
+    read_index,
+    write_index,
+)
 from videoattn.data.prepare.verify import describe, to_index
 
 NUM_FRAMES, GROUP = 36, 12

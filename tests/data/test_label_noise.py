@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from videoattn.data.label_noise import LabelNoise
+from videoattn.data.classes import LabelNoise
 
 NUM_SAMPLES, NUM_CLASSES = 20_000, 5
 

@@ -9,12 +9,11 @@ import torch
 from tests.data.conftest import MakeClip
 from tests.data.test_annotations import touch
 from tests.data.test_loader import dataset
+from videoattn.data.classes import class_notes, class_sizes
 from videoattn.data.lists import (
     LabelSets,
     ListError,
     Samples,
-    class_notes,
-    class_sizes,
     parse_list,
     read_charades,
     read_frames,
@@ -22,8 +21,8 @@ from videoattn.data.lists import (
 )
 from videoattn.data.loader import ClipLoader
 from videoattn.data.shards.write import write_shards
+from videoattn.data.transforms.augment import Mix
 from videoattn.data.transforms.mirror import Mirror
-from videoattn.data.transforms.mix import Mix
 
 Sets = list[tuple[int, ...]]
 

@@ -14,8 +14,7 @@ from videoattn.data.decode import DecodeError, decode
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
-from videoattn.data.transforms import to_video
-from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.transforms import AreaCrop, TrainTransform, to_video
 from videoattn.types import Batch, Frames
 
 

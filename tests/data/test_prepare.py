@@ -12,7 +12,7 @@ from PIL import Image
 from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data import dataset as dataset_module
-from videoattn.data.decode import Video, count_frames, decode, frame_times, probe
+from videoattn.data.decode import Video, count_frames, decode, frame_times
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import read_folders
 from videoattn.data.lists.files import walk
@@ -23,6 +23,7 @@ from videoattn.data.prepare.verify import (
     Record,
     describe,
     examine,
+    probe,
     to_index,
     verify,
     verify_folder,

@@ -18,8 +18,7 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import VideoBytes
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.loader import ClipLoader
-from videoattn.data.shards import BUFFER, Shards, open_shards
-from videoattn.data.shards.streaming import ShardDataset, _ahead
+from videoattn.data.shards import BUFFER, ShardDataset, Shards, _ahead, open_shards
 from videoattn.data.shards.table import TABLE, import_webdataset
 from videoattn.data.shards.write import write_shards
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.data.conftest import TORCHCODEC, MakeClip, decode_all, needs_ffmpeg
 from videoattn.data.decode import DecodeError, Decoder, Video, count_frames, decode
-from videoattn.data.prepare.groups import find_group_starts
+from videoattn.data.prepare.index import find_group_starts
 from videoattn.data.prepare.verify import describe
 
 NUM_FRAMES = 40

@@ -13,8 +13,7 @@ from videoattn.data.decode import decode
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import train_sampler
-from videoattn.data.transforms import Box, TestTransform
-from videoattn.data.transforms.augment import AreaCrop, TrainTransform
+from videoattn.data.transforms import AreaCrop, Box, TestTransform, TrainTransform
 
 
 def frames_of(count: int, height: int = 40, width: int = 60) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from videoattn.attention.record import GateMap, PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap
 
 CLIP = (4, 24, 32)
 

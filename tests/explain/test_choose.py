@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.explain.maps import CLIP, one_hot_map
-from videoattn.attention.record import PairwiseMap
+from videoattn.attention.maps import PairwiseMap
 from videoattn.explain import choose_queries, motion_position, score_position
 from videoattn.types import ModelInfo
 

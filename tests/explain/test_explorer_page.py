@@ -21,11 +21,16 @@ from selenium.webdriver.common.keys import Keys
 from tests.explain.pages import CLIP, GRID, archive, fields, frames, random_map
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import cell_number
-from videoattn.explain import geometry
 from videoattn.explain.choose import summarize
 from videoattn.explain.explorer.pack import Budget, write_explorer
-from videoattn.explain.render import colors_of, make_scale, number_text
-from videoattn.explain.words import describe_row, grid_note
+from videoattn.explain.pairwise import describe_row, query_position, strongest_keys, weights_of
+from videoattn.explain.render import (
+    colors_of,
+    frame_shares,
+    grid_note,
+    make_scale,
+    number_text,
+)
 
 NUMBERS = [str(4 * frame) for frame in range(CLIP[0])]
 Run = Callable[..., Any]
@@ -147,18 +152,18 @@ def test_the_mouse_previews_without_pinning(run: Run, browser: webdriver.Chrome)
 def test_words_shares_and_table_are_those_of_the_sheets(run: Run, name: str, query: int) -> None:
     run("videoattn.set({ map: arguments[0], queries: [arguments[1]], head: 'mean' })", name, query)
     found = exact_row(name, query)
-    weights = geometry.weights_of(found, 0, 0)
-    frame = geometry.query_position(found, 0, CLIP).frame
+    weights = weights_of(found, 0, 0)
+    frame = query_position(found, 0, CLIP).frame
     expected = describe_row(
         found, 0, name=name, frame=frame, numbers=NUMBERS, strongest=summarize(MAPS[name]).strongest
     )
     assert run("$('sentence').textContent") == expected
-    shares = [f"{100 * share:.0f} %" for share in geometry.frame_shares(weights, CLIP[0])]
+    shares = [f"{100 * share:.0f} %" for share in frame_shares(weights, CLIP[0])]
     assert run("[...document.querySelectorAll('#strip small')].map((e) => e.textContent)") == shares
     rows = run(
         "[...$('keys').tBodies[0].rows].map((row) => [...row.cells].map((e) => e.textContent))"
     )
-    keys = geometry.strongest_keys(weights, 10, CLIP)
+    keys = strongest_keys(weights, 10, CLIP)
     assert len(rows) == len(keys)
     for rank, (row, (position, weight)) in enumerate(zip(rows, keys, strict=True)):
         cell = (int(position.y * GRID[1] / CLIP[1]) + 1, int(position.x * GRID[2] / CLIP[2]) + 1)
@@ -202,7 +207,7 @@ def test_the_reverse_view_is_a_column_of_the_map(run: Run) -> None:
         name,
         query,
     )
-    cell = geometry.query_position(exact_row(name, query), 0, CLIP)
+    cell = query_position(exact_row(name, query), 0, CLIP)
     key = cell_number((cell.frame, int(cell.y), int(cell.x)), CLIP, GRID)
     column = MAPS[name].select(torch.arange(4 * 14 * 16)).weights[0].flatten(1)[:, key]
     for frame in range(8):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.explain.maps import CLIP, gray_frames, hot_spot, one_box
 from videoattn.attention.blocks.cgnl import CompactNonLocal
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.explain import boxes, draw_gate
 from videoattn.explain.boxes import GAP, LINE_COLOR
 from videoattn.explain.gates import (
@@ -18,11 +18,12 @@ from videoattn.explain.gates import (
     frame_amounts,
     spatial_weights,
 )
-from videoattn.explain.geometry import Position, gate_weights
 from videoattn.explain.marks import SOFT
 from videoattn.explain.render import (
     SEQUENTIAL,
     STRONGEST_ALPHA,
+    Position,
+    gate_weights,
     make_gate_scale,
     make_scale,
     number_text,

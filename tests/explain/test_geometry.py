@@ -4,16 +4,8 @@ import pytest
 import torch
 
 from tests.explain.maps import CLIP, one_hot_map
-from videoattn.explain.geometry import (
-    Position,
-    cell_center,
-    cells_of_frames,
-    frame_shares,
-    query_position,
-    strongest_keys,
-    weights_of,
-    window_of,
-)
+from videoattn.explain.pairwise import query_position, strongest_keys, weights_of, window_of
+from videoattn.explain.render import Position, cell_center, cells_of_frames, frame_shares
 
 
 def test_a_temporal_cell_covers_its_frames() -> None:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from tests.explain.maps import gray_frames, hot_spot, one_box, one_hot_map
-from videoattn.attention.record import GateMap
+from videoattn.attention.maps import GateMap
 from videoattn.explain import write_overlay
 from videoattn.explain.overlay import STRIP, even_size
 

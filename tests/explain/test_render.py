@@ -8,6 +8,7 @@ from videoattn.explain.render import (
     SEQUENTIAL,
     STRONGEST_ALPHA,
     blend,
+    grid_note,
     make_scale,
     resize,
     strength,
@@ -78,3 +79,18 @@ def test_resizing() -> None:
     frames = gray_frames()
     assert resize(frames, CLIP[1:]) is frames
     assert torch.equal(resize(frames, (48, 64)), gray_frames((4, 48, 64)))
+
+
+def test_the_note_of_a_grid() -> None:
+    """It names the grid of the queries if it is another one, and maps that are too coarse."""
+    note = grid_note((4, 7, 7), (16, 112, 112))
+    assert note == (
+        "7 \u00d7 7 places over the frame, 4 over time: each covers 2 % of the frame and 4 frames"
+    )
+    assert grid_note((4, 7, 7), (16, 112, 112), (4, 7, 7)) == note
+    found = grid_note((4, 7, 7), (16, 112, 112), (4, 14, 14))
+    assert found == f"{note}; queries have 14 \u00d7 14 places"
+    assert grid_note((1, 1, 1), (8, 64, 64), (8, 2, 2)) == (
+        "1 \u00d7 1 places over the frame, 1 over time: each covers all of the frame and 8 frames; "
+        "queries have 2 \u00d7 2 places, 8 over time; too coarse to show shapes"
+    )

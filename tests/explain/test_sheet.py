@@ -13,9 +13,8 @@ from PIL import Image
 
 from tests.explain.maps import CLIP, gray_frames, one_hot_map
 from videoattn.explain import draw_sheet
-from videoattn.explain.geometry import Position
 from videoattn.explain.marks import canvas_axes, draw_arrow, draw_over, draw_ring, draw_text
-from videoattn.explain.render import SEQUENTIAL, STRONGEST_ALPHA, Scale, make_scale
+from videoattn.explain.render import SEQUENTIAL, STRONGEST_ALPHA, Position, Scale, make_scale
 from videoattn.explain.sheet import (
     COLOR_BAR,
     Grid,

@@ -16,11 +16,10 @@ from tests.reference import fill
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.models import features, head, info
-from videoattn.models.pytorchvideo import NAMES as PYTORCHVIDEO
-from videoattn.models.structure import FittingAvgPool3d
+from videoattn.models.libraries import PYTORCHVIDEO, FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.training import make_precision
 
 # pytorchvideo's swish

@@ -8,7 +8,7 @@ from torch import nn
 
 from videoattn.attention import NonLocal
 from videoattn.attention.blocks.similarity import SimilarityAttention
-from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.maps import HasMaps
 from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
@@ -24,7 +24,7 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_optimizer, make_precision, make_settings
 

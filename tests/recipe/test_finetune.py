@@ -26,10 +26,9 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.experiment import train
-from videoattn.recipe.initial import load_initial_weights
-from videoattn.recipe.model import make_model
-from videoattn.recipe.training import make_fine_tuning, make_optimizer, new_parameters
+from videoattn.recipe.experiment import make_model, train
+from videoattn.recipe.initial import load_initial_weights, new_parameters
+from videoattn.recipe.training import make_fine_tuning, make_optimizer
 from videoattn.types import ModelInfo
 
 
@@ -196,31 +195,29 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
-def begun(asked: Config, num_classes: int = 4) -> tuple[nn.Module, FineTuning | None]:
+def begun(asked: Config, num_classes: int = 4) -> tuple[nn.Module, FineTuning]:
     torch.manual_seed(0)
     model = make_model(asked.model, num_classes)
-    new = load_initial_weights(model, asked).new if asked.model.weights else None
+    new = load_initial_weights(model, asked)[0] if asked.model.weights else None
     return model, make_fine_tuning(asked, model, new)
 
 
 def test_the_backbone_is_all_pretrained_parameters(weights: Path) -> None:
     asked = recipe(weights, freeze_backbone_epochs=2, freeze_batch_norm=True, num_epochs=3)
     model, tuning = begun(asked)
-    assert tuning is not None
     names = {name for name, _ in model.named_parameters()}
     new = {name for name in names if name.startswith(("fc.", "layer2.1_non_local."))}
     assert tuning == FineTuning(frozenset(names - new), 2, True)
     model, tuning = begun(asked, num_classes=6)
-    assert tuning is not None
     assert names - tuning.backbone == {n for n in new if not n.startswith("fc.")}
-    assert begun(recipe(weights))[1] is None
+    assert begun(recipe(weights))[1] == FineTuning()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_each_group_has_its_rate(weights: Path, tmp_path: Path, optimizer: str) -> None:
     asked = recipe(weights, backbone_lr_scale=0.1, lr=0.5, weight_decay=0.2, optimizer=optimizer)
     model, tuning = begun(asked)
-    made = make_optimizer(model, asked, tuning)
+    made = make_optimizer(model, asked, tuning.backbone)
     tune(tmp_path, tuning, model=model, make_optimizer=lambda _: made, num_epochs=1)
     last = 0.05 * 0.97  # the second step of tests.engine.fakes.optimisation
     assert [(g["part"], g["weight_decay"], g["lr"]) for g in made.param_groups] == [
@@ -244,7 +241,7 @@ def test_a_tenth_of_the_rate_moves_a_tenth(weights: Path, tmp_path: Path) -> Non
         before = {name: value.clone() for name, value in model.named_parameters()}
         tune(
             tmp_path / str(scale), tuning, model=model, num_epochs=1,
-            make_optimizer=lambda model: make_optimizer(model, asked, tuning),
+            make_optimizer=lambda model: make_optimizer(model, asked, tuning.backbone),
             batches=FakeBatches(num_samples=4),
         )  # fmt: skip
         return {name: value.detach() - before[name] for name, value in model.named_parameters()}

@@ -14,8 +14,8 @@ from tests.engine.fakes import about
 from videoattn.engine.checkpoint import save_folder
 from videoattn.models.table import make_network
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.initial import load_initial_weights
-from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, to_public
 
 CLIP = ClipConfig(num_frames=4, height=32, width=32)
@@ -32,7 +32,7 @@ def recipe(weights: Path | str, **model: object) -> Config:
 
 def started(config: Config, num_classes: int = 3) -> tuple[nn.Module, list[str]]:
     model = make_model(config.model, num_classes)
-    return model, load_initial_weights(model, config).notes
+    return model, load_initial_weights(model, config)[1]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_another_library_s_classifier_has_its_own_name(tmp_path: Path) -> None:
     asked = recipe(tmp_path / "shared", name="s3d")
     network = make_model(asked.model, 3)
     network.forward = lambda x: x  # its own needs long clips, and nothing is asked of it here
-    notes = load_initial_weights(network, asked).notes
+    notes = load_initial_weights(network, asked)[1]
     assert notes == [
         f"{tmp_path / 'shared'} has 7 classes, the data 3: classifier.1 starts from random weights"
     ]

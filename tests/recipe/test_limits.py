@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from tests.engine.fakes import about, tiny_net
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointError
-from videoattn.recipe.limits import AT_MOST
 from videoattn.recipe.load import comparable, from_stored
 from videoattn.recipe.load import load as load_recipe
+from videoattn.recipe.stored import AT_MOST
 
 pytestmark = pytest.mark.usefixtures("limits")
 

@@ -16,10 +16,11 @@ import numpy as np
 import typer
 from common import DECODERS, print_table, videos_under
 
-from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode, probe
+from videoattn.data.decode import DecodeError, Decoder, check_decoder, count_frames, decode
 from videoattn.data.decode.container import open_container, video_stream
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import ToRGB
+from videoattn.data.prepare.verify import probe
 
 COLUMNS = ("file", "kind", *DECODERS)
 CHUNK_BYTES = 150_000_000

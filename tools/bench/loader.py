@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -40,13 +40,13 @@ from networks import against
 from torch import Tensor
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.decode import DecodeError, Decoder, count_frames, decode, probe
+from videoattn.data.decode import DecodeError, Decoder, count_frames, decode
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.data.prepare.reencode import Reencode, reencode
+from videoattn.data.prepare.verify import probe
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
-from videoattn.data.transforms import TestTransform
-from videoattn.data.transforms.augment import TrainTransform
+from videoattn.data.transforms import TestTransform, TrainTransform
 from videoattn.data.transforms.mirror import Mirror
 
 SETTINGS: dict[str, Sampler] = {
@@ -263,7 +263,7 @@ def _print_views(samples: Samples, rounds: int) -> None:
     rows = []
     for index in range(len(samples)):
         path = samples.path(index)
-        sides = {"ours": partial(dataset.__getitem__, (0, index))}
+        sides: dict[str, Callable[[], object]] = {"ours": partial(dataset.__getitem__, (0, index))}
         sides |= {name: partial(whole_frame_views, name, path, sampler) for name in peers}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds + 1):  # the first opens the file and is not counted

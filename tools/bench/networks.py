@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from videoattn.attention import insert_attention
 from videoattn.engine.precision import autocast
 from videoattn.recipe.config import ModelConfig
-from videoattn.recipe.model import make_model
+from videoattn.recipe.experiment import make_model
 
 POSITIONS = ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))
 """The stages and blocks after which the non-local paper inserts its five blocks in an R50."""
@@ -42,6 +43,8 @@ def theirs(name: str) -> nn.Module:
     from pytorchvideo.models import hub
 
     model: nn.Module = getattr(hub, name.removesuffix("_nl"))(pretrained=False)
+    blocks: Any = model.blocks
+    blocks[-1].pool = nn.AdaptiveAvgPool3d(1)  # its pool needs 8 frames
     if name.endswith("_nl"):
 
         def block(channels: int) -> nn.Module:

@@ -52,21 +52,29 @@ def save_maps(
     """
     arrays = {} if frames is None else {"frames": frames.cpu().numpy()}
     entries = []
-    for index, (name, found) in enumerate(maps.items()):
+    for number, (name, found) in enumerate(maps.items()):
         kind = "gate" if isinstance(found, GateMap) else "pairwise"
         entry: dict[str, Any] = {"name": name, "type": kind}
         for item in fields(found):
             value = getattr(found, item.name)
             if isinstance(value, Factors):
                 entry |= {"rule": value.rule, "scale": value.scale}
-                arrays |= {f"{index}.q": value.q.numpy(), f"{index}.k": value.k.numpy()}
+                arrays |= {f"{number}.q": value.q.numpy(), f"{number}.k": value.k.numpy()}
             elif isinstance(value, Tensor):
-                arrays[f"{index}.{item.name}"] = value.numpy()
+                arrays[f"{number}.{item.name}"] = value.numpy()
             elif value is not None:
                 entry[item.name] = value
         entries.append(entry)
-    index_json = {"format": FORMAT, "about": dict(about or {}), "maps": entries}
-    write_whole(path, lambda file: _write(file, index_json, arrays))
+    index = {"format": FORMAT, "about": dict(about or {}), "maps": entries}
+
+    def write(file: Any) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("index.json", json.dumps(index, indent=1))
+            for key, array in arrays.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    write_whole(path, write)
 
 
 def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
@@ -95,7 +103,10 @@ def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
             for number, entry in enumerate(index["maps"])
         }
         frames, about = arrays.get("frames"), index["about"]
-        if not isinstance(about, dict) or not (frames is None or _are_frames(frames)):
+        are_frames = frames is None or (
+            frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[1] == 3
+        )
+        if not isinstance(about, dict) or not are_frames:
             raise ValueError("its frames or facts are of another kind")
         return MapArchive(maps, frames, about)
     except OSError:
@@ -105,14 +116,6 @@ def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
         raise ValueError(
             f"{path} is not an archive of attention maps ({reason}); write one with save_maps"
         ) from error
-
-
-def _write(file: Any, index: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("index.json", json.dumps(index, indent=1))
-        for key, array in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _read(
@@ -154,15 +157,8 @@ def _checked(name: str, found: PairwiseMap) -> PairwiseMap:
     if any(not 0 <= row < num_queries for row in found.special.values()):
         raise ValueError(f"special queries of {name!r} have no row")
     if (factors := found.factors) is not None:
-        same = factors.q.shape[:2] == factors.k.shape[:2] == found.rows.shape[:2]
-        if (
-            not same
-            or factors.rule not in get_args(Rule)
-            or factors.q.shape[3:] != factors.k.shape[3:]
-        ):
+        same_heads = factors.q.shape[:2] == factors.k.shape[:2] == found.rows.shape[:2]
+        same_width = factors.q.shape[3:] == factors.k.shape[3:]
+        if not (same_heads and same_width and factors.rule in get_args(Rule)):
             raise ValueError(f"factors of {name!r} do not fit its rows")
     return found
-
-
-def _are_frames(frames: Tensor) -> bool:
-    return frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[1] == 3

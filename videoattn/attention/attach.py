@@ -1,5 +1,5 @@
 """Attaches attention systems to networks: after blocks, on branches, instead of a layer, around a
-stage, and others.
+stage, and others; with the default positions of each.
 
 Every `attach_*` function takes the network, its structure, the constructor of the block, the
 positions (those of the paper if empty) and the name of the blocks, and returns the network. No
@@ -7,6 +7,7 @@ parameter is renamed, and the networks survive deepcopy, torch.compile and torch
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from videoattn.attention.blocks.attention_stem import replace_stem
 from videoattn.attention.blocks.residual_attention import MaskedStage
 from videoattn.attention.capture import Taps
 from videoattn.attention.maps import HasMaps
-from videoattn.attention.positions import published_positions, stage_outputs, stages_of
 from videoattn.types import ModelInfo
 
 Make = Callable[..., nn.Module]
@@ -25,17 +25,9 @@ def attach_blocks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels)` after blocks; by default at the published positions."""
-    positions = after or published_positions(model, info)
-    insert.insert_attention(model, make, positions, name=name, info=info)
+    after = after or published_positions(model, info)
+    insert.insert_attention(model, make, after, name=name, info=info)
     return model
-
-
-def attach_stage_ends(
-    model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
-) -> nn.Module:
-    """Adds `make(channels)` after the last blocks of the last two stages."""
-    positions = after or [blocks[-1] for blocks in stages_of(model, info)[-2:]]
-    return attach_blocks(model, info, make, positions, name)
 
 
 def attach_gates(
@@ -65,16 +57,8 @@ def attach_convolutions(
 
 
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:
-    """Replaces every convolution with a 3x3 extent inside the stages; returns their names.
-
-    Args:
-        make: Returns the layer for (in_channels, out_channels, stride of height and width).
-        stages: Dotted names of stages or blocks.
-
-    Does not replace convolutions inside attention blocks.
-
-    Raises:
-        ValueError: If a stage has no 3x3 convolution, or a block follows a convolution.
+    """Replaces every convolution with a 3x3 extent inside stages or blocks, except in attention, by
+    `make(in_channels, out_channels, stride of height and width)`; returns their names.
     """
     replaced = []
     for stage in stages:
@@ -100,7 +84,6 @@ def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) ->
 
 
 def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yields the names and modules of all submodules, except those inside attention blocks."""
     if isinstance(module, HasMaps):
         return
     yield name, module
@@ -122,8 +105,7 @@ class Joined(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self._taps.pop(source) for source in self.sources]
-        result: Tensor = self.block(x, *features)
-        return result
+        return self.block(x, *features)
 
 
 def attach_layers(
@@ -132,9 +114,6 @@ def attach_layers(
     """Adds `make(channels, source_channels)` after the last position. Its forward takes (x,
     *sources): the outputs of that position and of the others. By default the block before the last
     attends to the published positions.
-
-    Raises:
-        ValueError: If there is no source, or a source does not run before the last position.
     """
     positions = list(after)
     if not positions:
@@ -177,9 +156,6 @@ def attach_head(
     """Replaces the classifier by `make(width, level_channels, num_classes)`. Its forward takes
     (pooled, *levels): the classifier's input, (N, C) or (N, S, C) for S segments, and the outputs
     of the positions, by default of the last three stages. It returns (N, K) or (N, 1, K).
-
-    Raises:
-        ValueError: If the network has no linear classifier, or its input has another shape.
     """
     levels = after or stage_outputs(model, info, 3)
     shapes = insert.output_shapes(model, levels, info)
@@ -192,11 +168,7 @@ def attach_head(
 
 
 def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
-    """Returns the classifier of a network.
-
-    Raises:
-        ValueError: If it is not a linear layer, or its input is not (N, C) or (N, S, C).
-    """
+    """Returns the classifier; raises a ValueError unless it is a linear layer of (N, [S,] C)."""
     classifier = model.get_submodule(info.classifier)
     inputs = insert.dry_run(model, [info.classifier], info, inputs=True)
     shape = (1, *inputs[info.classifier].shape[1:])
@@ -246,10 +218,8 @@ def attach_masks(
 def attach_network(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Wraps the network: returns `make(model, info=info, after=...)`.
-
-    The wrapper selects a region on the output of one module, by default the last stage.
-    """
+    """Wraps the network: returns `make(model, info=info, after=...)`. The wrapper selects a region
+    on the output of one module, by default the last stage."""
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(
@@ -257,3 +227,60 @@ def attach_network(
             "selects the region"
         )
     return make(model, info=info, after=positions[0])
+
+
+def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the five positions that the authors of the non-local paper chose.
+
+    Two are in the stage at 1/8 of the frame's height, after every second block; three are in the
+    stage at 1/16 (R101: blocks 6, 13, 20). If the 1/8 stage is short, it has one, and the 1/16
+    stage has one after every second block: one at depth 18, two in Inception.
+    """
+    second, third = stages_of(model, info)[-3:-1]
+    if len(second) < 4:
+        return [second[-1], *third[1::2]]
+    step = len(third) // 3
+    chosen = [6, 13, 20] if len(third) == 23 else [step - 1, 2 * step - 1, 3 * step - 1]
+    return [second[1], second[3], *(third[index] for index in chosen)]
+
+
+def stages_of(model: nn.Module, info: ModelInfo) -> list[tuple[str, ...]]:
+    """Returns the blocks of each stage; raises a ValueError if there are fewer than three."""
+    if len(info.stages) < 3:
+        raise ValueError(
+            f"after: {type(model).__name__} does not have the four stages of a ResNet, so this "
+            "system has no default position in it; name modules of the network"
+        )
+    return list(info.stages.values())
+
+
+def stage_outputs(model: nn.Module, info: ModelInfo, count: int) -> list[str]:
+    """Returns names of the modules whose outputs are the features of the last `count` stages: each
+    stage itself if it runs its blocks in sequence, else its last block."""
+    modules = dict(model.named_modules())
+    outputs = [
+        name if isinstance(modules.get(name), nn.Sequential) else blocks[-1]
+        for name, blocks in zip(info.stages, stages_of(model, info), strict=True)
+    ]
+    return outputs[-count:]
+
+
+def stage_ends(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the last blocks of the last two stages."""
+    return [blocks[-1] for blocks in stages_of(model, info)[-2:]]
+
+
+def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:
+    """Returns the modules that end a convolution over time inside the stages: the norm that
+    follows it, or the unit of a convolution, a norm and a ReLU. Empty without such convolutions."""
+    found = []
+    for name in [block for blocks in stages_of(model, info) for block in blocks]:
+        for path, module in model.get_submodule(name).named_modules(prefix=name):
+            children = list(module.named_children())
+            for (_, first), (child, second) in pairwise(children):
+                mixes_frames = isinstance(first, nn.Conv3d) and first.kernel_size[0] > 1
+                if not mixes_frames or not isinstance(second, nn.BatchNorm3d):
+                    continue
+                is_unit = [type(child) for _, child in children[1:]] == [nn.BatchNorm3d, nn.ReLU]
+                found.append(path if is_unit else f"{path}.{child}")
+    return found

@@ -1,12 +1,13 @@
 """Collects the outputs or inputs of modules, in one forward pass (`capture`) or in all (`Taps`)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 
 class Captured(dict[str, Tensor]):
@@ -48,16 +49,23 @@ def capture(
     captured = Captured()
     remaining = set(names)
 
-    def keep(name: str, x: object) -> Tensor | None:
+    def keep(name: str, module: nn.Module, args: tuple[object, ...], *output: object) -> Any:
         captured.calls[name] += 1
         remaining.discard(name)
+        x = next(iter(args), None) if inputs else output[0]
         if isinstance(x, Tensor):
             captured[name] = x
         if stop and not remaining:
             raise _AllCaptured
-        return x.clone() if copy and isinstance(x, Tensor) else None
+        if not copy or not isinstance(x, Tensor):
+            return None
+        return (x.clone(), *args[1:]) if inputs else x.clone()
 
-    handles = [_register(model.get_submodule(name), name, keep, inputs) for name in names]
+    handles = []
+    for name in names:
+        module = model.get_submodule(name)
+        register = module.register_forward_pre_hook if inputs else module.register_forward_hook
+        handles.append(register(partial(keep, name)))
     try:
         yield captured
     except _AllCaptured:
@@ -65,19 +73,6 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _register(
-    module: nn.Module, name: str, keep: Callable[[str, object], Tensor | None], inputs: bool
-) -> RemovableHandle:
-    if not inputs:
-        return module.register_forward_hook(lambda module, args, output: keep(name, output))
-
-    def before(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...] | None:
-        replaced = keep(name, args[0]) if args else None
-        return None if replaced is None else (replaced, *args[1:])
-
-    return module.register_forward_pre_hook(before)
 
 
 class Taps:
@@ -91,11 +86,7 @@ class Taps:
         self.tensors: dict[str, Tensor] = {}
 
     def pop(self, key: str) -> Tensor:
-        """Returns and removes a tensor.
-
-        Raises:
-            ValueError: If the module has not run since the last call.
-        """
+        """Returns and removes a tensor; raises a ValueError if its module has not run."""
         if key not in self.tensors:
             raise ValueError(f"{key!r} did not run in this forward pass; run the whole network")
         return self.tensors.pop(key)

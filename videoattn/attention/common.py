@@ -1,4 +1,4 @@
-"""Helpers of many blocks: checks, grids, pooled keys, initial weights."""
+"""Helpers of many blocks: checks, grids, pooled keys, initial weights, auxiliary losses."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,3 +69,33 @@ def evaluating(block: nn.Module) -> Iterator[None]:
 def one_head(q: Tensor, k: Tensor, rule: Rule, scale: float) -> Factors:
     """Returns queries (N, Q, D) and keys (N, P, D) as the factors of a map with one head."""
     return Factors(widen(q).unsqueeze(1), widen(k).unsqueeze(1), rule, scale)
+
+
+class HeldLosses(dict[str, Tensor]):
+    """The named losses that a block keeps from a forward pass in training mode, as means over its
+    samples. They belong to the graph of that pass: a copy or a checkpoint of the module has none.
+    """
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "HeldLosses":
+        return HeldLosses()
+
+    def __reduce__(self) -> tuple[type["HeldLosses"], tuple[()]]:
+        return HeldLosses, ()
+
+
+def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the losses of the last training-mode forward pass by name, and removes them from the
+    blocks. Losses with the same name, from several blocks, are added. The caller weights them:
+
+        logits = model(video)
+        losses = auxiliary_losses(model)  # {"interaction": ..., "diversity": ...}
+        loss = cross_entropy(logits, labels) + sum(weights[name] * x for name, x in losses.items())
+    """
+    found: dict[str, Tensor] = {}
+    for module in model.modules():
+        held = getattr(module, "losses", None)
+        if isinstance(held, HeldLosses):
+            for name, loss in held.items():
+                found[name] = found[name] + loss if name in found else loss
+            held.clear()
+    return found

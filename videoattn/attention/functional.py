@@ -28,13 +28,13 @@ Tokens = Float[Tensor, "N P C"]
 Normalizer = Literal["softmax", "sigmoid", "count"]
 Path = Literal["auto", "explicit", "fused", "linear", "chunked"]
 
-NORMALIZERS = ("softmax", "sigmoid", "count")
 _PATHS: dict[str, tuple[Path, ...]] = {
     "softmax": ("fused", "chunked"),
     "sigmoid": ("chunked",),
     "count": ("linear",),
 }
 """Paths of each normalizer besides "auto" and "explicit". "auto" prefers the first."""
+NORMALIZERS = tuple(_PATHS)
 MOST_AT_ONCE = 2**24
 """The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
 
@@ -61,10 +61,8 @@ def from_tokens(tokens: Tokens, grid: Grid) -> Video:
 
 
 def normalize(logits: Float[Tensor, "... P"], normalizer: Normalizer) -> Float[Tensor, "... P"]:
-    """Returns the weights of the table above.
-
-    The offset of the sigmoid gives rows of logits near 0 a sum near 1 for any number of keys.
-    """
+    """Returns the weights of the table above. The offset of the sigmoid gives rows of logits near 0
+    a sum near 1 for any number of keys."""
     if normalizer == "softmax":
         return logits.softmax(-1)
     num_keys = logits.shape[-1]
@@ -95,9 +93,6 @@ def attend(
     at a time ("chunked": memory linear in positions), and once more in the backward pass. The same
     path computes softmax in bfloat16 on a CPU, with bfloat16 logits: it is 1.5 to 3 times as fast
     as the fused kernel (measured by `tools/bench/attention_paths.py`).
-
-    Raises:
-        ValueError: If the normalizer or the path does not exist.
     """
     check_path(path, normalizer, *_PATHS.get(normalizer, ()))
     if path == "auto":
@@ -127,10 +122,8 @@ def attend(
 
 
 def check_path(path: str, kind: str, *own: str) -> None:
-    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer.
-
-    `own` lists the paths of the kind except "auto" and "explicit", none if it is unknown.
-    """
+    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer. `own` lists
+    the paths of the kind except "auto" and "explicit", none if it is unknown."""
     if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
     allowed = ("auto", "explicit", *own)
@@ -207,9 +200,6 @@ def attend_separable(
     Only keys with b_j > -a_i count. In sorted b they are a suffix, and two suffix sums,
     S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalizers have no
     such sums; their rows are computed for some queries at a time ("chunked").
-
-    Raises:
-        ValueError: If the normalizer does not have the path.
     """
     check_path(path, "a separable map", "linear" if normalizer == "count" else "chunked")
     if normalizer != "count":

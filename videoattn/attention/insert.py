@@ -91,7 +91,13 @@ def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> s
     parent_name, _, child = position.rpartition(".")
     parent = model.get_submodule(parent_name)
     if isinstance(parent, nn.Sequential | nn.ModuleList):
-        _insert_child(parent, child, f"{child}_{name}", block)
+        if f"{child}_{name}" in parent._modules:
+            raise ValueError(f"'{child}_{name}' already exists; choose another name or position")
+        items = list(parent._modules.items())
+        last = list(parent._modules).index(_last(parent, child))
+        items.insert(last + 1, (f"{child}_{name}", block))
+        # Sequential runs, and ModuleList iterates, in the order of this dictionary.
+        parent._modules = OrderedDict(items)
         return f"{position}_{name}"
     module = model.get_submodule(position)
     if name in module._modules:
@@ -113,9 +119,9 @@ def with_blocks(model: nn.Module, position: str) -> str:
     """Returns the module whose output is that of a position after the blocks inserted there."""
     parent_name, _, child = position.rpartition(".")
     parent = model.get_submodule(parent_name)
-    if not isinstance(parent, nn.Sequential | nn.ModuleList):
-        return position
-    return f"{parent_name}.{_last(parent, child)}" if parent_name else _last(parent, child)
+    if isinstance(parent, nn.Sequential | nn.ModuleList):
+        return position.removesuffix(child) + _last(parent, child)
+    return position
 
 
 def runs_last_child(module: nn.Module) -> bool:
@@ -124,16 +130,9 @@ def runs_last_child(module: nn.Module) -> bool:
     return forward is nn.Sequential.forward or getattr(module, "runs_last_child", False)
 
 
-def is_attention(module: nn.Module) -> bool:
-    """Returns whether the module is a block with attention maps, or a view of one."""
-    return any(isinstance(part, HasMaps) for part in module.modules())
-
-
 class _Through:
-    """A forward hook that passes a module's output through children of the module.
-
-    It stores only the names of the children, so deepcopy, torch.compile and torch.export work.
-    """
+    """A forward hook that passes a module's output through children of the module. It stores only
+    the names of the children, so deepcopy, torch.compile and torch.export work."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -264,22 +263,12 @@ def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
     return torch.empty([sizes[axis] for axis in info.axes], device="meta")
 
 
-def _insert_child(parent: nn.Module, child: str, name: str, block: nn.Module) -> None:
-    if name in parent._modules:
-        raise ValueError(f"{name!r} already exists; choose another name or position")
-    items = list(parent._modules.items())
-    last = [key for key, _ in items].index(_last(parent, child))
-    items.insert(last + 1, (name, block))
-    # Sequential runs, and ModuleList iterates, in the order of this dictionary.
-    parent._modules = OrderedDict(items)
-
-
 def _last(parent: nn.Module, child: str) -> str:
     """Returns the last of the attention blocks that follow a child, or the child."""
-    names = list(parent._modules)
-    last = names.index(child)
-    for name in names[last + 1 :]:
-        if not name.startswith(f"{child}_") or not is_attention(parent.get_submodule(name)):
+    names, last = list(parent._modules), child
+    for name in names[names.index(child) + 1 :]:
+        parts = parent.get_submodule(name).modules()
+        if not (name.startswith(f"{child}_") and any(isinstance(m, HasMaps) for m in parts)):
             break
-        last += 1
-    return names[last]
+        last = name
+    return last

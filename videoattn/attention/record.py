@@ -20,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from videoattn.attention.adapters import multihead_maps
-from videoattn.attention.maps import Factors, PairwiseAttention, cells
-from videoattn.attention.maps import GateMap as GateMap
-from videoattn.attention.maps import HasMaps as HasMaps
-from videoattn.attention.maps import PairwiseMap as PairwiseMap
+from videoattn.attention.maps import GateMap, HasMaps, PairwiseAttention, PairwiseMap, cells
 from videoattn.types import Grid, ModelInfo, own_info
 
 Query = tuple[int, int, int]
@@ -33,7 +30,6 @@ MOST_ENTRIES = 2**24
 """All rows are recorded if a map has at most this many entries per clip (64 MiB of float32)."""
 
 Maps = dict[str, PairwiseMap | GateMap]
-Found = Mapping[str, PairwiseAttention | GateMap]
 
 
 def recordable_blocks(model: nn.Module, info: ModelInfo | None = None) -> dict[str, nn.Module]:
@@ -102,8 +98,6 @@ def record_attention(
 
 @dataclass(eq=False)
 class _Recorder:
-    """The hooks of one recording."""
-
     maps: Maps
     info: ModelInfo
     queries: Sequence[Query | str] | None
@@ -130,7 +124,15 @@ class _Recorder:
         self, name: str, block: nn.Module, args: Any, kwargs: Mapping[str, Any], output: object
     ) -> None:
         """Adds the maps of a block that has run."""
-        for key, found in self._maps_of(block, args, kwargs).items():
+        maps: Mapping[str, PairwiseAttention | GateMap]
+        if isinstance(block, HasMaps):
+            maps = block.maps(*args, **kwargs)
+        else:
+            assert isinstance(block, nn.MultiheadAttention)
+            assert self.info.token_grid is not None
+            grid = self.info.token_grid(self.clip)
+            maps = multihead_maps(block, args, kwargs, grid, self.info.special_tokens)
+        for key, found in maps.items():
             full = f"{name}.{key}" if key else name
             if isinstance(found, GateMap):
                 self.maps[full] = replace(found, weights=_kept(found.weights))
@@ -139,14 +141,6 @@ class _Recorder:
             # [] requests only `received`
             if len(numbers) or not self.queries or self.factors == "instead":
                 self.maps[full] = self._rows(found, numbers, special)
-
-    def _maps_of(self, block: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Found:
-        if isinstance(block, HasMaps):
-            return block.maps(*args, **kwargs)
-        assert isinstance(block, nn.MultiheadAttention)
-        assert self.info.token_grid is not None
-        grid = self.info.token_grid(self.clip)
-        return multihead_maps(block, args, kwargs, grid, self.info.special_tokens)
 
     def _numbers(self, found: PairwiseAttention) -> tuple[Tensor, dict[str, int]]:
         """Returns the indices of the queries to record, and the row of each special query."""
@@ -181,7 +175,7 @@ class _Recorder:
         rows, elsewhere = found.rows_by_head(numbers)
         factors = found.factors if self.factors else None
         if factors is not None:
-            factors = Factors(_kept(factors.q), _kept(factors.k), factors.rule, factors.scale)
+            factors = factors._replace(q=_kept(factors.q), k=_kept(factors.k))
         return PairwiseMap(
             found.kind,
             _kept(rows),

@@ -4,15 +4,15 @@ The weight of a position comes from its local features and the global vector g o
 g of another clip, the weights show which positions the content of the other clip selects.
 """
 
-import re
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.blocks.pay_attention import LevelAttention
+from videoattn.attention.blocks.pay_attention import LearnToPay, LevelAttention
 from videoattn.attention.maps import GateMap
+from videoattn.attention.record import recordable_blocks
 from videoattn.types import Logits, Video
 
 
@@ -66,12 +66,10 @@ def _run(model: nn.Module, clips: Video, *, swap: bool) -> Seen:
         return local, g
 
     handles = [
-        # The level "fc.block.levels.0" has the map "fc.0".
-        module.register_forward_pre_hook(
-            partial(read, re.sub(r"(\.block)*\.levels(\.\d+)$", r"\2", path))
-        )
-        for path, module in model.named_modules()
-        if isinstance(module, LevelAttention)
+        level.register_forward_pre_hook(partial(read, f"{name}.{index}"))
+        for name, head in recordable_blocks(model).items()
+        if isinstance(head, LearnToPay)
+        for index, level in enumerate(head.levels)
     ]
     try:
         return Seen(model(clips), maps)

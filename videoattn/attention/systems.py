@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from videoattn.attention import attach
+from videoattn.attention.attach import stage_ends, stage_outputs, temporal_outputs
 from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.cgnl import CompactNonLocal
 from videoattn.attention.blocks.channel_attention import ChannelAttention
@@ -22,12 +23,9 @@ from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
-from videoattn.attention.positions import stage_outputs, temporal_outputs
 from videoattn.types import ModelInfo
 
-Kind = Literal[
-    "block", "stage_end", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"
-]
+Kind = Literal["block", "gate", "convolution", "mask", "head", "layers", "pyramid", "network"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,10 @@ class AttentionSystem:
         title: The name in tables and titles.
         paper: Authors, venue and year.
         make: The constructor of the block.
-        kind: The kind of position, which determines the arguments of `make`:
-            block: after whole blocks; (channels).
-            stage_end: after the last blocks of stages; (channels).
-            gate: on residual branches; (channels).
-            convolution: instead of 3x3 convolutions; (in_channels, out_channels, stride).
-            mask: around stages; (channels, grid=...).
-            head: instead of the classifier; (width, level channels, number of classes).
-            layers: after a layer, with earlier layers as sources; (channels, source channels).
-            pyramid: after stages, with all earlier stages as sources; (channels, source channels).
-            network: around the network; (model, info=..., after=...).
+        kind: The kind of position, whose function in attach.py states the arguments of `make`.
         map_of: The meaning of the recorded map.
         map_shape: Its shape.
-        losses: Auxiliary losses of the block (see losses.py), with default weights.
+        losses: Auxiliary losses of the block (see common.py), with default weights.
         default_after: Function from a network and its structure to the default positions, for a
             system whose default differs from that of its kind (attach.py).
     """
@@ -73,9 +62,6 @@ class AttentionSystem:
             make: The system's constructor, with its options bound.
             after: Positions; the default ones if empty.
             name: Name of the blocks in the network.
-
-        Raises:
-            ValueError: If a position does not exist or does not suit the system.
         """
         if not after and self.default_after is not None:
             after = self.default_after(model, info)
@@ -84,7 +70,6 @@ class AttentionSystem:
 
 ATTACH: dict[Kind, Callable[..., nn.Module]] = {
     "block": attach.attach_blocks,
-    "stage_end": attach.attach_stage_ends,
     "gate": attach.attach_gates,
     "convolution": attach.attach_convolutions,
     "mask": attach.attach_masks,
@@ -184,7 +169,11 @@ SYSTEMS: dict[str, AttentionSystem] = {
         map_shape="(N, C), (N, T, H, W), (N, T)",
     ),
     "refinement": _channel_gate(
-        "Attention refinement", "Yu et al., ECCV 2018", AttentionRefinement, "stage_end"
+        "Attention refinement",
+        "Yu et al., ECCV 2018",
+        AttentionRefinement,
+        "block",
+        default_after=stage_ends,
     ),
     "interaction": _interaction(
         title="Interaction-aware pyramid", make=InteractionPyramid, kind="head"

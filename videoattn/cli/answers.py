@@ -8,7 +8,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -27,8 +26,8 @@ class Answer(NamedTuple):
 class Format(NamedTuple):
     """The text format of a file: its start, its end, its rows, and the separator between rows.
 
-    `read` returns the video and the text of each complete row. The file may be truncated anywhere.
-    It raises a ValueError if the text has another format.
+    `read` returns the video and the text of each complete row of a file, which may be truncated. It
+    raises a ValueError if the text has another format.
     """
 
     start: str
@@ -84,50 +83,46 @@ def json_format() -> Format:
     return Format("[", ",", "\n]\n", row, read)
 
 
-class AnswerFiles(ExitStack):
-    """The output files of the main process, as a context manager that closes them."""
+class AnswerFiles:
+    """The output files of the main process."""
 
     def __init__(self, formats: Mapping[Path, Format]) -> None:
-        super().__init__()
         self.formats = formats
-        self._open: dict[Path, IO[str]] = {}
         self._is_empty = True
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
-        """Opens the files, and returns the videos that have no row yet.
+        """Writes the start of the files, and returns the videos that have no row yet.
 
         Raises:
             ValueError: If a file exists and is not resumed, or has other content.
             OSError: If a file cannot be written.
         """
+        key = spreadsheet_cell  # a video as a CSV file holds it
         found = {path: self._read(path, resume) for path in self.formats}
-        answered = [{_key(video) for video, _ in rows} for rows in found.values()]
+        answered = [{key(video) for video, _ in rows} for rows in found.values()]
         done = set.intersection(*answered) if answered else set()
         self._is_empty = not done
         for path, rows in found.items():
             form = self.formats[path]
-            kept = (text for video, text in rows if _key(video) in done)
+            kept = (text for video, text in rows if key(video) in done)
             write_text(path, form.start + form.between.join(kept))
-            file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
-            self._open[path] = self.enter_context(file)
-        return [video for video in videos if _key(video) not in done]
+        return [video for video in videos if key(video) not in done]
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Appends the rows of one or more videos."""
-        for path, file in self._open.items():
-            form = self.formats[path]
+        for path, form in self.formats.items():
             text = form.between.join(form.row(answer) for answer in answers)
-            with named_in_errors(path):
-                file.write(text if self._is_empty else form.between + text)
-                file.flush()
+            self._append(path, text if self._is_empty else form.between + text)
         self._is_empty = False
 
     def end(self) -> None:
         """Completes the files."""
-        for path, file in self._open.items():
-            with named_in_errors(path):
-                file.write(self.formats[path].end)
-                file.flush()
+        for path, form in self.formats.items():
+            self._append(path, form.end)
+
+    def _append(self, path: Path, text: str) -> None:
+        with named_in_errors(path), _open(path, "a") as file:
+            file.write(text)
 
     def _read(self, path: Path, resume: bool) -> list[tuple[str, str]]:
         if not path.exists():
@@ -136,7 +131,7 @@ class AnswerFiles(ExitStack):
             raise ValueError(
                 f"{path} already exists; continue it with --resume, or choose another file"
             )
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with _open(path, "r") as file:
             text = file.read()
         try:
             return self.formats[path].read(text)
@@ -144,8 +139,8 @@ class AnswerFiles(ExitStack):
             raise ValueError(f"{path} was not written by this command: {error}") from error
 
 
-def _key(video: str) -> object:
-    return spreadsheet_cell(video)  # as a CSV file holds it
+def _open(path: Path, mode: str) -> IO[str]:
+    return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _csv_row(cells: Sequence[str]) -> str:

@@ -11,36 +11,45 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from videoattn.errors import did_you_mean
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("train", "Train the network of a recipe."),
-    "launch": ("launch", "Run a command in several processes."),
-    "test": ("test", "Measure the accuracy of a run on its test videos."),
-    "predict": ("predict", "Name the action in each video."),
-    "visualize": ("visualize", "Draw where a network looks, across the frames of a video."),
-    "faithful": ("faithful", "Score whether maps show what the network uses."),
-    "explore": ("explore", "Write a page that shows where a network looks from a pixel."),
-    "browse": ("browse", "Draw the clips that a recipe feeds to its network."),
-    "convert": ("convert", "Convert a public checkpoint for the other commands."),
-    "export": ("export", "Write a network for other programs, and check its outputs."),
-    "demo": ("demo", "Generate clips, train on them, and draw the attention."),
-    "compare": ("compare", "Train a recipe with every attention system and with none."),
-    "prepare": ("prepare", "Check, index, re-encode or pack the videos of a dataset."),
-    "tasks": ("tasks", "Write diagnostic tasks, and compare maps with their truth."),
-    "list": ("list", "List the attention systems or the public models."),
-    "env": ("env", "Print versions, hardware and decoders, for a bug report."),
+COMMANDS: dict[str, str] = {
+    "train": "Train the network of a recipe.",
+    "launch": "Run a command in several processes.",
+    "test": "Measure the accuracy of a run on its test videos.",
+    "predict": "Name the action in each video.",
+    "visualize": "Draw where a network looks, across the frames of a video.",
+    "faithful": "Score whether maps show what the network uses.",
+    "explore": "Write a page that shows where a network looks from a pixel.",
+    "browse": "Draw the clips that a recipe feeds to its network.",
+    "convert": "Convert a public checkpoint for the other commands.",
+    "export": "Write a network for other programs, and check its outputs.",
+    "demo": "Generate clips, train on them, and draw the attention.",
+    "compare": "Train a recipe with every attention system and with none.",
+    "prepare": "Check, index, re-encode or pack the videos of a dataset.",
+    "tasks": "Write diagnostic tasks, and compare maps with their truth.",
+    "list": "List the attention systems or the public models.",
+    "env": "Print versions, hardware and decoders, for a bug report.",
 }
-"""Command -> its module in `videoattn.cli`, and its line in `videoattn --help`.
+"""Command -> its line in `videoattn --help`.
 
-The module has a function `command`, or a Typer `app` with subcommands.
+Its module in `videoattn.cli` has a function `command`, or a Typer `app` with subcommands.
 """
+
+SUBCOMMANDS = {
+    "list": ("attention", "weights"),
+    "prepare": ("verify", "index", "reencode", "shards"),
+}
+_OF_A_RECIPE = ("train", "browse", "compare")
+_OF_A_RUN = ("test", "predict", "visualize", "export")
+_WEIGHTS = ("checkpoint-last.pt", "model.safetensors")
 
 _ALIASES = {"--resume=auto": "--resume-if-possible"}
 
@@ -67,7 +76,7 @@ class Commands(TyperGroup):
             raise typer.Exit(2)
         if cmd_name not in COMMANDS:
             ctx.fail(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}.")
-        module = importlib.import_module(f"videoattn.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"videoattn.cli.{cmd_name}")
         if hasattr(module, "app"):
             return typer.main.get_command(module.app)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -76,7 +85,7 @@ class Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def main(words: list[str] | None = None) -> None:
@@ -86,9 +95,7 @@ def main(words: list[str] | None = None) -> None:
     `--resume-if-possible`.
     """
     if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
-        from videoattn.cli.completion import complete
-
-        complete(COMMANDS)
+        _complete()
     app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
@@ -119,6 +126,52 @@ def main(words: list[str] | None = None) -> None:
             raise
         hint = "use a smaller batch, or fewer or smaller frames"
         _fail(f"error: {one_line(error)}; {hint}")
+
+
+def _complete() -> None:
+    """Completes commands, recipes, runs and public names without torch, and ends the process.
+
+    `videoattn --install-completion` makes the shell call `videoattn` with _VIDEOATTN_COMPLETE set.
+    Without a suggestion, the shell completes file names.
+    """
+    app = typer.Typer(rich_markup_mode=None)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    for name, text in COMMANDS.items():
+        app.command(name, help=text, context_settings=anything)(_stub(name))
+    app(prog_name="videoattn")
+
+
+def _stub(name: str) -> Callable[..., None]:
+    """Returns a stub of a command, without the imports of the command."""
+
+    def autocompletion(ctx: typer.Context, incomplete: str) -> list[str]:
+        words = [word for word in ctx.params.get("words") or () if word != incomplete]
+        return [word for word in _suggestions(name, words) if word.startswith(incomplete)]
+
+    def command(
+        words: Annotated[list[str] | None, typer.Argument(autocompletion=autocompletion)] = None,
+    ) -> None:
+        """Is never called."""
+
+    return command
+
+
+def _suggestions(command: str, words: Sequence[str]) -> list[str]:
+    """Returns the words that may follow the words after a command."""
+    from videoattn.recipe.packaged import installed_names
+    from videoattn.weights.public import PUBLIC
+
+    if words and words[-1] == "--as":
+        return list(PUBLIC)
+    if words:
+        return []
+    if command in _OF_A_RECIPE:
+        return installed_names("recipe")
+    if command in _OF_A_RUN:
+        folders = (folder for pattern in ("*", "*/*") for folder in Path("runs").glob(pattern))
+        runs = (run for run in folders if any((run / name).is_file() for name in _WEIGHTS))
+        return [*sorted(map(str, runs)), *PUBLIC]
+    return list(PUBLIC) if command == "convert" else list(SUBCOMMANDS.get(command, ()))
 
 
 def _without_tilde(word: str) -> str:

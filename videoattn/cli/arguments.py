@@ -1,9 +1,12 @@
 """The arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+"""The arguments of every `typer.Typer`."""
 
 Recipe = Annotated[
     Path,

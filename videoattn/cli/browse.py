@@ -1,7 +1,7 @@
 """`videoattn browse`: draws the clips that a recipe feeds to its network."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from itertools import islice
 from math import ceil
 from pathlib import Path
@@ -28,7 +28,6 @@ from videoattn.recipe.console import show
 from videoattn.recipe.data import Subset, make_loader, make_samples, make_to_video
 from videoattn.recipe.load import load
 from videoattn.recipe.objective import make_mix
-from videoattn.types import Frames
 
 MIXED_STEPS = 4
 """Mixed clips are drawn from this many steps, because not every batch is mixed."""
@@ -69,13 +68,12 @@ def command(
         raise ValueError(
             "no video could be decoded; find broken files with videoattn prepare verify"
         )
+    section = "augment" if subset == "train" else "test"
     sheet = draw_clips(
         [clip for sample in fed for clip in _rows(config, samples, *sample)],
         title=f"{config.name}: the network's input in {split}ing",
         details=_input(config, subset, f"{len(fed)} of {len(samples):,} videos"),
-        description=_changes("augment", config.augment)
-        if subset == "train"
-        else _changes("test", config.test),
+        description=f"{section}: {_changes(getattr(config, section))}",
         legend=_legend(config, subset),
     )
     output = output or Path(f"{config.name}_{split}.png")
@@ -128,6 +126,7 @@ def _decode(loader: ClipLoader, indices: Sequence[int]) -> Iterator[Sample]:
 def _rows(
     config: Config, samples: Samples, sample: Sample, videos: Tensor, targets: Tensor
 ) -> Iterator[Clip]:
+    mean, std = (torch.tensor(c).view(3, 1, 1, 1) for c in (config.clip.mean, config.clip.std))
     num_clips, num_views = len(sample.numbers), len(videos)
     num_crops = num_views // num_clips
     clips = range(num_clips) if num_views <= MAX_VIEWS else [num_clips // 2]
@@ -140,26 +139,22 @@ def _rows(
             "mirrored" if mirrored else "",
             samples.paths[sample.index],
         ]
+        # Without the normalization.
+        shown = ((videos[view] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         yield Clip(
-            _shown(videos[view], config),
+            shown.transpose(0, 1),
             _label(targets[view], sample.label, samples.class_names),
             "  ·  ".join(filter(None, details)),
             label_frames(sample.numbers[clip].tolist(), sample.fps),
         )
 
 
-def _shown(video: Tensor, config: Config) -> Frames:
-    """Undoes the normalization: (3, T, H, W) -> (T, 3, H, W)."""
-    mean, std = (torch.tensor(c).view(3, 1, 1, 1) for c in (config.clip.mean, config.clip.std))
-    return ((video * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1)
-
-
 def _label(target: Tensor, own: Label, class_names: Sequence[str]) -> str:
     """Returns the classes of the video, then those of the clip that is mixed into it."""
-    first = own if isinstance(own, tuple) else (own,)
-    others = [label for label in target.nonzero().flatten().tolist() if label not in first]
     if own in ((), -1):
         return "no label"
+    first = own if isinstance(own, tuple) else (own,)
+    others = [label for label in target.nonzero().flatten().tolist() if label not in first]
     if not others:
         return "  +  ".join(class_names[label] for label in first)
     return "  +  ".join(
@@ -169,9 +164,7 @@ def _label(target: Tensor, own: Label, class_names: Sequence[str]) -> str:
 
 def _input(config: Config, split: Subset, videos: str) -> str:
     clip, test = config.clip, config.test
-    height, width = clip.height, clip.width
-    if split == "test":
-        height, width = test.height or height, test.width or width
+    height, width = config.test_size if split == "test" else (clip.height, clip.width)
     apart = f", {clip.frame_stride} apart" if clip.sampling == "dense" else f" ({clip.sampling})"
     size = f"{height} \u00d7 {width} pixels"
     if split == "test" and not test.num_crops:
@@ -179,14 +172,11 @@ def _input(config: Config, split: Subset, videos: str) -> str:
     return f"{videos}  ·  {clip.num_frames} frames{apart}  ·  {size}"
 
 
-def _changes(section: str, settings: AugmentConfig | TestConfig) -> str:
+def _changes(settings: AugmentConfig | TestConfig) -> str:
     """Returns the settings that differ from the defaults, as key=value."""
-    changes = [
-        f"{field.name}={getattr(settings, field.name)}"
-        for field in fields(settings)
-        if getattr(settings, field.name) != getattr(type(settings)(), field.name)
-    ]
-    return f"{section}: {', '.join(changes) or 'defaults'}"
+    defaults = asdict(type(settings)())
+    changes = (f"{key}={x}" for key, x in asdict(settings).items() if x != defaults[key])
+    return ", ".join(changes) or "defaults"
 
 
 def _legend(config: Config, split: Subset) -> list[str]:

@@ -15,6 +15,7 @@ import yaml
 
 from videoattn._version import __version__
 from videoattn.cli.env import machine
+from videoattn.cli.test import METRICS
 from videoattn.engine.trackers import read_records
 from videoattn.errors import first_few
 from videoattn.recipe.folder import CONFIG
@@ -22,7 +23,6 @@ from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
 from videoattn.recipe.run import Predictor
 from videoattn.weights import PUBLIC
 
-_METRICS = {"accuracy": "top-1", "mAP": "mAP", "hit1": "hit@1"}
 NUM_CLASSES_SHOWN = 20
 PICTURE = "picture.png"
 
@@ -55,18 +55,18 @@ def _front_matter(
     predictor: Predictor, name: str, results: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     config = predictor.config
+    systems = [system.name for system in config.model.attention.systems]
     values: dict[str, Any] = {
         "library_name": "videoattn",
         "pipeline_tag": "video-classification",
-        "tags": ["action-recognition", config.model.name],
+        "tags": ["action-recognition", config.model.name, *systems],
     }
-    values["tags"] += [system.name for system in config.model.attention.systems]
     if terms := license_of(predictor):
         values = {"license": terms.lower(), **values}
     if results is not None:
         dataset = {"type": "video", "name": f"{results['videos']} test videos"}
         kind = results["metric"]
-        metric = {"type": kind, "value": results["video"], "name": f"{_METRICS[kind]} of videos"}
+        metric = {"type": kind, "value": results["video"], "name": f"{METRICS[kind]} of videos"}
         task = {"type": "video-classification"}
         measured = {"task": task, "dataset": dataset, "metrics": [metric]}
         values["model-index"] = [{"name": name, "results": [measured]}]
@@ -92,7 +92,7 @@ def _summary(predictor: Predictor) -> str:
 
 def _input(predictor: Predictor) -> str:
     clip, test = predictor.config.clip, predictor.config.test
-    height, width = test.height or clip.height, test.width or clip.width
+    height, width = predictor.config.test_size
     stride = f", {clip.frame_stride} apart" if clip.sampling == "dense" else ", one per segment"
     return (
         f"{clip.num_frames} frames{stride}, of {height} x {width} pixels, normalized with mean "
@@ -113,7 +113,7 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
     if results is not None:
         still = _still_baseline(predictor)
         lines += [
-            f"| | {_METRICS[results['metric']]} of videos | {results['of_views']} of views "
+            f"| | {METRICS[results['metric']]} of videos | {results['of_views']} of views "
             "| test videos |",
             "| --- | --- | --- | --- |",
             _row("this network", results),
@@ -135,29 +135,26 @@ def _row(name: str, results: Mapping[str, Any]) -> str:
 def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:
     """Returns the measurements of a checkpoint in a run's folder, as fractions, or None."""
     report, log = folder / "test/report.json", folder / "metrics.jsonl"
-    found, where = None, ""
     if report.is_file():
         found, where = json.loads(report.read_text()), "by `videoattn test`"
-        if isinstance(found, dict) and found.get("checkpoint", checkpoint) != checkpoint:
-            return None  # of other weights in this folder
-    elif log.is_file():
-        records = read_records(log, kind=str)
-        validations = [record for record in records if record["kind"] == "validation"]
+    else:
+        validations = [one for one in read_records(log, kind=str) if one["kind"] == "validation"]
         found = validations[-1] if validations else None
         where = "in the last validation of the training"
-    if not isinstance(found, dict):
-        return None
+    if not isinstance(found, dict) or found.get("checkpoint", checkpoint) != checkpoint:
+        return None  # none, or of other weights in this folder
     metric = "mAP" if "video_mAP" in found else "accuracy"
     of_views = "hit1" if metric == "mAP" else metric
-    numbers = {"video": found.get(f"video_{metric}"), "clip": found.get(f"clip_{of_views}")}
-    numbers["videos"] = found.get("videos_labelled", found.get("videos"))
-    numbers["views"] = found.get("views_per_video", found.get("views"))
+    numbers = {
+        "video": found.get(f"video_{metric}"),
+        "clip": found.get(f"clip_{of_views}"),
+        "videos": found.get("videos_labelled", found.get("videos")),
+        "views": found.get("views_per_video", found.get("views")),
+    }
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers.values()):
         return None
-    measured_on = found.get("machine")
-    words = {"metric": metric, "of_views": _METRICS[of_views]}
-    where = f"{where} on {_plain(measured_on)}" if measured_on else where
-    return {**numbers, **words, "where": where}
+    where += f" on {_plain(found['machine'])}" if found.get("machine") else ""
+    return {**numbers, "metric": metric, "of_views": METRICS[of_views], "where": where}
 
 
 def _still_baseline(predictor: Predictor) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ class Clip:
     """The center view of a video.
 
     Args:
+        name: The name of the file.
         frames: Decoded frames, cropped, (T, 3, H, W) uint8, to draw on.
         video: The network's input, (1, 3, T, h, w).
         box: The crop in pixels of the video.
@@ -42,6 +45,7 @@ class Clip:
         fps: The frame rate of the video.
     """
 
+    name: str
     frames: Tensor
     video: Tensor
     box: Box
@@ -86,43 +90,21 @@ class Clip:
         found: PairwiseMap | GateMap,
         title: str,
         *,
-        query: int = 0,
-        pixel: Query | None = None,
-        words: str = "",
         headings: Sequence[str] = (),
+        **query: Any,
     ) -> Image.Image:
-        """Draws the contact sheet of a map; arguments as in `draw_sheet` and `draw_gate`."""
+        """Draws the contact sheet of a map, with `query`, `pixel` and `words` as in `draw_sheet`,
+        and headings as in `draw_gate`."""
         labels = explain.label_frames(self.numbers, self.fps)
         if isinstance(found, GateMap):
             size = self.grid[1:]
             return explain.draw_gate(
                 self.frames, found, title=title, labels=labels, input_size=size, headings=headings
             )
+        origin = self.box.y0, self.box.x0
         return explain.draw_sheet(
-            self.frames,
-            found,
-            title=title,
-            labels=labels,
-            query=query,
-            pixel=pixel,
-            origin=(self.box.y0, self.box.x0),
-            words=words,
+            self.frames, found, title=title, labels=labels, origin=origin, **query
         )
-
-
-def parse_query(text: str) -> tuple[int, int, int]:
-    """Returns the numbers in "FRAME,X,Y".
-
-    Raises:
-        ValueError: If the text has another form.
-    """
-    try:
-        frame, x, y = (int(number) for number in text.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f"query {text!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
-        ) from error
-    return frame, x, y
 
 
 def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
@@ -146,8 +128,8 @@ def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | Non
 def _read_clip(
     predictor: Predictor, video: Video | FrameFolder, frame: int | None, num_frames: int, fps: float
 ) -> Clip:
+    source = video.source if isinstance(video, Video) else video
     if frame is not None and not 0 <= frame < num_frames:
-        source = video.source if isinstance(video, Video) else video
         raise ValueError(
             f"query: frame {frame} is not in {source}; choose one of frames 0 to {num_frames - 1}"
         )
@@ -169,12 +151,12 @@ def _read_clip(
     frames = decode(video, numbers, crop=crop, square_pixels=config.clip.square_pixels)
     inputs = resize(frames, transform.crop)[None]
     to_video = make_to_video(config.clip, predictor.device)
-    return Clip(frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
+    name = Path(str(source)).name
+    return Clip(name, frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
 
 
 def record_clip(
     loaded: Predictor,
-    video: Path,
     clip: Clip,
     *,
     queries: Sequence[Query] | None = None,
@@ -185,14 +167,14 @@ def record_clip(
     """Returns the maps of every block, the frames, and facts about the clip.
 
     Args:
-        queries: Positions in the network's input. Default: those that `chosen_queries` returns, if
-            a block has a pairwise map.
+        queries: Positions in the network's input. Default: chosen ones, if a block has a
+            pairwise map.
         truth: The true class, if it is known.
         cams: Also record a CAM of the last stage for the most probable classes and the true one.
         costs: Also measure what hiding the top tenth of each map costs the predicted class, in 12
             forward passes for each map.
     """
-    maps, logits = _forward(loaded, clip, queries or ())
+    maps, logits = forward(loaded, clip, queries or (), factors="instead")
     probabilities = loaded.scores(logits[None])[0]
     best = probabilities.argsort(descending=True).tolist()
     shown = best[:NUM_CLASSES]
@@ -201,15 +183,15 @@ def record_clip(
     pairwise = any(isinstance(found, PairwiseMap) for found in maps.values())
     chosen: list[explain.Chosen] = []
     if pairwise and queries is None:
-        chosen = chosen_queries(loaded, clip, best[0], maps)
+        chosen = _chosen_queries(loaded, clip, best[0], maps)
         large = [name for name, m in maps.items() if isinstance(m, PairwiseMap) and not m.is_whole]
         if large:  # their rows are too many; only these are recorded
-            again, _ = _forward(loaded, clip, [one.query for one in chosen])
+            again, _ = forward(loaded, clip, [one.query for one in chosen], factors="instead")
             maps |= {name: again[name] for name in large}
     for label in shown if cams else ():
         maps[f"{CAM}/{loaded.class_names[label]}"] = score_map(loaded, clip, label)
     about = {
-        "video": video.name,
+        "video": clip.name,
         "run": loaded.config.name,
         "network": loaded.config.model.name,
         "numbers": clip.numbers,
@@ -223,7 +205,7 @@ def record_clip(
     return MapArchive(maps, clip.frames, about)
 
 
-def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
+def _chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
     """Returns the position that adds most to the score of a class, and the one with the most motion
     or, if nothing moves, the one that receives the most attention in the last block."""
     chosen = [explain.score_position(loaded.model, clip.video, label, loaded.class_names[label])]
@@ -238,17 +220,23 @@ def chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> lis
     return chosen
 
 
-def _forward(loaded: Predictor, clip: Clip, queries: Sequence[Query]) -> tuple[Maps, torch.Tensor]:
-    """Returns the maps and the logits. Maps that are products or have few rows are complete."""
-    if not recordable_blocks(loaded.model):
-        with torch.no_grad():
-            return {}, loaded.model(clip.video)[0].float().cpu()
-    with (
-        torch.no_grad(),
-        record_attention(loaded.model, queries=queries, factors="instead") as maps,
-    ):
+def forward(
+    loaded: Predictor, clip: Clip, queries: Sequence[Query], **options: Any
+) -> tuple[Maps, Tensor]:
+    """Returns the maps and the logits; options as for `record_attention`."""
+    recording: AbstractContextManager[Maps] = nullcontext({})
+    if recordable_blocks(loaded.model):
+        recording = record_attention(loaded.model, queries=queries, **options)
+    with torch.no_grad(), recording as maps:
         logits = loaded.model(clip.video)[0]
     return maps, logits.float().cpu()
+
+
+def answer_text(loaded: Predictor, logits: Tensor, label: int | None = None) -> str:
+    """Returns a class, by default the most likely one, with its probability: "runs, 93 %"."""
+    probabilities = loaded.scores(logits[None])[0]
+    label = int(probabilities.argmax()) if label is None else label
+    return f"{loaded.class_names[label]}, {100 * float(probabilities[label]):.0f} %"
 
 
 def score_map(
@@ -263,10 +251,11 @@ def score_map(
 def _costs(loaded: Predictor, clip: Clip, maps: Maps, label: int) -> dict[str, str]:
     """Returns the cost of each map; of CAMs, that of the predicted class."""
     cam = f"{CAM}/{loaded.class_names[label]}"
-    names = {name: name for name in maps if not name.startswith(f"{CAM}/")}
-    names |= {CAM: cam} if cam in maps else {}
-    given = loaded.model, clip.video
-    return {name: cost_of(*given, maps[k], label, loaded.scores) for name, k in names.items()}
+    return {
+        CAM if name == cam else name: cost_of(loaded.model, clip.video, found, label, loaded.scores)
+        for name, found in maps.items()
+        if name == cam or not name.startswith(f"{CAM}/")
+    }
 
 
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:

@@ -9,17 +9,10 @@ import typer
 from videoattn.engine import checkpoint
 from videoattn.errors import did_you_mean, first_few, one_of
 from videoattn.files import require_empty
+from videoattn.recipe import public
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.model import make_model
-from videoattn.recipe.public import (
-    class_names_of,
-    download,
-    is_public,
-    public_config,
-    public_meta,
-    read_lines,
-)
+from videoattn.recipe.experiment import make_model
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
@@ -49,16 +42,24 @@ def command(
     name, given, output = _resolved(name, file, output)
     row = PUBLIC[name]
     require_empty(output)
-    file = download(name) if given is None else given
+    file = public.download(name) if given is None else given
     state = read_state_dict(file)
     explanation = explain(name, state)
     weights = from_state_dict(name, state).state_dict()
     num_classes = len(weights[f"{classifier_of(name)}.bias"])
-    class_names, origin = _class_names(row, num_classes, classes)
-    config = public_config(name)
+    class_names, origin = public.class_names_of(row, num_classes)
+    origin += " (others by --classes FILE)"
+    if classes is not None:
+        class_names, origin = public.read_lines(classes), f"as in {classes}"
+        if len(class_names) != num_classes:
+            raise ValueError(
+                f"--classes: {classes} has {len(class_names)} names, the weights have "
+                f"{num_classes} classes; write one name per line"
+            )
+    config = public.public_config(name)
     model = make_model(config.model, num_classes)
     checkpoint.check_fit(model, weights, path=file)
-    meta = public_meta(name, class_names, file)
+    meta = public.public_meta(name, class_names, file)
     is_file = output.suffix == ".safetensors"
     (checkpoint.save_weights if is_file else checkpoint.save_folder)(output, weights, meta)
     show(f"{name}: {len(state)} keys in {file}, {len(explanation.used)} used")
@@ -80,26 +81,12 @@ def _resolved(name: str | None, file: Path, output: Path | None) -> tuple[str, P
         return one_of("--as", name, PUBLIC), None, file
     if output is None:
         raise ValueError(f"{file}: an output is needed; type: videoattn convert {file} OUT")
-    if name is None and not is_public(file):
+    if name is None and not public.is_public(file):
         hint = did_you_mean(str(file), PUBLIC)
         raise ValueError(f"{file}: not a public name{hint}; for a file, add --as NAME")
-    if name in (None, str(file)) and is_public(file):
+    if name in (None, str(file)) and public.is_public(file):
         return str(file), None, output
     return one_of("--as", name or "", PUBLIC), file, output
-
-
-def _class_names(row: PublicModel, num_classes: int, file: Path | None) -> tuple[list[str], str]:
-    """Returns the class names, and a description of their source."""
-    if file is None:
-        names, origin = class_names_of(row, num_classes)
-        return names, f"{origin} (others by --classes FILE)"
-    names = read_lines(file)
-    if len(names) != num_classes:
-        raise ValueError(
-            f"--classes: {file} has {len(names)} names, the weights have {num_classes} "
-            "classes; write one name per line"
-        )
-    return names, f"as in {file}"
 
 
 def _show_by_reason(what: str, keys: Mapping[str, str]) -> None:

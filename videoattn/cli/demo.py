@@ -6,22 +6,19 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from videoattn import explain
-from videoattn.attention.record import record_attention
 from videoattn.cli.arguments import Device
-from videoattn.cli.clip import read_clip
+from videoattn.cli.clip import forward, read_clip
 from videoattn.cli.explore import EXPLORER
 from videoattn.cli.explore import command as explore
 from videoattn.cli.test import command as evaluate_run
-from videoattn.cli.visualize import visualize
+from videoattn.cli.visualize import command as visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.parallel import resolve_device
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
@@ -71,7 +68,7 @@ def command(
     pictures = folder / "pictures"
     videos = {motion: _first_correct(clips, motion, scores) for motion in DRAWN}
     for motion, video in videos.items():
-        visualize(moving, video, folder=pictures / motion, device=device)
+        visualize(moving, video, output=pictures / motion, device=device)
     page = explore(moving, list(videos.values()), output=folder / EXPLORER, device=device)
     _draw_object(moving, clips, pictures / "demo.webp", device)
     console.rule(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
@@ -115,19 +112,14 @@ def _draw_object(run: Path, clips: Path, path: Path, device: str) -> None:
     Draws the test clip whose attention is spread most over the frames; in most clips, nearly all of
     it falls on the first or the last frames.
     """
-    predictor = load_run(run, resolve_device(device))
+    predictor = load_run(run, device)
     drawings = []
     for motion, number in product(MOVES, range(NUM_TEST)):
         clip = read_clip(predictor, clips / "test" / motion / f"{number:04d}.mp4")
         frame = clip.numbers[len(clip.numbers) // 2]
         x, y = object_centers(motion, seed=0, split="test", number=number)[frame].tolist()
         pixel = clip.pixel((frame, int(x), int(y)))
-        with (
-            torch.no_grad(),
-            record_attention(predictor.model, queries=[clip.to_input(pixel)]) as maps,
-        ):
-            predictor.model(clip.video)
-        attention = maps[BLOCK]
+        attention = forward(predictor, clip, [clip.to_input(pixel)])[0][BLOCK]
         largest_share = float(attention.weights.sum(dim=(-2, -1)).max())
         drawings.append((largest_share, clip, attention, pixel))
     _, clip, attention, pixel = min(drawings, key=lambda drawing: drawing[0])

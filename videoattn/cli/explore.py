@@ -1,5 +1,9 @@
-"""`videoattn explore`: writes a page that shows where a network looks from a clicked pixel."""
+"""`videoattn explore`: writes a page that shows where a network looks from a clicked pixel.
 
+Also writes the page of a run's errors, for `videoattn test --errors`.
+"""
+
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +13,22 @@ import typer
 from videoattn.attention.archive import MapArchive
 from videoattn.cli.arguments import Costs, Device
 from videoattn.cli.clip import read_clip, record_clip
-from videoattn.engine.parallel import resolve_device
+from videoattn.data.decode import DecodeError
+from videoattn.data.decode.source import FrameFolder
+from videoattn.data.lists import Samples
+from videoattn.engine.evaluate import Evaluation
 from videoattn.explain.explorer import pack
-from videoattn.files import output_folder, require_suffix
+from videoattn.explain.explorer.errors import Answer, write_errors
+from videoattn.files import output_folder, require_suffix, safe_file_name
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.run import Predictor, load
+from videoattn.types import Frames
 
 EXPLORER = "explorer.html"
+ERRORS = "errors.html"
+NUM_STRIPS = 500
+"""Number of videos in the page of errors with frames. Each is decoded a second time."""
 
 
 def command(
@@ -54,7 +66,7 @@ def command(
     The page is one HTML file that opens from disk and needs no network.
     """
     require_suffix(output, ".html")
-    loaded = [load(_found(run), resolve_device(device)) for run in (run, *(compare or ()))]
+    loaded = [load(_found(run), device) for run in (run, *(compare or ()))]
     if budget > pack.SLOW_BUDGET:
         seconds = budget * pack.SECONDS_PER_MEGABYTE
         show(f"note: a page of {budget:g} MB takes {seconds:.0f} seconds to open")
@@ -82,4 +94,78 @@ def _archives(
         for predictor in loaded:
             truth = folder if folder in predictor.class_names else None
             clip = read_clip(predictor, video)
-            yield record_clip(predictor, video, clip, truth=truth, cams=True, costs=costs)
+            yield record_clip(predictor, clip, truth=truth, cams=True, costs=costs)
+
+
+def write_errors_page(
+    run: Path,
+    predictor: Predictor,
+    evaluation: Evaluation,
+    samples: Samples,
+    folder: Path,
+    explorers: int,
+) -> Path:
+    """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
+
+    Raises:
+        ValueError: If no test video has a label.
+    """
+    answers = sorted(_answers(evaluation), key=lambda item: item[1].wrongness, reverse=True)
+    if not answers:
+        raise ValueError("errors: no test video has a label, so none can be wrong")
+    right = sum(answer.label == answer.guess for _, answer in answers)
+    views = evaluation.num_views
+    about = (
+        f"{right} of {len(answers)} test videos are right ({100 * right / len(answers):.1f} %), by "
+        f"{'one view' if views == 1 else f'the mean of {views} views'} each. The frames are those "
+        "of the middle clip."
+    )
+
+    def completed() -> Iterator[Answer]:
+        for rank, (index, answer) in enumerate(answers):
+            video = Path(samples.path(index))
+            command = shlex.join(["videoattn", "explore", str(run), str(video)])
+            if samples.frame_template is not None:
+                command = ""  # explore takes files
+            answer = answer._replace(name=video.name, command=command)
+            if rank < max(NUM_STRIPS, explorers):
+                name = f"explorers/{rank + 1:03d}_{safe_file_name(video.stem)}.html"
+                page = folder / name if rank < explorers else None
+                source = samples.source(index)
+                frames = _write_frames(predictor, source, answer.label, page, note=rank == 0)
+                answer = answer._replace(
+                    frames=frames, explorer=name if page and frames is not None else ""
+                )
+            yield answer
+
+    path, names = folder / ERRORS, predictor.class_names
+    write_errors(path, completed(), run=predictor.config.name, about=about, class_names=names)
+    return path
+
+
+def _answers(evaluation: Evaluation) -> Iterator[tuple[int, Answer]]:
+    """Yields the index of each labeled video in the dataset, and the answer to it."""
+    best, guesses = evaluation.probabilities.max(dim=1)
+    for number, label in enumerate(evaluation.labels.tolist()):
+        if label >= 0:
+            own = float(evaluation.probabilities[number, label])
+            answer = Answer("", label, int(guesses[number]), own, float(best[number]))
+            yield int(evaluation.indices[number]), answer
+
+
+def _write_frames(
+    predictor: Predictor, source: Path | FrameFolder, label: int, page: Path | None, *, note: bool
+) -> Frames | None:
+    """Returns frames of a video, or None with a note. Writes its explorer page, if it has one."""
+    try:
+        clip = read_clip(predictor, source)
+    except DecodeError as error:  # such as a file in a shard
+        if note:
+            show(f"note: {ERRORS} has no frames of {source}: {error}")
+        return None
+    if page is not None:
+        truth = predictor.class_names[label]
+        archive = record_clip(predictor, clip, truth=truth, cams=True)
+        for left_out in pack.write_explorer(page, [archive], pack.Budget()):
+            show(f"left out: {left_out}")
+    return clip.frames

@@ -112,9 +112,8 @@ def _torch_export(predictor: Predictor, clips: Tensor, output: Path) -> Network:
 
 
 def _onnx(predictor: Predictor, clips: Tensor, output: Path) -> Network:
-    for name in ("onnx", "onnxscript"):
-        _require(name)
-    runtime = _require("onnxruntime")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        runtime = _require(name)
     program = _program(predictor.model, clips)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own calls of torch
@@ -177,9 +176,9 @@ def _require(name: str) -> ModuleType:
 
 
 def _clips(config: Config, number: int) -> Tensor:
-    height, width = config.test.height or config.clip.height, config.test.width or config.clip.width
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, 3, config.clip.num_frames, height, width, generator=generator)
+    size = config.clip.num_frames, *config.test_size
+    return torch.randn(number, 3, *size, generator=generator)
 
 
 def _difference(model: nn.Module, network: Network, config: Config) -> float:
@@ -195,10 +194,10 @@ def _difference(model: nn.Module, network: Network, config: Config) -> float:
 
 def _description(predictor: Predictor) -> str:
     """Returns JSON that describes the input and output of an exported network."""
-    _, channels, *sizes = _clips(predictor.config, 1).shape
     clip = predictor.config.clip
+    size = [clip.num_frames, *predictor.config.test_size]
     values = {
-        "input": {"video": ["N", channels, *sizes], "axes": "N C T H W", "type": "float32"},
+        "input": {"video": ["N", 3, *size], "axes": "N C T H W", "type": "float32"},
         "output": {"logits": ["N", len(predictor.class_names)]},
         "normalisation": {  # as in earlier versions
             "mean": clip.mean,

@@ -41,7 +41,9 @@ def command(
     # several machines would read the addresses of the previous ones.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     logging.disable(logging.WARNING)
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_was_killed)
+    # Of the errors of processes, only those that a signal ended: others print their own error.
+    api = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
+    api.addFilter(lambda record: "exitcode: -" in record.getMessage())
     try:
         run(arguments)
     except ChildFailedError as error:
@@ -52,11 +54,6 @@ def command(
         sys.exit(STOPPED if error.sigval in stops else 128 + error.sigval)
     except RendezvousError as error:
         raise ValueError(f"the machines did not find each other: {error}") from error
-
-
-def _was_killed(record: logging.LogRecord) -> bool:
-    """Returns whether torch reports a process ended by a signal (a status below 0)."""
-    return "exitcode: -" in record.getMessage()
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -1,7 +1,6 @@
 """`videoattn list`: lists the attention systems and the public models."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated, NamedTuple
 
 import torch
@@ -11,20 +10,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
+from videoattn.cli.arguments import STYLE
+from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
-from videoattn.recipe.model import make_model, split_systems
+from videoattn.recipe.experiment import make_model
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
 COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
 CLIP = (1, 3, 8, 224, 224)
 
-app = typer.Typer(
-    help="List the attention systems or the public models.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+HELP = "List the attention systems or the public models."
+app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
 
 
 class AttentionRow(NamedTuple):
@@ -92,7 +89,6 @@ def weights() -> None:
     )
 
 
-@cache
 def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
     """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
     shapes."""

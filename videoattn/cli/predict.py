@@ -1,11 +1,12 @@
 """`videoattn predict`: names the action in videos."""
 
 import glob
+import hashlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from videoattn.engine.evaluate import VideoScores
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.progress import Clock, Display
 from videoattn.errors import first_few
+from videoattn.files import safe_file_name
 from videoattn.recipe.console import console, show
 from videoattn.recipe.run import Predictor, load
 from videoattn.types import Failure
@@ -63,7 +65,7 @@ def command(
     files = _answer_files(csv, json, top=top, resume=resume)
     if output is not None and not why:
         raise ValueError("output: it is the folder of the pictures; add --why")
-    with init_parallel(device) as parallel, files:
+    with init_parallel(device) as parallel:
         predictor = load(run, parallel.device)
         found = parallel.from_main(lambda: find_videos(videos))
         todo = parallel.from_main(lambda: files.start(found, resume=resume))
@@ -102,9 +104,7 @@ def find_videos(words: Sequence[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for word in map(str, words):
-        lines = [word]
-        if word == "-":
-            lines = [line.rstrip("\n") for line in sys.stdin]
+        lines = [line.rstrip("\n") for line in sys.stdin] if word == "-" else [word]
         for line in filter(None, lines):
             found += _videos_of(line)
     if not found:
@@ -113,26 +113,19 @@ def find_videos(words: Sequence[str | Path]) -> list[str]:
 
 
 def _videos_of(word: str) -> list[str]:
-    path = os.path.expanduser(word)
-    if os.path.isdir(path):
-        return _inside(path)
-    if os.path.lexists(path):
-        return [path]
-    if re.match(r"\w[\w+.-]*://", word):
-        raise ValueError(
-            f"{word} is an address; need a file: save some seconds first, with "
-            f"ffmpeg -i {word} -t 10 clip.mp4"
-        )
-    if not glob.has_magic(path):
-        return [path]  # which is counted as failed
-    matches = sorted(glob.glob(path, recursive=True))
-    if not matches:
-        raise ValueError(f"{word}: no file has a name like this")
-    return [
-        video
-        for match in matches
-        for video in (_inside(match) if os.path.isdir(match) else [match])
-    ]
+    matches = [os.path.expanduser(word)]  # if it does not exist, it is counted as failed
+    if not os.path.lexists(matches[0]):
+        if re.match(r"\w[\w+.-]*://", word):
+            raise ValueError(
+                f"{word} is an address; need a file: save some seconds first, with "
+                f"ffmpeg -i {word} -t 10 clip.mp4"
+            )
+        if glob.has_magic(matches[0]):
+            matches = sorted(glob.glob(matches[0], recursive=True))
+            if not matches:
+                raise ValueError(f"{word}: no file has a name like this")
+    videos = (_inside(match) if os.path.isdir(match) else [match] for match in matches)
+    return [video for some in videos for video in some]
 
 
 def _inside(folder: str) -> list[str]:
@@ -141,6 +134,21 @@ def _inside(folder: str) -> list[str]:
     if not videos:
         raise ValueError(f"{folder}: no videos in this folder; its files are {first_few(names)}")
     return [os.path.join(folder, name) for name in videos]
+
+
+def unique_stems(videos: Sequence[str]) -> list[str]:
+    """Returns a file name for each video: its path relative to their common folder."""
+    folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
+    common = os.path.commonpath(folders)
+    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
+    stems = [safe_file_name(name) for name in names]
+    count = Counter(stems)
+    return [
+        stem
+        if count[stem] == 1
+        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]
 
 
 def _score(
@@ -153,12 +161,12 @@ def _score(
     parallel: Parallel,
 ) -> list[Failure]:
     """Scores the videos that are left of `num_videos`, and writes or prints the answers as they
-    come."""
+    come; with a folder, also draws the reasons."""
     failures: list[Failure] = []
     if not videos:
         return failures
     clock = Clock(steps_left=len(videos))
-    draw = None if folder is None else _Reasons(predictor, videos, folder, parallel)
+    stems = [folder / stem for stem in unique_stems(videos)] if folder is not None else []
     # A bar would be drawn over answers on the terminal.
     live = parallel.is_main and (bool(files.formats) or not console.is_terminal)
     with Display(enabled=live) as display:
@@ -166,7 +174,7 @@ def _score(
         for scored in predictor.score_samples(samples, parallel, num_videos):
             failures += [video.failure for video in scored if video.failure is not None]
             answers = [_answer(video, videos, predictor.class_names, top) for video in scored]
-            pictures = draw(scored) if draw is not None else {}
+            pictures = _draw(predictor, scored, videos, stems, parallel) if stems else {}
             if parallel.is_main:
                 files.write(answers)
                 if not files.formats:
@@ -192,30 +200,22 @@ def _answer(video: VideoScores, videos: Sequence[str], names: Sequence[str], top
     return Answer(path, [(names[k], share) for k, share in zip(labels, shares, strict=True)])
 
 
-class _Reasons:
-    """Draws the reasons for answers. Each rank draws a part of the videos."""
+def _draw(
+    predictor: Predictor,
+    scored: Sequence[VideoScores],
+    videos: Sequence[str],
+    stems: Sequence[Path],
+    parallel: Parallel,
+) -> dict[str, list[Path]]:
+    """Draws the reasons for answers, a part on each rank; returns the pictures of each video."""
+    from videoattn.cli.why import draw_reasons  # imports what draws
 
-    def __init__(
-        self, predictor: Predictor, videos: Sequence[str], folder: Path, parallel: Parallel
-    ) -> None:
-        from videoattn.cli import why  # imports what draws
-
-        self.draw = partial(why.draw_reasons, predictor)
-        self.stems = why.unique_stems(videos)
-        self.videos, self.folder, self.parallel = videos, folder, parallel
-
-    def __call__(self, scored: Sequence[VideoScores]) -> dict[str, list[Path]]:
-        """Returns the pictures of each video."""
-        own = {
-            self.videos[video.index]: self.draw(
-                Path(self.videos[video.index]),
-                int(video.probabilities.argmax()),
-                self.folder / self.stems[video.index],
-            )
-            for video in scored[self.parallel.rank :: self.parallel.world_size]
-            if video.probabilities is not None
-        }
-        return {path: drawn for part in self.parallel.gather(own) for path, drawn in part.items()}
+    own = {}
+    for video in scored[parallel.rank :: parallel.world_size]:
+        if video.probabilities is not None:
+            path, label = videos[video.index], int(video.probabilities.argmax())
+            own[path] = draw_reasons(predictor, Path(path), label, stems[video.index])
+    return {path: drawn for part in parallel.gather(own) for path, drawn in part.items()}
 
 
 def _show(answers: Sequence[Answer], pictures: dict[str, list[Path]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from videoattn.cli.arguments import Overrides
+from videoattn.cli.arguments import STYLE, Overrides
 from videoattn.cli.prepare_files import (
     count_frames,
     examine_all,
@@ -33,12 +33,8 @@ from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
 
-app = typer.Typer(
-    help="Check, index, re-encode or pack the videos of a dataset.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+HELP = "Check, index, re-encode or pack the videos of a dataset."
+app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
 
 What = Annotated[
     Path, typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos.")
@@ -76,9 +72,7 @@ def verify(
     of_images = any(samples.frame_template for samples in subsets.values())
     task = files.verify_folder if of_images else files.verify
     journal = files.Journal(folder / "checked.jsonl", {"verified": str(root.resolve())})
-    _, broken = examine_all(
-        "verified", task, root, items, journal, num_workers=workers, seconds=seconds
-    )
+    _, broken = examine_all("verified", task, root, items, journal, workers, seconds)
     partly = sum("num_frames" in record for record in broken.values())
     note = f" ({partly:,} of these give some frames)" if partly else ""
     show(
@@ -113,9 +107,7 @@ def index(
     for name, record in list(journal.records.items()):
         if "error" not in record and "starts" not in record:
             del journal.records[name]  # of an earlier version
-    records, broken = examine_all(
-        "indexed", files.describe, root, items, journal, num_workers=workers, seconds=seconds
-    )
+    records, broken = examine_all("indexed", files.describe, root, items, journal, workers, seconds)
     path = write_index(root, files.to_index([records[name] for name in items]))
     num_frames = sum(record.get("num_frames", 0) for record in records.values())
     note = f"; {len(broken):,} that do not decode have none" if broken else ""
@@ -156,9 +148,8 @@ def reencode(
     for path, record in list(journal.records.items()):
         if "error" not in record and not (path in copies and (folder / copies[path]).is_file()):
             del journal.records[path]  # the copy has been removed
-    records, broken = examine_all(
-        "re-encoded", reencode_video, source, items, journal, num_workers=workers, seconds=seconds
-    )
+    task = reencode_video
+    records, broken = examine_all("re-encoded", task, source, items, journal, workers, seconds)
     for path in broken:
         unfinished_name(folder / copies[path]).unlink(missing_ok=True)  # left by a crash
     num_lists = _copy_lists(source, folder, follow_links)
@@ -204,9 +195,7 @@ def shards(
         if samples.frame_template is not None:
             raise ValueError("data.layout: got folders of images; shards need videos")
         samples = samples.take(inside(samples.root, list(samples.paths), follow_links))
-        subsets[subset], broken[subset] = count_frames(
-            samples, num_workers=workers, seconds=seconds, skip=skip
-        )
+        subsets[subset], broken[subset] = count_frames(samples, workers, seconds, skip=skip)
     with Display() as display:
         written = write_shards(
             subsets,
@@ -245,11 +234,7 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
 
 def _copy_names(paths: list[str]) -> dict[str, str]:
-    """Returns the name of the copy of each video.
-
-    Raises:
-        ValueError: If two videos would have one name.
-    """
+    """Returns the name of the copy of each video; two videos with one name are an error."""
     sources: dict[str, str] = {}
     for path in paths:
         copy = str(Path(path).with_suffix(".mp4"))

@@ -25,17 +25,8 @@ NUM_BROKEN_SHOWN = 10
 def read_source(
     source: Path, overrides: Sequence[str], missing: Missing = "keep"
 ) -> tuple[str, dict[str, Samples]]:
-    """Returns the name of a dataset, and its samples by subset.
-
-    The subsets of a recipe are "train" and "test". A folder has one subset, named "", and its
-    videos have no labels.
-
-    Args:
-        missing: Whether to keep, drop or reject videos that a recipe lists but that do not exist.
-
-    Raises:
-        ValueError: If the recipe is wrong, or no video is found.
-    """
+    """Returns the name of a dataset, and its samples by subset: "train" and "test" of a recipe; ""
+    of a folder, whose videos have no labels."""
     if source.is_dir():
         if overrides:
             raise ValueError(f"{source} is a folder, which has no settings; remove {overrides[0]}")
@@ -95,7 +86,6 @@ def examine_all(
     root: Path,
     items: Mapping[str, Any],
     journal: Journal | None,
-    *,
     num_workers: int,
     seconds: float,
 ) -> tuple[dict[str, Record], dict[str, Record]]:
@@ -104,7 +94,6 @@ def examine_all(
     Args:
         verb: The past participle in the progress line, such as "verified".
         items: The argument of the task by path, relative to the root.
-        seconds: Time limit per file.
 
     Returns:
         The record of each path, and those that have an error.
@@ -148,7 +137,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def count_frames(
-    samples: Samples, *, num_workers: int, seconds: float, skip: bool
+    samples: Samples, num_workers: int, seconds: float, *, skip: bool
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
 
@@ -161,15 +150,9 @@ def count_frames(
     if samples.num_frames is not None and samples.fps is not None:
         counts, rates = samples.num_frames.copy(), samples.fps.copy()
     rows = {samples.paths[i]: i for i in np.flatnonzero(counts == 0)}
-    records, broken = examine_all(
-        "counted",
-        partial(describe, with_starts=False),
-        samples.root,
-        {path: samples.path(int(i)) for path, i in rows.items()},
-        None,
-        num_workers=num_workers,
-        seconds=seconds,
-    )
+    items = {path: samples.path(int(i)) for path, i in rows.items()}
+    task = partial(describe, with_starts=False)
+    records, broken = examine_all("counted", task, samples.root, items, None, num_workers, seconds)
     for path in records.keys() - broken.keys():
         counts[rows[path]], rates[rows[path]] = records[path]["num_frames"], records[path]["fps"]
     if broken and not skip:

@@ -17,7 +17,7 @@ from sklearn import metrics
 from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.objective import average_precisions, has_labels, multi_hot
-from videoattn.explain.fonts import drawable
+from videoattn.explain.marks import drawable
 from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
@@ -101,8 +101,8 @@ def confusion(evaluation: Evaluation) -> Confusion:
     """Returns the number of videos of each class (row) with each prediction (column)."""
     labels, predicted = _labeled(evaluation)
     num_classes = evaluation.probabilities.shape[1]
-    counts = metrics.confusion_matrix(labels, predicted, labels=range(num_classes))
-    return np.asarray(counts, dtype=np.int64)
+    counts: Confusion = metrics.confusion_matrix(labels, predicted, labels=range(num_classes))
+    return counts
 
 
 def draw_confusion(path: Path, counts: Confusion, class_names: Sequence[str]) -> None:
@@ -144,10 +144,8 @@ def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[s
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=range(len(class_names)), zero_division=0.0
     )
-    rows = (
-        [name, int(support[k]), f"{recall[k]:.4f}", f"{precision[k]:.4f}", f"{f1[k]:.4f}"]
-        for k, name in enumerate(class_names)
-    )
+    columns = zip(class_names, support, recall, precision, f1, strict=True)
+    rows = ([name, count, *(f"{share:.4f}" for share in of)] for name, count, *of in columns)
     # The recall of a class is its accuracy.
     _write_csv(path, ["class", "videos", "accuracy", "precision", "f1"], rows)
 
@@ -187,17 +185,16 @@ def _write_predictions(
 
     def row(number: int) -> list[object]:
         index = int(evaluation.indices[number])
-        is_known = bool(known[number])
         labels = targets[number].nonzero().flatten().tolist()
-        best = classes[number].tolist()
-        top = zip(best, probabilities[number].tolist(), strict=True)
+        best, shares = classes[number].tolist(), probabilities[number].tolist()
+        top = zip(best, shares, strict=True)
         return [
             index,
             describe(index),
             "; ".join(class_names[k] for k in labels),
             class_names[best[0]],
-            f"{float(probabilities[number, 0]):.4f}",
-            int(best[0] in labels) if is_known else "",
+            f"{shares[0]:.4f}",
+            int(best[0] in labels) if known[number] else "",
             "; ".join(f"{class_names[k]} {probability:.4f}" for k, probability in top),
         ]
 

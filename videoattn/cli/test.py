@@ -68,9 +68,12 @@ def command(
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = out or predictor.folder / "test"
         if errors:
-            from videoattn.cli.errors import check_labels, write_errors_page  # imports what draws
+            from videoattn.cli.explore import write_errors_page  # imports what draws
 
-            check_labels(samples)
+            if samples.label_sets is not None:
+                raise ValueError(
+                    "errors: got several labels for a video; the page needs one class for each"
+                )
         if parallel.is_main:
             _check_writable(folder)
         evaluation = predictor.evaluate(samples, parallel)

@@ -12,25 +12,24 @@ from videoattn import explain
 from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Query, cell_number, recordable_blocks
+from videoattn.attention.swap import swap_global_vectors
 from videoattn.cli.arguments import Costs, Device, Run
 from videoattn.cli.clip import (
     Clip,
+    answer_text,
     choose_maps,
     map_owners,
-    parse_query,
     read_clip,
     record_clip,
     score_map,
 )
 from videoattn.cli.explore import EXPLORER
-from videoattn.cli.swap import Swap, visualize_swap
-from videoattn.engine.parallel import resolve_device
 from videoattn.errors import one_of
 from videoattn.explain.faithful.score import cost_of
 from videoattn.files import output_folder, safe_file_name, write_whole
 from videoattn.models import info
 from videoattn.recipe.console import show
-from videoattn.recipe.run import load
+from videoattn.recipe.run import Predictor, load
 
 Queries = Annotated[
     list[str] | None,
@@ -40,7 +39,6 @@ Queries = Annotated[
         "that adds most to the class score, and the one with the most motion.",
     ),
 ]
-
 Layer = Annotated[
     str | None,
     typer.Option(
@@ -53,6 +51,14 @@ Method = Annotated[
     typer.Option(
         help="Draw an explanation of a class score instead of attention: cam, grad_cam, "
         "hires_cam, saliency, guided_backprop, deconvnet, integrated_gradients or occlusion."
+    ),
+]
+Swap = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="VIDEO",
+        help="Learn to pay attention: another video. Exchange the global vectors of both videos, "
+        "and draw both.",
     ),
 ]
 
@@ -73,73 +79,56 @@ def command(
     ] = None,
     score: Costs = False,
     device: Device = "auto",
-) -> None:
+) -> list[Path]:
     """Draw where a network looks, across the frames of a video.
 
     Writes contact sheets (PNG) and overlays (MP4).
     """
+    if swap is not None and (query or method or target or score):
+        raise ValueError("--swap draws a head; leave out --query, --method, --target, --score")
+    if method is None and target is not None:
+        raise ValueError("--target needs a --method, such as --method grad_cam")
+    if method is not None:
+        if query:
+            raise ValueError(f"{method} has no query; leave out --query, or --method")
+        one_of("method", method, explain.METHODS)
+        if layer is not None and method not in explain.OF_A_LAYER:
+            takers = ", ".join(explain.OF_A_LAYER)
+            raise ValueError(f"layer: {method} explains the input; only {takers} take --layer")
+    loaded = load(run, device)
+    folder = output or loaded.folder / "pictures"
     if swap is not None:
-        if query or method or target or score:
-            raise ValueError("--swap draws a head; leave out --query, --method, --target, --score")
-        visualize_swap(run, (video, swap), layer=layer, folder=output, device=device)
-        return
-    if method is None:
-        if target is not None:
-            raise ValueError("--target needs a --method, such as --method grad_cam")
-        queries = query or ()
-        visualize(
-            run, video, queries=queries, layer=layer, folder=output, costs=score, device=device
-        )
-        return
-    if query:
-        raise ValueError(f"{method} has no query; leave out --query, or --method")
-    visualize_score(
-        run,
-        video,
-        method=method,
-        layer=layer,
-        target=target,
-        folder=output,
-        costs=score,
-        device=device,
-    )
+        return _draw_swap(loaded, (video, swap), folder, layer)
+    if method is not None:
+        return _draw_score(loaded, video, folder, method, layer, target, score)
+    written = _draw_attention(loaded, video, folder, layer, query or (), score)
+    page = loaded.folder / EXPLORER
+    how = page if page.exists() else f"videoattn explore {run} {video}"
+    show(f"every other query, in a page to click: {how}")
+    return written
 
 
-def visualize(
-    run: Path,
+def _draw_attention(
+    loaded: Predictor,
     video: Path,
-    *,
-    queries: Sequence[str] = (),
-    layer: str | None = None,
-    folder: Path | None = None,
-    costs: bool = False,
-    device: str = "auto",
+    folder: Path,
+    layer: str | None,
+    queries: Sequence[str],
+    costs: bool,
 ) -> list[Path]:
-    """Draws the maps of attention blocks, and returns the written files.
-
-    A map gets a contact sheet (PNG), and an overlay (MP4) if it has positions in the frame;
-    pairwise and local maps get both for every query.
-
-    Args:
-        queries: "FRAME,X,Y", a frame number and a pixel of the video. Default: the position that
-            adds most to the score of the predicted class, and the one with the most motion.
-        layer: A block, one of its maps, or a prefix of such names ("layer3"). Default: every
-            block, or the last block of each stage if there are many.
-        costs: Add what hiding the top tenth of each map costs.
-    """
-    loaded = load(run, resolve_device(device))
-    positions = [parse_query(query) for query in queries]
+    """Draws the maps of the blocks, and returns the written files."""
+    positions = [_parse_query(query) for query in queries]
     clip = read_clip(loaded, video, positions[0][0] if positions else None)
     pixels = [clip.pixel(position) for position in positions]
     asked = [clip.to_input(pixel) for pixel in pixels] if pixels else None
-    recorded = record_clip(loaded, video, clip, queries=asked, costs=costs)
+    recorded = record_clip(loaded, clip, queries=asked, costs=costs)
     # A map whose queries are all learned tokens has no query position to draw.
     placed = [name for name, m in recorded.maps.items() if isinstance(m, GateMap) or all(m.grid_q)]
     owners = map_owners(dict.fromkeys(placed), list(recordable_blocks(loaded.model)))
     names = choose_maps(layer, owners)
     if pixels and all(isinstance(recorded.maps[name], GateMap) for name in names):
         show("these maps have no query; --query only selected the clip")
-    folder = output_folder(folder or loaded.folder / "pictures")
+    output_folder(folder)
     name, probability = recorded.about["classes"][0]
     written: list[Path] = []
     for full in names:
@@ -149,10 +138,18 @@ def visualize(
         title = f"{video.name}: {name}, {100 * probability:.0f} %\n{full} of "
         title += f"{loaded.config.model.name}{recorded.about['costs'].get(full, '')}"
         written += _draw(stem, title, full, clip, recorded, pixels)
-    page = loaded.folder / EXPLORER
-    how = page if page.exists() else f"videoattn explore {run} {video}"
-    show(f"every other query, in a page to click: {how}")
     return written
+
+
+def _parse_query(text: str) -> tuple[int, int, int]:
+    """Returns the numbers in "FRAME,X,Y"."""
+    try:
+        frame, x, y = (int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"query {text!r} is not FRAME,X,Y: a frame number and a pixel, such as 40,160,90"
+        ) from error
+    return frame, x, y
 
 
 def _draw(
@@ -187,54 +184,62 @@ def _draw(
     return written
 
 
-def visualize_score(
-    run: Path,
+def _draw_score(
+    loaded: Predictor,
     video: Path,
-    *,
+    folder: Path,
     method: str,
-    layer: str | None = None,
-    target: str | None = None,
-    folder: Path | None = None,
-    costs: bool = False,
-    device: str = "auto",
+    layer: str | None,
+    target: str | None,
+    costs: bool,
 ) -> list[Path]:
-    """Draws a map that explains the score of a class, and returns the written files.
-
-    Works for networks with and without attention.
-
-    Args:
-        method: A name in `explain.METHODS`.
-        layer: The layer of a CAM. Default: the last stage.
-        target: A class. Default: the predicted class.
-        costs: Add what hiding the top tenth of the map costs.
-
-    Raises:
-        ValueError: If a name is unknown, or the method does not apply to the network.
-    """
-    one_of("method", method, explain.METHODS)
-    if layer is not None and method not in explain.OF_A_LAYER:
-        raise ValueError(
-            f"layer: {method} explains the input; only {', '.join(explain.OF_A_LAYER)} take --layer"
-        )
-    loaded = load(run, resolve_device(device))
+    """Draws the map of a method in `explain.METHODS` for a class, by default the predicted one."""
     if target is not None:
         one_of("target", target, loaded.class_names)
-    clip = read_clip(loaded, video, None)
+    clip = read_clip(loaded, video)
     with torch.no_grad():
-        logits = loaded.model(clip.video)
+        logits = loaded.model(clip.video)[0]
     label = loaded.class_names.index(target) if target else int(logits.argmax())
     options = {}
     if method in explain.OF_A_LAYER:
         options["layer"] = layer or info(loaded.model).features
     found = score_map(loaded, clip, label, method, **options)
-    percent = 100 * float(loaded.scores(logits)[0, label])
-    name = loaded.class_names[label]
     where = "".join(f" at {layer}" for layer in options.values())
-    title = f"{video.name}: {name}, {percent:.0f} %\n{method}{where} of {loaded.config.model.name}"
+    title = f"{video.name}: {answer_text(loaded, logits, label)}\n"
+    title += f"{method}{where} of {loaded.config.model.name}"
     title += cost_of(loaded.model, clip.video, found, label, loaded.scores) if costs else ""
-    folder = output_folder(folder or loaded.folder / "pictures")
-    stem = f"{folder / safe_file_name(video.stem)}_{method}_{safe_file_name(name)}"
+    name = safe_file_name(loaded.class_names[label])
+    stem = f"{output_folder(folder) / safe_file_name(video.stem)}_{method}_{name}"
     return _save(stem, clip, found, title)
+
+
+def _draw_swap(
+    loaded: Predictor, videos: tuple[Path, Path], folder: Path, layer: str | None
+) -> list[Path]:
+    """Draws each level of Learn to pay attention in two videos: the weights with the video's own
+    global vector, and below them the weights with the other one."""
+    clips = [read_clip(loaded, video) for video in videos]
+    own, swapped = swap_global_vectors(loaded.model, clips[0].video, clips[1].video)
+    names = list(own.maps) if layer is None else [one_of("layer", layer, own.maps)]
+    output_folder(folder)
+    written = []
+    for index, (video, clip) in enumerate(zip(videos, clips, strict=True)):
+        other = videos[1 - index]
+        answers = [answer_text(loaded, seen.logits[index]) for seen in (own, swapped)]
+        headings = (
+            f"with its own global vector: {answers[0]}",
+            f"with the global vector of {other.name}: {answers[1]}",
+        )
+        for name in names:
+            pair = [seen.maps[name].weights[index] for seen in (own, swapped)]
+            found = GateMap("pooling", torch.cat(pair)[None], normalized=own.maps[name].normalized)
+            title = f"{video.name}: {answers[0]}\n{name} of {loaded.config.model.name}"
+            stem = f"{safe_file_name(video.stem)}_{safe_file_name(name)}_swapped_with_"
+            path = folder / f"{stem}{safe_file_name(other.stem)}.png"
+            explain.write_png(path, clip.draw(found, title, headings=headings))
+            show(path)
+            written.append(path)
+    return written
 
 
 def _save(

@@ -1,40 +1,21 @@
 """Draws the evidence for a prediction: a map of the class score, and the attention."""
 
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from videoattn import explain
-from videoattn.attention.capture import capture
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import record_attention, recordable_blocks
-from videoattn.cli.clip import Clip, map_owners, read_clip, score_map
-from videoattn.files import output_folder, safe_file_name
+from videoattn.attention.record import recordable_blocks
+from videoattn.cli.clip import Clip, answer_text, forward, map_owners, read_clip, score_map
+from videoattn.files import output_folder
 from videoattn.models import info
+from videoattn.recipe.initial import relative_changes
 from videoattn.recipe.run import Predictor
 
 EXACT = 1e-3
 """HiResCAM is exact if its sum differs from the score without the bias by at most this share."""
-
-
-def unique_stems(videos: Sequence[str]) -> list[str]:
-    """Returns a file name for each video: its path relative to their common folder."""
-    folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
-    common = os.path.commonpath(folders)
-    names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
-    stems = [safe_file_name(name) for name in names]
-    count = Counter(stems)
-    return [
-        stem
-        if count[stem] == 1
-        else f"{stem[:80]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
-        for stem, name in zip(stems, names, strict=True)
-    ]
 
 
 def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> list[Path]:
@@ -46,14 +27,11 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
     """
     output_folder(stem.parent)
     clip = read_clip(predictor, video)
-    sheets = {"why": _draw_score(predictor, clip, video, label)}
-    if blocks := list(recordable_blocks(predictor.model)):
-        sheets["attention"] = _draw_attention(predictor, clip, video, blocks, label)
     written = []
-    for kind, image in sheets.items():
-        path = stem.with_name(f"{stem.name}_{kind}.png")
-        explain.write_png(path, image)
-        written.append(path)
+    for kind, draw in (("why", _draw_score), ("attention", _draw_attention)):
+        if (image := draw(predictor, clip, label)) is not None:
+            written.append(stem.with_name(f"{stem.name}_{kind}.png"))
+            explain.write_png(written[-1], image)
     return written
 
 
@@ -62,59 +40,38 @@ def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
     clip = read_clip(predictor, video)
     with torch.no_grad():
         label = int(predictor.model(clip.video)[0].argmax())
-    if blocks := list(recordable_blocks(predictor.model)):
-        return _draw_attention(predictor, clip, video, blocks, label)
-    return _draw_score(predictor, clip, video, label)
+    attention = _draw_attention(predictor, clip, label)
+    return _draw_score(predictor, clip, label) if attention is None else attention
 
 
-def _draw_score(predictor: Predictor, clip: Clip, video: Path, label: int) -> Image.Image:
+def _draw_score(predictor: Predictor, clip: Clip, label: int) -> Image.Image:
     model, found = predictor.model, score_map(predictor, clip, label)
     with torch.no_grad():
-        logits = model(clip.video)
+        logits = model(clip.video)[0]
     bias = getattr(model.get_submodule(info(model).classifier), "bias", None)
-    share = 100 * float(predictor.scores(logits)[0, label])
-    score = float(logits[0, label]) - (0.0 if bias is None else float(bias.detach()[label]))
+    score = float(logits[label]) - (0.0 if bias is None else float(bias.detach()[label]))
     total = float(found.weights.sum())
     caption = f"HiResCAM, exact: its sum is the score without the bias, {score:.2f}"
     if abs(total - score) > EXACT * max(1.0, abs(score)):
         caption = f"HiResCAM, not exact: its sum is {total:.2f}, not {score:.2f}, the score"
-    title = f"{video.name}: {predictor.class_names[label]}, {share:.0f} % in this view\n{caption}"
-    return clip.draw(found, title)
+    answer = answer_text(predictor, logits, label)
+    return clip.draw(found, f"{clip.name}: {answer} in this view\n{caption}")
 
 
-def _draw_attention(
-    predictor: Predictor, clip: Clip, video: Path, blocks: Sequence[str], label: int
-) -> Image.Image:
-    block, change = _strongest(predictor, clip, blocks)
-    class_name = predictor.class_names[label]
-    chosen = explain.score_position(predictor.model, clip.video, label, class_name)
-    with torch.no_grad(), record_attention(predictor.model, queries=[chosen.query]) as maps:
-        predictor.model(clip.video)
+def _draw_attention(predictor: Predictor, clip: Clip, label: int) -> Image.Image | None:
+    """Draws the block with the largest |output - input| / |input|, or else the last one; returns
+    None without attention."""
+    model, blocks = predictor.model, list(recordable_blocks(predictor.model))
+    if not blocks:
+        return None
+    changes = relative_changes(model, blocks, clip.video)
+    block = max(changes, key=lambda name: changes[name]) if changes else blocks[-1]
+    chosen = explain.score_position(model, clip.video, label, predictor.class_names[label])
+    maps, _ = forward(predictor, clip, [chosen.query])
     name = next(name for name, owner in map_owners(maps, blocks).items() if owner == block)
-    title = f"{video.name}: {name}\nthe attention block that changes its input most{change}"
+    title = f"{clip.name}: {name}\nthe attention block that changes its input most"
+    if changes:
+        title += f", by {100 * changes[block]:.0f} %"
     if isinstance(maps[name], PairwiseMap):
         title += f", from the position that {chosen.title}"
     return clip.draw(maps[name], title)
-
-
-def _strongest(predictor: Predictor, clip: Clip, blocks: Sequence[str]) -> tuple[str, str]:
-    """Returns the block with the largest |output - input| / |input|, and this number as text.
-
-    Without a block whose output has the shape of its input, it is the last one.
-    """
-    names = [name for name in blocks if name in dict(predictor.model.named_modules())]
-    with (
-        torch.no_grad(),
-        capture(predictor.model, names, inputs=True, copy=True) as inputs,
-        capture(predictor.model, names, copy=True) as outputs,
-    ):
-        predictor.model(clip.video)
-    changes = {
-        name: float((outputs[name] - inputs[name]).norm() / inputs[name].norm())
-        for name in names
-        if name in inputs and name in outputs and inputs[name].shape == outputs[name].shape
-    }
-    if not changes:
-        return blocks[-1], ""
-    best = max(changes, key=lambda name: changes[name])
-    return best, f", by {100 * changes[best]:.0f} %"

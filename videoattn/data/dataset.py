@@ -18,17 +18,19 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videoattn.data.classes import LabelNoise
 from videoattn.data.decode import DecodeError, Video, decode, frame_times
-from videoattn.data.decode.frame_folder import count_folder
+from videoattn.data.decode.container import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
-from videoattn.data.label_noise import LabelNoise
 from videoattn.data.lists import Label, Samples
-from videoattn.data.prepare.counts import FrameCount
-from videoattn.data.prepare.index import read_group_starts
+from videoattn.data.prepare.index import FrameCount, read_group_starts
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
 from videoattn.data.transforms.mirror import Mirror
 from videoattn.types import Failure, Frames
+
+Numbers = Int64[np.ndarray, "clips T"]
+"""The frame numbers of each clip."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,18 @@ class Sample:
     Args:
         label: The index of the class, or -1 if unknown; all labels if there may be several.
         index: The position in the dataset.
-        numbers: The frame numbers of each clip.
         fps: The frame rate of the video, or 0 if unknown.
     """
 
     frames: UInt8[Tensor, "V T C H W"]
     label: Label
     index: int
-    numbers: Int64[np.ndarray, "clips T"]
+    numbers: Numbers
     fps: float
     mirrored: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset[Sample | Failure]):
     """A map-style dataset: `dataset[(epoch, index)]` returns a Sample.
 
@@ -63,43 +65,31 @@ class ClipDataset(Dataset[Sample | Failure]):
         label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        *,
-        sample_frames: Sampler,
-        transform: Transform,
-        mirror: Mirror | None = None,
-        seed: int = 0,
-        on_error: Literal["raise", "skip"] = "raise",
-        still_frame: bool = False,
-        decode: Callable[..., Frames] = decode,
-        target_fps: float | None = None,
-        label_noise: LabelNoise | None = None,
-    ) -> None:
-        self.samples = samples
-        self.sample_frames = sample_frames
-        self.transform = transform
-        self.mirror = mirror
-        self.seed = seed
-        self.on_error = on_error
-        self.still_frame = still_frame
-        self.decode = decode
-        self.target_fps = target_fps
-        self.label_noise = label_noise
-        self._starts = read_group_starts(samples.root)
+    samples: Samples
+    sample_frames: Sampler
+    transform: Transform
+    mirror: Mirror | None = None
+    seed: int = 0
+    on_error: Literal["raise", "skip"] = "raise"
+    still_frame: bool = False
+    decode: Callable[..., Frames] = decode
+    target_fps: float | None = None
+    label_noise: LabelNoise | None = None
+
+    def __post_init__(self) -> None:
+        self._starts = read_group_starts(self.samples.root)
         # Unknown counts are found on first use, and kept in memory that the workers share: no file
         # is counted twice in a run.
-        self._counts = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
-        self._rates = torch.zeros(len(samples), dtype=torch.float64).share_memory_()
+        self._counts = torch.zeros(len(self), dtype=torch.int64).share_memory_()
+        self._rates = torch.zeros(len(self), dtype=torch.float64).share_memory_()
         # The sizes of the files whose frames were counted here or in an earlier run; 0 for others.
-        self._sizes = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
+        self._sizes = torch.zeros(len(self), dtype=torch.int64).share_memory_()
         # Number of videos, and seconds to decode and to transform them. Workers may lose some.
         self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
-        if samples.num_frames is not None:
-            self._counts += torch.from_numpy(samples.num_frames)
-        if samples.fps is not None:
-            self._rates += torch.from_numpy(samples.fps)
+        if self.samples.num_frames is not None:
+            self._counts += torch.from_numpy(self.samples.num_frames)
+        if self.samples.fps is not None:
+            self._rates += torch.from_numpy(self.samples.fps)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -121,13 +111,8 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def found_counts(self) -> dict[str, FrameCount]:
         """Returns the numbers of frames that were counted here or taken from `use_counts`."""
-        rows = zip(*(column.tolist() for column in self._columns()), strict=True)
-        counts = map(FrameCount._make, rows)
-        return {
-            path: count
-            for path, count in zip(self.samples.paths, counts, strict=True)
-            if count.num_bytes
-        }
+        rows = zip(self.samples.paths, *(c.tolist() for c in self._columns()), strict=True)
+        return {path: FrameCount(*count) for path, *count in rows if count[-1]}
 
     def _columns(self) -> list[np.ndarray]:
         """Returns the fields of the videos' `FrameCount`, in the memory that the workers share."""
@@ -156,10 +141,24 @@ class ClipDataset(Dataset[Sample | Failure]):
 
     def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
         """Returns the sample of a file, a folder of images, or an encoded video."""
+        index = number % len(self)  # of a repetition, see `balanced_order`
+        generator = sample_generator(self.seed, epoch, number)
+        mirrored = self.mirror is not None and self.mirror.draw(generator)
         try:
-            return self._sample(epoch, number, source)
+            num_frames, fps = self._known_timing(source, index)
+            if num_frames:
+                numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
+            else:
+                numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
         except DecodeError as error:
-            return Failure(number % len(self), error.path, error.reason)
+            return Failure(index, error.path, error.reason)
+        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
+        if self.label_noise is not None:
+            assert isinstance(label, int)
+            label = self.label_noise.label(label, index)
+        if self.mirror is not None and mirrored:
+            label = self.mirror.label(label)
+        return Sample(frames, label, index, numbers, fps, mirrored)
 
     def empty_batch(self) -> UInt8[Tensor, "N V T C H W"]:
         """Returns a batch of no samples, with the shape of any other batch."""
@@ -170,35 +169,25 @@ class ClipDataset(Dataset[Sample | Failure]):
         frames = torch.zeros(1, 3, box.y1 - box.y0, box.x1 - box.x0, dtype=torch.uint8)
         return maker.views(frames, positions)[None][:0]
 
-    def _sample(self, epoch: int, number: int, source: VideoSource) -> Sample:
-        index = number % len(self)  # of a repetition, see `balanced_order`
-        generator = sample_generator(self.seed, epoch, number)
-        mirrored = self.mirror is not None and self.mirror.draw(generator)
-        num_frames, fps = self._known_timing(source, index)
-        if num_frames:
-            numbers, frames = self._clips(source, index, num_frames, fps, generator, mirrored)
-        else:
-            numbers, frames, fps = self._first_clips(source, index, generator, mirrored)
-        label: Label = source.label if isinstance(source, VideoBytes) else self.samples.label(index)
-        if self.label_noise is not None:
-            assert isinstance(label, int)
-            label = self.label_noise.label(label, index)
-        if self.mirror is not None and mirrored:
-            label = self.mirror.label(label)
-        return Sample(frames, label, index, numbers, fps, mirrored)
+    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
+        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
+        if isinstance(source, VideoBytes) and source.num_frames:
+            return source.num_frames, source.fps
+        if isinstance(source, FrameFolder) and not self._counts[index]:
+            self._counts[index] = count_folder(source)
+        size, path = int(self._sizes[index]), str(source)
+        if size and not (os.path.exists(path) and os.path.getsize(path) == size):
+            return 0, 0.0  # the file has changed
+        return int(self._counts[index]), float(self._rates[index])
 
     def _first_clips(
         self, source: VideoSource, index: int, generator: torch.Generator, mirrored: bool
-    ) -> tuple[Int64[np.ndarray, "clips T"], Crops, float]:
+    ) -> tuple[Numbers, Crops, float]:
         """Decodes the clips of a video whose number of frames is unknown, and remembers the number.
 
         The file is opened once. If decoding has to count the frames, the clips are drawn from the
         header's number, and drawn again if the pass counts another one.
         """
-        if isinstance(source, FrameFolder):
-            self._counts[index] = count_folder(source)
-            count = int(self._counts[index])
-            return *self._clips(source, index, count, 0.0, generator, mirrored), 0.0
         state = generator.get_state()
         with Video(source) as video:
             likely, fps, clips = video.expect_frames(), video.fps, None
@@ -218,69 +207,44 @@ class ClipDataset(Dataset[Sample | Failure]):
     def _clips(
         self, source: VideoSource | Video, index: int, num_frames: int, fps: float,
         generator: torch.Generator, mirrored: bool,
-    ) -> tuple[Int64[np.ndarray, "clips T"], Crops]:  # fmt: skip
-        """Draws and decodes the clips of a video. Returns their frame numbers and their views."""
-        state = generator.get_state()
-        try:
-            numbers = self._draw(source, num_frames, fps, generator)
-            return numbers, self._views(source, index, numbers, generator, mirrored)
-        except DecodeError as error:
-            # The container lists more frames than decode (damage): draw again from those that do.
-            # The count is not remembered, or a resumed run would draw other clips than this one.
-            if error.num_frames is None or error.num_frames >= num_frames:
-                raise
-            generator.set_state(state)
-            numbers = self._draw(source, error.num_frames, fps, generator)
-            return numbers, self._views(source, index, numbers, generator, mirrored)
-
-    def _draw(
-        self, source: VideoSource | Video, num_frames: int, fps: float, generator: torch.Generator
-    ) -> Int64[np.ndarray, "clips T"]:
-        try:
-            numbers = sample_numbers(
-                self.sample_frames, source, num_frames, fps, generator, self.target_fps
-            )
-        except ShortVideoError as error:
-            raise DecodeError(source, str(error)) from error
-        if self.still_frame:
-            middle = numbers.shape[1] // 2
-            numbers = np.repeat(numbers[:, middle : middle + 1], numbers.shape[1], axis=1)
-        return numbers
-
-    def _views(
-        self, source: VideoSource | Video, index: int, numbers: Int64[np.ndarray, "clips T"],
-        generator: torch.Generator, mirrored: bool,
-    ) -> Crops:  # fmt: skip
-        """Decodes the frames of all clips once, and makes the views."""
-        maker = ViewMaker(self.transform, len(numbers), generator)
-        wanted, positions = np.unique(numbers, return_inverse=True)
+    ) -> tuple[Numbers, Crops]:  # fmt: skip
+        """Draws the clips, decodes their frames once, and returns their frame numbers and views."""
         starts = self._starts and self._starts.of(self.samples.paths[index])
-        times = [time.perf_counter()]
-        frames = self.decode(source, wanted, crop=maker, starts=starts)
-        times.append(time.perf_counter())
-        views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
-        times.append(time.perf_counter())
-        self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
-        return views
-
-    def _known_timing(self, source: VideoSource, index: int) -> tuple[int, float]:
-        """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
-        if isinstance(source, VideoBytes) and source.num_frames:
-            return source.num_frames, source.fps
-        size = int(self._sizes[index])
-        if size and _file_size(str(source)) != size:
-            return 0, 0.0  # the file has changed
-        return int(self._counts[index]), float(self._rates[index])
-
-
-def _file_size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+        state = generator.get_state()
+        while True:
+            try:
+                numbers = sample_numbers(
+                    self.sample_frames, source, num_frames, fps, generator, self.target_fps
+                )
+            except ShortVideoError as error:
+                raise DecodeError(source, str(error)) from error
+            if self.still_frame:
+                length = numbers.shape[1]
+                numbers = np.repeat(numbers[:, length // 2, None], length, axis=1)
+            maker = ViewMaker(self.transform, len(numbers), generator)
+            wanted, positions = np.unique(numbers, return_inverse=True)
+            times = [time.perf_counter()]
+            try:
+                frames = self.decode(source, wanted, crop=maker, starts=starts)
+            except DecodeError as error:
+                # The container lists more frames than decode (damage): draw again from those that
+                # do. The count is not remembered, or a resumed run would draw other clips.
+                if error.num_frames is None or error.num_frames >= num_frames:
+                    raise
+                num_frames = error.num_frames
+                generator.set_state(state)
+                continue
+            times.append(time.perf_counter())
+            views = maker.views(frames, positions.reshape(numbers.shape), mirrored=mirrored)
+            times.append(time.perf_counter())
+            self._spent += torch.tensor([1.0, times[1] - times[0], times[2] - times[1]])
+            return numbers, views
 
 
 def sample_numbers(
     sampler: Sampler, source: VideoSource | Video, num_frames: int, fps: float,
     generator: torch.Generator, target_fps: float | None = None,
-) -> Int64[np.ndarray, "clips T"]:  # fmt: skip
+) -> Numbers:  # fmt: skip
     """Draws the frame numbers of clips.
 
     With `target_fps`, frames are left out or repeated, as if the video were displayed and filmed

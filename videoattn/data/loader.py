@@ -8,7 +8,8 @@ one process with batches of B*W.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videoattn.data.balance import balanced_order, check_balance
 from videoattn.data.buffers import BufferPool, Slot
+from videoattn.data.classes import balanced_order, check_balance
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
 from videoattn.data.lists import Label
@@ -30,6 +31,7 @@ _SKIP = "; on_error=skip continues without it"
 _THREADS = 2  # decode in the main process; on two cores 1.2 - 1.3 times as fast as one thread
 
 
+@dataclass(eq=False, repr=False)
 class ClipLoader:
     """Yields batches; `skip_batches` resumes inside an epoch without decoding earlier batches.
 
@@ -50,54 +52,38 @@ class ClipLoader:
         balance: Exponent of `balanced_order`, 0 to 1, which draws the videos by class.
     """
 
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        timeout_seconds: float = 0.0,
-        balance: float = 0.0,
-    ) -> None:
-        check_balance(dataset.samples.labels, balance)
-        if batch_size < 1:
-            raise ValueError(f"batch_size: got {batch_size}; need at least 1")
-        if num_workers < 0:
-            raise ValueError(f"num_workers: got {num_workers}; need 0 (this process) or more")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: got {rank}; need 0 to {world_size - 1}")
-        if shuffle and len(dataset) < world_size:
+    dataset: ClipDataset
+    _: KW_ONLY
+    batch_size: int
+    shuffle: bool
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0
+    timeout_seconds: float = 0.0
+    balance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_balance(self.dataset.samples.labels, self.balance)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: got {self.batch_size}; need at least 1")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers: got {self.num_workers}; need 0 (this process) or more")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank: got {self.rank}; need 0 to {self.world_size - 1}")
+        if self.shuffle and len(self.dataset) < self.world_size:
             raise ValueError(
-                f"{len(dataset)} samples cannot train on {world_size} processes; "
+                f"{len(self.dataset)} samples cannot train on {self.world_size} processes; "
                 "use at most one process per sample"
             )
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.num_workers = num_workers
-        self.balance = balance
         self._batch_keys = _BatchKeys()
-        self._monitor = WorkerMonitor(num_workers, timeout_seconds=timeout_seconds)
+        self._monitor = WorkerMonitor(self.num_workers, timeout_seconds=self.timeout_seconds)
         self._lost: dict[int, str] = {}  # samples that crashed a worker, and how
         self._loader: DataLoader[Any] | None = None
-        self._pool = BufferPool(num_workers)
-        num_threads = 1 if num_workers else min(_THREADS, num_cores())
-        self._run_all: _RunAll = _one_by_one
-        if num_threads > 1 or (timeout_seconds and not num_workers):
-            self._run_all = partial(in_threads, num_threads=num_threads, seconds=timeout_seconds)
+        self._pool = BufferPool(self.num_workers)
 
     def __len__(self) -> int:
-        return self.num_batches()
-
-    def num_batches(self, epoch: int = 0) -> int:
-        return len(self.batches(epoch))
+        return len(self.batches(0))
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
         """Yields the epoch's batches from number `skip_batches` on.
@@ -168,8 +154,11 @@ class ClipLoader:
         self._pool.reclaim()
         if self._loader is not None:
             return iter(self._loader)
+        num_threads = 0 if self.num_workers else min(_THREADS, num_cores())
+        if num_threads == 1 and not self.timeout_seconds:
+            num_threads = 0
         loader: DataLoader[Any] = DataLoader(
-            _SampleFetcher(self.dataset, self._monitor, self._lost, self._run_all),
+            _SampleFetcher(self.dataset, self._monitor, self._lost, num_threads),
             batch_sampler=self._batch_keys,
             num_workers=self.num_workers,
             collate_fn=partial(_collate, self._pool),
@@ -205,11 +194,6 @@ class _Loaded(NamedTuple):
     failures: tuple[Failure, ...]
 
 
-_Task = Callable[[], Sample | Failure]
-_RunAll = Callable[[list[_Task]], Sequence[Sample | Failure | None]]
-"""Runs tasks; the result of one that takes too long is None."""
-
-
 class _BatchKeys(Sampler[list[Any]]):
     """The keys of the next epoch's batches. Keys include the epoch, because workers outlive it."""
 
@@ -220,34 +204,34 @@ class _BatchKeys(Sampler[list[Any]]):
         return iter(self.keys)
 
 
+@dataclass(eq=False)
 class _SampleFetcher(Dataset[Sample | Failure]):
     """Fetches a batch. Returns failures, because exceptions from workers lose their type."""
 
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        monitor: WorkerMonitor,
-        lost: dict[int, str],
-        run_all: _RunAll,
-    ) -> None:
-        self._dataset = dataset
-        self._monitor = monitor
-        self._lost = lost
-        self._run_all = run_all
+    dataset: ClipDataset
+    monitor: WorkerMonitor
+    lost: dict[int, str]
+    num_threads: int  # 0: in this thread
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample | Failure]:
-        items = self._run_all([partial(self._fetch, key) for key in keys])
+        if not self.num_threads:
+            return [self._fetch(key) for key in keys]
+        items = in_threads(
+            [partial(self._fetch, key) for key in keys],
+            num_threads=self.num_threads,
+            seconds=self.monitor.timeout_seconds,
+        )
         pairs = list(zip(keys, items, strict=True))
-        slow = [key[1] % len(self._dataset) for key, item in pairs if item is None]
-        self._lost |= dict.fromkeys(slow, self._monitor.too_slow)
+        slow = [key[1] % len(self.dataset) for key, item in pairs if item is None]
+        self.lost |= dict.fromkeys(slow, self.monitor.too_slow)
         return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1] % len(self._dataset)  # of a repetition, see `balanced_order`
-        if index in self._lost:
-            return Failure(index, str(self._dataset.samples.path(index)), self._lost[index])
-        with self._monitor.decoding(index):
-            return self._dataset.fetch(key)
+        index = key[1] % len(self.dataset)  # of a repetition, see `balanced_order`
+        if index in self.lost:
+            return Failure(index, str(self.dataset.samples.path(index)), self.lost[index])
+        with self.monitor.decoding(index):
+            return self.dataset.fetch(key)
 
 
 def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
@@ -269,10 +253,6 @@ def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
         [sample.index for sample in samples],
         tuple(item for item in items if isinstance(item, Failure)),
     )
-
-
-def _one_by_one(tasks: list[_Task]) -> list[Sample | Failure]:
-    return [task() for task in tasks]
 
 
 def num_cores() -> int:

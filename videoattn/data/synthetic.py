@@ -12,7 +12,6 @@ Coordinates are (x, y) from -1 to 1 with y pointing down, as in `grid_sample`.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from videoattn.data.pictures import SIZE, background, object_picture, paint
 from videoattn.errors import one_of
-from videoattn.files import file_url, write_text
+from videoattn.files import file_url
 from videoattn.types import Frames
 
 Split = Literal["train", "test"]
@@ -104,33 +103,6 @@ def write_demo_clips(
             if on_clip is not None:
                 on_clip(path)
     return [path for path, *_ in jobs]
-
-
-def write_pair_clips(
-    root: Path, *, seed: int = 0, num_train: int = 480, num_test: int = 160
-) -> list[Path]:
-    """Writes clips with two motions each to `root/{train,test}/<number>.mp4`, and their lists.
-
-    A line of `root/train.txt` or `root/test.txt` is `train/0000.mp4 grows;moves_left`.
-
-    Raises:
-        ValueError: If a count is below 1.
-    """
-    written = []
-    splits: dict[Split, int] = {"train": num_train, "test": num_test}
-    pairs = [pair for pair in combinations(MOTIONS, 2) if len({MOTIONS[m][0] for m in pair}) == 2]
-    for split, count in splits.items():
-        if count < 1:
-            raise ValueError(f"num_{split}: got {count}; need at least 1")
-        (root / split).mkdir(parents=True, exist_ok=True)
-        lines = []
-        for number in range(count):
-            pair, path = pairs[number % len(pairs)], root / split / f"{number:04d}.mp4"
-            encode_clip(path, demo_clip(pair, seed=seed, split=split, number=number))
-            lines.append(f"{split}/{path.name} {';'.join(pair)}\n")
-            written.append(path)
-        write_text(root / f"{split}.txt", "".join(lines))
-    return written
 
 
 def demo_clip(

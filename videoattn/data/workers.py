@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -163,24 +164,66 @@ def in_processes(
         given = f"{num_workers} and {seconds:g}"
         raise ValueError(f"num_workers, seconds: got {given}; need 1 or more, and above 0")
     remaining = iter(items)
-    workers = [_Worker(task) for _ in range(min(num_workers, len(items)))]
+    idle = [_start(task) for _ in range(min(num_workers, len(items)))]
+    busy: dict[Any, tuple[BaseProcess, Any, float]] = {}  # by connection: item, starting time
     try:
-        for worker in workers:
-            worker.give(next(remaining))
-        while busy := [worker for worker in workers if worker.busy]:
-            deadline = min(worker.started for worker in busy) + seconds
-            wait([w.connection for w in busy], timeout=max(deadline - time.monotonic(), 0.01))
-            for worker in busy:
-                if not worker.is_done(seconds):
+        while True:
+            for item in islice(remaining, len(idle)):
+                process, connection = idle.pop()
+                connection.send(item)
+                busy[connection] = process, item, time.monotonic()
+            if not busy:
+                return
+            deadline = min(started for _, _, started in busy.values()) + seconds
+            done = wait(list(busy), timeout=max(deadline - time.monotonic(), 0.01))
+            late = time.monotonic() - seconds
+            for connection, (process, item, started) in list(busy.items()):
+                if connection not in done and started >= late:
                     continue
-                item, result = worker.item, worker.take(seconds)
-                for following in remaining:
-                    worker.give(following)
-                    break
+                del busy[connection]
+                result: Any = Crash(f"took more than {seconds:g} s")
+                if connection in done:
+                    try:
+                        result = connection.recv()
+                    except (EOFError, OSError):
+                        process.join()
+                        result = Crash(f"ended the process that read it ({_how(process)})")
+                if isinstance(result, Crash):
+                    _end(process, connection)
+                    process, connection = _start(task)
+                idle.append((process, connection))
                 yield item, result
     finally:
-        for worker in workers:
-            worker.stop()
+        for process, connection in [*idle, *((busy[c][0], c) for c in busy)]:
+            _end(process, connection)
+
+
+def _start(task: Task) -> tuple[BaseProcess, Any]:
+    """Starts a process that runs the task on each item from its connection."""
+    connection, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=_serve, args=(theirs, task, os.getpid()), daemon=True)
+    process.start()
+    theirs.close()
+    return process, connection
+
+
+def _end(process: BaseProcess, connection: Any) -> None:
+    process.kill()
+    process.join()
+    connection.close()
+
+
+def _serve(connection: Any, task: Task, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its processes itself
+    while True:
+        while not connection.poll(5.0):
+            if os.getppid() != parent:
+                return
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        connection.send(task(item))
 
 
 def in_threads(
@@ -217,64 +260,6 @@ def in_threads(
         late = time.monotonic() - limit
         num_to_start = sum(started.get(r, math.inf) <= late and r.cancel() for r in pending)
     return [None if result.cancelled() else result.result() for result in results]
-
-
-class _Worker:
-    """Runs the task on one item after another in a process, which it replaces if it ends."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.item: Any = None
-        self.busy = False
-        self.started = 0.0
-        self._start()
-
-    def give(self, item: Any) -> None:
-        self.item, self.busy, self.started = item, True, time.monotonic()
-        self.connection.send(item)
-
-    def is_done(self, seconds: float) -> bool:
-        return self.connection.poll() or time.monotonic() - self.started > seconds
-
-    def take(self, seconds: float) -> Any:
-        self.busy = False
-        if not self.connection.poll():
-            reason = f"took more than {seconds:g} s"
-        else:
-            try:
-                return self.connection.recv()
-            except (EOFError, OSError):
-                self._process.join()
-                reason = f"ended the process that read it ({_how(self._process)})"
-        self.stop()
-        self._start()
-        return Crash(reason)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-    def _start(self) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.Process(
-            target=_serve, args=(theirs, self._task, os.getpid()), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-
-
-def _serve(connection: Any, task: Task, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its processes itself
-    while True:
-        while not connection.poll(5.0):
-            if os.getppid() != parent:
-                return
-        try:
-            item = connection.recv()
-        except EOFError:
-            return
-        connection.send(task(item))
 
 
 def _how(process: BaseProcess) -> str:

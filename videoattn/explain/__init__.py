@@ -9,8 +9,8 @@ from videoattn.explain.gates import draw_gate as draw_gate
 from videoattn.explain.marks import write_png as write_png
 from videoattn.explain.overlay import SPATIAL as SPATIAL
 from videoattn.explain.overlay import write_overlay as write_overlay
+from videoattn.explain.pairwise import describe_row as describe_row
 from videoattn.explain.pairwise import draw_sheet as draw_sheet
 from videoattn.explain.post_hoc import METHODS as METHODS
 from videoattn.explain.post_hoc import OF_A_LAYER as OF_A_LAYER
 from videoattn.explain.sheet import label_frames as label_frames
-from videoattn.explain.words import describe_row as describe_row

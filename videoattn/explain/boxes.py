@@ -5,8 +5,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from videoattn.explain.geometry import cells_of_frames
-from videoattn.explain.render import resize
+from videoattn.explain.render import cells_of_frames, resize
 from videoattn.explain.sheet import Labels, Panels, Sheet, stack_grids
 from videoattn.types import Frames
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap, cells
 from videoattn.attention.record import MOST_ENTRIES, Query
-from videoattn.explain import geometry
 from videoattn.explain.post_hoc import hires_cam, occlusion
+from videoattn.explain.render import cell_center
 from videoattn.models import info
 from videoattn.types import Frames, Video
 
@@ -75,10 +75,9 @@ def score_position(model: nn.Module, video: Video, label: int, class_name: str) 
     if not _sums_to_score(model, video, found, label):
         found, method = occlusion(model, video, targets), "occlusion"
     weights = found.weights[0].float().cpu()
-    grid, clip = tuple(weights.shape), tuple(video.shape[2:])
-    index = int(weights.argmax())
-    cell = (index // (grid[1] * grid[2]), index // grid[2] % grid[1], index % grid[2])
-    center = geometry.cell_center(cell, grid, clip)  # type: ignore[arg-type]
+    (t, y, x), (frames, height, width) = weights.shape, video.shape[2:]
+    (cell,) = cells(weights.argmax().view(1), (t, y, x)).tolist()
+    center = cell_center(cell, (t, y, x), (frames, height, width))
     query = (center.frame, int(center.y), int(center.x))
     return Chosen(
         query, "adds most to the score", f"it adds most to the score of {class_name} ({method})"
@@ -140,21 +139,19 @@ def choose_queries(
             "record_attention(model, received=True), or choose a query"
         )
     received = attention_map.received[sample].flatten()
-    frames, height, width = attention_map.grid_k
-    shorter = min(clip[1], clip[2])
+    reach = SPACE_APART * min(clip[1], clip[2])
+    sizes = (TIME_APART * clip[0], reach, reach)
     chosen: list[Query] = []
-    for index in torch.argsort(received, descending=True, stable=True).tolist():
-        cell = (index // (height * width), index // width % height, index % width)
-        center = geometry.cell_center(cell, (frames, height, width), clip)
+    order = torch.argsort(received, descending=True, stable=True)
+    for cell in cells(order, attention_map.grid_k).tolist():
+        center = cell_center(cell, attention_map.grid_k, clip)
         candidate = (center.frame, int(center.y), int(center.x))
-        if all(_apart(candidate, other, clip[0], shorter) for other in chosen):
+        gaps = [
+            sum(((a - b) / size) ** 2 for a, b, size in zip(candidate, other, sizes, strict=True))
+            for other in chosen
+        ]
+        if min(gaps, default=1.0) >= 1:
             chosen.append(candidate)
         if len(chosen) == count:
             break
     return chosen
-
-
-def _apart(a: Query, b: Query, num_frames: int, shorter: int) -> bool:
-    time = (a[0] - b[0]) / (TIME_APART * num_frames)
-    y, x = ((a[axis] - b[axis]) / (SPACE_APART * shorter) for axis in (1, 2))
-    return time**2 + y**2 + x**2 >= 1

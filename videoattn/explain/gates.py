@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import GateMap
+from videoattn.explain import render
 from videoattn.explain.boxes import draw_boxes
-from videoattn.explain.geometry import cells_of_frames, gate_weights
 from videoattn.explain.marks import INK, LINE, SOFT, draw_text
-from videoattn.explain.render import Scale, blend, colors_of, make_gate_scale, number_text, resize
+from videoattn.explain.render import Scale
 from videoattn.explain.sheet import (
     CONTENT_WIDTH,
     MARGIN,
@@ -21,7 +21,6 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
-from videoattn.explain.words import grid_note, shares_of_frames
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean
@@ -61,7 +60,7 @@ def draw_gate(
             or a box is outside the input.
     """
     labels = labels or label_frames(range(len(frames)))
-    weights = gate_weights(gate_map, sample)
+    weights = render.gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         return draw_boxes(frames, weights, title, labels, input_size)
     if gate_map.kind == "channel":
@@ -79,10 +78,10 @@ def frame_amounts(
 ) -> tuple[list[float], list[str]]:
     """Returns each frame's share (normalized maps) or mean weight, as numbers and as text."""
     if gate_map.normalized:
-        return shares_of_frames(weights, num_frames)
-    cells = cells_of_frames(num_frames, len(weights))
+        return render.shares_of_frames(weights, num_frames)
+    cells = render.cells_of_frames(num_frames, len(weights))
     means = weights.double().reshape(len(weights), -1).mean(1)[cells].tolist()
-    return means, [number_text(mean) for mean in means]
+    return means, [render.number_text(mean) for mean in means]
 
 
 def _draw_frames(
@@ -99,13 +98,14 @@ def _draw_frames(
     if headings:
         maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
-    scale = make_gate_scale(gate_map, shown, positions=shown[0].numel())
+    scale = render.make_gate_scale(gate_map, shown, positions=shown[0].numel())
     size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
     grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
     sheet = Sheet(grids)
-    panels = resize(frames, grids[0].panel)
+    panels = render.resize(frames, grids[0].panel)
     for (heading, weights), grid in zip(maps.items(), grids, strict=True):
-        sheet.draw_panels(grid, panels if temporal else blend(panels, weights, scale), labels)
+        drawn = panels if temporal else render.blend(panels, weights, scale)
+        sheet.draw_panels(grid, drawn, labels)
         draw_text(sheet.axes, (MARGIN, grid.top + 22), heading, size=17, bold=True)
         sheet.draw_bars(grid, *frame_amounts(gate_map, weights, len(frames)), identity)
     if not temporal:
@@ -120,10 +120,10 @@ def _draw_frames(
     )
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
-        parts.append(f"line: the identity, {number_text(identity)}")
+        parts.append(f"line: the identity, {render.number_text(identity)}")
     shape = " x ".join(map(str, shown.shape[1:]))
     parts.append(f"map: {shape} ({'T' if temporal else 'T x H x W'})")
-    note = "" if temporal else grid_note(tuple(shown.shape[1:]), (len(frames), *size))
+    note = "" if temporal else render.grid_note(tuple(shown.shape[1:]), (len(frames), *size))
     sheet.write_foot(parts, note)
     return sheet.image()
 
@@ -166,20 +166,20 @@ def _draw_channels(
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
     identity = gate_map.identity_value
-    scale = make_gate_scale(gate_map, weights)
+    scale = render.make_gate_scale(gate_map, weights)
     shown = weights[order] / scale.unit
     if per_frame:
-        shown = shown[:, cells_of_frames(num_frames, shown.shape[1])]
+        shown = shown[:, render.cells_of_frames(num_frames, shown.shape[1])]
     size, column = (frames.shape[2], frames.shape[3]), CONTENT_WIDTH / num_frames
     strip = make_grid(num_frames, size, num_frames, tallest=120, gap=6, below=28)
     shift = MARGIN + column / 2 - strip.panel[1] / 2  # panels are centered above columns
     corners = [(y, round(shift + i * column)) for i, (y, _) in enumerate(strip.corners)]
     strip = strip._replace(corners=corners, right=MARGIN + CONTENT_WIDTH)
     sheet = Sheet([strip], below=CHART_HEIGHT + 90)
-    sheet.draw_panels(strip, resize(frames, strip.panel), labels)
+    sheet.draw_panels(strip, render.resize(frames, strip.panel), labels)
     _draw_chart(sheet, strip.bottom, shown, scale, order.tolist(), identity)
 
-    named = [f"{c} ({number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
+    named = [f"{c} ({render.number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
     count = min(NAMED, max(len(named) // 2, 1))
     mean = ", mean over frames" if per_frame else ""
     ends = {"strongest": named[:count], "weakest": named[::-1][:count]}
@@ -204,7 +204,7 @@ def _draw_chart(
     axes.set_facecolor("#f6f6f6")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=8)
-    count, colors = len(order), colors_of(shown, scale)[0].tolist()
+    count, colors = len(order), render.colors_of(shown, scale)[0].tolist()
     named = range(count) if count <= 30 else [0, count - 1]
     names = [str(order[index]) for index in named]
     if shown.ndim == 2:
@@ -240,7 +240,7 @@ def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
     low, mean, high = (scale.text(value) for value in found.tolist())
     text = f"min {low}, mean {mean}, max {high}"
     value = gate_map.identity_value
-    return text if value is None else f"{text}  ·  identity: {number_text(value)}"
+    return text if value is None else f"{text}  ·  identity: {render.number_text(value)}"
 
 
 def _bar_label(gate_map: GateMap, scale: Scale) -> str:
@@ -249,7 +249,7 @@ def _bar_label(gate_map: GateMap, scale: Scale) -> str:
     value = gate_map.identity_value
     if value is None or scale.bottom <= value <= scale.top:
         return gate_noun(gate_map)
-    return f"{gate_noun(gate_map)}  ({number_text(value)} is outside this range)"
+    return f"{gate_noun(gate_map)}  ({render.number_text(value)} is outside this range)"
 
 
 def describe_gate(gate_map: GateMap) -> str:

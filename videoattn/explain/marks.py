@@ -1,5 +1,6 @@
 """Draws text, rings, arrows and outlines on a picture. One unit is one pixel; y points down."""
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -7,18 +8,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
-from videoattn.explain.fonts import drawable
 from videoattn.files import write_whole
 
 Point = tuple[float | int, float | int]  # x, y
 
 INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
+FONT = "DejaVu Sans"  # ships with matplotlib: pictures look the same on every machine
+REPLACEMENT = "\ufffd"
 RING_RADIUS = 13.0
 PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
 DOTS_PER_INCH = 72  # makes a point, matplotlib's unit for fonts and lines, one pixel
@@ -48,6 +51,41 @@ def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
     canvas.draw()
     marks = Image.fromarray(np.asarray(canvas.buffer_rgba()))
     return Image.alpha_composite(picture.convert("RGBA"), marks).convert("RGB")
+
+
+def drawable(text: str, weight: str = "normal") -> tuple[str, list[str]]:
+    """Returns the text and the font families that draw it.
+
+    Other installed fonts draw the characters that DejaVu Sans lacks. Control characters, and those
+    that no font has, are replaced; matplotlib would print a warning for each.
+    """
+    families = [FONT]
+    lacking = {ord(char) for char in text} - _characters(FONT, weight)
+    while lacking:
+        best = max(_other_families(), key=lambda name: len(lacking & _characters(name, weight)))
+        if not lacking & _characters(best, weight):
+            break
+        families.append(best)
+        lacking -= _characters(best, weight)
+    return "".join(
+        char if char.isprintable() and ord(char) not in lacking else REPLACEMENT for char in text
+    ), families
+
+
+@cache
+def _other_families() -> list[str]:
+    # The font "Last Resort" has a box for every character.
+    names = {entry.name for entry in fontManager.ttflist}
+    return sorted(name for name in names if name != FONT and not name.startswith("Last Resort"))
+
+
+@cache
+def _characters(family: str, weight: str) -> frozenset[int]:
+    try:
+        font = FT2Font(fontManager.findfont(FontProperties(family=family, weight=weight)))
+    except (OSError, RuntimeError, ValueError):  # deleted, or not a font that matplotlib reads
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
 
 
 def draw_text(
@@ -110,11 +148,8 @@ def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
 
 
 def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
-    """Draws a curved arrow from the ring around `start` to `end`.
-
-    A higher strength (0 to 1) makes it wider and more opaque. An arrow that would end inside the
-    ring is omitted.
-    """
+    """Draws a curved arrow from the ring around `start` to `end`. A higher strength (0 to 1) makes
+    it wider and more opaque. An arrow that would end inside the ring is omitted."""
     distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
     if distance <= RING_RADIUS + 6:
         return

@@ -6,17 +6,15 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from jaxtyping import UInt8
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageOps
 
 from videoattn.attention.maps import GateMap, PairwiseMap
-from videoattn.explain import geometry
+from videoattn.explain import pairwise, render
 from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
 from videoattn.explain.gates import frame_amounts, spatial_weights
 from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_ring
-from videoattn.explain.pairwise import query_scale
-from videoattn.explain.render import blend, make_gate_scale, resize
+from videoattn.explain.render import Position
 from videoattn.explain.sheet import Panels
 from videoattn.files import file_url
 from videoattn.types import Frames
@@ -41,18 +39,15 @@ def write_overlay(
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> tuple[int, int]:
-    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp).
+    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp), and
+    returns the (height, width) of the drawn frames, without the strip.
 
     The strip below the picture has a bar for each frame: its share of the attention, its mean
     weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
 
     Args:
-        frames, sample, query, pixel: As in `draw_sheet`.
-        input_size: As in `draw_gate`.
+        frames, sample, query, pixel: As in `draw_sheet`; input_size: as in `draw_gate`.
         short_side: Enlarge smaller frames to this side, if the long side stays below `LONG_SIDE`.
-
-    Returns:
-        The (height, width) of the drawn frames, without the strip.
 
     Raises:
         ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
@@ -63,18 +58,23 @@ def write_overlay(
     size = even_size(clip[1], clip[2], short_side)
     marks: _Marks | None = None
     if isinstance(attention_map, PairwiseMap):
-        weights = geometry.weights_of(attention_map, sample, query)
-        position = geometry.query_position(attention_map, query, clip, pixel)
-        window = geometry.window_of(weights, clip) if attention_map.kind == "local" else None
-        marks = _Marks(position, window, (size[0] / clip[1], size[1] / clip[2]))
-        panels = blend(resize(frames, size), weights, query_scale(attention_map, weights))
-        amounts = geometry.frame_shares(weights, clip[0])
+        weights = pairwise.weights_of(attention_map, sample, query)
+        position = pairwise.query_position(attention_map, query, clip, pixel)
+        window = pairwise.window_of(weights, clip) if attention_map.kind == "local" else None
+        marks = _Marks(position, window, size[0] / clip[1], size[1] / clip[2])
+        scale = pairwise.query_scale(attention_map, weights)
+        panels = render.blend(render.resize(frames, size), weights, scale)
+        amounts = render.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    pictures = [
-        _draw_picture(panel, frame, amounts, marks)
-        for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy())
-    ]
+    pictures = []
+    for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
+        picture = ImageOps.expand(Image.fromarray(panel), (0, 0, 0, STRIP), (24, 24, 24))
+        axes = canvas_axes(picture.size)
+        if marks is not None:
+            _draw_marks(axes, frame, marks)
+        _draw_strip(axes, panel.shape[:2], frame, amounts)
+        pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
     return size
 
@@ -82,26 +82,14 @@ def write_overlay(
 class _Marks(NamedTuple):
     """The query, its window, and the height and width of a clip pixel in drawn pixels."""
 
-    position: geometry.Position
-    window: geometry.Window | None
-    factors: tuple[float, float]
-
-
-def _draw_picture(
-    panel: UInt8[np.ndarray, "H W C"], frame: int, amounts: list[float], marks: _Marks | None
-) -> Image.Image:
-    height, width = panel.shape[:2]
-    picture = Image.new("RGB", (width, height + STRIP), (24, 24, 24))
-    picture.paste(Image.fromarray(panel), (0, 0))
-    axes = canvas_axes(picture.size)
-    if marks is not None:
-        _draw_marks(axes, frame, marks)
-    _draw_strip(axes, (height, width), frame, amounts)
-    return draw_over(picture, axes)
+    position: Position
+    window: pairwise.Window | None
+    scale_y: float
+    scale_x: float
 
 
 def _draw_marks(axes: Axes, frame: int, marks: _Marks) -> None:
-    position, window, (scale_y, scale_x) = marks
+    position, window, scale_y, scale_x = marks
     if window is not None and frame in window.frames:
         corner = (window.left * scale_x, window.top * scale_y)
         draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
@@ -121,14 +109,14 @@ def _draw_gate(
             f"{gate_map.kind} map: cannot be drawn over frames; need one of {', '.join(SPATIAL)}: "
             "use draw_gate"
         )
-    weights = geometry.gate_weights(gate_map, sample)
+    weights = render.gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         boxes = boxes_in_frames(frames, weights, input_size)
         return box_panels(frames, boxes, size), area_shares(frames, boxes)
     weights = spatial_weights(gate_map, weights)
-    scale = make_gate_scale(gate_map, weights)
+    scale = render.make_gate_scale(gate_map, weights)
     amounts, _ = frame_amounts(gate_map, weights, len(frames))
-    return blend(resize(frames, size), weights, scale), amounts
+    return render.blend(render.resize(frames, size), weights, scale), amounts
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:

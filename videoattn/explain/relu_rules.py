@@ -24,8 +24,7 @@ def relu_rule(model: nn.Module, *, masked: bool) -> Iterator[None]:
     """
 
     def rule(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        ruled: Tensor = _RuledReLU.apply(inputs[0], masked)
-        return ruled
+        return _RuledReLU.apply(inputs[0], masked)
 
     relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
     in_place = [module for module in relus if module.inplace]

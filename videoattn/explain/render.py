@@ -1,5 +1,11 @@
-"""Converts attention weights to colors over frames, with pure functions on uint8 frames."""
+"""Relates the cells of a map to the frames and pixels of a clip, and its weights to colors.
 
+Pixel coordinates are continuous, with the origin at the upper left corner of the frame: the center
+of pixel (y, x) is (y + 0.5, x + 0.5), and cell (i, j) of a grid (H', W') over (H, W) pixels has its
+center at ((i + 0.5) H / H', (j + 0.5) W / W'), whatever the strides of the network.
+"""
+
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -9,9 +15,8 @@ from matplotlib import colormaps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from videoattn.attention.maps import GateMap
-from videoattn.explain.geometry import cells_of_frames
-from videoattn.types import Frames
+from videoattn.attention.maps import GATE_AXES, GateMap
+from videoattn.types import Frames, Grid
 
 SEQUENTIAL = "plasma"  # perceptually uniform, and none of its colors occurs in a gray frame
 DIVERGING = "coolwarm"
@@ -19,6 +24,93 @@ STRONGEST_ALPHA = 0.75  # an object stays recognizable under the strongest color
 FRAME_SATURATION = 0.25
 LEAST_RANGE = 3.0  # in uniform weights: a nearly flat map must not look peaked
 LEAST_SPAN = 0.05  # of the largest weight: the same for maps that have no uniform weight
+READABLE = 49  # a map with fewer places over a frame is too coarse to show shapes
+
+
+class Position(NamedTuple):
+    """A frame index and a continuous pixel position in that frame."""
+
+    frame: int
+    y: float
+    x: float
+
+
+def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
+    """Returns the temporal cell that covers each frame, of which there are at least as many."""
+    if num_cells > num_frames:
+        raise ValueError(
+            f"attention map: {num_cells} temporal cells over {num_frames} frames; need at most "
+            "one cell per frame: pass the frames of the clip that the map was recorded on"
+        )
+    return [frame * num_cells // num_frames for frame in range(num_frames)]
+
+
+def cell_center(cell: Sequence[int], grid: Grid, clip: Grid) -> Position:
+    """Returns the center of a cell (t, i, j) of a grid (T', H', W') in a clip (T, H, W). Its frame
+    is the middle one of the cell's frames, or the first of two middle ones."""
+    covered = [f for f, c in enumerate(cells_of_frames(clip[0], grid[0])) if c == cell[0]]
+    y, x = ((cell[axis] + 0.5) * clip[axis] / grid[axis] for axis in (1, 2))
+    return Position(covered[(len(covered) - 1) // 2], y, x)
+
+
+def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
+    """Returns the weights of one sample in float32; channel gates are (C) or (C, T)."""
+    shape, allowed = tuple(gate_map.weights.shape), [a.split() for a in GATE_AXES[gate_map.kind]]
+    fits = len(shape) - 1 in map(len, allowed) and (gate_map.kind != "box" or shape[-1] == 4)
+    if not fits or 0 in shape:
+        axes = " or ".join(f"(N, {', '.join(names)})" for names in allowed)
+        raise ValueError(
+            f"{gate_map.kind} map: weights have shape {shape}; need {axes}, without "
+            "a size of 0; see GateMap"
+        )
+    return finite(gate_map.weights[sample])
+
+
+def finite(weights: Tensor) -> Tensor:
+    """Returns the weights in float32; raises a ValueError if one is not finite."""
+    if not torch.isfinite(weights).all():
+        raise ValueError(
+            "attention map: some weights are not finite; find the layer that overflowed, or "
+            "record in float32"
+        )
+    return weights.float()
+
+
+def frame_shares(weights: Tensor, num_frames: int) -> list[float]:
+    """Returns each frame's share of the summed absolute weights; the shares sum to 1. The frames
+    that one cell covers share its weight equally."""
+    cells = cells_of_frames(num_frames, weights.shape[0])
+    mass = weights.abs().double().reshape(len(weights), -1).sum(1)
+    total = float(mass.sum())
+    if total == 0:  # possible for a row of dot products
+        return [1 / num_frames] * num_frames
+    return [float(mass[cell]) / total / cells.count(cell) for cell in cells]
+
+
+def shares_of_frames(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
+    """Returns each frame's share of the weight, as a number and as text."""
+    shares = frame_shares(weights, num_frames)
+    return shares, [percent(share) for share in shares]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def grid_note(grid: tuple[int, ...], clip: tuple[int, ...], queries: tuple[int, ...] = ()) -> str:
+    """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers.
+
+    Args:
+        queries: The grid of the queries, if there are any. It is named if it is another one.
+    """
+    frames, places = clip[0] / grid[0], grid[1] * grid[2]
+    amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"
+    text = f"{grid[1]} \u00d7 {grid[2]} places over the frame, {grid[0]} over time"
+    text += f": each covers {amount}" + (f" and {frames:.3g} frames" if frames > 1 else "")
+    if queries and tuple(queries) != tuple(grid):
+        text += f"; queries have {queries[1]} \u00d7 {queries[2]} places"
+        text += "" if queries[0] == grid[0] else f", {queries[0]} over time"
+    return f"{text}; too coarse to show shapes" if places < READABLE else text
 
 
 class Scale(NamedTuple):
@@ -91,10 +183,8 @@ def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = 
 
 
 def strength(values: Tensor, scale: Scale) -> Tensor:
-    """Returns the strength of marks, 0 to 1, for values in units of the scale.
-
-    Normalized weights count from the uniform weight up, so a flat map has no marks.
-    """
+    """Returns the strength of marks, 0 to 1, for values in units of the scale. Normalized weights
+    count from the uniform weight up, so a flat map has no marks."""
     beyond = values - scale.least
     if scale.diverging:
         beyond = beyond.abs()
@@ -112,10 +202,8 @@ def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values.
-
-    Interpolation is bicubic and clamped to the range of the map, against overshoot.
-    """
+    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values. Interpolation is
+    bicubic and clamped to the range of the map, against overshoot."""
     # antialias selects the cubic kernel with a = -0.5, which rings less.
     drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]
     return drawn.clamp(weights.min(), weights.max())
@@ -133,10 +221,8 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
-    """Draws a map (T', H', W') over frames.
-
-    Frames are desaturated first, because their own colors could be mistaken for attention.
-    """
+    """Draws a map (T', H', W') over frames. Frames are desaturated first, because their own colors
+    could be mistaken for attention."""
     num_frames, _, height, width = frames.shape
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)

@@ -10,9 +10,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from videoattn.explain.geometry import Position
 from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
-from videoattn.explain.render import Scale, colors_of, resize
+from videoattn.explain.render import Position, Scale, colors_of, resize
 from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20
@@ -141,10 +140,8 @@ class Sheet:
             draw_text(self.axes, at, text, size=13, color=SOFT, room=room)
 
     def draw_color_bar(self, scale: Scale, label: str, *, solid: bool = False) -> None:
-        """Draws a color bar: colors over gray, as over frames, or solid colors for charts.
-
-        Numbers are multiples if the unit is the uniform weight.
-        """
+        """Draws a color bar: colors over gray, as over frames, or solid colors for charts. Numbers
+        are multiples if the unit is the uniform weight."""
         (width, height), left, top = COLOR_BAR, self.width - MARGIN - COLOR_BAR[0], 58
         row, alpha = colors_of(torch.linspace(scale.bottom, scale.top, width), scale)
         if not solid:
@@ -178,10 +175,8 @@ class Sheet:
     def draw_bars(
         self, grid: Grid, values: Sequence[float], texts: Sequence[str], identity: float | None
     ) -> None:
-        """Draws a bar and a text below each panel, from 0 to its value, all to one scale.
-
-        If there is an identity value, a line marks it at every bar, and texts are on the right.
-        """
+        """Draws a bar and a text below each panel, from 0 to its value, all to one scale. If there
+        is an identity value, a line marks it at every bar, and texts are on the right."""
         low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
         high = high if high > low else low + 1.0
         height, width = grid.panel

@@ -1,19 +1,10 @@
 """Networks by name (`table`), and access to their structure, features and head."""
 
-from typing import Protocol, runtime_checkable
-
 from torch import Tensor, nn
 
 from videoattn.attention.capture import capture
-from videoattn.models import pytorchvideo, timm, torchvision
+from videoattn.models import libraries
 from videoattn.types import Logits, ModelInfo, Video, own_info
-
-
-@runtime_checkable
-class HasHead(Protocol):
-    """A network whose head can run on features."""
-
-    def forward_head(self, features: Video) -> Logits: ...
 
 
 def info(model: nn.Module) -> ModelInfo:
@@ -22,9 +13,7 @@ def info(model: nn.Module) -> ModelInfo:
     Raises:
         ValueError: If the network has no `info` and an unknown type.
     """
-    found = own_info(model)
-    for library in (torchvision, pytorchvideo, timm):
-        found = found or library.info(model)
+    found = own_info(model) or libraries.info(model)
     if found is None:
         raise ValueError(
             f"the structure of {type(model).__name__} is unknown; name a layer, or give the "
@@ -71,13 +60,13 @@ def head(model: nn.Module, features: Video) -> Logits:
     Raises:
         ValueError: If the network has no head that can run alone.
     """
-    if own_info(model) is not None and isinstance(model, HasHead):
-        return model.forward_head(features)
-    for library in (torchvision, pytorchvideo):
-        found = library.head(model, features)
-        if found is not None:
-            return found
-    name = type(model).__name__
-    raise ValueError(
-        f"the head of {name} cannot run alone; give it a method `forward_head(features)`"
-    )
+    own = getattr(model, "forward_head", None)
+    if own is not None and own_info(model) is not None:
+        return own(features)
+    found = libraries.head(model, features)
+    if found is None:
+        raise ValueError(
+            f"the head of {type(model).__name__} cannot run alone; give it a method "
+            "`forward_head(features)`"
+        )
+    return found

@@ -35,8 +35,7 @@ def receptive_field(model: nn.Module, clip: Grid, layer: str) -> Grid:
         with capture(model, [layer], stop=True) as outputs:
             model(x)
         reached = as_video(outputs[layer], structure, x) > 0
-        others = [other for other in range(1, 5) if other != axis]
-        extents.append(_longest(reached.any(others[2]).any(others[1]).any(others[0])))
+        extents.append(_longest(reached.any(tuple({1, 2, 3, 4} - {axis}))))
     return extents[0], extents[1], extents[2]
 
 

@@ -20,7 +20,6 @@ from videoattn.errors import one_of
 from videoattn.layers import Conv3d
 from videoattn.types import Logits, ModelInfo, Video
 
-PADDINGS = ("same", "fixed")
 WINDOW = (2, 7, 7)
 
 
@@ -83,16 +82,13 @@ class InceptionI3d(nn.Sequential):
             height and width, and all axes of the pools, are padded at the start as if their size
             were even (a size of 1 is not allowed). The two are equal if T is a multiple of 4, and
             H and W are multiples of 16.
-
-    Raises:
-        ValueError: If the padding does not exist.
     """
 
     def __init__(
         self, *, num_classes: int, width: float = 1.0, dropout: float = 0.5, padding: str = "same"
     ) -> None:
         super().__init__()
-        fixed, channels = one_of("padding", padding, PADDINGS) == "fixed", 3
+        fixed, channels = one_of("padding", padding, ("same", "fixed")) == "fixed", 3
         for name, row in TABLE.items():
             layer: nn.Module
             if isinstance(row, Pool):
@@ -120,13 +116,11 @@ class InceptionI3d(nn.Sequential):
         self.info = ModelInfo("fc", stages, features="Mixed_5c")
 
     def forward(self, x: Video) -> Logits:
-        logits: Tensor = super().forward(x)
-        return logits
+        return super().forward(x)
 
     def forward_head(self, features: Video) -> Logits:
         """Returns the logits for the output of Mixed_5c."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(features)))
-        return logits
+        return self.fc(self.dropout(self.avgpool(features)))
 
 
 class Mixed(nn.Module):
@@ -172,8 +166,7 @@ class Unit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Video) -> Tensor:
-        y: Tensor = self.relu(self.bn(self.conv3d(x)))
-        return y
+        return self.relu(self.bn(self.conv3d(x)))
 
 
 class SameConv3d(Conv3d):
@@ -185,7 +178,7 @@ class SameConv3d(Conv3d):
         side, stride = self.kernel_size[0], self.stride[0]
         pads = [_same(size, side, stride) for size in x.shape[2:]]
         if self.fixed:
-            pads[1:] = [_even(side, stride)] * 2
+            pads[1:] = [_same(stride, side, stride)] * 2
         return super().forward(_pad(x, pads))
 
 
@@ -207,7 +200,7 @@ class MaxPool(nn.Module):
         pads = []
         for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True):
             front, back = _same(size, kernel, stride)
-            start = _even(kernel, stride)[0] if self.fixed else front
+            start = _same(stride, kernel, stride)[0] if self.fixed else front
             pads.append((start, front + back - start))
         return F.max_pool3d(_pad(x, pads), self.kernel, self.stride)
 
@@ -222,10 +215,8 @@ class WindowAverage(nn.Module):
 
 
 def _window_weights(size: int, extent: int, device: torch.device) -> Tensor:
-    """Returns the weight (size,) of each position in the mean over all windows along an axis.
-
-    An average pool would tie an exported graph to one size of clip.
-    """
+    """Returns the weight (size,) of each position in the mean over all windows along an axis. An
+    average pool would tie an exported graph to one size of clip."""
     ahead = torch.arange(size, device=device) + 1
     windows = ahead.minimum(ahead.flip(0)).clamp(max=size - extent + 1).clamp(1, extent)
     return windows / windows.sum()
@@ -235,11 +226,6 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Returns the padding (start, end) for ceil(size / stride) outputs; kernel >= stride."""
     total = (size - 1) // stride * stride + kernel - size
     return total // 2, total - total // 2
-
-
-def _even(kernel: int, stride: int) -> tuple[int, int]:
-    """Returns `_same` for a size that the stride divides."""
-    return _same(stride, kernel, stride)
 
 
 def _pad(x: Tensor, pads: list[tuple[int, int]]) -> Tensor:

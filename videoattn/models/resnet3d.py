@@ -19,14 +19,8 @@ from videoattn.types import Logits, Video
 
 @dataclass(frozen=True)
 class TemporalKernels:
-    """The temporal kernel sizes of a network.
-
-    Args:
-        stem: Temporal kernel size of conv1.
-        stages: For each stage, the temporal kernel sizes of its first blocks; the later blocks
-            repeat them in turn.
-        pool_frames: Temporal stride of the max pool after layer1.
-    """
+    """The temporal kernel sizes of conv1 (`stem`) and of the first blocks of each stage, which the
+    later blocks repeat in turn; and the temporal stride of the max pool after layer1."""
 
     stem: int
     stages: tuple[tuple[int, ...], ...]
@@ -126,9 +120,6 @@ class ResNet3d(nn.Module):
             the window is averaged whole.
         strides: For each stage, the stride of its first block in height and width. (1, 2, 1, 1)
             gives the last stages the grid of layer2, so that their maps have more places.
-
-    Raises:
-        ValueError: If the kind or the depth does not exist, or there are not four strides.
     """
 
     def __init__(
@@ -197,14 +188,11 @@ class ResNet3d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    nn.init.zeros_(module.bn3.weight)
-                elif isinstance(module, BasicBlock):
-                    nn.init.zeros_(module.bn2.weight)
 
 
 def _conv(

@@ -1,9 +1,6 @@
-"""Describes the structure of networks, and adapts networks of other libraries."""
+"""Describes the structure of networks."""
 
-import importlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -77,43 +74,6 @@ def _last_norm(block: nn.Module) -> str | None:
     children = block.named_children()
     norms = [name for name, m in children if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return norms[-1] if norms else None
-
-
-class FittingAvgPool3d(nn.AvgPool3d):
-    """An average pool; an axis shorter than its window is averaged whole."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.kernel_size, tuple)
-        window = [min(pair) for pair in zip(self.kernel_size, x.shape[2:], strict=True)]
-        return nn.functional.avg_pool3d(x, window, self.stride)
-
-
-def with_fitting_pools(model: nn.Module) -> nn.Module:
-    """Replaces average pools of a fixed window, so that smaller clips can be used."""
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.AvgPool3d:
-            assert module.padding in (0, (0, 0, 0))
-            model.set_submodule(name, FittingAvgPool3d(module.kernel_size, module.stride))
-    return model
-
-
-def optional_import(package: str, module: str) -> ModuleType:
-    """Imports a module of an optional dependency.
-
-    Raises:
-        ValueError: If the package is not installed.
-    """
-    try:
-        with warnings.catch_warnings():  # pytorchvideo scripts functions when it is imported
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ValueError(
-            f"name: {package} is not installed, and this network needs it; "
-            f"pip install 'videoattn[{package}]'"
-        ) from error
 
 
 def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:

@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 
 from videoattn.errors import check_options, one_of
-from videoattn.models import pytorchvideo, timm
-from videoattn.models import torchvision as torchvision_networks
+from videoattn.models import libraries
 from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
@@ -30,13 +29,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
     **{
-        f"tsn_r{depth}": partial(TSN, partial(torchvision_networks.get_model, f"resnet{depth}"))
+        f"tsn_r{depth}": partial(TSN, partial(libraries.torchvision_model, f"resnet{depth}"))
         for depth in BLOCKS
     },
     "inception_i3d": InceptionI3d,
-    **{name: partial(torchvision_networks.make, name) for name in torchvision_networks.NAMES},
-    **{f"pytorchvideo_{name}": partial(pytorchvideo.make, name) for name in pytorchvideo.NAMES},
-    "tsn_timm": timm.make_tsn,
+    **{name: partial(libraries.make_torchvision, name) for name in libraries.TORCHVISION},
+    **{
+        f"pytorchvideo_{name}": partial(libraries.make_pytorchvideo, name)
+        for name in libraries.PYTORCHVIDEO
+    },
+    "tsn_timm": libraries.make_timm_tsn,
 }
 
 

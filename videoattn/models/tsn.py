@@ -36,9 +36,6 @@ class TSN(nn.Module):
         shift_place: Shift before the first convolution of the block only ("residual", as in the
             paper), or before its shortcut too ("block"). In networks with 23 blocks in a stage,
             every second block shifts.
-
-    Raises:
-        ValueError: If an option does not exist, or `shift_div` is below 2.
     """
 
     def __init__(
@@ -73,19 +70,15 @@ class TSN(nn.Module):
         self.info = residual_info(self)
 
     def forward(self, x: Video) -> Logits:
-        num_clips, num_segments = x.shape[0], x.shape[2]
-        self._set_num_segments(num_segments)
+        self._set_num_segments(x.shape[2])
         images = x.transpose(1, 2).flatten(0, 1)  # (N·S, 3, H, W)
         images = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         images = self.layer4(self.layer3(self.layer2(self.layer1(images))))
-        pooled = self.avgpool(images).flatten(1).unflatten(0, (num_clips, num_segments))
-        return self._consensus(pooled)
+        return self._classify(images, x.shape[2])
 
     def forward_head(self, features: Video) -> Logits:
         """Returns the logits for the output of layer4, as (N, C, S, H, W)."""
-        images = features.transpose(1, 2).flatten(0, 1)
-        pooled = self.avgpool(images).flatten(1).unflatten(0, (len(features), -1))
-        return self._consensus(pooled)
+        return self._classify(features.transpose(1, 2).flatten(0, 1), features.shape[2])
 
     def _place_shifts(self, place: str) -> None:
         one_of("shift_place", place, SHIFT_PLACES)
@@ -106,8 +99,9 @@ class TSN(nn.Module):
             if isinstance(module, VideoView) and module.num_frames != num_segments:
                 module.num_frames = num_segments
 
-    def _consensus(self, features: Tensor) -> Logits:
-        """Combines the segments: (N, S, C) -> (N, K)."""
+    def _classify(self, images: Tensor, num_segments: int) -> Logits:
+        """Combines the segments: (N·S, C, H', W') -> (N, K)."""
+        features = self.avgpool(images).flatten(1).unflatten(0, (-1, num_segments))  # (N, S, C)
         if self.consensus == "attention":
             query = self.query.to(features.dtype).expand(features.shape[0], 1, -1)
             scale = features.shape[2] ** -0.5
@@ -127,9 +121,6 @@ class TemporalShift:
 
     The first C // div channels come from the next segment, the following C // div from the
     previous one, with zeros beyond the ends.
-
-    Raises:
-        ValueError: If `div` is below 2, which would leave no channel in its segment.
     """
 
     def __init__(self, div: int) -> None:
@@ -145,12 +136,6 @@ class TemporalShift:
         fold = images.shape[1] // self.div
         following, previous, stay = video.split([fold, fold, images.shape[1] - 2 * fold], dim=-1)
         empty = torch.zeros_like(following[:, :1])
-        shifted = torch.cat(
-            [
-                torch.cat([following[:, 1:], empty], dim=1),
-                torch.cat([empty, previous[:, :-1]], dim=1),
-                stay,
-            ],
-            dim=-1,
-        )
-        return shifted.movedim(-1, 2).flatten(0, 1)
+        following = torch.cat([following[:, 1:], empty], dim=1)
+        previous = torch.cat([empty, previous[:, :-1]], dim=1)
+        return torch.cat([following, previous, stay], dim=-1).movedim(-1, 2).flatten(0, 1)

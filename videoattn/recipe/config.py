@@ -288,6 +288,11 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    @property
+    def test_size(self) -> tuple[int, int]:
+        """The height and width of a test crop, in pixels."""
+        return self.test.height or self.clip.height, self.test.width or self.clip.width
+
 
 @contextmanager
 def section(name: str) -> Iterator[None]:

@@ -14,16 +14,14 @@ from videoattn.data.lists import Missing, Samples
 from videoattn.data.lists.plain import Columns
 from videoattn.data.loader import ClipLoader
 from videoattn.data.sampling import Sampler, repeated, train_sampler, view_sampler
-from videoattn.data.shards import Shards, open_shards
-from videoattn.data.shards.streaming import ShardDataset
-from videoattn.data.transforms import TestTransform, to_video
-from videoattn.data.transforms.augment import (
+from videoattn.data.shards import ShardDataset, Shards, open_shards
+from videoattn.data.transforms import (
     AreaCrop,
-    ColorAugment,
     CropBox,
-    MultiScaleCrop,
-    ShortSideCrop,
+    TestTransform,
     TrainTransform,
+    augment,
+    to_video,
 )
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
@@ -53,6 +51,12 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
         return _read_samples(config, subset, missing)
 
 
+def read_samples(config: Config) -> dict[str, Samples]:
+    """Returns the training videos of a recipe, and its test videos if the run validates."""
+    subsets: list[Subset] = ["train", "test"] if config.train.validate_every else ["train"]
+    return {subset: make_samples(config.data, subset) for subset in subsets}
+
+
 def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Samples:
     split = config.train_split if subset == "train" else config.test_split
     if config.layout == "shards":
@@ -70,23 +74,16 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
         case "charades":
             return lists.read_charades(root, split, missing=missing)
     names = _class_names(config, subset)
-    match config.layout:
-        case "kinetics":
-            return lists.read_kinetics(root, split, class_names=names, missing=missing)
-        case "frames":
-            template, start = config.frame_template, config.frame_start
-            read = partial(
-                lists.read_frames,
-                frame_template=template,
-                frame_start=start,
-                columns=_columns(config),
-            )
-        case "list":
-            read = partial(lists.read_list, columns=config.columns)
-        case _:
-            return lists.read_folders(root, split, class_names=names)
-    separator = config.separator
-    return read(root / split, root, class_names=names, separator=separator, missing=missing)
+    if config.layout == "kinetics":
+        return lists.read_kinetics(root, split, class_names=names, missing=missing)
+    if config.layout == "folders":
+        return lists.read_folders(root, split, class_names=names)
+    options = {"columns": _columns(config), "separator": config.separator, "missing": missing}
+    read: Callable[..., Samples] = lists.read_list
+    if config.layout == "frames":
+        template, start = config.frame_template, config.frame_start
+        read = partial(lists.read_frames, frame_template=template, frame_start=start)
+    return read(root / split, root, class_names=names, **options)
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
@@ -102,10 +99,8 @@ def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
         case "kinetics":
             return lists.read_kinetics_csv(lists.kinetics_csv(root, split)).class_names
         case "list" | "frames":
-            columns = _columns(config)
-            return lists.parse_list(
-                root / split, columns=columns, separator=config.separator
-            ).class_names
+            columns, separator = _columns(config), config.separator
+            return lists.parse_list(root / split, columns=columns, separator=separator).class_names
     return lists.class_folders(root, split)
 
 
@@ -202,9 +197,9 @@ def _videos_per_batch(config: Config, *, training: bool) -> int:
     return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
 
 
-def _mirror(augment: AugmentConfig, class_names: Sequence[str]) -> Mirror:
+def _mirror(chosen: AugmentConfig, class_names: Sequence[str]) -> Mirror:
     with section("augment"):
-        return Mirror(0.5 if augment.flip else 0.0, class_names, augment.flip_labels)
+        return Mirror(0.5 if chosen.flip else 0.0, class_names, chosen.flip_labels)
 
 
 def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
@@ -264,23 +259,22 @@ def clock_of(config: Config) -> float | None:
 
 
 def _train_transform(config: Config) -> TrainTransform:
-    augment, crop = config.augment, (config.clip.height, config.clip.width)
+    chosen, size = config.augment, (config.clip.height, config.clip.width)
     boxes: dict[str, Callable[[], CropBox]] = {
-        "area": lambda: AreaCrop(crop, augment.area, augment.aspect_ratio),
-        "short_side": lambda: ShortSideCrop(crop, augment.short_side),
-        "multi_scale": lambda: MultiScaleCrop(crop, augment.scales),
+        "area": lambda: AreaCrop(size, chosen.area, chosen.aspect_ratio),
+        "short_side": lambda: augment.ShortSideCrop(size, chosen.short_side),
+        "multi_scale": lambda: augment.MultiScaleCrop(size, chosen.scales),
     }
     names = ("color_jitter", "grayscale", "rand_augment", "rand_augment_magnitude", "erase")
     with section("augment"):
-        colors = ColorAugment(**{name: getattr(augment, name) for name in names})
-        return TrainTransform(boxes[augment.crop](), colors)
+        colors = augment.ColorAugment(**{name: getattr(chosen, name) for name in names})
+        return TrainTransform(boxes[chosen.crop](), colors)
 
 
 def test_transform(config: Config) -> TestTransform:
     """Returns the crops of the test views."""
-    test, clip = config.test, config.clip
-    crop = (test.height or clip.height, test.width or clip.width)
-    return TestTransform(test.short_side, crop=crop, num_crops=test.num_crops)
+    test = config.test
+    return TestTransform(test.short_side, crop=config.test_size, num_crops=test.num_crops)
 
 
 def make_to_video(clip: ClipConfig, device: torch.device) -> ToVideo:

@@ -1,7 +1,8 @@
-"""Assembles a run from a recipe, and trains it."""
+"""Assembles a run from a recipe, with its network and attention blocks, and trains it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -9,43 +10,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from videoattn.data.classes import class_sizes
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.lists import Samples, class_sizes
+from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
 from videoattn.engine.parallel import Parallel, init_parallel
-from videoattn.engine.plan import EpochPlan, FineTuning, Validation, num_stages
+from videoattn.engine.plan import EpochPlan, Validation, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, fit
-from videoattn.recipe.config import Config, section
+from videoattn.models import info
+from videoattn.models.table import make_network
+from videoattn.recipe import objective, training
+from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
+from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
 from videoattn.recipe.console import show
-from videoattn.recipe.data import make_loader, make_samples, make_to_video
+from videoattn.recipe.data import make_loader, make_to_video, read_samples
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
-from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
-from videoattn.recipe.model import make_model
 from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
-from videoattn.recipe.objective import (
-    make_class_weights,
-    make_mix,
-    test_objective,
-    with_frame_losses,
-)
-from videoattn.recipe.training import (
-    make_fine_tuning,
-    make_optimizer,
-    make_precise_bn,
-    make_precision,
-    make_settings,
-    make_trackers,
-    new_parameters,
-    synchronize_norms,
-)
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Experiment:
                 every_epochs=train.validate_every,
                 max_views=self.config.test.batch_size,
                 patience=train.patience,
-                objective=test_objective(train),
+                objective=objective.test_objective(train),
             )
         run = RunSettings(
             folder,
@@ -114,7 +103,7 @@ class Experiment:
             max_failures=self.config.data.max_failures,
             save_every_steps=train.save_every_steps,
             keep_epochs=train.keep_epochs,
-            trackers=make_trackers(self.config, folder) if parallel.is_main else (),
+            trackers=training.make_trackers(self.config, folder) if parallel.is_main else (),
             stop=stop,
         )
         with section("train"):
@@ -123,7 +112,7 @@ class Experiment:
                 self.optimizer,
                 self.train_batches,
                 to_video=self.preprocess,
-                settings=with_frame_losses(self.settings, self.config, self.model),
+                settings=objective.with_frame_losses(self.settings, self.config, self.model),
                 plan=self.plan,
                 run=run,
                 validation=validation,
@@ -184,23 +173,6 @@ def train(
         return result
 
 
-def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
-    samples = experiment.samples
-    show(f"{folder}: {_summary(experiment, parallel)}")
-    for line in class_sizes(samples["train"]):
-        show(line)
-    for note in [*notes, *data_notes(experiment.config, samples, folder), *experiment.notes]:
-        show(f"note: {note}")
-
-
-def read_samples(config: Config) -> dict[str, Samples]:
-    """Returns the training videos of a recipe, and its test videos if the run validates."""
-    samples = {"train": make_samples(config.data, "train")}
-    if config.train.validate_every:
-        samples["test"] = make_samples(config.data, "test")
-    return samples
-
-
 def assemble(
     config: Config,
     parallel: Parallel,
@@ -221,27 +193,26 @@ def assemble(
     num_classes = len(samples["train"].class_names)
     torch.manual_seed(config.seed)
     model = make_model(config.model, num_classes).to(parallel.device)
-    new, notes = _initialize(model, config, previous)
-    synchronize_norms(config, model, parallel)
-    fine_tuning = make_fine_tuning(config, model, new)
-    precision, note = make_precision(config, model, parallel.device)
+    new, notes = initialize(model, config, previous)
+    training.synchronize_norms(config, model, parallel)
+    fine_tuning = training.make_fine_tuning(config, model, new)
+    precision, note = training.make_precision(config, model, parallel.device)
     notes += [note] if note else []
     batches = make_loader(config, "train", parallel, samples["train"])
     steps_per_epoch = ceil(len(batches) / config.train.accumulate_steps)
-    mix = make_mix(config.augment, num_classes, config.train.num_clips)
-    weights = make_class_weights(config, samples["train"], parallel.device)
-    precise_bn = make_precise_bn(config, model, parallel, samples["train"])
+    mix = objective.make_mix(config.augment, num_classes, config.train.num_clips)
+    weights = objective.make_class_weights(config, samples["train"], parallel.device)
+    precise_bn = training.make_precise_bn(config, model, parallel, samples["train"])
     epochs, stages = config.train.num_epochs, config.train.stage_epochs
     with section("train"):
-        ema = config.train.ema
-        plan = EpochPlan(epochs, stages, fine_tuning or FineTuning(), precise_bn, ema)
+        plan = EpochPlan(epochs, stages, fine_tuning, precise_bn, config.train.ema)
     validates = config.train.validate_every
     test_batches = make_loader(config, "test", parallel, samples["test"]) if validates else None
     return Experiment(
         config,
         model,
-        make_optimizer(model, config, fine_tuning),
-        make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
+        training.make_optimizer(model, config, fine_tuning.backbone),
+        training.make_settings(config, steps_per_epoch, precision, mix, num_stages(model), weights),
         plan,
         samples,
         batches,
@@ -251,27 +222,55 @@ def assemble(
     )
 
 
-def _initialize(
-    model: nn.Module, config: Config, previous: Checkpoint | None
-) -> tuple[list[str] | None, list[str]]:
-    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
-    weights (None if there are no weights), and notes."""
-    if config.model.weights is None:
-        return None, []
-    if previous is not None:
-        return new_parameters(previous), []
-    return load_initial_weights(model, config)
+def make_model(
+    config: ModelConfig | str, num_classes: int, *, attention: str | None = None
+) -> nn.Module:
+    """Returns a network with its attention blocks, randomly initialized.
+
+    Args:
+        config: The model section of a recipe, or the name of a network, such as "i3d_r50".
+        attention: An attention system at its published positions, or several, as in
+            "non_local+cbam", if `config` is a name.
+
+    Raises:
+        ValueError: If a network, system, option or position does not exist; the message lists the
+            valid ones. If two systems need the same position, or an attention system makes an
+            option of the network ineffective.
+    """
+    if isinstance(config, str):
+        names = [] if attention is None else split_systems("attention", attention)
+        then = {str(number): SystemConfig(name) for number, name in enumerate(names)}
+        first = then.pop("0", SystemConfig())
+        config = ModelConfig(config, attention=AttentionConfig(first.name, then=then))
+    with section("model"), option_errors("options", config.options):
+        model = make_network(config.name, config.options, num_classes=num_classes)
+    for key, chosen, system, options in list(systems_of(config)):  # all are checked first
+        block = partial(system.make, **options)
+        with option_errors(f"{key}.options", options):
+            model = system.attach(model, info(model), block, chosen.after, str(chosen.name))
+    if config.edition > 1:
+        check_effect(model, config)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
+    return model
 
 
-def _summary(experiment: Experiment, parallel: Parallel) -> str:
-    model, samples = experiment.config.model, experiment.samples
-    attention = "".join(f" + {system.name}" for system in model.attention.systems)
+def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
+    config, samples = experiment.config, experiment.samples
+    attention = "".join(f" + {system.name}" for system in config.model.attention.systems)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     dtype = str(resolve_precision(experiment.settings.precision, parallel.device))
     if parallel.device.type == "cuda" and dtype == "torch.float32":
         dtype += " (TF32 in convolutions)"
     test = f" and {len(samples['test']):,} test" if "test" in samples else ""
-    return (
-        f"{model.name}{attention}, {size:,} parameters, {dtype} on {parallel.device}; "
-        f"{len(samples['train']):,} training{test} videos of {len(experiment.class_names)} classes"
+    show(
+        f"{folder}: {config.model.name}{attention}, {size:,} parameters, {dtype} on "
+        f"{parallel.device}; {len(samples['train']):,} training{test} videos of "
+        f"{len(experiment.class_names)} classes"
     )
+    for line in class_sizes(samples["train"]):
+        show(line)
+    for note in [*notes, *data_notes(config, samples, folder), *experiment.notes]:
+        show(f"note: {note}")

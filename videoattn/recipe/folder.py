@@ -22,9 +22,9 @@ from videoattn.engine.trackers import read_records
 from videoattn.files import output_folder, write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.earlier import with_earlier
 from videoattn.recipe.load import comparable, read_yaml, to_dict, to_yaml
 from videoattn.recipe.memory import remember_data
+from videoattn.recipe.stored import with_earlier
 
 Resume = bool | Literal["auto"]
 """Whether a run continues from its last checkpoint. auto: if there is one, else it starts."""
@@ -94,7 +94,13 @@ def claim(
         if resume and resumes:
             yield _resumed(folder, config, parallel)
         else:
-            _start(folder, config, parallel)
+            if parallel.is_main:
+                for name in _files(folder):
+                    if _WRITTEN.fullmatch(name) and name != LOCK:
+                        (folder / name).unlink()
+                write_text(folder / CONFIG, to_yaml(config))
+                remember_data(folder, config)
+            parallel.barrier()
             yield None
     finally:
         if lock is not None:
@@ -189,13 +195,11 @@ def earlier_settings(folder: Path) -> list[str]:
     values = read_yaml(path) if path.is_file() else None
     if not isinstance(values, dict):
         return []
-    filled = with_earlier(values)
+    stored = flat(values)
     return [
-        f"{section}.{key}={json.dumps(value)}"
-        for section, part in filled.items()
-        if isinstance(part, dict) and part != values.get(section)
-        for key, value in part.items()
-        if key not in values.get(section, {})
+        f"{key}={json.dumps(value)}"
+        for key, value in flat(with_earlier(values)).items()
+        if key not in stored
     ]
 
 
@@ -215,16 +219,6 @@ def _files(folder: Path) -> list[str]:
         for parent, folders, files in os.walk(folder)
         for name in [*files, *(n for n in folders if os.path.islink(os.path.join(parent, n)))]
     ]
-
-
-def _start(folder: Path, config: Config, parallel: Parallel) -> None:
-    if parallel.is_main:
-        for name in _files(folder):
-            if _WRITTEN.fullmatch(name) and name != LOCK:
-                (folder / name).unlink()
-        write_text(folder / CONFIG, to_yaml(config))
-        remember_data(folder, config)
-    parallel.barrier()
 
 
 def _resumed(folder: Path, config: Config, parallel: Parallel) -> Checkpoint:
@@ -256,6 +250,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested settings with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = prefix + key
+        name = f"{prefix}{key}"
         found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found

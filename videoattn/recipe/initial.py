@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,35 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.hard_crop import HardCrop
 from videoattn.attention.capture import capture
 from videoattn.engine import checkpoint
+from videoattn.engine.checkpoint import Checkpoint
 from videoattn.errors import did_you_mean, first_few
 from videoattn.models import info
 from videoattn.models.inflate import load_inflated
 from videoattn.recipe.config import ClipConfig, Config
+from videoattn.types import Video
 from videoattn.weights import PUBLIC, load_public
 from videoattn.weights.download import DownloadError
 
 
-class Initial(NamedTuple):
-    """The names of the parameters without pretrained weights, and notes for the user."""
+def initialize(
+    model: nn.Module, config: Config, previous: Checkpoint | None
+) -> tuple[list[str] | None, list[str]]:
+    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
+    weights (None if the recipe has no weights), and notes."""
+    if config.model.weights is None:
+        return None, []
+    if previous is not None:
+        return new_parameters(previous), []
+    return load_initial_weights(model, config)
 
-    new: list[str]
-    notes: list[str]
+
+def new_parameters(previous: Checkpoint) -> list[str]:
+    """Returns the names of the parameters that were not pretrained when a run began."""
+    groups: Any = previous["optimizer"]["param_groups"]
+    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
-def load_initial_weights(model: nn.Module, config: Config) -> Initial:
+def load_initial_weights(model: nn.Module, config: Config) -> tuple[list[str], list[str]]:
     """Loads the weights of `model.weights` into the model.
 
     `model.weights` is a run, a shared folder or a checkpoint of ours; a public name, such as
@@ -69,7 +82,7 @@ def load_initial_weights(model: nn.Module, config: Config) -> Initial:
     for names, how in ((same, "start as the identity"), (others, "start from random weights")):
         if names:
             notes.append(f"{source} has no {first_few(names)}: they {how}")
-    return Initial([name for name, _ in model.named_parameters() if name not in reached], notes)
+    return [name for name, _ in model.named_parameters() if name not in reached], notes
 
 
 def _read(source: str) -> dict[str, Tensor]:
@@ -91,11 +104,8 @@ def _read(source: str) -> dict[str, Tensor]:
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
-    """Returns the largest modules that are missing as a whole, and other missing parameters.
-
-    The counters of batch norms are ignored.
-    """
-    counter = "num_batches_tracked"
+    """Returns the largest modules that are missing as a whole, and other missing parameters."""
+    counter = "num_batches_tracked"  # of batch norms; ignored
     lacking, found = set(missing), dict[str, None]()
     kept = [key for key in model.state_dict() if key not in lacking and not key.endswith(counter)]
     for name in missing:
@@ -110,22 +120,29 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
     """Returns the modules whose output equals their input, on a random clip."""
-    modules = dict(model.named_modules())
-    names = [name for name in names if name in modules]
     generator = torch.Generator().manual_seed(0)  # leaves the run's random state unchanged
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training
     try:
-        with (
-            torch.no_grad(),
-            capture(model, names, inputs=True, copy=True) as inputs,
-            capture(model, names, copy=True) as outputs,
-        ):
-            model.eval()(video.to(next(model.parameters()).device))
+        changes = relative_changes(model.eval(), names, video.to(next(model.parameters()).device))
     finally:
         model.train(was_training)
-    return [
-        name
+    return [name for name, change in changes.items() if change == 0]
+
+
+def relative_changes(model: nn.Module, names: Sequence[str], video: Video) -> dict[str, float]:
+    """Returns |output - input| / |input| of the modules whose output has the shape of their input,
+    by name. Names of other things than modules are left out."""
+    modules = dict(model.named_modules())
+    names = [name for name in names if name in modules]
+    with (
+        torch.no_grad(),
+        capture(model, names, inputs=True, copy=True) as inputs,
+        capture(model, names, copy=True) as outputs,
+    ):
+        model(video)
+    return {
+        name: float((outputs[name] - inputs[name]).norm() / inputs[name].norm().clamp(min=1e-12))
         for name in names
-        if name in inputs and name in outputs and torch.equal(inputs[name], outputs[name])
-    ]
+        if name in inputs and name in outputs and inputs[name].shape == outputs[name].shape
+    }

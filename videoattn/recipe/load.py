@@ -22,10 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
+from videoattn.recipe import stored
 from videoattn.recipe.attention import as_written, changes
 from videoattn.recipe.config import Config
-from videoattn.recipe.earlier import is_stored, renamed, with_earlier
-from videoattn.recipe.limits import MAX_SETTINGS, check_lists, check_stored, leaves
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
@@ -71,8 +70,8 @@ def load(
     if not isinstance(recipe, Mapping):
         source = str(file := find_file("recipe", recipe))
         values = read_yaml(file)
-    if is_stored(values):
-        values = with_earlier(values)
+    if stored.is_stored(values):
+        values = stored.with_earlier(values)
     for key, text in _texts(values):
         if text.startswith("pipe:"):
             raise ValueError(
@@ -100,14 +99,14 @@ def from_stored(
     source = "the checkpoint's config"
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is damaged: it is not a mapping of keys to values")
-    check_bounds(values, source, MAX_SETTINGS)
+    check_bounds(values, source, stored.MAX_SETTINGS)
     kept = shareable(values)
     for key, text in _texts(kept):
         if "${" in text:
             raise ValueError(f"{source}: {key} holds an interpolation, {text!r}; remove it")
-    kept = with_earlier(kept)
+    kept = stored.with_earlier(kept)
     config = _merge({**kept, "data": {"root": "", **(data or {})}}, overrides, source, [])
-    check_stored(config, source, overrides)
+    stored.check_stored(config, source, overrides)
     return config
 
 
@@ -120,16 +119,15 @@ def comparable(values: Values) -> dict[str, Any]:
         ValueError: If they are damaged, too many, or of another version.
     """
     source = "the checkpoint's config"
-    check_bounds(values, source, MAX_SETTINGS)
+    check_bounds(values, source, stored.MAX_SETTINGS)
     merged = OmegaConf.structured(Config)
     try:
-        for _, change in changes(with_earlier(renamed(values, [])), [], source, []):
+        for _, change in changes(stored.with_earlier(stored.renamed(values, [])), [], source, []):
             merged = OmegaConf.merge(merged, change)
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
-    settings = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    assert isinstance(settings, dict)
-    return as_written({str(key): _plain(value) for key, value in settings.items()})
+    settings: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
+    return as_written(_plain(settings))  # it has tuples
 
 
 def shareable(values: Values) -> dict[str, Any]:
@@ -170,14 +168,14 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    for words, change in changes(renamed(values, notes), overrides, source, notes):
+    for words, change in changes(stored.renamed(values, notes), overrides, source, notes):
         for key, text in _texts(change):
             if "${" in _PLAIN_KEY.sub("", text):
                 raise ValueError(
                     f"{words}: {key}: got {text!r}; only the value of another key can be inserted, "
                     "as in ${train.lr}"
                 )
-        check_lists(change, words)
+        stored.check_lists(change, words)
         try:
             merged = OmegaConf.merge(merged, change)
         except (omega.ConfigAttributeError, omega.ConfigKeyError) as error:
@@ -227,7 +225,7 @@ def _without_tilde(config: Config) -> Config:
 
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """Yields every text in nested containers, with its dotted key."""
-    return ((key, text) for key, text in leaves(value) if isinstance(text, str))
+    return ((key, text) for key, text in stored.leaves(value) if isinstance(text, str))
 
 
 def _unknown_key(error: OmegaConfBaseException, source: str) -> str:

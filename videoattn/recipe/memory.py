@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videoattn.data.dataset import ClipDataset
-from videoattn.data.prepare.counts import read_counts, write_counts
+from videoattn.data.prepare.index import read_counts, write_counts
 from videoattn.files import write_text
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
@@ -20,7 +20,7 @@ def remember_data(folder: Path, config: Config) -> None:
     folder."""
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
     try:
-        write_text(_record_of(folder), json.dumps(record, indent=2) + "\n")
+        write_text(_record(folder, "runs", ".json"), json.dumps(record, indent=2) + "\n")
     except OSError as error:
         show(f"note: `videoattn test {folder}` will ask for its data: {error}")
 
@@ -28,7 +28,7 @@ def remember_data(folder: Path, config: Config) -> None:
 def remembered_data(run: Path) -> dict[str, Any] | None:
     """Returns the data section of a run that this user trained there, or None. A checkpoint belongs
     to the run in its folder."""
-    path = _record_of(run.parent if run.is_file() else run)
+    path = _record(run.parent if run.is_file() else run, "runs", ".json")
     if not path.is_file():
         return None
     data: dict[str, Any] = json.loads(path.read_text())["data"]
@@ -39,7 +39,7 @@ def recall_counts(datasets: Sequence[ClipDataset]) -> None:
     """Gives the datasets the numbers of frames that earlier runs found in the same folder."""
     for dataset in datasets:
         try:
-            dataset.use_counts(read_counts(_counts_of(dataset)))
+            dataset.use_counts(read_counts(_record(dataset.samples.root, "counts", ".npz")))
         except ValueError as error:
             show(f"note: {error}; the frames are counted again")
 
@@ -47,7 +47,7 @@ def recall_counts(datasets: Sequence[ClipDataset]) -> None:
 def remember_counts(datasets: Sequence[ClipDataset]) -> None:
     """Records the numbers of frames that the datasets found."""
     for dataset in datasets:
-        path = _counts_of(dataset)
+        path = _record(dataset.samples.root, "counts", ".npz")
         try:
             if found := dataset.found_counts():
                 earlier = read_counts(path)
@@ -55,14 +55,6 @@ def remember_counts(datasets: Sequence[ClipDataset]) -> None:
                     write_counts(path, earlier | found)
         except (OSError, ValueError) as error:
             show(f"note: the next run will count frames again: {error}")
-
-
-def _counts_of(dataset: ClipDataset) -> Path:
-    return _record(dataset.samples.root, "counts", ".npz")
-
-
-def _record_of(folder: Path) -> Path:
-    return _record(folder, "runs", ".json")
 
 
 def _record(folder: Path, kind: str, suffix: str) -> Path:

@@ -3,7 +3,8 @@
 from math import ceil
 from pathlib import Path
 
-from videoattn.data.lists import Samples, class_notes
+from videoattn.data.classes import class_notes
+from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader, num_cores
 from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.state import TrainState
@@ -39,24 +40,15 @@ def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> N
 
 
 def data_notes(config: Config, samples: dict[str, Samples], folder: Path) -> list[str]:
-    """Returns notes about classes, wrong labels and missing videos."""
+    """Returns notes about classes, wrong labels and missing videos, and lists these in files."""
     train = samples["train"]
     notes = class_notes(train, numbered=config.data.layout in ("list", "frames"))
     if (noise := make_label_noise(config, train)) is not None:
         wrong = f"{noise.count(len(train)):,} of {len(train):,} training labels"
         notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
-    return notes + _missing(samples, folder)
-
-
-def _missing(samples: dict[str, Samples], folder: Path) -> list[str]:
-    """Writes the names of missing videos, and returns a note about each list of them."""
-    notes = []
-    for name, split, effect in (
-        ("train", "training", "left out"),
-        ("test", "test", "counted as failed"),
-    ):
-        missing = samples[name].missing if name in samples else ()
-        if missing:
+    effects = {"train": ("training", "left out"), "test": ("test", "counted as failed")}
+    for subset, (split, effect) in effects.items():
+        if subset in samples and (missing := samples[subset].missing):
             file = folder / f"missing_{split}.txt"
             write_text(file, "".join(f"{path}\n" for path in missing))
             notes.append(

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from videoattn.attention.capture import Taps
 from videoattn.attention.insert import dry_run
-from videoattn.data.balance import class_weights
-from videoattn.data.label_noise import LabelNoise
+from videoattn.data.classes import LabelNoise, class_weights
 from videoattn.data.lists import Samples
-from videoattn.data.transforms.mix import Mix
+from videoattn.data.transforms.augment import Mix
 from videoattn.engine.objective import BinaryCrossEntropy, CrossEntropy, Objective
 from videoattn.engine.step import OptimSettings
 from videoattn.models import info

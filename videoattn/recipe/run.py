@@ -24,9 +24,9 @@ from videoattn.models.norms import fold_batch_norms
 from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
+from videoattn.recipe.experiment import make_model
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
-from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import test_objective
 from videoattn.recipe.public import is_public, read_public
 from videoattn.recipe.training import make_precision
@@ -172,11 +172,11 @@ class Predictor:
 
     def _scorer(self, num_videos: int) -> nn.Module:
         """Returns the network, with folded batch norms if there are enough views."""
-        test, clip = self.config.test, self.config.clip
+        config, test = self.config, self.config.test
         if num_videos * test.num_clips * max(test.num_crops, 1) < FOLD_FROM:
             return self.model
-        size = (test.height or clip.height, test.width or clip.width)
-        example = torch.zeros(1, 3, clip.num_frames, *size, device=self.device)
+        size = config.clip.num_frames, *config.test_size
+        example = torch.zeros(1, 3, *size, device=self.device)
         return fold_batch_norms(self.model, example)
 
     def _scoring(self, parallel: Parallel) -> dict[str, Any]:
@@ -225,6 +225,7 @@ def load(
         ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
             belong to another network.
     """
+    device = resolve_device(device) if isinstance(device, str) else device
     if public := is_public(path):
         file, state, meta = read_public(str(path))
     else:
@@ -236,12 +237,11 @@ def load(
         checkpoint.check_fit(fitting, state, path=file)
         model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
-    on_device = resolve_device(device) if isinstance(device, str) else device
     return Predictor(
-        model.to(on_device).eval(),
+        model.to(device).eval(),
         config,
         meta["class_names"],
-        device=on_device,
+        device=device,
         checkpoint=file,
         meta=meta,
         folder=RUNS / config.name if public else None,

@@ -5,16 +5,14 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from videoattn.attention.losses import auxiliary_losses
+from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.systems import EDITIONS
 from videoattn.data.lists import Samples
-from videoattn.data.transforms.mix import Mix
-from videoattn.engine.checkpoint import Checkpoint
+from videoattn.data.transforms.augment import Mix
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import FineTuning, restart_schedule, split_epochs
 from videoattn.engine.precise import PreciseBatchNorm, batch_norms
@@ -39,14 +37,14 @@ _TRACKERS: dict[str, type[MLflow | WeightsAndBiases]] = {
 
 
 def make_optimizer(
-    model: nn.Module, config: Config, fine_tuning: FineTuning | None = None
+    model: nn.Module, config: Config, backbone: Collection[str] = ()
 ) -> torch.optim.Optimizer:
     """Returns SGD with Nesterov momentum 0.9, or AdamW; on a GPU, as one fused kernel.
 
-    Norms and biases have no weight decay. A fine-tuned backbone has its own learning rate.
+    Norms and biases have no weight decay. The parameters of a fine-tuned backbone, which are given
+    by name, have their own learning rate.
     """
     train = config.train
-    backbone = fine_tuning.backbone if fine_tuning is not None else frozenset()
     parts = {"new": 1.0, "backbone": train.backbone_lr_scale} if backbone else {"new": 1.0}
     groups = [
         {
@@ -69,10 +67,8 @@ def make_optimizer(
     return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
-def make_fine_tuning(
-    config: Config, model: nn.Module, new: Collection[str] | None
-) -> FineTuning | None:
-    """Returns the settings of fine-tuning, or None if pretrained parameters train like all others.
+def make_fine_tuning(config: Config, model: nn.Module, new: Collection[str] | None) -> FineTuning:
+    """Returns the settings of fine-tuning; by default, pretrained parameters train like all others.
 
     Args:
         new: Names of the parameters without pretrained weights; None without pretrained weights.
@@ -84,7 +80,7 @@ def make_fine_tuning(
     if not (
         train.freeze_backbone_epochs or train.freeze_batch_norm or train.backbone_lr_scale != 1.0
     ):
-        return None
+        return FineTuning()
     if new is None:
         raise ValueError(
             "train: freeze_backbone_epochs, freeze_batch_norm and backbone_lr_scale apply to "
@@ -143,12 +139,6 @@ def synchronize_norms(config: Config, model: nn.Module, parallel: Parallel) -> N
     if parallel.device.type != "cuda":
         raise ValueError("train.sync_norm: torch synchronizes batch norms on GPUs only; remove it")
     sync_batch_norms(model)
-
-
-def new_parameters(previous: Checkpoint) -> list[str]:
-    """Returns the names of the parameters that were not pretrained when a run began."""
-    groups: Any = previous["optimizer"]["param_groups"]
-    return [name for group in groups if group.get("part") == "new" for name in group["param_names"]]
 
 
 def make_settings(

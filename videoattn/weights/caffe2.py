@@ -153,10 +153,8 @@ def _check_memo(file: BinaryIO) -> None:
 
 
 def _to_tensors(value: object, done: dict[int, object]) -> object:
-    """Converts arrays and numbers; `done` maps the id of a mapping to its converted copy.
-
-    Without it, a mapping that is shared n times at every level takes exponential time.
-    """
+    """Converts arrays and numbers; `done` maps the id of a mapping to its converted copy. Without
+    it, a mapping that is shared n times at every level takes exponential time."""
     if isinstance(value, Mapping):
         if id(value) not in done:
             converted: dict[object, object] = {}

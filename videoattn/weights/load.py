@@ -13,9 +13,9 @@ from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.errors import first_few, one_of
 from videoattn.models import info
+from videoattn.models.libraries import torchvision_model
 from videoattn.models.structure import NoInit
 from videoattn.models.table import make_network
-from videoattn.models.torchvision import get_model
 from videoattn.weights.download import fetch
 from videoattn.weights.keys import Layout
 from videoattn.weights.public import PUBLIC
@@ -107,11 +107,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
 
 
 def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
-    """Returns the use of each key by `from_state_dict`.
-
-    Raises:
-        ValueError: As in `from_state_dict`.
-    """
+    """Returns the use of each key by `from_state_dict`, and raises the same errors."""
     _look_up(name)
     explanation, problem = _match(name, state_dict)
     if problem:
@@ -169,11 +165,8 @@ def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> d
 
 
 def _fill(model: nn.Module, key: str) -> Tensor:
-    """Returns the value of a missing parameter.
-
-    A frozen norm stores only w and b of y = w x + b. A batch norm computes the same with mean 0 and
-    variance 1 - epsilon.
-    """
+    """Returns the value of a missing parameter. A frozen norm stores only w and b of y = w x + b. A
+    batch norm computes the same with mean 0 and variance 1 - epsilon."""
     norm, _, end = key.rpartition(".")
     if end == _COUNTER:
         return torch.tensor(0)
@@ -225,7 +218,7 @@ def _build(name: str, num_classes: int) -> nn.Module:
     row = PUBLIC[name]
     with torch.device("meta"), NoInit():
         if row.network.startswith("resnet"):  # an image network of torchvision
-            model = get_model(row.network, num_classes=num_classes)
+            model = torchvision_model(row.network, num_classes=num_classes)
         else:
             model = make_network(row.network, row.options, num_classes=num_classes)
         if row.non_local is not None:

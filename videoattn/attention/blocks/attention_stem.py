@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from videoattn.attention.common import grid_of
 from videoattn.attention.functional import Path, attend, autocast_off, widen
 from videoattn.attention.insert import view_as_video
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.maps import PairwiseAttention, cells
 from videoattn.types import Video
 
 BLOCK = 4
@@ -32,9 +32,6 @@ class AttentionStem(nn.Module):
     Args:
         heads: Number of heads; it must divide C'.
         mixtures: Number of value matrices m (the paper has 4).
-
-    Raises:
-        ValueError: If `heads` does not divide C', or a number is below 1.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -71,48 +68,37 @@ class AttentionStem(nn.Module):
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the rows of each head; 0 outside the query's block."""
         q, k, _ = self._project(x)
-        frames, height, width = grid_of(x)
-        down, along = -(-height // BLOCK), -(-width // BLOCK)
-        q, k = (t.unflatten(0, (len(x), frames, down, along, self.heads)) for t in (q, k))
+        grid, num_cells = grid_of(x), x[0, 0].numel()
+        numbers = torch.arange(num_cells, device=x.device).view(1, 1, *grid)
+        numbers = self._to_blocks(numbers, 1)[0, ..., 0, :, 0]  # (T, down, along, 16)
+        q, k = (t.unflatten(0, (len(x), *numbers.shape[:3], self.heads)) for t in (q, k))
 
         def rows(positions: Tensor) -> Tensor:
-            positions = positions.to(x.device)
-            t, place = positions // (height * width), positions % (height * width)
-            i, j = place // width, place % width
-            at = (slice(None), t, i // BLOCK, j // BLOCK)
-            own = q[at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, _inside(i, j)]
+            t, i, j = cells(positions.to(x.device), grid).unbind(1)
+            at = (t, i // BLOCK, j // BLOCK)
+            inside = i % BLOCK * BLOCK + j % BLOCK  # of its block, 0 to 15
+            own = q[:, *at][torch.arange(len(x))[:, None], torch.arange(len(t)), :, inside]
             with autocast_off(x):
-                weights = torch.einsum("nqhd,nqhkd->nhqk", own, k[at]).softmax(-1)
-            found = weights.new_zeros(*weights.shape[:3], frames, down * BLOCK * along * BLOCK)
-            inner = torch.arange(BLOCK, device=x.device)
-            ys = (i // BLOCK * BLOCK)[:, None, None] + inner[:, None]
-            xs = (j // BLOCK * BLOCK)[:, None, None] + inner
-            cells = (ys * along * BLOCK + xs).flatten(1)  # (Q, 16)
-            index = torch.arange(len(t), device=x.device)[:, None]
-            found[:, :, index, t[:, None], cells] = weights
-            found = found.unflatten(-1, (down * BLOCK, along * BLOCK))
-            return found[..., :height, :width].flatten(3)
+                weights = torch.einsum("nqhd,nqhkd->nhqk", own, k[:, *at]).softmax(-1)
+            found = weights.new_zeros(*weights.shape[:3], num_cells)
+            # Keys outside the frame have weight 0 (and number 0).
+            return found.scatter_add(3, numbers[at].expand_as(weights), weights)
 
-        return {"": PairwiseAttention(grid_of(x), grid_of(x), True, rows, self.heads, "local")}
+        return {"": PairwiseAttention(grid, grid, True, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D).
-
-        An extra column of q and k masks the keys of pixels outside the frame.
-        """
+        """Returns q, k and v of all blocks and heads, (N·T·blocks·heads, 16, D). An extra column of
+        q and k masks the keys of pixels outside the frame."""
         q, k = widen(self.query(x)), widen(self.key(x))
         height, width = x.shape[3:]
-        inside = x.new_ones(1, 1, 1, height, width)
         v = self.value(x).unflatten(1, (self.mixtures, -1))
         share = self.mixture().to(v.dtype)
         share = share.repeat(1, -(-height // BLOCK), -(-width // BLOCK))[:, :height, :width]
         v = torch.einsum("nmcthw,mhw->ncthw", v, share)
         q, k, v = (self._to_blocks(t, self.heads) for t in (q, k, v))
-        hidden = (self._to_blocks(inside, 1) - 1) * 1e9  # 0 inside, finite outside
-        blocks = hidden.expand(len(x), *hidden.shape[1:])
-        hidden = blocks.repeat_interleave(x.shape[2], 1).expand(-1, -1, -1, -1, self.heads, -1, -1)
-        ones = torch.ones_like(q[..., :1])
-        q, k = torch.cat([q, ones], -1), torch.cat([k, hidden.to(k.dtype)], -1)
+        inside = self._to_blocks(k.new_ones(1, 1, 1, height, width), 1)
+        hidden = ((inside - 1) * 1e9).expand(*k.shape[:-1], 1)  # 0 inside, finite outside
+        q, k = torch.cat([q, torch.ones_like(hidden)], -1), torch.cat([k, hidden], -1)
         return q.flatten(0, 4), k.flatten(0, 4), v.flatten(0, 4)
 
     def _to_blocks(self, x: Tensor, heads: int) -> Tensor:
@@ -132,17 +118,8 @@ class AttentionStem(nn.Module):
         return y.flatten(6, 7).flatten(4, 5).flatten(1, 2)[..., :height, :width]
 
 
-def _inside(i: Tensor, j: Tensor) -> Tensor:
-    """Returns the position of each pixel in its block, 0 to 15."""
-    return i % BLOCK * BLOCK + j % BLOCK
-
-
 def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
-    """Replaces a network's first convolution, and the pool `maxpool` that follows it.
-
-    Raises:
-        ValueError: If there are no such layers, or the convolution skips frames.
-    """
+    """Replaces a network's first convolution, and the pool `maxpool` that follows it."""
     conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
     fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
     if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):
@@ -153,12 +130,8 @@ def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
     stem = AttentionStem(conv.in_channels, conv.out_channels, heads=heads)
     model.set_submodule(name, view_as_video(stem, conv.weight.shape))
-    if isinstance(pool, nn.MaxPool2d):
-        model.set_submodule("maxpool", nn.MaxPool2d(BLOCK, ceil_mode=True))
-        return
-    over, step = (
-        size if isinstance(size, int) else size[0] for size in (pool.kernel_size, pool.stride)
-    )
-    model.set_submodule(
-        "maxpool", nn.MaxPool3d((over, BLOCK, BLOCK), (step, BLOCK, BLOCK), ceil_mode=True)
-    )
+    larger: nn.Module = nn.MaxPool2d(BLOCK, ceil_mode=True)
+    if isinstance(pool, nn.MaxPool3d):
+        over, step = (n if isinstance(n, int) else n[0] for n in (pool.kernel_size, pool.stride))
+        larger = nn.MaxPool3d((over, BLOCK, BLOCK), (step, BLOCK, BLOCK), ceil_mode=True)
+    model.set_submodule("maxpool", larger)

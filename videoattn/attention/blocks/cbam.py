@@ -64,10 +64,6 @@ class CBAM(nn.Module):
         norm: The norm before the sigmoid of the spatial gate, and of the temporal gates with a
             kernel: "bn" (the authors' code) or "none" (the paper's formula).
         gate_start: "half" (the paper) or "identity"; see `gates`.
-
-    Raises:
-        ValueError: If a name is unknown, repeated or missing; r does not divide C; a kernel size is
-            even; `num_frames` is missing or not used, or a clip has another number of frames.
     """
 
     def __init__(
@@ -94,6 +90,7 @@ class CBAM(nn.Module):
                 f"num_frames: got {num_frames} with temporal={temporal!r}; 'mlp' needs the "
                 "number of frames at this block, 'conv' and 'channel' need None"
             )
+        options = {"norm": norm, "gate_start": gate_start}
 
         def build(gate: str) -> nn.Module:
             if gate == "channel":
@@ -101,11 +98,12 @@ class CBAM(nn.Module):
                     channels, reduction=reduction, pools=pools, scope=scope, gate_start=gate_start
                 )
             if gate == "spatial":
-                return SpatialGate(kernel=kernel, norm=norm, gate_start=gate_start)
+                check_odd("kernel", kernel)
+                return ConvGate(1, kernel, (1,), pools=("max", "avg"), **options)
             if num_frames is not None:
                 return FrameMLPGate(num_frames, gate_start=gate_start)
-            per_channel = temporal == "channel"
-            return TemporalGate(channels, per_channel=per_channel, norm=norm, gate_start=gate_start)
+            width, axes = (channels, (3, 4)) if temporal == "channel" else (1, (1, 3, 4))
+            return ConvGate(width, (7, 1, 1), axes, pools=("avg", "max"), **options)
 
         self.gates = nn.ModuleDict({name: build(name) for name in names})
 
@@ -147,49 +145,47 @@ class ChannelGate(Gate):
         return channel_map(weights, self.scope)
 
 
-class SpatialGate(Gate):
-    """A gate per position, from the maximum and the mean over its channels."""
+class ConvGate(Gate):
+    """A kernel over the poolings of `axes`: a gate per position from its channels, (1,); per frame,
+    (1, 3, 4); or per channel and frame, (3, 4), with `width` channels and a kernel for each."""
 
-    def __init__(self, *, kernel: Sequence[int], norm: str, gate_start: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        kernel: Sequence[int],
+        axes: tuple[int, ...],
+        *,
+        pools: Sequence[str],
+        norm: str,
+        gate_start: str,
+    ) -> None:
         super().__init__(gate_start)
-        check_odd("kernel", kernel)
-        self.conv = _convolution(2, 1, kernel)
-        self.bn = _last_norm(self.conv, norm, gate_start)
-
-    def logits(self, x: Video) -> Tensor:
-        logits: Tensor = self.bn(self.conv(torch.cat([maximum(x, (1,)), mean(x, (1,))], dim=1)))
-        return logits
-
-    def gate_map(self, weights: Tensor) -> GateMap:
-        return GateMap("spatial", weights.squeeze(1), identity_value=1.0)
-
-
-class TemporalGate(Gate):
-    """A kernel of 7 frames over the mean and the maximum, for clips of any length.
-
-    Args:
-        per_channel: Pool over the positions of each channel, for one gate per channel and frame.
-            Otherwise pool over the channels too, for one gate per frame.
-    """
-
-    def __init__(self, channels: int, *, per_channel: bool, norm: str, gate_start: str) -> None:
-        super().__init__(gate_start)
-        width = channels if per_channel else 1
-        self.axes = (3, 4) if per_channel else (1, 3, 4)
-        self.conv = _convolution(2 * width, width, (7, 1, 1), groups=width)
-        self.bn = _last_norm(self.conv, norm, gate_start)
+        self.axes, self.pools = axes, pools
+        frames, height, side = kernel
+        padding = (frames // 2, height // 2, side // 2)
+        self.conv = Conv3d(
+            2 * width, width, (frames, height, side), padding=padding, groups=width, bias=False
+        )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.bn: nn.Module = nn.Identity()
+        if norm == "bn":
+            self.bn = GateNorm(width, momentum=0.01)
+            nn.init.zeros_(self.bn.weight)
+        elif gate_start == "identity":
+            zero_parameters(self.conv)
 
     def logits(self, x: Video) -> Tensor:
         # Groups are consecutive channels, so the two poolings of a channel must be adjacent:
-        # (N, width, 2, T, 1, 1).
-        pooled = torch.stack([mean(x, self.axes), maximum(x, self.axes)], dim=2).flatten(1, 2)
-        logits: Tensor = self.bn(self.conv(pooled))
-        return logits
+        # (N, width, 2, T, H, W).
+        pooled = [POOLS[pool](x, self.axes) for pool in self.pools]
+        return self.bn(self.conv(torch.stack(pooled, dim=2).flatten(1, 2)))
 
     def gate_map(self, weights: Tensor) -> GateMap:
-        if self.axes == (3, 4):
-            return channel_map(weights, "frame")
-        return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
+        if self.axes == (1,):
+            return GateMap("spatial", weights.squeeze(1), identity_value=1.0)
+        if self.axes == (1, 3, 4):
+            return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
+        return channel_map(weights, "frame")
 
 
 class FrameMLPGate(Gate):
@@ -216,25 +212,3 @@ class FrameMLPGate(Gate):
 
     def gate_map(self, weights: Tensor) -> GateMap:
         return GateMap("temporal", weights[:, 0, :, 0, 0], identity_value=1.0)
-
-
-def _convolution(inputs: int, outputs: int, kernel: Sequence[int], groups: int = 1) -> Conv3d:
-    frames, height, width = kernel
-    padding = (frames // 2, height // 2, width // 2)
-    conv = Conv3d(
-        inputs, outputs, (frames, height, width), padding=padding, groups=groups, bias=False
-    )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-def _last_norm(conv: Conv3d, norm: str, gate_start: str) -> nn.Module:
-    """Returns the norm after the convolution, which starts at zero. Without a norm, the weights of
-    the convolution start at zero, so that the block starts as the identity."""
-    if norm == "none":
-        if gate_start == "identity":
-            zero_parameters(conv)
-        return nn.Identity()
-    bn = GateNorm(conv.out_channels, momentum=0.01)
-    nn.init.zeros_(bn.weight)
-    return bn

@@ -48,11 +48,8 @@ def compact_dot(theta: Entries, phi: Entries, g: Entries) -> Entries:
 def compact_gaussian(
     theta: Entries, phi: Entries, g: Entries, *, order: int, gamma: float, exact_beta: bool
 ) -> tuple[Tensor, Entries]:
-    """Applies the expansion of the Gaussian kernel to g in O(order · E).
-
-    Returns the term of order 0, which is one number per group unless `exact_beta` is set, and the
-    sum of the other terms.
-    """
+    """Applies the expansion of the Gaussian kernel to g in O(order · E). Returns the term of order
+    0, which is one number per group unless `exact_beta` is set, and the sum of the other terms."""
     if exact_beta:
         g = g * (-gamma * phi.square()).exp()
         factor: Tensor | float = (-gamma * theta.square()).exp()
@@ -83,10 +80,6 @@ class CompactNonLocal(nn.Module):
         scale: Divide <φ, g> by 1 ("none", the authors' setting), by sqrt(n) ("root", their option)
             or by n ("count"). With norm="gn" this does not change the dot kernel.
         norm: "gn", the group norm of the published results, in the same groups, or "bn".
-
-    Raises:
-        ValueError: If a name is unknown, `groups` does not divide both widths, or `order` or
-            `gamma` is too small.
     """
 
     def __init__(

@@ -42,10 +42,6 @@ class CrossLayerNonLocal(nn.Module):
         mode: "per_layer" or "joint".
         inner_channels: Width of queries, keys and values. Default: C / 8.
         scale: Multiply logits by 1/sqrt(inner_channels).
-
-    Raises:
-        ValueError: If `mode` is unknown or `source_channels` is empty; on forward, if the number of
-            sources is wrong.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -102,27 +98,22 @@ class CrossLayerNonLocal(nn.Module):
         return to_tokens(self.theta(x)), keys, values
 
     def maps(self, x: Video, *sources: Source) -> dict[str, PairwiseAttention]:
-        """Returns one map for each source: "source0", "source1", ...
-
-        Rows sum to 1 with mode="per_layer". With mode="joint", a row sums to 1 over all sources.
-        """
+        """Returns one map for each source: "source0", "source1", ... Rows sum to 1 with
+        mode="per_layer". With mode="joint", a row sums to 1 over all sources."""
         q, keys, _ = self.project(x, *sources)
-        grid, found = grid_of(x), {}
-        if self.mode == "per_layer":
-            for index, (k, source) in enumerate(zip(keys, sources, strict=True)):
-                own = one_head(q, k, "softmax", self.logit_scale)
-                found[f"source{index}"] = PairwiseAttention(
-                    grid, grid_of(source), normalized=True, weigh=own.rows, factors=own
-                )
-            return found
+        per_layer, sizes, found = self.mode == "per_layer", [k.shape[1] for k in keys], {}
         joint = one_head(q, torch.cat(keys, dim=1), "softmax", self.logit_scale)
-        sizes = [k.shape[1] for k in keys]
-        for index, source in enumerate(sources):
+        for index, (k, source) in enumerate(zip(keys, sources, strict=True)):
 
-            def rows(positions: Tensor, index: int = index) -> Tensor:
+            def share(positions: Tensor, index: int = index) -> Tensor:
                 return joint.rows(positions).split(sizes, dim=-1)[index]
 
+            own = one_head(q, k, "softmax", self.logit_scale) if per_layer else None
             found[f"source{index}"] = PairwiseAttention(
-                grid, grid_of(source), normalized=len(sources) == 1, weigh=rows
+                grid_of(x),
+                grid_of(source),
+                normalized=per_layer or len(sources) == 1,
+                weigh=share if own is None else own.rows,
+                factors=own,
             )
         return found

@@ -15,6 +15,7 @@ from math import gcd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from videoattn.attention.functional import widen
 from videoattn.attention.maps import GateMap
@@ -27,13 +28,10 @@ SCOPES: dict[str, tuple[int, ...]] = {"clip": (2, 3, 4), "frame": (3, 4)}
 
 
 class Gate(nn.Module):
-    """The base class of gates. A subclass implements `logits` and, if it has a map, `gate_map`.
+    """The base class of gates. A subclass implements `logits` and, inside a CBAM, `gate_map`.
 
     Args:
         gate_start: "half" or "identity"; see above.
-
-    Raises:
-        ValueError: If `gate_start` is another name.
     """
 
     def __init__(self, gate_start: str) -> None:
@@ -61,28 +59,20 @@ def channel_map(weights: Tensor, scope: str) -> GateMap:
     return GateMap("channel", weights, identity_value=1.0)
 
 
-def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
+def mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Averages in float32 or wider, because a float16 sum over a clip overflows."""
-    return widen(x).mean(tuple(axes), keepdim=True).to(x.dtype)
+    return widen(x).mean(axes, keepdim=True).to(x.dtype)
 
 
-def maximum(x: Tensor, axes: Sequence[int]) -> Tensor:
-    return x.amax(tuple(axes), keepdim=True)
+def maximum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return x.amax(axes, keepdim=True)
 
 
-def _norm(x: Tensor, axes: Sequence[int]) -> Tensor:
-    return torch.linalg.vector_norm(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
-
-
-def _log_sum_exp(x: Tensor, axes: Sequence[int]) -> Tensor:
-    return torch.logsumexp(widen(x), dim=tuple(axes), keepdim=True).to(x.dtype)
-
-
-POOLS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
+POOLS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     "avg": mean,
     "max": maximum,
-    "lp": _norm,
-    "lse": _log_sum_exp,
+    "lp": lambda x, axes: torch.linalg.vector_norm(widen(x), dim=axes, keepdim=True).to(x.dtype),
+    "lse": lambda x, axes: torch.logsumexp(widen(x), dim=axes, keepdim=True).to(x.dtype),
 }
 """Poolings that keep the axes with size 1. lp is the L2 norm, lse the log of the sum of exps."""
 
@@ -99,8 +89,7 @@ class GateMLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.relu(self.fc1(pooled)))
-        return out
+        return self.fc2(F.relu(self.fc1(pooled)))
 
 
 class GateNorm(nn.BatchNorm3d):
@@ -113,20 +102,15 @@ class GateNorm(nn.BatchNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
 @contextmanager
 def keep_statistics(block: nn.Module) -> Iterator[None]:
     """Makes batch norms in training mode keep their running statistics inside the `with`."""
-    norms = [
-        module
-        for module in block.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    ]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -143,11 +127,7 @@ def zero_parameters(layer: nn.Module) -> None:
 
 def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
     """Returns C / reduction, rounded to the nearest multiple of `divisor` (and at least that).
-
-    Raises:
-        ValueError: If an argument is below 1, or if divisor is 1 and C / reduction is not an
-            integer.
-    """
+    Raises a ValueError if divisor is 1 and C / reduction is not an integer."""
     if reduction < 1 or divisor < 1:
         raise ValueError(
             f"reduction and divisor: got {reduction} and {divisor}; need at least 1 each"

@@ -64,10 +64,6 @@ class HardCrop(nn.Module):
             "backbone", as the network does, usually a mean.
         keep: The weights from which the next stage starts: those of the stage's "best" validated
             epoch (the paper) or of its "last" epoch.
-
-    Raises:
-        ValueError: If an option or module is unknown, the module does not return a grid, or the
-            model has no linear classifier.
     """
 
     num_stages = 3
@@ -118,11 +114,7 @@ class HardCrop(nn.Module):
         self.info = _info_of_both(info)
 
     def set_stage(self, stage: int) -> None:
-        """Trains the global branch (0), the local branch (1) or the fusion (2); freezes the rest.
-
-        Raises:
-            ValueError: If the stage is another number.
-        """
+        """Trains the global branch (0), local branch (1) or fusion (2), and freezes the rest."""
         if not 0 <= stage < self.num_stages:
             raise ValueError(f"stage: got {stage}; need 0 (global), 1 (local) or 2 (fusion)")
         self.stage = stage
@@ -157,10 +149,8 @@ class HardCrop(nn.Module):
         return {"global": logits_g, "local": logits_l, "fused": self._fused(pooled_g, pooled_l)}
 
     def boxes(self, x: Video) -> Tensor:
-        """Returns the boxes (N, R, 3, 2) as [start, end) for t, y and x.
-
-        R is 1, or T' for region="frame", where t spans the whole clip.
-        """
+        """Returns the boxes (N, R, 3, 2) as [start, end) for t, y and x. R is 1, or T' for
+        region="frame", where t spans the whole clip."""
         return self._boxes(self._global(x)[1], x)
 
     def maps(self, x: Video) -> Mapping[str, GateMap]:
@@ -197,8 +187,7 @@ class HardCrop(nn.Module):
         return logits, mean_of_segments(self._local_taps.pop("pooled"))
 
     def _fused(self, pooled_g: Tensor, pooled_l: Tensor) -> Logits:
-        logits: Tensor = self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
-        return logits
+        return self.fusion(torch.cat([pooled_g, pooled_l], dim=1))
 
     @torch.no_grad()
     def _heat(self, features: Video) -> Tensor:

@@ -7,8 +7,7 @@
 
 Earlier levels are down-sampled to the grid of the last one. The idea is principal component
 analysis with positions as features and channels as samples. Two losses favor rows that keep much of
-X and do not overlap (see interaction_loss.py); in training mode a forward pass stores them in
-`losses`.
+X and do not overlap (see pyramid.py); in training mode a forward pass stores them in `losses`.
 
 The figure of the paper has one row per position, D = W·H, and reshapes M to the size of the
 features, "preserve the unchanged size for being embedded in a general network". That is
@@ -17,7 +16,7 @@ features, "preserve the unchanged size for being embedded in a general network".
 Where we differ. The paper's text was not available in full (the abstract, part of the introduction,
 figure 1 and six equations were), and no public code is known. Our readings: the softmax is over
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
-weights and the forms of the losses (interaction_loss.py). Ours: `pool_with="simplex"` (M = a X),
+weights and the forms of the losses (pyramid.py). Ours: `pool_with="simplex"` (M = a X),
 `center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
 give the average. The paper seems to average one classification loss per frame: a TSN with
 `scope="frame"`, or with the layer, classifies each frame, and the training loop can average the
@@ -27,8 +26,8 @@ losses of frames.
   gradient. A bias per position is a learned prior. Neither subtracts a mean, as principal component
   analysis does; `center="channel_mean"` subtracts it from X.
 - Rows of length 1 sum to between 1 and sqrt(P): uniform scores give sqrt(P) times the average.
-- With "simplex" the layer is attention with learned queries, and evaluation computes it as such.
-- The rows are positive, so they do not reach the principal components (see interaction_loss.py).
+- With "simplex" the layer is attention with learned queries.
+- The rows are positive, so they do not reach the principal components (see pyramid.py).
 """
 
 from collections.abc import Sequence
@@ -59,9 +58,6 @@ class InteractionLayer(nn.Module):
         residual: Return x + γ M / sqrt(P) with γ = 0 at first, so the layer starts as the identity.
             Otherwise it returns M / sqrt(P), the paper's layer up to a constant.
         pooling: Other options of `PyramidPooling`.
-
-    Raises:
-        ValueError: If an option is invalid, or `rows` is not a grid.
     """
 
     def __init__(
@@ -115,12 +111,9 @@ class InteractionPyramid(nn.Module):
             over sqrt(D); or "mean", one linear layer on the mean of M over its rows. These logits
             depend on a single weighting, the mean of the rows of A.
         residual: Add the result to that of `pooled` with a factor that starts at 0, so the head
-            starts as a plain classifier. Otherwise `pooled` (and dropout on it) is not used.
+            starts as a plain classifier. The last level must have C channels. Otherwise `pooled`
+            (and dropout on it) is not used.
         pooling: Options of `PyramidPooling`.
-
-    Raises:
-        ValueError: If `classify` is unknown, or `residual` is set and the last level does not have
-            C channels.
     """
 
     def __init__(
@@ -173,18 +166,14 @@ class InteractionPyramid(nn.Module):
         return mean_of_segments(logits)
 
     def maps(self, pooled: Tensor, *levels: Level) -> dict[str, GateMap]:
-        """Returns the D fused rows as "" and the rows of each level alone as "0", "1", ...
-
-        Rows sum to 1. With "l2" the rows used are these times one factor per row.
-        """
+        """Returns the D fused rows as "" and the rows of each level alone as "0", "1", ... Rows sum
+        to 1. With "l2" the rows used are these times one factor per row."""
         return _maps(self.pyramid, levels)
 
     def _added(self, own: Tensor, x: Tensor) -> Tensor:
         if self.gamma is None:
             return x
-        if x.ndim == 3:
-            own = own.unsqueeze(1)
-        return own + (self.gamma * x).to(own.dtype)
+        return (own.unsqueeze(1) if x.ndim == 3 else own) + (self.gamma * x).to(own.dtype)
 
 
 def _averages(pyramid: PyramidPooling, levels: Sequence[Level]) -> Tensor:

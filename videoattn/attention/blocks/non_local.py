@@ -54,16 +54,16 @@ SCOPES = ("space_time", "space", "time")
 
 
 class PairwiseBlock(nn.Module):
-    """The base class of `NonLocal` and `SimilarityAttention`: projections, key pool, attention.
+    """The base class of `NonLocal`, `SimilarityAttention` and `SelfAttention`: attention and maps.
 
-    A subclass creates the layers `theta`, `phi`, `g`, `out` and `bn`, in the order of its
-    checkpoints, and `pair`, the vector w, for the similarity "concat".
+    A subclass creates the layers `theta`, `phi`, `g` (or has its own `project`) and `out`, in the
+    order of its checkpoints, and `pair`, the vector w, for the similarity "concat". It sets
 
-    Args:
-        similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
-        normalizer: "softmax", "sigmoid" or "count".
-        logit_scale: Factor of the logits; concat ignores it.
-        key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
+    normalizer: "softmax", "sigmoid" or "count".
+    logit_scale: Factor of the logits; concat ignores it.
+    key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    scope: See `NonLocal`.
     """
 
     theta: nn.Module
@@ -72,26 +72,17 @@ class PairwiseBlock(nn.Module):
     pair: nn.Linear
     out: nn.Module
     bn: nn.Module
+    similarity = "dot"
+    normalizer: Normalizer = "softmax"
+    logit_scale = 1.0
+    key_pool: Sequence[int] | None = None
+    scope: str | int = "space_time"
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
-    def __init__(
-        self,
-        similarity: str,
-        normalizer: Normalizer,
-        logit_scale: float,
-        key_pool: Sequence[int] | None,
-    ) -> None:
-        super().__init__()
-        self.similarity = similarity
-        self.normalizer = normalizer
-        self.logit_scale = logit_scale
-        self.key_pool = key_pool
-
     def respond(self, x: Video) -> Video:
-        """Returns BN(W_z y), which the block adds to x."""
+        """Returns W_z y."""
         q, k, v, _ = self.project(x)
-        y: Tensor = self.bn(self.out(from_tokens(self.attend(q, k, v), grid_of(x))))
-        return y
+        return self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
         """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
@@ -133,97 +124,8 @@ class PairwiseBlock(nn.Module):
             products = self._as_products(widen(q), widen(k))
             return one_head(*products, self.normalizer, self.logit_scale)
 
-    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns queries and keys whose dot products are the logits, up to the scale."""
-        return (widen(q), widen(k)) if self.similarity == "raw" else (q, k)
-
-    def _pair(self, like: Tensor) -> Tensor:
-        return self.pair.weight.to(like.dtype).squeeze(0)
-
-    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a and b with w · [q_i ; k_j] = a_i + b_j, without a tensor of Q·P·2D entries."""
-        w_q, w_k = self._pair(q).chunk(2)
-        return q @ w_q, k @ w_k
-
-
-class NonLocal(PairwiseBlock):
-    """A non-local block; keeps the shape (N, C, T, H, W).
-
-    With zero_init="norm", theta, phi, g and W_z have zero gradient until the weight of the norm has
-    left zero. So the first step moves only the norm, as intended.
-
-    Args:
-        form: A form from the table above.
-        inner_channels: Width of theta, phi and g. Default: C / 2.
-        key_pool: Max-pooling (frames, height, width) of keys and values, or None. An axis shorter
-            than its pool is pooled to size 1.
-        pool_order: Pool "before" the projections (the authors' code) or "after" them (the paper's
-            text, mmcv).
-        scale: Multiply logits by 1/sqrt(inner_channels). Only the embedded Gaussian has this
-            factor, as in every public implementation; None means True for it.
-        out_bias: Give W_z a bias. Batch norm cancels it, but checkpoints differ.
-        scope: The positions that a query attends to: all ("space_time"), those of its own frame
-            ("space"), or its own pixel in every frame ("time"; keys are then not pooled over
-            space). A number n splits the clip into groups of n frames, and a query attends to its
-            group (the authors' long-clip setting); T must be a multiple of n.
-        zero_init: The weight that starts at zero, so that the block starts as the identity: the
-            weight of the "norm", or W_z ("conv"; the block then has no norm).
-
-    Raises:
-        ValueError: If an option is invalid; on forward, if `scope` frames do not divide T.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        form: str = "embedded_gaussian",
-        inner_channels: int | None = None,
-        key_pool: Sequence[int] | None = (1, 2, 2),
-        pool_order: str = "before",
-        scale: bool | None = None,
-        out_bias: bool = True,
-        scope: str | int = "space_time",
-        zero_init: str = "norm",
-    ) -> None:
-        _check(form, pool_order, scale, scope, zero_init)
-        inner = inner_channels or max(channels // 2, 1)
-        scaled = form == "embedded_gaussian" and scale is not False
-        super().__init__(*FORMS[form], inner**-0.5 if scaled else 1.0, key_pool)
-        self.form = form
-        self.pool_order = pool_order
-        self.scope = scope
-        self.theta, self.phi = (
-            nn.Identity() if form == "gaussian" else nn.Conv3d(channels, inner, 1) for _ in range(2)
-        )
-        if form == "concatenation":
-            self.pair = nn.Linear(2 * inner, 1, bias=False)  # w = [w_theta ; w_phi]
-        self.g = nn.Conv3d(channels, inner, 1)
-        self.out = nn.Conv3d(inner, channels, 1, bias=out_bias)
-        self.bn = nn.BatchNorm3d(channels) if zero_init == "norm" else nn.Identity()
-        small_weights(self)
-        if zero_init == "conv":
-            nn.init.zeros_(self.out.weight)
-        else:
-            zero_norm(self.bn)
-
-    def forward(self, x: Video) -> Video:
-        return x + self._join(self.respond(self._split(x)), x)
-
-    def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
-        before = self.pool_order == "before"
-        source = pool_keys(x, self.key_pool) if before else x
-        k, v = self.phi(source), self.g(source)
-        if not before:
-            k, v = pool_keys(k, self.key_pool), pool_keys(v, self.key_pool)
-        return to_tokens(self.theta(x)), to_tokens(k), to_tokens(v), grid_of(k)
-
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the map that `forward` uses for x, computed row by row.
-
-        Keys outside the query's scope have weight 0.
-        """
+        """Returns the map that `forward` uses for x, computed row by row; 0 outside the scope."""
         q, k, _, (key_frames, key_height, key_width) = self.project(self._split(x))
         factors = self.factors(q, k) if self.scope == "space_time" else None
         q, k = (widen(tokens).unflatten(0, (len(x), -1)) for tokens in (q, k))
@@ -270,6 +172,91 @@ class NonLocal(PairwiseBlock):
             pixels = y.flatten(2).unflatten(0, (like.shape[0], *like.shape[3:]))
             return pixels.permute(0, 3, 4, 1, 2)
         return y.unflatten(0, (like.shape[0], -1)).transpose(1, 2).flatten(2, 3)
+
+    def _as_products(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns queries and keys whose dot products are the logits, up to the scale."""
+        return (widen(q), widen(k)) if self.similarity == "raw" else (q, k)
+
+    def _pair(self, like: Tensor) -> Tensor:
+        return self.pair.weight.to(like.dtype).squeeze(0)
+
+    def _separate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a and b with w · [q_i ; k_j] = a_i + b_j, without a tensor of Q·P·2D entries."""
+        w_q, w_k = self._pair(q).chunk(2)
+        return q @ w_q, k @ w_k
+
+
+class NonLocal(PairwiseBlock):
+    """A non-local block; keeps the shape (N, C, T, H, W).
+
+    With zero_init="norm", theta, phi, g and W_z have zero gradient until the weight of the norm has
+    left zero. So the first step moves only the norm, as intended.
+
+    Args:
+        form: A form from the table above.
+        inner_channels: Width of theta, phi and g. Default: C / 2.
+        key_pool: Max-pooling (frames, height, width) of keys and values, or None. An axis shorter
+            than its pool is pooled to size 1.
+        pool_order: Pool "before" the projections (the authors' code) or "after" them (the paper's
+            text, mmcv).
+        scale: Multiply logits by 1/sqrt(inner_channels). Only the embedded Gaussian has this
+            factor, as in every public implementation; None means True for it.
+        out_bias: Give W_z a bias. Batch norm cancels it, but checkpoints differ.
+        scope: The positions that a query attends to: all ("space_time"), those of its own frame
+            ("space"), or its own pixel in every frame ("time"; keys are then not pooled over
+            space). A number n splits the clip into groups of n frames, and a query attends to its
+            group (the authors' long-clip setting); T must be a multiple of n.
+        zero_init: The weight that starts at zero, so that the block starts as the identity: the
+            weight of the "norm", or W_z ("conv"; the block then has no norm).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        form: str = "embedded_gaussian",
+        inner_channels: int | None = None,
+        key_pool: Sequence[int] | None = (1, 2, 2),
+        pool_order: str = "before",
+        scale: bool | None = None,
+        out_bias: bool = True,
+        scope: str | int = "space_time",
+        zero_init: str = "norm",
+    ) -> None:
+        _check(form, pool_order, scale, scope, zero_init)
+        inner = inner_channels or max(channels // 2, 1)
+        scaled = form == "embedded_gaussian" and scale is not False
+        super().__init__()
+        self.form = form
+        self.similarity, self.normalizer = FORMS[form]
+        self.logit_scale = inner**-0.5 if scaled else 1.0
+        self.key_pool = key_pool
+        self.pool_order = pool_order
+        self.scope = scope
+        self.theta, self.phi = (
+            nn.Identity() if form == "gaussian" else nn.Conv3d(channels, inner, 1) for _ in range(2)
+        )
+        if form == "concatenation":
+            self.pair = nn.Linear(2 * inner, 1, bias=False)  # w = [w_theta ; w_phi]
+        self.g = nn.Conv3d(channels, inner, 1)
+        self.out = nn.Conv3d(inner, channels, 1, bias=out_bias)
+        self.bn = nn.BatchNorm3d(channels) if zero_init == "norm" else nn.Identity()
+        small_weights(self)
+        if zero_init == "conv":
+            nn.init.zeros_(self.out.weight)
+        else:
+            zero_norm(self.bn)
+
+    def forward(self, x: Video) -> Video:
+        return x + self._join(self.bn(self.respond(self._split(x))), x)
+
+    def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
+        before = self.pool_order == "before"
+        source = pool_keys(x, self.key_pool) if before else x
+        k, v = self.phi(source), self.g(source)
+        if not before:
+            k, v = pool_keys(k, self.key_pool), pool_keys(v, self.key_pool)
+        return to_tokens(self.theta(x)), to_tokens(k), to_tokens(v), grid_of(k)
 
 
 def _check(

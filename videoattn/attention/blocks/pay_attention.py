@@ -12,9 +12,8 @@ Each level's local features l_i and a global feature g give one attended vector 
     concat: logits = W [g_a of level 1; ...; g_a of level S]
     indep:  probabilities = mean over s of softmax(W_s g_a of level s)
 
-Positions are those of all frames. With the softmax this is `attend` with one query, u or g. For
-indep, the logits are the logs of those probabilities, so cross-entropy of the logits is the paper's
-negative log-likelihood.
+Positions are those of all frames. For indep, the logits are the logs of those probabilities, so
+cross-entropy of the logits is the paper's negative log-likelihood.
 
 In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
 not depend on g, and g has no gradient and no projection. This is the exact form of the article's
@@ -44,7 +43,7 @@ from torch import Tensor, nn
 from videoattn.attention.blocks.gates import keep_statistics
 from videoattn.attention.blocks.pyramid import Level
 from videoattn.attention.common import grid_of, mean_of_segments, small_weights
-from videoattn.attention.functional import Path, attend, autocast_off, to_tokens, widen
+from videoattn.attention.functional import autocast_off, to_tokens, widen
 from videoattn.attention.maps import GateMap
 from videoattn.errors import one_of
 from videoattn.types import Video
@@ -62,12 +61,7 @@ class LevelAttention(nn.Module):
             within each frame, and the vectors of the frames are averaged.
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
             to G channels ("local"; D = G).
-
-    Raises:
-        ValueError: If a name is unknown.
     """
-
-    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self,
@@ -102,18 +96,13 @@ class LevelAttention(nn.Module):
             self.u = nn.Parameter(0.01 * torch.randn(self.out_channels))
 
     def forward(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N D"]:
-        values, num_frames = self._values(local), local.shape[2]
-        q, k = self._query_and_keys(values, g)
-        with autocast_off(local):  # products of whole features such as g · l overflow bfloat16
-            v = values.to(k.dtype)
-            if self.normalizer == "sigmoid":  # for both scopes: a mean of means over equal counts
-                weights = (self._logits(q, k) + self._offset(g, k)).sigmoid() / k.shape[1]
-                return (weights.unsqueeze(1) @ v).squeeze(1).to(values.dtype)
-            if self.scope == "joint":
-                return attend(q, k, v, path=self.path).squeeze(1).to(values.dtype)
-            k, v = (x.unflatten(1, (num_frames, -1)).flatten(0, 1) for x in (k, v))
-            attended = attend(q.repeat_interleave(num_frames, 0), k, v, path=self.path).squeeze(1)
-            return attended.unflatten(0, (-1, num_frames)).mean(1).to(values.dtype)
+        values = self._values(local)
+        c = self._scores(values, g).unflatten(1, grid_of(local))
+        weights = self._normalize(c).flatten(1).unsqueeze(1)
+        if self.normalizer == "sigmoid":  # for both scopes: a mean of means over equal counts
+            weights = weights / weights.shape[2]
+        with autocast_off(local):
+            return (weights @ values.to(weights.dtype)).squeeze(1).to(values.dtype)
 
     def compatibility(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
         """Returns c.
@@ -121,9 +110,10 @@ class LevelAttention(nn.Module):
         For pc with a softmax, c includes u · g if g has the width of l. Otherwise it does not,
         because the softmax cancels this term.
         """
-        q, k = self._query_and_keys(self._values(local), g)
-        with autocast_off(local):
-            return (self._logits(q, k) + self._offset(g, k)).unflatten(1, grid_of(local))
+        c = self._scores(self._values(local), g).unflatten(1, grid_of(local))
+        if self.form == "pc" and self.normalizer == "softmax" and g.shape[1] == len(self.u):
+            c = c + (g.to(c.dtype) * self.u.to(c.dtype)).sum(1).view(-1, 1, 1, 1)
+        return c
 
     def weights(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
         """Returns the weight of each position.
@@ -131,41 +121,35 @@ class LevelAttention(nn.Module):
         With the softmax, weights sum to 1 and g_a is the weighted sum. With the sigmoid they lie in
         (0, 1), and g_a is the mean of weighted features.
         """
-        c = self.compatibility(local, g)
+        return self._normalize(self.compatibility(local, g))
+
+    def _normalize(self, c: Float[Tensor, "N T H W"]) -> Float[Tensor, "N T H W"]:
         if self.normalizer == "sigmoid":
             return c.sigmoid()
         if self.scope == "joint":
             return c.flatten(1).softmax(1).view_as(c)
         return c.flatten(2).softmax(2).view_as(c) / c.shape[1]
 
-    def _values(self, local: Video) -> Float[Tensor, "N P D"]:
-        tokens = to_tokens(local)
-        return tokens if self.project_local is None else self.project_local(tokens)
-
-    def _query_and_keys(self, values: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns q (N, 1, D) and k (N, P, D) in float32 or wider."""
-        if self.form == "dp":
-            k = widen(values)
-            return self._global(g).to(k.dtype).unsqueeze(1), k
+    def _scores(self, values: Float[Tensor, "N P D"], g: Tensor) -> Float[Tensor, "N P"]:
+        """Returns c, without u · g if the softmax cancels it, in float32 or wider: products of
+        features such as g · l overflow bfloat16."""
         if self.form in ("pc_mlp", "local_mlp"):
             mixed = self.mix_local(values)
             mixed = mixed + self.mix_global(g).unsqueeze(1) if self.form == "pc_mlp" else mixed
             values = torch.tanh(mixed)
         k = widen(values)
-        return self.u.to(k.dtype).expand(values.shape[0], 1, -1), k
+        g = (g if self.project_global is None else self.project_global(g)).to(k.dtype)
+        with autocast_off(values):
+            if self.form == "dp":
+                return (k @ g.unsqueeze(2)).squeeze(2)
+            u = self.u.to(k.dtype).unsqueeze(1)
+            adds_g = self.form == "pc" and self.normalizer == "sigmoid"
+            scores = (k @ u).squeeze(2)
+            return scores + g @ u if adds_g else scores
 
-    def _offset(self, g: Tensor, like: Tensor) -> Tensor | float:
-        """Returns the term u · g of pc, (N, 1)."""
-        if self.form != "pc" or (self.project_global is None and g.shape[1] != len(self.u)):
-            return 0.0
-        return (self._global(g).to(like.dtype) @ self.u.to(like.dtype)).unsqueeze(1)
-
-    def _global(self, g: Tensor) -> Tensor:
-        return g if self.project_global is None else self.project_global(g)
-
-    @staticmethod
-    def _logits(q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:
-        return (k @ q.transpose(1, 2)).squeeze(2)
+    def _values(self, local: Video) -> Float[Tensor, "N P D"]:
+        tokens = to_tokens(local)
+        return tokens if self.project_local is None else self.project_local(tokens)
 
 
 def reads_global(compatibility: str, normalizer: str) -> bool:
@@ -185,10 +169,7 @@ class LearnToPay(nn.Module):
         classifier: "concat" or "indep".
         compatibility, normalizer, scope, project: See `LevelAttention`.
         global_layers: Number of convolutions (1, 3, 3) on the last level whose mean is g, 0 for the
-            network's own pooled feature.
-
-    Raises:
-        ValueError: If a name is unknown, or `global_layers` is negative or has no effect.
+            network's own pooled feature. It must be 0 if the weights do not depend on g.
     """
 
     def __init__(
@@ -260,8 +241,7 @@ class LearnToPay(nn.Module):
     def _global(self, pooled: Tensor, last: Level) -> Float[Tensor, "N G"]:
         if not self.global_layers:
             return mean_of_segments(pooled)
-        g: Tensor = self.global_layers(last).mean((2, 3, 4))
-        return g
+        return self.global_layers(last).mean((2, 3, 4))
 
 
 def _convolutions(channels: int, count: int) -> nn.Sequential:

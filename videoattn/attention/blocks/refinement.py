@@ -36,9 +36,6 @@ class AttentionRefinement(gates.Gate):
             them; use "ln" to train on single clips.
         gate_start: "half" (the paper) or "identity"; see `gates`. With `pre_conv`, "identity" sets
             only the gate to 1: the convolution still changes x.
-
-    Raises:
-        ValueError: If a name is unknown, or `out_channels` differs from C without `pre_conv`.
     """
 
     def __init__(
@@ -83,8 +80,7 @@ class AttentionRefinement(gates.Gate):
         return {"": gates.channel_map(weights, self.scope)}
 
     def logits(self, x: Video) -> Tensor:
-        logits: Tensor = self.gate_norm(self.gate_conv(gates.mean(x, gates.SCOPES[self.scope])))
-        return logits
+        return self.gate_norm(self.gate_conv(gates.mean(x, gates.SCOPES[self.scope])))
 
     def _features(self, x: Video) -> Tensor:
         if self.conv is None or self.bn is None:

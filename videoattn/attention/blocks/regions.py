@@ -23,12 +23,8 @@ Ends = Int64[Tensor, "N 3 2"]
 
 
 def activity(features: Video, statistic: str) -> Float[Tensor, "N T H W"]:
-    """Returns the activity of each position, in float32 or wider.
-
-    Args:
-        statistic: Over channels, the maximum of |f| ("max"), its mean ("l1") or its root mean
-            square ("l2").
-    """
+    """Returns the activity of each position, in float32 or wider: over channels, the maximum of |f|
+    ("max"), its mean ("l1") or its root mean square ("l2")."""
     size = widen(features).abs()
     if statistic == "max":
         return size.amax(1)
@@ -36,10 +32,8 @@ def activity(features: Video, statistic: str) -> Float[Tensor, "N T H W"]:
 
 
 def scaled(heat: Float[Tensor, "N T H W"], scale: str) -> Float[Tensor, "N T H W"]:
-    """Scales each map to [0, 1] by (h - min) / (max - min) ("minmax") or h / max ("max").
-
-    A constant map ("minmax") or a map of zeros ("max") becomes zero.
-    """
+    """Scales each map to [0, 1] by (h - min) / (max - min) ("minmax") or h / max ("max"). A
+    constant map ("minmax") or a map of zeros ("max") becomes zero."""
     low = heat.amin((1, 2, 3), keepdim=True) if scale == "minmax" else torch.zeros_like(heat[:1])
     span = (heat - low).amax((1, 2, 3), keepdim=True)
     return (heat - low) / torch.where(span > 0, span, 1.0)
@@ -70,10 +64,10 @@ def largest_region(mask: Bool[Tensor, "N T H W"]) -> Bool[Tensor, "N T H W"]:
 
 def bounding_boxes(mask: Bool[Tensor, "N T H W"]) -> Ends:
     """Returns the bounding box of each mask in cells; an empty mask gives the whole grid."""
-    mask = mask | ~mask.any(3).any(2).any(1)[:, None, None, None]
+    mask = mask | ~mask.any((1, 2, 3), keepdim=True)
     ends = []
-    for axis, others in ((1, (3, 2)), (2, (3, 1)), (3, (2, 1))):
-        taken = mask.any(others[0]).any(others[1]).int()  # (N, cells of the axis)
+    for axis, others in ((1, (2, 3)), (2, (1, 3)), (3, (1, 2))):
+        taken = mask.any(others).int()  # (N, cells of the axis)
         ends.append(torch.stack([taken.argmax(1), mask.shape[axis] - taken.flip(1).argmax(1)], 1))
     return torch.stack(ends, 1)
 
@@ -125,9 +119,7 @@ def box_of_frame(num_frames: int, num_boxes: int, device: torch.device) -> Tenso
 
 def _resampling(ends: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """Returns matrices (..., size, size) from input to output pixels for [start, end) (..., 2).
-
-    Rows sum to 1, and pixels outside [start, end) have weight 0.
-    """
+    Rows sum to 1, and pixels outside [start, end) have weight 0."""
     start, end = ends[..., :1].to(dtype), ends[..., 1:].to(dtype)
     at = torch.arange(size, device=ends.device, dtype=dtype)
     source = (at + 0.5) * ((end - start) / size) - 0.5 + start

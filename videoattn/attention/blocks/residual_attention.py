@@ -72,9 +72,6 @@ class ResidualMask(nn.Module):
         gate_start: "half" (the paper) starts near out = 1.5·F. "identity" multiplies M by a learned
             scalar that starts at 0, so out = F exactly, which suits a trained backbone; the weights
             of the mask get no gradient until the scalar is nonzero. Requires `residual`.
-
-    Raises:
-        ValueError: If an option is invalid; on forward, if clips are too short for `temporal_mask`.
     """
 
     def __init__(
@@ -196,8 +193,7 @@ class _Unit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.branch(x)
-        return out
+        return x + self.branch(x)
 
 
 def _norm_first(channels: int, width: int, kernel: tuple[int, int, int]) -> list[nn.Module]:
@@ -217,9 +213,7 @@ class _Resize(nn.Module):
 
 class _Deconvolution(nn.Module):
     """A transposed convolution for each channel, to a grid of up to twice the height and width.
-
-    Cell i of the result lies between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as in pools with padding 1.
-    """
+    Cell i of the result lies between cells ⌊i/2⌋ and ⌈i/2⌉ of x, as in pools with padding 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

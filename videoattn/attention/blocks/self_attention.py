@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
-from videoattn.attention.common import evaluating, grid_of, one_head, pool_keys
-from videoattn.attention.functional import Path, attend, attention_weights, from_tokens, to_tokens
+from videoattn.attention.blocks.non_local import PairwiseBlock
+from videoattn.attention.common import evaluating, grid_of, pool_keys
+from videoattn.attention.functional import to_tokens
 from videoattn.attention.maps import PairwiseAttention
 from videoattn.errors import one_of
 from videoattn.types import Grid, Video
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(PairwiseBlock):
     """The self-attention block of SAGAN; keeps the shape (N, C, T, H, W).
 
     γ starts at 0, so the block starts as the identity, and the first step moves only γ.
@@ -34,12 +35,7 @@ class SelfAttention(nn.Module):
         variant: "authors", "paper" or "plain"; see the table above.
         spectral_norm: Divide the weight of each convolution by its largest singular value. The
             authors do so to stabilize a GAN; a classifier does not need it.
-
-    Raises:
-        ValueError: If `variant` is unknown.
     """
-
-    path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def __init__(
         self, channels: int, *, variant: str = "authors", spectral_norm: bool = False
@@ -62,28 +58,13 @@ class SelfAttention(nn.Module):
                     spectral(module)
 
     def forward(self, x: Video) -> Video:
-        q, k, v, _ = self.project(x)
-        o = self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
-        return x + self.gamma * o
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Returns o, before `out`, as tokens (N, P, E)."""
-        return attend(q, k, v, path=self.path)
-
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Returns the rows (N, Q, P) of the map for queries (N, Q, D) and keys (N, P, D)."""
-        return attention_weights(q, k, "softmax", 1.0)
+        return x + self.gamma * self.respond(x)
 
     def project(self, x: Video) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Returns queries (N, P, D), keys (N, P', D), values (N, P', E) and the keys' grid."""
         k = pool_keys(self.key(x), self.key_pool)
         v = pool_keys(self.value(x), self.key_pool)
         return to_tokens(self.query(x)), to_tokens(k), to_tokens(v), grid_of(k)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the rows of the softmax."""
         with evaluating(self):  # in training mode, each use of a spectral norm updates its state
-            q, k, _, key_grid = self.project(x)
-        factors = one_head(q, k, "softmax", 1.0)
-        grid = grid_of(x)
-        return {"": PairwiseAttention(grid, key_grid, True, factors.rows, factors=factors)}
+            return super().maps(x)

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videoattn.attention.blocks.non_local import PairwiseBlock
-from videoattn.attention.common import grid_of, small_weights, zero_norm
+from videoattn.attention.common import small_weights, zero_norm
 from videoattn.attention.functional import (
     NORMALIZERS,
     Normalizer,
@@ -41,7 +41,7 @@ from videoattn.attention.functional import (
     normalize,
     widen,
 )
-from videoattn.attention.maps import Factors, PairwiseAttention
+from videoattn.attention.maps import Factors
 from videoattn.errors import one_of
 from videoattn.types import Video
 
@@ -63,9 +63,6 @@ class SimilarityAttention(PairwiseBlock):
         bandwidth: Bandwidth of "rbf". The default D^(1/4) scales q · k as "scaled" does.
         form: "residual", z above, or "plain", y alone, which does not start as the identity. Plain
             values have C channels, and projections keep PyTorch's initialization.
-
-    Raises:
-        ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
     """
 
     def __init__(
@@ -87,8 +84,9 @@ class SimilarityAttention(PairwiseBlock):
                 raise ValueError(f"{name}: got {value}; need more than 0")
         inner = inner_channels or max(channels // 2, 1)
         scales = {"scaled": inner**-0.5, "cosine": tau, "rbf": (bandwidth or inner**0.25) ** -2}
-        scale = scales.get(similarity, 1.0)
-        super().__init__(similarity, cast(Normalizer, normalizer), scale, key_pool)
+        super().__init__()
+        self.similarity, self.normalizer = similarity, cast(Normalizer, normalizer)
+        self.logit_scale, self.key_pool = scales.get(similarity, 1.0), key_pool
         self.theta = nn.Conv3d(channels, inner, 1)
         self.phi = nn.Conv3d(channels, inner, 1)
         self.is_plain = one_of("form", form, ("residual", "plain")) == "plain"
@@ -125,19 +123,8 @@ class SimilarityAttention(PairwiseBlock):
         return super()._as_products(q, k)
 
     def forward(self, x: Video) -> Video:
-        return self.respond(x) if self.is_plain else x + self.respond(x)
-
-    def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the weights that `forward` uses for x, computed row by row."""
-        q, k, _, key_grid = self.project(x)
-        q, k = widen(q), widen(k)
-
-        def rows(positions: Tensor) -> Tensor:
-            with autocast_off(q):
-                return self.weights(q[:, positions], k)
-
-        normalized, factors = self.normalizer == "softmax", self.factors(q, k)
-        return {"": PairwiseAttention(grid_of(x), key_grid, normalized, rows, factors=factors)}
+        y = self.bn(self.respond(x))
+        return y if self.is_plain else x + y
 
 
 def cosine_tokens(x: Float[Tensor, "N P D"]) -> Float[Tensor, "N P D"]:
@@ -186,9 +173,6 @@ def attend_additive(
 
     The Q·P·D intermediate values cannot be avoided. Path "chunked", which "auto" selects, computes
     them for a few queries at a time.
-
-    Raises:
-        ValueError: If `path` is not "auto", "explicit" or "chunked".
     """
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):

@@ -32,9 +32,6 @@ class SqueezeExcite(gates.Gate):
             integer.
         bias: Give the layers biases.
         add_maxpool: Compute s as half the mean plus half the maximum (an option of timm).
-
-    Raises:
-        ValueError: If a name is unknown, r does not divide C, or `divisor` is set without r.
     """
 
     def __init__(
@@ -56,15 +53,15 @@ class SqueezeExcite(gates.Gate):
                 "remove it"
             )
         self.add_maxpool = add_maxpool
-        self.excite: nn.Module
+        self.excite: nn.Conv3d | gates.GateMLP
         if reduction is None:
             self.excite = last = nn.Conv3d(channels, channels, 1, bias=bias)
             if last.bias is not None:
                 nn.init.zeros_(last.bias)
         else:
             hidden = gates.hidden_channels(channels, reduction, divisor)
-            self.excite = mlp = gates.GateMLP(channels, hidden, bias=bias)
-            last = mlp.fc2
+            self.excite = gates.GateMLP(channels, hidden, bias=bias)
+            last = self.excite.fc2
         if gate_start == "identity":
             gates.zero_parameters(last)
 
@@ -74,8 +71,7 @@ class SqueezeExcite(gates.Gate):
         pooled = gates.mean(x, axes)
         if self.add_maxpool:
             pooled = 0.5 * (pooled + gates.maximum(x, axes))
-        logits: Tensor = self.excite(pooled)
-        return logits
+        return self.excite(pooled)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
         return {"": gates.channel_map(self.weights(x), self.scope)}

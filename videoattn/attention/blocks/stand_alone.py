@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videoattn.attention.common import check_odd, grid_of
 from videoattn.attention.functional import Path, attend, autocast_off, widen
-from videoattn.attention.maps import PairwiseAttention
+from videoattn.attention.maps import PairwiseAttention, cells
 from videoattn.errors import one_of
 from videoattn.types import Video
 
@@ -56,10 +56,6 @@ class StandAloneAttention(nn.Module):
             relative positions, and the other axes get its share of a head's width.
         heads: Number of heads; it must divide C'.
         border: "mask" leaves out neighbors outside the clip, "zero" treats them as zero features.
-
-    Raises:
-        ValueError: If `heads` does not divide C', `window` is not three odd numbers, `stride` is
-            below 1, or `border` is unknown.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -110,8 +106,8 @@ class StandAloneAttention(nn.Module):
             attend_frames = partial(
                 checkpoint, attend_frames, use_reentrant=False, preserve_rng_state=False
             )
-        frames, height, width = (cut.count * cut.length for cut in cuts)
-        q = F.pad(q, (0, 0, 0, width - q.shape[4], 0, height - q.shape[3], 0, frames - q.shape[2]))
+        t, h, w = (cut.count * cut.length for cut in cuts)
+        q = F.pad(q, (0, 0, 0, w - q.shape[4], 0, h - q.shape[3], 0, t - q.shape[2]))
         chunks = []
         for index, queries in enumerate(q.split(cuts[0].length, dim=2)):
             start = cuts[0].starts[index]
@@ -131,23 +127,20 @@ class StandAloneAttention(nn.Module):
         return self.value(x).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the map of each head, on the grid before the pool; 0 outside the window.
-
-        With border="zero", rows omit the weight of the padding.
-        """
+        """Returns the map of each head, on the grid before the pool; 0 outside the window. With
+        border="zero", rows omit the weight of the padding."""
         q, k, _ = self._project(x)
         q, k = widen(q).flatten(2, 4), widen(k)
-        pads = self._pads()
+        pads, grid = self._pads(), grid_of(x)
         sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], pads, strict=True)]
         keys = _with_one_hots(k).flatten(2, 4)
 
         def rows(positions: Tensor) -> Tensor:
-            _, height, width = x.shape[2:]
             positions = positions.to(x.device)
-            at = (positions // (height * width), positions // width % height, positions % width)
+            at = zip(self.window, pads, sizes, cells(positions, grid).unbind(1), strict=True)
             offsets = [
                 torch.arange(size, device=x.device) - (own + pad).unsqueeze(1) + extent // 2
-                for extent, pad, size, own in zip(self.window, pads, sizes, at, strict=True)
+                for extent, pad, size, own in at
             ]
             with autocast_off(x):
                 queries = self._with_scores(q[:, :, positions], offsets)
@@ -156,7 +149,7 @@ class StandAloneAttention(nn.Module):
                 found = found.narrow(axis, pad, size)
             return found.flatten(3)
 
-        grid, normalized = grid_of(x), self.border == "mask"
+        normalized = self.border == "mask"
         return {"": PairwiseAttention(grid, grid, normalized, rows, self.heads, "local")}
 
     def _project(self, x: Video) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,9 +189,7 @@ class StandAloneAttention(nn.Module):
 
     def _with_scores(self, q: Tensor, offsets: Sequence[Tensor]) -> Tensor:
         """Appends to queries (N, heads, ..., D) a column per key position along each axis.
-
-        `offsets`, one per axis (..., key positions): the position of a key in a query's window.
-        """
+        `offsets`, one per axis (..., key positions): the position of a key in a query's window."""
         columns = [q]
         shares = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
         for share, table, extent, offset in zip(
@@ -263,10 +254,8 @@ class _Cut:
 
 
 def _cut(size: int, extent: int, pad: int) -> _Cut:
-    """Cuts an axis into tiles of half a window, or one tile if it has two windows or fewer.
-
-    Half a window is fastest on a CPU: longer tiles have unneeded keys, shorter ones copy more.
-    """
+    """Cuts an axis into tiles of half a window, or one tile if it has two windows or fewer. Half a
+    window is fastest on a CPU: longer tiles have unneeded keys, shorter ones copy more."""
     length = size if size <= 2 * extent else (extent + 1) // 2
     count = -(-size // length)
     span = min(size + 2 * pad, length + extent - 1)

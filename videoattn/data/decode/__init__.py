@@ -6,25 +6,20 @@ file that decodes. decord and torchcodec return the same frames or refuse the fi
 (docs/decoders.md lists which). PyAV counts and times the frames for every decoder.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
 from av.error import FFmpegError
 from jaxtyping import Float64, UInt8
 
-from videoattn.data.decode.frame_folder import count_folder, read_folder
-from videoattn.data.decode.others import (
-    import_decord,
-    import_torchcodec,
-    read_decord,
-    read_torchcodec,
-)
+from videoattn.data.decode import others
+from videoattn.data.decode.container import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video, read_pyav
-from videoattn.data.decode.rgb import ToRGB, quarter_turns
+from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
     DecodeError,
     FrameFolder,
@@ -37,21 +32,12 @@ from videoattn.data.transforms import Box
 from videoattn.errors import one_of
 from videoattn.types import Frames
 
-__all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times", "probe"]
+__all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times"]
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
 _DECODERS = ("auto", "pyav", "decord", "torchcodec")
-_IMPORTS = {"decord": import_decord, "torchcodec": import_torchcodec}
-
-
-class VideoInfo(NamedTuple):
-    """The exact number of frames, mean frame rate, and size in pixels after rotation."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
+_IMPORTS = {"decord": others.import_decord, "torchcodec": others.import_torchcodec}
 
 
 def decode(
@@ -114,25 +100,6 @@ def check_decoder(decoder: str, short_side: int | None = None) -> None:
         _IMPORTS[decoder]()
 
 
-def probe(source: VideoSource) -> VideoInfo:
-    """Returns the facts of a video. Decodes every frame, so that the count is always exact.
-
-    Raises:
-        DecodeError: If the file cannot be read or no frame decodes.
-    """
-    with Video(source) as video:
-        num_frames, height, width = 0, 0, 0
-        for frame in video.frames():
-            if num_frames == 0:
-                height, width = frame.height, frame.width
-                if quarter_turns(frame) % 2:
-                    height, width = width, height
-            num_frames += 1
-        if num_frames == 0:
-            raise video.no_frame()
-        return VideoInfo(num_frames, video.fps, height, width)
-
-
 def count_frames(source: VideoSource) -> tuple[int, float]:
     """Returns the number of frames and the frame rate; see `Video.num_frames`.
 
@@ -172,9 +139,9 @@ def _read(
                 f"its pixels are not square, which decoder {decoder} ignores; choose decoder pyav",
             )
         if decoder == "decord":
-            yield from read_decord(video, numbers)
+            yield from others.read_decord(video, numbers)
         elif decoder == "torchcodec":
-            yield from read_torchcodec(video, numbers)
+            yield from others.read_torchcodec(video, numbers)
         else:
             to_rgb = ToRGB(short_side, aspect)
             yield from read_pyav(video, numbers, to_rgb, starts=starts)
@@ -196,10 +163,5 @@ def _collect(
     return frames
 
 
-@contextmanager
-def _opened(source: VideoSource | Video) -> Iterator[Video]:
-    if isinstance(source, Video):
-        yield source
-        return
-    with Video(source) as video:
-        yield video
+def _opened(source: VideoSource | Video) -> AbstractContextManager[Video]:
+    return nullcontext(source) if isinstance(source, Video) else Video(source)

@@ -1,23 +1,42 @@
-"""Opens videos with FFmpeg so that a hostile one opens nothing else and takes bounded memory.
+"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile one opens nothing
+else and takes bounded memory.
 
 FFmpeg otherwise guesses what a name or a text means: `http:/host/x.mp4` is an address to it even if
 such a file exists, and an SDP text named x.mp4 makes it listen to a network.
 """
 
 import errno
+import itertools
+import os
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import av
+import numpy as np
+import PIL.Image
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from videoattn.data.decode.source import DecodeError, VideoBytes, VideoSource, as_file, reason
+from videoattn.data.decode.source import (
+    DecodeError,
+    FrameFolder,
+    FrameIndices,
+    Image,
+    Images,
+    VideoBytes,
+    VideoSource,
+    as_file,
+    reason,
+)
 
 FORMATS = ("mov", "matroska", "avi", "flv", "gif", "mpeg", "mpegvideo", "mpegts", "asf", "m4v")
 """The demuxers for the suffixes of videos (`data.lists.files`): mov reads MP4, matroska reads WebM,
 and asf reads WMV. None of them opens another file."""
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""The formats of images, as Pillow names them. It has others, such as EPS, which runs a program."""
 
 MAX_PIXELS = 2**26
 """Largest size of a frame in pixels, 8192 x 8192. 8K video has half of it."""
@@ -32,11 +51,7 @@ _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 def open_container(source: VideoSource) -> av.container.InputContainer:
-    """Opens a file or a video in memory.
-
-    Raises:
-        DecodeError: If it is not in one of `FORMATS`, or cannot be read.
-    """
+    """Opens a file or a video in memory, or raises a DecodeError if it is in none of `FORMATS`."""
     limits = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "" if isinstance(source, VideoBytes) else "file",
@@ -75,11 +90,7 @@ def video_stream(container: av.container.InputContainer, source: VideoSource) ->
 
 
 def check_pixels(source: VideoSource, width: int, height: int) -> None:
-    """Checks the size of frames.
-
-    Raises:
-        DecodeError: If it exceeds `MAX_PIXELS`.
-    """
+    """Raises a DecodeError if the size of frames exceeds `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise DecodeError(
             source, f"has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels"
@@ -89,14 +100,10 @@ def check_pixels(source: VideoSource, width: int, height: int) -> None:
 def checked_packets(
     packets: Iterator[av.Packet], source: VideoSource, num_bytes: int
 ) -> Iterator[av.Packet]:
-    """Yields packets with data, within limits. Those without would signal the end of the stream.
+    """Yields packets with data. Those without would signal the end of the stream.
 
-    Args:
-        num_bytes: The size of the file.
-
-    Raises:
-        DecodeError: If there are more than `MAX_PACKETS`, or the packets overlap in the file so
-            that a small file fills the memory.
+    Raises a DecodeError if there are more than `MAX_PACKETS`, or if the packets overlap in the file
+    of `num_bytes` so that a small file fills the memory.
     """
     count = total = 0
     for packet in packets:
@@ -139,3 +146,45 @@ def _note_hdr(source: VideoSource, transfer: str) -> None:
 
 def _decoder_options() -> dict[str, str]:
     return {"max_pixels": str(MAX_PIXELS)}
+
+
+def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
+    """Yields the position in `indices` and the image of each frame; all have one size."""
+    first: tuple[int, ...] = ()
+    for slot, index in enumerate(indices.tolist()):
+        name = source.name(index)
+        image = _read_picture(source.path, name)
+        first = first or image.shape
+        if image.shape != first:
+            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, first)]
+            raise DecodeError(source, f"{name} is {sizes[0]}, but others are {sizes[1]}")
+        yield slot, image
+
+
+def count_folder(source: FrameFolder) -> int:
+    """Returns the number of frames before the first missing one, at least 1."""
+    try:
+        names = set(os.listdir(source.path))
+    except OSError as error:
+        raise DecodeError(source, str(error.strerror or error)) from error
+    count = next(number for number in itertools.count() if source.name(number) not in names)
+    if count == 0:
+        raise DecodeError(source, f"no frame {source.name(0)} in the folder")
+    return count
+
+
+def _read_picture(folder: Path, name: str) -> Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its metadata and size; the latter is checked
+            with PIL.Image.open(folder / name, formats=PICTURE_FORMATS) as image:
+                check_pixels(folder / name, *image.size)
+                return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DecodeError(folder, f"{name} is missing") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise DecodeError(folder, f"{name} exceeds the limit of {MAX_PIXELS:,} pixels") from error
+    except DecodeError:
+        raise
+    except Exception as error:  # the formats' errors share no base class
+        raise DecodeError(folder, f"{name} is damaged: {error}") from error

@@ -15,10 +15,10 @@ from functools import cache
 from types import ModuleType
 from typing import NoReturn
 
-import av
 import numpy as np
 from jaxtyping import Float64
 
+from videoattn.data.decode.packets import PacketIndex
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.source import (
     DecodeError,
@@ -109,22 +109,22 @@ def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[
     if indices[-1] >= len(index.times):
         raise too_few_frames(video.source, int(indices[-1]), len(index.times))
     for run in index.plan(indices):
-        if not _is_sound(video, [index.packets[number] for number in run]):
+        if not _is_sound(video, index, run):
             _refuse(video, decoder, "does not report the damage in this file")
     return np.sort(index.times) * float(video.stream.time_base or 0)
 
 
-def _is_sound(video: Video, packets: list[av.Packet]) -> bool:
-    """Returns whether each of these packets, from a key frame on, decodes without damage."""
+def _is_sound(video: Video, index: PacketIndex, run: list[int]) -> bool:
+    """Returns whether each packet of a run, from a key frame on, decodes without damage."""
     video.flush()
     video.last_error = None
     times = []
-    for packet in (*packets, None):
+    for packet in (*(index.packets[number] for number in run), None):
         for frame in video.feed(packet):
             if frame.is_corrupt:
                 return False
             times.append(frame.pts)
-    return video.last_error is None and times == sorted(packet.pts for packet in packets)
+    return video.last_error is None and times == np.sort(index.times[run]).tolist()
 
 
 def _refuse(video: Video, decoder: str, why: str) -> NoReturn:

@@ -19,7 +19,7 @@ class GroupStarts(NamedTuple):
     """The packets at which decoding can start in a video without reliable timestamps (AVI).
 
     Decoding from packet `packets[i]` gives all frames of the file from number `frames[i]`
-    on. `videoattn.data.prepare.groups` finds these by decoding.
+    on. `videoattn.data.prepare.index` finds these by decoding.
 
     Args:
         num_bytes: The size of the file. The starts of a file of another size are not used.

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from videoattn.data.lists.files import Listed, Missing, existing_root, find_videos, first_folder
-from videoattn.data.lists.folders import check_class_folders
-from videoattn.data.lists.lines import Lines, ListError, split_last, to_integer
-from videoattn.data.lists.samples import Samples
+from videoattn.data.lists.files import ListError, existing_root, first_folder
+from videoattn.data.lists.folders import check_class_folders, read_numbered_classes
+from videoattn.data.lists.plain import Lines, split_last, to_integer
+from videoattn.data.lists.samples import Listed, Missing, Samples, find_videos
 from videoattn.data.prepare.index import INDEX_NAME
 
 Subset = Literal["train", "test"]
@@ -35,16 +35,7 @@ def read_ucf101(
 
 def read_class_index(path: Path) -> tuple[str, ...]:
     """Reads UCF101's classInd.txt: lines of `number name`, numbered 1, 2, 3, ..."""
-    lines = Lines.read(path)
-    lines.check_not_empty("'number ClassName'")
-    names = []
-    for i, line in enumerate(lines.text):
-        number, _, name = line.partition(" ")
-        if number != str(i + 1) or not name.strip():
-            lines.fail([i], f"got {line!r}; expected '{i + 1} ClassName'")
-        names.append(name.strip())
-    lines.check_no_repeats(names)
-    return tuple(names)
+    return read_numbered_classes(path, lambda row: f"{row + 1} ClassName")
 
 
 def read_ucf101_list(path: Path, class_names: Sequence[str]) -> Listed:
@@ -54,21 +45,20 @@ def read_ucf101_list(path: Path, class_names: Sequence[str]) -> Listed:
     videos = lines.require(
         [_parse_ucf101(line) for line in lines.text], "'Class/video.avi' or with a label"
     )
-    names = [name for name, _ in videos]
     # A testlist has no labels; 1 is always in range.
-    numbers = [1 if number is None else number for _, number in videos]
+    numbers = [1 if number is None else number for _, _, number in videos]
     lines.check_labels(numbers, len(class_names), first=1)
-    folders = [name.rpartition("/")[0] for name in names]
-    labels, classes = lines.class_labels(folders, class_names)
-    if wrong := [i for i, (_, n) in enumerate(videos) if n is not None and n - 1 != labels[i]]:
-        number = numbers[wrong[0]]
+    listed = lines.listed([(name, folder) for name, folder, _ in videos], class_names)
+    if wrong := [
+        row for row, (*_, n) in enumerate(videos) if n is not None and n - 1 != listed.labels[row]
+    ]:
+        number, folder = numbers[wrong[0]], videos[wrong[0]][1]
         lines.fail(
             wrong,
-            f"label {number} is {classes[number - 1]!r} in the class list, "
-            f"but the video is in {folders[wrong[0]]!r}",
+            f"label {number} is {class_names[number - 1]!r} in the class list, "
+            f"but the video is in {folder!r}",
         )
-    lines.check_no_repeats(names)
-    return Listed(names, labels, classes)
+    return listed
 
 
 def read_hmdb51(
@@ -115,13 +105,14 @@ def read_hmdb51_lists(folder: Path, split: int, subset: Subset) -> Listed:
     return Listed(paths, labels, class_names)
 
 
-def _parse_ucf101(line: str) -> tuple[str, int | None] | None:
-    """Returns the name and the label, if any, or None for a malformed line."""
+def _parse_ucf101(line: str) -> tuple[str, str, int | None] | None:
+    """Returns the name, its folder and the label, if any, or None for a malformed line."""
     columns = split_last(line, " ")
     name = columns[0] if columns else line
     number = to_integer(columns[1]) if columns else None
-    malformed = "/" not in name or (columns and number is None)
-    return None if malformed else (name, number)
+    folder, slash, _ = name.rpartition("/")
+    malformed = not slash or (columns and number is None)
+    return None if malformed else (name, folder, number)
 
 
 def _parse_hmdb51(line: str) -> tuple[str, int] | None:

@@ -1,14 +1,17 @@
-"""Reads lists of one video or one folder of images per line."""
+"""Reads lists line by line, and lists of one video or one folder of images per line.
+
+Errors name the file, the line number and its text.
+"""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
-from videoattn.data.lists.files import Listed, Missing, existing_root, find_videos, is_video
-from videoattn.data.lists.lines import Lines, ListError, split_last, to_integer
-from videoattn.data.lists.samples import LabelSets, Samples
+from videoattn.data.lists.files import ListError, existing_root, is_video, read_text
+from videoattn.data.lists.samples import LabelSets, Listed, Missing, Samples, find_videos
+from videoattn.errors import did_you_mean
 
 Columns = Literal[
     "path label", "path frames label", "path label ...", "path labels", "path frames labels"
@@ -25,8 +28,110 @@ _EXAMPLES: dict[Columns, str] = {
     "path frames labels": "'path frames labels', e.g. 'a/b 120 3;7'",
 }
 
+_BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
+
+MAX_CLASSES = 100_000
+"""Largest number of classes of a list without class names. The largest label is one less."""
+
 Row = tuple[str, int, list[str]]
 """Path, frame count (0 if the line has none), labels: numbers, or names if there may be several."""
+
+Parsed = TypeVar("Parsed")
+
+
+class Lines(NamedTuple):
+    """The non-blank lines of a file, stripped, or the entries of a JSON list, from number 1."""
+
+    path: Path
+    numbers: list[int]
+    text: list[Any]
+    unit: str = "line"
+
+    @classmethod
+    def read(cls, path: Path) -> "Lines":
+        lines = [line.strip(_BLANKS) for line in read_text(path).split("\n")]
+        numbers = [number for number, line in enumerate(lines, 1) if line]
+        return cls(path, numbers, [line for line in lines if line])
+
+    def fail(self, rows: Sequence[int], message: str) -> NoReturn:
+        """Raises a ListError with the number of the first wrong row, then of the others."""
+        first, *others = (self.numbers[row] for row in rows)
+        more = ", ".join(map(str, others[:20])) + (", ..." if len(others) > 20 else "")
+        also = f"; also {self.unit} {more}" if others else ""
+        raise ListError(f"{self.path} {self.unit} {first}: {message}{also}")
+
+    def require(self, rows: Sequence[Parsed | None], expected: str) -> list[Parsed]:
+        """Returns the parsed rows. None marks a malformed row, which raises a ListError."""
+        if wrong := [i for i, row in enumerate(rows) if row is None]:
+            self.fail(wrong, f"got {self.text[wrong[0]]!r}; expected {expected}")
+        return [row for row in rows if row is not None]
+
+    def check_not_empty(self, expected: str) -> None:
+        if not self.text:
+            raise ListError(f"{self.path}: the list is empty; expected lines of {expected}")
+
+    def check_labels(
+        self, labels: Sequence[int], num_classes: int | None, *, first: int = 0
+    ) -> None:
+        """Checks that labels, numbered in the file from `first`, are in range."""
+        end = first + (MAX_CLASSES if num_classes is None else num_classes)
+        if wrong := [i for i, label in enumerate(labels) if not first <= label < end]:
+            allowed = f"{first} - {end - 1}"
+            self.fail(wrong, f"label {labels[wrong[0]]} is out of range; allowed: {allowed}")
+
+    def check_no_repeats(self, names: Sequence[str], message: str | None = None) -> None:
+        """Checks that no name is listed twice. `names[i]` comes from row i."""
+        if len(set(names)) == len(names):
+            return
+        first: dict[str, int] = {}
+        wrong = [i for i, name in enumerate(names) if first.setdefault(name, i) != i]
+        name = names[wrong[0]]
+        message = message or "{name!r} was listed before, in {line}; list each video once"
+        self.fail(wrong, message.format(name=name, line=f"{self.unit} {self.numbers[first[name]]}"))
+
+    def labels_of(self, names: Sequence[str], classes: Sequence[str]) -> list[int]:
+        """Returns the label of each row's class name; an unknown name raises a ListError."""
+        label_of = {name: label for label, name in enumerate(classes)}
+        if wrong := [i for i, name in enumerate(names) if name not in label_of]:
+            name = names[wrong[0]]
+            self.fail(
+                wrong,
+                f"class {name!r} is not in the class list ({len(classes)} names)"
+                f"{did_you_mean(name, classes)}",
+            )
+        return [label_of[name] for name in names]
+
+    def listed(
+        self, rows: Sequence[tuple[str, str]], class_names: Sequence[str] | None = None
+    ) -> Listed:
+        """Returns the list whose rows are (name of a video, its class).
+
+        Args:
+            class_names: All class names, in the order of their labels. Default: those of the rows,
+                sorted.
+        """
+        classes = sorted({name for _, name in rows}) if class_names is None else class_names
+        labels = self.labels_of([name for _, name in rows], classes)
+        names = [name for name, _ in rows]
+        self.check_no_repeats(names)
+        return Listed(names, labels, tuple(classes))
+
+
+def split_last(text: str, separator: str) -> tuple[str, str] | None:
+    """Splits at the last separator and strips both sides. A " " also matches a tab."""
+    at = text.rfind(separator)
+    if separator == " ":
+        at = max(at, text.rfind("\t"))
+    if at < 0:
+        return None
+    return text[:at].strip(_BLANKS), text[at + len(separator) :].strip(_BLANKS)
+
+
+def to_integer(text: str) -> int | None:
+    """Returns the value of a decimal integer without a plus sign, or None for any other text."""
+    digits = text.removeprefix("-")
+    good = digits.isascii() and digits.isdigit() and len(digits) <= 18  # fits into int64
+    return int(text) if good else None
 
 
 def read_list(
@@ -56,54 +161,6 @@ def read_list(
     return find_videos(root, "", listed._replace(num_frames=None), match="path", missing=missing)
 
 
-def read_frames(
-    list_file: str | Path,
-    root: str | Path,
-    *,
-    class_names: Sequence[str] | None = None,
-    frame_template: str = "img_{:05d}.jpg",
-    frame_start: int = 1,
-    columns: Columns = "path frames label",
-    separator: str = " ",
-    missing: Missing = "raise",
-) -> Samples:
-    """Reads lines `folder frames label`: images numbered from `frame_start`, named by
-    `frame_template`.
-
-    Args:
-        columns: "path frames label", or "path frames labels" for several labels.
-
-    Raises:
-        ValueError: If an argument is not allowed, or anything in the list is missing,
-            malformed, repeated or out of range.
-    """
-    root = existing_root(root)
-    check_template(frame_template)
-    if frame_start < 0:
-        raise ValueError(f"frame_start: got {frame_start}; need 0 or more")
-    listed = parse_list(list_file, class_names, columns=columns, separator=separator, root=root)
-    samples = find_videos(
-        root, "", listed, match="path", missing=missing, frame_template=frame_template
-    )
-    samples.frame_start = frame_start
-    return samples
-
-
-def check_template(template: str) -> None:
-    """Raises a ValueError if a template gives two frames one name, or a name outside the folder."""
-    numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
-    huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
-    try:
-        good = not huge and len({template.format(number) for number in numbers}) == len(numbers)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        good = False
-    if not good or ".." in template.split("/") or template.startswith("/"):
-        raise ValueError(
-            f"frame_template: got {template!r}; need a file name with one frame number, "
-            "as in img_{:05d}.jpg"
-        )
-
-
 def parse_list(
     list_file: str | Path,
     class_names: Sequence[str] | None = None,
@@ -126,16 +183,12 @@ def parse_list(
         raise ListError(f"{list_file}: the list file does not exist; correct its path")
     lines = Lines.read(list_file)
     lines.check_not_empty(_EXAMPLES[columns].partition(",")[0])
-    several = columns.endswith("labels")
-    parsed = _parse_lines(lines.text, columns, separator)
-    if wrong := [i for i, row in enumerate(parsed) if row is None]:
-        _fail(lines, wrong, columns, separator)
-    rows = [row for row in parsed if row is not None]
+    rows = _parse_lines(lines, columns, separator)
     inside = "" if root is None else f"{os.path.abspath(root)}/"
     names = [_simplify(path).removeprefix(inside) for path, _, _ in rows]
     num_frames = [count for _, count, _ in rows] if columns.startswith("path frames") else None
     lines.check_no_repeats(names)
-    if several:
+    if columns.endswith("labels"):
         return Listed(names, *_label_sets(lines, [row[2] for row in rows], class_names), num_frames)
     labels = [int(label) for _, _, [label] in rows]
     lines.check_labels(labels, None if class_names is None else len(class_names))
@@ -153,7 +206,7 @@ def _label_sets(
         classes = tuple(words if class_names is None else class_names)
         label_of = {name: label for label, name in enumerate(classes)}
         unknown = [next((w for w in words if w not in label_of), classes[0]) for words in sets]
-        lines.class_labels(unknown, classes)
+        lines.labels_of(unknown, classes)
     else:
         label_of = {word: int(word) for word in words}
         num_classes = None if class_names is None else len(class_names)
@@ -164,43 +217,45 @@ def _label_sets(
     return LabelSets.of(sorted({label_of[word] for word in words}) for words in sets), classes
 
 
-def _parse_lines(text: Sequence[str], columns: Columns, separator: str) -> list[Row | None]:
-    """Returns the row of each line, or None if it is malformed."""
-    if columns == "path label":
-        return [_parse_label(line, separator) for line in text]
-    if columns == "path frames label":
-        return [_parse_frames(line, separator) for line in text]
-    if columns != "path label ...":
-        has_frames = columns == "path frames labels"
-        return [_parse_several(line, separator, has_frames) for line in text]
-    between = r"[ \t]+" if separator == " " else rf"\s*{re.escape(separator)}\s*"
-    pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|\s*,\s*)-?[0-9]+)*")
-    matches = [pattern.fullmatch(line) for line in text]
-    return [(match[1], 0, [match[2]]) if match else None for match in matches]
+def _parse_lines(lines: Lines, columns: Columns, separator: str) -> list[Row]:
+    has_frames = columns.startswith("path frames")
+    rows: list[Row | None]
+    if columns == "path label ...":
+        between = r"[ \t]+" if separator == " " else rf"\s*{re.escape(separator)}\s*"
+        pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|\s*,\s*)-?[0-9]+)*")
+        matches = [pattern.fullmatch(line) for line in lines.text]
+        rows = [(match[1], 0, [match[2]]) if match else None for match in matches]
+    else:
+        parse = _parse_several if columns.endswith("labels") else _parse_one
+        rows = [parse(line, separator, has_frames) for line in lines.text]
+    wrong = [i for i, row in enumerate(rows) if row is None]
+    if wrong and columns == "path label":
+        line = lines.text[wrong[0]]
+        if numbers := re.search(r"(?<=[\s,;:])-?[0-9]+(?:[\s,;:]+-?[0-9]+)+$", line):
+            message = (
+                f"got {line!r}, with {numbers[0]!r} after the path; columns='path labels' takes "
+                "all labels, 'path label ...' the first one, 'path frames label' is for lists "
+                "with frame counts"
+            )
+            lines.fail(wrong, message)
+    between = "" if separator == " " else f", with {separator!r} between them"
+    return lines.require(rows, _EXAMPLES[columns] + between)
 
 
-def _parse_label(line: str, separator: str) -> Row | None:
+def _parse_one(line: str, separator: str, has_frames: bool) -> Row | None:
     cells = split_last(line, separator)
-    label = to_integer(cells[1]) if cells else None
-    if cells is None or label is None or not cells[0]:
+    if cells is None or not cells[0] or to_integer(cells[1]) is None:
         return None
-    if not is_video(path := cells[0]):
-        # 'a.mp4 120 3' has a column too many: 'a.mp4 120' is not the name of a video.
-        inner = split_last(path, separator)
-        if inner and to_integer(inner[1]) is not None and is_video(inner[0]):
-            return None
-    return path, 0, [cells[1]]
-
-
-def _parse_frames(line: str, separator: str) -> Row | None:
-    cells = split_last(line, separator)
-    inner = split_last(cells[0], separator) if cells else None
-    if cells is None or inner is None or not inner[0]:
-        return None
-    count, label = to_integer(inner[1]), to_integer(cells[1])
-    if label is None or not count or count < 0:
-        return None
-    return inner[0], count, [cells[1]]
+    path, label = cells
+    if not has_frames and is_video(path):
+        return path, 0, [label]
+    inner = split_last(path, separator)
+    count = to_integer(inner[1]) if inner else None
+    if has_frames:
+        return (inner[0], count, [label]) if inner and inner[0] and count and count > 0 else None
+    # 'a.mp4 120 3' has a column too many: 'a.mp4 120' is not the name of a video.
+    too_many = inner is not None and count is not None and is_video(inner[0])
+    return None if too_many else (path, 0, [label])
 
 
 def _parse_several(line: str, separator: str, has_frames: bool) -> Row | None:
@@ -237,18 +292,3 @@ def _simplify(path: str) -> str:
     if "./" in path or "//" in path or path.endswith("/"):
         return str(PurePosixPath(path))
     return path
-
-
-def _fail(lines: Lines, wrong: Sequence[int], columns: Columns, separator: str) -> NoReturn:
-    line = lines.text[wrong[0]]
-    message = f"got {line!r}; expected {_EXAMPLES[columns]}"
-    if separator != " ":
-        message += f", with {separator!r} between them"
-    numbers = re.search(r"(?<=[\s,;:])-?[0-9]+(?:[\s,;:]+-?[0-9]+)+$", line)
-    if columns == "path label" and numbers:
-        message = (
-            f"got {line!r}, with {numbers[0]!r} after the path; columns='path labels' takes all "
-            "labels, 'path label ...' the first one, 'path frames label' is for lists with frame "
-            "counts"
-        )
-    lines.fail(wrong, message)

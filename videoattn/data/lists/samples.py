@@ -1,15 +1,20 @@
-"""The table of a dataset's videos and labels."""
+"""The table of a dataset's videos and labels, and the search for the videos that a list names."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
 from videoattn.data.decode.source import FrameFolder
+from videoattn.data.lists.files import Found, ListError, all_videos, is_video
+from videoattn.data.prepare.index import INDEX_NAME
 from videoattn.data.strings import PackedStrings
 from videoattn.errors import first_few
 from videoattn.types import Target
@@ -119,58 +124,137 @@ class Samples:
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":
         """Returns the videos in the given rows."""
         rows = np.asarray(rows, np.int64)
-        return Samples(
-            self.root,
-            paths=self.paths.take(rows),
-            labels=self.labels[rows] if self.label_sets is None else self.label_sets.take(rows),
-            class_names=self.class_names,
-            num_frames=None if self.num_frames is None else self.num_frames[rows],
-            fps=None if self.fps is None else self.fps[rows],
-            frame_template=self.frame_template,
-            frame_start=self.frame_start,
-            missing=self.missing,
-        )
+        taken = copy(self)
+        taken.paths, taken.labels = self.paths.take(rows), self.labels[rows]
+        taken.label_sets = self.label_sets and self.label_sets.take(rows)
+        taken.num_frames = None if self.num_frames is None else self.num_frames[rows]
+        taken.fps = None if self.fps is None else self.fps[rows]
+        taken.ignored = Counter()
+        return taken
 
 
-def class_sizes(samples: Samples) -> list[str]:
-    """Returns a line with the number of videos of each class, or with the least and the most."""
-    counts = samples.class_counts()
-    if not counts.any():
-        return []  # shards hold their labels themselves
-    order = [*np.argsort(-counts, kind="stable")]
-    sizes = [f"{samples.class_names[k]} {counts[k]:,}" for k in order]
-    if len(sizes) > 12:
-        return [
-            f"videos per class: median {np.median(counts):,g}; most: {', '.join(sizes[:3])}; "
-            f"least: {', '.join(sizes[-3:])}"
-        ]
-    return [f"videos per class: {', '.join(sizes)}"]
+Missing = Literal["raise", "drop", "keep"]
+"""The treatment of listed videos that do not exist. Decoding a kept video fails."""
+
+Match = Literal["path", "stem", "name"]
+"""path: the listed path. stem: that path, with any extension. name: a file of that name, with any
+extension, in any folder."""
 
 
-def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
-    """Returns notes about classes without training videos, a single class and ignored files.
+class Listed(NamedTuple):
+    """The content of a list: paths or names, labels, class names, reliable frame counts if any."""
 
-    Args:
-        numbered: Whether the labels are numbers that somebody wrote into a list.
+    names: Sequence[str]
+    labels: Sequence[int] | LabelSets
+    class_names: tuple[str, ...]
+    num_frames: Sequence[int] | None = None
+
+
+def find_videos(
+    root: Path,
+    folder: str,
+    listed: Listed,
+    *,
+    match: Match,
+    missing: Missing,
+    frame_template: str | None = None,
+) -> Samples:
+    """Returns the listed videos. Their names are relative to `root/folder` (see `all_videos`).
+
+    With `frame_template`, the names are folders of images, which the index does not contain.
+
+    Raises:
+        ListError: If all videos are missing, or if `missing` is "raise" and any video is missing.
     """
-    counts = samples.class_counts()
-    if not counts.any():
-        return []  # shards hold their labels themselves
-    notes = []
-    names = samples.class_names
-    if empty := [names[k] for k in np.flatnonzero(counts == 0)]:
-        least, most = counts[counts > 0].min(), counts.max()
-        notes.append(
-            f"classes without a training video: {len(empty):,} of {len(names):,}, "
-            f"{first_few(empty)}; the others have {least:,} to {most:,}"
-        )
-    if numbered and not counts[0]:
-        first = int(np.flatnonzero(counts)[0])
-        notes.append(f"the labels start at {first}, not 0: class 0 has no video")
-    if np.count_nonzero(counts) == 1:
-        only = names[int(counts.argmax())]
-        notes.append(f"all training videos are of one class, {only}: there is nothing to learn")
-    if samples.ignored:
-        extensions = [f"{n:,} {end or 'without one'}" for end, n in samples.ignored.most_common()]
-        notes.append(f"files ignored because of their extensions: {first_few(extensions)}")
-    return notes
+    indexed = frame_template is None and (root / INDEX_NAME).is_file()
+    if match == "name" or indexed:
+        found = all_videos(root, folder)
+    else:
+        found = _in_listed_folders(root, folder, listed.names)
+    rows = _matching_rows(listed.names, [path[len(folder) :] for path in found.paths], match)
+    _check_each_once(root, listed.names, found.paths, rows)
+    lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]
+    if lost and (missing == "raise" or len(lost) == len(rows)):
+        raise ListError(_missing_message(root, folder, lost, len(rows), found))
+    kept = [i for i, row in enumerate(rows) if row >= 0 or missing == "keep"]
+    taken = [rows[i] for i in kept]
+    labels = listed.labels
+    num_frames, fps = found.num_frames, found.fps
+    if num_frames is not None and fps is not None:  # row -1 becomes 0, an unknown value
+        num_frames, fps = np.append(num_frames, 0)[taken], np.append(fps, 0)[taken]
+    if listed.num_frames is not None:
+        num_frames = np.array([listed.num_frames[i] for i in kept], np.int64)
+    return Samples(
+        root,
+        paths=[found.paths[rows[i]] if rows[i] >= 0 else folder + listed.names[i] for i in kept],
+        labels=labels.take(kept) if isinstance(labels, LabelSets) else [labels[i] for i in kept],
+        class_names=listed.class_names,
+        num_frames=num_frames,
+        fps=fps,
+        frame_template=frame_template,
+        missing=lost,
+    )
+
+
+def _matching_rows(names: Sequence[str], paths: Sequence[str], match: Match) -> list[int]:
+    """Returns the row of the path that each name means, or -1."""
+    if match == "name":
+        by_name = _first_rows(_stem(path.rpartition("/")[2]) for path in paths)
+        return [by_name.get(name, -1) for name in names]
+    by_path = _first_rows(paths)
+    rows = [by_path.get(name, -1) for name in names]
+    if match == "stem" and -1 in rows:
+        by_stem = _first_rows(_stem(path) if is_video(path) else "" for path in paths)
+        rows = [by_stem.get(_stem(n), -1) if r < 0 else r for n, r in zip(names, rows, strict=True)]
+    return rows
+
+
+def _first_rows(names: Iterable[str]) -> dict[str, int]:
+    return {name: row for row, name in reversed([*enumerate(names)])}
+
+
+def _stem(path: str) -> str:
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and "/" not in suffix else path
+
+
+def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
+    """Returns the content of all folders that the names mention, with one call per folder."""
+    paths = []
+    for parent in {name.rpartition("/")[0] for name in names}:
+        inside = f"{folder}{parent}/" if parent else folder
+        if (root / inside).is_dir():
+            paths += [inside + name for name in os.listdir(root / inside)]
+    return Found(sorted(paths))
+
+
+def _check_each_once(
+    root: Path, names: Sequence[str], paths: Sequence[str], rows: Sequence[int]
+) -> None:
+    """Checks that a list does not name the same file twice, possibly with different spellings."""
+    folders: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
+    for name, row in zip(names, rows, strict=True):
+        if row < 0:
+            continue
+        folder, _, file = paths[row].rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(root / folder)
+        other = first.setdefault((folders[folder], file), name)
+        if other is not name:
+            raise ListError(f"{other} and {name} are one file, {paths[row]}; list each video once")
+
+
+def _missing_message(root: Path, folder: str, lost: list[str], total: int, found: Found) -> str:
+    remedy = "remove them from the list, correct the root, or leave them out (on_error=skip)"
+    if len(lost) == total:
+        remedy = "set root to the folder that the list's paths start from"
+        if any("\\" in name for name in lost):
+            remedy = "write / instead of \\ in the list"
+        elif any(name.startswith('"') for name in lost):
+            remedy = "remove the quotes from the list"
+    where = f"do not exist under {root / folder}"
+    if found.num_frames is not None:
+        where = f"are not in {root / INDEX_NAME}"
+        remedy += "; if files were added since it was made, delete it or make a new one"
+    return f"{len(lost)} of {total} listed videos {where}: {first_few(lost)}; {remedy}"

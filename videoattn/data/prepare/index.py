@@ -9,19 +9,27 @@ after rotation), `key_frames` (int64, their number).
 `file_bytes` (int64), `start_ends` (int64), `start_packets` and `start_frames` (int64) hold the
 `GroupStarts` of videos without timestamps: the starts of row i end at `start_ends[i]`. An index
 without these four arrays loads, and further arrays are ignored.
+
+The numbers of frames that training found are in a file of the same kind, for the next run: `paths`
+and `ends`, `num_frames` and `num_bytes` (int64), and `fps` (float64).
 """
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import av
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from videoattn.data.decode.packets import GroupStarts
+from videoattn.data.decode.pyav import Video
+from videoattn.data.decode.rgb import ToRGB
+from videoattn.data.decode.units import UnitFacts
 from videoattn.data.strings import PackedStrings
 from videoattn.files import read_arrays, write_whole
 
@@ -39,12 +47,7 @@ _COLUMNS: dict[str, type] = {
     "width": np.int32,
     "key_frames": np.int64,
 }
-_START_COLUMNS: dict[str, type] = {
-    "file_bytes": np.int64,
-    "start_ends": np.int64,
-    "start_packets": np.int64,
-    "start_frames": np.int64,
-}
+_STARTS = ("file_bytes", "start_ends", "start_packets", "start_frames")
 
 
 class VideoIndex(NamedTuple):
@@ -68,33 +71,27 @@ class GroupStartTable(NamedTuple):
 
     paths: PackedStrings
     file_bytes: Int64[np.ndarray, " N"]
-    ends: Int64[np.ndarray, " N"]
-    packets: Int64[np.ndarray, " G"]
-    frames: Int64[np.ndarray, " G"]
+    start_ends: Int64[np.ndarray, " N"]
+    start_packets: Int64[np.ndarray, " G"]
+    start_frames: Int64[np.ndarray, " G"]
 
     def of(self, path: str) -> GroupStarts | None:
         """Returns the starts of the video at a path relative to the root, or None."""
         row = bisect_left(self.paths, path)
         if row == len(self.paths) or self.paths[row] != path:
             return None
-        some = slice(self.ends[row - 1] if row else 0, self.ends[row])
-        starts = GroupStarts(int(self.file_bytes[row]), self.packets[some], self.frames[some])
-        return starts if len(starts.frames) else None
+        some = slice(self.start_ends[row - 1] if row else 0, self.start_ends[row])
+        packets, frames = self.start_packets[some], self.start_frames[some]
+        return GroupStarts(int(self.file_bytes[row]), packets, frames) if len(frames) else None
 
 
 def read_index(root: Path) -> VideoIndex | None:
-    """Returns the index of a data root, or None if it has none. Does not read the group starts.
+    """Returns the index of a data root, without group starts, or None if it has none.
 
     Raises:
         ValueError: If the file is not an index.
     """
-    columns = _read_columns(root, _COLUMNS)
-    if columns is None:
-        return None
-    data, ends, counts, fps, height, width, keys = columns
-    if {array.shape for array in columns[2:]} != {ends.shape}:
-        raise _disagree(root)
-    return VideoIndex(_paths(root, data, ends), counts, fps, height, width, keys)
+    return _read(root)[0]
 
 
 def read_group_starts(root: Path) -> GroupStartTable | None:
@@ -103,16 +100,7 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
     Raises:
         ValueError: If the file is not an index.
     """
-    starts = _read_columns(root, _START_COLUMNS, optional=True)
-    columns = _read_columns(root, _COLUMNS) if starts and starts[-1].size else None
-    if starts is None or columns is None:
-        return None
-    file_bytes, start_ends, packets, frames = starts
-    data, ends, *_ = columns
-    same_length = file_bytes.shape == start_ends.shape == ends.shape
-    if not (same_length and packets.shape == frames.shape and _are_ends(start_ends, frames)):
-        raise _disagree(root)
-    return GroupStartTable(_paths(root, data, ends), file_bytes, start_ends, packets, frames)
+    return _read(root)[1]
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
@@ -129,36 +117,82 @@ def write_index(root: Path, index: VideoIndex) -> Path:
         "start_packets": np.concatenate([none.packets, *(some.packets for some in starts)]),
         "start_frames": np.concatenate([none.frames, *(some.frames for some in starts)]),
     }
-    content = BytesIO()
-    np.savez(content, paths=paths.data, ends=paths.ends, **columns)
-    write_whole(root / INDEX_NAME, lambda file: file.write(content.getbuffer()))
+    _write(root / INDEX_NAME, paths, columns)
     return root / INDEX_NAME
 
 
-def _read_columns(
-    root: Path, columns: Mapping[str, type], *, optional: bool = False
-) -> list[np.ndarray] | None:
+class FrameCount(NamedTuple):
+    """The number of frames of a file of this size, and its frame rate."""
+
+    num_frames: int
+    fps: float
+    num_bytes: int
+
+
+def write_counts(path: Path, counts: Mapping[str, FrameCount]) -> None:
+    """Writes the counts of videos, by their paths; the file is complete or not written at all."""
+    types = zip(FrameCount._fields, (np.int64, np.float64, np.int64), strict=True)
+    columns = {
+        name: np.array([getattr(count, name) for count in counts.values()], dtype)
+        for name, dtype in types
+    }
+    _write(path, PackedStrings.of(counts), columns)
+
+
+def read_counts(path: Path) -> dict[str, FrameCount]:
+    """Returns the counts in a file, or none if it does not exist.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES)
+        names = PackedStrings(arrays["paths"], arrays["ends"])
+        columns = [arrays[name].tolist() for name in FrameCount._fields]
+        return {
+            name: FrameCount(*row)
+            for name, row in zip(names, zip(*columns, strict=True), strict=True)
+        }
+    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
+        raise ValueError(f"{path} is damaged ({error}); delete it") from error
+
+
+def _write(path: Path, names: PackedStrings, columns: Mapping[str, Any]) -> None:
+    content = BytesIO()
+    np.savez(content, paths=names.data, ends=names.ends, **columns)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
+
+
+def _read(root: Path) -> tuple[VideoIndex | None, GroupStartTable | None]:
     path = root / INDEX_NAME
     if not path.is_file():
-        return None
+        return None, None
     try:
-        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=columns)
-        if optional and not set(columns) <= set(arrays):
-            return None
-        return [
-            arrays[name].astype(dtype, casting="safe", copy=False)
-            for name, dtype in columns.items()
-        ]
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=[*_COLUMNS, *_STARTS])
+        columns: dict[str, Any] = {
+            name: arrays[name].astype(dtype, casting="safe", copy=False)
+            for name, dtype in _COLUMNS.items()
+        }
+        starts = [arrays[n].astype(np.int64, casting="safe") for n in _STARTS if n in arrays]
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
         ) from error
-
-
-def _paths(root: Path, data: np.ndarray, ends: np.ndarray) -> PackedStrings:
-    if not _are_ends(ends, data):
-        raise _disagree(root)
-    return PackedStrings(data, ends)
+    data, ends = columns.pop("paths"), columns.pop("ends")
+    agree = _are_ends(ends, data) and {c.shape for c in columns.values()} == {ends.shape}
+    if has_starts := len(starts) == len(_STARTS):
+        file_bytes, start_ends, packets, frames = starts
+        agree &= file_bytes.shape == start_ends.shape == ends.shape
+        agree &= packets.shape == frames.shape and _are_ends(start_ends, frames)
+    if not agree:
+        raise ValueError(
+            f"{path} is damaged: its arrays disagree; delete it, or index the folder again"
+        )
+    paths = PackedStrings(data, ends)
+    table = GroupStartTable(paths, *starts) if has_starts and starts[-1].size else None
+    return VideoIndex(paths, **columns), table
 
 
 def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
@@ -167,7 +201,53 @@ def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
     return bool(flat and (np.diff(ends, prepend=0) >= 0).all())
 
 
-def _disagree(root: Path) -> ValueError:
-    return ValueError(
-        f"{root / INDEX_NAME} is damaged: its arrays disagree; delete it, or index the folder again"
-    )
+def find_group_starts(path: Path) -> list[tuple[int, int]]:
+    """Returns pairs (packet, frame): decoding from the packet gives the frames from `frame` on.
+
+    Tries every key packet. It is kept if decoding from it gives the same frames as decoding the
+    whole file, up to the second key packet after it. Returns nothing for damaged files, because the
+    concealment of damage depends on earlier frames.
+    """
+    with Video(path) as video:
+        video.stream.codec_context.copy_opaque = True
+        packets = list(video.packets())
+        for number, packet in enumerate(packets):
+            packet.opaque = number
+        to_rgb = ToRGB()
+        digests: list[bytes] = []
+        first_frame: dict[int, int] = {}
+        for frame in (frame for packet in [*packets, None] for frame in video.feed(packet)):
+            if frame.is_corrupt:
+                return []
+            if frame.key_frame and isinstance(frame.opaque, int):
+                first_frame.setdefault(frame.opaque, len(digests))
+            digests.append(_digest(frame, to_rgb))
+        if video.last_error:
+            return []
+        units = UnitFacts.of(video.stream.codec_context, packets)
+    starts = np.flatnonzero(units.starts).tolist() if units else []
+    keys = [n for n in starts if n in first_frame]
+    ends = [first_frame[key] for key in keys[2:]] + [len(digests)] * 2
+    return [
+        (key, first_frame[key])
+        for key, end in zip(keys, ends, strict=False)
+        if key and _reproduces(path, packets[key:], digests[first_frame[key] : end])
+    ]
+
+
+def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> bool:
+    """Returns whether a new decoder outputs exactly these frames first."""
+    found, to_rgb = 0, ToRGB()
+    with Video(path) as video:
+        for packet in [*packets, None]:
+            for frame in video.feed(packet):
+                if found == len(digests):
+                    return True
+                if frame.is_corrupt or _digest(frame, to_rgb) != digests[found]:
+                    return False
+                found += 1
+    return found == len(digests) and not video.last_error
+
+
+def _digest(frame: av.VideoFrame, to_rgb: ToRGB) -> bytes:
+    return hashlib.blake2b(to_rgb(frame).tobytes(), digest_size=8).digest()

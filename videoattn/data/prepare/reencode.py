@@ -15,11 +15,10 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from videoattn.data.decode import probe
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import ONE_THREAD, quarter_turns
 from videoattn.data.decode.source import DecodeError, reason
-from videoattn.data.prepare.verify import Record
+from videoattn.data.prepare.verify import Record, probe
 from videoattn.files import file_url
 
 _CRF = 20  # x264's constant rate factor; its own default is 23
@@ -49,7 +48,9 @@ def reencode(job: Reencode) -> Record:
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)  # FFmpeg would follow a link
-        num_frames = _write(job, unfinished, timed=True) if _is_timed(job.path) else None
+        with Video(job.path) as video:
+            timed = video.packet_index is not None
+        num_frames = _write(job, unfinished, timed=True) if timed else None
         if num_frames is None:  # then evenly spaced
             num_frames = _write(job, unfinished, timed=False)
         written = probe(unfinished)
@@ -97,8 +98,9 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
             if count == 0:
                 first = frame.pts or 0
                 stream.width, stream.height = small.width, small.height
-                if video.pixel_aspect != 1.0:
-                    stream.codec_context.sample_aspect_ratio = _aspect(video, frame)
+                if (ratio := video.pixel_aspect) != 1.0:
+                    shown = Fraction(1 / ratio if quarter_turns(frame) % 2 else ratio)
+                    stream.codec_context.sample_aspect_ratio = shown.limit_denominator(1000)
                 stream.codec_context.color_range = small.color_range
                 if not frame.format.is_rgb:
                     stream.codec_context.colorspace = small.colorspace
@@ -115,12 +117,6 @@ def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
     return count
 
 
-def _aspect(video: Video, frame: av.VideoFrame) -> Fraction:
-    """Returns the pixel aspect ratio with which the copy is displayed like the source."""
-    ratio = video.pixel_aspect
-    return Fraction(1 / ratio if quarter_turns(frame) % 2 else ratio).limit_denominator(1000)
-
-
 def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
     if not quarters:
         return frame
@@ -132,9 +128,3 @@ def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
     out = av.VideoFrame.from_ndarray(flat.reshape(-1, turned[0].shape[1]), format="yuv420p")
     out.colorspace, out.color_range = frame.colorspace, frame.color_range
     return out
-
-
-def _is_timed(path: Path) -> bool:
-    """Returns whether the packets have the display time of each frame."""
-    with Video(path) as video:
-        return video.packet_index is not None

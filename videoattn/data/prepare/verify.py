@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from av.error import FFmpegError
 
-from videoattn.data.decode.frame_folder import count_folder, read_folder
+from videoattn.data.decode.container import count_folder, read_folder
 from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import quarter_turns
-from videoattn.data.decode.source import DecodeError, FrameFolder, reason
+from videoattn.data.decode.source import DecodeError, FrameFolder, VideoSource, reason
 from videoattn.data.lists.files import is_video, walk
-from videoattn.data.prepare.groups import find_group_starts
-from videoattn.data.prepare.index import VideoIndex
+from videoattn.data.prepare.index import VideoIndex, find_group_starts
 from videoattn.data.strings import PackedStrings
 from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.files import named_in_errors
@@ -43,14 +41,12 @@ class Facts(NamedTuple):
 
 
 _TYPES: dict[str, Any] = {
+    **dict.fromkeys(("bytes", "mtime_ns", "out_bytes", *Facts._fields), int),
+    "fps": int | float,
     "path": str,
     "error": str,
     "crashed": bool,
     "starts": list,
-    "fps": int | float,
-    **dict.fromkeys(
-        ("bytes", "mtime_ns", "out_bytes", *Facts._fields[:1], *Facts._fields[2:]), int
-    ),
 }
 """The types of a record's values."""
 
@@ -122,8 +118,9 @@ def examine(
     known = journal.records if journal else {}
     jobs = []
     for path in sorted(items):
-        if _is_known(known.get(path), states[path]):
-            yield known[path]
+        record, state = known.get(path, {}), states[path]
+        if state["mtime_ns"] and record.items() >= state.items() and not record.get("crashed"):
+            yield record
         else:
             jobs.append((path, items[path]))
     for (path, _), found in in_processes(
@@ -147,6 +144,15 @@ def videos_in(root: Path) -> list[str]:
     if not paths:
         raise ValueError(f"{root} holds no video")
     return paths
+
+
+def probe(source: VideoSource) -> Facts:
+    """Returns the facts about a video. Decodes every frame, so that the count is always exact.
+
+    Raises:
+        DecodeError: If the file cannot be read or no frame decodes.
+    """
+    return _look(source, thorough=True)[0]
 
 
 def verify(path: Path) -> Record:
@@ -212,34 +218,31 @@ def to_index(records: Sequence[Record]) -> VideoIndex:
     )
 
 
-def _look(path: Path, *, thorough: bool) -> tuple[Facts, int | None, str]:
+def _look(source: VideoSource, *, thorough: bool) -> tuple[Facts, int | None, str]:
     """Returns the facts, the number of listed frames (None without a list), and the problem.
 
     Without `thorough`, only one frame is decoded if the container lists them.
     """
-    try:
-        with Video(path) as video:
-            index = video.packet_index
-            height, width, count, keys, corrupt = 0, 0, 0, 0, 0
-            for frame in video.frames():
-                if count == 0:
-                    height, width = frame.height, frame.width
-                    if quarter_turns(frame) % 2:
-                        height, width = width, height
-                count += 1
-                keys += frame.key_frame
-                corrupt += frame.is_corrupt
-                if index is not None and not thorough:
-                    break
+    with Video(source) as video:
+        index = video.packet_index
+        height, width, count, keys, corrupt = 0, 0, 0, 0, 0
+        for frame in video.frames():
             if count == 0:
-                raise video.no_frame()
-            problem = f"{corrupt} frames are corrupt" if corrupt else ""
-            problem = reason(video.last_error) if video.last_error else problem
-            listed = None if index is None else len(index.times)
-            keys = keys if index is None else len(index.keys)
-            return Facts(count, video.fps, height, width, keys), listed, problem
-    except (FFmpegError, OSError) as error:
-        raise DecodeError(path, reason(error)) from error
+                height, width = frame.height, frame.width
+                if quarter_turns(frame) % 2:
+                    height, width = width, height
+            count += 1
+            keys += frame.key_frame
+            corrupt += frame.is_corrupt
+            if index is not None and not thorough:
+                break
+        if count == 0:
+            raise video.no_frame()
+        problem = f"{corrupt} frames are corrupt" if corrupt else ""
+        problem = reason(video.last_error) if video.last_error else problem
+        listed = None if index is None else len(index.times)
+        keys = keys if index is None else len(index.keys)
+        return Facts(count, video.fps, height, width, keys), listed, problem
 
 
 def _checked(record: object) -> Record:
@@ -271,9 +274,3 @@ def _state(path: Path) -> dict[str, int]:
     except OSError:
         return {"bytes": 0, "mtime_ns": 0}
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-
-
-def _is_known(record: Record | None, state: Mapping[str, int]) -> bool:
-    if record is None or record.get("crashed"):
-        return False
-    return bool(state["mtime_ns"]) and all(record.get(key) == state[key] for key in state)

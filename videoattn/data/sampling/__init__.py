@@ -43,7 +43,7 @@ _TRAIN: Table = {
 }
 _VIEWS: Table = {
     "plain": {
-        "dense": (frames.dense_views, _CLIPS),
+        "dense": (published.mmaction2_views, _CLIPS),
         "segments": (frames.segments_views, _CLIPS),
         "uniform": (frames.uniform_views, _CLIPS),
     },

@@ -62,17 +62,6 @@ def dense_train(spec: ClipSpec, num_video_frames: int, fps: float, generator: Ge
     return within((start + spec.steps)[None], num_video_frames, spec)
 
 
-def dense_views(spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator) -> Indices:
-    """Spaces `num_clips` clips evenly from the first position to the last; one is centered."""
-    last_start = max(num_video_frames - 1 - int(spec.steps[-1]), 0)
-    if spec.num_clips == 1:
-        starts = np.array([last_start // 2])
-    else:
-        distance = last_start / (spec.num_clips - 1)
-        starts = np.round(np.arange(spec.num_clips) * distance).astype(np.int64)
-    return within(starts[:, None] + spec.steps, num_video_frames, spec)
-
-
 def segments_train(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
@@ -125,12 +114,7 @@ def uniform_views(
 
 
 def within(clips: Indices, num_video_frames: int, spec: ClipSpec) -> Indices:
-    """Applies the policy to indices past the end of the video.
-
-    Raises:
-        ShortVideoError: If an index is past the end and the policy is "error".
-        ValueError: If the video is empty.
-    """
+    """Applies the policy to indices past the end of the video; "error" raises ShortVideoError."""
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames: got {num_video_frames}; need at least 1")
     check_length(num_video_frames, int(clips.max()) + 1, spec)

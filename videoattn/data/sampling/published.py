@@ -41,9 +41,10 @@ def mmaction2_train(
 def mmaction2_views(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Spaces clips as SampleFrames does in test mode, for 3D networks.
+    """Spaces `num_clips` clips evenly from the first position to the last; one is centered.
 
-    `twice_sample` takes twice as many clips at the same distance, past the end of the video.
+    This is SampleFrames in test mode, for 3D networks. `twice_sample` takes twice as many clips at
+    the same distance, past the end of the video.
     """
     if spec.twice_sample and spec.num_clips == 1:
         raise ValueError("twice_sample: dense clips need num_clips of 2 or more to be doubled")

@@ -4,14 +4,17 @@ A folder of shards has a `shards.json` with the classes and the number of sample
 Sample i of the dataset is the i-th in the order of that list. Its files in the tar are `i.mp4` (the
 original video, with its own suffix), `i.cls` (the label, from 0) and `i.json` (path, frames, rate),
 where i has eight digits.
+
+The main process reads tar files ahead, and the workers decode. So a batch holds the same samples
+for any number of workers, and a shard is read once. Resuming inside an epoch does not open the
+shards that were consumed.
 """
 
-import json
-import re
-import tarfile
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode.source import DecodeError, VideoBytes
-from videoattn.data.lists import VIDEO_SUFFIXES, Samples
-from videoattn.data.shards import table
+from videoattn.data.lists import Samples
+from videoattn.data.shards.table import TABLE, TAR, expanded, read_shard, read_table, tar_name
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
@@ -29,8 +33,7 @@ BUFFER = 256
 """A shuffled epoch moves a sample by at most this many positions in the order of the shards, so
 that at most this many encoded videos are in memory."""
 
-_TAR = re.compile(r"[^/\s]+\.tar")
-_VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
+_AHEAD = 4  # batches
 
 
 @dataclass(frozen=True)
@@ -148,79 +151,65 @@ def open_shards(root: str, split: str) -> Shards:
     complete = split.startswith(("/", "pipe:", "file:")) or "://" in split
     inside = root if split == "." else f"{root.rstrip('/')}/{split}"
     where = (split if complete else inside).rstrip("/")
-    listed = _TAR.search(where) is not None
+    listed = TAR.search(where) is not None
     if where.startswith("pipe:") and not listed:
         raise ValueError(
             f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = table.expanded(where) if listed else []
-    source = _TAR.sub(table.TABLE, urls[0]) if urls else f"{where}/{table.TABLE}"
-    class_names, names, counts = table.read_table(source)
-    wanted = [tar_name(url) for url in urls] or list(names)
-    if unknown := [name for name in wanted if name not in names]:
+    urls = expanded(where) if listed else []
+    source = TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
+    class_names, table = read_table(source)
+    wanted = [tar_name(url) for url in urls] or list(table)
+    if unknown := [name for name in wanted if name not in table]:
         raise ValueError(
-            f"{source} does not list {first_few(unknown)}; it lists {len(names)} shards, "
-            f"{min(names)} to {max(names)}"
+            f"{source} does not list {first_few(unknown)}; it lists {len(table)} shards, "
+            f"{min(table)} to {max(table)}"
         )
     return Shards(
         tuple(urls or [f"{where}/{name}" for name in wanted]),
-        np.array([counts[name] for name in wanted], np.int64),
-        np.array([names[name] for name in wanted], np.int64),
-        class_names,
+        counts=np.array([table[name][1] for name in wanted], np.int64),
+        names=np.array([table[name][0] for name in wanted], np.int64),
+        class_names=class_names,
     )
 
 
-def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
-    """Yields every sample of a shard; their names are numbers from `first` on.
+class ShardDataset(ClipDataset):
+    """The samples of shards. Their keys hold the encoded videos, which come in the shards' order.
 
-    Raises:
-        DecodeError: If the shard is truncated, or holds other files.
+    Args:
+        options: Arguments of ClipDataset.
     """
-    tariterators, stream = table.import_webdataset().tariterators, None
+
+    def __init__(self, shards: Shards, **options: Any) -> None:
+        super().__init__(shards.samples(), **options)
+        self.shards = shards
+
+    def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
+        """Returns the order of an epoch; see `Shards.order`."""
+        return self.shards.order(generator, world_size)
+
+    def keys(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
+        """Yields the keys of each batch, in the order of reading."""
+        videos = self.shards.read([index for batch in batches for index in batch])
+        keys = ([(epoch, index, next(videos)) for index in batch] for batch in batches)
+        return _ahead(keys, _AHEAD)
+
+    def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
+        """Returns a sample. If its video is not loaded, reads the shard for this sample only."""
+        epoch, index, *found = key
+        video = found[0] if found else next(self.shards.read([index]))
+        return video if isinstance(video, Failure) else self.sample(epoch, index, video)
+
+
+def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
+    """Yields the items, which a thread reads up to `depth` ahead until the generator ends."""
+    pool = ThreadPool(1)
     try:
-        stream = table.import_webdataset().gopen(url, "rb")
-        files = table.tar_files(stream, url)
-        for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
-            yield _encoded(url, sample, key(number), num_classes)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DecodeError(url, table.reason(error)) from error
+        read = partial(pool.apply_async, next, (items, None))
+        ready = deque(read() for _ in range(depth))
+        while (item := ready.popleft().get()) is not None:
+            ready.append(read())
+            yield item
     finally:
-        if stream is not None:
-            with suppress(OSError):  # from a command that is stopped early
-                stream.close()
-
-
-def key(number: int) -> str:
-    """Returns the name of a sample."""
-    return f"{number:08d}"
-
-
-def tar_name(url: str) -> str:
-    """Returns the name of the shard's file in a path, a URL or a command."""
-    return _TAR.findall(url)[-1]
-
-
-def _encoded(url: str, sample: dict[str, Any], name: str, num_classes: int) -> VideoBytes:
-    """Returns the video of a sample; raises a ValueError if `write_shards` would not write it."""
-    suffixes = [suffix for suffix in sample if suffix in _VIDEO]
-    if sample["__key__"] != name or len(suffixes) != 1 or not {"cls", "json"} <= set(sample):
-        files = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
-        raise ValueError(
-            f"got sample {sample['__key__']} with {files}; need {name} with a video, cls and json"
-        )
-    label = int(sample["cls"])
-    if not 0 <= label < num_classes:
-        raise ValueError(f"{name}: got label {label}; need 0 to {num_classes - 1}")
-    try:
-        about = json.loads(sample["json"])
-        path, num_frames, fps = about["path"], int(about["num_frames"]), float(about["fps"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}.json is damaged ({error!r})") from error
-    if num_frames < 0 or not 0 <= fps < np.inf:
-        raise ValueError(
-            f"{name}.json: got num_frames {num_frames}, fps {fps}; need 0 or more, and a finite fps"
-        )
-    return VideoBytes(
-        f"{tar_name(url)}/{name} ({path})", sample[suffixes[0]], label, num_frames, fps
-    )
+        pool.terminate()  # without waiting for the thread, which may wait for a network

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 
 from videoattn.data.lists import Samples
-from videoattn.data.shards import key
 from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE, import_webdataset
 from videoattn.files import output_folder, require_empty, write_text, write_whole
 
@@ -128,7 +127,7 @@ def _write(samples: Samples, shard: Shard, stream: Any) -> None:
             except OSError as error:  # here it would read as an error of writing the shard
                 raise ValueError(f"{path} cannot be read: {error.strerror}") from error
             suffix = path.suffix.lower().removeprefix(".")
-            writer.write({"__key__": key(number), suffix: video, **_texts(samples, index)})
+            writer.write({"__key__": f"{number:08d}", suffix: video, **_texts(samples, index)})
     if stream.tell() != shard.num_bytes:
         raise ValueError(f"a video of {shard.name} changed while it was written; start again")
 

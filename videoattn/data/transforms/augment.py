@@ -1,21 +1,19 @@
 """Augments training clips in uint8, with the same random values for all frames of a clip.
 
-All randomness comes from the sample's generator. Mirroring can change a label and is in mirror.py.
-Mixup and cutmix combine clips of a batch and belong to training.
+All randomness comes from the sample's generator, except for mixup and cutmix, which combine the
+clips of a batch. Mirroring can change a label and is in mirror.py.
 """
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from videoattn.data.transforms import Box, Crops, check_fits, place, source_size
+from videoattn.data.transforms import Box, CropBox, Crops, check_fits, place, source_size
 
 GRAY = 128
 """Fills pixels outside of the image."""
@@ -23,51 +21,17 @@ GRAY = 128
 QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
 """TSN's 13 positions, in quarters of the free space in y and x: corners, edges, center, between."""
 
-
-@dataclass(frozen=True)
-class AreaCrop:
-    """Draws a box of random area, shape and position (Szegedy et al., CVPR 2015).
-
-    Attributes:
-        crop: Height and width after the resize.
-        area: Range of the box's fraction of the frame's area.
-        aspect_ratio: Range of width over height, drawn log-uniformly.
-    """
-
-    crop: tuple[int, int]
-    area: tuple[float, float] = (0.25, 1.0)
-    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area: got {self.area}; need 0 < low <= high <= 1")
-        if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
-            raise ValueError(f"aspect_ratio: got {self.aspect_ratio}; need 0 < low <= high")
-
-    def __call__(self, height: int, width: int, generator: torch.Generator) -> Box:
-        low, high = self.aspect_ratio
-        for _ in range(10):
-            fraction, ratio, y, x = torch.rand(4, generator=generator).tolist()
-            area = height * width * (self.area[0] + fraction * (self.area[1] - self.area[0]))
-            aspect = math.exp(math.log(low) + ratio * (math.log(high) - math.log(low)))
-            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < h <= height and 0 < w <= width:
-                return place(height, width, h, w, (y, x))
-        # No draw fits a very wide or tall frame: use the largest centered box of an allowed ratio.
-        aspect = min(max(width / height, low), high)
-        h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
-        return place(height, width, max(h, 1), max(w, 1), (0.5, 0.5))
+_global_state = threading.Lock()
 
 
 @dataclass(frozen=True)
-class ShortSideCrop:
+class ShortSideCrop(CropBox):
     """Draws a box with scale jitter (Simonyan and Zisserman, ICLR 2015).
 
     The frame's short side is resized to a random number of pixels in `short_side`, both ends
     included, and the crop is at a random position.
     """
 
-    crop: tuple[int, int]
     short_side: tuple[int, int] = (256, 320)
 
     def __post_init__(self) -> None:
@@ -84,7 +48,7 @@ class ShortSideCrop:
 
 
 @dataclass(frozen=True)
-class MultiScaleCrop:
+class MultiScaleCrop(CropBox):
     """Draws a box at a corner, with scale jitter (Wang et al., TSN, ECCV 2016).
 
     The largest box with the crop's shape is scaled in height and width by two factors of `scales`,
@@ -92,7 +56,6 @@ class MultiScaleCrop:
     and all positions are equally likely.
     """
 
-    crop: tuple[int, int]
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
 
     def __post_init__(self) -> None:
@@ -117,10 +80,6 @@ class MultiScaleCrop:
                 Box(y * y_step, x * x_step, y * y_step + h, x * x_step + w) for y, x in QUARTERS
             ]
         return boxes
-
-
-CropBox = AreaCrop | ShortSideCrop | MultiScaleCrop
-"""Draws a random box, which is then resized to `crop`: (height, width) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -170,26 +129,6 @@ class ColorAugment:
         return clips
 
 
-class TrainTransform:
-    """Crops a random box, resizes it and changes its colors, with new random values per clip."""
-
-    random = True
-    mirrors = False
-
-    def __init__(self, box: CropBox, looks: ColorAugment | None = None) -> None:
-        self.box = box
-        self.looks = looks or ColorAugment()
-
-    def boxes(self, height: int, width: int, generator: torch.Generator) -> list[Box]:
-        return [self.box(height, width, generator)]
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        return self.box.crop
-
-    def finish(self, crops: Crops, generator: torch.Generator) -> Crops:
-        return self.looks(crops, generator)
-
-
 def jitter_colors(clips: Crops, strength: float, generator: torch.Generator) -> Crops:
     """Changes brightness, contrast, saturation and hue equally in all frames."""
     *factors, turn = (torch.rand(4, generator=generator) * 2 - 1).mul_(strength).tolist()
@@ -207,8 +146,11 @@ def rand_augment(clips: Crops, num_ops: int, magnitude: int, generator: torch.Ge
     augment = v2.RandAugment(
         num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY
     )
-    with _as_global_generator(generator):
+    # torchvision draws from torch's global generator, which all threads share.
+    with _global_state, torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
         out: Tensor = augment(clips)
+        generator.set_state(torch.get_rng_state())
     return out
 
 
@@ -226,6 +168,62 @@ def erase_box(clips: Crops, generator: torch.Generator) -> Crops:
     return clips
 
 
+class Mix:
+    """Applies mixup or cutmix, each to a fraction of the batches.
+
+    Mixup: Zhang et al., ICLR 2018, with Beta(0.8, 0.8). Cutmix: Yun et al., ICCV 2019.
+
+    Calling it with a video (N, C, T, H, W) and its target, labels (N,) or shares of the classes
+    (N, K), returns the mixed video and the shares (N, K). Draws from torch's global generator.
+
+    Args:
+        mixup, cutmix: Fractions of the batches; at most 1 together.
+        num_clips: Clips per video, which are next to each other in a batch. Clips of one video are
+            not mixed with each other.
+
+    Raises:
+        ValueError: If a fraction is negative, or their sum is more than 1.
+    """
+
+    def __init__(
+        self, num_classes: int, *, mixup: float = 0.0, cutmix: float = 0.0, num_clips: int = 1
+    ) -> None:
+        if min(mixup, cutmix) < 0 or mixup + cutmix > 1:
+            raise ValueError(
+                f"mixup={mixup} and cutmix={cutmix} are fractions of the batches; need 0 or more "
+                "each, and at most 1 together"
+            )
+        self.num_classes = num_classes
+        self.num_clips = num_clips
+        self.fractions = (mixup, cutmix)
+        self._mixes: list[nn.Module] = []
+        if any(self.fractions):
+            self._mixes = [
+                _v2().MixUp(alpha=0.8, num_classes=num_classes),
+                _v2().CutMix(num_classes=num_classes),
+            ]
+
+    def __call__(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = float(torch.rand(()))
+        if drawn >= sum(self.fractions):
+            if target.ndim == 1:
+                target = nn.functional.one_hot(target, self.num_classes)
+            return video, target.float()
+        from torchvision import tv_tensors
+
+        mix = self._mixes[drawn >= self.fractions[0]]
+        # torchvision takes five axes for a video; it crops the last two in any case. It mixes
+        # neighbors, so clips of one video are moved apart first.
+        order = torch.arange(len(video)).view(-1, self.num_clips).T.flatten()
+        if self.num_clips > 1:
+            video, target = video[order], target[order]
+        mixed, target = mix(tv_tensors.Video(video), target)
+        mixed = mixed.as_subclass(Tensor)
+        if self.num_clips > 1:
+            mixed, target = mixed[order.argsort()], target[order.argsort()]
+        return mixed, target
+
+
 def chance(probability: float, generator: torch.Generator) -> bool:
     """Draws True with the given probability. Probability 0 consumes no random numbers."""
     return bool(probability) and float(torch.rand(1, generator=generator)) < probability
@@ -236,19 +234,3 @@ def _v2() -> ModuleType:
 
     module: ModuleType = v2
     return module
-
-
-_global_state = threading.Lock()  # all threads share torch's generator
-
-
-@contextmanager
-def _as_global_generator(generator: torch.Generator) -> Iterator[None]:
-    """Uses `generator` as torch's global generator, from which torchvision always draws."""
-    with _global_state:
-        outside = torch.get_rng_state()
-        torch.set_rng_state(generator.get_state())
-        try:
-            yield
-        finally:
-            generator.set_state(torch.get_rng_state())
-            torch.set_rng_state(outside)

@@ -48,9 +48,10 @@ class Mirror:
         unpaired = direction_pairs(class_names, without=flip_labels)
         if unpaired and probability:
             a, b = unpaired[0]
+            count = f"{len(unpaired)} such pairs" if len(unpaired) > 1 else "the only such pair"
             raise ValueError(
-                f"flip: a mirrored clip of {a!r} is one of {b!r} ({_count(unpaired)}); set flip to "
-                f"false, or flip_labels to the pairs: {{{a}: {b}, ...}}"
+                f"flip: a mirrored clip of {a!r} is one of {b!r} ({count}); set flip to false, or "
+                f"flip_labels to the pairs: {{{a}: {b}, ...}}"
             )
 
     def draw(self, generator: torch.Generator) -> bool:
@@ -112,7 +113,3 @@ def _mirrored_labels(
         a, b = (label_of[name] for name in pair)
         labels[a], labels[b] = b, a
     return labels
-
-
-def _count(pairs: Sequence[Pair]) -> str:
-    return f"{len(pairs)} such pairs" if len(pairs) > 1 else "the only such pair"

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from videoattn.attention.maps import Factors, GateMap, PairwiseMap
 from videoattn.attention.record import MOST_ENTRIES
-from videoattn.explain.choose import Summary, summarize
-from videoattn.explain.geometry import gate_weights
+from videoattn.explain.choose import Summary
+from videoattn.explain.render import gate_weights
 
-LIMITS = {"qk32": 0.0, "qk16": 2e-3, "qk8": 2e-2}
+LIMITS = {"qk16": 2e-3, "qk8": 2e-2}
 """The largest distance of rows that each form of a product may have."""
+KINDS = {"qk8": "|i1", "qk16": "<f2", "qk32": "<f4"}
 NUM_SAMPLED = 64
 MOST_WEIGHTINGS = 32
 
@@ -42,45 +43,31 @@ class Encoder:
     """
 
     def __init__(self, found: PairwiseMap, *, compact: bool = False, mean: bool = False) -> None:
-        self.found = found
+        self.found, self.factors = found, None if mean else found.factors
         self.compact = compact
         self.mean = mean
+        by_head = found.rows if found.factors is None else found.factors.q
+        self.num_heads = 1 if mean else by_head.shape[1]
+        self.num_queries = prod(found.grid_q) + len(found.special)
+        # Keys without a position. Stored rows contain the sum of their weights.
+        if found.factors is None:
+            self.extra = int(found.elsewhere is not None)
+        else:
+            self.extra = found.factors.k.shape[2] - prod(found.grid_k)
         self.form = self._choose()
-
-    @property
-    def num_heads(self) -> int:
-        if self.mean:
-            return 1
-        factors = self.found.factors
-        return self.found.rows.shape[1] if factors is None else factors.q.shape[1]
-
-    @property
-    def num_queries(self) -> int:
-        return prod(self.found.grid_q) + len(self.found.special)
-
-    @property
-    def extra(self) -> int:
-        """The number of keys without a position. Stored rows contain the sum of their weights."""
-        if self.found.factors is not None:
-            return self.found.factors.k.shape[2] - prod(self.found.grid_k)
-        return int(self.found.elsewhere is not None)
-
-    @property
-    def num_bytes(self) -> int:
-        return self._size(self.form)
+        self.num_bytes = self._size(self.form)
 
     def meta(self, summary: Summary) -> dict[str, Any]:
         """Returns the facts with which the page decodes the bytes."""
-        factors = self.found.factors
         known: dict[str, Any] = {"form": self.form, "heads": self.num_heads, "extra": self.extra}
         known |= {"special": list(self.found.special), "normalized": self.found.normalized}
         known |= {"grid_q": list(self.found.grid_q), "grid_k": list(self.found.grid_k)}
         known |= {"kind": self.found.kind, "top": summary.top}
         known["sink"] = float(summary.strongest.max())
         if self.form.startswith("qk"):
-            assert factors is not None
-            scale = factors.scale * _unit(factors.q) * _unit(factors.k)
-            known |= {"width": factors.q.shape[3], "rule": factors.rule, "scale": scale}
+            assert self.factors is not None
+            q, k, rule, scale = self.factors
+            known |= {"width": q.shape[3], "rule": rule, "scale": scale * _unit(q) * _unit(k)}
         return known
 
     def encode(self, summary: Summary) -> bytes:
@@ -88,27 +75,24 @@ class Encoder:
         parts = [_bytes(summary.received, "<f4"), _bytes(summary.strongest, "<f4")]
         if self.form.startswith("rows"):
             return b"".join([*parts, *self._rows()])
-        assert self.found.factors is not None
-        tokens = [_quantized(x, self.form) for x in (self.found.factors.q, self.found.factors.k)]
-        if self.found.factors.rule == "softmax":
-            parts.append(_bytes(_log_sums(self._restored()), "<f4"))
-        return b"".join([*parts, *(s for _, s in tokens), *(t for t, _ in tokens)])
+        assert self.factors is not None
+        tokens = [_quantized(x, self.form) for x in (self.factors.q, self.factors.k)]
+        if self.factors.rule == "softmax":
+            parts.append(_bytes(_log_sums(self._restored(self.form)), "<f4"))
+        parts += [_bytes(scale, "<f4") for _, scale in tokens if scale is not None]
+        return b"".join([*parts, *(_bytes(x, KINDS[self.form]) for x, _ in tokens)])
 
     def _choose(self) -> str:
-        factors = self.found.factors
         signed = not self.found.normalized and any((r < 0).any() for r, _ in self._pieces())
         rows = "rows16" if signed else "rows8"
-        if factors is None or self.mean:
+        if self.factors is None:
             return rows
-        best = "qk8" if self.compact else "qk16"
-        products = [best, "qk16", "qk32"]
-        form = next(form for form in products if self._fits(form))
-        return min((form, rows), key=self._size)
+        products = ["qk8" if self.compact else "qk16", "qk16", "qk32"]
+        return min((next(filter(self._fits, products)), rows), key=self._size)
 
     def _size(self, form: str) -> int:
-        found, factors = self.found, self.found.factors
-        rows = self.num_heads * self.num_queries
-        keys = prod(found.grid_k)
+        factors, rows = self.factors, self.num_heads * self.num_queries
+        keys = prod(self.found.grid_k)
         size = 8 * keys
         if form.startswith("rows"):
             return size + 4 * rows * (2 if self.extra else 1) + rows * keys * int(form[4:]) // 8
@@ -122,19 +106,19 @@ class Encoder:
         """Returns whether rows of the stored factors are within the limit of the form."""
         if form == "qk32":
             return True
-        factors = self.found.factors
-        assert factors is not None
-        count = min(NUM_SAMPLED, factors.q.shape[2])
-        sampled = torch.linspace(0, factors.q.shape[2] - 1, count).round().long()
-        exact, stored = factors.rows(sampled), self._restored(form).rows(sampled)
+        assert self.factors is not None
+        num_queries = self.factors.q.shape[2]
+        sampled = torch.linspace(0, num_queries - 1, min(NUM_SAMPLED, num_queries)).round().long()
+        exact, stored = self.factors.rows(sampled), self._restored(form).rows(sampled)
         return float(distances(exact, stored).max()) <= LIMITS[form]
 
-    def _restored(self, form: str | None = None) -> Factors:
+    def _restored(self, form: str) -> Factors:
         """Returns the factors as the page decodes them."""
-        assert self.found.factors is not None
-        q, k, rule, scale = self.found.factors
-        parts = [_restored(x, form or self.form) for x in (q, k)]
-        return Factors(parts[0], parts[1], rule, scale * _unit(q) * _unit(k))
+        assert self.factors is not None
+        q, k, rule, scale = self.factors
+        stored = [_quantized(x, form) for x in (q, k)]
+        q_back, k_back = (x.float() if s is None else x * s for x, s in stored)
+        return Factors(q_back, k_back, rule, scale * _unit(q) * _unit(k))
 
     def _pieces(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yields rows (h, Q, P) and their weight elsewhere (h, Q), for some queries at a time."""
@@ -175,9 +159,6 @@ def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str,
 
     Args:
         input_size: (height, width) of the network's input; boxes become fractions of it.
-
-    Raises:
-        ValueError: If weights are not finite or have a wrong shape.
     """
     weights = gate_weights(found, 0)
     known: dict[str, Any] = {"kind": found.kind, "grid_q": None, "normalized": found.normalized}
@@ -201,55 +182,29 @@ def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str,
     return known, _bytes(shaped / known["peak"], "<f4" if found.kind == "box" else "<f2")
 
 
-def summary_of(found: PairwiseMap) -> Summary:
-    """Returns the summary of a map.
-
-    Raises:
-        ValueError: If weights are not finite.
-    """
-    summary = summarize(found)
-    parts = (summary.received, torch.tensor(summary.top))
-    if not all(bool(torch.isfinite(x).all()) for x in parts):
-        raise ValueError("some weights are not finite")
-    return summary
-
-
 def _unit(x: Tensor) -> float:
     """Returns a power of two that scales a tensor into the range of float16."""
     most = float(x.abs().max())
     return 2.0 ** ceil(np.log2(most)) / 1024 if most > 0 else 1.0
 
 
-def _quantized(x: Float[Tensor, "N h P D"], form: str) -> tuple[bytes, bytes]:
-    """Returns tokens, and their scales if the form has them."""
-    x = x[0].float() / _unit(x)
-    if form != "qk8":
-        return _bytes(x, "<f2" if form == "qk16" else "<f4"), b""
-    scale = _token_scale(x)
-    return _bytes((x / scale).round(), "|i1"), _bytes(scale, "<f4")
-
-
-def _restored(x: Float[Tensor, "N h P D"], form: str) -> Float[Tensor, "N h P D"]:
+def _quantized(x: Float[Tensor, "N h P D"], form: str) -> tuple[Tensor, Tensor | None]:
+    """Returns tokens as the file stores them, and the scale of each token if the form has them."""
     x = x.float() / _unit(x)
     if form == "qk8":
-        scale = _token_scale(x)
-        return (x / scale).round() * scale
-    return x.half().float() if form == "qk16" else x
-
-
-def _token_scale(x: Tensor) -> Tensor:
-    return x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+        scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+        return (x / scale).round(), scale
+    return x.half() if form == "qk16" else x, None
 
 
 def _log_sums(factors: Factors) -> Float[Tensor, "h Q"]:
     """Returns the logarithm of the sum of each row's exponentials."""
-    num_queries, num_keys = factors.q.shape[2], factors.k.shape[2]
-    step = max(MOST_ENTRIES // (num_keys * factors.q.shape[1]), 1)
+    step = max(MOST_ENTRIES // (factors.k.shape[2] * factors.q.shape[1]), 1)
     sums = [
         (q @ factors.k[0].transpose(1, 2) * factors.scale).logsumexp(-1)
         for q in factors.q[0].split(step, dim=1)
     ]
-    return torch.cat(sums, dim=1) if num_queries else factors.q.new_zeros(factors.q.shape[1], 0)
+    return torch.cat(sums, dim=1)
 
 
 def _bytes(x: Tensor, kind: str) -> bytes:

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,12 @@ from videoattn._version import __version__
 from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import render
-from videoattn.explain.explorer.encode import Encoder, encode_field, summary_of
+from videoattn.explain.choose import summarize
+from videoattn.explain.explorer.encode import Encoder, encode_field
 from videoattn.explain.gates import describe_gate, gate_noun
+from videoattn.explain.pairwise import SINK
+from videoattn.explain.render import grid_note
 from videoattn.explain.sheet import label_frames
-from videoattn.explain.words import SINK, grid_note
 from videoattn.files import write_whole
 from videoattn.types import Frames, Grid
 
@@ -253,16 +255,21 @@ def _write_pairwise(
             if not one.is_whole:
                 size = f"{math.prod(one.grid_q):,} x {math.prod(one.grid_k):,}"
                 raise ValueError(f"all rows of a {size} map are too many")
-            summary = summary_of(one)
-            chosen = next((e for e in _encoders(one, budget.compact) if e.num_bytes <= room), None)
+            summary = summarize(one)
+            if not (summary.received.isfinite().all() and math.isfinite(summary.top)):
+                raise ValueError("some weights are not finite")
+            encoders = [Encoder(one, compact=budget.compact)]
+            if encoders[0].num_heads > 1:
+                encoders.append(Encoder(one, compact=budget.compact, mean=True))
+            chosen = next((e for e in encoders if e.num_bytes <= room), None)
             if chosen is None:
-                smallest = min(e.num_bytes for e in _encoders(one, budget.compact)) / MEGABYTE
+                smallest = min(e.num_bytes for e in encoders) / MEGABYTE
                 raise ValueError(f"needs {smallest:.1f} MB of a budget that is used up")
         except ValueError as error:
             missing.append(f"{name}: {error}")
             continue
         known = chosen.meta(summary) | {"name": name, "head_word": "head", "head_words": "heads"}
-        known["note"] = grid_note(one.grid_k, grid)
+        known["note"] = grid_note(one.grid_k, grid, one.grid_q)
         if chosen.mean:
             missing.append(f"{name}: its heads one by one; the file has their mean")
         data = chosen.encode(summary)
@@ -272,20 +279,15 @@ def _write_pairwise(
     return written, missing
 
 
-def _encoders(found: PairwiseMap, compact: bool) -> list[Encoder]:
-    whole = Encoder(found, compact=compact)
-    return [whole, Encoder(found, compact=compact, mean=True)] if whole.num_heads > 1 else [whole]
-
-
 def by_importance(names: list[str], layer: str) -> list[str]:
     """Sorts names of blocks: names that start with `layer`, the last block of each stage, then the
     others. In each group, deeper blocks come first."""
     last = {stage_of(name): name for name in names}
-    named: Callable[[str], bool] = lambda name: bool(layer) and name.startswith(layer)  # noqa: E731
-    key = {
-        name: (not named(name), last[stage_of(name)] != name, -i) for i, name in enumerate(names)
-    }
-    return sorted(names, key=key.__getitem__)
+    deepest_first = names[::-1]
+    return sorted(
+        deepest_first,
+        key=lambda name: (not layer or not name.startswith(layer), last[stage_of(name)] != name),
+    )
 
 
 def stage_of(block: str) -> str:

@@ -63,9 +63,10 @@ function paint() {
     const amount = amounts?.[frame], [bar, text] = tile.lastElementChild.children;
     tile.setAttribute("aria-current", frame === state.frame);
     tile.tabIndex = frame === state.frame ? 0 : -1;
-    tile.setAttribute("aria-label", `${clip.labels[frame][2]}${amount ? `: ${amount.text}` : ""}`);
+    const shown = views.map(({ amounts: each }) => each?.[frame]?.text).filter(Boolean).join(" | ");
+    tile.setAttribute("aria-label", `${clip.labels[frame][2]}${shown && `: ${shown}`}`);
     bar.style.width = `${(60 * Math.abs(amount?.value ?? 0)) / most}%`;
-    text.textContent = amount?.text ?? "";
+    text.textContent = shown;
     const { top, bottom } = places[frame];
     if (bottom < Math.max(seen.top, 0) || top > Math.min(seen.bottom, innerHeight)) return; // painted when scrolled to
     tile.querySelectorAll("canvas").forEach((canvas, i) => {

@@ -44,8 +44,8 @@ class Attends(Protocol):
 
 @runtime_checkable
 class Windowed(Protocol):
-    """A layer of several heads: its rows, the values (N, h, P, E) of its positions, and what follows
-    with its responses (N, C, T, H, W)."""
+    """A layer of several heads: the values (N, h, P, E) of its positions, its rows, and the output
+    for responses (N, C, T, H, W)."""
 
     def values(self, x: Tensor) -> Tensor: ...
 

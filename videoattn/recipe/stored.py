@@ -1,13 +1,26 @@
-"""Limits of a config that is stored in a run folder or a checkpoint, perhaps somebody else's.
+"""Configs that are stored in run folders and checkpoints: of earlier versions, or somebody else's.
 
-Except for `check_lists`, they do not apply to recipes, nor to values that the user types.
+Except for `check_lists`, the limits do not apply to recipes, nor to values that the user types.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 from videoattn.recipe.config import Config
+
+Values = Mapping[str, Any]
+
+_RENAMED = {"data": {"ucf101_split": "official_split"}}
+"""Keys that had other names in earlier versions: section -> old -> new."""
+
+_EARLIER: dict[str, dict[str, Any]] = {"clip": {"square_pixels": False}, "model": {"edition": 1}}
+"""Settings that configs of earlier versions lack, with the values that those versions used."""
+_STORED = {
+    "model": {"name", "options", "weights", "attention"},
+    "train": {"num_epochs", "clip_norm", "label_smoothing", "precision", "auxiliary_weights"},
+}
+"""Keys that the config.yaml of a run has in every version, and that no recipe lists together."""
 
 MAX_SETTINGS = 10_000
 """Most values in the config, all nested ones together."""
@@ -68,7 +81,7 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
             )
     clip, test = config.clip, config.test
     views = test.num_clips * max(test.num_crops, 1) * (2 if test.twice_sample else 1)
-    size = prod((clip.num_frames, test.height or clip.height, test.width or clip.width))
+    size = prod((clip.num_frames, *config.test_size))
     products = {
         "test.num_clips": ("views of a video (test.num_clips times test.num_crops)", views),
         "test.batch_size": ("views in a batch (test.batch_size)", test.batch_size),
@@ -103,3 +116,37 @@ def check_lists(values: Any, source: str, key: str = "") -> None:
                 check_lists(value, source, f"{key}.{name}" if key else str(name))
     elif isinstance(values, list) and any(isinstance(item, list | Mapping) for item in values):
         raise ValueError(f"{source}: {key}: got {values}; need a list of single values")
+
+
+def is_stored(values: object) -> TypeGuard[Values]:
+    """Returns whether a config is that of a run, with every setting of its version."""
+    if not isinstance(values, Mapping) or "seed" not in values:
+        return False
+    parts = {name: values.get(name) for name in _STORED}
+    return all(
+        isinstance(part, Mapping) and _STORED[name] <= set(part) for name, part in parts.items()
+    )
+
+
+def renamed(values: Values, notes: list[str]) -> dict[str, Any]:
+    """Replaces key names of earlier versions with the current ones."""
+    current = dict(values)
+    for section, names in _RENAMED.items():
+        if isinstance(part := values.get(section), Mapping):
+            current[section] = {names.get(key, key): value for key, value in part.items()}
+            notes += [
+                f"{section}.{old} is now called {section}.{new}"
+                for old, new in names.items()
+                if old in part
+            ]
+    return current
+
+
+def with_earlier(values: Values) -> dict[str, Any]:
+    """Returns a stored config, completed with settings that its version used but did not store."""
+    filled = dict(values)
+    for section, keys in _EARLIER.items():
+        part = values.get(section, {})
+        if isinstance(part, Mapping):
+            filled[section] = {**keys, **part}
+    return filled

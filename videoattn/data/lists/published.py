@@ -1,0 +1,232 @@
+"""Reads Kinetics, Charades, Something-Something and Jester as they are published."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videoattn.data.lists.files import ListError, existing_root, first_file, first_folder, read_text
+from videoattn.data.lists.folders import read_class_list, read_numbered_classes
+from videoattn.data.lists.plain import Lines, split_last, to_integer
+from videoattn.data.lists.samples import LabelSets, Listed, Missing, Samples, find_videos
+
+_KINETICS = ("label", "youtube_id", "time_start", "time_end", "split")
+_CHARADES = ("", "Charades/", "annotations/")
+
+
+def read_kinetics(
+    root: str | Path,
+    split: str = "train",
+    *,
+    class_names: Sequence[str] | None = None,
+    missing: Missing = "raise",
+) -> Samples:
+    """Finds clips named `{youtube_id}_{time_start:06d}_{time_end:06d}`, with any extension.
+
+    The csv is `split.csv` in the root or in `annotations/`. The clips are in `split/`, in
+    `videos_split/`, or anywhere in the root, with or without class folders. Labels come from the
+    csv; the names of class folders do not matter.
+
+    Args:
+        class_names: Class names in the order of their labels. Default: the labels of the csv,
+            sorted.
+
+    Raises:
+        ValueError: If anything is missing, malformed, repeated or unknown.
+    """
+    root = existing_root(root)
+    file = kinetics_csv(root, split)
+    listed = read_kinetics_csv(file, class_names)
+    folder = first_folder(root, (file.stem, f"videos_{file.stem}"))
+    return find_videos(root, folder, listed, match="name", missing=missing)
+
+
+def kinetics_csv(root: Path, split: str) -> Path:
+    """Returns the list of a split of Kinetics."""
+    file = split if split.endswith(".csv") else f"{split}.csv"
+    return first_file(root, (file, f"annotations/{file}"), f"the Kinetics list of {split!r}")
+
+
+def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> Listed:
+    """Returns the clips' names, without extension, and their labels."""
+    header, lines, rows = _read_csv(path, _KINETICS)
+    expected = f"{','.join(header)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'"
+    return lines.listed(lines.require(list(map(_kinetics_clip, rows)), expected), class_names)
+
+
+def _kinetics_clip(cells: Sequence[str] | None) -> tuple[str, str] | None:
+    """Returns the clip's name and class, or None for a malformed row."""
+    label, video, first, last, _ = cells or [""] * 5
+    start, end = to_integer(first), to_integer(last)
+    if start is None or end is None or not 0 <= start < end < 10**6 or not (label and video):
+        return None
+    return f"{video}_{start:06d}_{end:06d}", label
+
+
+def read_charades(root: str | Path, split: str = "train", *, missing: Missing = "raise") -> Samples:
+    """Reads Charades: `Charades_v1_split.csv`, and videos such as `46GP8.mp4`.
+
+    A video has the labels of all its actions; the times of the actions are not used. The lists and
+    `Charades_v1_classes.txt` are in the root, `Charades/` or `annotations/`. The videos are in
+    `videos/`, `Charades_v1_480/`, `Charades_v1/` or anywhere in the root, with any extension.
+
+    Raises:
+        ValueError: If anything is missing, malformed, repeated or out of range.
+    """
+    root = existing_root(root)
+    name = split if split.endswith(".csv") else f"Charades_v1_{split}.csv"
+    file = first_file(root, [f + name for f in _CHARADES], f"the Charades list of {split!r}")
+    classes = [f + "Charades_v1_classes.txt" for f in _CHARADES]
+    class_names = read_numbered_classes(
+        first_file(root, classes, "the Charades class list"), "c{:03d} Name of the class".format
+    )
+    folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
+    _, lines, rows = _read_csv(file, ("id", "actions"))
+    expected = "an id and actions, as in 'c092 11.90 21.20;c147 0.00 12.60'"
+    parsed = lines.require(list(map(_charades_labels, rows)), expected)
+    labels = [sorted(set(found)) for _, found in parsed]
+    lines.check_labels([max(found, default=0) for found in labels], len(class_names))
+    names = [name for name, _ in parsed]
+    lines.check_no_repeats(names)
+    listed = Listed(names, LabelSets.of(labels), class_names)
+    return find_videos(root, folder, listed, match="name", missing=missing)
+
+
+def _charades_labels(cells: Sequence[str] | None) -> tuple[str, list[int]] | None:
+    """Returns the id and the labels of a row, or None if it is malformed."""
+    name, actions = cells or ("", "")
+    labels = []
+    for action in filter(None, actions.split(";")):
+        number = to_integer(action.split(" ")[0].removeprefix("c"))
+        if not action.startswith("c") or number is None or number < 0:
+            return None
+        labels.append(number)
+    return (name, labels) if name else None
+
+
+def read_something(
+    root: str | Path, split: str = "train", *, missing: Missing = "raise"
+) -> Samples:
+    """Reads Something-Something v2: `split.json`, `labels.json`, and videos such as `78687.webm`.
+
+    The lists may be called `something-something-v2-split.json`, and are in the root, `labels/` or
+    `annotations/`. The videos are in `20bn-something-something-v2/`, `videos/` or anywhere in the
+    root, with any extension.
+
+    Raises:
+        ValueError: If anything is missing, malformed, repeated or unknown.
+    """
+    root = existing_root(root)
+    class_names = _something_classes(_list_file(root, "something-something-v2", "labels", "json"))
+    path = _list_file(root, "something-something-v2", split, "json")
+    folder = first_folder(root, ("20bn-something-something-v2", "videos"))
+    content = _read_json(path)
+    if not isinstance(content, list) or not content:
+        raise ListError(
+            f"{path}: expected a list of entries with 'id' and 'template'; "
+            "choose the layout of this file's dataset"
+        )
+    lines = Lines(path, list(range(1, len(content) + 1)), content, "entry")
+    rows = lines.require(list(map(_something_entry, content)), "an 'id' and a 'template'")
+    return find_videos(root, folder, lines.listed(rows, class_names), match="name", missing=missing)
+
+
+def _something_classes(path: Path) -> tuple[str, ...]:
+    """Returns the class names by number, from {"Burying something in something": "4", ...}."""
+    content = _read_json(path)
+    expected = 'a class name and its number each, as in {"Burying something in something": "4"}'
+    if not isinstance(content, dict) or not content:
+        raise ListError(f"{path}: expected {expected}")
+    by_number = {str(number): name for name, number in content.items()}
+    names = [by_number.get(str(i)) for i in range(len(content))]
+    if None in names:
+        raise ListError(
+            f"{path}: number {names.index(None)} is missing among {len(content)} classes; "
+            f"expected {expected}, from 0 on"
+        )
+    return tuple(str(name) for name in names)
+
+
+def _something_entry(entry: object) -> tuple[str, str] | None:
+    """Returns the id and the class name of {"id": "78687", "template": "Holding [something]"}."""
+    if not isinstance(entry, dict):
+        return None
+    name, template = (str(entry.get(key) or "") for key in ("id", "template"))
+    return (name, template.replace("[", "").replace("]", "")) if name and template else None
+
+
+def read_jester(root: str | Path, split: str = "train", *, missing: Missing = "raise") -> Samples:
+    """Reads Jester: `jester-v1-split.csv`, `jester-v1-labels.csv`, and frames `ID/00001.jpg`.
+
+    The lists may be called `split.csv` and `labels.csv`, and are in the root, `labels/` or
+    `annotations/`. The folders of frames are in `20bn-jester-v1/`, `rawframes/` or the root.
+
+    Raises:
+        ValueError: If anything is missing, malformed, repeated or unknown.
+    """
+    root = existing_root(root)
+    class_names = read_class_list(_list_file(root, "jester-v1", "labels", "csv"))
+    lines = Lines.read(_list_file(root, "jester-v1", split, "csv"))
+    lines.check_not_empty("'id;class name'")
+    pairs = [split_last(line, ";") for line in lines.text]
+    rows = lines.require(
+        [pair if pair and all(pair) else None for pair in pairs],
+        "'id;class name', e.g. '34870;Drumming Fingers'",
+    )
+    return find_videos(
+        root,
+        first_folder(root, ("20bn-jester-v1", "rawframes")),
+        lines.listed(rows, class_names),
+        match="path",
+        missing=missing,
+        frame_template="{:05d}.jpg",
+    )
+
+
+def _list_file(root: Path, prefix: str, split: str, suffix: str) -> Path:
+    names = [f"{split}.{suffix}", f"{prefix}-{split}.{suffix}"]
+    tried = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in names]
+    return first_file(root, tried, f"the list {split!r}")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ListError(f"{path} is not valid JSON: {error}") from error
+
+
+def _read_csv(
+    path: Path, columns: Sequence[str]
+) -> tuple[list[str], Lines, list[list[str] | None]]:
+    """Returns the header of a csv file, its rows for error messages, and the cells in the columns.
+
+    A row with too many or too few cells is None.
+
+    Raises:
+        ListError: If it is not a csv file, or lacks any of the columns.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    lines, rows = Lines(path, [], []), []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for row in reader:
+            if len(row) > 1 or "".join(row).strip():
+                lines.numbers.append(reader.line_num)
+                lines.text.append(",".join(row))
+                rows.append(row)
+    except csv.Error as error:
+        raise ListError(f"{path} line {reader.line_num}: not a csv file ({error})") from error
+    if not any(header):
+        raise ListError(f"{path}: the csv is empty; expected the columns {','.join(columns)}")
+    if not set(columns) <= set(header):
+        raise ListError(
+            f"{path} line 1: got {','.join(header)!r}; expected the columns {','.join(columns)}: "
+            "choose the layout of this list's dataset"
+        )
+    lines.check_not_empty(f"'{','.join(header)}'")
+    wanted = [header.index(name) for name in columns]
+    cells = [[row[k].strip() for k in wanted] if len(row) == len(header) else None for row in rows]
+    return header, lines, cells
