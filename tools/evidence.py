@@ -17,7 +17,7 @@ from videoattn.recipe.console import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs/evidence.md"
 FOLDER = PAGE.with_suffix("")
-TABLE = re.compile(r"(<!-- table: (\w+) ([\w, ]+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 """A table of the page: its kind and the names of its records, or the name of its task."""
 
 Record = Mapping[str, Any]
@@ -94,7 +94,7 @@ def filled(page: str, folder: Path = FOLDER) -> str:
         start, kind, names, end = found.groups()
         chosen = [row for row in records.values() if row.get("task") == names]
         chosen = chosen or [records[name] for name in names.split(", ")]
-        return start + TABLES[kind](chosen) + end
+        return f"{start}\n{TABLES[kind](chosen)}\n{end}"
 
     return TABLE.sub(table, page)
 

@@ -163,7 +163,6 @@ def _take(cell: Cell, folder: Path, others: Sequence[Path]) -> None:
 
 
 def _check(cells: Sequence[Cell], device: str) -> None:
-    """Builds the network and reads the lists of each row, before anything is trained."""
     rows = {(cell.table, cell.row): cell for cell in cells if read_result(cell.folder) is None}
     wrong = []
     with init_parallel(device) as parallel:
@@ -198,7 +197,6 @@ def _run_all(
 
 
 def _run(cell: Cell, device: str) -> None:
-    """Trains and tests a run, or continues it, and writes its result."""
     folder, resume = cell.folder, (cell.folder / LAST).exists()
     train(
         cell.recipe,

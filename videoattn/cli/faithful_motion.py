@@ -60,7 +60,6 @@ def score_known_motion(chosen: Chosen) -> None:
 
 
 def _cell(rows: list[dict[str, float]], score: str) -> str:
-    """Returns a mean with its interval, and the mean of its chance."""
     chance = CHANCES.get(score, f"{score}_chance")
     values = [row[score] for row in rows if score in row]
     if not values:
@@ -104,7 +103,6 @@ def _score(chosen: Chosen, number: int) -> dict[str, Any]:
 
 
 def _read(chosen: Chosen, made: DemoClip) -> Clip:
-    """Encodes the clip, as those of the demo are, and reads it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         encode_clip(path, made)
