@@ -40,17 +40,12 @@ def multihead_maps(
             f"MultiheadAttention: got {key.shape[1]} keys; the network's token grid {grid} and "
             f"{num_special} special tokens are {total}: correct the network's ModelInfo"
         )
-
-    def positions_first(x: Tensor) -> Tensor:
-        """Reorders axis 2: the tokens of the grid first, then the special tokens."""
-        if x.shape[2] == 1:
-            return x
-        return torch.cat([x[:, :, num_special:total], x[:, :, :num_special], x[:, :, total:]], 2)
-
-    k = positions_first(k)
-    mask = positions_first(mask.transpose(2, 3)).transpose(2, 3)
+    order = torch.arange(k.shape[2], device=k.device)
+    order[:total] = order[:total].roll(-num_special)  # the special tokens after those of the grid
+    k, mask = k[:, :, order], mask[..., order]
     if query.shape[1] == total:
-        q, mask = positions_first(q), positions_first(mask)
+        order = order[:total]
+        q, mask = q[:, :, order], mask if mask.shape[2] == 1 else mask[:, :, order]
         return {"": _attention(q, k, mask, grid, grid, special)}
     # Learned queries that pool the tokens.
     one = query.shape[1] == 1

@@ -91,12 +91,7 @@ class AnswerFiles:
         self._is_empty = True
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
-        """Writes the start of the files, and returns the videos that have no row yet.
-
-        Raises:
-            ValueError: If a file exists and is not resumed, or has other content.
-            OSError: If a file cannot be written.
-        """
+        """Writes the start of the files, and returns the videos that have no row yet."""
         key = spreadsheet_cell  # a video as a CSV file holds it
         found = {path: self._read(path, resume) for path in self.formats}
         answered = [{key(video) for video, _ in rows} for rows in found.values()]

@@ -69,12 +69,19 @@ def command(
             "no video could be decoded; find broken files with videoattn prepare verify"
         )
     section = "augment" if subset == "train" else "test"
+    legend = ["above each frame: its number in the video, and its time"]
+    if subset == "train" and config.augment.mixup + config.augment.cutmix:
+        legend.append("mixed clips: both labels; frame numbers and file of the first")
+    if subset == "test" and config.test.num_clips * max(config.test.num_crops, 1) > MAX_VIEWS:
+        legend.append("the views of the middle clip")
+    if config.clip.still_frame:
+        legend.append("every clip is its middle frame, repeated")
     sheet = draw_clips(
         [clip for sample in fed for clip in _rows(config, samples, *sample)],
         title=f"{config.name}: the network's input in {split}ing",
         details=_input(config, subset, f"{len(fed)} of {len(samples):,} videos"),
         description=f"{section}: {_changes(getattr(config, section))}",
-        legend=_legend(config, subset),
+        legend=legend,
     )
     output = output or Path(f"{config.name}_{split}.png")
     write_png(output, sheet)
@@ -177,14 +184,3 @@ def _changes(settings: AugmentConfig | TestConfig) -> str:
     defaults = asdict(type(settings)())
     changes = (f"{key}={x}" for key, x in asdict(settings).items() if x != defaults[key])
     return ", ".join(changes) or "defaults"
-
-
-def _legend(config: Config, split: Subset) -> list[str]:
-    parts = ["above each frame: its number in the video, and its time"]
-    if split == "train" and config.augment.mixup + config.augment.cutmix:
-        parts.append("mixed clips: both labels; frame numbers and file of the first")
-    if split == "test" and config.test.num_clips * max(config.test.num_crops, 1) > MAX_VIEWS:
-        parts.append("the views of the middle clip")
-    if config.clip.still_frame:
-        parts.append("every clip is its middle frame, repeated")
-    return parts

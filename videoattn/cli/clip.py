@@ -58,11 +58,7 @@ class Clip:
         return self.video.shape[2], self.video.shape[3], self.video.shape[4]
 
     def pixel(self, query: tuple[int, int, int]) -> Query:
-        """Converts (FRAME, X, Y) in the video to (frame, y, x) in `frames`.
-
-        Raises:
-            ValueError: If the position is outside the clip or its crop.
-        """
+        """Converts (FRAME, X, Y) in the video to (frame, y, x) in `frames`."""
         frame, x, y = query
         distances = [abs(number - frame) for number in self.numbers]
         nearest = distances.index(min(distances))
@@ -108,12 +104,7 @@ class Clip:
 
 
 def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
-    """Reads the clip in the middle of a video, or around a frame; decodes only its frames.
-
-    Raises:
-        ValueError: If the video does not have that frame.
-        DecodeError: If the video cannot be decoded.
-    """
+    """Reads the clip in the middle of a video, or around a frame; decodes only its frames."""
     if isinstance(source, FrameFolder):
         return _read_clip(predictor, source, frame, *count_frames(source))
     with Video(source) as video:

@@ -73,10 +73,8 @@ def command(
 
 
 def _resolved(name: str | None, file: Path, output: Path | None) -> tuple[str, Path | None, Path]:
-    """Returns the public name, the file (None to download it) and the output.
-
-    The words may be FILE OUT --as NAME, OUT --as NAME or NAME OUT.
-    """
+    """Returns the public name, the file (None to download it) and the output, from the words FILE
+    OUT --as NAME, OUT --as NAME or NAME OUT."""
     if output is None and name is not None:
         return one_of("--as", name, PUBLIC), None, file
     if output is None:

@@ -105,12 +105,15 @@ def write_errors_page(
     folder: Path,
     explorers: int,
 ) -> Path:
-    """Writes errors.html, and explorer pages of the most wrong videos into `explorers` beside it.
-
-    Raises:
-        ValueError: If no test video has a label.
-    """
-    answers = sorted(_answers(evaluation), key=lambda item: item[1].wrongness, reverse=True)
+    """Writes errors.html, and explorer pages of the most wrong videos below `explorers`."""
+    best, guesses = evaluation.probabilities.max(dim=1)
+    answers: list[tuple[int, Answer]] = []  # with the index of the video in the dataset
+    for row, label in enumerate(evaluation.labels.tolist()):
+        if label >= 0:
+            own = float(evaluation.probabilities[row, label])
+            answer = Answer("", label, int(guesses[row]), own, float(best[row]))
+            answers.append((int(evaluation.indices[row]), answer))
+    answers.sort(key=lambda item: item[1].wrongness, reverse=True)
     if not answers:
         raise ValueError("errors: no test video has a label, so none can be wrong")
     right = sum(answer.label == answer.guess for _, answer in answers)
@@ -141,16 +144,6 @@ def write_errors_page(
     path, names = folder / ERRORS, predictor.class_names
     write_errors(path, completed(), run=predictor.config.name, about=about, class_names=names)
     return path
-
-
-def _answers(evaluation: Evaluation) -> Iterator[tuple[int, Answer]]:
-    """Yields the index of each labeled video in the dataset, and the answer to it."""
-    best, guesses = evaluation.probabilities.max(dim=1)
-    for number, label in enumerate(evaluation.labels.tolist()):
-        if label >= 0:
-            own = float(evaluation.probabilities[number, label])
-            answer = Answer("", label, int(guesses[number]), own, float(best[number]))
-            yield int(evaluation.indices[number]), answer
 
 
 def _write_frames(

@@ -90,8 +90,7 @@ def weights() -> None:
 
 
 def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
-    """Returns a row for each system, or several joined by "+". Takes a few seconds to compute
-    shapes."""
+    """Returns a row for each system, or several joined by "+"; takes a few seconds."""
     base_parameters, base_macs = _count(None)
     found = []
     for name in names:

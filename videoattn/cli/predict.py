@@ -97,11 +97,7 @@ def _end(files: AnswerFiles, failures: Sequence[Failure], num_videos: int) -> No
 
 
 def find_videos(words: Sequence[str | Path]) -> list[str]:
-    """Returns the videos of files, folders and patterns, each once. "-" reads standard input.
-
-    Raises:
-        ValueError: If a folder or a pattern has no video, or a word is an address.
-    """
+    """Returns the videos of files, folders and patterns, each once. "-" reads standard input."""
     found: list[str] = []
     for word in map(str, words):
         lines = [line.rstrip("\n") for line in sys.stdin] if word == "-" else [word]

@@ -218,10 +218,8 @@ def shards(
 
 
 def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
-    """Copies the lists of a dataset, and returns how many there are.
-
-    Links to files outside of the dataset are not copied: the copy may be published.
-    """
+    """Copies the lists of a dataset, and returns how many there are. Links to files outside of the
+    dataset are not copied: the copy may be published."""
     lists = [path for path in sorted(walk(source)) if path.endswith(LIST_SUFFIXES)]
     left_out = set() if follow_links else outside(source, lists)
     if left_out:

@@ -65,11 +65,7 @@ def to_line(samples: Samples, index: int) -> str:
 
 def inside(root: Path, paths: Sequence[str], follow_links: bool) -> list[int]:
     """Returns the rows of the files to copy: without those that a link leads to outside of the
-    root, because the copy may be published. Shows how many are left out.
-
-    Raises:
-        ValueError: If no file is left.
-    """
+    root, because the copy may be published. Shows how many are left out."""
     out = set() if follow_links else outside(root, paths)
     rows = [row for row, path in enumerate(paths) if path not in out]
     if out:
@@ -140,12 +136,7 @@ def count_frames(
     samples: Samples, num_workers: int, seconds: float, *, skip: bool
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
-
-    Videos in the dataset's index are not opened.
-
-    Raises:
-        ValueError: If a video does not decode, unless `skip`.
-    """
+    Videos in the dataset's index are not opened."""
     counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
     if samples.num_frames is not None and samples.fps is not None:
         counts, rates = samples.num_frames.copy(), samples.fps.copy()

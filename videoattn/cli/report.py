@@ -44,9 +44,6 @@ def write_report(
 
     Returns:
         The content of report.json.
-
-    Raises:
-        ValueError: If the number of names is not the number of classes, or `folder` is a link.
     """
     num_classes = evaluation.probabilities.shape[1]
     if len(class_names) != num_classes:

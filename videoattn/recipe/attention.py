@@ -37,9 +37,6 @@ def changes(
     Args:
         source: The name of the recipe in messages.
         notes: Receives a sentence about settings that are dropped.
-
-    Raises:
-        ValueError: If an override is not `key=value`, or `model.attention` is not as above.
     """
     words = [(word, _parse(word)) for word in overrides]
     asked = [(word, _attention(change)) for word, change in words]
@@ -78,11 +75,7 @@ def as_written(settings: dict[str, Any]) -> dict[str, Any]:
 def systems_of(
     config: ModelConfig,
 ) -> Iterator[tuple[str, SystemConfig, AttentionSystem, dict[str, Any]]]:
-    """Yields the key, the settings, the row and the options of each attention system.
-
-    Raises:
-        ValueError: If a system or an option does not exist, or two systems need the same place.
-    """
+    """Yields the key, the settings, the row and the options of each attention system."""
     if config.edition not in EDITIONS:
         raise ValueError(f"model.edition: got {config.edition}; choose 1 or 2")
     chosen = config.attention.systems
@@ -100,11 +93,7 @@ def systems_of(
 
 
 def split_systems(argument: str, names: str) -> list[str]:
-    """Returns the systems of "non_local+cbam".
-
-    Raises:
-        ValueError: If a system does not exist, or systems need the same place.
-    """
+    """Returns the systems of "non_local+cbam"."""
     systems = [one_of(argument, name, SYSTEMS) for name in names.split("+")]
     _check_heads(argument, systems)
     return systems

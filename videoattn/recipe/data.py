@@ -26,7 +26,7 @@ from videoattn.data.transforms import (
 from videoattn.data.transforms.mirror import Mirror, direction_pairs
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.parallel import Parallel
-from videoattn.recipe.config import AugmentConfig, ClipConfig, Config, DataConfig, section
+from videoattn.recipe.config import ClipConfig, Config, DataConfig, section
 from videoattn.recipe.objective import make_label_noise, sampling_exponent
 from videoattn.recipe.packaged import find_file
 from videoattn.types import Frames
@@ -40,9 +40,6 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
     Args:
         missing: How to treat videos that do not exist. By default, `on_error="skip"` drops them
             from training and counts them as failed in evaluation.
-
-    Raises:
-        ValueError: If a list is wrong, or videos are missing and `on_error` is "raise".
     """
     if missing is None:
         skipped: Missing = "drop" if subset == "train" else "keep"
@@ -135,17 +132,15 @@ def make_loader(
     test_views: bool = False,
 ) -> ClipLoader:
     """Returns the batches of a split: training (shuffled, augmented) or test (all views, in order).
-
-    Args:
-        test_views: Load the training split, shuffled, with the views of the test split.
-
-    Raises:
-        ValueError: If mirroring would exchange classes, the batch size is not a multiple of the
-            clips per video, or a setting is invalid.
-    """
+    With `test_views`, the training split is shuffled and has the views of the test split."""
     samples = samples or make_samples(config.data, subset)
     training = subset == "train" and not test_views
-    if not training:
+    mirror = None
+    if training:
+        with section("augment"):
+            share, labels = 0.5 if config.augment.flip else 0.0, config.augment.flip_labels
+            mirror = Mirror(share, samples.class_names, labels)
+    else:
         _check_mirrored_crops(config, samples.class_names)
     make: Callable[..., ClipDataset] = partial(ClipDataset, samples)
     if config.data.layout == "shards":
@@ -153,7 +148,7 @@ def make_loader(
     dataset = make(
         sample_frames=_train_frames(config) if training else test_frames(config),
         transform=_train_transform(config) if training else test_transform(config),
-        mirror=_mirror(config.augment, samples.class_names) if training else None,
+        mirror=mirror,
         seed=config.seed,
         # Evaluation reports failures, and never stops.
         on_error=config.data.on_error if subset == "train" else "skip",
@@ -197,11 +192,6 @@ def _videos_per_batch(config: Config, *, training: bool) -> int:
     return max(config.test.batch_size // (config.test.num_clips * config.test.num_crops), 1)
 
 
-def _mirror(chosen: AugmentConfig, class_names: Sequence[str]) -> Mirror:
-    with section("augment"):
-        return Mirror(0.5 if chosen.flip else 0.0, class_names, chosen.flip_labels)
-
-
 def _check_mirrored_crops(config: Config, class_names: Sequence[str]) -> None:
     pairs = [*config.augment.flip_labels.items(), *direction_pairs(class_names)]
     if config.test.num_crops == 10 and pairs:
@@ -242,12 +232,7 @@ def _sampler(make: Callable[..., Sampler], clip: ClipConfig, **options: object) 
 
 
 def clock_of(config: Config) -> float | None:
-    """Returns the rate at which to sample frames by time, or None to sample them by number.
-
-    Raises:
-        ValueError: If the rate is not positive, or the dataset is folders of images, which have no
-            times.
-    """
+    """Returns the rate at which to sample frames by time, or None to sample them by number."""
     rate = config.clip.target_fps
     if rate is None or config.clip.arithmetic != "plain":
         return None

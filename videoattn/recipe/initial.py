@@ -50,9 +50,6 @@ def load_initial_weights(model: nn.Module, config: Config) -> tuple[list[str], l
 
     Returns:
         The names of the parameters that the weights lack, and notes about them.
-
-    Raises:
-        ValueError: If the name does not exist, or the weights belong to another network.
     """
     source = config.model.weights
     assert source is not None

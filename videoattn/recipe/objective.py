@@ -18,14 +18,7 @@ from videoattn.recipe.config import AugmentConfig, Config, TrainConfig, section
 
 
 def make_objective(train: TrainConfig, class_weights: torch.Tensor | None = None) -> Objective:
-    """Returns the loss and metrics of a recipe.
-
-    Args:
-        class_weights: Factors of the classes' losses, (K,).
-
-    Raises:
-        ValueError: If a setting does not apply to the loss.
-    """
+    """Returns the loss and metrics of a recipe; `class_weights` (K,) are factors of the losses."""
     if train.loss == "cross_entropy":
         return CrossEntropy(train.label_smoothing, class_weights)
     if train.label_smoothing:
@@ -44,13 +37,8 @@ def test_objective(train: TrainConfig) -> Objective:
 
 
 def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
-    """Returns settings with one loss per frame, if the recipe has it.
-
-    In every forward pass, the classifier keeps its logits (N, T, K) of the frames.
-
-    Raises:
-        ValueError: If the network does not classify frames.
-    """
+    """Returns settings with one loss per frame, if the recipe has it: in every forward pass, the
+    classifier keeps its logits (N, T, K) of the frames."""
     if not config.train.per_frame_loss:
         return settings
     classifier = info(model).classifier
@@ -75,11 +63,7 @@ def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mi
 
 
 def sampling_exponent(config: Config, subset: Literal["train", "test"], samples: Samples) -> float:
-    """Returns the exponent of balanced sampling; 0 for none, and for test videos.
-
-    Raises:
-        ValueError: If it is out of range, or if it or the loss needs one label per video.
-    """
+    """Returns the exponent of balanced sampling; 0 for none, and for test videos."""
     balance = config.train.class_balance
     if samples.label_sets is not None and config.train.loss != "bce":
         raise ValueError("train.loss: the videos have several labels; set train.loss=bce")
@@ -95,11 +79,7 @@ def sampling_exponent(config: Config, subset: Literal["train", "test"], samples:
 
 
 def make_class_weights(config: Config, samples: Samples, device: torch.device) -> Tensor | None:
-    """Returns the loss weights of the classes, (K,), or None if the recipe has none.
-
-    Raises:
-        ValueError: If videos do not have one known label each.
-    """
+    """Returns the loss weights of the classes, (K,), or None if the recipe has none."""
     method = config.train.class_balance
     if not isinstance(method, str):
         return None
@@ -125,11 +105,7 @@ def _check_balance(config: Config, samples: Samples) -> None:
 
 
 def make_label_noise(config: Config, samples: Samples) -> LabelNoise | None:
-    """Returns the noise in the training labels of a recipe, or None if it has none.
-
-    Raises:
-        ValueError: If the share is out of range, or a video may have several labels.
-    """
+    """Returns the noise in the training labels of a recipe, or None if it has none."""
     with section("data"):
         noise = LabelNoise(config.data.label_noise, len(samples.class_names), config.seed)
         if noise.share and samples.label_sets is not None:

@@ -18,9 +18,6 @@ def find_file(kind: Kind, name: str | Path) -> Path:
 
     A bare name is looked up in `configs` or `data/classes` of the current folder, then among the
     files that are installed.
-
-    Raises:
-        ValueError: If there is no such file.
     """
     folder, suffix = _FOLDERS[kind]
     path = Path(os.path.expanduser(name))

@@ -25,11 +25,7 @@ def is_public(path: str | Path) -> bool:
 
 
 def download(name: str) -> Path:
-    """Returns the published file of a public model, from the cache or its address.
-
-    Raises:
-        ValueError: If it cannot be downloaded. The message explains how to use a local file.
-    """
+    """Returns the published file of a public model, from the cache or its address."""
     try:
         return fetch(name)
     except DownloadError as error:
@@ -38,11 +34,7 @@ def download(name: str) -> Path:
 
 
 def read_public(name: str) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
-    """Returns the file of a public model, its weights under our names, and their metadata.
-
-    Raises:
-        ValueError: If the file cannot be downloaded, or is not the published one.
-    """
+    """Returns the file of a public model, its weights under our names, and their metadata."""
     file = download(name)
     weights = from_state_dict(name, read_state_dict(file)).state_dict()
     names, _ = class_names_of(PUBLIC[name], len(weights[f"{classifier_of(name)}.bias"]))

@@ -229,7 +229,13 @@ def load(
     if public := is_public(path):
         file, state, meta = read_public(str(path))
     else:
-        file, state, meta = _read(path)
+        try:
+            file, state, meta = checkpoint.read(Path(os.path.expanduser(path)))
+        except CheckpointError as error:
+            hint = did_you_mean(str(path), PUBLIC)
+            if not hint or os.path.exists(path):
+                raise
+            raise CheckpointError(f"{error}; or a public name{hint}") from error
     config = from_stored(meta["config"], data, overrides)
     with NoInit():
         with torch.device("meta"):  # before memory for the network is allocated
@@ -246,13 +252,3 @@ def load(
         meta=meta,
         folder=RUNS / config.name if public else None,
     )
-
-
-def _read(path: str | Path) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
-    try:
-        return checkpoint.read(Path(os.path.expanduser(path)))
-    except CheckpointError as error:
-        hint = did_you_mean(str(path), PUBLIC)
-        if not hint or os.path.exists(path):
-            raise
-        raise CheckpointError(f"{error}; or a public name{hint}") from error

@@ -72,9 +72,6 @@ def make_fine_tuning(config: Config, model: nn.Module, new: Collection[str] | No
 
     Args:
         new: Names of the parameters without pretrained weights; None without pretrained weights.
-
-    Raises:
-        ValueError: If a setting is out of range, or there are no pretrained weights.
     """
     train = config.train
     if not (
@@ -106,12 +103,7 @@ def make_fine_tuning(config: Config, model: nn.Module, new: Collection[str] | No
 def make_precise_bn(
     config: Config, model: nn.Module, parallel: Parallel, samples: Samples
 ) -> PreciseBatchNorm | None:
-    """Returns the precise batch norm of a recipe, or None if the recipe does not use it.
-
-    Raises:
-        ValueError: If the number of clips is negative, the network has no batch norms, or test
-            views differ in size.
-    """
+    """Returns the precise batch norm of a recipe, or None if the recipe does not use it."""
     num_clips = config.train.precise_norm_clips
     if num_clips == 0:
         return None
@@ -129,11 +121,7 @@ def make_precise_bn(
 
 
 def synchronize_norms(config: Config, model: nn.Module, parallel: Parallel) -> None:
-    """Makes batch norms use the statistics of all processes, if the recipe has `sync_norm`.
-
-    Raises:
-        ValueError: If the processes do not use GPUs.
-    """
+    """Makes batch norms use the statistics of all processes, if the recipe has `sync_norm`."""
     if not config.train.sync_norm or parallel.world_size == 1:
         return
     if parallel.device.type != "cuda":
@@ -156,10 +144,6 @@ def make_settings(
         mix: Mixes the clips of a batch.
         num_stages: The number of training stages of the model.
         class_weights: Factors of the classes' losses, (K,).
-
-    Raises:
-        ValueError: If a weight names an auxiliary loss that the model does not have, or the epochs
-            cannot be divided among the stages.
     """
     train = config.train
     auxiliary_weights = _auxiliary_weights(config)
@@ -221,9 +205,6 @@ def make_precision(
 
     Networks of other libraries whose convolutions have wrong bfloat16 gradients on a CPU (see
     layers.py) are trained in float32 there.
-
-    Raises:
-        ValueError: If the recipe asks for bfloat16 and it would give wrong gradients.
     """
     name = config.train.precision
     if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":
@@ -243,11 +224,7 @@ def make_precision(
 
 def make_trackers(config: Config, folder: Path) -> list[Tracker]:
     """Returns the trackers of a recipe. If the run is resumed, the trackers continue the runs whose
-    identifiers are in its folder.
-
-    Raises:
-        ValueError: If a tracker does not exist, or the file is damaged.
-    """
+    identifiers are in its folder."""
     names, path = config.train.trackers, folder / TRACKERS
     for name in names:
         one_of("train.trackers", name, _TRACKERS)
