@@ -19,8 +19,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CEILINGS = {
     # A layer and a stem; both readings of papers and code, as options; lists of systems; checks of
     # archives; maps that are recorded whole, and any row of them later; `attend` and `weights` of
-    # every block of one head, for knock-outs; shapes without torch._dynamo.
-    "attention": 5_247,
+    # every block of one head, for knock-outs, and the values of stand-alone attention; shapes
+    # without torch._dynamo.
+    "attention": 5_254,
     # Strides of the stages; networks that are loaded draw no weights, which imports torch._dynamo.
     # Batch norms that are folded for inference, or synchronized; receptive fields.
     "models": 1_257,
@@ -28,7 +29,7 @@ CEILINGS = {
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
     # masks, windows of motion and second objects of the demo's clips; frames counted while
     # decoding, and counts for the next run; diagnostic tasks with their truth.
-    "data": 6_678,
+    "data": 6_674,
     # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
     # average of the weights, copies to a GPU one batch ahead.
     "engine": 2_817,
@@ -36,13 +37,13 @@ CEILINGS = {
     # faithfulness: removal, baselines, knock-outs, randomization, known motion.
     "explain": 3_611,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
-    # compile, ema, sync_norm; advice when training waits for data.
-    "recipe": 2_837,
+    # compile, ema, sync_norm; advice when training waits for data; Markdown tables.
+    "recipe": 2_844,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden; compare over networks, recipes and
-    # machines; faithful; tasks.
-    "cli": 4_759,
+    # machines; faithful; tasks, and their truth in compare; maps of a run on wrong labels.
+    "cli": 4_790,
 }
 
 

@@ -1,10 +1,12 @@
-"""Prints the Markdown tables of the documentation.
+"""Prints the Markdown tables of the documentation, or writes them.
 
 | command                                | table in                            |
 | python tools/write_docs.py attention   | docs/attention.md                   |
 | python tools/write_docs.py models      | docs/models.md, the whole page      |
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
+| python tools/write_docs.py evidence    | writes those of docs/evidence.md    |
+| python tools/write_docs.py store R     | writes a run R to docs/evidence     |
 """
 
 import sys
@@ -13,8 +15,10 @@ from typing import Annotated
 
 import typer
 
-sys.path.append(str(Path(__file__).parent / "bench"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "bench")]
+import evidence as results
 import torch
+import yaml
 from common import print_table
 
 from videoattn.cli import list as listing
@@ -63,6 +67,24 @@ def attention() -> None:
     """Print every attention system and its cost in an I3D-R50 (docs/attention.md)."""
     rows = listing.attention_rows()
     print_table(listing.COLUMNS, [(f"`{row.name}`", *row.cells()) for row in rows])
+
+
+@app.command()
+def store(
+    run: Annotated[Path, typer.Argument(help="A run on a task, or its faithfulness.json.")],
+    name: Annotated[str, typer.Argument(help="The name of the file in docs/evidence.")],
+    about: Annotated[list[str], typer.Argument(help="Facts: task=match identities=8 machine=...")],
+) -> None:
+    """Write the results of a run to docs/evidence/NAME.json."""
+    facts = {key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in about)}
+    record = results.run_record if run.is_dir() else results.removal_record
+    print(results.store(name, record(run, facts)))
+
+
+@app.command()
+def evidence() -> None:
+    """Write the tables of docs/evidence.md from docs/evidence/*.json."""
+    results.PAGE.write_text(results.filled(results.PAGE.read_text()))
 
 
 @app.command()

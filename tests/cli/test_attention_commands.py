@@ -159,7 +159,17 @@ def test_a_run_that_fails_is_a_row_and_the_others_continue(
 
 
 @pytest.mark.parametrize(
-    "change", [{"correct": 5}, {"correct": "12"}, {"metric": 3}, {"mean_class_accuracy": "x"}]
+    "change",
+    [
+        {"correct": 5},
+        {"correct": "12"},
+        {"metric": 3},
+        {"mean_class_accuracy": "x"},
+        {"truth": 3},
+        {"truth": {"a": 3}},
+        {"truth": {"a": {"mass": "x"}}},
+    ],
+    ids=str,
 )
 def test_damaged_results_are_named(change: dict[str, object], tmp_path: Path) -> None:
     """A result may come from another machine."""

@@ -159,13 +159,16 @@ def test_randomized_networks_keep_center_and_lose_saliency(
 ) -> None:
     monkeypatch.setattr(faithful_randomize, "NUM_SEEDS", 1)
     before = load(trained).state_dict()
-    called(trained, f"data.root={clips}", "--randomize", "--method", "hires_cam", "--videos", "6")
+    words = [trained, f"data.root={clips}", "--randomize", "--method", "hires_cam"]
+    called(*words, "--videos", "6", "--against", trained)
     stored = json.loads((trained.parent / "faithful/randomization.json").read_text())
     (row,) = stored["clips"]
     assert list(row["cascade"]) == ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
     assert all(row[mode][stage]["center"] == [[1] * 6] * 2 for mode in row if mode != "clip"
                for stage in row[mode])  # fmt: skip
     assert stored["verdicts"]["center"] == "insensitive"
+    same = [pytest.approx(1)] * 6  # the maps of the same weights
+    assert stored["against"] == {"hires_cam": same, "center": same}
     assert torch.tensor(row["cascade"]["stem"]["hires_cam"][0]).mean() < 0.9
     assert (trained.parent / "faithful/randomize.png").stat().st_size > 10_000
     assert (
@@ -174,6 +177,12 @@ def test_randomized_networks_keep_center_and_lose_saliency(
     )
     after = load(trained).state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_other_run_has_the_same_network(trained: Path, clips: Path, tmp_path: Path) -> None:
+    words = [trained, f"data.root={clips}", "--randomize", "--maps", "layer3", "--videos", "2"]
+    message = refused("faithful", *words, "--against", untrained(tmp_path, "non_local"))
+    assert "has another network or other classes; with --randomize, name a run of the" in message
 
 
 def test_known_motion_of_an_untrained_network(tmp_path: Path) -> None:

@@ -80,11 +80,35 @@ def test_an_untrained_map_is_nearly_uniform(
     assert "evidence" in capsys.readouterr().out
 
 
+def test_compare_scores_maps_before_and_after_training(recipe: Path, tmp_path: Path) -> None:
+    """Nothing is learned at a learning rate of 0; a row is then nearly uniform."""
+    words = ["compare", recipe, "train.lr=0", "--seeds", 1, "--folder", tmp_path, "--device", "cpu"]
+    assert command(*words, "--system", "none", "--system", "non_local") == 0
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    assert stored["none"][0]["truth"] == {}
+    found = stored["non_local"][0]["truth"]
+    before = found.pop("layer3.1_non_local, before training")
+    after = [row for key, row in found.items() if key.startswith("layer3.1")]
+    assert before["clips"] == sum(row["clips"] for row in after) == 4
+    mean = sum(row["clips"] * row["mass"] for row in after) / 4
+    assert mean == pytest.approx(before["mass"], rel=0.1)
+    assert mean == pytest.approx(before["area"], rel=0.1)
+    cells = [
+        "non_local",
+        "layer3.1_non_local, before training",
+        "4",
+        f"{100 * before['mass']:.1f} %",
+    ]
+    assert f"| {' | '.join(cells)} | " in (tmp_path / "comparison.md").read_text()
+
+
 def test_a_run_without_pairwise_maps(recipe: Path, task: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(recipe, "train.lr=0", "model.attention=null", folder=run, device="cpu")
     message = refused("tasks", "truth", run, "--data", task)
-    assert "has no attention block" in message
+    assert (
+        f"{run} has no pairwise map, and the truth is about queries; choose a run with" in message
+    )
     (tmp_path / "moved").mkdir()
     (run / "checkpoint-last.pt").rename(tmp_path / "moved/checkpoint-last.pt")
     message = refused("tasks", "truth", tmp_path / "moved")

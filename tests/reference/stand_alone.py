@@ -1,5 +1,7 @@
 """Stand-alone self-attention by its definition: one position, head and neighbor at a time."""
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,8 +9,11 @@ from torch import Tensor
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 
 
-def stand_alone(layer: StandAloneAttention, x: Tensor) -> Tensor:
-    """Returns the output that `layer` must have for x (N, C, T, H, W), from its weights."""
+def stand_alone(
+    layer: StandAloneAttention, x: Tensor, dropped: Collection[tuple[int, int, int]] = ()
+) -> Tensor:
+    """Returns the output that `layer` must have for x (N, C, T, H, W), from its weights, without
+    the keys at some positions."""
     k_t, k_h, k_w = layer.window
     q, k, v = (
         torch.einsum("nithw,oi->nthwo", x, conv.weight[:, :, 0, 0, 0]).unflatten(
@@ -28,7 +33,7 @@ def stand_alone(layer: StandAloneAttention, x: Tensor) -> Tensor:
                             at = (t + a, y + b, z + c)
                             sizes = (frames, height, width)
                             inside = all(0 <= p < s for p, s in zip(at, sizes, strict=True))
-                            if not inside and layer.border == "mask":
+                            if at in dropped or (not inside and layer.border == "mask"):
                                 continue
                             r = torch.cat(  # (heads, d)
                                 [

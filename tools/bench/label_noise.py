@@ -15,7 +15,7 @@ import typer
 from common import print_table
 
 from videoattn.cli.arguments import Device, Overrides, Recipe
-from videoattn.cli.compare import compare
+from videoattn.cli.compare import command as compare
 from videoattn.cli.comparison import Result
 
 SHARES = (0.0, 0.3, 0.6)
@@ -41,7 +41,8 @@ def label_noise(
         for wrong in share:
             changes = [*(overrides or ()), f"data.label_noise={wrong}"]
             runs = folder / f"noise_{wrong:g}"
-            table[wrong] = compare(recipe, changes, system, seeds=count, folder=runs, device=device)
+            (rows,) = compare(recipe, changes, system, count, runs, device).values()
+            table[wrong] = {name: list(row.values()) for name, row in rows.items()}
         print_table(
             ("attention", *(f"{100 * wrong:g} % wrong" for wrong in share)),
             [(f"`{name}`", *(_cell(table[wrong][name]) for wrong in share)) for name in system],

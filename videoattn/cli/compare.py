@@ -2,7 +2,8 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -11,7 +12,17 @@ import typer
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.app import expected_errors, one_line
 from videoattn.cli.arguments import Device, Overrides, Recipe
-from videoattn.cli.comparison import NONE, RESULT, WITH, Result, Rows, read_result, table_of
+from videoattn.cli.comparison import (
+    NONE,
+    RESULT,
+    WITH,
+    Result,
+    Rows,
+    read_result,
+    table_of,
+    truth_table,
+)
+from videoattn.cli.tasks import compare_with_truth, has_truth
 from videoattn.cli.test import command as evaluate_run
 from videoattn.engine.checkpoint import LAST
 from videoattn.engine.evaluate import Evaluation
@@ -25,7 +36,16 @@ from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import assemble, train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_predictor
+
+TABLE = "comparison.md"
+Systems = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An attention system, several (non_local+cbam), or none. Repeatable; all if not given."
+    ),
+]
 
 
 class Cell(NamedTuple):
@@ -42,13 +62,7 @@ class Cell(NamedTuple):
 def command(
     recipe: Recipe,
     overrides: Overrides = None,
-    system: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An attention system, several (non_local+cbam), or none. Repeatable; all if not "
-            "given."
-        ),
-    ] = None,
+    system: Systems = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per system, with seeds 0, 1, ...")] = 3,
     folder: Annotated[
         Path | None,
@@ -70,7 +84,7 @@ def command(
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Take the results of another machine. Repeatable."),
     ] = None,
-) -> None:
+) -> dict[Path, Rows]:
     """Train a recipe with every attention system and with none.
 
     Prints a table of test accuracies for each recipe. All networks are built and checked before the
@@ -83,38 +97,15 @@ def command(
         _take(cell, folder, merge or ())
     own = cells[_shard(shard, len(cells))]
     errors = _run_all(cells, own, folder, device)
-    for place, rows in _write_tables(cells, errors).items():
+    tables = _write_tables(cells, errors)
+    for place in tables:
         if task:
             console.rule(place.name)
-        for line in table_of(rows, _failed(cells, errors, place)).splitlines():
+        for line in (place / TABLE).read_text("utf-8", "surrogateescape").splitlines():
             show(line)
-    _raise_any(errors, len(own))
-
-
-def compare(
-    recipe: Path,
-    overrides: Sequence[str],
-    systems: Sequence[str],
-    *,
-    seeds: int,
-    folder: Path,
-    device: str = "auto",
-) -> dict[str, list[Result]]:
-    """Trains and tests a recipe with each attention system, and returns the results of its seeds.
-
-    Raises:
-        ValueError: If a run fails.
-    """
-    cells = _cells([recipe], overrides, [None], systems, seeds, folder)
-    errors = _run_all(cells, cells, folder, device)
-    _raise_any(errors, len(cells))
-    (rows,) = _write_tables(cells, errors).values()
-    return {name: list(row.values()) for name, row in rows.items()}
-
-
-def _raise_any(errors: Mapping[Path, str], num_runs: int) -> None:
     if errors:
-        raise ValueError(f"{len(errors)} of {num_runs} runs failed; correct them and start again")
+        raise ValueError(f"{len(errors)} of {len(own)} runs failed; correct them and start again")
+    return tables
 
 
 def _cells(
@@ -126,13 +117,19 @@ def _cells(
     folder: Path,
 ) -> list[Cell]:
     """Returns all runs; every row has a result before the next seed starts."""
-    return [
-        _cell(folder / path.stem if len(recipes) > 1 else folder, path, overrides, name, of, seed)
-        for seed in range(seeds)
-        for path in recipes
-        for of in networks
-        for name in systems
-    ]
+    cells = []
+    for seed, recipe, network, system in product(range(seeds), recipes, networks, systems):
+        table = folder / recipe.stem if len(recipes) > 1 else folder
+        chosen = f".name={'null' if system == NONE else system}"
+        if "+" in system:
+            chosen = f"=[{system.replace('+', ',')}]"
+        changes = (*overrides, f"seed={seed}", f"model.attention{chosen}")
+        row = name = system
+        if network is not None:
+            changes = (*changes, f"model.name={network}")
+            row, name = f"{network}{WITH}{system}", f"{network}-{system}"
+        cells.append(Cell(recipe, changes, table, row, seed, table / f"{name}_seed{seed}"))
+    return cells
 
 
 def _systems(names: Sequence[str] | None) -> list[str]:
@@ -143,25 +140,6 @@ def _systems(names: Sequence[str] | None) -> list[str]:
         else:
             one_of("--system", name, [NONE, *SYSTEMS])
     return list(names)
-
-
-def _cell(
-    table: Path,
-    recipe: Path,
-    overrides: Sequence[str],
-    system: str,
-    network: str | None,
-    seed: int,
-) -> Cell:
-    chosen = f".name={'null' if system == NONE else system}"
-    if "+" in system:
-        chosen = f"=[{system.replace('+', ',')}]"
-    changes = (*overrides, f"seed={seed}", f"model.attention{chosen}")
-    if network is None:
-        return Cell(recipe, changes, table, system, seed, table / f"{system}_seed{seed}")
-    run = table / f"{network}-{system}_seed{seed}"
-    changes = (*changes, f"model.name={network}")
-    return Cell(recipe, changes, table, f"{network}{WITH}{system}", seed, run)
 
 
 def _shard(text: str, num_runs: int) -> slice:
@@ -180,17 +158,12 @@ def _take(cell: Cell, folder: Path, others: Sequence[Path]) -> None:
         if not other.is_dir():
             raise ValueError(f"--merge: {other} is not a folder; name the --folder of a comparison")
         source = other / cell.folder.relative_to(folder)
-        if _read(cell) is None and (found := _read(cell._replace(folder=source))):
+        if read_result(cell.folder) is None and (found := read_result(source)):
             write_text(cell.folder / RESULT, json.dumps(found._asdict()))
 
 
 def _check(cells: Sequence[Cell], device: str) -> None:
-    """Builds the network and reads the lists of each row, before anything is trained.
-
-    Raises:
-        ValueError: If a row cannot be trained; the message has the reason of each one.
-    """
-    rows = {(cell.table, cell.row): cell for cell in cells if _read(cell) is None}
+    rows = {(cell.table, cell.row): cell for cell in cells if read_result(cell.folder) is None}
     wrong = []
     with init_parallel(device) as parallel:
         for cell in rows.values():
@@ -209,7 +182,7 @@ def _run_all(
     _check(own, device)
     errors: dict[Path, str] = {}
     for cell in own:
-        if _read(cell) is not None:
+        if read_result(cell.folder) is not None:
             continue
         console.rule(f"{cell.folder.relative_to(folder).with_name(cell.row)}, seed {cell.seed}")
         try:
@@ -224,7 +197,6 @@ def _run_all(
 
 
 def _run(cell: Cell, device: str) -> None:
-    """Trains and tests a run, or continues it, and writes its result."""
     folder, resume = cell.folder, (cell.folder / LAST).exists()
     train(
         cell.recipe,
@@ -235,19 +207,40 @@ def _run(cell: Cell, device: str) -> None:
         device=device,
     )
     scores = evaluate_run(folder, device=device)
-    model = load_predictor(folder).model
+    trained = load_predictor(folder, device)
     lines = read_records(folder / "metrics.jsonl", kind=str, step=int)
     result = Result(
         next(iter(scores.video_metrics.values())),
         next(iter(scores.clip_metrics.values())),
         scores.num_labeled,
-        sum(parameter.numel() for parameter in model.parameters()),
+        sum(parameter.numel() for parameter in trained.model.parameters()),
         statistics.median(line["clips_per_second"] for line in lines if line["kind"] == "train"),
         scores.video_metrics.get("mean_class_accuracy"),
         next(iter(scores.video_metrics)),
         _correct(scores),
+        _truth(cell, trained),
     )
     write_text(folder / RESULT, json.dumps(result._asdict()))
+
+
+def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
+    """Returns the scores of the maps before and after training, if the task has a truth."""
+    config = load(cell.recipe, cell.overrides)
+    root = Path(config.data.root)
+    if not has_truth(root):
+        return {}
+    with init_parallel(str(trained.device)) as parallel:
+        start = assemble(config, parallel)
+    untrained = Predictor(
+        start.model.eval(),
+        config,
+        start.class_names,
+        device=trained.device,
+        checkpoint=trained.checkpoint,
+        meta=start.meta,
+    )
+    before = compare_with_truth(untrained, root, kind="before training")
+    return before | compare_with_truth(trained, root)
 
 
 def _correct(scores: Evaluation) -> str:
@@ -257,24 +250,17 @@ def _correct(scores: Evaluation) -> str:
     return "".join(map(str, right.int().tolist()))
 
 
-def _read(cell: Cell) -> Result | None:
-    return read_result(cell.folder)
-
-
 def _write_tables(cells: Sequence[Cell], errors: dict[Path, str]) -> dict[Path, Rows]:
     """Writes comparison.md and comparison.json of each recipe, from the results so far."""
     tables: dict[Path, Rows] = {}
     for cell in cells:
         rows = tables.setdefault(cell.table, {})
-        if (result := _read(cell)) is not None:
+        if (result := read_result(cell.folder)) is not None:
             rows.setdefault(cell.row, {})[cell.seed] = result
     for place, rows in tables.items():
-        write_text(place / "comparison.md", table_of(rows, _failed(cells, errors, place)))
+        own = [cell for cell in cells if cell.table == place and cell.folder in errors]
+        failed = {f"{cell.row}, seed {cell.seed}": errors[cell.folder] for cell in own}
+        write_text(place / TABLE, table_of(rows, failed) + truth_table(rows))
         values = {name: [one._asdict() for one in row.values()] for name, row in rows.items()}
         write_text(place / "comparison.json", json.dumps(values))
     return tables
-
-
-def _failed(cells: Sequence[Cell], errors: dict[Path, str], place: Path) -> dict[str, str]:
-    own = [cell for cell in cells if cell.table == place and cell.folder in errors]
-    return {f"{cell.row}, seed {cell.seed}": errors[cell.folder] for cell in own}

@@ -1,18 +1,21 @@
 """The results of `videoattn compare`, and its tables."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from videoattn.engine.trackers import read_records
 from videoattn.explain.faithful.statistics import middle
+from videoattn.recipe.console import markdown_table
 
 RESULT = "result.json"
 NONE = "none"
+TRUTH = ("clips", "mass", "area", "pointing", "chance")
+TRUTH_COLUMNS = ("clips", "weight on the evidence", "its area", "highest cell on it", "by chance")
 WITH = " + "
 """Separates the network and the attention in the name of a row."""
 NUM_RESAMPLES = 2000
@@ -32,6 +35,7 @@ class Result(NamedTuple):
     mean_class_accuracy: float | None = None  # not in results of earlier versions
     metric: str = "accuracy"
     correct: str = ""  # 1 or 0 for each decoded video, in the order of the list; "" for mAP
+    truth: dict[str, dict[str, float | int]] | None = None  # of a task with a truth
 
 
 Rows = dict[str, dict[int, Result]]
@@ -50,19 +54,32 @@ def read_result(folder: Path) -> Result | None:
     result = Result(**{name: found[0][name] for name in Result._fields if name in found[0]})
     mean, correct = result.mean_class_accuracy, result.correct
     texts = isinstance(result.metric, str) and isinstance(correct, str) and set(correct) <= {*"01"}
-    if not texts or not isinstance(mean, int | float | None):
+    if not texts or not isinstance(mean, int | float | None) or not _is_truth(result.truth):
         raise ValueError(f"{path} is damaged; remove it")
     return result
+
+
+def _is_truth(found: Any) -> bool:
+    return found is None or (
+        isinstance(found, dict)
+        and all(isinstance(row, dict) for row in found.values())
+        and all(isinstance(row.get(key), int | float) for row in found.values() for key in TRUTH)
+    )
 
 
 def table_of(rows: Rows, failed: dict[str, str]) -> str:
     """Returns Markdown: mean and range of the video accuracy over the seeds, highest mean first."""
     metric = next((one.metric for row in rows.values() for one in row.values()), "accuracy")
-    lines = [
-        f"| attention | video {metric}: mean (range) | difference to none (95 %) "
-        "| mean class accuracy | seeds | parameters | training clips/s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = (
+        "attention",
+        f"video {metric}: mean (range)",
+        "difference to none (95 %)",
+        "mean class accuracy",
+        "seeds",
+        "parameters",
+        "training clips/s",
+    )
+    cells: list[Sequence[str]] = []
     for name, row in sorted(rows.items(), key=lambda item: -_mean(item[1])):
         results = list(row.values())
         scores = [100 * one.video_accuracy for one in results]
@@ -71,14 +88,33 @@ def table_of(rows: Rows, failed: dict[str, str]) -> str:
         ]
         speed = statistics.median(one.clips_per_second for one in results)
         bare = "".join(name.rpartition(WITH)[:2]) + NONE
-        lines.append(
-            f"| {name} | {100 * _mean(row):.1f} % ({min(scores):.1f} - {max(scores):.1f}) "
-            f"| {'' if name == bare else difference(row, rows.get(bare, {}))} "
-            f"| {f'{100 * statistics.mean(of_classes):.1f} %' if of_classes else '-'} "
-            f"| {len(row)} | {results[0].num_parameters / 1e6:.2f} M | {speed:.0f} |"
+        row_cells = (
+            name,
+            f"{100 * _mean(row):.1f} % ({min(scores):.1f} - {max(scores):.1f})",
+            "" if name == bare else difference(row, rows.get(bare, {})),
+            f"{100 * statistics.mean(of_classes):.1f} %" if of_classes else "-",
+            str(len(row)),
+            f"{results[0].num_parameters / 1e6:.2f} M",
+            f"{speed:.0f}",
         )
-    lines += [f"| {name} | failed: {error} | | | | | |" for name, error in failed.items()]
-    return "\n".join(lines) + "\n"
+        cells.append(row_cells)
+    cells += [(name, f"failed: {error}", *[""] * 5) for name, error in failed.items()]
+    return markdown_table(columns, cells)
+
+
+def truth_table(rows: Rows) -> str:
+    """Returns Markdown after an empty line: the scores of maps against the truth, as means over the
+    seeds that have them. Returns "" for a task without a truth."""
+    cells: list[Sequence[str]] = []
+    for name, row in rows.items():
+        found = [one.truth for one in row.values() if one.truth]
+        for key in sorted({key for truth in found for key in truth}):
+            scores = [truth[key] for truth in found if key in truth]
+            means = [100 * statistics.mean(one[score] for one in scores) for score in TRUTH[1:]]
+            clips = sum(one["clips"] for one in scores)
+            cells.append((name, key, f"{clips:.0f}", *(f"{mean:.1f} %" for mean in means)))
+    columns = ("attention", "rows of the queries in", *TRUTH_COLUMNS)
+    return "\n" + markdown_table(columns, cells) if cells else ""
 
 
 def _mean(row: Mapping[int, Result]) -> float:

@@ -50,7 +50,11 @@ Fills = Annotated[str, typer.Option(help="What a hidden cell shows: mean, blur, 
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the videos and random orders.")]
 Against = Annotated[
     str | None,
-    typer.Option(metavar="CLASS", help="Score the difference to the score of this class."),
+    typer.Option(
+        metavar="CLASS",
+        help="Score the difference to the score of this class. With --randomize: a run whose maps "
+        "are compared, too, such as one trained on wrong labels.",
+    ),
 ]
 Randomize = Annotated[
     bool, typer.Option("--randomize", help="Compare maps before and after parameters are redrawn.")
@@ -94,7 +98,7 @@ def command(
     if randomize:
         from videoattn.cli.faithful_randomize import compare_randomized
 
-        compare_randomized(chosen, clips)
+        compare_randomized(chosen, clips, against)
         return
     fills = fill.split(",")
     for name in fills:
@@ -258,13 +262,10 @@ def _score_clip(
     fields = {name: cells(field, grid).float() for name, field in own.items()}
     record = score_maps(hider, fields, fills, generator) | {"shuffle": shuffled}
     label = clips.samples.label(index)
-    right = label == target if isinstance(label, int) else target in label
-    about = {"target": target, "right": right, "grid": list(grid), "labels": _plain(label)}
+    labels = [label] if isinstance(label, int) else [int(k) for k in label]
+    right = target in labels
+    about = {"target": target, "right": right, "grid": list(grid), "labels": labels}
     return about | record | {"blocks": score_blocks(hider, generator)}
-
-
-def _plain(label: Any) -> list[int]:
-    return [label] if isinstance(label, int) else [int(k) for k in label]
 
 
 def common_grid(fields: Mapping[str, Field]) -> Grid:

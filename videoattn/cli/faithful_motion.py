@@ -12,12 +12,12 @@ from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.clip import Clip, read_clip
 from videoattn.cli.env import machine
 from videoattn.cli.faithful import Chosen
-from videoattn.cli.faithful_report import Results, interval
+from videoattn.cli.faithful_report import Results
 from videoattn.data.synthetic import MOTIONS, DemoClip, demo_clip, encode_clip
 from videoattn.explain.faithful.motion import place_scores, rival_scores, time_scores, tracking
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text
-from videoattn.recipe.console import show
+from videoattn.recipe.console import markdown_table, show
 
 FIRST_NUMBER = 100_000
 """Clips from this number on are in no training or test set of the demo."""
@@ -46,10 +46,13 @@ def score_known_motion(chosen: Chosen) -> None:
             results.add(number, _score(chosen, number))
     with results.as_tables() as rows:
         text = f"# Known motion\n\n{results.header(right=sum(row['right'] for row in rows))}\n"
-        text += f"| map | {' | '.join(SCORES)} |\n|{' --- |' * (len(SCORES) + 1)}\n"
-        for name in rows[0]["maps"]:
-            cells = [_cell([row["maps"][name] for row in rows], score) for score in SCORES]
-            text += f"| {name} | {' | '.join(cells)} |\n"
+        text += markdown_table(
+            ("map", *SCORES),
+            [
+                (name, *(_cell([row["maps"][name] for row in rows], score) for score in SCORES))
+                for name in rows[0]["maps"]
+            ],
+        )
     path = results.path.with_suffix(".md")
     write_text(path, text)
     show(results.path)
@@ -57,12 +60,11 @@ def score_known_motion(chosen: Chosen) -> None:
 
 
 def _cell(rows: list[dict[str, float]], score: str) -> str:
-    """Returns a mean with its interval, and the mean of its chance."""
     chance = CHANCES.get(score, f"{score}_chance")
     values = [row[score] for row in rows if score in row]
     if not values:
         return "-"
-    text = interval(bootstrap(torch.tensor(values).double()))
+    text = str(bootstrap(torch.tensor(values).double()))
     chances = [row[chance] for row in rows if chance in row]
     return text + (f", chance {sum(chances) / len(chances):.2f}" if chances else "")
 
@@ -101,7 +103,6 @@ def _score(chosen: Chosen, number: int) -> dict[str, Any]:
 
 
 def _read(chosen: Chosen, made: DemoClip) -> Clip:
-    """Encodes the clip, as those of the demo are, and reads it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         encode_clip(path, made)

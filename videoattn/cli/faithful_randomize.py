@@ -4,21 +4,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from videoattn.cli.env import machine
 from videoattn.cli.faithful import Chosen, Clips
-from videoattn.cli.faithful_report import Results, interval
+from videoattn.cli.faithful_report import Results, save_figure
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
 from videoattn.explain.faithful.baselines import Field, center_map
 from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
 from videoattn.explain.faithful.statistics import bootstrap
-from videoattn.files import write_text, write_whole
-from videoattn.recipe.console import show
+from videoattn.files import write_text
+from videoattn.recipe.console import markdown_table, show
 from videoattn.recipe.experiment import make_model
+from videoattn.recipe.run import Predictor, load
 from videoattn.types import Batch
 
 NUM_SEEDS = 3
@@ -26,11 +26,16 @@ NUM_NORM_CLIPS = 32
 CENTER = "center"
 
 
-def compare_randomized(chosen: Chosen, clips: Clips) -> None:
-    """Writes randomization.json, randomization.md and randomize.png."""
+def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> None:
+    """Writes randomization.json, randomization.md and randomize.png.
+
+    Args:
+        against: Another run of the same network, such as one trained on wrong labels.
+    """
+    predictor = chosen.predictor
+    other = None if against is None else _other(predictor, against)
     settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
     results = Results(chosen.folder / "randomization.json", settings)
-    predictor = chosen.predictor
     videos = [video for _, video in clips]
     with torch.no_grad():
         targets = [int(predictor.model(video)[0].argmax()) for video in videos]
@@ -48,10 +53,11 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
 
     before = maps_of(predictor.model)
     bands = {name: unrelated(fields) for name, fields in before.items()}
-    frames = [
-        f for index in clips.indices[:NUM_NORM_CLIPS] if (f := clips.frames(index)) is not None
-    ]
-    norms = PreciseBatchNorm(_Batches(frames), NUM_NORM_CLIPS)
+    after = {} if other is None else maps_of(other.model)
+    others = {name: similarity(before[name], fields)[0] for name, fields in after.items()}
+    frames = [clips.frames(index) for index in clips.indices[:NUM_NORM_CLIPS]]
+    decoded = [clip for clip in frames if clip is not None]
+    norms = PreciseBatchNorm(_Batches(decoded), NUM_NORM_CLIPS)
     for seed in range(NUM_SEEDS):
         if seed in results.done:
             continue
@@ -67,7 +73,18 @@ def compare_randomized(chosen: Chosen, clips: Clips) -> None:
                 show(f"seed {seed}, {mode}, {stage}: {len(videos)} clips")
         results.add(seed, row)
     with results.as_tables() as rows:
-        _write(results, rows, bands)
+        _write(results, rows, bands, others)
+
+
+def _other(predictor: Predictor, run: str) -> Predictor:
+    found = load(run, predictor.device)
+    same = found.model.state_dict().keys() == predictor.model.state_dict().keys()
+    if not same or found.class_names != predictor.class_names:
+        raise ValueError(
+            f"--against: {run} has another network or other classes; with --randomize, name a run "
+            "of the same recipe"
+        )
+    return found
 
 
 class _Batches:
@@ -86,24 +103,29 @@ class _Batches:
 
 
 def _write(
-    results: Results, rows: Sequence[Mapping[str, Any]], bands: Mapping[str, tuple[float, float]]
+    results: Results,
+    rows: Sequence[Mapping[str, Any]],
+    bands: Mapping[str, tuple[float, float]],
+    others: Mapping[str, list[float]],
 ) -> None:
     """Writes the verdicts: a map is insensitive if its interval lies above the band."""
     stages = list(rows[0]["cascade"])
-    columns = "map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"
-    text = f"# Randomization\n\n{results.header()}\n"
-    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
-    verdicts = {}
+    columns = ["map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"]
+    table, verdicts = [], {}
     for name, (low, high) in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
         signed, absolute = (bootstrap(values) for values in last)
         verdicts[name] = "insensitive" if signed.low >= high - 1e-6 else "sensitive"
-        cells = interval(signed), interval(absolute), f"{low:z.2f} to {high:z.2f}", verdicts[name]
-        text += f"| {name} | {' | '.join(cells)} |\n"
-    results.write(bands=bands, verdicts=verdicts)
+        cells = [name, signed, absolute, f"{low:z.2f} to {high:z.2f}", verdicts[name]]
+        if others:
+            cells.append(bootstrap(torch.tensor(others[name]).double()))
+        table.append(cells)
+    if others:
+        columns.append("the run of --against")
+    text = f"# Randomization\n\n{results.header()}\n{markdown_table(columns, table)}"
+    results.write(bands=bands, verdicts=verdicts, against=others)
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
         for name, (low, high) in bands.items():
             means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
@@ -112,6 +134,6 @@ def _write(
         axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
     axes.legend(fontsize=8)
     path = results.path.with_name("randomize.png")
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(path, figure)
     for written in (results.path, results.path.with_suffix(".md"), path):
         show(written)

@@ -1,7 +1,8 @@
 """Stores the scores of maps, and writes them as tables and curves."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -9,21 +10,32 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from videoattn.cli.app import one_line
-from videoattn.explain.faithful.knockout import KEYS
-from videoattn.explain.faithful.removal import Groups, area, relative, saco, sign_agreement, steps
+from videoattn.explain.faithful.removal import Groups, area, saco, sign_agreement, steps
 from videoattn.explain.faithful.score import FRAMES_ONLY, SIGNED
 from videoattn.explain.faithful.statistics import Interval, bootstrap
 from videoattn.files import write_text, write_whole
+from videoattn.recipe.console import markdown_table
 
-HEADER = (
-    "| map | gap | gap minus random's | deletion | insertion | relative deletion | gap of y | "
-    "drop at 10 % | sign | SaCo | time | shuffle | better than random |"
-)
+COLUMNS = {
+    "gap": "gap", "difference": "gap minus random's", "deletion": "deletion",
+    "insertion": "insertion", "relative": "relative deletion", "gap_y": "gap of y",
+    "drop": "drop at 10 %", "sign": "sign", "saco": "SaCo", "time": "time", "shuffle": "shuffle",
+    "better": "better than random",
+}  # fmt: skip
+BLOCK_COLUMNS = {
+    "highest": "without keys of the highest weight",
+    "random": "random keys",
+    "lowest": "lowest",
+    "difference": "highest minus random",
+    "weights": "rank correlation of w with the effect",
+    "weighted_values": "of w times the norm of v",
+    "off": "accuracy, block off minus on (points)",
+}
+"""Score -> its heading in the table of maps, and in that of blocks."""
 MAX_RESULTS_BYTES = 2**28
 """Largest file of results that is read: 256 MiB."""
 
@@ -80,42 +92,37 @@ class Results:
 
     def header(self, **more: object) -> str:
         """Returns the settings as one paragraph of Markdown."""
-        values = {**self.settings, **more}
-        known = {key: value for key, value in values.items() if value is not None}
-        return "; ".join(f"{key}: {_text(value)}" for key, value in known.items()) + ".\n"
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        texts = {
+            key: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in {**self.settings, **more}.items()
+            if value is not None
+        }
+        return "; ".join(f"{key}: {text}" for key, text in texts.items()) + ".\n"
 
 
 def write_removal(results: Results) -> list[Path]:
-    """Writes faithfulness.md and curves.png, and the table to faithfulness.json."""
-    with results.as_tables() as clips:
-        return _write_removal(results, clips)
-
-
-def _write_removal(results: Results, clips: Sequence[Mapping[str, Any]]) -> list[Path]:
-    right = [clip["right"] for clip in clips]
-    grid = clips[0]["grid"]
-    header = results.header(
-        clips=len(clips),
-        grid="x".join(map(str, grid)),
-        right=f"{sum(right)} of {len(right)} clips ({100 * sum(right) / len(right):.1f} %)",
-        intervals="95 %, bootstrap over clips",
-    )
-    text, tables = f"# Faithfulness\n\n{header}", {}
-    for fill in results.settings["fills"]:
-        rows = table(clips, fill, results.settings["seed"])
-        tables[fill] = {name: {k: tuple(v) for k, v in row.items()} for name, row in rows.items()}
-        text += f"\n## Hidden cells show: {fill}\n\n{HEADER}\n|{' --- |' * HEADER[1:].count('|')}\n"
-        ranked = sorted(rows.items(), key=lambda item: -item[1]["gap"].mean)
-        text += "".join(_line(name, row) for name, row in ranked)
-    text += _blocks(clips, results.settings["seed"])
-    results.write(table=tables)
+    """Writes faithfulness.md and curves.png, and the tables to faithfulness.json."""
+    fills, seed = results.settings["fills"], results.settings["seed"]
     written = [results.path, results.path.with_suffix(".md"), results.path.with_name("curves.png")]
-    write_text(written[1], text)
-    _draw_curves(written[2], clips, results.settings["fills"], prod(grid))
+    with results.as_tables() as clips:
+        num_right, grid = sum(clip["right"] for clip in clips), clips[0]["grid"]
+        header = results.header(
+            clips=len(clips),
+            grid="x".join(map(str, grid)),
+            right=f"{num_right} of {len(clips)} clips ({100 * num_right / len(clips):.1f} %)",
+            intervals="95 %, bootstrap over clips",
+        )
+        text = f"# Faithfulness\n\n{header}"
+        tables = {fill: table(clips, fill, seed) for fill in fills}
+        for fill, rows in tables.items():
+            ranked = dict(sorted(rows.items(), key=lambda item: -item[1]["gap"].mean))
+            text += f"\n## Hidden cells show: {fill}\n\n{intervals_table('map', COLUMNS, ranked)}"
+        if blocks := block_scores(clips, seed):
+            text += "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
+            text += intervals_table("block", BLOCK_COLUMNS, blocks)
+        results.write(table=tables, blocks=blocks)
+        write_text(written[1], text)
+        _draw_curves(written[2], clips, fills, prod(grid))
     return written
 
 
@@ -159,8 +166,8 @@ def table(
             "better": (gap > random_gap).double(),
         }
         row = {key: bootstrap(value.double(), seed) for key, value in values.items()}
-        row["relative"] = _share(random[0] - deletion, whole, empty, seed)
-        row["gap_y"] = _share(gap_y, y_range, torch.zeros_like(y_range), seed)
+        row["relative"] = bootstrap(random[0] - deletion, seed, over=whole - empty)
+        row["gap_y"] = bootstrap(gap_y, seed, over=y_range)
         if name in clips[0]["time"]:
             times = torch.tensor([c["time"][name] for c in clips], dtype=torch.float64)
             row["time"] = bootstrap(area(times, times.shape[1] - 1), seed)
@@ -171,15 +178,6 @@ def table(
 
 
 _KINDS = ("deletion", "insertion")
-_COLUMNS = (
-    "gap", "difference", "deletion", "insertion", "relative", "gap_y", "drop", "sign", "saco",
-    "time", "shuffle", "better",
-)  # fmt: skip
-
-
-def _share(amount: Tensor, whole: Tensor, empty: Tensor, seed: int) -> Interval:
-    relative(amount, whole, empty)  # raises an error if the network is constant
-    return bootstrap(amount, seed, over=whole - empty)
 
 
 def _at_tenth(curve: Tensor, num_cells: int) -> Tensor:
@@ -190,49 +188,32 @@ def _at_tenth(curve: Tensor, num_cells: int) -> Tensor:
     return curve[:, after - 1] * (1 - weight) + curve[:, after] * weight
 
 
-def _line(name: str, row: Mapping[str, Interval]) -> str:
-    found = [interval(row[key]) if key in row else "-" for key in _COLUMNS]
-    return f"| {name} | {' | '.join(found)} |\n"
+def intervals_table(
+    first: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Interval]]
+) -> str:
+    """Returns Markdown: a row for each name, with the scores that it has."""
+    cells = [
+        (name, *(str(row[key]) if key in row else "-" for key in columns))
+        for name, row in rows.items()
+    ]
+    return markdown_table((first, *columns.values()), cells)
 
 
-def interval(found: Interval, form: str = "{:z.2f}") -> str:
-    mean, low, high = (form.format(value) for value in found)
-    return f"{mean} ({low} to {high})"
-
-
-def _blocks(clips: Sequence[Mapping[str, Any]], seed: int) -> str:
-    """Returns the table of knocked-out keys and blocks."""
-    if not clips[0]["blocks"]:
-        return ""
-    columns = (
-        "block", "without keys of the highest weight", "random keys", "lowest",
-        "highest minus random", "rank correlation of w with the effect", "of w times the norm of v",
-        "accuracy, block off minus on",
-    )  # fmt: skip
-    text = "\n## Blocks: the decrease of y without 5 % of the keys of every query\n\n"
-    text += f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
+def block_scores(clips: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Interval]]:
+    """Returns the scores of each block: without keys, and without the block."""
+    found: dict[str, dict[str, Interval]] = {}
     for name in clips[0]["blocks"]:
-        rows = [clip["blocks"][name] for clip in clips]
-
-        def cell(of: Callable[[dict[str, Any]], float], needs: str, rows: list[Any] = rows) -> str:
-            values = [of(row) for row in rows if needs in row]
-            found = bootstrap(torch.tensor(values).double(), seed) if values else None
-            return interval(found, "{:z.3f}") if found else "-"
-
-        keys = [cell(lambda row, which=which: row[which], which) for which in KEYS]  # type: ignore[misc]
-        difference = cell(lambda row: row["highest"] - row["random"], "highest")
-        orders = [cell(lambda row, k=k: row[k], k) for k in ("weights", "weighted_values")]  # type: ignore[misc]
-        off = [
-            row["answer_off"] in c["labels"]
-            for row, c in zip(rows, clips, strict=True)
-            if "answer_off" in row
-        ]
-        change = "-"
-        if off:
-            pairs = torch.tensor(off).double() - torch.tensor([c["right"] for c in clips]).double()
-            change = interval(bootstrap(100 * pairs, seed), "{:z.1f} %")
-        text += f"| {name} | {' | '.join([*keys, difference, *orders, change])} |\n"
-    return text
+        values: dict[str, list[float]] = defaultdict(list)
+        for clip in clips:
+            row = dict(clip["blocks"][name])
+            if "highest" in row:
+                row["difference"] = row["highest"] - row["random"]
+            if "answer_off" in row:
+                row["off"] = 100 * ((row.pop("answer_off") in clip["labels"]) - clip["right"])
+            for key, value in row.items():
+                values[key].append(value)
+        found[name] = {key: bootstrap(torch.tensor(x).double(), seed) for key, x in values.items()}
+    return found
 
 
 def _draw_curves(
@@ -240,12 +221,15 @@ def _draw_curves(
 ) -> None:
     """Draws the mean deletion and insertion curves: a row of two plots for each fill."""
     figure = Figure(figsize=(12, 4.5 * len(fills)), layout="constrained")
-    FigureCanvasAgg(figure)
     plots = figure.subplots(len(fills), 2, squeeze=False)
     for fill, row in zip(fills, plots, strict=True):
         for kind, axes in zip(_KINDS, row, strict=True):
             _draw(axes, clips, fill, kind, num_cells)
     plots[0][1].legend(loc="lower right", fontsize=8)
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 

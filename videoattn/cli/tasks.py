@@ -13,15 +13,15 @@ import typer
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap
-from videoattn.attention.record import record_attention
+from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Overrides, Recipe, Run
-from videoattn.cli.clip import Clip, read_clip
+from videoattn.cli.clip import read_clip
 from videoattn.data.tasks.clips import TASKS
 from videoattn.data.tasks.files import read_truth, write_task
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import one_of
-from videoattn.explain import truth as scores
+from videoattn.explain.truth import mass, pointing, pointing_chance
 from videoattn.files import require_empty, write_text
 from videoattn.models import info
 from videoattn.models.extent import receptive_field
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 OPTIONS = {"match": "identities", "match_unmarked": "identities", "track": "dots"}
 """Task -> the option that makes it harder."""
+TRUTH = "test.npz"
 
 
 @app.command()
@@ -112,7 +113,20 @@ def truth(
     (pointing), beside chance. Correctly and wrongly classified clips are separate rows. Also writes
     RUN/truth.json.
     """
-    for key, row in compare_with_truth(run, data, videos=videos, device=device).items():
+    predictor = load_run(run, resolve_device(device), data=remembered_data(run))
+    if data is None and not predictor.config.data.root:
+        raise ValueError(f"{run}: the folder of its task is unknown; pass it as --data")
+    root = data or Path(predictor.config.data.root)
+    if not has_truth(root):
+        raise ValueError(f"{root} has no {TRUTH}; need a folder of `videoattn tasks write`")
+    table = compare_with_truth(predictor, root, videos=videos)
+    if not table:
+        raise ValueError(
+            f"{run} has no pairwise map, and the truth is about queries; choose a run with "
+            "non_local, cross_layer, sagan, similarity or stand_alone"
+        )
+    write_text(predictor.folder / "truth.json", json.dumps(table, indent=1))
+    for key, row in table.items():
         show(
             f"{key} ({row['clips']} clips): evidence {100 * row['mass']:.1f} % "
             f"(area {100 * row['area']:.1f} %), distractors {100 * row['distractor_mass']:.1f} % "
@@ -121,38 +135,42 @@ def truth(
         )
 
 
+def has_truth(root: Path) -> bool:
+    return (root / TRUTH).is_file()
+
+
 def compare_with_truth(
-    run: Path, data: Path | None = None, *, videos: int = 100, device: str = "auto"
+    predictor: Predictor, root: Path, *, videos: int = 100, kind: str | None = None
 ) -> dict[str, dict[str, float | int]]:
-    """Returns the mean scores of each pairwise map, for correct and wrong clips, and writes them.
+    """Returns the mean scores of each pairwise map over test clips, spread evenly.
+
+    The keys are "MAP, correct" and "MAP, wrong", or "MAP, KIND" for all clips. A network without a
+    pairwise map has none.
 
     Raises:
-        ValueError: If the run has no pairwise map, or the folder of the task is unknown or has no
-            truth.
+        ValueError: If the truth in the folder of the task is damaged.
     """
-    predictor = load_run(run, resolve_device(device), data=remembered_data(run))
-    if data is None and not predictor.config.data.root:
-        raise ValueError(f"{run}: the folder of its task is unknown; pass it as --data")
-    root = data or Path(predictor.config.data.root)
-    if not (root / "test.npz").is_file():
-        raise ValueError(f"{root} has no test.npz; need a folder of `videoattn tasks write`")
-    known = read_truth(root / "test.npz")
+    known = read_truth(root / TRUTH)
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    if not recordable_blocks(predictor.model):
+        return {}
     step = max(len(known.paths) // videos, 1)
     for path, query in list(zip(known.paths, known.queries.tolist(), strict=True))[::step][:videos]:
         clip = read_clip(predictor, root / "test" / path)
-        maps, label = _query_maps(predictor, clip, query)
-        is_correct = predictor.class_names[label] == path.split("/")[0]
-        for name, row in maps.items():
-            key = f"{name}, {'correct' if is_correct else 'wrong'}"
-            rows[key].append(_compare(row, known.masks(path)))
-    table: dict[str, dict[str, float | int]] = {
-        key: {"clips": len(found)}
-        | {name: statistics.fmean(row[name] for row in found) for name in found[0]}
-        for key, found in sorted(rows.items())
+        frame, y, x = query
+        position = clip.to_input(clip.pixel((frame, x, y)))
+        with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
+            label = int(predictor.model(clip.video).argmax())
+        answer = "correct" if predictor.class_names[label] == path.split("/")[0] else "wrong"
+        for name, found in maps.items():
+            if isinstance(found, PairwiseMap):
+                scored = _compare(found.weights[0, 0], known.masks(path))
+                rows[f"{name}, {kind or answer}"].append(scored)
+    return {
+        key: {"clips": len(scores)}
+        | {name: statistics.fmean(row[name] for row in scores) for name in scores[0]}
+        for key, scores in sorted(rows.items())
     }
-    write_text(predictor.folder / "truth.json", json.dumps(table, indent=1))
-    return table
 
 
 @app.command()
@@ -170,31 +188,14 @@ def field(recipe: Recipe, overrides: Overrides = None) -> None:
         show(f"{stage}: {frames} of {size[0]} frames, {height} x {width} of {size[1]} x {size[2]}")
 
 
-def _query_maps(
-    predictor: Predictor, clip: Clip, query: list[int]
-) -> tuple[dict[str, Tensor], int]:
-    """Returns each block's row (T', H', W') for a query (frame, y, x), and the predicted class."""
-    frame, y, x = query
-    position = clip.to_input(clip.pixel((frame, x, y)))
-    with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
-        label = int(predictor.model(clip.video).argmax())
-    found = {name: m for name, m in maps.items() if isinstance(m, PairwiseMap)}
-    if not found:
-        raise ValueError(
-            f"{predictor.folder} has no pairwise map, and the truth is about queries; choose a run "
-            "with non_local, cross_layer, sagan, similarity or stand_alone"
-        )
-    return {name: m.weights[0, 0] for name, m in found.items()}, label
-
-
 def _compare(row: Tensor, masks: Tensor) -> dict[str, float]:
     evidence, distractors = masks.double()
     frames, height, width = row.shape
     return {
-        "mass": float(scores.mass(row, evidence)),
+        "mass": float(mass(row, evidence)),
         "area": float(evidence.mean()),
-        "distractor_mass": float(scores.mass(row, distractors)),
+        "distractor_mass": float(mass(row, distractors)),
         "distractor_area": float(distractors.mean()),
-        "pointing": float(scores.pointing(row, evidence)),
-        "chance": float(scores.pointing_chance(evidence, (frames, height, width))),
+        "pointing": float(pointing(row, evidence)),
+        "chance": float(pointing_chance(evidence, (frames, height, width))),
     }

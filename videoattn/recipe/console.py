@@ -5,6 +5,7 @@ visible, because a terminal would execute them. They are never read as rich mark
 """
 
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -36,3 +37,9 @@ def visible(text: object) -> str:
 def show(text: object) -> None:
     """Prints one line, as `visible` returns it."""
     console.print(Text(visible(text)))
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a Markdown table, with a line break at its end."""
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)

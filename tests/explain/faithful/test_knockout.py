@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.reference.stand_alone import stand_alone
 from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.blocks.self_attention import SelfAttention
 from videoattn.attention.blocks.similarity import SimilarityAttention
+from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.insert import insert_attention
 from videoattn.explain.faithful.knockout import (
     block_off,
@@ -113,6 +115,26 @@ def test_keys_of_all_queries(name: str, which: str) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("which", ["highest", "lowest"])
+@pytest.mark.parametrize(("border", "stride"), [("mask", 1), ("zero", 2)])
+def test_keys_of_stand_alone_attention(border: str, stride: int, which: str) -> None:
+    torch.manual_seed(0)
+    block = StandAloneAttention(8, 8, stride, window=(3, 3, 3), heads=2, border=border)
+    block = block.double().eval()
+    for conv in (block.query, block.key):
+        nn.init.normal_(conv.weight, std=0.3)
+    x = clips()
+    with torch.no_grad():
+        received = block.maps(x)[""].rows(torch.arange(32)).sum(1)
+        order = received.flatten().argsort(descending=which == "highest")[:4]
+        dropped = [tuple(int(i) for i in torch.unravel_index(k, x.shape[2:])) for k in order]
+        with without_keys(block, which, torch.Generator(), share=0.1):
+            got = block(x)
+        torch.testing.assert_close(got, stand_alone(block, x, dropped), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(block(x), stand_alone(block, x), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(got, block(x))
+
+
 def test_random_keys_depend_on_the_seed() -> None:
     block, x = made("embedded_gaussian"), clips()
     results = []
@@ -147,13 +169,13 @@ def test_row_order_against_a_loop(name: str) -> None:
              spearman(w * v[0].norm(dim=1), torch.stack(effects)))
         )  # fmt: skip
     expected = torch.tensor(orders).mean(0).tolist()
-    assert found is not None
-    assert tuple(found) == pytest.approx(tuple(expected), abs=1e-6)
+    assert list(found) == ["weights", "weighted_values"]
+    assert list(found.values()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_block_in_groups_has_no_row_order() -> None:
     block = NonLocal(8, scope="space").double().eval()
-    assert row_order(nn.Sequential(block), block, clips(), torch.Generator()) is None
+    assert row_order(nn.Sequential(block), block, clips(), torch.Generator()) == {}
 
 
 def test_a_new_block_can_be_switched_off_and_another_shape_cannot() -> None:

@@ -11,7 +11,6 @@ from videoattn.explain.faithful.removal import (
     area,
     descending,
     first_hidden,
-    relative,
     removal_curves,
     remove_groups,
     saco,
@@ -168,12 +167,12 @@ def test_a_constant_network_is_an_error() -> None:
     p = removal_curves(constant, torch.arange(16)).deletion.p
     ends = p[0][None], p[-1][None]
     with pytest.raises(ValueError, match="score of the whole clip is that of the empty one"):
-        relative(torch.ones(1), *ends)
+        bootstrap(torch.ones(1), over=ends[0] - ends[1])
 
 
 def test_relative_scores_are_shares_of_the_range() -> None:
     amount, whole, empty = torch.tensor([[0.1, 0.3], [0.9, 0.7], [0.1, 0.2]])
-    assert float(relative(amount, whole, empty)) == pytest.approx(0.4 / 1.3)
+    assert bootstrap(amount, over=whole - empty).mean == pytest.approx(0.4 / 1.3)
 
 
 def test_hidden_cells_show_the_fill() -> None:

@@ -10,10 +10,9 @@ from videoattn.explain.faithful.baselines import (
     center_map,
     frame_map,
     motion_map,
-    random_map,
     smooth_map,
 )
-from videoattn.explain.faithful.fields import field_of
+from videoattn.explain.faithful.score import field_of
 from videoattn.explain.faithful.statistics import bootstrap, spearman
 
 
@@ -77,12 +76,6 @@ def test_motion_is_the_change_to_the_frame_before() -> None:
 def test_frame_keeps_only_the_timing() -> None:
     found = torch.arange(12.0).view(2, 2, 3)
     assert frame_map(found).tolist() == [[[2.5] * 3] * 2, [[8.5] * 3] * 2]
-
-
-def test_random_maps_depend_on_the_seed() -> None:
-    first, second = random_map((2, 3, 4), seeded()), random_map((2, 3, 4), seeded(1))
-    assert torch.equal(first, random_map((2, 3, 4), seeded()))
-    assert not torch.equal(first, second)
 
 
 def test_fields_of_every_kind() -> None:

@@ -113,11 +113,18 @@ class StandAloneAttention(nn.Module):
             start = cuts[0].starts[index]
             near = slice(start, start + cuts[0].span)
             chunks.append(attend_frames(queries, k[:, :, near], v[:, :, near], cuts, index))
-        y = torch.cat(chunks, dim=2)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+        return self.pooled(torch.cat(chunks, dim=2)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]])
+
+    def pooled(self, y: Video) -> Tensor:
+        """Returns the average pool over `stride` of responses at all positions."""
         if self.stride > 1:
             pool = (1, min(self.stride, y.shape[3]), min(self.stride, y.shape[4]))
             y = F.avg_pool3d(y, pool, ceil_mode=True, count_include_pad=False)
         return y
+
+    def values(self, x: Video) -> Tensor:
+        """Returns the values of all positions, (N, heads, P, D)."""
+        return self.value(x).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
         """Returns the map of each head, on the grid before the pool; 0 outside the window. With

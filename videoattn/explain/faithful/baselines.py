@@ -1,7 +1,6 @@
 """Maps that know nothing of the network, or only a part of what a map says.
 
 | baseline | map                                                                      |
-| random   | independent values                                                       |
 | smooth   | a random field with the autocorrelation of a map: blobs of the same size |
 | center   | nearness to the middle of the clip                                       |
 | motion   | mean absolute difference to the frame before                             |
@@ -16,11 +15,6 @@ from videoattn.explain.truth import cells
 from videoattn.types import Grid, Video
 
 Field = Float[Tensor, "t h w"]
-
-
-def random_map(grid: Grid, generator: torch.Generator) -> Field:
-    """Returns independent values."""
-    return torch.rand(grid, generator=generator)
 
 
 def smooth_map(found: Field, generator: torch.Generator) -> Field:

@@ -13,13 +13,14 @@ effect of key j follows w_ij |v_j - y_i|, not w_ij, so we report how far each or
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import ceil
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from math import ceil, prod
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from videoattn.attention.maps import PairwiseAttention
 from videoattn.attention.record import recordable_blocks
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.types import Video
@@ -41,6 +42,18 @@ class Attends(Protocol):
     def weights(self, q: Tensor, k: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Windowed(Protocol):
+    """A layer of several heads: the values (N, h, P, E) of its positions, its rows, and the output
+    for responses (N, C, T, H, W)."""
+
+    def values(self, x: Tensor) -> Tensor: ...
+
+    def maps(self, x: Tensor) -> dict[str, PairwiseAttention]: ...
+
+    def pooled(self, y: Tensor) -> Tensor: ...
+
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
 
@@ -48,7 +61,8 @@ Changed = Callable[[Attend, Tensor, Tensor, Tensor], Tensor]
 def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
     """Returns the blocks whose keys can be knocked out, by name."""
     found = recordable_blocks(model)
-    return {name: block for name, block in found.items() if isinstance(block, Attends)}
+    kinds = (Attends, Windowed)
+    return {name: block for name, block in found.items() if isinstance(block, kinds)}
 
 
 @contextmanager
@@ -84,16 +98,53 @@ def without_keys(
     """Knocks out a share of the keys for all queries: those that receive the "highest" or "lowest"
     weight from all queries, or "random" ones."""
 
-    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def choose(received: Tensor) -> Tensor:
         if which == "random":
-            values = torch.rand(k.shape[:2], generator=generator).to(k.device)
-        else:
-            values = _received(block, q, k)
-        chosen = values.topk(ceil(share * k.shape[1]), dim=1, largest=which != "lowest").indices
-        return without(block, attend, q, k, v, chosen)
+            received = torch.rand(received.shape, generator=generator).to(received.device)
+        count = ceil(share * received.shape[1])
+        return received.topk(count, dim=1, largest=which != "lowest").indices
 
-    with replaced_attend(block, changed):
+    def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return without(block, attend, q, k, v, choose(_received(block, q, k)))
+
+    if not isinstance(block, Windowed):
+        with replaced_attend(block, changed):
+            yield
+        return
+
+    def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        (x,) = inputs
+        received = sum(rows.sum((1, 2)) for rows in _rows_of(block, x))
+        return _window_response(block, x, choose(torch.as_tensor(received)))
+
+    handle = block.register_forward_hook(replaced)
+    try:
         yield
+    finally:
+        handle.remove()
+
+
+def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
+    """Yields the rows of all positions, a few at a time."""
+    (found,) = block.maps(x).values()
+    count = prod(found.grid_q)
+    queries = torch.arange(count, device=x.device)
+    for part in queries.split(max(MOST_ENTRIES // (len(x) * found.num_heads * count), 1)):
+        yield found.weigh(part)
+
+
+def _window_response(block: Windowed, x: Video, dropped: Int64[Tensor, "N K"]) -> Tensor:
+    """Returns the output of a layer without some keys. It is 0 where a window has no other key."""
+    v = block.values(x)
+    is_dropped = torch.zeros(len(x), v.shape[2], dtype=torch.bool, device=x.device)
+    is_dropped = is_dropped.scatter(1, dropped, True)[:, None, None]
+    parts = []
+    for rows in _rows_of(block, x):
+        left = rows.masked_fill(is_dropped, 0)
+        rest = 1 - (rows - left).sum(-1, keepdim=True)  # with the weight of padding, if any
+        parts.append((left / rest.clamp_min(1e-12)) @ v.to(left.dtype))
+    y = torch.cat(parts, dim=2).transpose(2, 3).flatten(1, 2)
+    return block.pooled(y.unflatten(2, x.shape[2:]).to(v.dtype))
 
 
 @contextmanager
@@ -113,22 +164,19 @@ def without_key(
         yield
 
 
-class RowOrder(NamedTuple):
-    """How far w_ij and w_ij |v_j| order the effects of keys: mean Spearman over queries."""
-
-    weights: float
-    weighted_values: float
-
-
 @torch.no_grad()
 def row_order(
     model: nn.Module, block: nn.Module, video: Video, generator: torch.Generator
-) -> RowOrder | None:
-    """Compares the rows of a block with the effect of each key on the block's output at the query.
+) -> dict[str, float]:
+    """Returns how far w_ij ("weights") and w_ij |v_j| ("weighted_values") order the effects of keys
+    on the block's output at the query: the mean Spearman over queries.
 
     Takes 16 random queries and, for each, 32 keys, stratified over the quantiles of the row; runs
-    the block once for every 32 keys. Returns None if the block divides the clip into groups.
+    the block once for every 32 keys. Returns {} if the block divides the clip into groups, or has
+    several heads.
     """
+    if not isinstance(block, Attends):
+        return {}
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
     passes: list[tuple[tuple[Tensor, ...], Tensor]] = []
 
@@ -144,11 +192,11 @@ def row_order(
         model(video)
     handle.remove()
     if len(calls) != 1 or len(calls[0][0]) != 1:
-        return None
+        return {}
     ((inputs, output),) = passes
     q, k, v = calls[0]
     queries = torch.randperm(q.shape[1], generator=generator)[:NUM_QUERIES]
-    rows = block.weights(q[:, queries], k)[0]  # type: ignore[operator]
+    rows = block.weights(q[:, queries], k)[0]
     places = torch.linspace(0, k.shape[1] - 1, min(NUM_KEYS, k.shape[1])).round().long()
     keys = rows.argsort(dim=1)[:, places].T  # (keys, queries)
     with without_key(block, queries, keys):
@@ -156,11 +204,11 @@ def row_order(
     effects = (changed - output).flatten(2)[:, :, queries].norm(dim=1)
     weights = rows.gather(1, keys.T).abs()
     norms = weights * v[0].norm(dim=1)[keys.T]
-    pairs = [(weights[i], norms[i], effects[:, i]) for i in range(len(queries))]
-    return RowOrder(
-        sum(spearman(w, effect) for w, _, effect in pairs) / len(pairs),
-        sum(spearman(norm, effect) for _, norm, effect in pairs) / len(pairs),
-    )
+    orders = {"weights": weights, "weighted_values": norms}
+    return {
+        name: sum(map(spearman, values, effects.T)) / len(queries)
+        for name, values in orders.items()
+    }
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Compares maps with known motion: clips whose generator knows where the object is."""
 
 from math import prod
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -81,12 +80,3 @@ def _queries_on(
     frames = (best.values >= ON_OBJECT).nonzero().flatten()
     numbers = frames * prod(grid[1:]) + best.indices[frames]
     return numbers, [int(frame) * key_frames // grid[0] for frame in frames]
-
-
-def averages(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Returns the mean of each score over the clips that have it."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {
-        name: float(torch.tensor([r[name] for r in records if name in r]).double().mean())
-        for name in names
-    }

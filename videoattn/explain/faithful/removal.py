@@ -31,7 +31,6 @@ from videoattn.explain.faithful.hide import Hider, Scores
 
 NUM_POINTS = 21
 NUM_GROUPS = 10
-FLAT = 1e-9  # a smaller range of scores is that of a constant network
 
 
 class Curves(NamedTuple):
@@ -85,23 +84,6 @@ def area(curve: Float[Tensor, "... points"], num_cells: int) -> Float[Tensor, ".
     """Returns the area under a curve over k / n, by trapezoids."""
     at = torch.tensor(steps(num_cells, curve.shape[-1]), dtype=curve.dtype) / num_cells
     return torch.trapezoid(curve, at)
-
-
-def relative(
-    amount: Float[Tensor, " N"], whole: Float[Tensor, " N"], empty: Float[Tensor, " N"]
-) -> Float[Tensor, ""]:
-    """Returns the mean of an amount over clips as a share of the mean of score(x) - score(empty).
-
-    Raises:
-        ValueError: If hiding everything changes nothing.
-    """
-    change = (whole - empty).mean()
-    if abs(float(change)) < FLAT:
-        raise ValueError(
-            "the score of the whole clip is that of the empty one, so that nothing can be relative "
-            "to the difference; the network ignores what this fill hides: choose another fill"
-        )
-    return amount.mean() / change
 
 
 def remove_groups(hider: Hider, values: Tensor, order: Tensor) -> Groups:

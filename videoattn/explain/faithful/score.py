@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from videoattn.attention.maps import GateMap, PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap, to_input
 from videoattn.attention.record import record_attention, recordable_blocks
+from videoattn.explain.choose import summarize
 from videoattn.explain.faithful.baselines import (
     Field,
     center_map,
     frame_map,
     motion_map,
-    random_map,
     smooth_map,
 )
-from videoattn.explain.faithful.fields import MOST_CELLS, field_of
 from videoattn.explain.faithful.hide import Hider
 from videoattn.explain.faithful.knockout import (
     KEYS,
@@ -35,14 +35,45 @@ from videoattn.explain.faithful.removal import (
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.explain.post_hoc import METHODS
 from videoattn.explain.truth import cells
-from videoattn.types import Video
+from videoattn.types import Grid, Video
 
+MOST_CELLS = 4096
+COARSE: Grid = (8, 14, 14)
+"""The largest grid that a map with more cells is averaged to."""
 SIGNED = ("cam", "hires_cam", "integrated_gradients", "occlusion")
 """Methods whose maps say that some places lower the score."""
 NUM_RANDOM = 10
 LEAST_CELLS = 10
 """A map with fewer cells has no top tenth."""
 FRAMES_ONLY = ", frames only"
+
+
+def field_of(
+    found: PairwiseMap | GateMap, clip: Grid, *, most_cells: int = MOST_CELLS
+) -> Field | None:
+    """Returns the field of a map of one clip (T, H, W), or None if it has no positions.
+
+    The field of a pairwise map is the mean weight that each key position receives; of a mask, its
+    mean over channels; of poolings, their mean. Fields with more than `most_cells` are averaged.
+    """
+    if isinstance(found, PairwiseMap):
+        if not found.is_whole or not all(found.grid_q):
+            return None
+        field = summarize(found).received.view(found.grid_k)
+    elif found.kind == "channel":
+        return None
+    elif found.kind == "box":
+        field = to_input(found, clip)[0]
+    elif found.kind == "temporal":
+        field = found.weights[0, :, None, None]
+    else:
+        field = found.weights[0] if found.weights.ndim == 4 else found.weights[0].mean(0)
+    field = field.float().cpu()
+    sizes = field.shape[0], field.shape[1], field.shape[2]
+    if prod(sizes) <= most_cells:
+        return field
+    t, y, x = (min(pair) for pair in zip(sizes, COARSE, strict=True))
+    return cells(field, (t, y, x)).float()
 
 
 def make_fields(
@@ -94,7 +125,7 @@ def score_maps(
     for name, field in every.items():
         if FRAMES_ONLY not in name:  # it has the frames of its map
             record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
-    random = [random_map(hider.grid, generator) for _ in range(NUM_RANDOM)]
+    random = [torch.rand(hider.grid, generator=generator) for _ in range(NUM_RANDOM)]
     for fill in fills:
         hider = replace(hider, fill=fill)
         rows = {
@@ -146,8 +177,7 @@ def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
             for which in KEYS:
                 with without_keys(block, which, generator):
                     row[which] = before - float(hider(whole).y)
-            order = row_order(model, block, hider.video, generator)
-            row |= order._asdict() if order is not None else {}
+            row |= row_order(model, block, hider.video, generator)
         try:
             with torch.no_grad(), block_off(block):
                 row["answer_off"] = int(model(hider.video)[0].argmax())
@@ -157,31 +187,6 @@ def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if row}
 
 
-class Cost(NamedTuple):
-    """The probability (0 - 1) that hiding the top tenth of a map's cells costs, and the mean of ten
-    random tenths."""
-
-    top: float
-    random: float
-
-    def __str__(self) -> str:
-        top, random = (f"{100 * cost:.0f}" for cost in self)
-        points = "point" if top == "1" else "points"
-        return f"hiding its top tenth costs {top} {points}, random {random}"
-
-
-def top_tenth(hider: Hider, field: Field, generator: torch.Generator) -> Cost:
-    """Returns the cost of a map's top tenth, and of random ones: 12 forward passes."""
-    count = max(round(hider.num_cells / 10), 1)
-    orders = [descending(field, generator)]
-    orders += [torch.randperm(hider.num_cells, generator=generator) for _ in range(NUM_RANDOM)]
-    masks = torch.zeros(len(orders) + 1, hider.num_cells, dtype=torch.bool)
-    for mask, order in zip(masks[1:], orders, strict=True):
-        mask[order[:count]] = True
-    p = hider(masks).p
-    return Cost(float(p[0] - p[1]), float(p[0] - p[2:].mean()))
-
-
 def cost_of(
     model: nn.Module,
     video: Video,
@@ -189,13 +194,24 @@ def cost_of(
     label: int,
     probabilities: Callable[[Tensor], Tensor],
 ) -> str:
-    """Returns "; hiding its top tenth costs 31 points, random 6", or "" if a map has few places."""
+    """Returns "; hiding its top tenth costs 31 points, random 6", or "" if a map has few places.
+
+    A point is 0.01 of the class's probability. Random is the mean of ten random tenths.
+    """
     field = field_of(found, (video.shape[2], video.shape[3], video.shape[4]))
     if field is None or field.numel() < LEAST_CELLS:
         return ""
     grid = len(field), field.shape[1], field.shape[2]
-    hider = Hider(model, video, grid, label, probabilities=probabilities)
-    return f"; {top_tenth(hider, field, torch.Generator().manual_seed(0))}"
+    generator = torch.Generator().manual_seed(0)
+    orders = [descending(field, generator)]
+    orders += [torch.randperm(field.numel(), generator=generator) for _ in range(NUM_RANDOM)]
+    masks = torch.zeros(len(orders) + 1, field.numel(), dtype=torch.bool)
+    for mask, order in zip(masks[1:], orders, strict=True):
+        mask[order[: max(round(field.numel() / 10), 1)]] = True
+    p = Hider(model, video, grid, label, probabilities=probabilities)(masks).p
+    top, random = (f"{100 * float(cost):.0f}" for cost in (p[0] - p[1], p[0] - p[2:].mean()))
+    points = "point" if top == "1" else "points"
+    return f"; hiding its top tenth costs {top} {points}, random {random}"
 
 
 def _curves(hider: Hider, field: Field, generator: torch.Generator) -> dict[str, list[float]]:

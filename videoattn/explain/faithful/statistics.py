@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 NUM_RESAMPLES = 1000
+FLAT = 1e-9  # a smaller range of scores is that of a constant network
 
 
 class Interval(NamedTuple):
@@ -15,6 +16,9 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return "{:z.2f} ({:z.2f} to {:z.2f})".format(*self)
 
 
 def bootstrap(
@@ -25,8 +29,17 @@ def bootstrap(
     The interval of a paired difference is that of the differences.
 
     Args:
-        over: Divide the mean by the mean of these values in each resample, for a relative score.
+        over: Divide the mean by the mean of these values in each resample, for a score relative to
+            score(x) - score(empty).
+
+    Raises:
+        ValueError: If the mean of `over` is 0: hiding everything changes nothing.
     """
+    if over is not None and abs(float(over.mean())) < FLAT:
+        raise ValueError(
+            "the score of the whole clip is that of the empty one, so that nothing can be relative "
+            "to the difference; the network ignores what this fill hides: choose another fill"
+        )
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(values), (NUM_RESAMPLES, len(values)), generator=generator)
     means, mean = values[drawn].mean(1), values.mean()
