@@ -161,4 +161,7 @@ def _percent(share: float | None) -> str:
 
 
 def _interval(found: Sequence[float] | None) -> str:
-    return "-" if found is None else "{:z.2f} ({:z.2f} to {:z.2f})".format(*found)
+    if found is None:
+        return "-"
+    value, low, high = (f"{round(x, 2) + 0.0:.2f}" for x in found)  # no negative zero
+    return f"{value} ({low} to {high})"

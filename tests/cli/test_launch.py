@@ -96,7 +96,8 @@ def test_an_error_is_one_line(folder: Path, environment: dict[str, str]) -> None
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    line = done.stderr
     assert line.startswith(
         "error: data.root: nowhere does not exist; need the folder of the videos"
     )

@@ -160,7 +160,7 @@ def test_every_block_can_be_measured_alone(name: str) -> None:
 def test_an_explicit_block_returns_the_same_values() -> None:
     assert not attention.has_explicit_path("squeeze_excite", 32)
     site = attention.Site(8, (2, 4, 4))
-    for name in ("non_local", "cross_layer", "sagan", "similarity", "stand_alone", "pay_attention"):
+    for name in ("non_local", "cross_layer", "sagan", "similarity", "stand_alone"):
         assert attention.has_explicit_path(name, 8)
         module, inputs = attention.make_block(name, site, "cpu")
         explicit, _ = attention.make_block(name, site, "cpu", path="explicit")

@@ -66,6 +66,7 @@ function paint() {
     const shown = views.map(({ amounts: each }) => each?.[frame]?.text).filter(Boolean).join(" | ");
     tile.setAttribute("aria-label", `${clip.labels[frame][2]}${shown && `: ${shown}`}`);
     bar.style.width = `${(60 * Math.abs(amount?.value ?? 0)) / most}%`;
+    bar.hidden = views.length > 1; // one bar cannot show two shares
     text.textContent = shown;
     const { top, bottom } = places[frame];
     if (bottom < Math.max(seen.top, 0) || top > Math.min(seen.bottom, innerHeight)) return; // painted when scrolled to
