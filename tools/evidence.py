@@ -49,8 +49,9 @@ def run_record(run: Path, about: Record) -> dict[str, Any]:
         about: What the run does not know: the task, the number of identities, the machine.
     """
     config = yaml.safe_load((run / "config.yaml").read_text())
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    tests = [row for row in map(json.loads, lines) if row["kind"] == "validation"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    tests = [row for row in rows if row["kind"] == "validation"]
+    seen = max(row["seen"] for row in rows[: rows.index(tests[0])])
     train, model, size = config["train"], config["model"], config["train"]["batch_size"]
     options = {k: v for k, v in model["attention"]["options"].items() if k != "key_pool"}
     truth = run / "truth.json"
@@ -60,7 +61,7 @@ def run_record(run: Path, about: Record) -> dict[str, Any]:
         "attention": ", ".join([model["attention"]["name"] or "none", *map(str, options.values())]),
         "start": Path(model["weights"]).name if model["weights"] else "random weights",
         "seed": config["seed"],
-        "training_clips": round(tests[0]["step"] * size / tests[0]["epoch"]),
+        "training_clips": seen // tests[0]["epoch"],
         "epochs": train["num_epochs"],
         "lr": train["lr"],
         "test_clips": tests[0]["videos"],

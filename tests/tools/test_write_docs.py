@@ -46,6 +46,7 @@ def test_a_run_is_stored_and_fills_the_tables(tmp_path: Path) -> None:
         {"kind": "validation", "step": 250 * k, "epoch": k, "videos": 500, "video_accuracy": k / 3}
         for k in (1, 2)
     ]
+    lines.insert(0, {"kind": "train", "step": 250, "epoch": 1, "seen": 8000})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     scores = dict.fromkeys(evidence.TRUTH, 0.25) | {"clips": 9, "area": 0.018}
     (run / "truth.json").write_text(json.dumps({"layer3.1_similarity, correct": scores}))
