@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from tests.engine.fakes import FakeBatches, PoisonedNet, clip, tiny_net, to_video
+from videoattn.engine.batches import passes
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.objective import BinaryCrossEntropy
 from videoattn.types import Batch
@@ -50,6 +51,18 @@ def test_views_are_scored_in_chunks_of_bounded_size() -> None:
     torch.testing.assert_close(
         results[0].probabilities, results[1].probabilities, rtol=0, atol=1e-6
     )
+
+
+def test_passes_on_a_cpu_have_few_values() -> None:
+    """Two views of 8x256x256 have more than 2**21 values; one may have more, alone."""
+    small, large = (torch.empty(5, 3, 8, size, size) for size in (64, 512))
+    assert [len(part) for part in passes(small, 16)] == [5]
+    assert [len(part) for part in passes(small, 2)] == [2, 2, 1]
+    assert [len(part) for part in passes(large, 16)] == [1] * 5
+    frames = torch.arange(2 * 3 * 8 * 256 * 256, dtype=torch.float32).view(2, 3, 8, 256, 256)
+    assert torch.equal(torch.cat(passes(frames, 16)), frames)
+    assert len(passes(frames, 16)) == 2
+    assert len(passes(frames.to("meta"), 16)) == 1
 
 
 def test_failed_videos_are_reported_and_not_replaced() -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from videoattn.engine.batches import Batches, ToVideo
+from videoattn.engine.batches import Batches, ToVideo, passes
 from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
@@ -225,7 +225,7 @@ def _forward(
     if not len(batch.frames):
         return {}
     chunks: list[dict[str, Tensor]] = []
-    for frames in batch.frames.flatten(0, 1).split(max_views):
+    for frames in passes(batch.frames.flatten(0, 1), max_views):
         video = to_video(frames)
         parts = model.parts(video) if isinstance(model, HasParts) else {WHOLE: model(video)}
         chunks.append({name: logits.float() for name, logits in parts.items()})
