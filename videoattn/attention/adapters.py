@@ -27,6 +27,9 @@ def multihead_maps(
         args, kwargs: Arguments of the call.
         grid: (T, H, W) of the network's tokens.
         special: Names of the special tokens, which come first.
+
+    Raises:
+        ValueError: If the number of keys differs from the number of tokens.
     """
     call = inspect.signature(module.forward).bind(*args, **kwargs)
     call.apply_defaults()

@@ -59,6 +59,9 @@ def attach_convolutions(
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:
     """Replaces every convolution with a 3x3 extent inside stages or blocks, except in attention, by
     `make(in_channels, out_channels, stride of height and width)`; returns their names.
+
+    Raises:
+        ValueError: If a stage has no 3x3 convolution, or a block follows a convolution.
     """
     replaced = []
     for stage in stages:
@@ -114,6 +117,9 @@ def attach_layers(
     """Adds `make(channels, source_channels)` after the last position. Its forward takes (x,
     *sources): the outputs of that position and of the others. By default the block before the last
     attends to the published positions.
+
+    Raises:
+        ValueError: If there is no source, or a source does not run before the last position.
     """
     positions = list(after)
     if not positions:
@@ -156,6 +162,9 @@ def attach_head(
     """Replaces the classifier by `make(width, level_channels, num_classes)`. Its forward takes
     (pooled, *levels): the classifier's input, (N, C) or (N, S, C) for S segments, and the outputs
     of the positions, by default of the last three stages. It returns (N, K) or (N, 1, K).
+
+    Raises:
+        ValueError: If the network has no linear classifier, or its input has another shape.
     """
     levels = after or stage_outputs(model, info, 3)
     shapes = insert.output_shapes(model, levels, info)

@@ -93,6 +93,9 @@ def attend(
     at a time ("chunked": memory linear in positions), and once more in the backward pass. The same
     path computes softmax in bfloat16 on a CPU, with bfloat16 logits: it is 1.5 to 3 times as fast
     as the fused kernel (measured by `tools/bench/attention_paths.py`).
+
+    Raises:
+        ValueError: If the normalizer or the path does not exist.
     """
     check_path(path, normalizer, *_PATHS.get(normalizer, ()))
     if path == "auto":
@@ -200,6 +203,9 @@ def attend_separable(
     Only keys with b_j > -a_i count. In sorted b they are a suffix, and two suffix sums,
     S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalizers have no
     such sums; their rows are computed for some queries at a time ("chunked").
+
+    Raises:
+        ValueError: If the normalizer does not have the path.
     """
     check_path(path, "a separable map", "linear" if normalizer == "count" else "chunked")
     if normalizer != "count":

@@ -62,6 +62,9 @@ class AttentionSystem:
             make: The system's constructor, with its options bound.
             after: Positions; the default ones if empty.
             name: Name of the blocks in the network.
+
+        Raises:
+            ValueError: If a position does not exist or does not suit the system.
         """
         if not after and self.default_after is not None:
             after = self.default_after(model, info)

@@ -36,7 +36,11 @@ class Position(NamedTuple):
 
 
 def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
-    """Returns the temporal cell that covers each frame, of which there are at least as many."""
+    """Returns the temporal cell that covers each frame, of which there are at least as many.
+
+    Raises:
+        ValueError: If there are more cells than frames.
+    """
     if num_cells > num_frames:
         raise ValueError(
             f"attention map: {num_cells} temporal cells over {num_frames} frames; need at most "
@@ -54,7 +58,11 @@ def cell_center(cell: Sequence[int], grid: Grid, clip: Grid) -> Position:
 
 
 def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
-    """Returns the weights of one sample in float32; channel gates are (C) or (C, T)."""
+    """Returns the weights of one sample in float32; channel gates are (C) or (C, T).
+
+    Raises:
+        ValueError: If the shape does not fit the kind, or weights are not finite.
+    """
     shape, allowed = tuple(gate_map.weights.shape), [a.split() for a in GATE_AXES[gate_map.kind]]
     fits = len(shape) - 1 in map(len, allowed) and (gate_map.kind != "box" or shape[-1] == 4)
     if not fits or 0 in shape:

@@ -82,6 +82,9 @@ class InceptionI3d(nn.Sequential):
             height and width, and all axes of the pools, are padded at the start as if their size
             were even (a size of 1 is not allowed). The two are equal if T is a multiple of 4, and
             H and W are multiples of 16.
+
+    Raises:
+        ValueError: If the padding does not exist.
     """
 
     def __init__(

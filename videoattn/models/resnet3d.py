@@ -120,6 +120,9 @@ class ResNet3d(nn.Module):
             the window is averaged whole.
         strides: For each stage, the stride of its first block in height and width. (1, 2, 1, 1)
             gives the last stages the grid of layer2, so that their maps have more places.
+
+    Raises:
+        ValueError: If the kind or the depth does not exist, or there are not four strides.
     """
 
     def __init__(

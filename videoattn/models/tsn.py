@@ -36,6 +36,9 @@ class TSN(nn.Module):
         shift_place: Shift before the first convolution of the block only ("residual", as in the
             paper), or before its shortcut too ("block"). In networks with 23 blocks in a stage,
             every second block shifts.
+
+    Raises:
+        ValueError: If an option does not exist, or `shift_div` is below 2.
     """
 
     def __init__(
@@ -121,6 +124,9 @@ class TemporalShift:
 
     The first C // div channels come from the next segment, the following C // div from the
     previous one, with zeros beyond the ends.
+
+    Raises:
+        ValueError: If `div` is below 2, which would leave no channel in its segment.
     """
 
     def __init__(self, div: int) -> None:

@@ -185,6 +185,9 @@ def assemble(
     Args:
         previous: The checkpoint that the run resumes from; its weights are loaded by `fit`.
         samples: The result of `read_samples`, if it has been called already.
+
+    Raises:
+        ValueError: If a setting or the dataset is wrong. The message names the key.
     """
     samples = samples or read_samples(config)
     num_classes = len(samples["train"].class_names)

@@ -92,6 +92,9 @@ def from_stored(
     Args:
         data: A data section to use instead, from a source that the user controls.
         overrides: `key=value` words that the user typed.
+
+    Raises:
+        ValueError: As for `load`, or if the config holds an interpolation or exceeds a limit.
     """
     source = "the checkpoint's config"
     if not isinstance(values, Mapping):
@@ -109,7 +112,11 @@ def from_stored(
 
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
-    They are only for comparison: none is resolved."""
+    They are only for comparison: none is resolved.
+
+    Raises:
+        ValueError: If they are damaged, too many, or of another version.
+    """
     source = "the checkpoint's config"
     check_bounds(values, source, stored.MAX_SETTINGS)
     merged = OmegaConf.structured(Config)

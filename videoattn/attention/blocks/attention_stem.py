@@ -32,6 +32,9 @@ class AttentionStem(nn.Module):
     Args:
         heads: Number of heads; it must divide C'.
         mixtures: Number of value matrices m (the paper has 4).
+
+    Raises:
+        ValueError: If `heads` does not divide C', or a number is below 1.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
@@ -119,7 +122,11 @@ class AttentionStem(nn.Module):
 
 
 def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
-    """Replaces a network's first convolution, and the pool `maxpool` that follows it."""
+    """Replaces a network's first convolution, and the pool `maxpool` that follows it.
+
+    Raises:
+        ValueError: If there are no such layers, or the convolution skips frames.
+    """
     conv, pool = model.get_submodule(name), getattr(model, "maxpool", None)
     fits = isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.Conv3d) and conv.stride[0] == 1)
     if not fits or not isinstance(pool, nn.MaxPool2d | nn.MaxPool3d):

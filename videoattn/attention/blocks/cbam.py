@@ -64,6 +64,10 @@ class CBAM(nn.Module):
         norm: The norm before the sigmoid of the spatial gate, and of the temporal gates with a
             kernel: "bn" (the authors' code) or "none" (the paper's formula).
         gate_start: "half" (the paper) or "identity"; see `gates`.
+
+    Raises:
+        ValueError: If a name is unknown, repeated or missing; r does not divide C; a kernel size is
+            even; `num_frames` is missing or not used, or a clip has another number of frames.
     """
 
     def __init__(

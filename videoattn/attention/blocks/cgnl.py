@@ -80,6 +80,10 @@ class CompactNonLocal(nn.Module):
         scale: Divide <φ, g> by 1 ("none", the authors' setting), by sqrt(n) ("root", their option)
             or by n ("count"). With norm="gn" this does not change the dot kernel.
         norm: "gn", the group norm of the published results, in the same groups, or "bn".
+
+    Raises:
+        ValueError: If a name is unknown, `groups` does not divide both widths, or `order` or
+            `gamma` is too small.
     """
 
     def __init__(

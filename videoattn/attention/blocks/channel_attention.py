@@ -32,6 +32,9 @@ class ChannelAttention(nn.Module):
         project: Compute queries, keys and values by 1x1x1 convolutions (C to C channels). By
             default all three are x itself.
         form: "residual" (Z above) or "plain", which does not start as the identity.
+
+    Raises:
+        ValueError: If `form` is unknown.
     """
 
     def __init__(self, channels: int, *, project: bool = False, form: str = "residual") -> None:

@@ -42,6 +42,10 @@ class CrossLayerNonLocal(nn.Module):
         mode: "per_layer" or "joint".
         inner_channels: Width of queries, keys and values. Default: C / 8.
         scale: Multiply logits by 1/sqrt(inner_channels).
+
+    Raises:
+        ValueError: If `mode` is unknown or `source_channels` is empty; on forward, if the number of
+            sources is wrong.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it

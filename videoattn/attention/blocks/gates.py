@@ -32,6 +32,9 @@ class Gate(nn.Module):
 
     Args:
         gate_start: "half" or "identity"; see above.
+
+    Raises:
+        ValueError: If `gate_start` is another name.
     """
 
     def __init__(self, gate_start: str) -> None:

@@ -64,6 +64,10 @@ class HardCrop(nn.Module):
             "backbone", as the network does, usually a mean.
         keep: The weights from which the next stage starts: those of the stage's "best" validated
             epoch (the paper) or of its "last" epoch.
+
+    Raises:
+        ValueError: If an option or module is unknown, the module does not return a grid, or the
+            model has no linear classifier.
     """
 
     num_stages = 3
@@ -114,7 +118,11 @@ class HardCrop(nn.Module):
         self.info = _info_of_both(info)
 
     def set_stage(self, stage: int) -> None:
-        """Trains the global branch (0), local branch (1) or fusion (2), and freezes the rest."""
+        """Trains the global branch (0), local branch (1) or fusion (2), and freezes the rest.
+
+        Raises:
+            ValueError: If the stage is another number.
+        """
         if not 0 <= stage < self.num_stages:
             raise ValueError(f"stage: got {stage}; need 0 (global), 1 (local) or 2 (fusion)")
         self.stage = stage

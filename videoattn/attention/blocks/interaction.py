@@ -58,6 +58,9 @@ class InteractionLayer(nn.Module):
         residual: Return x + γ M / sqrt(P) with γ = 0 at first, so the layer starts as the identity.
             Otherwise it returns M / sqrt(P), the paper's layer up to a constant.
         pooling: Other options of `PyramidPooling`.
+
+    Raises:
+        ValueError: If an option is invalid, or `rows` is not a grid.
     """
 
     def __init__(
@@ -114,6 +117,10 @@ class InteractionPyramid(nn.Module):
             starts as a plain classifier. The last level must have C channels. Otherwise `pooled`
             (and dropout on it) is not used.
         pooling: Options of `PyramidPooling`.
+
+    Raises:
+        ValueError: If `classify` is unknown, or `residual` is set and the last level does not have
+            C channels.
     """
 
     def __init__(

@@ -208,6 +208,9 @@ class NonLocal(PairwiseBlock):
             group (the authors' long-clip setting); T must be a multiple of n.
         zero_init: The weight that starts at zero, so that the block starts as the identity: the
             weight of the "norm", or W_z ("conv"; the block then has no norm).
+
+    Raises:
+        ValueError: If an option is invalid; on forward, if `scope` frames do not divide T.
     """
 
     def __init__(

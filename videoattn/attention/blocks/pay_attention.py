@@ -61,6 +61,9 @@ class LevelAttention(nn.Module):
             within each frame, and the vectors of the frames are averaged.
         project: If C and G differ, project g to C channels ("global"; D = C) or the local features
             to G channels ("local"; D = G).
+
+    Raises:
+        ValueError: If a name is unknown.
     """
 
     def __init__(
@@ -170,6 +173,9 @@ class LearnToPay(nn.Module):
         compatibility, normalizer, scope, project: See `LevelAttention`.
         global_layers: Number of convolutions (1, 3, 3) on the last level whose mean is g, 0 for the
             network's own pooled feature. It must be 0 if the weights do not depend on g.
+
+    Raises:
+        ValueError: If a name is unknown, or `global_layers` is negative or has no effect.
     """
 
     def __init__(

@@ -88,6 +88,10 @@ class PyramidPooling(nn.Module):
         center: "channel_mean" subtracts from each position of X its mean over the channels.
         pool_with: "l2", rows of length 1 (the paper), or "simplex", rows that sum to 1.
         loss: "balanced", "normalized", "scaled" or "literal"; see above.
+
+    Raises:
+        ValueError: If a name is unknown, `rows` is not a number or grid, or a position bias has no
+            grid; on forward, if the grid of a position bias differs from that of the features.
     """
 
     def __init__(

@@ -36,6 +36,9 @@ class AttentionRefinement(gates.Gate):
             them; use "ln" to train on single clips.
         gate_start: "half" (the paper) or "identity"; see `gates`. With `pre_conv`, "identity" sets
             only the gate to 1: the convolution still changes x.
+
+    Raises:
+        ValueError: If a name is unknown, or `out_channels` differs from C without `pre_conv`.
     """
 
     def __init__(

@@ -72,6 +72,9 @@ class ResidualMask(nn.Module):
         gate_start: "half" (the paper) starts near out = 1.5·F. "identity" multiplies M by a learned
             scalar that starts at 0, so out = F exactly, which suits a trained backbone; the weights
             of the mask get no gradient until the scalar is nonzero. Requires `residual`.
+
+    Raises:
+        ValueError: If an option is invalid; on forward, if clips are too short for `temporal_mask`.
     """
 
     def __init__(

@@ -35,6 +35,9 @@ class SelfAttention(PairwiseBlock):
         variant: "authors", "paper" or "plain"; see the table above.
         spectral_norm: Divide the weight of each convolution by its largest singular value. The
             authors do so to stabilize a GAN; a classifier does not need it.
+
+    Raises:
+        ValueError: If `variant` is unknown.
     """
 
     def __init__(

@@ -63,6 +63,9 @@ class SimilarityAttention(PairwiseBlock):
         bandwidth: Bandwidth of "rbf". The default D^(1/4) scales q · k as "scaled" does.
         form: "residual", z above, or "plain", y alone, which does not start as the identity. Plain
             values have C channels, and projections keep PyTorch's initialization.
+
+    Raises:
+        ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
     """
 
     def __init__(
@@ -173,6 +176,9 @@ def attend_additive(
 
     The Q·P·D intermediate values cannot be avoided. Path "chunked", which "auto" selects, computes
     them for a few queries at a time.
+
+    Raises:
+        ValueError: If `path` is not "auto", "explicit" or "chunked".
     """
     check_path(path, "an additive map", "chunked")
     with autocast_off(q):

@@ -32,6 +32,9 @@ class SqueezeExcite(gates.Gate):
             integer.
         bias: Give the layers biases.
         add_maxpool: Compute s as half the mean plus half the maximum (an option of timm).
+
+    Raises:
+        ValueError: If a name is unknown, r does not divide C, or `divisor` is set without r.
     """
 
     def __init__(

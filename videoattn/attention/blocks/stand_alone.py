@@ -56,6 +56,10 @@ class StandAloneAttention(nn.Module):
             relative positions, and the other axes get its share of a head's width.
         heads: Number of heads; it must divide C'.
         border: "mask" leaves out neighbors outside the clip, "zero" treats them as zero features.
+
+    Raises:
+        ValueError: If `heads` does not divide C', `window` is not three odd numbers, `stride` is
+            below 1, or `border` is unknown.
     """
 
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it

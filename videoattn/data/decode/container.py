@@ -149,7 +149,11 @@ def _decoder_options() -> dict[str, str]:
 
 
 def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
-    """Yields the position in `indices` and the image of each frame; all have one size."""
+    """Yields the position in `indices` and the image of each frame; all have one size.
+
+    Raises:
+        DecodeError: If a frame is missing, damaged, or differs in size.
+    """
     first: tuple[int, ...] = ()
     for slot, index in enumerate(indices.tolist()):
         name = source.name(index)
@@ -162,7 +166,11 @@ def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
 
 
 def count_folder(source: FrameFolder) -> int:
-    """Returns the number of frames before the first missing one, at least 1."""
+    """Returns the number of frames before the first missing one, at least 1.
+
+    Raises:
+        DecodeError: If the folder or its first frame is missing.
+    """
     try:
         names = set(os.listdir(source.path))
     except OSError as error:

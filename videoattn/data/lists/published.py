@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,10 @@ def _read_json(path: Path) -> Any:
 
 def _read_csv(
     path: Path, columns: Sequence[str]
-) -> tuple[list[str], Lines, list[list[str] | None]]:
+) -> tuple[list[str], Lines, Iterator[list[str] | None]]:
     """Returns the header of a csv file, its rows for error messages, and the cells in the columns.
 
-    A row with too many or too few cells is None.
+    A row with too many or too few cells is None. Rows come one by one: keeping them takes time.
 
     Raises:
         ListError: If it is not a csv file, or lacks any of the columns.
@@ -228,5 +228,5 @@ def _read_csv(
         )
     lines.check_not_empty(f"'{','.join(header)}'")
     wanted = [header.index(name) for name in columns]
-    cells = [[row[k].strip() for k in wanted] if len(row) == len(header) else None for row in rows]
+    cells = ([row[k].strip() for k in wanted] if len(row) == len(header) else None for row in rows)
     return header, lines, cells

@@ -64,7 +64,11 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Expands a pattern with braces to at most `MAX_SHARDS` addresses."""
+    """Expands a pattern with braces to at most `MAX_SHARDS` addresses.
+
+    Raises:
+        ValueError: If there are more than `MAX_SHARDS` addresses.
+    """
     counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
     counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]
     if math.prod(counts) > MAX_SHARDS:

@@ -202,15 +202,32 @@ class ViewMaker:
         for clips, boxes in zip(np.split(positions, self._num_draws), self._boxes, strict=True):
             # Each frame is resized once for each box, even if several clips have it.
             used, places = np.unique(clips, return_inverse=True)
-            chosen = _join([frames], used[None])[0]
-            crops = [self._resized(chosen, box, mirrored) for box in boxes]
-            if self._transform.mirrors:
-                crops += [crop.flip(-1) for crop in crops]
-            views = _join(crops, places.reshape(clips.shape))
+            chosen = frames
+            if not _in_order(used, frames):  # channels stay last in memory
+                chosen = frames.movedim(1, -1)[torch.from_numpy(used)].movedim(-1, 1)
+            views = self._views(chosen, boxes, places.reshape(clips.shape), mirrored)
             parts.append(self._transform.finish(views, self._generator))
         if len(parts) == 1:
             return parts[0]
         return torch.cat([views.movedim(-3, -1) for views in parts]).movedim(-1, -3)
+
+    def _views(
+        self, frames: Tensor, boxes: list[Box], places: Int64[np.ndarray, "clips T"], mirrored: bool
+    ) -> Crops:
+        """Resizes one box after the other, and copies each view to its place."""
+        if len(boxes) == 1 and not self._transform.mirrors and _in_order(places.ravel(), frames):
+            return self._resized(frames, boxes[0], mirrored).unflatten(0, places.shape)
+        count = len(boxes) * (1 + self._transform.mirrors)
+        # numpy asks for large pages: 30 views take half of the time.
+        shape = (len(places), count, places.shape[1], *self._size, 3)
+        views = torch.from_numpy(np.empty(shape, np.uint8))
+        for number, box in enumerate(boxes):
+            crop = self._resized(frames, box, mirrored)
+            for clip, which in enumerate(torch.from_numpy(places)):
+                torch.index_select(crop.movedim(1, -1), 0, which, out=views[clip, number])
+            if self._transform.mirrors:
+                views[:, len(boxes) + number] = views[:, number].flip(-2)
+        return views.flatten(0, 1).movedim(-1, -3)
 
     def _resized(self, frames: UInt8[Tensor, "U C H W"], box: Box, mirrored: bool) -> Tensor:
         y, x = self._outer.y0, self._outer.x0
@@ -223,23 +240,9 @@ class ViewMaker:
         return torch.cat(parts).movedim(-1, 1)
 
 
-def _join(
-    crops: list[UInt8[Tensor, "U C h w"]], places: Int64[np.ndarray, "clips T"]
-) -> UInt8[Tensor, "V T C h w"]:
-    """Joins the frames of each clip, `crop[places[clip]]` for each crop; crops of one clip are next
-    to each other. Channels stay last in memory.
-
-    Each view is copied once, to its place. That takes half of the time of 30 views.
-    """
-    num_clips, num_frames = places.shape
-    if len(crops) == 1 and np.array_equal(places.ravel(), np.arange(len(crops[0]))):
-        return crops[0].unflatten(0, (num_clips, num_frames))
-    images = [crop.movedim(1, -1) for crop in crops]
-    views = images[0].new_empty(num_clips, len(crops), num_frames, *images[0].shape[1:])
-    for clip, which in enumerate(torch.from_numpy(places)):
-        for view, image in zip(views[clip], images, strict=True):
-            torch.index_select(image, 0, which, out=view)
-    return views.flatten(0, 1).movedim(-1, -3)
+def _in_order(which: Int64[np.ndarray, " N"], frames: Tensor) -> bool:
+    """Returns whether these numbers are all frames, in order."""
+    return np.array_equal(which, np.arange(len(frames)))
 
 
 def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:

@@ -159,6 +159,9 @@ def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str,
 
     Args:
         input_size: (height, width) of the network's input; boxes become fractions of it.
+
+    Raises:
+        ValueError: If weights are not finite or have a wrong shape.
     """
     weights = gate_weights(found, 0)
     known: dict[str, Any] = {"kind": found.kind, "grid_q": None, "normalized": found.normalized}
