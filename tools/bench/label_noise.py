@@ -43,6 +43,7 @@ def label_noise(
             runs = folder / f"noise_{wrong:g}"
             (rows,) = compare(recipe, changes, system, count, runs, device).values()
             table[wrong] = {name: list(row.values()) for name, row in rows.items()}
+        print()  # ends the table of `compare`
         print_table(
             ("attention", *(f"{100 * wrong:g} % wrong" for wrong in share)),
             [(f"`{name}`", *(_cell(table[wrong][name]) for wrong in share)) for name in system],
