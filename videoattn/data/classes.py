@@ -92,7 +92,7 @@ class LabelNoise:
         seed: The seed of the run.
 
     Raises:
-        ValueError: If the share is out of range, or there is no other class.
+        ValueError: If the share is out of range, or above 0 with only one class.
     """
 
     def __init__(self, share: float, num_classes: int, seed: int) -> None:
