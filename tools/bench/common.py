@@ -8,6 +8,7 @@ import typer
 from videoattn.data.decode import Decoder
 from videoattn.data.lists import VIDEO_SUFFIXES
 from videoattn.errors import one_of
+from videoattn.recipe.console import markdown_table
 
 DECODERS: tuple[Decoder, ...] = ("pyav", "decord", "torchcodec")
 
@@ -16,8 +17,7 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = ""
 ) -> None:
     """Prints a Markdown table, and a note below it."""
-    for cells in (columns, ["---"] * len(columns), *rows):
-        print(f"| {' | '.join(map(str, cells))} |")
+    print(markdown_table(columns, rows), end="")
     print(f"\n{note}\n" if note else "")
 
 
