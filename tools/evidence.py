@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from videoattn.explain.faithful.statistics import Interval
 from videoattn.recipe.console import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs/evidence.md"
@@ -162,7 +163,4 @@ def _percent(share: float | None) -> str:
 
 
 def _interval(found: Sequence[float] | None) -> str:
-    if found is None:
-        return "-"
-    value, low, high = (f"{round(x, 2) + 0.0:.2f}" for x in found)  # no negative zero
-    return f"{value} ({low} to {high})"
+    return "-" if found is None else str(Interval(*found))

@@ -177,7 +177,11 @@ def attach_head(
 
 
 def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
-    """Returns the classifier; raises a ValueError unless it is a linear layer of (N, [S,] C)."""
+    """Returns the classifier.
+
+    Raises:
+        ValueError: If it is not a linear layer whose input is (N, C) or (N, S, C).
+    """
     classifier = model.get_submodule(info.classifier)
     inputs = insert.dry_run(model, [info.classifier], info, inputs=True)
     shape = (1, *inputs[info.classifier].shape[1:])

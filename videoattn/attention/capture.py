@@ -31,13 +31,11 @@ def capture(
     copy: bool = False,
     stop: bool = False,
 ) -> Iterator[Captured]:
-    """Collects the outputs of the named modules in the forward pass inside the `with`.
+    """Collects the tensors that the named modules return in the forward pass inside the `with`.
 
         with capture(model, ["layer3", "layer4"]) as outputs:
             model(video)
         outputs["layer4"]
-
-    Outputs that are not tensors are left out.
 
     Args:
         names: Dotted names of its modules.
@@ -50,9 +48,11 @@ def capture(
     remaining = set(names)
 
     def keep(name: str, module: nn.Module, args: tuple[object, ...], *output: object) -> Any:
+        if inputs and not args:
+            return None
         captured.calls[name] += 1
         remaining.discard(name)
-        x = next(iter(args), None) if inputs else output[0]
+        x = args[0] if inputs else output[0]
         if isinstance(x, Tensor):
             captured[name] = x
         if stop and not remaining:

@@ -217,7 +217,7 @@ def dry_run(
     try:
         empty = torch.empty(0, *clip.shape[1:], device="cpu")
         return _run(_weightless(shadow), names, empty, inputs)
-    except (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError):
+    except (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, AssertionError):
         # It fails on an empty batch, or has an error, which the second run raises again.
         shadow = copy.deepcopy(model).to("meta").eval()
     return _run(shadow, names, clip, inputs)

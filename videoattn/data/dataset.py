@@ -9,7 +9,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Sample:
     mirrored: bool = False
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ClipDataset(Dataset[Sample | Failure]):
     """A map-style dataset: `dataset[(epoch, index)]` returns a Sample.
 
@@ -65,7 +65,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         label_noise: Replaces labels by wrong ones, before mirroring.
     """
 
-    samples: Samples
+    samples: Samples = field(kw_only=False)
     sample_frames: Sampler
     transform: Transform
     mirror: Mirror | None = None

@@ -166,14 +166,16 @@ def in_processes(
     remaining = iter(items)
     idle = [_start(task) for _ in range(min(num_workers, len(items)))]
     busy: dict[Any, tuple[BaseProcess, Any, float]] = {}  # by connection: item, starting time
+
+    def give_items() -> None:
+        for item in islice(remaining, len(idle)):
+            process, connection = idle.pop()
+            busy[connection] = process, item, time.monotonic()
+            connection.send(item)
+
     try:
-        while True:
-            for item in islice(remaining, len(idle)):
-                process, connection = idle.pop()
-                connection.send(item)
-                busy[connection] = process, item, time.monotonic()
-            if not busy:
-                return
+        give_items()
+        while busy:
             deadline = min(started for _, _, started in busy.values()) + seconds
             done = wait(list(busy), timeout=max(deadline - time.monotonic(), 0.01))
             late = time.monotonic() - seconds
@@ -192,6 +194,7 @@ def in_processes(
                     _end(process, connection)
                     process, connection = _start(task)
                 idle.append((process, connection))
+                give_items()  # before the caller uses the result
                 yield item, result
     finally:
         for process, connection in [*idle, *((busy[c][0], c) for c in busy)]:

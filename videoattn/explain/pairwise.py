@@ -146,7 +146,7 @@ def query_position(
     if pixel is None:
         return render.cell_center((t, i, j), attention_map.grid_q, clip)
     sizes = zip(pixel, attention_map.grid_q, clip, strict=True)
-    frame, y, x = (at * cells // size for at, cells, size in sizes)
+    frame, y, x = (at * count // size for at, count, size in sizes)
     inside = all(0 <= at < size for at, size in zip(pixel, clip, strict=True))
     if not inside or frame != t or abs(y - i) > 1 or abs(x - j) > 1:
         raise ValueError(
@@ -204,7 +204,7 @@ def describe_row(
     """
     weights = found.weights[0, row]
     t, y, x = found.queries[row].tolist()
-    moments, height, width = weights.shape
+    moments = len(weights)
     covers = render.cells_of_frames(len(numbers), moments)
     mass = weights.abs().double().flatten(1).sum(1)
     total = float(mass.sum())
@@ -213,7 +213,7 @@ def describe_row(
     flat = weights.flatten()
     peak = int(flat.abs().argmax())
     visible = int((flat != 0).sum()) if found.kind == "local" else flat.numel()
-    peak_t, peak_y, peak_x = (peak // (height * width), peak // width % height, peak % width)
+    ((peak_t, peak_y, peak_x),) = cells(torch.tensor([peak]), found.grid_k).tolist()
     where = f"row {peak_y + 1}, column {peak_x + 1} of {_moment(peak_t, covers, numbers)}"
     value = float(flat[peak])
     if found.normalized:

@@ -91,14 +91,19 @@ def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
 def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     """Returns a nonnegative map (N, T, H, W): saliency whose ReLUs pass positive gradients only.
 
-    Raises a ValueError if the network has an activation that is not an nn.ReLU module.
+    Raises:
+        ValueError: If the network has an activation that is not an nn.ReLU module.
     """
     return _with_relu_rule(model, video, targets, masked=True)
 
 
 def deconvnet(model: nn.Module, video: Video, targets: Labels) -> GateMap:
     """Returns a nonnegative map (N, T, H, W): like `guided_backprop`, but a ReLU passes positive
-    gradients at all positions, even where it returned 0. Raises the same error."""
+    gradients at all positions, even where it returned 0.
+
+    Raises:
+        ValueError: As `guided_backprop`.
+    """
     return _with_relu_rule(model, video, targets, masked=False)
 
 

@@ -36,7 +36,7 @@ class Position(NamedTuple):
 
 
 def cells_of_frames(num_frames: int, num_cells: int) -> list[int]:
-    """Returns the temporal cell that covers each frame, of which there are at least as many.
+    """Returns the temporal cell that covers each frame.
 
     Raises:
         ValueError: If there are more cells than frames.

@@ -5,7 +5,7 @@ Parameters keep the names of the library. torchvision's R(2+1)D cannot be an ent
 number of frames in three stages. pytorchvideo's networks take one clip (N, 3, T, H, W) and return
 logits (N, K), in training and in evaluation.
 
-The libraries are imported for their own networks only: torchvision takes as long as torch.
+A library is imported only for its own networks: torchvision takes as long to import as torch.
 """
 
 import importlib

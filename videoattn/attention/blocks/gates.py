@@ -130,7 +130,11 @@ def zero_parameters(layer: nn.Module) -> None:
 
 def hidden_channels(channels: int, reduction: int, divisor: int = 1) -> int:
     """Returns C / reduction, rounded to the nearest multiple of `divisor` (and at least that).
-    Raises a ValueError if divisor is 1 and C / reduction is not an integer."""
+
+    Raises:
+        ValueError: If an argument is below 1, or if divisor is 1 and C / reduction is not an
+            integer.
+    """
     if reduction < 1 or divisor < 1:
         raise ValueError(
             f"reduction and divisor: got {reduction} and {divisor}; need at least 1 each"

@@ -57,13 +57,13 @@ class PairwiseBlock(nn.Module):
     """The base class of `NonLocal`, `SimilarityAttention` and `SelfAttention`: attention and maps.
 
     A subclass creates the layers `theta`, `phi`, `g` (or has its own `project`) and `out`, in the
-    order of its checkpoints, and `pair`, the vector w, for the similarity "concat". It sets
+    order of its checkpoints, and `pair`, the vector w, for the similarity "concat". It may set:
 
-    similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
-    normalizer: "softmax", "sigmoid" or "count".
-    logit_scale: Factor of the logits; concat ignores it.
-    key_pool: Max-pooling (frames, height, width) of keys and values, or None.
-    scope: See `NonLocal`.
+    - similarity: "dot", "raw" (float32) or "concat"; similarity.py has others.
+    - normalizer: "softmax", "sigmoid" or "count".
+    - logit_scale: Factor of the logits; concat ignores it.
+    - key_pool: Max-pooling (frames, height, width) of keys and values, or None.
+    - scope: See `NonLocal`.
     """
 
     theta: nn.Module

@@ -51,7 +51,11 @@ _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 def open_container(source: VideoSource) -> av.container.InputContainer:
-    """Opens a file or a video in memory, or raises a DecodeError if it is in none of `FORMATS`."""
+    """Opens a file or a video in memory.
+
+    Raises:
+        DecodeError: If it cannot be read, or is in none of `FORMATS`.
+    """
     limits = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "" if isinstance(source, VideoBytes) else "file",

@@ -56,8 +56,10 @@ class PacketIndex(NamedTuple):
     @classmethod
     def of(cls, stream: av.VideoStream, packets: list[av.Packet]) -> "PacketIndex | None":
         """Returns the index, or None if the packets do not determine the number of each frame."""
-        while packets and packets[-1].is_discard:  # an edit list ends before them
-            packets = packets[:-1]
+        end = len(packets)
+        while end and packets[end - 1].is_discard:  # an edit list ends before them
+            end -= 1
+        packets = packets[:end]
         if not (packets and packets[0].is_keyframe):
             return None
         if any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):

@@ -9,6 +9,8 @@ from videoattn.data.lists.plain import Columns, Lines, parse_list
 from videoattn.data.lists.samples import Missing, Samples, find_videos
 from videoattn.errors import first_few
 
+_REPEATED = "class {name!r} is {line}, too; name each once"
+
 
 def read_folders(
     root: str | Path, split: str | None = None, *, class_names: Sequence[str] | None = None
@@ -144,7 +146,7 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
         raise files.ListError(f"{path}: no such class list; give a file with one name per line")
     lines = Lines.read(path)
     lines.check_not_empty("one class name each")
-    lines.check_no_repeats(lines.text, "class {name!r} is {line}, too; name each once")
+    lines.check_no_repeats(lines.text, _REPEATED)
     return tuple(lines.text)
 
 
@@ -157,5 +159,5 @@ def read_numbered_classes(path: Path, line_of: Callable[[int], str]) -> tuple[st
         if number != line_of(i).partition(" ")[0] or not name.strip():
             lines.fail([i], f"got {line!r}; expected {line_of(i)!r}")
     names = [line.partition(" ")[2].strip() for line in lines.text]
-    lines.check_no_repeats(names)
+    lines.check_no_repeats(names, _REPEATED)
     return tuple(names)

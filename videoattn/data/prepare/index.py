@@ -16,7 +16,7 @@ and `ends`, `num_frames` and `num_bytes` (int64), and `fps` (float64).
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -91,7 +91,7 @@ def read_index(root: Path) -> VideoIndex | None:
     Raises:
         ValueError: If the file is not an index.
     """
-    return _read(root)[0]
+    return _read(root, _COLUMNS)[0]
 
 
 def read_group_starts(root: Path) -> GroupStartTable | None:
@@ -100,7 +100,7 @@ def read_group_starts(root: Path) -> GroupStartTable | None:
     Raises:
         ValueError: If the file is not an index.
     """
-    return _read(root)[1]
+    return _read(root, [*_COLUMNS, *_STARTS])[1]
 
 
 def write_index(root: Path, index: VideoIndex) -> Path:
@@ -165,17 +165,24 @@ def _write(path: Path, names: PackedStrings, columns: Mapping[str, Any]) -> None
     write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
-def _read(root: Path) -> tuple[VideoIndex | None, GroupStartTable | None]:
+def _read(root: Path, names: Collection[str]) -> tuple[VideoIndex | None, GroupStartTable | None]:
+    """Reads these arrays, but nothing if group starts are asked for and there are none."""
     path = root / INDEX_NAME
     if not path.is_file():
         return None, None
     try:
-        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=[*_COLUMNS, *_STARTS])
+        if _STARTS[-1] in names:
+            found = read_arrays(path, most=MAX_INDEX_BYTES, names=_STARTS[-1:])
+            if not any(array.size for array in found.values()):
+                return None, None
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=names)
         columns: dict[str, Any] = {
             name: arrays[name].astype(dtype, casting="safe", copy=False)
             for name, dtype in _COLUMNS.items()
         }
-        starts = [arrays[n].astype(np.int64, casting="safe") for n in _STARTS if n in arrays]
+        starts = [
+            arrays[n].astype(np.int64, casting="safe", copy=False) for n in _STARTS if n in arrays
+        ]
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(
             f"{path} is damaged or not an index ({error}); delete it, or index the folder again"

@@ -64,7 +64,7 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Expands a pattern with braces to at most `MAX_SHARDS` addresses.
+    """Expands a pattern with braces to addresses.
 
     Raises:
         ValueError: If there are more than `MAX_SHARDS` addresses.

@@ -204,7 +204,8 @@ class ViewMaker:
             used, places = np.unique(clips, return_inverse=True)
             chosen = frames
             if not _in_order(used, frames):  # channels stay last in memory
-                chosen = frames.movedim(1, -1)[torch.from_numpy(used)].movedim(-1, 1)
+                chosen = frames.movedim(1, -1).index_select(0, torch.from_numpy(used))
+                chosen = chosen.movedim(-1, 1)
             views = self._views(chosen, boxes, places.reshape(clips.shape), mirrored)
             parts.append(self._transform.finish(views, self._generator))
         if len(parts) == 1:

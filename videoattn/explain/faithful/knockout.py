@@ -98,14 +98,18 @@ def without_keys(
     """Knocks out a share of the keys for all queries: those that receive the "highest" or "lowest"
     weight from all queries, or "random" ones."""
 
-    def choose(received: Tensor) -> Tensor:
+    def choose(like: Tensor, received: Callable[[], Tensor]) -> Tensor:
+        """Returns keys (N, k), of as many as `like` (N, K, ...) has."""
         if which == "random":
-            received = torch.rand(received.shape, generator=generator).to(received.device)
-        count = ceil(share * received.shape[1])
-        return received.topk(count, dim=1, largest=which != "lowest").indices
+            values = torch.rand(like.shape[:2], generator=generator).to(like.device)
+        else:
+            values = received()
+        count = ceil(share * values.shape[1])
+        return values.topk(count, dim=1, largest=which != "lowest").indices
 
     def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return without(block, attend, q, k, v, choose(_received(block, q, k)))
+        dropped = choose(k, lambda: _received(block, q, k))
+        return without(block, attend, q, k, v, dropped)
 
     if not isinstance(block, Windowed):
         with replaced_attend(block, changed):
@@ -114,8 +118,12 @@ def without_keys(
 
     def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         (x,) = inputs
-        received = sum(rows.sum((1, 2)) for rows in _rows_of(block, x))
-        return _window_response(block, x, choose(torch.as_tensor(received)))
+        places = x[:, 0].flatten(1)
+
+        def received() -> Tensor:
+            return torch.as_tensor(sum(rows.sum((1, 2)) for rows in _rows_of(block, x)))
+
+        return _window_response(block, x, choose(places, received))
 
     handle = block.register_forward_hook(replaced)
     try:

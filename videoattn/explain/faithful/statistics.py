@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 NUM_RESAMPLES = 1000
-FLAT = 1e-9  # a smaller range of scores is that of a constant network
+FLAT = 1e-9  # a smaller mean range of scores is that of a constant network
 
 
 class Interval(NamedTuple):
@@ -33,7 +33,8 @@ def bootstrap(
             score(x) - score(empty).
 
     Raises:
-        ValueError: If the mean of `over` is 0: hiding everything changes nothing.
+        ValueError: If the mean of `over` is between -1e-9 and 1e-9: hiding everything changes
+            nothing.
     """
     if over is not None and abs(float(over.mean())) < FLAT:
         raise ValueError(
