@@ -6,7 +6,7 @@
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
 | python tools/write_docs.py evidence    | writes those of docs/evidence.md    |
-| python tools/write_docs.py store R     | writes a run R to docs/evidence     |
+| python tools/write_docs.py store R N task=match identities=8 | a run R, to docs/evidence/N.json |
 """
 
 import sys

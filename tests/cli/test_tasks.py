@@ -1,8 +1,10 @@
 """`videoattn tasks`: writes a task, and compares the maps of a run with its truth."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.test_commands import command, refused
@@ -100,6 +102,20 @@ def test_compare_scores_maps_before_and_after_training(recipe: Path, tmp_path: P
         f"{100 * before['mass']:.1f} %",
     ]
     assert f"| {' | '.join(cells)} | " in (tmp_path / "comparison.md").read_text()
+
+
+def test_compare_keeps_the_accuracy_without_a_truth(
+    recipe: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder has a file of another kind with the name of the truth."""
+    clips = shutil.copytree(task, tmp_path / "clips")
+    np.savez(clips / "test.npz", other=np.zeros(3))
+    words = ["compare", recipe, f"data.root={clips}", "--seeds", 1, "--system", "non_local"]
+    assert command(*words, "--folder", tmp_path / "runs", "--device", "cpu") == 0
+    (result,) = json.loads((tmp_path / "runs/comparison.json").read_text())["non_local"]
+    assert result["truth"] == {}
+    assert 0 <= result["video_accuracy"] <= 1
+    assert "non_local_seed0: its maps are not compared with the truth: " in capsys.readouterr().out
 
 
 def test_a_run_without_pairwise_maps(recipe: Path, task: Path, tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def from_files(
     dtype = resolve_precision("auto", place)
     clips = {"videoattn": ours(samples, sampler, num_workers=workers)}
     for name in READERS:
-        clips[name] = whole_frame_clips(name, samples, sampler, num_workers=workers)
+        try:
+            clips[name] = whole_frame_clips(name, samples, sampler, num_workers=workers)
+        except ImportError as error:
+            print(f"missing: {name}: {error}")
     sides: dict[str, Clips] = {}
     for name, batches in clips.items():
         own = name == "videoattn"

@@ -218,9 +218,18 @@ def _run(cell: Cell, device: str) -> None:
         scores.video_metrics.get("mean_class_accuracy"),
         next(iter(scores.video_metrics)),
         _correct(scores),
-        _truth(cell, trained),
+        _truth_or_note(cell, trained),
     )
     write_text(folder / RESULT, json.dumps(result._asdict()))
+
+
+def _truth_or_note(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
+    """Returns the scores of the maps. The accuracy of a finished run does not depend on them."""
+    try:
+        return _truth(cell, trained)
+    except ValueError as error:
+        show(f"{cell.folder}: its maps are not compared with the truth: {error}")
+        return {}
 
 
 def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
