@@ -10,7 +10,7 @@ projections; pairwise blocks compute only the requested rows. Nothing is kept ot
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -85,15 +85,12 @@ def record_attention(
         )
     maps: Maps = {}
     recorder = _Recorder(maps, info, queries, received, factors)
-    handles = [model.register_forward_pre_hook(recorder.start, with_kwargs=True)]
-    for name, block in blocks.items():
-        hook = partial(recorder.record, name)
-        handles.append(block.register_forward_hook(hook, with_kwargs=True))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(recorder.start, with_kwargs=True))
+        for name, block in blocks.items():
+            hook = block.register_forward_hook(partial(recorder.record, name), with_kwargs=True)
+            hooks.enter_context(hook)
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(eq=False)

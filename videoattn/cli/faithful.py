@@ -19,7 +19,7 @@ from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.errors import one_of
 from videoattn.explain.faithful.baselines import Field
-from videoattn.explain.faithful.hide import Hider
+from videoattn.explain.faithful.removal import Hider
 from videoattn.explain.faithful.score import (
     make_fields,
     score_blocks,

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import av
@@ -12,11 +13,17 @@ from PIL import Image, ImageOps
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import pairwise, render
 from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
-from videoattn.explain.gates import frame_amounts, spatial_weights
-from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_ring
+from videoattn.explain.gates import (
+    frame_amounts,
+    gate_weights,
+    make_gate_scale,
+    spatial_weights,
+)
+from videoattn.explain.pairwise import draw_outline, draw_ring
 from videoattn.explain.render import Position
 from videoattn.explain.sheet import Panels
-from videoattn.files import file_url
+from videoattn.explain.text import canvas_axes, draw_over
+from videoattn.files import write_whole
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
@@ -109,12 +116,12 @@ def _draw_gate(
             f"{gate_map.kind} map: cannot be drawn over frames; need one of {', '.join(SPATIAL)}: "
             "use draw_gate"
         )
-    weights = render.gate_weights(gate_map, sample)
+    weights = gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         boxes = boxes_in_frames(frames, weights, input_size)
         return box_panels(frames, boxes, size), area_shares(frames, boxes)
     weights = spatial_weights(gate_map, weights)
-    scale = render.make_gate_scale(gate_map, weights)
+    scale = make_gate_scale(gate_map, weights)
     amounts, _ = frame_amounts(gate_map, weights, len(frames))
     return render.blend(render.resize(frames, size), weights, scale), amounts
 
@@ -127,16 +134,24 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:
+    """Writes the file, complete or not at all."""
     first, *others = pictures
-    if path.suffix == ".webp":
-        milliseconds = 1000 * hold // FILE_RATE
-        first.save(path, save_all=True, append_images=others, duration=milliseconds, quality=90)
-        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"overlay{path.suffix}"
+        if path.suffix == ".webp":
+            time = 1000 * hold // FILE_RATE
+            first.save(temporary, save_all=True, append_images=others, duration=time, quality=90)
+        else:
+            _write_mp4(temporary, pictures, hold)
+        write_whole(path, lambda file: file.write(temporary.read_bytes()))
+
+
+def _write_mp4(path: Path, pictures: list[Image.Image], hold: int) -> None:
     # faststart lets players begin before the whole file is loaded
-    with av.open(file_url(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         options = {"crf": "16", "preset": "veryfast"}
         stream = file.add_stream("libx264", rate=FILE_RATE, options=options)
-        stream.width, stream.height = first.size
+        stream.width, stream.height = pictures[0].size
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILE_RATE)
         for picture in [picture for picture in pictures for _ in range(hold)]:
             frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")

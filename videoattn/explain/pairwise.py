@@ -1,27 +1,28 @@
-"""Draws contact sheets of pairwise attention, the weights of one query in all frames of a clip, and
-describes them in sentences. `explorer/words.js` writes the same sentences; tests compare them.
+"""Draws contact sheets of pairwise attention: the weights of one query in all frames of a clip.
 
 The sheets extend figure 3 of Wang et al., "Non-local Neural Networks" (CVPR 2018): arrows join a
 query to its strongest key positions across the frames, over heat that shows the whole map.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap, cells
 from videoattn.explain import render
-from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
-from videoattn.explain.render import Position, Scale, number_text, percent
-from videoattn.explain.sheet import Grid as PanelGrid
+from videoattn.explain.render import Position, Scale
 from videoattn.explain.sheet import Labels, Sheet, label_frames, stack_grids
+from videoattn.explain.text import Point
+from videoattn.explain.words import grid_note, percent
 from videoattn.types import Frames, Grid
 
-SINK = 0.1
-"""A place is called a sink if at least this fraction of all queries look at it most."""
+RING_RADIUS = 13.0
 
 
 class Window(NamedTuple):
@@ -64,40 +65,29 @@ def draw_sheet(
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     position = query_position(attention_map, query, clip, pixel)
     labels = labels or label_frames(range(clip[0]))
-    scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
+    scale = query_scale(attention_map, weights)
     (grid,) = stack_grids([clip[0]], clip[1:])
     sheet = Sheet([grid])
-    panels = render.resize(frames, grid.panel)
-    sheet.draw_panels(grid, render.blend(panels, weights, scale), labels, marked=position.frame)
-    sheet.draw_bars(grid, *render.shares_of_frames(weights, clip[0]), None)
+    panels = render.blend(render.resize(frames, grid.panel), weights, scale)
+    sheet.draw_panels(grid, panels, labels, marked=position.frame)
+    shares = render.frame_shares(weights, clip[0])
+    sheet.draw_bars(grid, shares, [percent(share) for share in shares])
     keys = strongest_keys(weights, num_arrows, clip)
-    _draw_marks(sheet, grid, position, keys, scale)
-    if local:
-        frames_seen, top, left, bottom, right = window_of(weights, clip)
-        for frame in frames_seen:
-            start, end = Position(frame, top, left), Position(frame, bottom, right)
-            draw_outline(sheet.axes, grid.point(start), grid.point(end))
+    for key, weight in reversed(keys):  # strongest on top
+        worth = float(render.strength(torch.tensor(weight / scale.unit), scale))
+        draw_arrow(sheet.axes, grid.point(position), grid.point(key), strength=worth)
+    draw_ring(sheet.axes, grid.point(position))
+    if attention_map.kind == "local":
+        seen, top, left, bottom, right = window_of(weights, clip)
+        for corners in ((Position(f, top, left), Position(f, bottom, right)) for f in seen):
+            draw_outline(sheet.axes, *map(grid.point, corners))
     number, time = labels[position.frame]
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, local, words)
-    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
-    sheet.write_foot(parts, render.grid_note(attention_map.grid_k, clip, attention_map.grid_q))
+    _write(sheet, title, details, scale, attention_map.kind == "local", words)
+    parts = _legend(scale, len(keys), clip[0] / len(weights), attention_map.kind == "local")
+    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
     return sheet.image()
-
-
-def _draw_marks(
-    sheet: Sheet,
-    grid: PanelGrid,
-    position: Position,
-    keys: list[tuple[Position, float]],
-    scale: Scale,
-) -> None:
-    start = grid.point(position)
-    for key, weight in reversed(keys):  # strongest on top
-        worth = float(render.strength(torch.tensor(weight / scale.unit), scale))
-        draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
-    draw_ring(sheet.axes, start)
 
 
 def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
@@ -112,12 +102,6 @@ def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, wo
     sheet.draw_color_bar(scale, label)
 
 
-def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
-    """Returns the scale of a query's weights; for a local map, uniform over its window."""
-    visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
-    return render.make_scale(weights, normalized=attention_map.normalized, visible=visible)
-
-
 def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
     parts = ["ring: the query"]
     if local:
@@ -129,6 +113,12 @@ def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) 
     if frames_per_cell > 1:
         parts.append(f"one key position covers {frames_per_cell:.3g} frames")
     return parts
+
+
+def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
+    """Returns the scale of a query's weights; for a local map, uniform over its window."""
+    visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
+    return render.make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
 
 def query_position(
@@ -184,57 +174,43 @@ def strongest_keys(weights: Tensor, count: int, clip: Grid) -> list[tuple[Positi
     return list(zip(positions, flat[strongest].tolist(), strict=True))
 
 
-def describe_row(
-    found: PairwiseMap,
-    row: int,
-    *,
-    name: str,
-    frame: int,
-    numbers: Sequence[str],
-    strongest: Tensor | None = None,
-) -> str:
-    """Returns sentences about where a query of one clip looks.
+def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
+    """Marks a query with a white ring on a dark outline, open at its center except for a dot."""
+    for line_width, color, strength in ((7.0, "black", 0.7 * alpha), (3.6, "white", alpha)):
+        ring = Circle(at, RING_RADIUS, fill=False, ec=color, lw=line_width, alpha=strength)
+        axes.add_patch(ring).set_zorder(5)
+    axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
 
-    Args:
-        row: The row of the query.
-        name: The map's name.
-        frame: The frame of the query in the clip.
-        numbers: The number of each frame, as labels show it.
-        strongest: For each key, the fraction of queries whose strongest key it is (`summarize`).
-    """
-    weights = found.weights[0, row]
-    t, y, x = found.queries[row].tolist()
-    moments = len(weights)
-    covers = render.cells_of_frames(len(numbers), moments)
-    mass = weights.abs().double().flatten(1).sum(1)
-    total = float(mass.sum())
-    shares = mass / total if total else torch.full_like(mass, 1 / moments)
-    most = int(shares.argmax())
-    flat = weights.flatten()
-    peak = int(flat.abs().argmax())
-    visible = int((flat != 0).sum()) if found.kind == "local" else flat.numel()
-    ((peak_t, peak_y, peak_x),) = cells(torch.tensor([peak]), found.grid_k).tolist()
-    where = f"row {peak_y + 1}, column {peak_x + 1} of {_moment(peak_t, covers, numbers)}"
-    value = float(flat[peak])
-    if found.normalized:
-        verb, amount = "looks mostly at", f"{number_text(value * visible)} times the uniform weight"
-    else:
-        verb, amount = "responds mostly to", f"a response of {number_text(value)}"
-    text = (
-        f"Frame {numbers[frame]}, row {y + 1}, column {x + 1} of {name} {verb} "
-        f"{_moment(most, covers, numbers)} ({percent(float(shares[most]))}). Its strongest place, "
-        f"{where}, has {amount}."
+
+def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
+    """Draws a thin dashed rectangle just inside two corners, visible on any background."""
+    (x0, y0), (x1, y1) = upper_left, lower_right
+    for line_width, color, style, alpha in (
+        (3.0, "black", "-", 0.55),
+        (1.6, "white", (0, (4, 3)), 1.0),
+    ):
+        inset = Rectangle((x0 + 1.5, y0 + 1.5), x1 - x0 - 3, y1 - y0 - 3, fill=False, ls=style)
+        inset.set(edgecolor=color, linewidth=line_width, alpha=alpha)
+        axes.add_patch(inset).set_zorder(2)
+
+
+def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
+    """Draws a curved arrow from the ring around `start` to `end`. A higher strength (0 to 1) makes
+    it wider and more opaque. An arrow that would end inside the ring is omitted."""
+    distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
+    if distance <= RING_RADIUS + 6:
+        return
+    line_width = 1.0 + 2.0 * strength
+    arrow = FancyArrowPatch(
+        start,
+        end,
+        arrowstyle="-|>,head_length=0.5,head_width=0.24",
+        connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
+        mutation_scale=10 + 6 * strength,
+        shrinkA=RING_RADIUS + 2,
+        shrinkB=0,
     )
-    # The key whose cell holds the center of the query's cell.
-    sizes = zip((t, y, x), found.grid_k, found.grid_q, strict=True)
-    if [peak_t, peak_y, peak_x] == [(2 * at + 1) * k // (2 * q) for at, k, q in sizes]:
-        text += " That is the query's own place."
-    if strongest is not None and float(strongest[peak]) >= SINK:
-        text += f" It is a sink: {percent(float(strongest[peak]))} of all queries look here."
-    return text
-
-
-def _moment(moment: int, covers: Sequence[int], numbers: Sequence[str]) -> str:
-    covered = [number for number, cell in zip(numbers, covers, strict=True) if cell == moment]
-    first, last = covered[0], covered[-1]
-    return f"frame {first}" if first == last else f"frames {first} to {last}"
+    arrow.set(color="white", linewidth=line_width, alpha=0.45 + 0.55 * strength)
+    arrow.set(capstyle="round", joinstyle="miter", zorder=3 + strength)
+    arrow.set_path_effects([withStroke(linewidth=line_width + 2.4, foreground="#000000")])
+    axes.add_patch(arrow)

@@ -125,11 +125,8 @@ def without_keys(
 
         return _window_response(block, x, choose(places, received))
 
-    handle = block.register_forward_hook(replaced)
-    try:
+    with block.register_forward_hook(replaced):
         yield
-    finally:
-        handle.remove()
 
 
 def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
@@ -195,10 +192,8 @@ def row_order(
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         passes.append((tuple(x.clone() for x in inputs), output.clone()))
 
-    handle = block.register_forward_hook(keep)
-    with replaced_attend(block, kept):
+    with block.register_forward_hook(keep), replaced_attend(block, kept):
         model(video)
-    handle.remove()
     if len(calls) != 1 or len(calls[0][0]) != 1:
         return {}
     ((inputs, output),) = passes
@@ -233,11 +228,8 @@ def block_off(block: nn.Module) -> Iterator[None]:
         x: Tensor = args[0]
         return x
 
-    handle = block.register_forward_hook(identity)
-    try:
+    with block.register_forward_hook(identity):
         yield
-    finally:
-        handle.remove()
 
 
 def _received(block: nn.Module, q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:

@@ -18,7 +18,6 @@ from videoattn.explain.faithful.baselines import (
     motion_map,
     smooth_map,
 )
-from videoattn.explain.faithful.hide import Hider
 from videoattn.explain.faithful.knockout import (
     KEYS,
     block_off,
@@ -27,6 +26,7 @@ from videoattn.explain.faithful.knockout import (
     without_keys,
 )
 from videoattn.explain.faithful.removal import (
+    Hider,
     descending,
     removal_curves,
     remove_groups,
