@@ -143,17 +143,17 @@ class _Recorder:
         """Returns the indices of the queries to record, and the row of each special query."""
         num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
         special = {name: num_queries + index for index, name in enumerate(found.special)}
+        every = torch.arange(num_queries + len(special))
         few = num_queries * num_keys <= MOST_ENTRIES
         if self.factors == "instead" and (found.factors is not None or few):
-            rows = 0 if found.factors is not None else num_queries + len(special)
-            return torch.arange(rows), special
+            return every if found.factors is None else every[:0], special
         if self.queries is None:
             if not few:
                 raise ValueError(
                     f"queries: got None; all rows of a {num_queries} x {num_keys} map are too many "
                     "to keep; name some, as in queries=[(frame, y, x), ...]"
                 )
-            return torch.arange(num_queries + len(special)), special
+            return every, special
         numbers: list[int] = []
         asked: dict[str, int] = {}
         for query in self.queries:

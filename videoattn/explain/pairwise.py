@@ -17,9 +17,10 @@ from torch import Tensor
 from videoattn.attention.maps import PairwiseMap, cells
 from videoattn.explain import render
 from videoattn.explain.render import Position, Scale
+from videoattn.explain.sheet import Grid as PanelGrid
 from videoattn.explain.sheet import Labels, Sheet, label_frames, stack_grids
 from videoattn.explain.text import Point
-from videoattn.explain.words import grid_note, percent
+from videoattn.explain.words import describe_sheet, grid_note, percent
 from videoattn.types import Frames, Grid
 
 RING_RADIUS = 13.0
@@ -73,46 +74,35 @@ def draw_sheet(
     shares = render.frame_shares(weights, clip[0])
     sheet.draw_bars(grid, shares, [percent(share) for share in shares])
     keys = strongest_keys(weights, num_arrows, clip)
-    for key, weight in reversed(keys):  # strongest on top
-        worth = float(render.strength(torch.tensor(weight / scale.unit), scale))
-        draw_arrow(sheet.axes, grid.point(position), grid.point(key), strength=worth)
-    draw_ring(sheet.axes, grid.point(position))
-    if attention_map.kind == "local":
-        seen, top, left, bottom, right = window_of(weights, clip)
-        for corners in ((Position(f, top, left), Position(f, bottom, right)) for f in seen):
-            draw_outline(sheet.axes, *map(grid.point, corners))
-    number, time = labels[position.frame]
+    window = window_of(weights, clip) if attention_map.kind == "local" else None
+    _draw_marks(sheet.axes, grid, position, keys, scale, window)
+    text = describe_sheet(attention_map, len(keys), clip[0])
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
-    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, attention_map.kind == "local", words)
-    parts = _legend(scale, len(keys), clip[0] / len(weights), attention_map.kind == "local")
-    sheet.write_foot(parts, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
+    number, time = labels[position.frame]
+    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}{text.note}"
+    sheet.write_head(title, details, words or text.description)
+    sheet.draw_color_bar(scale, text.colors)
+    sheet.write_foot(text.legend, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
     return sheet.image()
 
 
-def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
-    where = "each position of the window around it" if local else "each position of every frame"
-    if scale.diverging:
-        label, description = "response", f"The response of the ringed pixel to {where}"
-        details += "  ·  not a probability"
-    else:
-        label = "attention, times the uniform weight" + (" of its window" if local else "")
-        description = f"The attention of the ringed pixel to {where}"
-    sheet.write_head(title, details, words or description)
-    sheet.draw_color_bar(scale, label)
-
-
-def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
-    parts = ["ring: the query"]
-    if local:
-        parts.append("dashed: its window")
-    if num_arrows:
-        parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
-    share = "summed absolute response" if scale.diverging else "attention"
-    parts.append(f"bars: each frame's share of the {share}")
-    if frames_per_cell > 1:
-        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
-    return parts
+def _draw_marks(
+    axes: Axes,
+    grid: PanelGrid,
+    position: Position,
+    keys: list[tuple[Position, float]],
+    scale: Scale,
+    window: Window | None,
+) -> None:
+    for key, weight in reversed(keys):  # strongest on top
+        worth = float(render.strength(torch.tensor(weight / scale.unit), scale))
+        draw_arrow(axes, grid.point(position), grid.point(key), strength=worth)
+    draw_ring(axes, grid.point(position))
+    if window is not None:
+        for frame in window.frames:
+            upper_left = Position(frame, window.top, window.left)
+            lower_right = Position(frame, window.bottom, window.right)
+            draw_outline(axes, grid.point(upper_left), grid.point(lower_right))
 
 
 def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:

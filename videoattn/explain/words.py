@@ -1,6 +1,7 @@
 """Describes maps in sentences. `explorer/words.js` writes the same ones; tests compare them."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,35 @@ READABLE = 49  # a map with fewer places over a frame is too coarse to show shap
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+class SheetText(NamedTuple):
+    """The words of a sheet of pairwise attention: what it shows, a note about its values, the label
+    of its colors, and the meaning of its marks."""
+
+    description: str
+    note: str
+    colors: str
+    legend: list[str]
+
+
+def describe_sheet(found: PairwiseMap, num_arrows: int, num_frames: int) -> SheetText:
+    """Returns the words of the sheet of a row, with arrows and `num_frames` panels."""
+    local = found.kind == "local"
+    where = "each position of the window around it" if local else "each position of every frame"
+    legend = ["ring: the query", *["dashed: its window"] * local]
+    if num_arrows:
+        legend.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
+    share = "attention" if found.normalized else "summed absolute response"
+    legend.append(f"bars: each frame's share of the {share}")
+    if num_frames > found.grid_k[0]:
+        frames = num_frames / found.grid_k[0]
+        legend.append(f"one key position covers {frames:.3g} frames")
+    if not found.normalized:
+        description = f"The response of the ringed pixel to {where}"
+        return SheetText(description, "  ·  not a probability", "response", legend)
+    colors = "attention, times the uniform weight" + (" of its window" if local else "")
+    return SheetText(f"The attention of the ringed pixel to {where}", "", colors, legend)
 
 
 def describe_row(

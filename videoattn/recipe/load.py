@@ -10,12 +10,11 @@ interpolations are refused.
 
 import os
 import re
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -267,7 +266,7 @@ def _parse(word: str) -> dict[str, Any]:
     if not equals:
         raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
     types = _types_of(key)
-    is_text = all(t in (str, NoneType) or typing.get_origin(t) is Literal for t in types)
+    is_text = all(t in (str, NoneType) or get_origin(t) is Literal for t in types)
     is_null = text == "null" and NoneType in types
     # The value of another key, ${key}, is inserted later, or refused.
     if (is_text and not is_null) or "${" in text:
@@ -292,5 +291,5 @@ def _types_of(key: str) -> tuple[Any, ...]:
     found: Any = Config
     for name in key.split("."):
         found = {f.name: f.type for f in fields(found)}.get(name) if is_dataclass(found) else None
-    is_union = typing.get_origin(found) in (UnionType, typing.Union)
-    return typing.get_args(found) if is_union else (found,)
+    is_union = get_origin(found) in (UnionType, Union)
+    return get_args(found) if is_union else (found,)

@@ -21,14 +21,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.attention.maps import PairwiseAttention
-from videoattn.attention.record import recordable_blocks
+from videoattn.attention.record import MOST_ENTRIES, recordable_blocks
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.types import Video
 
 SHARE = 0.05
 """The share of the keys that is knocked out for all queries."""
 NUM_QUERIES, NUM_KEYS = 16, 32
-MOST_ENTRIES = 2**24
 KEYS = ("highest", "random", "lowest")
 
 
