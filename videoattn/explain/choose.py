@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videoattn.attention.maps import GateMap, PairwiseMap, cells
@@ -63,7 +63,7 @@ def summarize(found: PairwiseMap) -> Summary:
 def choose_queries(
     model: nn.Module,
     video: Video,
-    frames: Frames,
+    frames: UInt8[Tensor, "T 3 height width"],
     label: int,
     class_name: str,
     maps: Mapping[str, PairwiseMap | GateMap],

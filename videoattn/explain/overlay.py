@@ -3,7 +3,6 @@
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -20,8 +19,7 @@ from videoattn.explain.gates import (
     spatial_weights,
 )
 from videoattn.explain.pairwise import draw_outline, draw_ring
-from videoattn.explain.render import Position
-from videoattn.explain.sheet import Panels
+from videoattn.explain.sheet import Grid, Panels
 from videoattn.explain.text import canvas_axes, draw_over
 from videoattn.files import write_whole
 from videoattn.types import Frames
@@ -47,10 +45,9 @@ def write_overlay(
     short_side: int = SHORT_SIDE,
 ) -> tuple[int, int]:
     """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp), and
-    returns the (height, width) of the drawn frames, without the strip.
-
-    The strip below the picture has a bar for each frame: its share of the attention, its mean
-    weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
+    returns the (height, width) of the drawn frames, without the strip below them. The strip has a
+    bar for each frame: its share of the attention, its mean weight, or the area of its box. A
+    query's ring is bright on its own frame and faint on others.
 
     Args:
         frames, sample, query, pixel: As in `draw_sheet`; input_size: as in `draw_gate`.
@@ -63,45 +60,28 @@ def write_overlay(
         raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     size = even_size(clip[1], clip[2], short_side)
-    marks: _Marks | None = None
+    position, window = None, None
     if isinstance(attention_map, PairwiseMap):
         weights = pairwise.weights_of(attention_map, sample, query)
         position = pairwise.query_position(attention_map, query, clip, pixel)
         window = pairwise.window_of(weights, clip) if attention_map.kind == "local" else None
-        marks = _Marks(position, window, size[0] / clip[1], size[1] / clip[2])
         scale = pairwise.query_scale(attention_map, weights)
         panels = render.blend(render.resize(frames, size), weights, scale)
         amounts = render.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    pictures = []
+    pictures, grid = [], Grid([(0, 0)] * clip[0], size, clip[1:], 0, *size)
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
         picture = ImageOps.expand(Image.fromarray(panel), (0, 0, 0, STRIP), (24, 24, 24))
         axes = canvas_axes(picture.size)
-        if marks is not None:
-            _draw_marks(axes, frame, marks)
+        if window is not None and frame in window.frames:
+            draw_outline(axes, grid, window, frame)
+        if position is not None:
+            draw_ring(axes, grid.point(position), alpha=1.0 if frame == position.frame else 0.35)
         _draw_strip(axes, panel.shape[:2], frame, amounts)
         pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
     return size
-
-
-class _Marks(NamedTuple):
-    """The query, its window, and the height and width of a clip pixel in drawn pixels."""
-
-    position: Position
-    window: pairwise.Window | None
-    scale_y: float
-    scale_x: float
-
-
-def _draw_marks(axes: Axes, frame: int, marks: _Marks) -> None:
-    position, window, scale_y, scale_x = marks
-    if window is not None and frame in window.frames:
-        corner = (window.left * scale_x, window.top * scale_y)
-        draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
-    alpha = 1.0 if frame == position.frame else 0.35
-    draw_ring(axes, (position.x * scale_x, position.y * scale_y), alpha=alpha)
 
 
 def _draw_gate(

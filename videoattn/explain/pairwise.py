@@ -76,13 +76,14 @@ def draw_sheet(
     keys = strongest_keys(weights, num_arrows, clip)
     window = window_of(weights, clip) if attention_map.kind == "local" else None
     _draw_marks(sheet.axes, grid, position, keys, scale, window)
-    text = describe_sheet(attention_map, len(keys), clip[0])
+    description, colors, legend = describe_sheet(attention_map, len(keys), clip[0])
+    note = "" if attention_map.normalized else "  ·  not a probability"
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
     number, time = labels[position.frame]
-    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}{text.note}"
-    sheet.write_head(title, details, words or text.description)
-    sheet.draw_color_bar(scale, text.colors)
-    sheet.write_foot(text.legend, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
+    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}{note}"
+    sheet.write_head(title, details, words or description)
+    sheet.draw_color_bar(scale, colors)
+    sheet.write_foot(legend, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
     return sheet.image()
 
 
@@ -100,9 +101,7 @@ def _draw_marks(
     draw_ring(axes, grid.point(position))
     if window is not None:
         for frame in window.frames:
-            upper_left = Position(frame, window.top, window.left)
-            lower_right = Position(frame, window.bottom, window.right)
-            draw_outline(axes, grid.point(upper_left), grid.point(lower_right))
+            draw_outline(axes, grid, window, frame)
 
 
 def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
@@ -172,9 +171,10 @@ def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
     axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
 
 
-def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
-    """Draws a thin dashed rectangle just inside two corners, visible on any background."""
-    (x0, y0), (x1, y1) = upper_left, lower_right
+def draw_outline(axes: Axes, grid: PanelGrid, window: Window, frame: int) -> None:
+    """Draws a thin dashed rectangle just inside a window, visible on any background."""
+    x0, y0 = grid.point(Position(frame, window.top, window.left))
+    x1, y1 = grid.point(Position(frame, window.bottom, window.right))
     for line_width, color, style, alpha in (
         (3.0, "black", "-", 0.55),
         (1.6, "white", (0, (4, 3)), 1.0),

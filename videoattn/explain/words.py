@@ -1,7 +1,6 @@
 """Describes maps in sentences. `explorer/words.js` writes the same ones; tests compare them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,20 +18,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-class SheetText(NamedTuple):
-    """The words of a sheet of pairwise attention: what it shows, a note about its values, the label
-    of its colors, and the meaning of its marks."""
+def describe_sheet(
+    found: PairwiseMap, num_arrows: int, num_frames: int
+) -> tuple[str, str, list[str]]:
+    """Returns what the sheet of a row shows, the label of its colors, and the meaning of its marks.
 
-    description: str
-    note: str
-    colors: str
-    legend: list[str]
-
-
-def describe_sheet(found: PairwiseMap, num_arrows: int, num_frames: int) -> SheetText:
-    """Returns the words of the sheet of a row, with arrows and `num_frames` panels."""
+    Args:
+        num_arrows, num_frames: Counts of the arrows and the panels of the sheet.
+    """
     local = found.kind == "local"
     where = "each position of the window around it" if local else "each position of every frame"
+    colors = "attention, times the uniform weight" + " of its window" * local
     legend = ["ring: the query", *["dashed: its window"] * local]
     if num_arrows:
         legend.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
@@ -42,10 +38,8 @@ def describe_sheet(found: PairwiseMap, num_arrows: int, num_frames: int) -> Shee
         frames = num_frames / found.grid_k[0]
         legend.append(f"one key position covers {frames:.3g} frames")
     if not found.normalized:
-        description = f"The response of the ringed pixel to {where}"
-        return SheetText(description, "  ·  not a probability", "response", legend)
-    colors = "attention, times the uniform weight" + (" of its window" if local else "")
-    return SheetText(f"The attention of the ringed pixel to {where}", "", colors, legend)
+        return f"The response of the ringed pixel to {where}", "response", legend
+    return f"The attention of the ringed pixel to {where}", colors, legend
 
 
 def describe_row(
