@@ -167,14 +167,11 @@ def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)
     heat, alpha = heat.movedim(-1, 1)[cells], alpha[:, None][cells]
-    drawn = _desaturate(frames).mul_(1 - alpha).add_(heat.mul_(alpha))
+    drawn = frames.float().div_(255)
+    gray = (drawn * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    drawn.sub_(gray).mul_(FRAME_SATURATION).add_(gray)
+    drawn.mul_(1 - alpha).add_(heat.mul_(alpha))
     return drawn.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _desaturate(frames: Frames) -> Tensor:
-    pixels = frames.float().div_(255)
-    gray = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    return pixels.sub_(gray).mul_(FRAME_SATURATION).add_(gray)
 
 
 @cache
