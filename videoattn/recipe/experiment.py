@@ -26,6 +26,7 @@ from videoattn.engine.train import TrainResult, fit
 from videoattn.models import info
 from videoattn.models.table import make_network
 from videoattn.recipe import objective, training
+from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
 from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_to_video, read_samples
@@ -34,7 +35,6 @@ from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
 from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
-from videoattn.recipe.systems import check_effect, option_errors, split_systems, systems_of
 
 
 @dataclass(frozen=True)
