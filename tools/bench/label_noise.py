@@ -18,7 +18,7 @@ from videoattn.cli.arguments import Device, Overrides, Recipe
 from videoattn.cli.compare import command as compare
 from videoattn.cli.comparison import Result
 
-SHARES = (0.0, 0.3, 0.6)
+SHARES = (0.0, 0.2, 0.4)
 SYSTEMS = ("none", "residual_attention", "non_local", "cbam")
 
 
