@@ -97,9 +97,9 @@ def test_without_an_exact_cam_the_query_comes_from_occlusion(tmp_path: Path, vid
     loaded = load(untrained(tmp_path, "non_local"))
     loaded.model.fc.register_forward_hook(lambda module, inputs, output: output.square())
     clip = read_clip(loaded, video)
-    queries = record_clip(loaded, clip).about["queries"]
-    assert queries[0][4].endswith("(occlusion)")
-    assert [title for *_, title, _ in queries] == ["adds most to the score", "most motion"]
+    queries = record_clip(loaded, clip).chosen
+    assert queries[0].reason.endswith("(occlusion)")
+    assert [query.title for query in queries] == ["adds most to the score", "most motion"]
 
 
 def test_visualize_states_the_query_and_names_the_page(

@@ -226,20 +226,21 @@ def test_score_lines_of_sheets_and_pages(
     trained: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same line, from the same code, in the titles of sheets and in the explorer's note."""
-    from videoattn.cli import visualize as commands
+    from videoattn.cli.clip import Clip
     from videoattn.cli.explore import command as explore
+    from videoattn.cli.visualize import command as visualize
 
     titles: list[str] = []
 
-    def kept(stem: str, clip: object, recorded: object, title: str, *rest: object) -> list[Path]:
+    def kept(clip: Clip, stem: str, found: object, title: str, **rest: object) -> list[Path]:
         titles.append(title)
         return []
 
-    monkeypatch.setattr(commands, "_save", kept)
+    monkeypatch.setattr(Clip, "save", kept)
     video = clips / "test/moves_left/0000.mp4"
     folder = tmp_path / "out"
-    commands.command(trained, video, output=folder, score=True)
-    commands.command(trained, video, method="hires_cam", output=folder, score=True)
+    visualize(trained, video, output=folder, score=True)
+    visualize(trained, video, method="hires_cam", output=folder, score=True)
     lines = [title.split("; ")[-1] for title in titles]
     assert len(lines) == 5  # two blocks with two queries each, and a method
     page = explore(trained, [video], output=tmp_path / "a.html", score=True).read_text()

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from videoattn.cli.app import main
-from videoattn.cli.clip import choose_maps, map_owners, read_clip
+from videoattn.cli.clip import map_owners, read_clip
+from videoattn.cli.visualize import choose_maps
 from videoattn.cli.visualize import command as visualize
 from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips

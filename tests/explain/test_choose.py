@@ -5,36 +5,9 @@ import torch
 from torch import nn
 
 from tests.explain.maps import CLIP, one_hot_map
-from videoattn.attention.maps import PairwiseMap
+from videoattn.attention.maps import PairwiseMap, cells
 from videoattn.explain import choose_queries, motion_position, score_position
 from videoattn.types import ModelInfo
-
-
-def received_map(received: torch.Tensor) -> PairwiseMap:
-    return dataclasses.replace(
-        one_hot_map(grid=tuple(received.shape), cell=(0, 0, 0)), received=received[None]
-    )
-
-
-def test_most_attended_first_without_neighbors() -> None:
-    received = torch.zeros(4, 12, 16)  # cells of 2 x 2 pixels
-    received[1, 5, 5], received[1, 5, 6], received[2, 5, 6] = 0.5, 0.4, 0.35  # one spot
-    received[1, 10, 14], received[3, 5, 5] = 0.3, 0.2  # far in space; far in time
-    chosen = choose_queries(received_map(received), CLIP, count=3)
-    assert chosen == [(1, 11, 11), (1, 21, 29), (3, 11, 11)]
-
-
-def test_a_small_grid_gives_fewer_queries() -> None:
-    received = torch.tensor([[[0.7]]])
-    assert choose_queries(received_map(received), CLIP) == [(1, 12, 16)]
-
-
-def test_a_map_recorded_without_received() -> None:
-    attention_map = dataclasses.replace(one_hot_map(), received=None)
-    with pytest.raises(
-        ValueError, match=r"was not recorded; use record_attention\(model, received"
-    ):
-        choose_queries(attention_map, CLIP)
 
 
 def test_the_position_with_the_most_motion() -> None:
@@ -70,6 +43,27 @@ class Pooled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = self.act(x).mean((2, 3, 4))
         return self.fc(pooled if self.exact else pooled.square())
+
+
+def whole_map(cell: tuple[int, int, int]) -> PairwiseMap:
+    """Returns a map of 2 x 3 x 4 queries that all look at one key of as many."""
+    one = one_hot_map(cell, grid=(2, 3, 4), grid_q=(2, 3, 4))
+    rows = one.rows.expand(-1, -1, 24, -1, -1, -1)
+    return dataclasses.replace(one, rows=rows, queries=cells(torch.arange(24), (2, 3, 4)))
+
+
+def test_in_a_still_clip_the_second_query_receives_the_most_attention() -> None:
+    model, video = Pooled(exact=True).eval(), torch.rand(1, 3, *CLIP)
+    frames = torch.full((CLIP[0], 3, 8, 8), 7, dtype=torch.uint8)
+    part = one_hot_map((0, 0, 0))  # not whole: left out
+    maps = {"early": whole_map((0, 0, 0)), "last": whole_map((1, 2, 3)), "part": part}
+    score, still = choose_queries(model, video, frames, 0, "PushUps", maps)
+    assert score.title == "adds most to the score"
+    assert still.reason == "it receives the most attention"
+    assert still.query == (2, 20, 28)  # the center of the cell, in the first of its two frames
+    assert len(choose_queries(model, video, frames, 0, "PushUps", {"part": part})) == 1
+    frames[1, :, 2:4, 4:6] = 255
+    assert choose_queries(model, video, frames, 0, "PushUps", maps)[1].title == "most motion"
 
 
 @pytest.mark.parametrize(("exact", "method"), [(True, "HiResCAM"), (False, "occlusion")])

@@ -23,14 +23,14 @@ from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import cell_number
 from videoattn.explain.choose import summarize
 from videoattn.explain.explorer.pack import Budget, write_explorer
-from videoattn.explain.pairwise import describe_row, query_position, strongest_keys, weights_of
+from videoattn.explain.pairwise import query_position, strongest_keys, weights_of
 from videoattn.explain.render import (
     colors_of,
     frame_shares,
-    grid_note,
     make_scale,
     number_text,
 )
+from videoattn.explain.words import describe_row, grid_note
 
 NUMBERS = [str(4 * frame) for frame in range(CLIP[0])]
 Run = Callable[..., Any]

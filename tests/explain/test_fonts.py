@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from videoattn.cli.report import draw_confusion
-from videoattn.explain import marks
-from videoattn.explain.marks import FONT, canvas_axes, draw_over, draw_text, drawable
+from videoattn.explain import text
+from videoattn.explain.text import FONT, canvas_axes, draw_over, draw_text, drawable
 
 SCRIPT_P = "\U0001d4ab"  # STIXGeneral, which ships with matplotlib, has it
 UNASSIGNED = "\U000e1234"
@@ -56,11 +56,11 @@ def test_fonts_that_cannot_be_read_are_passed_over(
     real = matplotlib.font_manager.fontManager
     manager = Mock(ttflist=[SimpleNamespace(name="Broken")])
     manager.findfont = lambda p: real.findfont(p) if FONT in p.get_family() else str(broken)
-    monkeypatch.setattr(marks, "fontManager", manager)
-    marks._other_families.cache_clear()
+    monkeypatch.setattr(text, "fontManager", manager)
+    text._other_families.cache_clear()
     assert drawable("跑") == ("\ufffd", [FONT])
-    marks._other_families.cache_clear()
-    marks._characters.cache_clear()
+    text._other_families.cache_clear()
+    text._characters.cache_clear()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,19 +16,19 @@ from videoattn.explain.gates import (
     HEADING,
     different_channels,
     frame_amounts,
+    gate_weights,
+    make_gate_scale,
     spatial_weights,
 )
-from videoattn.explain.marks import SOFT
 from videoattn.explain.render import (
     SEQUENTIAL,
     STRONGEST_ALPHA,
     Position,
-    gate_weights,
-    make_gate_scale,
     make_scale,
     number_text,
 )
 from videoattn.explain.sheet import Grid, label_frames, stack_grids
+from videoattn.explain.text import SOFT
 
 GRID = (2, 3, 4)
 

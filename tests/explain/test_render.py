@@ -8,12 +8,12 @@ from videoattn.explain.render import (
     SEQUENTIAL,
     STRONGEST_ALPHA,
     blend,
-    grid_note,
     make_scale,
     resize,
     strength,
     upsample,
 )
+from videoattn.explain.words import grid_note
 
 
 def test_the_unit_is_the_uniform_weight() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.explain.maps import CLIP, gray_frames, one_hot_map
 from videoattn.explain import draw_sheet
-from videoattn.explain.marks import canvas_axes, draw_arrow, draw_over, draw_ring, draw_text
+from videoattn.explain.pairwise import draw_arrow, draw_ring
 from videoattn.explain.render import SEQUENTIAL, STRONGEST_ALPHA, Position, Scale, make_scale
 from videoattn.explain.sheet import (
     COLOR_BAR,
@@ -23,6 +23,7 @@ from videoattn.explain.sheet import (
     label_frames,
     stack_grids,
 )
+from videoattn.explain.text import canvas_axes, draw_over, draw_text
 
 
 def grid_of(clip: tuple[int, int, int] = CLIP) -> Grid:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,18 +61,12 @@ def capture(
             return None
         return (x.clone(), *args[1:]) if inputs else x.clone()
 
-    handles = []
-    for name in names:
-        module = model.get_submodule(name)
-        register = module.register_forward_pre_hook if inputs else module.register_forward_hook
-        handles.append(register(partial(keep, name)))
-    try:
+    with ExitStack() as hooks, suppress(_AllCaptured):
+        for name in names:
+            module = model.get_submodule(name)
+            register = module.register_forward_pre_hook if inputs else module.register_forward_hook
+            hooks.enter_context(register(partial(keep, name)))
         yield captured
-    except _AllCaptured:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Taps:

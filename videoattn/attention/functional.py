@@ -101,7 +101,9 @@ def attend(
     if path == "auto":
         path = _PATHS[normalizer][0]
         if normalizer == "count":
-            path = _cheaper_association(q, k, v)
+            num_queries, num_keys, d, e = q.shape[1], k.shape[1], k.shape[2], v.shape[2]
+            linear = (num_queries + num_keys) * d * e
+            path = "linear" if linear < num_queries * num_keys * (d + e) else "explicit"
         elif path == "fused" and q.dtype == torch.bfloat16 and q.device.type == "cpu":
             path = "chunked"
     if path == "fused":
@@ -160,12 +162,6 @@ def by_queries(
         checkpoint(piece, rows, use_reentrant=False, preserve_rng_state=False) for rows in pieces
     ]
     return torch.cat(again, dim=1)
-
-
-def _cheaper_association(q: Tensor, k: Tensor, v: Tensor) -> Path:
-    num_queries, num_keys = q.shape[1], k.shape[1]
-    linear = (num_queries + num_keys) * k.shape[2] * v.shape[2]
-    return "linear" if linear < num_queries * num_keys * (k.shape[2] + v.shape[2]) else "explicit"
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

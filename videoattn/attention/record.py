@@ -10,7 +10,7 @@ projections; pairwise blocks compute only the requested rows. Nothing is kept ot
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -85,15 +85,12 @@ def record_attention(
         )
     maps: Maps = {}
     recorder = _Recorder(maps, info, queries, received, factors)
-    handles = [model.register_forward_pre_hook(recorder.start, with_kwargs=True)]
-    for name, block in blocks.items():
-        hook = partial(recorder.record, name)
-        handles.append(block.register_forward_hook(hook, with_kwargs=True))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(recorder.start, with_kwargs=True))
+        for name, block in blocks.items():
+            hook = block.register_forward_hook(partial(recorder.record, name), with_kwargs=True)
+            hooks.enter_context(hook)
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(eq=False)
@@ -146,17 +143,17 @@ class _Recorder:
         """Returns the indices of the queries to record, and the row of each special query."""
         num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
         special = {name: num_queries + index for index, name in enumerate(found.special)}
+        every = torch.arange(num_queries + len(special))
         few = num_queries * num_keys <= MOST_ENTRIES
         if self.factors == "instead" and (found.factors is not None or few):
-            rows = 0 if found.factors is not None else num_queries + len(special)
-            return torch.arange(rows), special
+            return every if found.factors is None else every[:0], special
         if self.queries is None:
             if not few:
                 raise ValueError(
                     f"queries: got None; all rows of a {num_queries} x {num_keys} map are too many "
                     "to keep; name some, as in queries=[(frame, y, x), ...]"
                 )
-            return torch.arange(num_queries + len(special)), special
+            return every, special
         numbers: list[int] = []
         asked: dict[str, int] = {}
         for query in self.queries:

@@ -4,6 +4,7 @@ The weight of a position comes from its local features and the global vector g o
 g of another clip, the weights show which positions the content of the other clip selects.
 """
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,14 +66,9 @@ def _run(model: nn.Module, clips: Video, *, swap: bool) -> Seen:
         maps[name] = GateMap("pooling", weights, normalized=level.normalizer == "softmax")
         return local, g
 
-    handles = [
-        level.register_forward_pre_hook(partial(read, f"{name}.{index}"))
-        for name, head in recordable_blocks(model).items()
-        if isinstance(head, LearnToPay)
-        for index, level in enumerate(head.levels)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, head in recordable_blocks(model).items():
+            for index, level in enumerate(head.levels if isinstance(head, LearnToPay) else ()):
+                hook = partial(read, f"{name}.{index}")
+                hooks.enter_context(level.register_forward_pre_hook(hook))
         return Seen(model(clips), maps)
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,11 +1,10 @@
 """Reads a clip of a video as the network's input, records its maps, and draws them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,23 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn import explain
-from videoattn.attention.archive import MapArchive
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import Maps, Query, record_attention, recordable_blocks
 from videoattn.data.dataset import sample_generator, sample_numbers
 from videoattn.data.decode import DecodeError, Video, count_frames, decode
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.transforms import Box, resize
-from videoattn.explain.explorer.pack import stage_of
-from videoattn.explain.faithful.score import cost_of
 from videoattn.recipe.console import show
 from videoattn.recipe.data import clock_of, make_to_video, test_frames, test_transform
 from videoattn.recipe.run import Predictor
-
-NUM_CLASSES = 5
-"""Classes with a CAM: the most probable ones, and the true one."""
-CAM = "hires_cam"
-MOST_BLOCKS = 4  # if a network has more, the last of each stage is drawn
 
 
 @dataclass(frozen=True)
@@ -102,6 +93,34 @@ class Clip:
             self.frames, found, title=title, labels=labels, origin=origin, **query
         )
 
+    def save(
+        self,
+        stem: str,
+        found: PairwiseMap | GateMap,
+        title: str,
+        *,
+        query: int = 0,
+        pixel: Query | None = None,
+        words: str = "",
+    ) -> list[Path]:
+        """Writes and prints STEM.png, the sheet of a map, and STEM.mp4, its overlay, if it has one.
+        Returns their paths."""
+        written = [Path(f"{stem}.png")]
+        image = self.draw(found, title, query=query, pixel=pixel, words=words)
+        explain.write_png(written[0], image)
+        if isinstance(found, PairwiseMap) or found.kind in explain.SPATIAL:
+            written.append(Path(f"{stem}.mp4"))
+            size = self.grid[1:]
+            height, width = explain.write_overlay(
+                written[1], self.frames, found, query=query, pixel=pixel, input_size=size
+            )
+            if width < self.frames.shape[3]:
+                full = f"{self.frames.shape[3]} x {self.frames.shape[2]}"
+                show(f"the overlay is drawn at {width} x {height} pixels; the clip has {full}")
+        for path in written:
+            show(path)
+        return written
+
 
 def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
     """Reads the clip in the middle of a video, or around a frame; decodes only its frames."""
@@ -146,69 +165,34 @@ def _read_clip(
     return Clip(name, frames, to_video(inputs), boxes[0], numbers.tolist(), fps)
 
 
-def record_clip(
-    loaded: Predictor,
-    clip: Clip,
-    *,
-    queries: Sequence[Query] | None = None,
-    truth: str | None = None,
-    cams: bool = False,
-    costs: bool = False,
-) -> MapArchive:
-    """Returns the maps of every block, the frames, and facts about the clip.
+class Recorded(NamedTuple):
+    """The maps of a clip by name, its logits (K,), and its chosen queries, if none were given."""
+
+    maps: Maps
+    logits: Tensor
+    chosen: list[explain.Chosen]
+
+
+def record_clip(loaded: Predictor, clip: Clip, queries: Sequence[Query] | None = None) -> Recorded:
+    """Records the maps of every block, so that they are whole if memory allows.
 
     Args:
         queries: Positions in the network's input. Default: chosen ones, if a block has a
             pairwise map.
-        truth: The true class, if it is known.
-        cams: Also record a CAM of the last stage for the most probable classes and the true one.
-        costs: Also measure what hiding the top tenth of each map costs the predicted class, in 12
-            forward passes for each map.
     """
     maps, logits = forward(loaded, clip, queries or (), factors="instead")
-    probabilities = loaded.scores(logits[None])[0]
-    best = probabilities.argsort(descending=True).tolist()
-    shown = best[:NUM_CLASSES]
-    if truth is not None and loaded.class_names.index(truth) not in shown:
-        shown.append(loaded.class_names.index(truth))
-    pairwise = any(isinstance(found, PairwiseMap) for found in maps.values())
-    chosen: list[explain.Chosen] = []
-    if pairwise and queries is None:
-        chosen = _chosen_queries(loaded, clip, best[0], maps)
-        large = [name for name, m in maps.items() if isinstance(m, PairwiseMap) and not m.is_whole]
-        if large:  # their rows are too many; only these are recorded
-            again, _ = forward(loaded, clip, [one.query for one in chosen], factors="instead")
-            maps |= {name: again[name] for name in large}
-    for label in shown if cams else ():
-        maps[f"{CAM}/{loaded.class_names[label]}"] = score_map(loaded, clip, label)
-    about = {
-        "video": clip.name,
-        "run": loaded.config.name,
-        "network": loaded.config.model.name,
-        "numbers": clip.numbers,
-        "fps": clip.fps,
-        "input": list(clip.grid),
-        "classes": [(loaded.class_names[k], float(probabilities[k])) for k in shown],
-        "truth": truth,
-        "queries": [(*one.query, one.title, one.reason) for one in chosen],
-        "costs": _costs(loaded, clip, maps, best[0]) if costs else {},
-    }
-    return MapArchive(maps, clip.frames, about)
-
-
-def _chosen_queries(loaded: Predictor, clip: Clip, label: int, maps: Maps) -> list[explain.Chosen]:
-    """Returns the position that adds most to the score of a class, and the one with the most motion
-    or, if nothing moves, the one that receives the most attention in the last block."""
-    chosen = [explain.score_position(loaded.model, clip.video, label, loaded.class_names[label])]
-    moving = explain.motion_position(clip.frames, clip.grid)
-    if moving is not None:
-        return [*chosen, moving]
-    pairwise = [m for m in maps.values() if isinstance(m, PairwiseMap) and m.is_whole]
-    for found in pairwise[-1:]:  # a still clip
-        received = explain.summarize(found).received.view(1, *found.grid_k)
-        (query,) = explain.choose_queries(replace(found, received=received), clip.grid, count=1)
-        chosen.append(explain.Chosen(query, "most attention", "it receives the most attention"))
-    return chosen
+    pairwise = {name: found for name, found in maps.items() if isinstance(found, PairwiseMap)}
+    if queries is not None or not pairwise:
+        return Recorded(maps, logits, [])
+    label = int(logits.argmax())
+    chosen = explain.choose_queries(
+        loaded.model, clip.video, clip.frames, label, loaded.class_names[label], maps
+    )
+    large = [name for name, found in pairwise.items() if not found.is_whole]
+    if large:  # their rows are too many; only these are recorded
+        again, _ = forward(loaded, clip, [one.query for one in chosen], factors="instead")
+        maps |= {name: again[name] for name in large}
+    return Recorded(maps, logits, chosen)
 
 
 def forward(
@@ -230,25 +214,6 @@ def answer_text(loaded: Predictor, logits: Tensor, label: int | None = None) -> 
     return f"{loaded.class_names[label]}, {100 * float(probabilities[label]):.0f} %"
 
 
-def score_map(
-    loaded: Predictor, clip: Clip, label: int, method: str = CAM, **layer: str
-) -> GateMap:
-    """Returns the map of a method in `explain.METHODS` for the score of a class, on the CPU."""
-    target = torch.tensor([label], device=clip.video.device)
-    found = explain.METHODS[method](loaded.model, clip.video, target, **layer)
-    return replace(found, weights=found.weights.float().cpu())
-
-
-def _costs(loaded: Predictor, clip: Clip, maps: Maps, label: int) -> dict[str, str]:
-    """Returns the cost of each map; of CAMs, that of the predicted class."""
-    cam = f"{CAM}/{loaded.class_names[label]}"
-    return {
-        CAM if name == cam else name: cost_of(loaded.model, clip.video, found, label, loaded.scores)
-        for name, found in maps.items()
-        if name == cam or not name.startswith(f"{CAM}/")
-    }
-
-
 def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, str]:
     """Returns the block of each map: the longest block name that the map's name starts with."""
     longest_first = sorted(blocks, key=len, reverse=True)
@@ -256,25 +221,3 @@ def map_owners(maps: Mapping[str, object], blocks: Sequence[str]) -> dict[str, s
         name: next(block for block in longest_first if f"{name}.".startswith(f"{block}."))
         for name in maps
     }
-
-
-def choose_maps(layer: str | None, owners: Mapping[str, str]) -> list[str]:
-    """Returns the names of the maps to draw, and prints a note about those that are left out."""
-    blocks = list(dict.fromkeys(owners.values()))
-    if layer is not None:
-        prefix = re.compile(re.escape(layer) + r"(?!(?<=\d)\d)")  # layer1 does not match layer10
-        chosen = [name for name in owners if prefix.match(name)]
-        if not chosen:
-            names = ", ".join(blocks)
-            raise ValueError(f"layer {layer!r} has no attention map; choose from {names}")
-        return chosen
-    drawn = blocks
-    if len(blocks) > MOST_BLOCKS:
-        last = {stage_of(block): block for block in blocks}
-        drawn = list(last.values())[-MOST_BLOCKS:]
-        note = (
-            f"drawing {len(drawn)} of {len(blocks)} attention blocks, the last of each stage; for "
-            f"others pass --layer with a name or a prefix (--layer {stage_of(blocks[0])}): "
-        )
-        show(note + ", ".join(blocks))
-    return [name for name, block in owners.items() if block in drawn]

@@ -12,13 +12,15 @@ import typer
 
 from videoattn.attention.archive import MapArchive
 from videoattn.cli.arguments import Costs, Device
-from videoattn.cli.clip import read_clip, record_clip
+from videoattn.cli.clip import Clip, read_clip, record_clip
+from videoattn.cli.why import CAM, score_map
 from videoattn.data.decode import DecodeError
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import Samples
 from videoattn.engine.evaluate import Evaluation
 from videoattn.explain.explorer import pack
 from videoattn.explain.explorer.errors import Answer, write_errors
+from videoattn.explain.faithful.score import cost_of
 from videoattn.files import output_folder, require_suffix, safe_file_name
 from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
@@ -27,6 +29,8 @@ from videoattn.types import Frames
 
 EXPLORER = "explorer.html"
 ERRORS = "errors.html"
+NUM_CLASSES = 5
+"""Classes with a CAM: the most probable ones, and the true one."""
 NUM_STRIPS = 500
 """Number of videos in the page of errors with frames. Each is decoded a second time."""
 
@@ -94,7 +98,45 @@ def _archives(
         for predictor in loaded:
             truth = folder if folder in predictor.class_names else None
             clip = read_clip(predictor, video)
-            yield record_clip(predictor, clip, truth=truth, cams=True, costs=costs)
+            yield make_archive(predictor, clip, truth, costs=costs)
+
+
+def make_archive(
+    loaded: Predictor, clip: Clip, truth: str | None = None, *, costs: bool = False
+) -> MapArchive:
+    """Returns the maps of every block, CAMs of the last stage for the most probable classes and the
+    true one, the frames, and facts about the clip.
+
+    Args:
+        truth: The true class, if it is known.
+        costs: Also measure what hiding the top tenth of each map costs the predicted class, in 12
+            forward passes for each map.
+    """
+    maps, logits, chosen = record_clip(loaded, clip)
+    probabilities = loaded.scores(logits[None])[0]
+    best = logits.argsort(descending=True, stable=True).tolist()
+    shown = best[:NUM_CLASSES]
+    if truth is not None and loaded.class_names.index(truth) not in shown:
+        shown.append(loaded.class_names.index(truth))
+    cams = {k: score_map(loaded, clip, k) for k in shown}
+    about = {
+        "video": clip.name,
+        "run": loaded.config.name,
+        "network": loaded.config.model.name,
+        "numbers": clip.numbers,
+        "fps": clip.fps,
+        "input": list(clip.grid),
+        "classes": [(loaded.class_names[k], float(probabilities[k])) for k in shown],
+        "truth": truth,
+        "queries": [(*one.query, one.title, one.reason) for one in chosen],
+    }
+    if costs:
+        about["costs"] = {
+            name: cost_of(loaded.model, clip.video, found, best[0], loaded.scores)
+            for name, found in {**maps, CAM: cams[best[0]]}.items()
+        }
+    named = {f"{CAM}/{loaded.class_names[k]}": found for k, found in cams.items()}
+    return MapArchive({**maps, **named}, clip.frames, about)
 
 
 def write_errors_page(
@@ -157,8 +199,7 @@ def _write_frames(
             show(f"note: {ERRORS} has no frames of {source}: {error}")
         return None
     if page is not None:
-        truth = predictor.class_names[label]
-        archive = record_clip(predictor, clip, truth=truth, cams=True)
+        archive = make_archive(predictor, clip, predictor.class_names[label])
         for left_out in pack.write_explorer(page, [archive], pack.Budget()):
             show(f"left out: {left_out}")
     return clip.frames

@@ -18,9 +18,9 @@ from videoattn.data.lists import Samples
 from videoattn.engine.checkpoint import check_classes
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.errors import one_of
-from videoattn.explain.faithful.baselines import Field
-from videoattn.explain.faithful.hide import Hider
+from videoattn.explain.faithful.removal import Hider
 from videoattn.explain.faithful.score import (
+    Field,
     make_fields,
     score_blocks,
     score_maps,

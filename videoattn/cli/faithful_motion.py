@@ -14,8 +14,8 @@ from videoattn.cli.env import machine
 from videoattn.cli.faithful import Chosen
 from videoattn.cli.faithful_report import Results
 from videoattn.data.synthetic import MOTIONS, DemoClip, demo_clip, encode_clip
-from videoattn.explain.faithful.motion import place_scores, rival_scores, time_scores, tracking
 from videoattn.explain.faithful.statistics import bootstrap
+from videoattn.explain.truth import place_scores, rival_scores, time_scores, tracking
 from videoattn.files import write_text
 from videoattn.recipe.console import markdown_table, show
 

@@ -12,8 +12,8 @@ from videoattn.cli.faithful import Chosen, Clips
 from videoattn.cli.faithful_report import Results, save_figure
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
-from videoattn.explain.faithful.baselines import Field, center_map
 from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
+from videoattn.explain.faithful.score import Field, center_map
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text
 from videoattn.recipe.console import markdown_table, show

@@ -17,7 +17,7 @@ from sklearn import metrics
 from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.objective import average_precisions, has_labels, multi_hot
-from videoattn.explain.marks import drawable
+from videoattn.explain.text import drawable
 from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]

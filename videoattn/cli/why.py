@@ -1,19 +1,26 @@
-"""Draws the evidence for a prediction: a map of the class score, and the attention."""
+"""Draws the evidence for a prediction: maps of the class score, the attention, and attention with
+the global vector of another video."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from videoattn import explain
-from videoattn.attention.maps import PairwiseMap
+from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.attention.record import recordable_blocks
-from videoattn.cli.clip import Clip, answer_text, forward, map_owners, read_clip, score_map
-from videoattn.files import output_folder
+from videoattn.attention.swap import swap_global_vectors
+from videoattn.cli.clip import Clip, answer_text, forward, map_owners, read_clip
+from videoattn.errors import one_of
+from videoattn.explain.faithful.score import cost_of
+from videoattn.files import output_folder, safe_file_name
 from videoattn.models import info
+from videoattn.recipe.console import show
 from videoattn.recipe.initial import relative_changes
 from videoattn.recipe.run import Predictor
 
+CAM = "hires_cam"
 EXACT = 1e-3
 """HiResCAM is exact if its sum differs from the score without the bias by at most this share."""
 
@@ -28,7 +35,7 @@ def draw_reasons(predictor: Predictor, video: Path, label: int, stem: Path) -> l
     output_folder(stem.parent)
     clip = read_clip(predictor, video)
     written = []
-    for kind, draw in (("why", _draw_score), ("attention", _draw_attention)):
+    for kind, draw in (("why", _score_sheet), ("attention", _attention_sheet)):
         if (image := draw(predictor, clip, label)) is not None:
             written.append(stem.with_name(f"{stem.name}_{kind}.png"))
             explain.write_png(written[-1], image)
@@ -40,11 +47,11 @@ def draw_summary(predictor: Predictor, video: Path) -> Image.Image:
     clip = read_clip(predictor, video)
     with torch.no_grad():
         label = int(predictor.model(clip.video)[0].argmax())
-    attention = _draw_attention(predictor, clip, label)
-    return _draw_score(predictor, clip, label) if attention is None else attention
+    attention = _attention_sheet(predictor, clip, label)
+    return _score_sheet(predictor, clip, label) if attention is None else attention
 
 
-def _draw_score(predictor: Predictor, clip: Clip, label: int) -> Image.Image:
+def _score_sheet(predictor: Predictor, clip: Clip, label: int) -> Image.Image:
     model, found = predictor.model, score_map(predictor, clip, label)
     with torch.no_grad():
         logits = model(clip.video)[0]
@@ -58,7 +65,7 @@ def _draw_score(predictor: Predictor, clip: Clip, label: int) -> Image.Image:
     return clip.draw(found, f"{clip.name}: {answer} in this view\n{caption}")
 
 
-def _draw_attention(predictor: Predictor, clip: Clip, label: int) -> Image.Image | None:
+def _attention_sheet(predictor: Predictor, clip: Clip, label: int) -> Image.Image | None:
     """Draws the block with the largest |output - input| / |input|, or else the last one; returns
     None without attention."""
     model, blocks = predictor.model, list(recordable_blocks(predictor.model))
@@ -75,3 +82,70 @@ def _draw_attention(predictor: Predictor, clip: Clip, label: int) -> Image.Image
     if isinstance(maps[name], PairwiseMap):
         title += f", from the position that {chosen.title}"
     return clip.draw(maps[name], title)
+
+
+def draw_score(
+    loaded: Predictor,
+    video: Path,
+    folder: Path,
+    method: str,
+    layer: str | None,
+    target: str | None,
+    costs: bool,
+) -> list[Path]:
+    """Draws the map of a method in `explain.METHODS` for a class, by default the predicted one."""
+    if target is not None:
+        one_of("target", target, loaded.class_names)
+    clip = read_clip(loaded, video)
+    with torch.no_grad():
+        logits = loaded.model(clip.video)[0]
+    label = loaded.class_names.index(target) if target else int(logits.argmax())
+    options = {}
+    if method in explain.OF_A_LAYER:
+        options["layer"] = layer or info(loaded.model).features
+    found = score_map(loaded, clip, label, method, **options)
+    where = "".join(f" at {layer}" for layer in options.values())
+    title = f"{video.name}: {answer_text(loaded, logits, label)}\n"
+    title += f"{method}{where} of {loaded.config.model.name}"
+    title += cost_of(loaded.model, clip.video, found, label, loaded.scores) if costs else ""
+    name = safe_file_name(loaded.class_names[label])
+    stem = f"{output_folder(folder) / safe_file_name(video.stem)}_{method}_{name}"
+    return clip.save(stem, found, title)
+
+
+def score_map(
+    loaded: Predictor, clip: Clip, label: int, method: str = CAM, **layer: str
+) -> GateMap:
+    """Returns the map of a method in `explain.METHODS` for the score of a class, on the CPU."""
+    target = torch.tensor([label], device=clip.video.device)
+    found = explain.METHODS[method](loaded.model, clip.video, target, **layer)
+    return replace(found, weights=found.weights.float().cpu())
+
+
+def draw_swap(
+    loaded: Predictor, videos: tuple[Path, Path], folder: Path, layer: str | None
+) -> list[Path]:
+    """Draws each level of Learn to pay attention in two videos: the weights with the video's own
+    global vector, and below them the weights with the other one."""
+    clips = [read_clip(loaded, video) for video in videos]
+    own, swapped = swap_global_vectors(loaded.model, clips[0].video, clips[1].video)
+    names = list(own.maps) if layer is None else [one_of("layer", layer, own.maps)]
+    output_folder(folder)
+    written = []
+    for index, (video, clip) in enumerate(zip(videos, clips, strict=True)):
+        other = videos[1 - index]
+        answers = [answer_text(loaded, seen.logits[index]) for seen in (own, swapped)]
+        headings = (
+            f"with its own global vector: {answers[0]}",
+            f"with the global vector of {other.name}: {answers[1]}",
+        )
+        for name in names:
+            pair = [seen.maps[name].weights[index] for seen in (own, swapped)]
+            found = GateMap("pooling", torch.cat(pair)[None], normalized=own.maps[name].normalized)
+            title = f"{video.name}: {answers[0]}\n{name} of {loaded.config.model.name}"
+            stem = f"{safe_file_name(video.stem)}_{safe_file_name(name)}_swapped_with_"
+            path = folder / f"{stem}{safe_file_name(other.stem)}.png"
+            explain.write_png(path, clip.draw(found, title, headings=headings))
+            show(path)
+            written.append(path)
+    return written

@@ -90,7 +90,7 @@ def draw_boxes(
     sheet.draw_panels(grid, resize(panels, grid.panel), labels)
     shares = area_shares(frames, boxes)
     texts = [f"{100 * s:.0f} %" if b else "left out" for s, b in zip(shares, boxes, strict=True)]
-    sheet.draw_bars(grid, shares, texts, None)
+    sheet.draw_bars(grid, shares, texts)
     details = f"{num_frames - boxes.count(None)} of {num_frames} frames kept"
     description = "Hard attention: the box that is cut out of each frame, and its contents enlarged"
     sheet.write_head(title, details, description)

@@ -5,12 +5,13 @@ queries look at, whatever happens in the clip. Pictures therefore start from the
 most to the class score, and from the position with the most motion.
 """
 
+from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videoattn.attention.maps import GateMap, PairwiseMap, cells
@@ -20,8 +21,6 @@ from videoattn.explain.render import cell_center
 from videoattn.models import info
 from videoattn.types import Frames, Video
 
-SPACE_APART = 0.25  # of the shorter side of the frame
-TIME_APART = 0.5  # of the clip
 MOTION_CELL = 1 / 8  # of the shorter side: motion is summed over squares of this size
 
 
@@ -61,6 +60,33 @@ def summarize(found: PairwiseMap) -> Summary:
     return Summary(received / max(num_queries, 1), strongest / max(num_queries, 1), top)
 
 
+def choose_queries(
+    model: nn.Module,
+    video: Video,
+    frames: UInt8[Tensor, "T 3 height width"],
+    label: int,
+    class_name: str,
+    maps: Mapping[str, PairwiseMap | GateMap],
+) -> list[Chosen]:
+    """Returns the position that adds most to the score of a class, and the one with the most motion
+    or, if nothing moves, the one that receives the most attention in the last block.
+
+    Args:
+        video: The network's input, one clip.
+        frames: The same frames, at any resolution.
+        maps: The recorded maps of the clip.
+    """
+    chosen = [score_position(model, video, label, class_name)]
+    moving = motion_position(frames, (video.shape[2], video.shape[3], video.shape[4]))
+    if moving is not None:
+        return [*chosen, moving]
+    whole = [m for m in maps.values() if isinstance(m, PairwiseMap) and m.is_whole]
+    for found in whole[-1:]:  # a still clip
+        query = _highest(summarize(found).received.view(found.grid_k), video)
+        chosen.append(Chosen(query, "most attention", "it receives the most attention"))
+    return chosen
+
+
 def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
     """Returns the position that adds most to a class's score.
 
@@ -75,13 +101,16 @@ def score_position(model: nn.Module, video: Video, label: int, class_name: str) 
     if not _sums_to_score(model, video, found, label):
         found, method = occlusion(model, video, targets), "occlusion"
     weights = found.weights[0].float().cpu()
-    (t, y, x), (frames, height, width) = weights.shape, video.shape[2:]
-    (cell,) = cells(weights.argmax().view(1), (t, y, x)).tolist()
-    center = cell_center(cell, (t, y, x), (frames, height, width))
-    query = (center.frame, int(center.y), int(center.x))
-    return Chosen(
-        query, "adds most to the score", f"it adds most to the score of {class_name} ({method})"
-    )
+    reason = f"it adds most to the score of {class_name} ({method})"
+    return Chosen(_highest(weights, video), "adds most to the score", reason)
+
+
+def _highest(weights: Float[Tensor, "t h w"], video: Video) -> Query:
+    """Returns the center of the cell with the highest weight."""
+    grid, clip = (len(weights), *weights.shape[1:]), (video.shape[2], *video.shape[3:])
+    ((t, y, x),) = cells(weights.argmax().view(1), grid).tolist()
+    center = cell_center((t, y, x), grid, clip)
+    return center.frame, int(center.y), int(center.x)
 
 
 def _sums_to_score(model: nn.Module, video: Video, found: GateMap, label: int) -> bool:
@@ -119,39 +148,3 @@ def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None
     y, x = ((cell * max(side // 2, 1) + side / 2) for cell in (row, index % sums.shape[2]))
     pixel = int(y * clip[1] / gray.shape[1]), int(x * clip[2] / gray.shape[2])
     return Chosen((frame + (len(gray) > 2), *pixel), "most motion", "most moves there")
-
-
-def choose_queries(
-    attention_map: PairwiseMap, clip: tuple[int, int, int], *, count: int = 3, sample: int = 0
-) -> list[Query]:
-    """Returns the positions (frame, y, x) of a clip (T, H, W) with the most attention, sorted.
-
-    Each is the center pixel of a key cell. Greedy non-maximum suppression keeps them a quarter of
-    the frame or half of the clip apart, so that their pictures differ. A small grid may have fewer
-    than `count`.
-
-    Raises:
-        ValueError: If the map was recorded without `received`.
-    """
-    if attention_map.received is None:
-        raise ValueError(
-            "attention map: the attention that each position receives was not recorded; use "
-            "record_attention(model, received=True), or choose a query"
-        )
-    received = attention_map.received[sample].flatten()
-    reach = SPACE_APART * min(clip[1], clip[2])
-    sizes = (TIME_APART * clip[0], reach, reach)
-    chosen: list[Query] = []
-    order = torch.argsort(received, descending=True, stable=True)
-    for cell in cells(order, attention_map.grid_k).tolist():
-        center = cell_center(cell, attention_map.grid_k, clip)
-        candidate = (center.frame, int(center.y), int(center.x))
-        gaps = [
-            sum(((a - b) / size) ** 2 for a, b, size in zip(candidate, other, sizes, strict=True))
-            for other in chosen
-        ]
-        if min(gaps, default=1.0) >= 1:
-            chosen.append(candidate)
-        if len(chosen) == count:
-            break
-    return chosen

@@ -7,11 +7,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from videoattn.attention.maps import GateMap
+from videoattn.attention.maps import GATE_AXES, GateMap
 from videoattn.explain import render
 from videoattn.explain.boxes import draw_boxes
-from videoattn.explain.marks import INK, LINE, SOFT, draw_text
-from videoattn.explain.render import Scale
+from videoattn.explain.render import Scale, finite, make_scale, number_text
 from videoattn.explain.sheet import (
     CONTENT_WIDTH,
     MARGIN,
@@ -21,6 +20,14 @@ from videoattn.explain.sheet import (
     make_grid,
     stack_grids,
 )
+from videoattn.explain.text import INK, LINE, SOFT, draw_text
+from videoattn.explain.words import (
+    MOST_WEIGHTINGS,
+    describe_gate,
+    gate_noun,
+    grid_note,
+    percent,
+)
 from videoattn.types import Frames
 
 MOST_CHANNELS = 3  # of a mask, below its mean
@@ -28,7 +35,7 @@ CHANNELS = (
     "A mask over the features: its mean at each position, and the channels that differ most from "
     "the mean and from each other"
 )
-MOST_WEIGHTINGS = 4  # of a pooling; if it has more, the most peaked ones are drawn
+LEAST_SPAN = 0.05  # of the largest weight: a nearly flat map must not look peaked
 HEADING = 34
 CHART_HEIGHT = 440
 NAMED = 6  # channels, at each end
@@ -60,12 +67,29 @@ def draw_gate(
             or a box is outside the input.
     """
     labels = labels or label_frames(range(len(frames)))
-    weights = render.gate_weights(gate_map, sample)
+    weights = gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         return draw_boxes(frames, weights, title, labels, input_size)
     if gate_map.kind == "channel":
         return _draw_channels(frames, gate_map, weights, title, labels)
     return _draw_frames(frames, gate_map, weights, title, labels, headings)
+
+
+def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
+    """Returns the weights of one sample in float32; channel gates are (C) or (C, T).
+
+    Raises:
+        ValueError: If the shape does not fit the kind, or weights are not finite.
+    """
+    shape, allowed = tuple(gate_map.weights.shape), [a.split() for a in GATE_AXES[gate_map.kind]]
+    fits = len(shape) - 1 in map(len, allowed) and (gate_map.kind != "box" or shape[-1] == 4)
+    if not fits or 0 in shape:
+        axes = " or ".join(f"(N, {', '.join(names)})" for names in allowed)
+        raise ValueError(
+            f"{gate_map.kind} map: weights have shape {shape}; need {axes}, without "
+            "a size of 0; see GateMap"
+        )
+    return finite(gate_map.weights[sample])
 
 
 def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
@@ -78,10 +102,11 @@ def frame_amounts(
 ) -> tuple[list[float], list[str]]:
     """Returns each frame's share (normalized maps) or mean weight, as numbers and as text."""
     if gate_map.normalized:
-        return render.shares_of_frames(weights, num_frames)
+        shares = render.frame_shares(weights, num_frames)
+        return shares, [percent(share) for share in shares]
     cells = render.cells_of_frames(num_frames, len(weights))
     means = weights.double().reshape(len(weights), -1).mean(1)[cells].tolist()
-    return means, [render.number_text(mean) for mean in means]
+    return means, [number_text(mean) for mean in means]
 
 
 def _draw_frames(
@@ -98,7 +123,7 @@ def _draw_frames(
     if headings:
         maps = dict(zip(headings, maps.values(), strict=True))
     shown = torch.stack(list(maps.values()))
-    scale = render.make_gate_scale(gate_map, shown, positions=shown[0].numel())
+    scale = make_gate_scale(gate_map, shown, positions=shown[0].numel())
     size, counts = (frames.shape[2], frames.shape[3]), [len(frames)] * len(maps)
     grids = stack_grids(counts, size, heading=HEADING if len(maps) > 1 else 0)
     sheet = Sheet(grids)
@@ -120,10 +145,10 @@ def _draw_frames(
     )
     parts = [f"bars: each frame's {bars}"]
     if identity is not None:
-        parts.append(f"line: the identity, {render.number_text(identity)}")
+        parts.append(f"line: the identity, {number_text(identity)}")
     shape = " x ".join(map(str, shown.shape[1:]))
     parts.append(f"map: {shape} ({'T' if temporal else 'T x H x W'})")
-    note = "" if temporal else render.grid_note(tuple(shown.shape[1:]), (len(frames), *size))
+    note = "" if temporal else grid_note(tuple(shown.shape[1:]), (len(frames), *size))
     sheet.write_foot(parts, note)
     return sheet.image()
 
@@ -166,7 +191,7 @@ def _draw_channels(
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
     identity = gate_map.identity_value
-    scale = render.make_gate_scale(gate_map, weights)
+    scale = make_gate_scale(gate_map, weights)
     shown = weights[order] / scale.unit
     if per_frame:
         shown = shown[:, render.cells_of_frames(num_frames, shown.shape[1])]
@@ -179,7 +204,7 @@ def _draw_channels(
     sheet.draw_panels(strip, render.resize(frames, strip.panel), labels)
     _draw_chart(sheet, strip.bottom, shown, scale, order.tolist(), identity)
 
-    named = [f"{c} ({render.number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
+    named = [f"{c} ({number_text(float(means[c]) / scale.unit)})" for c in order.tolist()]
     count = min(NAMED, max(len(named) // 2, 1))
     mean = ", mean over frames" if per_frame else ""
     ends = {"strongest": named[:count], "weakest": named[::-1][:count]}
@@ -225,13 +250,6 @@ def _draw_chart(
         axes.axhline(identity, color=INK, lw=1.4, ls=(0, (5, 4)))
 
 
-def gate_noun(gate_map: GateMap) -> str:
-    """Returns the word for one weight of the map."""
-    nouns = {"mask": "mask value", "cam": "contribution to the score"}
-    default = "weight" if gate_map.identity_value is None else "gate"
-    return "strength" if gate_map.description else nouns.get(gate_map.kind, default)
-
-
 def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
     """Describes the range of the weights, in units of the scale, and the identity value."""
     shown = weights / scale.unit
@@ -240,7 +258,7 @@ def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
     low, mean, high = (scale.text(value) for value in found.tolist())
     text = f"min {low}, mean {mean}, max {high}"
     value = gate_map.identity_value
-    return text if value is None else f"{text}  ·  identity: {render.number_text(value)}"
+    return text if value is None else f"{text}  ·  identity: {number_text(value)}"
 
 
 def _bar_label(gate_map: GateMap, scale: Scale) -> str:
@@ -249,30 +267,25 @@ def _bar_label(gate_map: GateMap, scale: Scale) -> str:
     value = gate_map.identity_value
     if value is None or scale.bottom <= value <= scale.top:
         return gate_noun(gate_map)
-    return f"{gate_noun(gate_map)}  ({render.number_text(value)} is outside this range)"
+    return f"{gate_noun(gate_map)}  ({number_text(value)} is outside this range)"
 
 
-def describe_gate(gate_map: GateMap) -> str:
-    """Returns the meaning of the weights."""
-    kind, channels = gate_map.kind, gate_map.weights.shape[1]
-    if gate_map.description:
-        return gate_map.description
-    if kind == "pooling":
-        each = "" if channels == 1 else f", in {channels} weightings"
-        if channels > MOST_WEIGHTINGS:
-            each += f", of which the {MOST_WEIGHTINGS} most peaked are drawn"
-        return f"Attention pooling: the weight of each position in the pooled feature{each}"
-    if kind == "mask":
-        return f"A mask over the features: the mean over {channels} channels at each position"
-    if kind == "box":
-        return "Hard attention: the box that is cut out of each frame"
-    if kind == "cam":
-        return "The contribution of each position of each frame to the score of the class"
-    each = {
-        "spatial": "position of each frame",
-        "temporal": "frame",
-        "channel": f"of {channels} channels" + ", per frame" * (gate_map.weights.ndim == 3),
-    }[kind]
-    if gate_map.identity_value is None:
-        return f"{kind.capitalize()} attention: the weight of each {each}"
-    return f"A {kind} gate: the factor applied to the features of each {each}"
+def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = None) -> Scale:
+    """Returns the scale for some weights of a gate map, of any shape.
+
+    If weights lie on both sides of the identity value (or 0), the scale diverges around it.
+    Otherwise it spans the range of the weights, because half-open gates differ little compared with
+    their distance from 1.
+
+    Args:
+        positions: The number of positions over which normalized weights sum to 1. Default: all.
+    """
+    if gate_map.normalized:
+        return make_scale(weights, normalized=True, visible=positions)
+    low, high = float(weights.min()), float(weights.max())
+    middle = gate_map.identity_value or 0.0
+    least_span = LEAST_SPAN * max(abs(low), abs(high), abs(middle)) or 1.0
+    if low < middle < high or low == middle == high:
+        reach = max(high - middle, middle - low, least_span)
+        return Scale(1.0, middle - reach, middle + reach, middle, True)
+    return Scale(1.0, low, max(high, low + least_span), low, False)

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -12,11 +12,16 @@ from PIL import Image, ImageOps
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import pairwise, render
 from videoattn.explain.boxes import area_shares, box_panels, boxes_in_frames
-from videoattn.explain.gates import frame_amounts, spatial_weights
-from videoattn.explain.marks import canvas_axes, draw_outline, draw_over, draw_ring
-from videoattn.explain.render import Position
-from videoattn.explain.sheet import Panels
-from videoattn.files import file_url
+from videoattn.explain.gates import (
+    frame_amounts,
+    gate_weights,
+    make_gate_scale,
+    spatial_weights,
+)
+from videoattn.explain.pairwise import draw_outline, draw_ring
+from videoattn.explain.sheet import Grid, Panels
+from videoattn.explain.text import canvas_axes, draw_over
+from videoattn.files import write_whole
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
@@ -40,10 +45,9 @@ def write_overlay(
     short_side: int = SHORT_SIDE,
 ) -> tuple[int, int]:
     """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp), and
-    returns the (height, width) of the drawn frames, without the strip.
-
-    The strip below the picture has a bar for each frame: its share of the attention, its mean
-    weight, or the area of its box. A query's ring is bright on its own frame and faint on others.
+    returns the (height, width) of the drawn frames, without the strip below them. The strip has a
+    bar for each frame: its share of the attention, its mean weight, or the area of its box. A
+    query's ring is bright on its own frame and faint on others.
 
     Args:
         frames, sample, query, pixel: As in `draw_sheet`; input_size: as in `draw_gate`.
@@ -56,45 +60,28 @@ def write_overlay(
         raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     size = even_size(clip[1], clip[2], short_side)
-    marks: _Marks | None = None
+    position, window = None, None
     if isinstance(attention_map, PairwiseMap):
         weights = pairwise.weights_of(attention_map, sample, query)
         position = pairwise.query_position(attention_map, query, clip, pixel)
         window = pairwise.window_of(weights, clip) if attention_map.kind == "local" else None
-        marks = _Marks(position, window, size[0] / clip[1], size[1] / clip[2])
         scale = pairwise.query_scale(attention_map, weights)
         panels = render.blend(render.resize(frames, size), weights, scale)
         amounts = render.frame_shares(weights, clip[0])
     else:
         panels, amounts = _draw_gate(frames, attention_map, sample, size, input_size)
-    pictures = []
+    pictures, grid = [], Grid([(0, 0)] * clip[0], size, clip[1:], 0, *size)
     for frame, panel in enumerate(panels.permute(0, 2, 3, 1).numpy()):
         picture = ImageOps.expand(Image.fromarray(panel), (0, 0, 0, STRIP), (24, 24, 24))
         axes = canvas_axes(picture.size)
-        if marks is not None:
-            _draw_marks(axes, frame, marks)
+        if window is not None and frame in window.frames:
+            draw_outline(axes, grid, window, frame)
+        if position is not None:
+            draw_ring(axes, grid.point(position), alpha=1.0 if frame == position.frame else 0.35)
         _draw_strip(axes, panel.shape[:2], frame, amounts)
         pictures.append(draw_over(picture, axes))
     _write(path, pictures, hold)
     return size
-
-
-class _Marks(NamedTuple):
-    """The query, its window, and the height and width of a clip pixel in drawn pixels."""
-
-    position: Position
-    window: pairwise.Window | None
-    scale_y: float
-    scale_x: float
-
-
-def _draw_marks(axes: Axes, frame: int, marks: _Marks) -> None:
-    position, window, scale_y, scale_x = marks
-    if window is not None and frame in window.frames:
-        corner = (window.left * scale_x, window.top * scale_y)
-        draw_outline(axes, corner, (window.right * scale_x, window.bottom * scale_y))
-    alpha = 1.0 if frame == position.frame else 0.35
-    draw_ring(axes, (position.x * scale_x, position.y * scale_y), alpha=alpha)
 
 
 def _draw_gate(
@@ -109,12 +96,12 @@ def _draw_gate(
             f"{gate_map.kind} map: cannot be drawn over frames; need one of {', '.join(SPATIAL)}: "
             "use draw_gate"
         )
-    weights = render.gate_weights(gate_map, sample)
+    weights = gate_weights(gate_map, sample)
     if gate_map.kind == "box":
         boxes = boxes_in_frames(frames, weights, input_size)
         return box_panels(frames, boxes, size), area_shares(frames, boxes)
     weights = spatial_weights(gate_map, weights)
-    scale = render.make_gate_scale(gate_map, weights)
+    scale = make_gate_scale(gate_map, weights)
     amounts, _ = frame_amounts(gate_map, weights, len(frames))
     return render.blend(render.resize(frames, size), weights, scale), amounts
 
@@ -127,16 +114,24 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def _write(path: Path, pictures: list[Image.Image], hold: int) -> None:
+    """Writes the file, complete or not at all."""
     first, *others = pictures
-    if path.suffix == ".webp":
-        milliseconds = 1000 * hold // FILE_RATE
-        first.save(path, save_all=True, append_images=others, duration=milliseconds, quality=90)
-        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"overlay{path.suffix}"
+        if path.suffix == ".webp":
+            time = 1000 * hold // FILE_RATE
+            first.save(temporary, save_all=True, append_images=others, duration=time, quality=90)
+        else:
+            _write_mp4(temporary, pictures, hold)
+        write_whole(path, lambda file: file.write(temporary.read_bytes()))
+
+
+def _write_mp4(path: Path, pictures: list[Image.Image], hold: int) -> None:
     # faststart lets players begin before the whole file is loaded
-    with av.open(file_url(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         options = {"crf": "16", "preset": "veryfast"}
         stream = file.add_stream("libx264", rate=FILE_RATE, options=options)
-        stream.width, stream.height = first.size
+        stream.width, stream.height = pictures[0].size
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILE_RATE)
         for picture in [picture for picture in pictures for _ in range(hold)]:
             frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")

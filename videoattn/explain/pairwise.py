@@ -1,27 +1,29 @@
-"""Draws contact sheets of pairwise attention, the weights of one query in all frames of a clip, and
-describes them in sentences. `explorer/words.js` writes the same sentences; tests compare them.
+"""Draws contact sheets of pairwise attention: the weights of one query in all frames of a clip.
 
 The sheets extend figure 3 of Wang et al., "Non-local Neural Networks" (CVPR 2018): arrows join a
 query to its strongest key positions across the frames, over heat that shows the whole map.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
 from videoattn.attention.maps import PairwiseMap, cells
 from videoattn.explain import render
-from videoattn.explain.marks import draw_arrow, draw_outline, draw_ring
-from videoattn.explain.render import Position, Scale, number_text, percent
+from videoattn.explain.render import Position, Scale
 from videoattn.explain.sheet import Grid as PanelGrid
 from videoattn.explain.sheet import Labels, Sheet, label_frames, stack_grids
+from videoattn.explain.text import Point
+from videoattn.explain.words import describe_sheet, grid_note, percent
 from videoattn.types import Frames, Grid
 
-SINK = 0.1
-"""A place is called a sink if at least this fraction of all queries look at it most."""
+RING_RADIUS = 13.0
 
 
 class Window(NamedTuple):
@@ -64,71 +66,48 @@ def draw_sheet(
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
     position = query_position(attention_map, query, clip, pixel)
     labels = labels or label_frames(range(clip[0]))
-    scale, local = query_scale(attention_map, weights), attention_map.kind == "local"
+    scale = query_scale(attention_map, weights)
     (grid,) = stack_grids([clip[0]], clip[1:])
     sheet = Sheet([grid])
-    panels = render.resize(frames, grid.panel)
-    sheet.draw_panels(grid, render.blend(panels, weights, scale), labels, marked=position.frame)
-    sheet.draw_bars(grid, *render.shares_of_frames(weights, clip[0]), None)
+    panels = render.blend(render.resize(frames, grid.panel), weights, scale)
+    sheet.draw_panels(grid, panels, labels, marked=position.frame)
+    shares = render.frame_shares(weights, clip[0])
+    sheet.draw_bars(grid, shares, [percent(share) for share in shares])
     keys = strongest_keys(weights, num_arrows, clip)
-    _draw_marks(sheet, grid, position, keys, scale)
-    if local:
-        frames_seen, top, left, bottom, right = window_of(weights, clip)
-        for frame in frames_seen:
-            start, end = Position(frame, top, left), Position(frame, bottom, right)
-            draw_outline(sheet.axes, grid.point(start), grid.point(end))
-    number, time = labels[position.frame]
+    window = window_of(weights, clip) if attention_map.kind == "local" else None
+    _draw_marks(sheet.axes, grid, position, keys, scale, window)
+    description, colors, legend = describe_sheet(attention_map, len(keys), clip[0])
+    note = "" if attention_map.normalized else "  ·  not a probability"
     y, x = origin[0] + int(position.y), origin[1] + int(position.x)
-    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}"
-    _write(sheet, title, details, scale, local, words)
-    parts = _legend(scale, len(keys), clip[0] / weights.shape[0], local)
-    sheet.write_foot(parts, render.grid_note(attention_map.grid_k, clip, attention_map.grid_q))
+    number, time = labels[position.frame]
+    details = f"query: frame {number}{time and f' ({time})'}, x {x}, y {y}{note}"
+    sheet.write_head(title, details, words or description)
+    sheet.draw_color_bar(scale, colors)
+    sheet.write_foot(legend, grid_note(attention_map.grid_k, clip, attention_map.grid_q))
     return sheet.image()
 
 
 def _draw_marks(
-    sheet: Sheet,
+    axes: Axes,
     grid: PanelGrid,
     position: Position,
     keys: list[tuple[Position, float]],
     scale: Scale,
+    window: Window | None,
 ) -> None:
-    start = grid.point(position)
     for key, weight in reversed(keys):  # strongest on top
         worth = float(render.strength(torch.tensor(weight / scale.unit), scale))
-        draw_arrow(sheet.axes, start, grid.point(key), strength=worth)
-    draw_ring(sheet.axes, start)
-
-
-def _write(sheet: Sheet, title: str, details: str, scale: Scale, local: bool, words: str) -> None:
-    where = "each position of the window around it" if local else "each position of every frame"
-    if scale.diverging:
-        label, description = "response", f"The response of the ringed pixel to {where}"
-        details += "  ·  not a probability"
-    else:
-        label = "attention, times the uniform weight" + (" of its window" if local else "")
-        description = f"The attention of the ringed pixel to {where}"
-    sheet.write_head(title, details, words or description)
-    sheet.draw_color_bar(scale, label)
+        draw_arrow(axes, grid.point(position), grid.point(key), strength=worth)
+    draw_ring(axes, grid.point(position))
+    if window is not None:
+        for frame in window.frames:
+            draw_outline(axes, grid, window, frame)
 
 
 def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
     """Returns the scale of a query's weights; for a local map, uniform over its window."""
     visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
     return render.make_scale(weights, normalized=attention_map.normalized, visible=visible)
-
-
-def _legend(scale: Scale, num_arrows: int, frames_per_cell: float, local: bool) -> list[str]:
-    parts = ["ring: the query"]
-    if local:
-        parts.append("dashed: its window")
-    if num_arrows:
-        parts.append(f"arrows: its {num_arrows} strongest key positions; wider is stronger")
-    share = "summed absolute response" if scale.diverging else "attention"
-    parts.append(f"bars: each frame's share of the {share}")
-    if frames_per_cell > 1:
-        parts.append(f"one key position covers {frames_per_cell:.3g} frames")
-    return parts
 
 
 def query_position(
@@ -184,57 +163,44 @@ def strongest_keys(weights: Tensor, count: int, clip: Grid) -> list[tuple[Positi
     return list(zip(positions, flat[strongest].tolist(), strict=True))
 
 
-def describe_row(
-    found: PairwiseMap,
-    row: int,
-    *,
-    name: str,
-    frame: int,
-    numbers: Sequence[str],
-    strongest: Tensor | None = None,
-) -> str:
-    """Returns sentences about where a query of one clip looks.
+def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
+    """Marks a query with a white ring on a dark outline, open at its center except for a dot."""
+    for line_width, color, strength in ((7.0, "black", 0.7 * alpha), (3.6, "white", alpha)):
+        ring = Circle(at, RING_RADIUS, fill=False, ec=color, lw=line_width, alpha=strength)
+        axes.add_patch(ring).set_zorder(5)
+    axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
 
-    Args:
-        row: The row of the query.
-        name: The map's name.
-        frame: The frame of the query in the clip.
-        numbers: The number of each frame, as labels show it.
-        strongest: For each key, the fraction of queries whose strongest key it is (`summarize`).
-    """
-    weights = found.weights[0, row]
-    t, y, x = found.queries[row].tolist()
-    moments = len(weights)
-    covers = render.cells_of_frames(len(numbers), moments)
-    mass = weights.abs().double().flatten(1).sum(1)
-    total = float(mass.sum())
-    shares = mass / total if total else torch.full_like(mass, 1 / moments)
-    most = int(shares.argmax())
-    flat = weights.flatten()
-    peak = int(flat.abs().argmax())
-    visible = int((flat != 0).sum()) if found.kind == "local" else flat.numel()
-    ((peak_t, peak_y, peak_x),) = cells(torch.tensor([peak]), found.grid_k).tolist()
-    where = f"row {peak_y + 1}, column {peak_x + 1} of {_moment(peak_t, covers, numbers)}"
-    value = float(flat[peak])
-    if found.normalized:
-        verb, amount = "looks mostly at", f"{number_text(value * visible)} times the uniform weight"
-    else:
-        verb, amount = "responds mostly to", f"a response of {number_text(value)}"
-    text = (
-        f"Frame {numbers[frame]}, row {y + 1}, column {x + 1} of {name} {verb} "
-        f"{_moment(most, covers, numbers)} ({percent(float(shares[most]))}). Its strongest place, "
-        f"{where}, has {amount}."
+
+def draw_outline(axes: Axes, grid: PanelGrid, window: Window, frame: int) -> None:
+    """Draws a thin dashed rectangle just inside a window, visible on any background."""
+    x0, y0 = grid.point(Position(frame, window.top, window.left))
+    x1, y1 = grid.point(Position(frame, window.bottom, window.right))
+    for line_width, color, style, alpha in (
+        (3.0, "black", "-", 0.55),
+        (1.6, "white", (0, (4, 3)), 1.0),
+    ):
+        inset = Rectangle((x0 + 1.5, y0 + 1.5), x1 - x0 - 3, y1 - y0 - 3, fill=False, ls=style)
+        inset.set(edgecolor=color, linewidth=line_width, alpha=alpha)
+        axes.add_patch(inset).set_zorder(2)
+
+
+def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
+    """Draws a curved arrow from the ring around `start` to `end`. A higher strength (0 to 1) makes
+    it wider and more opaque. An arrow that would end inside the ring is omitted."""
+    distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
+    if distance <= RING_RADIUS + 6:
+        return
+    line_width = 1.0 + 2.0 * strength
+    arrow = FancyArrowPatch(
+        start,
+        end,
+        arrowstyle="-|>,head_length=0.5,head_width=0.24",
+        connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
+        mutation_scale=10 + 6 * strength,
+        shrinkA=RING_RADIUS + 2,
+        shrinkB=0,
     )
-    # The key whose cell holds the center of the query's cell.
-    sizes = zip((t, y, x), found.grid_k, found.grid_q, strict=True)
-    if [peak_t, peak_y, peak_x] == [(2 * at + 1) * k // (2 * q) for at, k, q in sizes]:
-        text += " That is the query's own place."
-    if strongest is not None and float(strongest[peak]) >= SINK:
-        text += f" It is a sink: {percent(float(strongest[peak]))} of all queries look here."
-    return text
-
-
-def _moment(moment: int, covers: Sequence[int], numbers: Sequence[str]) -> str:
-    covered = [number for number, cell in zip(numbers, covers, strict=True) if cell == moment]
-    first, last = covered[0], covered[-1]
-    return f"frame {first}" if first == last else f"frames {first} to {last}"
+    arrow.set(color="white", linewidth=line_width, alpha=0.45 + 0.55 * strength)
+    arrow.set(capstyle="round", joinstyle="miter", zorder=3 + strength)
+    arrow.set_path_effects([withStroke(linewidth=line_width + 2.4, foreground="#000000")])
+    axes.add_patch(arrow)

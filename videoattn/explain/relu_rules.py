@@ -1,7 +1,7 @@
 """Changes the backward pass of ReLUs: guided backpropagation and deconvnets."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -28,17 +28,13 @@ def relu_rule(model: nn.Module, *, masked: bool) -> Iterator[None]:
 
     relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
     in_place = [module for module in relus if module.inplace]
-    # Before the hooks that send the output through an attention block.
-    handles = [module.register_forward_hook(rule, prepend=True) for module in relus]
-    for module in in_place:
-        module.inplace = False  # the rule needs the input
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
+        for module in relus:  # before the hooks that send the output through an attention block
+            stack.enter_context(module.register_forward_hook(rule, prepend=True))
         for module in in_place:
-            module.inplace = True
-        for handle in handles:
-            handle.remove()
+            module.inplace = False  # the rule needs the input
+            stack.callback(setattr, module, "inplace", True)
+        yield
 
 
 def check_rule(score: Tensor) -> None:

@@ -11,11 +11,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
-from matplotlib import colormaps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from videoattn.attention.maps import GATE_AXES, GateMap
 from videoattn.types import Frames, Grid
 
 SEQUENTIAL = "plasma"  # perceptually uniform, and none of its colors occurs in a gray frame
@@ -23,8 +21,6 @@ DIVERGING = "coolwarm"
 STRONGEST_ALPHA = 0.75  # an object stays recognizable under the strongest color
 FRAME_SATURATION = 0.25
 LEAST_RANGE = 3.0  # in uniform weights: a nearly flat map must not look peaked
-LEAST_SPAN = 0.05  # of the largest weight: the same for maps that have no uniform weight
-READABLE = 49  # a map with fewer places over a frame is too coarse to show shapes
 
 
 class Position(NamedTuple):
@@ -57,23 +53,6 @@ def cell_center(cell: Sequence[int], grid: Grid, clip: Grid) -> Position:
     return Position(covered[(len(covered) - 1) // 2], y, x)
 
 
-def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
-    """Returns the weights of one sample in float32; channel gates are (C) or (C, T).
-
-    Raises:
-        ValueError: If the shape does not fit the kind, or weights are not finite.
-    """
-    shape, allowed = tuple(gate_map.weights.shape), [a.split() for a in GATE_AXES[gate_map.kind]]
-    fits = len(shape) - 1 in map(len, allowed) and (gate_map.kind != "box" or shape[-1] == 4)
-    if not fits or 0 in shape:
-        axes = " or ".join(f"(N, {', '.join(names)})" for names in allowed)
-        raise ValueError(
-            f"{gate_map.kind} map: weights have shape {shape}; need {axes}, without "
-            "a size of 0; see GateMap"
-        )
-    return finite(gate_map.weights[sample])
-
-
 def finite(weights: Tensor) -> Tensor:
     """Returns the weights in float32; raises a ValueError if one is not finite."""
     if not torch.isfinite(weights).all():
@@ -93,32 +72,6 @@ def frame_shares(weights: Tensor, num_frames: int) -> list[float]:
     if total == 0:  # possible for a row of dot products
         return [1 / num_frames] * num_frames
     return [float(mass[cell]) / total / cells.count(cell) for cell in cells]
-
-
-def shares_of_frames(weights: Tensor, num_frames: int) -> tuple[list[float], list[str]]:
-    """Returns each frame's share of the weight, as a number and as text."""
-    shares = frame_shares(weights, num_frames)
-    return shares, [percent(share) for share in shares]
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def grid_note(grid: tuple[int, ...], clip: tuple[int, ...], queries: tuple[int, ...] = ()) -> str:
-    """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers.
-
-    Args:
-        queries: The grid of the queries, if there are any. It is named if it is another one.
-    """
-    frames, places = clip[0] / grid[0], grid[1] * grid[2]
-    amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"
-    text = f"{grid[1]} \u00d7 {grid[2]} places over the frame, {grid[0]} over time"
-    text += f": each covers {amount}" + (f" and {frames:.3g} frames" if frames > 1 else "")
-    if queries and tuple(queries) != tuple(grid):
-        text += f"; queries have {queries[1]} \u00d7 {queries[2]} places"
-        text += "" if queries[0] == grid[0] else f", {queries[0]} over time"
-    return f"{text}; too coarse to show shapes" if places < READABLE else text
 
 
 class Scale(NamedTuple):
@@ -169,27 +122,6 @@ def make_scale(weights: Tensor, *, normalized: bool, visible: int | None = None)
     return Scale(unit, -(top or 1.0), top or 1.0, 0.0, True)
 
 
-def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = None) -> Scale:
-    """Returns the scale for some weights of a gate map, of any shape.
-
-    If weights lie on both sides of the identity value (or 0), the scale diverges around it.
-    Otherwise it spans the range of the weights, because half-open gates differ little compared with
-    their distance from 1.
-
-    Args:
-        positions: The number of positions over which normalized weights sum to 1. Default: all.
-    """
-    if gate_map.normalized:
-        return make_scale(weights, normalized=True, visible=positions)
-    low, high = float(weights.min()), float(weights.max())
-    middle = gate_map.identity_value or 0.0
-    least_span = LEAST_SPAN * max(abs(low), abs(high), abs(middle)) or 1.0
-    if low < middle < high or low == middle == high:
-        reach = max(high - middle, middle - low, least_span)
-        return Scale(1.0, middle - reach, middle + reach, middle, True)
-    return Scale(1.0, low, max(high, low + least_span), low, False)
-
-
 def strength(values: Tensor, scale: Scale) -> Tensor:
     """Returns the strength of marks, 0 to 1, for values in units of the scale. Normalized weights
     count from the uniform weight up, so a flat map has no marks."""
@@ -235,18 +167,17 @@ def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)
     heat, alpha = heat.movedim(-1, 1)[cells], alpha[:, None][cells]
-    drawn = _desaturate(frames).mul_(1 - alpha).add_(heat.mul_(alpha))
+    drawn = frames.float().div_(255)
+    gray = (drawn * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    drawn.sub_(gray).mul_(FRAME_SATURATION).add_(gray)
+    drawn.mul_(1 - alpha).add_(heat.mul_(alpha))
     return drawn.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _desaturate(frames: Frames) -> Tensor:
-    pixels = frames.float().div_(255)
-    gray = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    return pixels.sub_(gray).mul_(FRAME_SATURATION).add_(gray)
 
 
 @cache
 def color_table(name: str) -> Tensor:
     """Returns the colors of a color map of matplotlib, (256, 3), from 0 to 1."""
+    from matplotlib import colormaps  # not at the top: takes a part of a second
+
     color_map = colormaps[name]
     return torch.tensor([color_map(i)[:3] for i in range(color_map.N)], dtype=torch.float32)

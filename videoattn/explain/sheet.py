@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from videoattn.explain.marks import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
 from videoattn.explain.render import Position, Scale, colors_of, resize
+from videoattn.explain.text import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
 from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20
@@ -173,7 +173,11 @@ class Sheet:
                 self.axes.add_patch(frame)
 
     def draw_bars(
-        self, grid: Grid, values: Sequence[float], texts: Sequence[str], identity: float | None
+        self,
+        grid: Grid,
+        values: Sequence[float],
+        texts: Sequence[str],
+        identity: float | None = None,
     ) -> None:
         """Draws a bar and a text below each panel, from 0 to its value, all to one scale. If there
         is an identity value, a line marks it at every bar, and texts are on the right."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from videoattn.explain.faithful.hide import Hider
+from videoattn.explain.faithful.removal import Hider
 from videoattn.types import Grid
 
 

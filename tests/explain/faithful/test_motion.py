@@ -5,8 +5,7 @@ import torch
 
 from videoattn.attention.maps import PairwiseMap
 from videoattn.data.synthetic import demo_clip
-from videoattn.explain.faithful.motion import place_scores, rival_scores, time_scores, tracking
-from videoattn.explain.truth import cells
+from videoattn.explain.truth import cells, place_scores, rival_scores, time_scores, tracking
 
 
 def masks(motion: str = "moves_right", number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

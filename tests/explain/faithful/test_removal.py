@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.explain.faithful.linear import linear_case
-from videoattn.explain.faithful.hide import Hider, hide
 from videoattn.explain.faithful.removal import (
     Groups,
+    Hider,
     area,
     descending,
     first_hidden,
+    hide,
     removal_curves,
     remove_groups,
     saco,

@@ -6,13 +6,13 @@ import torch
 from sklearn.metrics import pairwise_distances
 
 from videoattn.attention.maps import GateMap
-from videoattn.explain.faithful.baselines import (
+from videoattn.explain.faithful.score import (
     center_map,
+    field_of,
     frame_map,
     motion_map,
     smooth_map,
 )
-from videoattn.explain.faithful.score import field_of
 from videoattn.explain.faithful.statistics import bootstrap, spearman
 
 

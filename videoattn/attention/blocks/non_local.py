@@ -71,7 +71,6 @@ class PairwiseBlock(nn.Module):
     g: nn.Module
     pair: nn.Linear
     out: nn.Module
-    bn: nn.Module
     similarity = "dot"
     normalizer: Normalizer = "softmax"
     logit_scale = 1.0

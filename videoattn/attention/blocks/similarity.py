@@ -68,6 +68,8 @@ class SimilarityAttention(PairwiseBlock):
         ValueError: If a name is unknown, or `tau` or `bandwidth` is not positive.
     """
 
+    bn: nn.Module
+
     def __init__(
         self,
         channels: int,

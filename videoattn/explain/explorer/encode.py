@@ -24,7 +24,7 @@ from torch import Tensor
 from videoattn.attention.maps import Factors, GateMap, PairwiseMap
 from videoattn.attention.record import MOST_ENTRIES
 from videoattn.explain.choose import Summary
-from videoattn.explain.render import gate_weights
+from videoattn.explain.gates import gate_weights
 
 LIMITS = {"qk16": 2e-3, "qk8": 2e-2}
 """The largest distance of rows that each form of a product may have."""

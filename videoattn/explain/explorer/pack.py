@@ -26,10 +26,9 @@ from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.explain import render
 from videoattn.explain.choose import summarize
 from videoattn.explain.explorer.encode import Encoder, encode_field
-from videoattn.explain.gates import describe_gate, gate_noun
-from videoattn.explain.pairwise import SINK
-from videoattn.explain.render import grid_note
+from videoattn.explain.gates import LEAST_SPAN
 from videoattn.explain.sheet import label_frames
+from videoattn.explain.words import SINK, describe_gate, gate_noun, grid_note
 from videoattn.files import write_whole
 from videoattn.types import Frames, Grid
 
@@ -156,7 +155,7 @@ def palette() -> dict[str, Any]:
         "strongest_alpha": render.STRONGEST_ALPHA,
         "saturation": render.FRAME_SATURATION,
         "least_range": render.LEAST_RANGE,
-        "least_span": render.LEAST_SPAN,
+        "least_span": LEAST_SPAN,
         "sink": SINK,
     }
 

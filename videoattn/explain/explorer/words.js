@@ -1,5 +1,5 @@
 // Cells, numbers and sentences. The arithmetic is that of explain/render.py, and the sentences are
-// those of explain/pairwise.py.
+// those of explain/words.py.
 
 const volume = (grid) => grid[0] * grid[1] * grid[2];
 

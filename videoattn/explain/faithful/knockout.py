@@ -21,14 +21,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from videoattn.attention.maps import PairwiseAttention
-from videoattn.attention.record import recordable_blocks
+from videoattn.attention.record import MOST_ENTRIES, recordable_blocks
 from videoattn.explain.faithful.statistics import spearman
 from videoattn.types import Video
 
 SHARE = 0.05
 """The share of the keys that is knocked out for all queries."""
 NUM_QUERIES, NUM_KEYS = 16, 32
-MOST_ENTRIES = 2**24
 KEYS = ("highest", "random", "lowest")
 
 
@@ -125,11 +124,8 @@ def without_keys(
 
         return _window_response(block, x, choose(places, received))
 
-    handle = block.register_forward_hook(replaced)
-    try:
+    with block.register_forward_hook(replaced):
         yield
-    finally:
-        handle.remove()
 
 
 def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
@@ -195,10 +191,8 @@ def row_order(
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         passes.append((tuple(x.clone() for x in inputs), output.clone()))
 
-    handle = block.register_forward_hook(keep)
-    with replaced_attend(block, kept):
+    with block.register_forward_hook(keep), replaced_attend(block, kept):
         model(video)
-    handle.remove()
     if len(calls) != 1 or len(calls[0][0]) != 1:
         return {}
     ((inputs, output),) = passes
@@ -233,11 +227,8 @@ def block_off(block: nn.Module) -> Iterator[None]:
         x: Tensor = args[0]
         return x
 
-    handle = block.register_forward_hook(identity)
-    try:
+    with block.register_forward_hook(identity):
         yield
-    finally:
-        handle.remove()
 
 
 def _received(block: nn.Module, q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:

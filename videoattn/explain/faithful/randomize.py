@@ -11,7 +11,7 @@ from itertools import combinations
 import torch
 from torch import nn
 
-from videoattn.explain.faithful.baselines import Field
+from videoattn.explain.faithful.score import Field
 from videoattn.explain.faithful.statistics import NUM_RESAMPLES, middle, spearman
 from videoattn.models import info
 

@@ -1,4 +1,4 @@
-"""Draws text, rings, arrows and outlines on a picture. One unit is one pixel; y points down."""
+"""Draws text in any script on a picture. One unit is one pixel; y points down."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ft2font import FT2Font
-from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
@@ -22,7 +21,6 @@ Point = tuple[float | int, float | int]  # x, y
 INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
 FONT = "DejaVu Sans"  # ships with matplotlib: pictures look the same on every machine
 REPLACEMENT = "\ufffd"
-RING_RADIUS = 13.0
 PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
 DOTS_PER_INCH = 72  # makes a point, matplotlib's unit for fonts and lines, one pixel
 
@@ -125,45 +123,3 @@ def draw_text(
 
 def _width(text: str, font: FontProperties) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
-
-
-def draw_ring(axes: Axes, at: Point, *, alpha: float = 1.0) -> None:
-    """Marks a query with a white ring on a dark outline, open at its center except for a dot."""
-    for line_width, color, strength in ((7.0, "black", 0.7 * alpha), (3.6, "white", alpha)):
-        ring = Circle(at, RING_RADIUS, fill=False, ec=color, lw=line_width, alpha=strength)
-        axes.add_patch(ring).set_zorder(5)
-    axes.add_patch(Circle(at, 2.2, fc="white", ec="black", lw=1.0, alpha=alpha)).set_zorder(5)
-
-
-def draw_outline(axes: Axes, upper_left: Point, lower_right: Point) -> None:
-    """Draws a thin dashed rectangle just inside two corners, visible on any background."""
-    (x0, y0), (x1, y1) = upper_left, lower_right
-    for line_width, color, style, alpha in (
-        (3.0, "black", "-", 0.55),
-        (1.6, "white", (0, (4, 3)), 1.0),
-    ):
-        inset = Rectangle((x0 + 1.5, y0 + 1.5), x1 - x0 - 3, y1 - y0 - 3, fill=False, ls=style)
-        inset.set(edgecolor=color, linewidth=line_width, alpha=alpha)
-        axes.add_patch(inset).set_zorder(2)
-
-
-def draw_arrow(axes: Axes, start: Point, end: Point, *, strength: float) -> None:
-    """Draws a curved arrow from the ring around `start` to `end`. A higher strength (0 to 1) makes
-    it wider and more opaque. An arrow that would end inside the ring is omitted."""
-    distance = float(np.hypot(end[0] - start[0], end[1] - start[1]))
-    if distance <= RING_RADIUS + 6:
-        return
-    line_width = 1.0 + 2.0 * strength
-    arrow = FancyArrowPatch(
-        start,
-        end,
-        arrowstyle="-|>,head_length=0.5,head_width=0.24",
-        connectionstyle=f"arc3,rad={0.13 if end[0] < start[0] else -0.13}",
-        mutation_scale=10 + 6 * strength,
-        shrinkA=RING_RADIUS + 2,
-        shrinkB=0,
-    )
-    arrow.set(color="white", linewidth=line_width, alpha=0.45 + 0.55 * strength)
-    arrow.set(capstyle="round", joinstyle="miter", zorder=3 + strength)
-    arrow.set_path_effects([withStroke(linewidth=line_width + 2.4, foreground="#000000")])
-    axes.add_patch(arrow)
