@@ -216,6 +216,15 @@ def test_help_loads_no_torch() -> None:
     assert "visualize" in text
 
 
+def test_reading_a_recipe_loads_no_torch() -> None:
+    code = (
+        "import sys; from videoattn.recipe.load import load\n"
+        "load('demo', ['model.attention=[non_local,cbam]'])\n"
+        "print({'torch', 'numpy'} & sys.modules.keys())"
+    )
+    assert run_python(code) == "set()\n"
+
+
 def test_torchvision_imports_whichever_builds_are_installed() -> None:
     code = (
         "import videoattn, torchvision\n"

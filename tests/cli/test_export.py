@@ -17,8 +17,8 @@ from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import shareable, to_dict
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 
 CLASSES = ["one", "two", "three", "four", "five"]

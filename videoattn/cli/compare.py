@@ -31,11 +31,11 @@ from videoattn.engine.signals import StoppedError
 from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
-from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import assemble, train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.model import split_systems
 from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_predictor
 

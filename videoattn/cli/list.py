@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
 from videoattn.cli.arguments import STYLE
-from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 

@@ -27,9 +27,9 @@ from videoattn.models import info
 from videoattn.models.extent import receptive_field
 from videoattn.recipe.config import AttentionConfig
 from videoattn.recipe.console import show
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load
 from videoattn.recipe.memory import remembered_data
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_run
 

@@ -1,8 +1,7 @@
-"""Assembles a run from a recipe, with its network and attention blocks, and trains it."""
+"""Assembles a run from a recipe, and trains it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,15 @@ from videoattn.engine.signals import StoppedError, StopSignals
 from videoattn.engine.state import RunSettings
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, fit
-from videoattn.models import info
-from videoattn.models.table import make_network
 from videoattn.recipe import objective, training
-from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
-from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
+from videoattn.recipe.config import Config, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_to_video, read_samples
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
+from videoattn.recipe.model import make_model
 from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
 
 
@@ -220,41 +217,6 @@ def assemble(
         make_to_video(config.clip, parallel.device),
         notes,
     )
-
-
-def make_model(
-    config: ModelConfig | str, num_classes: int, *, attention: str | None = None
-) -> nn.Module:
-    """Returns a network with its attention blocks, randomly initialized.
-
-    Args:
-        config: The model section of a recipe, or the name of a network, such as "i3d_r50".
-        attention: An attention system at its published positions, or several, as in
-            "non_local+cbam", if `config` is a name.
-
-    Raises:
-        ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones. If two systems need the same position, or an attention system makes an
-            option of the network ineffective.
-    """
-    if isinstance(config, str):
-        names = [] if attention is None else split_systems("attention", attention)
-        then = {str(number): SystemConfig(name) for number, name in enumerate(names)}
-        first = then.pop("0", SystemConfig())
-        config = ModelConfig(config, attention=AttentionConfig(first.name, then=then))
-    with section("model"), option_errors("options", config.options):
-        model = make_network(config.name, config.options, num_classes=num_classes)
-    for key, chosen, system, options in list(systems_of(config)):  # all are checked first
-        block = partial(system.make, **options)
-        with option_errors(f"{key}.options", options):
-            model = system.attach(model, info(model), block, chosen.after, str(chosen.name))
-    if config.edition > 1:
-        check_effect(model, config)
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.ndim in layouts:
-            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
-    return model
 
 
 def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:

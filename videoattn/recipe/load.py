@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,10 @@ from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe import stored
 from videoattn.recipe.attention import as_written, changes
-from videoattn.recipe.config import Config
+from videoattn.recipe.config import Config, limits
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
-
-AT_LEAST: dict[str, dict[str, int]] = {
-    "data": {"num_workers": 0, "max_failures": 0, "decode_timeout_seconds": 0},
-    "clip": {"num_frames": 1, "frame_stride": 1, "height": 1, "width": 1},
-    "test": {"num_clips": 1, "short_side": 1, "height": 1, "width": 1, "batch_size": 1},
-    "train": {
-        "batch_size": 1,
-        "accumulate_steps": 1,
-        "lr": 0,
-        "warmup_epochs": 0,
-        "weight_decay": 0,
-        "freeze_backbone_epochs": 0,
-        "backbone_lr_scale": 0,
-        "validate_every": 0,
-        "patience": 1,
-        "save_every_steps": 1,
-        "keep_epochs": 1,
-    },
-}
-"""Lower limits of numbers that no constructor checks: section -> key -> limit."""
 
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
@@ -197,11 +178,10 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
 
 
 def _check_values(config: Config) -> None:
-    for section, keys in AT_LEAST.items():
-        for key, least in keys.items():
-            value = getattr(getattr(config, section), key)
-            if value is not None and not value >= least:  # also refuses NaN
-                raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
+    for key, least in limits("at_least").items():
+        value = attrgetter(key)(config)
+        if value is not None and not value >= least:  # also refuses NaN
+            raise ValueError(f"{key}: got {value}; need at least {least}")
     if config.train.patience is not None and not config.train.validate_every:
         raise ValueError("train.patience needs validations; set train.validate_every, or remove it")
     name = config.name

@@ -24,9 +24,9 @@ from videoattn.models.norms import fold_batch_norms
 from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
+from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import test_objective
 from videoattn.recipe.public import is_public, read_public
 from videoattn.recipe.training import make_precision
