@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.cli.arguments import STYLE
 from videoattn.recipe.console import console, show
 from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
@@ -18,9 +17,6 @@ from videoattn.weights.row import PublicModel
 
 COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
 CLIP = (1, 3, 8, 224, 224)
-
-HELP = "List the attention systems or the public models."
-app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
 
 
 class AttentionRow(NamedTuple):
@@ -42,7 +38,6 @@ class AttentionRow(NamedTuple):
         return [self.title, self.map_of, self.map_shape, parameters, macs]
 
 
-@app.command()
 def attention(
     systems: Annotated[
         list[str] | None,
@@ -65,7 +60,6 @@ def attention(
     console.print(table)
 
 
-@app.command()
 def weights() -> None:
     """List each public model and its accuracy.
 
