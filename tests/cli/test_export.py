@@ -200,14 +200,8 @@ def test_a_network_that_a_format_cannot_hold(
     tmp_path: Path, kind: str, network: nn.Module, message: str
 ) -> None:
     write, ending = export.FORMATS[kind]
-    predictor = Predictor(
-        network,
-        Config(),
-        (),
-        device=torch.device("cpu"),
-        checkpoint=tmp_path,
-        meta=made(NETWORKS["plain"])[1],
-    )
+    meta = made(NETWORKS["plain"])[1]
+    predictor = Predictor(network, Config(), (), tmp_path, meta, tmp_path)
     with pytest.raises(ValueError, match=message):
         write(predictor, torch.randn(2, 3, 4, 8, 8), tmp_path / f"a{ending}")
     assert list(tmp_path.iterdir()) == []
