@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from videoattn.engine.batches import Batches, ToVideo, passes
+from videoattn.engine.batches import Batches, ToVideo, one_ahead, passes, to_device, to_host
 from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
-from videoattn.engine.transfer import one_ahead, to_device, to_host
 from videoattn.types import Batch, Failure, Target
 
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from videoattn._version import __version__
 from videoattn.engine import checkpoint
-from videoattn.engine.batches import Batches, ToVideo
+from videoattn.engine.batches import Batches, ToVideo, to_device
 from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.failures import count_samples
@@ -23,7 +23,6 @@ from videoattn.engine.runlog import RunLog
 from videoattn.engine.signals import StoppableBatches, StoppedError
 from videoattn.engine.state import RunSettings, TrainState, state_from
 from videoattn.engine.step import OptimSettings, StepContext, update
-from videoattn.engine.transfer import to_device
 
 BEST = "best.safetensors"
 BEST_OF_STAGE = "best-stage-{}.safetensors"

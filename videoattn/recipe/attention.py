@@ -9,22 +9,20 @@ the chosen system, its positions and options are kept; those of other systems ar
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from videoattn.recipe.words import parse
-
 Values = Mapping[str, Any]
 
 
 def changes(
-    recipe: Values, overrides: Sequence[str], source: str, notes: list[str]
+    recipe: Values, words: Sequence[tuple[str, Values]], source: str, notes: list[str]
 ) -> Iterator[tuple[str, Values]]:
     """Yields the settings of a recipe and its overrides, in the order of merging, with the source
     of each.
 
     Args:
+        words: The words of the command line, with their settings.
         source: The name of the recipe in messages.
         notes: Receives a sentence about settings that are dropped.
     """
-    words = [(word, parse(word)) for word in overrides]
     asked = [(word, _attention(change)) for word, change in words]
     choices = [(w, one) for w, one in asked if not isinstance(one, Mapping) or "name" in one]
     systems, origin = _systems(_attention(recipe), source), source
