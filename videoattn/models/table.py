@@ -12,11 +12,8 @@ from videoattn.models.i3d import InceptionI3d
 from videoattn.models.resnet3d import BLOCKS, KERNELS, ResNet3d, Stem
 from videoattn.models.tsn import TSN
 
-# The stem halves time once, or twice as in the published 32x2 models.
-STEMS = {
-    "stem2": Stem(conv1_stride_frames=2),
-    "stem4": Stem(conv1_stride_frames=2, pool1_kernel_frames=2, pool1_stride_frames=2),
-}
+STEM2 = Stem(conv1_stride_frames=2)
+STEM4 = Stem(conv1_stride_frames=2, pool1_kernel_frames=2, pool1_stride_frames=2)
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{
@@ -24,10 +21,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         for kind in KERNELS
         for depth in BLOCKS
     },
+    # The stem halves time once, or twice as in the published 32x2 models.
     **{
-        f"i3d_r{depth}_{name}": partial(ResNet3d, "i3d", depth=depth, stem=stem)
-        for name, stem in STEMS.items()
-        for depth in BLOCKS
+        f"i3d_r{depth}_stem2": partial(ResNet3d, "i3d", depth=depth, stem=STEM2) for depth in BLOCKS
+    },
+    **{
+        f"i3d_r{depth}_stem4": partial(ResNet3d, "i3d", depth=depth, stem=STEM4) for depth in BLOCKS
     },
     **{
         f"tsn_r{depth}": partial(TSN, partial(libraries.torchvision_model, f"resnet{depth}"))
