@@ -158,7 +158,6 @@ def _stub(name: str) -> Callable[..., None]:
 
 
 def _suggestions(command: str, words: Sequence[str]) -> list[str]:
-    """Returns the words that may follow the words after a command."""
     from videoattn.recipe.packaged import installed_names
     from videoattn.weights.public import PUBLIC
 

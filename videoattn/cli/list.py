@@ -99,7 +99,6 @@ def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
 
 
 def _count(attention: str | None) -> tuple[int, int]:
-    """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
         return count(make_model("i3d_r50", 400, attention=attention), CLIP)
 

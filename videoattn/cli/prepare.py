@@ -226,10 +226,9 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
 def _copy_names(paths: list[str]) -> dict[str, str]:
     """Returns the name of the copy of each video; two videos with one name are an error."""
+    copies = {path: str(Path(path).with_suffix(".mp4")) for path in paths}
     sources: dict[str, str] = {}
-    for path in paths:
-        copy = str(Path(path).with_suffix(".mp4"))
-        if copy in sources:
-            raise ValueError(f"{sources[copy]} and {path} would both become {copy}; rename one")
-        sources[copy] = path
-    return {path: copy for copy, path in sources.items()}
+    for path, copy in copies.items():
+        if (other := sources.setdefault(copy, path)) != path:
+            raise ValueError(f"{other} and {path} would both become {copy}; rename one")
+    return copies

@@ -252,7 +252,6 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
 def _summarize(
     gathered: Sequence[tuple[list[Failure], list[dict[str, _Scores]]]], objective: Objective
 ) -> Evaluation:
-    """Joins the failures and the scores of all ranks."""
     every = (failure for failures, _ in gathered for failure in failures)
     failures = tuple(sorted(every, key=lambda failure: failure.index))
     rows = [row for _, own in gathered for row in own]

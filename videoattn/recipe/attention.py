@@ -62,7 +62,6 @@ def _attention(values: Values) -> Any:
 
 
 def _systems(attention: Any, source: str) -> list[Values]:
-    """Returns the settings of each system."""
     listed = attention if isinstance(attention, list) else [attention] if attention else []
     systems: list[Values] = []
     for system in listed:
