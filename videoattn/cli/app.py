@@ -74,18 +74,18 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        completes = "_VIDEOATTN_COMPLETE" in os.environ
+        if cmd_name not in COMMANDS and completes:
+            return None
         if cmd_name == "bench":
             line = "run benchmarks in a clone of the repository: python tools/bench/NAME.py"
             typer.echo(line, err=True)
             raise typer.Exit(2)
-        completes = "_VIDEOATTN_COMPLETE" in os.environ
         if cmd_name not in COMMANDS:
-            if completes:
-                return None
             ctx.fail(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}.")
         app = typer.Typer(
             help=COMMANDS[cmd_name],
-            no_args_is_help=True,
+            no_args_is_help=True,  # of a command with subcommands
             add_completion=False,
             rich_markup_mode=None,
         )
