@@ -18,7 +18,6 @@ from videoattn.cli.env import machine
 from videoattn.cli.test import METRICS
 from videoattn.engine.trackers import read_records
 from videoattn.errors import first_few
-from videoattn.recipe.console import markdown_table
 from videoattn.recipe.folder import CONFIG
 from videoattn.recipe.load import comparable, read_yaml, shareable, to_dict
 from videoattn.recipe.run import Predictor
@@ -113,14 +112,13 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
         )
     if results is not None:
         still = _still_baseline(predictor)
-        rows = {"this network": results, "the same, trained on still frames": still}
-        kind = f"{METRICS[results['metric']]} of videos"
-        table = markdown_table(
-            ["", kind, f"{results['of_views']} of views", "test videos"],
-            [_row(name, found) for name, found in rows.items() if found is not None],
-        )
         lines += [
-            table,
+            f"| | {METRICS[results['metric']]} of videos | {results['of_views']} of views "
+            "| test videos |",
+            "| --- | --- | --- | --- |",
+            _row("this network", results),
+            *([_row("the same, trained on still frames", still)] if still else []),
+            "",
             f"A video's answer is the mean over {results['views']} views. Measured "
             f"{results['where']}.",
         ]
@@ -129,9 +127,9 @@ def _accuracy(predictor: Predictor, results: Mapping[str, Any] | None) -> str:
     return "\n".join(lines) or "Not measured."
 
 
-def _row(name: str, results: Mapping[str, Any]) -> list[object]:
-    shares = (f"{100 * results[key]:.2f} %" for key in ("video", "clip"))
-    return [name, *shares, results["videos"]]
+def _row(name: str, results: Mapping[str, Any]) -> str:
+    shares = " | ".join(f"{100 * results[key]:.2f} %" for key in ("video", "clip"))
+    return f"| {name} | {shares} | {results['videos']} |"
 
 
 def _results(folder: Path, checkpoint: str) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from videoattn.engine.batches import Batches
 from videoattn.types import Batch
@@ -74,18 +73,18 @@ class StopSignals:
                 os._exit(128 + number[0])
 
 
-@dataclass(frozen=True)
 class StoppableBatches:
     """Batches that end early after a signal."""
 
-    batches: Batches
-    stop: StopSignals
+    def __init__(self, batches: Batches, stop: StopSignals) -> None:
+        self._batches = batches
+        self._stop = stop
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self._batches)
 
     def epoch(self, epoch: int, skip_batches: int = 0) -> Iterator[Batch]:
-        for batch in self.batches.epoch(epoch, skip_batches):
-            if self.stop.received is not None:
+        for batch in self._batches.epoch(epoch, skip_batches):
+            if self._stop.received is not None:
                 return
             yield batch
