@@ -14,13 +14,13 @@ from tests.cli.test_commands import RECIPE, command
 from tests.engine.fakes import FakeBatches, optim_settings, run_in, tiny_net, to_video
 from videoattn.attention import NonLocal, record_attention
 from videoattn.data.synthetic import write_demo_clips
+from videoattn.engine.batches import to_device
 from videoattn.engine.compiled import Compile
 from videoattn.engine.evaluate import evaluate
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.plan import EpochPlan
 from videoattn.engine.precision import autocast, resolve_precision
 from videoattn.engine.train import fit
-from videoattn.engine.transfer import to_device
 
 pytestmark = [
     pytest.mark.gpu,

@@ -34,9 +34,9 @@ from videoattn.data.shards import open_shards
 from videoattn.data.shards.table import TABLE
 from videoattn.engine import checkpoint
 from videoattn.recipe.config import AttentionConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import from_stored
 from videoattn.recipe.load import load as load_recipe
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load as load_run
 from videoattn.weights import read_state_dict
 

@@ -45,9 +45,9 @@ from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.trackers import JsonLines
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.load import to_dict, to_yaml
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load as load_run
 from videoattn.weights import read_state_dict
 

@@ -22,7 +22,7 @@ import yaml
 from common import print_table
 
 from videoattn.cli import list as listing
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.recipe.public import public_config
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel

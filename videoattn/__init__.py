@@ -11,8 +11,8 @@ from videoattn._version import __version__ as __version__
 if TYPE_CHECKING:
     from videoattn.attention import insert_attention as insert_attention
     from videoattn.attention import record_attention as record_attention
-    from videoattn.recipe.experiment import make_model as make_model
     from videoattn.recipe.experiment import train as train
+    from videoattn.recipe.model import make_model as make_model
     from videoattn.recipe.run import load as load
     from videoattn.weights import load_public as load_public
 
@@ -20,7 +20,7 @@ _MODULES = {
     "insert_attention": "videoattn.attention",
     "load": "videoattn.recipe.run",
     "load_public": "videoattn.weights",
-    "make_model": "videoattn.recipe.experiment",
+    "make_model": "videoattn.recipe.model",
     "record_attention": "videoattn.attention",
     "train": "videoattn.recipe.experiment",
 }

@@ -5,15 +5,16 @@ A run folder may come from somebody else. Its links are not followed, and names 
 (classes, videos) become file names only through `safe_file_name`.
 """
 
+import csv
 import errno
 import math
 import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import IO, cast
 
@@ -32,6 +33,13 @@ def spreadsheet_cell(value: object) -> object:
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Returns rows as the text of a CSV file, without formulas."""
+    text = StringIO(newline="")
+    csv.writer(text).writerows([spreadsheet_cell(value) for value in row] for row in rows)
+    return text.getvalue()
 
 
 def file_url(path: str | Path) -> str:

@@ -18,7 +18,7 @@ from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.maps import GateMap, HasMaps
 from videoattn.models import info
 from videoattn.recipe.config import AttentionConfig, ModelConfig, SystemConfig
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 
 CASCADES = [
     "non_local+cbam+interaction",

@@ -11,8 +11,9 @@ from videoattn.attention.blocks.pyramid import unit_rows
 from videoattn.attention.systems import SYSTEMS
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
-from videoattn.recipe.experiment import make_model, train
+from videoattn.recipe.experiment import train
 from videoattn.recipe.load import from_stored
+from videoattn.recipe.model import make_model
 
 RECIPE = Path(__file__).parents[2] / "configs/demo.yaml"
 SMALL = (

@@ -9,7 +9,7 @@ from videoattn.attention import record_attention
 from videoattn.attention.blocks.pay_attention import LearnToPay
 from videoattn.attention.swap import swap_global_vectors
 from videoattn.recipe.config import AttentionConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 
 NETWORKS = {"i3d_r18": {"width": 16, "dropout": 0.0}, "tsn_r18": {"dropout": 0.0}}
 

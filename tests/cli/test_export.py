@@ -17,8 +17,8 @@ from videoattn.cli import export
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointMeta
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import shareable, to_dict
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 
 CLASSES = ["one", "two", "three", "four", "five"]
@@ -200,14 +200,8 @@ def test_a_network_that_a_format_cannot_hold(
     tmp_path: Path, kind: str, network: nn.Module, message: str
 ) -> None:
     write, ending = export.FORMATS[kind]
-    predictor = Predictor(
-        network,
-        Config(),
-        (),
-        device=torch.device("cpu"),
-        checkpoint=tmp_path,
-        meta=made(NETWORKS["plain"])[1],
-    )
+    meta = made(NETWORKS["plain"])[1]
+    predictor = Predictor(network, Config(), (), tmp_path, meta, tmp_path)
     with pytest.raises(ValueError, match=message):
         write(predictor, torch.randn(2, 3, 4, 8, 8), tmp_path / f"a{ending}")
     assert list(tmp_path.iterdir()) == []

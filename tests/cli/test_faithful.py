@@ -21,9 +21,9 @@ from videoattn.explain.faithful import score
 from videoattn.explain.faithful.removal import area
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.recipe.data import make_to_video
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load as load_recipe
 from videoattn.recipe.load import to_dict
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load
 
 MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")

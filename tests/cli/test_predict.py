@@ -26,7 +26,7 @@ from videoattn.engine import checkpoint
 from videoattn.engine.parallel import Parallel
 from videoattn.models.norms import fold_batch_norms
 from videoattn.recipe.config import AttentionConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor, load
 
 

@@ -14,8 +14,8 @@ from tests.weights.published import published_file
 from tests.weights.server import Server, body
 from tests.weights.test_download import PATH, SMALL, clip, server  # noqa: F401 (fixtures)
 from videoattn.recipe.config import Config, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, load_public
 
 

@@ -16,8 +16,8 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import save_weights
 from videoattn.explain import METHODS
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load as load_recipe
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import load
 
 MODELS = {"i3d_r18": {"width": 16}, "tsn_r18": {}}

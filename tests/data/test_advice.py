@@ -9,7 +9,7 @@ from tests.data.conftest import MakeClip
 from tests.data.test_dataset import train_set
 from videoattn.data.lists import Samples
 from videoattn.data.loader import ClipLoader
-from videoattn.recipe import notes
+from videoattn.recipe import experiment
 from videoattn.recipe.config import AugmentConfig, Config, DataConfig
 
 CONFIG = Config(name="x", data=DataConfig(root="clips", num_workers=2))
@@ -20,7 +20,7 @@ def loader(decode: float, transform: float, monkeypatch: pytest.MonkeyPatch) -> 
     """Returns a loader that has measured these times, on a machine with 16 cores."""
     dataset = train_set(Samples(Path(), paths=["a.mp4"], labels=[0], class_names=["a"]))
     monkeypatch.setattr(dataset, "seconds_per_video", lambda: (decode, transform))
-    monkeypatch.setattr(notes, "num_cores", lambda: 16)
+    monkeypatch.setattr(experiment, "num_cores", lambda: 16)
     return ClipLoader(dataset, batch_size=1, shuffle=False)
 
 
@@ -43,7 +43,7 @@ def test_advice_names_the_setting_that_the_measurements_point_to(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    notes.show_data_advice(config, share, loader(*times, monkeypatch))
+    experiment.show_data_advice(config, share, loader(*times, monkeypatch))
     assert " ".join(capsys.readouterr().out.split()) == (
         f"{100 * share:.0f} % of the time was spent waiting for data: in "
         f"{config.data.num_workers} loader processes, a video took {1e3 * times[0]:.0f} ms to "
@@ -54,8 +54,8 @@ def test_advice_names_the_setting_that_the_measurements_point_to(
 def test_no_advice_at_20_percent_or_without_measurements(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    notes.show_data_advice(CONFIG, 0.2, loader(0.03, 0.01, monkeypatch))
-    notes.show_data_advice(CONFIG, 0.9, loader(0.0, 0.0, monkeypatch))
+    experiment.show_data_advice(CONFIG, 0.2, loader(0.03, 0.01, monkeypatch))
+    experiment.show_data_advice(CONFIG, 0.9, loader(0.0, 0.0, monkeypatch))
     assert capsys.readouterr().out == ""
 
 

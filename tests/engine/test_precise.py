@@ -153,7 +153,8 @@ def test_a_stage_that_ends_unvalidated_leaves_precise_norms(tmp_path: Path) -> N
 
 def test_frozen_norms_keep_their_statistics() -> None:
     model = net().train()
-    FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True).set_train_mode(model, 0)
+    tuning = FineTuning(frozenset({"0.weight", "0.bias"}), freeze_batch_norm=True)
+    EpochPlan(1, (1,), tuning).set_train_mode(model, 0)
     recompute(model, PreciseBatchNorm(FakeBatches(num_samples=4), 4))
     assert torch.equal(model[0].running_mean, torch.zeros(3))
     assert not torch.equal(model[2].running_mean, torch.zeros(3))

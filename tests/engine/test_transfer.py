@@ -3,7 +3,7 @@
 import torch
 
 from tests.engine.fakes import FakeBatches
-from videoattn.engine.transfer import one_ahead, to_device, to_host
+from videoattn.engine.batches import one_ahead, to_device, to_host
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

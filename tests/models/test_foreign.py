@@ -19,7 +19,7 @@ from videoattn.models import features, head, info
 from videoattn.models.libraries import PYTORCHVIDEO, FittingAvgPool3d
 from videoattn.models.table import MODELS, make_network
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.recipe.training import make_precision
 
 # pytorchvideo's swish

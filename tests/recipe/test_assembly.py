@@ -24,7 +24,7 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_optimizer, make_precision, make_settings
 

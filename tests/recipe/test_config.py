@@ -11,6 +11,7 @@ from videoattn.recipe.config import (
     DataConfig,
     ModelConfig,
     TrainConfig,
+    limits,
     section,
 )
 
@@ -87,14 +88,7 @@ def test_invalid_overrides_are_rejected(recipe: Path, override: str, message: st
         config.load(recipe, [override])
 
 
-@pytest.mark.parametrize(
-    ("key", "least"),
-    [
-        (f"{section}.{key}", least)
-        for section, keys in config.AT_LEAST.items()
-        for key, least in keys.items()
-    ],
-)
+@pytest.mark.parametrize(("key", "least"), limits("at_least").items())
 def test_numbers_that_are_too_small(recipe: Path, key: str, least: int) -> None:
     section, name = key.split(".")
     loaded = config.load(recipe, [f"{key}={least}"])

@@ -15,9 +15,9 @@ from videoattn.attention.systems import EDITIONS, SYSTEMS
 from videoattn.data.synthetic import write_demo_clips
 from videoattn.engine.checkpoint import load
 from videoattn.recipe.config import AttentionConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import from_stored, to_dict
 from videoattn.recipe.load import load as load_recipe
+from videoattn.recipe.model import make_model
 from videoattn.recipe.training import make_settings
 
 

@@ -26,8 +26,9 @@ from videoattn.recipe.config import (
     ModelConfig,
     TrainConfig,
 )
-from videoattn.recipe.experiment import make_model, train
+from videoattn.recipe.experiment import train
 from videoattn.recipe.initial import load_initial_weights, new_parameters
+from videoattn.recipe.model import make_model
 from videoattn.recipe.training import make_fine_tuning, make_optimizer
 from videoattn.types import ModelInfo
 

@@ -14,8 +14,8 @@ from tests.engine.fakes import about
 from videoattn.engine.checkpoint import save_folder
 from videoattn.models.table import make_network
 from videoattn.recipe.config import AttentionConfig, ClipConfig, Config, DataConfig, ModelConfig
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.initial import load_initial_weights
+from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, to_public
 
 CLIP = ClipConfig(num_frames=4, height=32, width=32)

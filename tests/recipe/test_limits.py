@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from tests.engine.fakes import about, tiny_net
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointError
+from videoattn.recipe.config import limits
 from videoattn.recipe.load import comparable, from_stored
 from videoattn.recipe.load import load as load_recipe
-from videoattn.recipe.stored import AT_MOST
 
 pytestmark = pytest.mark.usefixtures("limits")
 
@@ -23,12 +23,7 @@ def stored(key: str, value: object, **more: object) -> dict[str, Any]:
     return {"name": "x", section: {name: value, **more}}
 
 
-LIMITS = [
-    (f"{section}.{key}", most) for section, keys in AT_MOST.items() for key, most in keys.items()
-]
-
-
-@pytest.mark.parametrize(("key", "most"), LIMITS)
+@pytest.mark.parametrize(("key", "most"), limits("at_most").items())
 def test_numbers_of_a_stored_config_that_are_too_large(key: str, most: int) -> None:
     small = {"num_frames": 1} if key in ("clip.height", "clip.width") else {}
     small |= {"height": 16, "width": 16} if key == "test.batch_size" else {}

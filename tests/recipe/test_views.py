@@ -12,8 +12,8 @@ from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import batch_norms
 from videoattn.recipe.config import AugmentConfig, Config
 from videoattn.recipe.data import make_loader, make_samples, make_to_video
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load
+from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_precise_bn
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from videoattn.attention import insert_attention
 from videoattn.engine.precision import autocast
 from videoattn.recipe.config import ModelConfig
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 
 POSITIONS = ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))
 """The stages and blocks after which the non-local paper inserts its five blocks in an R50."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from videoattn.errors import first_few
-from videoattn.files import named_in_errors, spreadsheet_cell, write_text
+from videoattn.files import csv_text, named_in_errors, spreadsheet_cell, write_text
 
 
 class Answer(NamedTuple):
@@ -44,18 +44,18 @@ def csv_format(top: int) -> Format:
 
     def row(answer: Answer) -> str:
         cells = [cell for name, share in answer.classes for cell in (name, f"{share:.4f}")]
-        return _csv_row([answer.video, answer.error, *cells, *[""] * (2 * top - len(cells))])
+        return csv_text([[answer.video, answer.error, *cells, *[""] * (2 * top - len(cells))]])
 
     def read(text: str) -> list[tuple[str, str]]:
-        if _csv_row(header).startswith(text):
+        if csv_text([header]).startswith(text):
             return []  # it was cut in the header
         columns, *rows = csv.reader(io.StringIO(text, newline=""))
         if columns != header:
             raise ValueError(f"its columns are {first_few(columns)}; was --top another number?")
         complete = rows if text.endswith("\r\n") else rows[:-1]
-        return [(cells[0], _csv_row(cells)) for cells in complete]
+        return [(cells[0], csv_text([cells])) for cells in complete]
 
-    return Format(_csv_row(header), "", "", row, read)
+    return Format(csv_text([header]), "", "", row, read)
 
 
 def json_format() -> Format:
@@ -136,9 +136,3 @@ class AnswerFiles:
 
 def _open(path: Path, mode: str) -> IO[str]:
     return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def _csv_row(cells: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow([spreadsheet_cell(cell) for cell in cells])
-    return text.getvalue()

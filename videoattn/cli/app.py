@@ -38,19 +38,19 @@ COMMANDS: dict[str, str] = {
     "list": "List the attention systems or the public models.",
     "env": "Print versions, hardware and decoders, for a bug report.",
 }
-"""Command -> its line in `videoattn --help`.
-
-Its module in `videoattn.cli` has a function `command`, or a Typer `app` with subcommands.
-"""
+"""Command -> its line in `videoattn --help`. Its module in `videoattn.cli` has a function
+`command`, or one for each subcommand."""
 
 SUBCOMMANDS = {
     "list": ("attention", "weights"),
     "prepare": ("verify", "index", "reencode", "shards"),
+    "tasks": ("write", "truth", "field"),
 }
 _OF_A_RECIPE = ("train", "browse", "compare")
 _OF_A_RUN = ("test", "predict", "visualize", "export")
 _WEIGHTS = ("checkpoint-last.pt", "model.safetensors")
 
+_ANYTHING = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _ALIASES = {"--resume=auto": "--resume-if-possible"}
 
 STOPPED = 75
@@ -64,23 +64,38 @@ _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (
 
 
 class Commands(TyperGroup):
-    """Imports a command's module when the command is called."""
+    """Imports a command's module when the command is called.
+
+    `videoattn --install-completion` makes the shell call `videoattn` with a variable set. Then a
+    stub takes the place of each command, which imports no torch.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        completes = "_VIDEOATTN_COMPLETE" in os.environ
+        if cmd_name not in COMMANDS and completes:
+            return None
         if cmd_name == "bench":
             line = "run benchmarks in a clone of the repository: python tools/bench/NAME.py"
             typer.echo(line, err=True)
             raise typer.Exit(2)
         if cmd_name not in COMMANDS:
             ctx.fail(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}.")
+        app = typer.Typer(
+            help=COMMANDS[cmd_name],
+            no_args_is_help=True,  # of a command with subcommands
+            add_completion=False,
+            rich_markup_mode=None,
+        )
+        if completes:
+            app.command(help=COMMANDS[cmd_name], context_settings=_ANYTHING)(_stub(cmd_name))
+            return typer.main.get_command(app)
         module = importlib.import_module(f"videoattn.cli.{cmd_name}")
-        if hasattr(module, "app"):
-            return typer.main.get_command(module.app)
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command()(module.command)
+        settings = _ANYTHING if cmd_name == "launch" else None
+        for name in SUBCOMMANDS.get(cmd_name, ("command",)):
+            app.command(context_settings=settings)(getattr(module, name))
         return typer.main.get_command(app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -94,8 +109,6 @@ def main(words: list[str] | None = None) -> None:
     An error that the user can fix ends the process with one line. `--resume=auto` is a spelling of
     `--resume-if-possible`.
     """
-    if "_VIDEOATTN_COMPLETE" in os.environ:  # the shell asks for completions
-        _complete()
     app = typer.Typer(
         name="videoattn",
         help="Recognize actions in video, and see where a network looks, across frames.",
@@ -128,21 +141,9 @@ def main(words: list[str] | None = None) -> None:
         _fail(f"error: {one_line(error)}; {hint}")
 
 
-def _complete() -> None:
-    """Completes commands, recipes, runs and public names without torch, and ends the process.
-
-    `videoattn --install-completion` makes the shell call `videoattn` with _VIDEOATTN_COMPLETE set.
-    Without a suggestion, the shell completes file names.
-    """
-    app = typer.Typer(rich_markup_mode=None)
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    for name, text in COMMANDS.items():
-        app.command(name, help=text, context_settings=anything)(_stub(name))
-    app(prog_name="videoattn")
-
-
 def _stub(name: str) -> Callable[..., None]:
-    """Returns a stub of a command, without the imports of the command."""
+    """Returns a function that completes the words after a command. Without a suggestion, the shell
+    completes file names."""
 
     def autocompletion(ctx: typer.Context, incomplete: str) -> list[str]:
         words = [word for word in ctx.params.get("words") or () if word != incomplete]
@@ -157,7 +158,6 @@ def _stub(name: str) -> Callable[..., None]:
 
 
 def _suggestions(command: str, words: Sequence[str]) -> list[str]:
-    """Returns the words that may follow the words after a command."""
     from videoattn.recipe.packaged import installed_names
     from videoattn.weights.public import PUBLIC
 

@@ -1,12 +1,9 @@
 """The arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
-"""The arguments of every `typer.Typer`."""
 
 Recipe = Annotated[
     Path,

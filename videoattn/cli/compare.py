@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -31,11 +32,11 @@ from videoattn.engine.signals import StoppedError
 from videoattn.engine.trackers import read_records
 from videoattn.errors import one_of
 from videoattn.files import write_text
-from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import assemble, train
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
+from videoattn.recipe.model import split_systems
 from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_predictor
 
@@ -218,38 +219,27 @@ def _run(cell: Cell, device: str) -> None:
         scores.video_metrics.get("mean_class_accuracy"),
         next(iter(scores.video_metrics)),
         _correct(scores),
-        _truth_or_note(cell, trained),
+        _truth(cell, trained),
     )
     write_text(folder / RESULT, json.dumps(result._asdict()))
 
 
-def _truth_or_note(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
-    """Returns the scores of the maps. The accuracy of a finished run does not depend on them."""
-    try:
-        return _truth(cell, trained)
-    except ValueError as error:
-        show(f"{cell.folder}: its maps are not compared with the truth: {error}")
-        return {}
-
-
 def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
-    """Returns the scores of the maps before and after training, if the task has a truth."""
+    """Returns the scores of the maps before and after training, if the task has a truth. The
+    accuracy of a finished run does not depend on them."""
     config = load(cell.recipe, cell.overrides)
     root = Path(config.data.root)
     if not has_truth(root):
         return {}
-    with init_parallel(str(trained.device)) as parallel:
-        start = assemble(config, parallel)
-    untrained = Predictor(
-        start.model.eval(),
-        config,
-        start.class_names,
-        device=trained.device,
-        checkpoint=trained.checkpoint,
-        meta=start.meta,
-    )
-    before = compare_with_truth(untrained, root, kind="before training")
-    return before | compare_with_truth(trained, root)
+    try:
+        with init_parallel(str(trained.device)) as parallel:
+            start = assemble(config, parallel)
+        untrained = replace(trained, model=start.model.eval(), config=config)
+        before = compare_with_truth(untrained, root, kind="before training")
+        return before | compare_with_truth(trained, root)
+    except ValueError as error:
+        show(f"{cell.folder}: its maps are not compared with the truth: {error}")
+        return {}
 
 
 def _correct(scores: Evaluation) -> str:

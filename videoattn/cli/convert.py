@@ -12,7 +12,7 @@ from videoattn.files import require_empty
 from videoattn.recipe import public
 from videoattn.recipe.config import Config
 from videoattn.recipe.console import show
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.weights import PUBLIC, explain, from_state_dict, read_state_dict
 from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel

@@ -1,14 +1,11 @@
 """`videoattn demo`: generates clips, trains two networks and draws attention, in minutes."""
 
-import sys
 import time
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from videoattn import explain
 from videoattn.cli.arguments import Device
@@ -19,6 +16,7 @@ from videoattn.cli.test import command as evaluate_run
 from videoattn.cli.visualize import command as visualize
 from videoattn.data.synthetic import MOTIONS, object_centers, write_demo_clips
 from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.progress import Display
 from videoattn.recipe.console import console, show
 from videoattn.recipe.experiment import train
 from videoattn.recipe.load import load
@@ -85,15 +83,13 @@ def command(
 
 
 def _write_clips(folder: Path) -> None:
-    total = len(MOTIONS) * (NUM_TRAIN + NUM_TEST)
-    terminal = Console(file=sys.stderr)
-    with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task("writing clips", total=total)
+    total, done = len(MOTIONS) * (NUM_TRAIN + NUM_TEST), count(1)
+    with Display() as display:
         write_demo_clips(
             folder,
             num_train_per_class=NUM_TRAIN,
             num_test_per_class=NUM_TEST,
-            on_clip=lambda path: progress.advance(task),
+            on_clip=lambda path: display.update("writing clips", done=next(done), total=total),
         )
     show(f"{folder}: {total} clips of {len(MOTIONS)} motions")
 

@@ -70,7 +70,9 @@ def command(
     The page is one HTML file that opens from disk and needs no network.
     """
     require_suffix(output, ".html")
-    loaded = [load(_found(run), device) for run in (run, *(compare or ()))]
+    runs = [run, *(compare or ())]
+    named = [RUNS / one if (RUNS / one).exists() and not one.exists() else one for one in runs]
+    loaded = [load(one, device) for one in named]
     if budget > pack.SLOW_BUDGET:
         seconds = budget * pack.SECONDS_PER_MEGABYTE
         show(f"note: a page of {budget:g} MB takes {seconds:.0f} seconds to open")
@@ -81,12 +83,6 @@ def command(
         show(f"left out: {note}")
     show(output)
     return output
-
-
-def _found(run: Path) -> Path:
-    """Returns the path of a run: the given path, or the folder with this name in runs."""
-    named = RUNS / run
-    return named if not run.exists() and named.exists() else run
 
 
 def _archives(

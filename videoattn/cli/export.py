@@ -193,7 +193,6 @@ def _difference(model: nn.Module, network: Network, config: Config) -> float:
 
 
 def _description(predictor: Predictor) -> str:
-    """Returns JSON that describes the input and output of an exported network."""
     clip = predictor.config.clip
     size = [clip.num_frames, *predictor.config.test_size]
     values = {

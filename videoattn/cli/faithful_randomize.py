@@ -17,7 +17,7 @@ from videoattn.explain.faithful.score import Field, center_map
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text
 from videoattn.recipe.console import markdown_table, show
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor, load
 from videoattn.types import Batch
 

@@ -54,9 +54,3 @@ def command(
         sys.exit(STOPPED if error.sigval in stops else 128 + error.sigval)
     except RendezvousError as error:
         raise ValueError(f"the machines did not find each other: {error}") from error
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
-    command
-)

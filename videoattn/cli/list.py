@@ -10,18 +10,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videoattn.attention.systems import SYSTEMS
-from videoattn.cli.arguments import STYLE
-from videoattn.recipe.attention import split_systems
 from videoattn.recipe.console import console, show
-from videoattn.recipe.experiment import make_model
+from videoattn.recipe.model import make_model, split_systems
 from videoattn.weights.public import PUBLIC
 from videoattn.weights.row import PublicModel
 
 COLUMNS = ("name", "system", "its map", "shape", "parameters", "MACs")
 CLIP = (1, 3, 8, 224, 224)
-
-HELP = "List the attention systems or the public models."
-app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
 
 
 class AttentionRow(NamedTuple):
@@ -43,7 +38,6 @@ class AttentionRow(NamedTuple):
         return [self.title, self.map_of, self.map_shape, parameters, macs]
 
 
-@app.command()
 def attention(
     systems: Annotated[
         list[str] | None,
@@ -66,7 +60,6 @@ def attention(
     console.print(table)
 
 
-@app.command()
 def weights() -> None:
     """List each public model and its accuracy.
 
@@ -106,7 +99,6 @@ def attention_rows(names: Sequence[str] = tuple(SYSTEMS)) -> list[AttentionRow]:
 
 
 def _count(attention: str | None) -> tuple[int, int]:
-    """Counts the parameters of an I3D-R50, and the multiply-adds of one clip."""
     with torch.device("meta"):
         return count(make_model("i3d_r50", 400, attention=attention), CLIP)
 

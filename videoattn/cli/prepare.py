@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from videoattn.cli.arguments import STYLE, Overrides
+from videoattn.cli.arguments import Overrides
 from videoattn.cli.prepare_files import (
     count_frames,
     examine_all,
@@ -33,9 +33,6 @@ from videoattn.recipe.console import show
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import load
 
-HELP = "Check, index, re-encode or pack the videos of a dataset."
-app = typer.Typer(help=HELP, no_args_is_help=True, **STYLE)
-
 What = Annotated[
     Path, typer.Argument(metavar="RECIPE_OR_FOLDER", help="A recipe (YAML), or a folder of videos.")
 ]
@@ -49,7 +46,6 @@ CORES = os.cpu_count() or 1
 LIST_SUFFIXES = (".csv", ".json", ".txt")
 
 
-@app.command()
 def verify(
     what: What,
     overrides: Overrides = None,
@@ -89,7 +85,6 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
 def index(
     folder: Annotated[Path, typer.Argument(help="The dataset's root. The index is written there.")],
     workers: Workers = CORES,
@@ -115,7 +110,6 @@ def index(
     show_broken(broken)
 
 
-@app.command()
 def reencode(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of videos.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the copies.")],
@@ -166,7 +160,6 @@ def reencode(
         raise typer.Exit(1)
 
 
-@app.command()
 def shards(
     what: What,
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
@@ -233,10 +226,9 @@ def _copy_lists(source: Path, folder: Path, follow_links: bool) -> int:
 
 def _copy_names(paths: list[str]) -> dict[str, str]:
     """Returns the name of the copy of each video; two videos with one name are an error."""
+    copies = {path: str(Path(path).with_suffix(".mp4")) for path in paths}
     sources: dict[str, str] = {}
-    for path in paths:
-        copy = str(Path(path).with_suffix(".mp4"))
-        if copy in sources:
-            raise ValueError(f"{sources[copy]} and {path} would both become {copy}; rename one")
-        sources[copy] = path
-    return {path: copy for copy, path in sources.items()}
+    for path, copy in copies.items():
+        if (other := sources.setdefault(copy, path)) != path:
+            raise ValueError(f"{other} and {path} would both become {copy}; rename one")
+    return copies

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,23 +98,17 @@ def examine_all(
     records: dict[str, Record] = {}
     broken: dict[str, Record] = {}
     started = time.perf_counter()
-    try:
-        with Display() as display:
-            for record in examine(
-                task, root, items, journal, num_workers=num_workers, seconds=seconds
-            ):
-                records[record["path"]] = record
-                if "error" in record:
-                    broken[record["path"]] = record
-                display.update(
-                    f"{verb} {len(records):,}/{len(items):,}  broken {len(broken):,}  "
-                    f"{time.perf_counter() - started:.0f} s",
-                    done=len(records),
-                    total=len(items),
-                )
-    finally:
-        if journal:
-            journal.close()
+    with closing(journal) if journal else nullcontext(), Display() as display:
+        for record in examine(task, root, items, journal, num_workers=num_workers, seconds=seconds):
+            records[record["path"]] = record
+            if "error" in record:
+                broken[record["path"]] = record
+            display.update(
+                f"{verb} {len(records):,}/{len(items):,}  broken {len(broken):,}  "
+                f"{time.perf_counter() - started:.0f} s",
+                done=len(records),
+                total=len(items),
+            )
     return records, broken
 
 

@@ -1,10 +1,8 @@
 """Writes the report of an evaluation: tables, JSON, and a confusion matrix."""
 
-import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
 from videoattn.engine.objective import average_precisions, has_labels, multi_hot
 from videoattn.explain.text import drawable
-from videoattn.files import output_folder, spreadsheet_cell, write_text, write_whole
+from videoattn.files import csv_text, output_folder, write_text, write_whole
 
 Confusion = Int[np.ndarray, "K K"]
 """Counts: rows are the labels, columns the predictions."""
@@ -66,7 +64,7 @@ def write_report(
         _write_per_class(folder / "per_class.csv", evaluation, class_names)
         header = ["label \\ predicted", *class_names]
         rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
-        _write_csv(folder / "confusion.csv", header, rows)
+        write_text(folder / "confusion.csv", csv_text([header, *rows]))
         draw_confusion(folder / "confusion.png", counts, class_names)
     return report
 
@@ -144,7 +142,7 @@ def _write_per_class(path: Path, evaluation: Evaluation, class_names: Sequence[s
     columns = zip(class_names, support, recall, precision, f1, strict=True)
     rows = ([name, count, *(f"{share:.4f}" for share in of)] for name, count, *of in columns)
     # The recall of a class is its accuracy.
-    _write_csv(path, ["class", "videos", "accuracy", "precision", "f1"], rows)
+    write_text(path, csv_text([["class", "videos", "accuracy", "precision", "f1"], *rows]))
 
 
 def _write_average_precisions(
@@ -156,7 +154,9 @@ def _write_average_precisions(
     averages = average_precisions(evaluation.probabilities[known], evaluation.labels[known])
     scores = evaluation.probabilities[known].numpy()
     target = multi_hot(evaluation.labels[known], len(class_names)).numpy()
-    rows: list[list[object]] = []
+    rows: list[list[object]] = [
+        ["class", "videos", "average_precision", "threshold", "precision", "recall", "f1"]
+    ]
     for k, name in enumerate(class_names):
         count = int(target[:, k].sum())
         cells = [""] * 5
@@ -169,8 +169,7 @@ def _write_average_precisions(
             at_best = (curve[best] for curve in (thresholds, precision, recall, f1))
             cells = [f"{number:.4f}" for number in (float(averages[k]), *at_best)]
         rows.append([name, count, *cells])
-    header = ["class", "videos", "average_precision", "threshold", "precision", "recall", "f1"]
-    _write_csv(path, header, rows)
+    write_text(path, csv_text(rows))
 
 
 def _write_predictions(
@@ -195,12 +194,4 @@ def _write_predictions(
             "; ".join(f"{class_names[k]} {probability:.4f}" for k, probability in top),
         ]
 
-    _write_csv(path, header, (row(number) for number in range(evaluation.num_decoded)))
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([spreadsheet_cell(value) for value in header])
-    writer.writerows([spreadsheet_cell(value) for value in row] for row in rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([header, *map(row, range(evaluation.num_decoded))]))

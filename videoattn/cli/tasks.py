@@ -27,25 +27,17 @@ from videoattn.models import info
 from videoattn.models.extent import receptive_field
 from videoattn.recipe.config import AttentionConfig
 from videoattn.recipe.console import show
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.load import load
 from videoattn.recipe.memory import remembered_data
+from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_run
-
-app = typer.Typer(
-    help="Write diagnostic tasks, and compare maps with their truth.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
 
 OPTIONS = {"match": "identities", "match_unmarked": "identities", "track": "dots"}
 """Task -> the option that makes it harder."""
 TRUTH = "test.npz"
 
 
-@app.command()
 def write(
     name: Annotated[str, typer.Argument(help=f"The task: {', '.join(TASKS)}.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the clips and their truth.")],
@@ -97,7 +89,6 @@ def write(
     )
 
 
-@app.command()
 def truth(
     run: Run,
     data: Annotated[
@@ -173,7 +164,6 @@ def compare_with_truth(
     }
 
 
-@app.command()
 def field(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print the receptive field of each stage of a recipe's network, without its attention.
 

@@ -232,7 +232,6 @@ def _read_weights(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_meta(path: Path) -> CheckpointMeta:
-    """Reads the config.json of a shared folder."""
     with path.open("rb") as file:
         meta = _from_json(path, file.read(MAX_JSON_BYTES + 1))
     _check_format(path, meta.get("format") if isinstance(meta, dict) else None)

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from videoattn.engine.batches import Batches, ToVideo, passes
+from videoattn.engine.batches import Batches, ToVideo, one_ahead, passes, to_device, to_host
 from videoattn.engine.objective import CrossEntropy, Objective, fraction, has_labels
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precision import Precision, autocast, resolve_precision
 from videoattn.engine.progress import Clock, Display
-from videoattn.engine.transfer import one_ahead, to_device, to_host
 from videoattn.types import Batch, Failure, Target
 
 
@@ -253,7 +252,6 @@ def _score(logits: Tensor, batch: Batch, objective: Objective) -> _Scores:
 def _summarize(
     gathered: Sequence[tuple[list[Failure], list[dict[str, _Scores]]]], objective: Objective
 ) -> Evaluation:
-    """Joins the failures and the scores of all ranks."""
     every = (failure for failures, _ in gathered for failure in failures)
     failures = tuple(sorted(every, key=lambda failure: failure.index))
     rows = [row for _, own in gathered for row in own]

@@ -59,14 +59,13 @@ class Parallel:
         Raises:
             ValueError: On every rank, if `make` raises a ValueError or an OSError on the main rank.
         """
-        own: list[T] = []
-        problem: ValueError | OSError | None = None
+        own: tuple[list[T], ValueError | OSError | None] = [], None
         if self.is_main:
             try:
-                own = [make()]
+                own = [make()], None
             except (ValueError, OSError) as error:
-                problem = error
-        results, error_of_main = self.gather((own, problem))[0]
+                own = [], error
+        results, error_of_main = self.gather(own)[0]
         if error_of_main is not None:
             raise error_of_main
         return results[0]
@@ -163,8 +162,7 @@ def init_parallel(
     if missing:
         raise ValueError(
             f"WORLD_SIZE is {world_size}, but the environment lacks {', '.join(missing)}; start "
-            "the processes "
-            "with torchrun, or unset WORLD_SIZE to run one"
+            "the processes with torchrun, or unset WORLD_SIZE to run one"
         )
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     chosen = resolve_device(device, local_rank=local_rank)

@@ -99,42 +99,8 @@ class FineTuning:
     frozen_epochs: int = 0
     freeze_batch_norm: bool = False
 
-    def is_frozen(self, epoch: int) -> bool:
-        """Returns whether the whole backbone is frozen in `epoch` (from 0)."""
-        return epoch < self.frozen_epochs
-
-    def unfreeze(self, model: nn.Module) -> None:
-        """Enables gradients for the backbone."""
-        for name, parameter in model.named_parameters():
-            if name in self.backbone:
-                parameter.requires_grad_(True)
-
-    def freeze(self, model: nn.Module, epoch: int) -> None:
-        """Disables gradients for the parameters that `epoch` does not train.
-
-        Raises:
-            ValueError: If no trainable parameter remains.
-        """
-        for name, parameter in model.named_parameters():
-            if name in self.backbone and self.is_frozen(epoch):
-                parameter.requires_grad_(False)
-        if self.freeze_batch_norm:
-            for norm in self._norms(model):
-                norm.requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
-                f"epoch {epoch + 1} would train nothing, because every parameter "
-                "is pretrained; set frozen_epochs to 0"
-            )
-
-    def set_train_mode(self, model: nn.Module, epoch: int) -> None:
-        """Puts the batch norms that `epoch` freezes into evaluation mode; call after
-        `model.train()`."""
-        if self.freeze_batch_norm or self.is_frozen(epoch):
-            for norm in self._norms(model):
-                norm.eval()
-
-    def _norms(self, model: nn.Module) -> Iterator[nn.Module]:
+    def norms(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Yields the batch norms of the backbone."""
         for name, module in model.named_modules():
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             if is_norm and f"{name}.weight" in self.backbone:
@@ -156,10 +122,6 @@ class Validation:
     max_views: int = 16
     objective: Objective = field(default_factory=CrossEntropy)
     patience: int | None = None
-
-    def is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Returns whether a validation follows `epoch` (from 0)."""
-        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == num_epochs
 
     def ends_run(self, state: TrainState) -> bool:
         """Returns whether training ends before the next epoch because of `patience`."""
@@ -223,7 +185,8 @@ class EpochPlan:
 
     def phase(self, epoch: int) -> Phase:
         """Returns the phase of an epoch (from 0)."""
-        return Phase(stage_of(epoch, self.stage_epochs), self.fine_tuning.is_frozen(epoch))
+        is_frozen = epoch < self.fine_tuning.frozen_epochs
+        return Phase(stage_of(epoch, self.stage_epochs), is_frozen)
 
     def ends_stage(self, epoch: int) -> bool:
         """Returns whether a stage ends after `epoch` (from 0)."""
@@ -242,20 +205,37 @@ class EpochPlan:
         """Returns whether a validation follows `epoch` (from 0)."""
         if validation is None:
             return False
-        return validation.is_due(epoch, self.num_epochs) or self.hands_over_best(model, epoch)
+        is_regular = (epoch + 1) % validation.every_epochs == 0 or epoch + 1 == self.num_epochs
+        return is_regular or self.hands_over_best(model, epoch)
 
     def set_trainable(self, model: nn.Module, epoch: int) -> None:
-        """Sets `requires_grad` of all parameters for `epoch`."""
+        """Sets `requires_grad` of all parameters for `epoch`.
+
+        Raises:
+            ValueError: If no trainable parameter remains.
+        """
+        stage, is_frozen = self.phase(epoch)
         if isinstance(model, Staged):
-            model.set_stage(stage_of(epoch, self.stage_epochs))
-        else:
-            self.fine_tuning.unfreeze(model)
-        self.fine_tuning.freeze(model, epoch)
+            model.set_stage(stage)
+        for name, parameter in model.named_parameters():
+            is_own = name in self.fine_tuning.backbone
+            if is_own and (is_frozen or not isinstance(model, Staged)):
+                parameter.requires_grad_(not is_frozen)
+        if self.fine_tuning.freeze_batch_norm:
+            for norm in self.fine_tuning.norms(model):
+                norm.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"epoch {epoch + 1} would train nothing, because every parameter "
+                "is pretrained; set frozen_epochs to 0"
+            )
 
     def set_train_mode(self, model: nn.Module, epoch: int) -> None:
         """Puts the model into training mode, except for frozen batch norms."""
         model.train()
-        self.fine_tuning.set_train_mode(model, epoch)
+        if self.fine_tuning.freeze_batch_norm or self.phase(epoch).is_frozen:
+            for norm in self.fine_tuning.norms(model):
+                norm.eval()
 
     def announce(self, epoch: int, previous: Phase | None) -> list[str]:
         """Returns lines for the user about changes at the start of `epoch`."""

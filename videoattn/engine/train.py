@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from videoattn._version import __version__
 from videoattn.engine import checkpoint
-from videoattn.engine.batches import Batches, ToVideo
+from videoattn.engine.batches import Batches, ToVideo, to_device
 from videoattn.engine.checkpoint import LAST, Checkpoint
 from videoattn.engine.evaluate import Evaluation, evaluate
 from videoattn.engine.failures import count_samples
@@ -24,7 +23,6 @@ from videoattn.engine.runlog import RunLog
 from videoattn.engine.signals import StoppableBatches, StoppedError
 from videoattn.engine.state import RunSettings, TrainState, state_from
 from videoattn.engine.step import OptimSettings, StepContext, update
-from videoattn.engine.transfer import to_device
 
 BEST = "best.safetensors"
 BEST_OF_STAGE = "best-stage-{}.safetensors"
@@ -36,6 +34,20 @@ class TrainResult(NamedTuple):
     state: TrainState
     evaluation: Evaluation | None  # the last validation of this call
     wait_share: float = 0.0  # of the time, spent waiting for data
+
+
+class Job(NamedTuple):
+    """The objects of a run that training does not replace."""
+
+    model: nn.Module
+    average: AveragedModel | None
+    optimizer: Optimizer
+    batches: Batches
+    to_video: ToVideo
+    settings: OptimSettings
+    plan: EpochPlan
+    run: RunSettings
+    parallel: Parallel
 
 
 def fit(
@@ -62,8 +74,8 @@ def fit(
     parallel = parallel or Parallel()
     plan = plan.fitted_to(model)
     average = plan.average_of(model)
-    state = _start(model, average, optimizer, batches, settings, run, resume)
-    save = partial(save_checkpoint, model, average, optimizer, state, run, parallel)
+    job = Job(model, average, optimizer, batches, to_video, settings, plan, run, parallel)
+    state = _start(job, resume)
     phase, evaluation = None, None
     with RunLog(run, state, plan=plan, settings=settings, enabled=parallel.is_main) as log:
         for epoch in _remaining_epochs(state, plan, validation, log):
@@ -73,38 +85,24 @@ def fit(
                 plan.set_trainable(model, epoch)
                 wrapped = parallel.wrap(model, settings.compile)
             plan.set_train_mode(model, epoch)
-            train_one_epoch(
-                wrapped, average, optimizer, batches, to_video, settings, state, run, parallel, log
-            )
+            train_one_epoch(job, wrapped, state, log)
             is_due = plan.is_due(validation, model, epoch)
             if plan.precise_bn is not None and (is_due or plan.ends_stage(epoch)):
                 plan.precise_bn.recompute(model, to_video, settings.precision, parallel)
                 plan.set_train_mode(model, epoch)
             if validation is not None and is_due:
-                save()  # before the validation, which may fail
-                common = (settings, plan, state, run, parallel, log)
-                scored = model if average is None else average.module
-                evaluation = _validate(scored, validation, to_video, *common)
+                save_checkpoint(job, state)  # before the validation, which may fail
+                evaluation = _validate(job, validation, state, log)
             state.next_epoch()
-            save()
+            save_checkpoint(job, state)
     return TrainResult(state, evaluation, log.clock.wait_share)
 
 
-def train_one_epoch(
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: Optimizer,
-    batches: Batches,
-    to_video: ToVideo,
-    settings: OptimSettings,
-    state: TrainState,
-    run: RunSettings,
-    parallel: Parallel,
-    log: RunLog,
-) -> None:
+def train_one_epoch(job: Job, model: nn.Module, state: TrainState, log: RunLog) -> None:
     """Takes the remaining steps of the current epoch; `model` is the result of `parallel.wrap`."""
+    settings, run, parallel = job.settings, job.run, job.parallel
     skipped = state.step * settings.accumulate_steps
-    remaining = to_device(batches.epoch(state.epoch, skip_batches=skipped), parallel.device)
+    remaining = to_device(job.batches.epoch(state.epoch, skip_batches=skipped), parallel.device)
     while state.step < state.steps_per_epoch:
         started = time.perf_counter()
         group = list(islice(remaining, settings.accumulate_steps))
@@ -117,35 +115,28 @@ def train_one_epoch(
         count_samples(group, state, run=run, parallel=parallel)
         result = update(
             model,
-            optimizer,
+            job.optimizer,
             group,
-            to_video=to_video,
+            to_video=job.to_video,
             settings=settings,
             context=StepContext(run.seed, state.epoch, state.step, state.step_of_run, run.describe),
             parallel=parallel,
         )
-        if average is not None and result.num_clips:
-            average.update_parameters(model)
+        if job.average is not None and result.num_clips:
+            job.average.update_parameters(model)
         state.add(result)
         log.step(state, result, waited=waited)
         must_stop = _is_stopped(run, parallel)
         every = run.save_every_steps
         if must_stop or (every and state.step_of_run % every == 0):
-            save_checkpoint(model, average, optimizer, state, run, parallel)
+            save_checkpoint(job, state)
         if must_stop:
             raise StoppedError(f"stopped by a signal after step {state.step_of_run}")
     next(remaining, None)  # ends the epoch, so that the loader processes stay for the next one
     log.lines([log.progress_line(state)])
 
 
-def save_checkpoint(
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: Optimizer,
-    state: TrainState,
-    run: RunSettings,
-    parallel: Parallel,
-) -> None:
+def save_checkpoint(job: Job, state: TrainState) -> None:
     """Writes the last checkpoint, and keeps a copy every `run.keep_epochs` epochs.
 
     Collective: every rank must call it; the main process writes. Inside an epoch, the model does
@@ -155,9 +146,9 @@ def save_checkpoint(
     Raises:
         OSError: If it cannot be written; the previous checkpoint is intact.
     """
-    models = [model] if average is None else [model, average.module]
+    model, average, run, parallel = job.model, job.average, job.run, job.parallel
     if state.step in (0, state.steps_per_epoch):
-        for one in models:
+        for one in (model, average.module) if average is not None else (model,):
             parallel.average_buffers(one)
     weights = parallel.state_dict(model)
     if not parallel.is_main:
@@ -166,7 +157,7 @@ def save_checkpoint(
         "format": checkpoint.FORMAT,
         "version": __version__,
         "model": weights,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
         "progress": asdict(state),
         "best": {"accuracy": state.best_accuracy, "epoch": state.best_epoch},
         **run.meta,
@@ -178,28 +169,20 @@ def save_checkpoint(
         checkpoint.save(run.folder / f"checkpoint-epoch-{state.epoch:04d}.pt", payload)
 
 
-def _start(
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: Optimizer,
-    batches: Batches,
-    settings: OptimSettings,
-    run: RunSettings,
-    resume: Checkpoint | None,
-) -> TrainState:
+def _start(job: Job, resume: Checkpoint | None) -> TrainState:
     """Returns the initial state, or loads the weights, optimizer and state of `resume`."""
-    steps_per_epoch = math.ceil(len(batches) / settings.accumulate_steps)
+    steps_per_epoch = math.ceil(len(job.batches) / job.settings.accumulate_steps)
     if not steps_per_epoch:
         raise ValueError("there is nothing to train on: an epoch has 0 batches; add videos")
     if resume is None:
         return TrainState(steps_per_epoch=steps_per_epoch)
-    path = run.folder / LAST
+    path = job.run.folder / LAST
     state = state_from(resume["progress"], steps_per_epoch=steps_per_epoch, path=path)
-    checkpoint.restore(model, resume["model"], path=path)
-    if average is not None:
-        checkpoint.restore(average.module, resume["ema"], path=path)
-        average.n_averaged.fill_(state.step_of_run)  # 0 before the first step, which copies
-    optimizer.load_state_dict(resume["optimizer"])
+    checkpoint.restore(job.model, resume["model"], path=path)
+    if job.average is not None:
+        checkpoint.restore(job.average.module, resume["ema"], path=path)
+        job.average.n_averaged.fill_(state.step_of_run)  # 0 before the first step, which copies
+    job.optimizer.load_state_dict(resume["optimizer"])
     return state
 
 
@@ -216,27 +199,19 @@ def _remaining_epochs(
         yield state.epoch
 
 
-def _validate(
-    model: nn.Module,
-    validation: Validation,
-    to_video: ToVideo,
-    settings: OptimSettings,
-    plan: EpochPlan,
-    state: TrainState,
-    run: RunSettings,
-    parallel: Parallel,
-    log: RunLog,
-) -> Evaluation:
+def _validate(job: Job, validation: Validation, state: TrainState, log: RunLog) -> Evaluation:
     """Evaluates after an epoch, and saves the weights if they are the best so far. If the next
     stage starts from the best weights of this one, loads them into the model."""
+    model = job.model if job.average is None else job.average.module
+    plan, run, parallel = job.plan, job.run, job.parallel
     try:
         evaluation = evaluate(
             model,
             StoppableBatches(validation.batches, run.stop),
-            to_video=to_video,
+            to_video=job.to_video,
             objective=validation.objective,
             max_views=validation.max_views,
-            precision=settings.precision,
+            precision=job.settings.precision,
             parallel=parallel,
             display=log.display,
         )
@@ -259,7 +234,7 @@ def _validate(
         if parallel.is_main:
             checkpoint.save_weights(run.folder / file, weights, run.meta)
     if plan.hands_over_best(model, state.epoch):
-        log.lines([_restore_best_of_stage(model, plan, state, run, parallel)])
+        log.lines([_restore_best_of_stage(job, state)])
     return evaluation
 
 
@@ -273,13 +248,11 @@ def _is_stopped(run: RunSettings, parallel: Parallel) -> bool:
     return parallel.sum([run.stop.received is not None])[0] > 0
 
 
-def _restore_best_of_stage(
-    model: nn.Module, plan: EpochPlan, state: TrainState, run: RunSettings, parallel: Parallel
-) -> str:
+def _restore_best_of_stage(job: Job, state: TrainState) -> str:
     """Loads the weights of the stage's best epoch, and returns a line about it."""
-    stage, epoch = plan.phase(state.epoch).stage + 1, state.best_epoch
-    path = run.folder / BEST_OF_STAGE.format(stage)
-    parallel.barrier()  # the main process may be writing the file
-    checkpoint.restore(model, checkpoint.load_weights(path)[0], path=path)
+    plan, stage, epoch = job.plan, job.plan.phase(state.epoch).stage + 1, state.best_epoch
+    path = job.run.folder / BEST_OF_STAGE.format(stage)
+    job.parallel.barrier()  # the main process may be writing the file
+    checkpoint.restore(job.model, checkpoint.load_weights(path)[0], path=path)
     state.best_accuracy = state.best_epoch = None
     return f"stage {stage}/{len(plan.stage_epochs)}: epoch {epoch} was the best; it is kept"

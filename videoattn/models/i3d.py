@@ -232,7 +232,6 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def _pad(x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
-    """Pads frames, height and width by (start, end) each."""
     return F.pad(x, [zeros for axis in reversed(pads) for zeros in axis])
 
 

@@ -7,10 +7,16 @@ or a value of the wrong type is an error that names the key, the value and the a
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from omegaconf import MISSING
+
+
+def number(default: Any, **limits: int) -> Any:
+    """Returns a field for a number with limits. All numbers must be `at_least` this. Numbers of
+    somebody else's config, which decide how much memory a video takes, must be `at_most` this."""
+    return field(default=default, metadata=limits)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class DataConfig:
     decode_short_side: int | None = None
     """pyav: downscales videos of at least twice this short side (pixels) before cropping: slightly
     faster, slightly different pixels. Re-encoding once with `prepare reencode` gains more."""
-    num_workers: int = 2
+    num_workers: int = number(2, at_least=0)
     """Number of loader processes, with one thread each; 0 decodes in the training process. It does
     not affect the samples."""
     label_noise: float = 0.0
@@ -71,9 +77,9 @@ class DataConfig:
     on_error: Literal["raise", "skip"] = "raise"
     """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
     Evaluation always counts them as failed."""
-    max_failures: int = 100
+    max_failures: int = number(100, at_least=0)
     """Training stops if more videos than this were skipped."""
-    decode_timeout_seconds: float = 60.0
+    decode_timeout_seconds: float = number(60.0, at_least=0)
     """A video fails if it takes longer to decode; 0 sets no limit."""
 
 
@@ -88,16 +94,16 @@ class ClipConfig:
     arithmetic: Literal["plain", "mmaction2", "pyslowfast"] = "plain"
     """The toolbox whose rounding, short-video rule and view positions are used. Published
     accuracies need the frames of the toolbox that measured them."""
-    num_frames: int = 8
-    frame_stride: int = 8
+    num_frames: int = number(8, at_least=1, at_most=1024)
+    frame_stride: int = number(8, at_least=1)
     target_fps: float | None = None
     """Samples frames as if the video had this frame rate: by the times of frames (plain), or by the
     mean rate (mmaction2; pyslowfast, 30 by default). null: by frame numbers."""
     keep_tail_frames: bool = False
     """mmaction2, training: clips may include the last frames of a video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"
-    height: int = 224
-    width: int = 224
+    height: int = number(224, at_least=1, at_most=2048)
+    width: int = number(224, at_least=1, at_most=2048)
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     square_pixels: bool = True
@@ -141,19 +147,19 @@ class AugmentConfig:
 class TestConfig:
     """Views of each video in `test` and `predict`, and in the validations of training."""
 
-    num_clips: int = 1
-    num_crops: int = 1
+    num_clips: int = number(1, at_least=1, at_most=1000)
+    num_crops: int = number(1, at_most=10)
     """1: center. 3: left, center, right (or top, center, bottom). 10: corners, center, and their
     mirror images. 0: the whole frame (fully convolutional testing), one video per batch."""
     twice_sample: bool = False
     """mmaction2: twice the views (for segments: also the first frames)."""
     use_offset: bool = False
     """pyslowfast: views are a whole number of frames apart, up to the end."""
-    short_side: int = 256
-    height: int | None = None
-    width: int | None = None
+    short_side: int = number(256, at_least=1, at_most=4096)
+    height: int | None = number(None, at_least=1, at_most=2048)
+    width: int | None = number(None, at_least=1, at_most=2048)
     """Test crop in pixels; the training crop by default."""
-    batch_size: int = 16
+    batch_size: int = number(16, at_least=1, at_most=4096)
     """Views per forward pass."""
 
 
@@ -211,31 +217,31 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     num_epochs: int = 10
-    batch_size: int = 8
+    batch_size: int = number(8, at_least=1)
     """Clips per process and step."""
     num_clips: int = 1
     """Clips per video, which is decoded once for all of them (repeated augmentation, Hoffer et al.,
     CVPR 2020). A step has batch_size / num_clips videos; an epoch has num_clips times the steps."""
-    accumulate_steps: int = 1
+    accumulate_steps: int = number(1, at_least=1)
     """Batches whose gradients are summed before an update."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01
+    lr: float = number(0.01, at_least=0)
     """Peak learning rate. It is not scaled with the batch size."""
     schedule: Literal["cosine", "one_cycle", "multistep"] = "cosine"
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = number(0.0, at_least=0)
     milestones: tuple[int, ...] = ()
     """multistep: epochs of a stage at which the learning rate is divided by 10."""
     stage_epochs: tuple[int, ...] = ()
     """Networks that are trained in stages (hard_crop): the epochs of each stage, whose sum is
     num_epochs; equal by default. The schedule restarts in each stage."""
-    weight_decay: float = 1e-4
+    weight_decay: float = number(1e-4, at_least=0)
     """Not applied to norms and biases."""
-    freeze_backbone_epochs: int = 0
+    freeze_backbone_epochs: int = number(0, at_least=0)
     """Fine-tuning: freezes the backbone for this many epochs. The backbone is every parameter in
     model.weights; a new classifier and new attention blocks are trained."""
     freeze_batch_norm: bool = False
     """Fine-tuning: freezes the statistics, scale and shift of the backbone's batch norms."""
-    backbone_lr_scale: float = 1.0
+    backbone_lr_scale: float = number(1.0, at_least=0)
     """Fine-tuning: learning rate of the backbone as a fraction of lr."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """bce: binary cross entropy, for several labels per video; the metric is mAP."""
@@ -263,13 +269,13 @@ class TrainConfig:
     precise_norm_clips: int = 0
     """Recomputes batch-norm statistics on this many training clips, with test views, before each
     validation and at the end of each stage; 0 keeps the moving averages."""
-    validate_every: int = 1
+    validate_every: int = number(1, at_least=0)
     """Epochs between validations; 0 trains without validation and without a test split."""
-    patience: int | None = None
+    patience: int | None = number(None, at_least=1)
     """Training ends after this many consecutive validations without improvement."""
-    save_every_steps: int | None = None
+    save_every_steps: int | None = number(None, at_least=1)
     """Also writes a checkpoint every this many steps."""
-    keep_epochs: int | None = None
+    keep_epochs: int | None = number(None, at_least=1)
     """Also keeps the checkpoint of every this many epochs."""
     trackers: tuple[str, ...] = ()
     """[mlflow], [wandb] or both: also sends metrics to MLflow and Weights & Biases
@@ -292,6 +298,17 @@ class Config:
     def test_size(self) -> tuple[int, int]:
         """The height and width of a test crop, in pixels."""
         return self.test.height or self.clip.height, self.test.width or self.clip.width
+
+
+def limits(kind: Literal["at_least", "at_most"]) -> dict[str, int]:
+    """Returns the limits of numbers by key, such as "clip.num_frames"."""
+    return {
+        f"{section.name}.{key.name}": key.metadata[kind]
+        for section in fields(Config)
+        if is_dataclass(section.type)
+        for key in fields(section.type)
+        if kind in key.metadata
+    }
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""Assembles a run from a recipe, with its network and attention blocks, and trains it."""
+"""Assembles a run from a recipe, and trains it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from videoattn.data.classes import class_sizes
+from videoattn.data.classes import class_notes, class_sizes
 from videoattn.data.dataset import ClipDataset
 from videoattn.data.lists import Samples
-from videoattn.data.loader import ClipLoader
+from videoattn.data.loader import ClipLoader, num_cores
 from videoattn.engine.batches import ToVideo
 from videoattn.engine.checkpoint import LAST, Checkpoint, CheckpointMeta
+from videoattn.engine.failures import SKIPPED, read_failures
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.plan import EpochPlan, Validation, num_stages
 from videoattn.engine.precision import resolve_precision
 from videoattn.engine.signals import StoppedError, StopSignals
-from videoattn.engine.state import RunSettings
+from videoattn.engine.state import RunSettings, TrainState
 from videoattn.engine.step import OptimSettings
 from videoattn.engine.train import TrainResult, fit
-from videoattn.models import info
-from videoattn.models.table import make_network
+from videoattn.files import write_text
 from videoattn.recipe import objective, training
-from videoattn.recipe.attention import check_effect, option_errors, split_systems, systems_of
-from videoattn.recipe.config import AttentionConfig, Config, ModelConfig, SystemConfig, section
+from videoattn.recipe.config import Config, section
 from videoattn.recipe.console import show
 from videoattn.recipe.data import make_loader, make_to_video, read_samples
 from videoattn.recipe.folder import Resume, claim, earlier_settings, folder_of
 from videoattn.recipe.initial import initialize
 from videoattn.recipe.load import load, to_dict
 from videoattn.recipe.memory import recall_counts, remember_counts
-from videoattn.recipe.notes import data_notes, show_data_advice, show_skipped
+from videoattn.recipe.model import make_model
+
+NUM_FAILURES_SHOWN = 20
+
+LARGE = 0.2
+"""The share of the time spent waiting for data above which there is advice."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def train(
         if parallel.is_main:
             show_data_advice(config, result.wait_share, experiment.train_batches)
             if result.state.num_skipped:
-                show_skipped(folder, result.state, config, len(samples["train"]))
+                _show_skipped(folder, result.state, config, len(samples["train"]))
         return result
 
 
@@ -222,41 +225,6 @@ def assemble(
     )
 
 
-def make_model(
-    config: ModelConfig | str, num_classes: int, *, attention: str | None = None
-) -> nn.Module:
-    """Returns a network with its attention blocks, randomly initialized.
-
-    Args:
-        config: The model section of a recipe, or the name of a network, such as "i3d_r50".
-        attention: An attention system at its published positions, or several, as in
-            "non_local+cbam", if `config` is a name.
-
-    Raises:
-        ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones. If two systems need the same position, or an attention system makes an
-            option of the network ineffective.
-    """
-    if isinstance(config, str):
-        names = [] if attention is None else split_systems("attention", attention)
-        then = {str(number): SystemConfig(name) for number, name in enumerate(names)}
-        first = then.pop("0", SystemConfig())
-        config = ModelConfig(config, attention=AttentionConfig(first.name, then=then))
-    with section("model"), option_errors("options", config.options):
-        model = make_network(config.name, config.options, num_classes=num_classes)
-    for key, chosen, system, options in list(systems_of(config)):  # all are checked first
-        block = partial(system.make, **options)
-        with option_errors(f"{key}.options", options):
-            model = system.attach(model, info(model), block, chosen.after, str(chosen.name))
-    if config.edition > 1:
-        check_effect(model, config)
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.ndim in layouts:
-            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
-    return model
-
-
 def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes: list[str]) -> None:
     config, samples = experiment.config, experiment.samples
     attention = "".join(f" + {system.name}" for system in config.model.attention.systems)
@@ -272,5 +240,58 @@ def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes:
     )
     for line in class_sizes(samples["train"]):
         show(line)
-    for note in [*notes, *data_notes(config, samples, folder), *experiment.notes]:
+    for note in [*notes, *_data_notes(config, samples, folder), *experiment.notes]:
         show(f"note: {note}")
+
+
+def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> None:
+    """Shows the share of waiting, its cause, and a setting to try, if the share is large."""
+    decode, transform = loader.dataset.seconds_per_video()
+    if wait_share <= LARGE or not decode + transform:
+        return
+    workers, cores = config.data.num_workers, num_cores() // loader.world_size
+    needed = min(ceil(max(workers, 1) / (1 - min(wait_share, 0.99))), cores)
+    if needed > workers:
+        advice = f"data.num_workers={needed} ({cores} cores for each process)"
+    elif decode < transform and (config.augment.rand_augment or config.augment.color_jitter):
+        advice = "fewer color augmentations (augment.rand_augment, augment.color_jitter)"
+    else:
+        advice = "train.num_clips=2, or smaller copies of the videos (`prepare reencode`)"
+    show(
+        f"{100 * wait_share:.0f} % of the time was spent waiting for data: in {workers} loader "
+        f"processes, a video took {1e3 * decode:.0f} ms to decode and {1e3 * transform:.0f} ms to "
+        f"transform; try {advice}"
+    )
+
+
+def _data_notes(config: Config, samples: dict[str, Samples], folder: Path) -> list[str]:
+    """Returns notes about classes, wrong labels and missing videos, and lists these in files."""
+    train = samples["train"]
+    notes = class_notes(train, numbered=config.data.layout in ("list", "frames"))
+    if (noise := objective.make_label_noise(config, train)) is not None:
+        wrong = f"{noise.count(len(train)):,} of {len(train):,} training labels"
+        notes.append(f"data.label_noise: {wrong} are replaced by wrong ones")
+    effects = {"train": ("training", "left out"), "test": ("test", "counted as failed")}
+    for subset, (split, effect) in effects.items():
+        if subset in samples and (missing := samples[subset].missing):
+            file = folder / f"missing_{split}.txt"
+            write_text(file, "".join(f"{path}\n" for path in missing))
+            notes.append(
+                f"{len(missing):,} listed {split} videos are missing, and {effect}; {file} names "
+                "them"
+            )
+    return notes
+
+
+def _show_skipped(folder: Path, state: TrainState, config: Config, num_videos: int) -> None:
+    """Shows the number of videos that were skipped, and the first ones."""
+    num_failed = len(state.failed)
+    show(
+        f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "
+        f"{num_videos:,} videos x {config.train.num_epochs} epochs; "
+        f"{folder / SKIPPED} lists {num_failed:,} videos:"
+    )
+    for failure in read_failures(folder / SKIPPED)[:NUM_FAILURES_SHOWN]:
+        show(f"  {failure.path}: {failure.reason}")
+    if num_failed > NUM_FAILURES_SHOWN:
+        show(f"  and {num_failed - NUM_FAILURES_SHOWN:,} more")

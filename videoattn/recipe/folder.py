@@ -87,7 +87,7 @@ def claim(
             _check_usable(folder, config, resume=resume, overwrite=overwrite)
         except (ValueError, OSError) as error:
             problem = str(error)
-    problem, resumes = parallel.gather((problem, resume is True or _can_resume(folder)))[0]
+    problem, resumes = parallel.gather((problem, resume is True or (folder / LAST).exists()))[0]
     try:
         if problem:
             raise ValueError(problem)
@@ -113,7 +113,7 @@ def folder_of(recipe: object, config: Config, resume: Resume) -> Path:
     it was moved."""
     if resume and isinstance(recipe, str | Path) and Path(recipe).name == CONFIG:
         folder = Path(recipe).parent
-        if _can_resume(folder) and read_yaml(Path(recipe)).get("name") == config.name:
+        if (folder / LAST).exists() and read_yaml(Path(recipe)).get("name") == config.name:
             return folder
     return RUNS / config.name
 
@@ -146,14 +146,10 @@ def _lock(folder: Path) -> io.FileIO:
     return lock
 
 
-def _can_resume(folder: Path) -> bool:
-    return (folder / LAST).exists()
-
-
 def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bool) -> None:
     """Raises a ValueError if there is nothing to resume, or a new run would erase or mix with other
     files."""
-    if resume and _can_resume(folder):
+    if resume and (folder / LAST).exists():
         return
     if resume is True:
         raise ValueError(f"nothing to resume: {folder / LAST} does not exist; leave out --resume")
@@ -173,7 +169,7 @@ def _check_usable(folder: Path, config: Config, *, resume: Resume, overwrite: bo
     if is_start and (not has_steps or (resume and _repeats_log(folder, config))):
         return
     if not overwrite:
-        advice = "continue it with --resume, " if _can_resume(folder) else ""
+        advice = "continue it with --resume, " if (folder / LAST).exists() else ""
         raise ValueError(
             f"{folder} holds a run: {advice}start again with --overwrite, or choose another "
             "name=..."

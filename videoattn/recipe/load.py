@@ -10,10 +10,13 @@ interpolations are refused.
 
 import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -24,30 +27,10 @@ from videoattn.engine.bounds import check_bounds
 from videoattn.errors import did_you_mean
 from videoattn.recipe import stored
 from videoattn.recipe.attention import as_written, changes
-from videoattn.recipe.config import Config
+from videoattn.recipe.config import Config, limits
 from videoattn.recipe.packaged import find_file
 
 Values = Mapping[str, Any]
-
-AT_LEAST: dict[str, dict[str, int]] = {
-    "data": {"num_workers": 0, "max_failures": 0, "decode_timeout_seconds": 0},
-    "clip": {"num_frames": 1, "frame_stride": 1, "height": 1, "width": 1},
-    "test": {"num_clips": 1, "short_side": 1, "height": 1, "width": 1, "batch_size": 1},
-    "train": {
-        "batch_size": 1,
-        "accumulate_steps": 1,
-        "lr": 0,
-        "warmup_epochs": 0,
-        "weight_decay": 0,
-        "freeze_backbone_epochs": 0,
-        "backbone_lr_scale": 0,
-        "validate_every": 0,
-        "patience": 1,
-        "save_every_steps": 1,
-        "keep_epochs": 1,
-    },
-}
-"""Lower limits of numbers that no constructor checks: section -> key -> limit."""
 
 _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 
@@ -163,26 +146,62 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 
+def _parse(word: str) -> dict[str, Any]:
+    """Parses `key=value`: a text field takes the value as typed, other fields parse it as YAML."""
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
+    types = _types_of(key)
+    is_text = all(t in (str, NoneType) or typing.get_origin(t) is Literal for t in types)
+    is_null = text == "null" and NoneType in types
+    # The value of another key, ${key}, is inserted later, or refused.
+    if (is_text and not is_null) or "${" in text:
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            text = text[1:-1]
+        value: Any = text
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        assert isinstance(value, dict)
+        return value
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"override {word!r}: {text!r} is not a value ({reason})") from error
+    assert isinstance(parsed, dict)
+    return {str(name): item for name, item in parsed.items()}
+
+
+def _types_of(key: str) -> tuple[Any, ...]:
+    """Returns the types that a field may have; (None,) for an unknown key."""
+    found: Any = Config
+    for name in key.split("."):
+        found = {f.name: f.type for f in fields(found)}.get(name) if is_dataclass(found) else None
+    is_union = typing.get_origin(found) in (UnionType, typing.Union)
+    return typing.get_args(found) if is_union else (found,)
+
+
 def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str]) -> Config:
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
-    for words, change in changes(stored.renamed(values, notes), overrides, source, notes):
+    words = [(word, _parse(word)) for word in overrides]
+    for word, change in changes(stored.renamed(values, notes), words, source, notes):
         for key, text in _texts(change):
             if "${" in _PLAIN_KEY.sub("", text):
                 raise ValueError(
-                    f"{words}: {key}: got {text!r}; only the value of another key can be inserted, "
+                    f"{word}: {key}: got {text!r}; only the value of another key can be inserted, "
                     "as in ${train.lr}"
                 )
-        stored.check_lists(change, words)
+        stored.check_lists(change, word)
         try:
             merged = OmegaConf.merge(merged, change)
         except (omega.ConfigAttributeError, omega.ConfigKeyError) as error:
-            raise ValueError(_unknown_key(error, words)) from error
+            raise ValueError(_unknown_key(error, word)) from error
         except OmegaConfBaseException as error:
-            raise ValueError(f"{words}: {_reason(error)}") from error
+            raise ValueError(f"{word}: {_reason(error)}") from error
         except TypeError as error:  # a list where a mapping belongs, or the reverse
-            raise ValueError(f"{words}: {error}") from error
+            raise ValueError(f"{word}: {error}") from error
     try:
         config = OmegaConf.to_object(merged)
     except omega.MissingMandatoryValue as error:
@@ -197,11 +216,10 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
 
 
 def _check_values(config: Config) -> None:
-    for section, keys in AT_LEAST.items():
-        for key, least in keys.items():
-            value = getattr(getattr(config, section), key)
-            if value is not None and not value >= least:  # also refuses NaN
-                raise ValueError(f"{section}.{key}: got {value}; need at least {least}")
+    for key, least in limits("at_least").items():
+        value = attrgetter(key)(config)
+        if value is not None and not value >= least:  # also refuses NaN
+            raise ValueError(f"{key}: got {value}; need at least {least}")
     if config.train.patience is not None and not config.train.validate_every:
         raise ValueError("train.patience needs validations; set train.validate_every, or remove it")
     name = config.name

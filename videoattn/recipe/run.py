@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from videoattn.data.transforms import ViewMaker
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import CheckpointError, CheckpointMeta
 from videoattn.engine.evaluate import Evaluation, VideoScores, evaluate, score_in_order
+from videoattn.engine.objective import Objective
 from videoattn.engine.parallel import Parallel, resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import did_you_mean
@@ -24,9 +25,9 @@ from videoattn.models.norms import fold_batch_norms
 from videoattn.models.structure import NoInit
 from videoattn.recipe.config import Config
 from videoattn.recipe.data import make_loader, make_to_video, test_frames, test_transform
-from videoattn.recipe.experiment import make_model
 from videoattn.recipe.folder import RUNS
 from videoattn.recipe.load import from_stored
+from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import test_objective
 from videoattn.recipe.public import is_public, read_public
 from videoattn.recipe.training import make_precision
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
     probability: float
 
 
+@dataclass(eq=False, repr=False)
 class Predictor:
     """A trained network with its preprocessing and class names.
 
@@ -54,29 +56,26 @@ class Predictor:
 
     Args:
         checkpoint: The file with the weights.
-        folder: Default folder of the commands' output; that of the checkpoint if not given.
         meta: The metadata of the checkpoint, without overrides.
+        folder: Default folder of the commands' output.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: Config,
-        class_names: Sequence[str],
-        *,
-        device: torch.device,
-        checkpoint: Path,
-        meta: CheckpointMeta,
-        folder: Path | None = None,
-    ) -> None:
-        self.model = model
-        self.config = config
-        self.class_names = tuple(class_names)
-        self.objective = test_objective(config.train)
-        self.device = device
-        self.checkpoint = checkpoint
-        self.folder = folder or checkpoint.parent
-        self.meta = meta
+    model: nn.Module
+    config: Config
+    class_names: tuple[str, ...]
+    checkpoint: Path
+    meta: CheckpointMeta
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.model.parameters()).device
+
+    @property
+    def objective(self) -> Objective:
+        """The scores and the metrics of the network's task."""
+        return test_objective(self.config.train)
 
     def __call__(self, video: str | Path | Tensor) -> list[Prediction] | Logits:
         """Predicts the action in a video.
@@ -243,12 +242,6 @@ def load(
         checkpoint.check_fit(fitting, state, path=file)
         model = make_model(config.model, len(meta["class_names"]))
     checkpoint.restore(model, state, path=file)
-    return Predictor(
-        model.to(device).eval(),
-        config,
-        meta["class_names"],
-        device=device,
-        checkpoint=file,
-        meta=meta,
-        folder=RUNS / config.name if public else None,
-    )
+    folder = RUNS / config.name if public else file.parent
+    names = tuple(meta["class_names"])
+    return Predictor(model.to(device).eval(), config, names, file, meta, folder)

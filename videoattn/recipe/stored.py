@@ -5,9 +5,10 @@ Except for `check_lists`, the limits do not apply to recipes, nor to values that
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from operator import attrgetter
 from typing import Any, TypeGuard
 
-from videoattn.recipe.config import Config
+from videoattn.recipe.config import Config, limits
 
 Values = Mapping[str, Any]
 
@@ -24,19 +25,6 @@ _STORED = {
 
 MAX_SETTINGS = 10_000
 """Most values in the config, all nested ones together."""
-
-AT_MOST: dict[str, dict[str, int]] = {
-    "clip": {"num_frames": 1024, "height": 2048, "width": 2048},
-    "test": {
-        "num_clips": 1000,
-        "num_crops": 10,
-        "short_side": 4096,
-        "height": 2048,
-        "width": 2048,
-        "batch_size": 4096,
-    },
-}
-"""Upper limits of numbers that decide how much memory a video takes: section -> key -> limit."""
 
 MAX_SYSTEMS = 16
 """Largest number of attention systems. Each is built before the weights are read."""
@@ -59,14 +47,12 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
             f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
         )
     typed = {word.partition("=")[0] for word in overrides}
-    for section, keys in AT_MOST.items():
-        for key, most in keys.items():
-            value = getattr(getattr(config, section), key)
-            if value is not None and value > most and f"{section}.{key}" not in typed:
-                raise ValueError(
-                    f"{source}: {section}.{key}: got {value}; the limit is {most}, unless you "
-                    "type the value"
-                )
+    for key, most in limits("at_most").items():
+        value = attrgetter(key)(config)
+        if value is not None and value > most and key not in typed:
+            raise ValueError(
+                f"{source}: {key}: got {value}; the limit is {most}, unless you type the value"
+            )
     model = config.model
     options = {"model.options": model.options, "model.attention.options": model.attention.options}
     for number, system in model.attention.then.items():
@@ -122,9 +108,9 @@ def is_stored(values: object) -> TypeGuard[Values]:
     """Returns whether a config is that of a run, with every setting of its version."""
     if not isinstance(values, Mapping) or "seed" not in values:
         return False
-    parts = {name: values.get(name) for name in _STORED}
     return all(
-        isinstance(part, Mapping) and _STORED[name] <= set(part) for name, part in parts.items()
+        isinstance(part := values.get(name), Mapping) and keys <= set(part)
+        for name, keys in _STORED.items()
     )
 
 
