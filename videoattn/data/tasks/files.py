@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from videoattn.data.synthetic import DemoClip, Split, encode_clip
 from videoattn.data.tasks.clips import FRAME_RATE, TASKS, TaskClip, task_clip
 from videoattn.errors import first_few, one_of
-from videoattn.files import read_arrays, write_whole
+from videoattn.files import read_arrays, write_arrays
 
 MOST_BYTES = 2**32
 _NAME = re.compile(r"\w+/\d+\.mp4")  # below the folder of the split, not outside
@@ -96,17 +95,10 @@ def write_task(
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        _write_truth(root / f"{split}.npz", names, queries, masks)
+        truth = (np.array(names), np.array(queries), np.stack(masks, axis=1))
+        path = root / f"{split}.npz"
+        write_arrays(path, dict(zip(_ARRAYS, truth, strict=True)), compressed=True)
     return written
-
-
-def _write_truth(
-    path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
-) -> None:
-    content = BytesIO()
-    packed = np.stack(masks, axis=1)
-    np.savez_compressed(content, paths=np.array(names), queries=np.array(queries), masks=packed)
-    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_truth(path: Path) -> Truth:
