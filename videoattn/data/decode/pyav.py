@@ -7,8 +7,9 @@ first packet. Anything unexpected (a damaged packet or frame, missing or disorde
 decoding start over from the first packet. Damage inside skipped frames is not detected.
 """
 
+import errno
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 
@@ -20,9 +21,9 @@ from jaxtyping import Float64
 
 from videoattn.data.decode.container import (
     MAX_PACKETS,
+    MAX_PIXELS,
     check_pixels,
     checked_packets,
-    no_frame,
     open_container,
     video_stream,
 )
@@ -68,16 +69,12 @@ class Video:
     def __init__(self, source: VideoSource) -> None:
         self.source = source
         try:
-            if isinstance(source, VideoBytes):
-                self.num_bytes = len(source.data)
-            else:
-                self.num_bytes = os.path.getsize(str(source))
+            in_memory = isinstance(source, VideoBytes)
+            self.num_bytes = len(source.data) if in_memory else os.path.getsize(str(source))
         except (OSError, ValueError) as error:  # a name with NUL
             raise DecodeError(source, reason(error)) from error
         if self.num_bytes == 0:
             raise DecodeError(source, "the file is empty (0 bytes)")
-        self.last_error: FFmpegError | None = None
-        self._demuxing = False
         self._open()
 
     def __enter__(self) -> "Video":
@@ -99,7 +96,11 @@ class Video:
         Damage inside packets is not detected; `decode` then raises a DecodeError
         with the true count.
         """
-        return len(self.packet_index.packets) if self.packet_index else self._count()
+        if self.packet_index is not None:
+            return len(self.packet_index.packets)
+        if not (count := sum(1 for _ in self.frames())):
+            raise self.no_frame()
+        return count
 
     def expect_frames(self) -> int:
         """Returns the number of frames, or the header's if all frames would have to be decoded. The
@@ -162,9 +163,8 @@ class Video:
 
     def index_up_to(self, frame: int) -> PacketIndex | None:
         """Returns an index of at least the packets that the frames up to `frame` need."""
-        if "packet_index" in vars(self):
-            return self.packet_index
-        return self._index(self.packets_up_to(frame))
+        known = "packet_index" in vars(self)
+        return self.packet_index if known else self._index(self.packets_up_to(frame))
 
     def packets(self) -> Iterator[av.Packet]:
         """Iterates over the packets with data, from the first one on."""
@@ -195,14 +195,18 @@ class Video:
         """Prepares the decoder for a packet that does not follow the previous one."""
         self.stream.codec_context.flush_buffers()
 
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Yields every frame that decodes."""
-        for packet in self.packets():
+    def frames(self, packets: Iterable[av.Packet] | None = None) -> Iterator[av.VideoFrame]:
+        """Yields every frame that decodes, from the given packets or from all."""
+        for packet in chain(self.packets() if packets is None else packets, [None]):
             yield from self.feed(packet)
-        yield from self.feed(None)
 
     def no_frame(self) -> DecodeError:
-        return no_frame(self.source, self.last_error)
+        """Returns the error for a video without a frame that decodes."""
+        error = self.last_error
+        why = f" ({reason(error)})" if error else ""
+        if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
+            why += f"; the limit is {MAX_PIXELS:,} pixels per frame"
+        return DecodeError(self.source, f"no frame decodes{why}")
 
     def _open(self) -> None:
         self.container = open_container(self.source)
@@ -212,17 +216,11 @@ class Video:
             self.close()
             raise
         self.timed = self.container.format.name in _TIMED
-        self.last_error = None
+        self.last_error: FFmpegError | None = None
         self._demuxing = False
 
     def _index(self, packets: Iterator[av.Packet]) -> PacketIndex | None:
         return PacketIndex.of(self.stream, list(packets)) if self.timed else None
-
-    def _count(self) -> int:
-        count = sum(1 for _ in self.frames())
-        if count == 0:
-            raise self.no_frame()
-        return count
 
 
 def read_pyav(
@@ -244,19 +242,20 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     index = video.index_up_to(int(indices[-1]))
     if index is None or indices[-1] >= len(index.packets):
         return False
-    slots = {int(t): i for i, t in enumerate(np.sort(index.times)[indices])}
+    slots: dict[int | None, int] = {
+        int(time): slot for slot, time in enumerate(np.sort(index.times)[indices])
+    }
     for run in index.plan(indices):
         video.flush()
         started = False
-        for packet in [*(index.packets[i] for i in run), None]:
-            for frame in video.feed(packet):
-                if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
-                    started = frame.key_frame or frame.pict_type == PictureType.NONE
-                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
-                    return False
-                slot = slots.pop(frame.pts, None) if frame.pts is not None else None
-                if slot is not None:
-                    yield slot, to_rgb(frame)
+        for frame in video.frames(index.packets[number] for number in run):
+            if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
+                started = frame.key_frame or frame.pict_type == PictureType.NONE
+            if frame.is_corrupt:  # the concealment of damage depends on earlier frames
+                return False
+            slot = slots.pop(frame.pts, None)
+            if slot is not None:
+                yield slot, to_rgb(frame)
         if not started:  # the container marks a key frame that is none
             return False
     return not slots and video.last_error is None
