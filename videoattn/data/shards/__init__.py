@@ -25,7 +25,15 @@ from jaxtyping import Int64
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import Samples
-from videoattn.data.shards.table import TABLE, TAR, expanded, read_shard, read_table, tar_name
+from videoattn.data.shards.table import (
+    TABLE,
+    TAR,
+    expanded,
+    read_shard,
+    read_table,
+    sample_name,
+    tar_name,
+)
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
@@ -61,10 +69,10 @@ class Shards:
 
     def samples(self) -> Samples:
         """Returns the names of all samples. Labels are -1: reading a sample reveals its label."""
-        tars = map(tar_name, self.urls)
+        tars = zip(map(tar_name, self.urls), self.names.tolist(), self.counts, strict=True)
         paths = [
-            f"{tar}/{number:08d}"
-            for tar, first, count in zip(tars, self.names.tolist(), self.counts, strict=True)
+            f"{tar}/{sample_name(number)}"
+            for tar, first, count in tars
             for number in range(first, first + int(count))
         ]
         labels = np.full(len(paths), -1)
