@@ -46,8 +46,6 @@ MOTIONS: dict[str, tuple[str, int]] = {
 # Smallest and largest change of a state in a clip. Size is the logarithm of the radius.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
-_Drawn = tuple[dict[str, Tensor], np.random.Generator]
-
 
 class DemoClip(NamedTuple):
     """A clip before it is encoded, and the visible parts of what moves in it.
@@ -147,10 +145,10 @@ def demo_clip(
         masks = [mask * (1 - alpha) for mask in masks] + [alpha] if with_mask else []
     picture.mul_(255).round_().clamp_(0, 255)
     frames = picture.to(torch.uint8, memory_format=torch.channels_last)
-    rate = int(rng.choice(FRAME_RATES))
-    if not with_mask:
-        return DemoClip(frames, rate)
-    return DemoClip(frames, rate, masks[-1], torch.stack(masks[:-1]))
+    clip = DemoClip(frames, int(rng.choice(FRAME_RATES)))
+    if with_mask:
+        clip = clip._replace(mask=masks[-1], distractors=torch.stack(masks[:-1]))
+    return clip
 
 
 def object_centers(motion: str, *, seed: int, split: Split, number: int) -> Tensor:
@@ -221,7 +219,7 @@ def _draw_object(
     split: Split,
     number: int,
     window: tuple[float, float] = (0.0, 1.0),
-) -> _Drawn:
+) -> tuple[dict[str, Tensor], np.random.Generator]:
     """Draws the states of a clip's object, and returns the generator that draws the rest."""
     first, *second = (motion,) if isinstance(motion, str) else motion
     order = list(MOTIONS)

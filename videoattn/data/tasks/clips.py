@@ -138,7 +138,8 @@ def task_clip(
     name = classes[label]
     match task:
         case "match" | "match_unmarked":
-            query = _match(canvas, rng, name, _choose(rng, identities), task == "match")
+            chosen = rng.choice(identities, 4, replace=False).tolist()
+            query = _match(canvas, rng, name, chosen, task == "match")
         case "cue":
             query = _cue(canvas, rng, label)
         case "track":
@@ -192,11 +193,6 @@ def _match(
         else:
             canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
     return query
-
-
-def _choose(rng: np.random.Generator, identities: int) -> list[int]:
-    chosen: list[int] = rng.choice(identities, 4, replace=False).tolist()
-    return chosen
 
 
 def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Query:
