@@ -69,7 +69,7 @@ def write_demo_clips(
     num_train_per_class: int = 60,
     num_test_per_class: int = 20,
     num_threads: int = 2,
-    on_clip: Callable[[Path], None] | None = None,
+    on_clip: Callable[[Path], object] = lambda path: None,
 ) -> list[Path]:
     """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
 
@@ -98,8 +98,7 @@ def write_demo_clips(
 
     with ThreadPoolExecutor(num_threads) as pool:
         for path in pool.map(write, jobs):
-            if on_clip is not None:
-                on_clip(path)
+            on_clip(path)
     return [path for path, *_ in jobs]
 
 

@@ -139,16 +139,15 @@ def task_clip(
     match task:
         case "match" | "match_unmarked":
             chosen = rng.choice(identities, 4, replace=False).tolist()
-            query = _match(canvas, rng, name, chosen, task == "match")
+            frame, x, y = _match(canvas, rng, name, chosen, task == "match")
         case "cue":
-            query = _cue(canvas, rng, label)
+            frame, x, y = _cue(canvas, rng, label)
         case "track":
-            query = _track(canvas, rng, name, dots)
+            frame, x, y = _track(canvas, rng, name, dots)
         case "order":
-            query = _order(canvas, rng, name)
+            frame, x, y = _order(canvas, rng, name)
         case _:
-            query = _still(canvas, rng, name)
-    frame, x, y = query
+            frame, x, y = _still(canvas, rng, name)
     pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return TaskClip(
         pixels.contiguous(memory_format=torch.channels_last),

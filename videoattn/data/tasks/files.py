@@ -55,7 +55,7 @@ def write_task(
     num_test: int = 500,
     seed: int = 0,
     num_threads: int = 2,
-    on_clip: Callable[[Path], None] | None = None,
+    on_clip: Callable[[Path], object] = lambda path: None,
     **options: int,
 ) -> list[Path]:
     """Writes `root/{train,test}/<class>/<number>.mp4`, and the truth to `root/{train,test}.npz`.
@@ -93,11 +93,9 @@ def write_task(
                 queries.append(clip.query)
                 masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
                 written.append(root / split / name)
-                if on_clip is not None:
-                    on_clip(written[-1])
-        truth = (np.array(names), np.array(queries), np.stack(masks, axis=1))
-        path = root / f"{split}.npz"
-        write_arrays(path, dict(zip(_ARRAYS, truth, strict=True)), compressed=True)
+                on_clip(written[-1])
+        truth = zip(_ARRAYS, (names, queries, np.stack(masks, axis=1)), strict=True)
+        write_arrays(root / f"{split}.npz", dict(truth), compressed=True)
     return written
 
 
