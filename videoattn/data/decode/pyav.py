@@ -69,12 +69,16 @@ class Video:
     def __init__(self, source: VideoSource) -> None:
         self.source = source
         try:
-            in_memory = isinstance(source, VideoBytes)
-            self.num_bytes = len(source.data) if in_memory else os.path.getsize(str(source))
+            if isinstance(source, VideoBytes):
+                self.num_bytes = len(source.data)
+            else:
+                self.num_bytes = os.path.getsize(str(source))
         except (OSError, ValueError) as error:  # a name with NUL
             raise DecodeError(source, reason(error)) from error
         if self.num_bytes == 0:
             raise DecodeError(source, "the file is empty (0 bytes)")
+        self.last_error: FFmpegError | None = None
+        self._demuxing = False
         self._open()
 
     def __enter__(self) -> "Video":
@@ -93,8 +97,8 @@ class Video:
     def num_frames(self) -> int:
         """The number of frames, from the container's list or, without one, by decoding.
 
-        Damage inside packets is not detected; `decode` then raises a DecodeError
-        with the true count.
+        Damage inside packets is not detected; `decode` then raises a DecodeError with the true
+        count.
         """
         if self.packet_index is not None:
             return len(self.packet_index.packets)
@@ -216,7 +220,7 @@ class Video:
             self.close()
             raise
         self.timed = self.container.format.name in _TIMED
-        self.last_error: FFmpegError | None = None
+        self.last_error = None
         self._demuxing = False
 
     def _index(self, packets: Iterator[av.Packet]) -> PacketIndex | None:

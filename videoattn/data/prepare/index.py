@@ -128,7 +128,7 @@ def write_index(root: Path, records: Iterable[Mapping[str, Any]]) -> Path:
     """
     records = sorted(records, key=lambda record: record["path"])
     paths = PackedStrings.of(record["path"] for record in records)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         name: np.array([record.get(name, 0) for record in records]).astype(dtype)
         for name, dtype in _COLUMNS.items()
     }
