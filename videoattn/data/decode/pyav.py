@@ -97,8 +97,7 @@ class Video:
     def num_frames(self) -> int:
         """The number of frames, from the container's list or, without one, by decoding.
 
-        Damage inside packets is not detected; `decode` then raises a DecodeError with the true
-        count.
+        Damage inside packets is not detected; `decode` then raises an error with the true number.
         """
         if self.packet_index is not None:
             return len(self.packet_index.packets)
@@ -159,11 +158,10 @@ class Video:
         if self.packet_index is not None:
             ticks = np.sort(self.packet_index.times)[:num_frames]
             return (ticks - ticks[0]) * float(self.stream.time_base or 0)
-        if num_frames is None:
-            num_frames = self.num_frames
+        count = self.num_frames if num_frames is None else num_frames
         if self.fps <= 0:
             raise DecodeError(self.source, "has no frame rate, so its frames have no times")
-        return np.arange(num_frames) / self.fps
+        return np.arange(count) / self.fps
 
     def index_up_to(self, frame: int) -> PacketIndex | None:
         """Returns an index of at least the packets that the frames up to `frame` need."""
@@ -246,9 +244,8 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     index = video.index_up_to(int(indices[-1]))
     if index is None or indices[-1] >= len(index.packets):
         return False
-    slots: dict[int | None, int] = {
-        int(time): slot for slot, time in enumerate(np.sort(index.times)[indices])
-    }
+    times = np.sort(index.times)[indices].tolist()
+    slots: dict[int | None, int] = {time: slot for slot, time in enumerate(times)}
     for run in index.plan(indices):
         video.flush()
         started = False
