@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from videoattn.data.lists.files import ListError, existing_root, first_file, first_folder, read_text
 from videoattn.data.lists.folders import read_class_list, read_numbered_classes
-from videoattn.data.lists.plain import Lines, split_last, to_integer
+from videoattn.data.lists.plain import Lines, Parsed, split_last, to_integer
 from videoattn.data.lists.samples import LabelSets, Listed, Missing, Samples, find_videos
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -50,14 +50,13 @@ def kinetics_csv(root: Path, split: str) -> Path:
 
 def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> Listed:
     """Returns the clips' names, without extension, and their labels."""
-    lines, rows = _read_csv(path, _KINETICS)
     expected = f"{','.join(_KINETICS)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'"
-    return lines.listed(lines.require(list(map(_kinetics_clip, rows)), expected), class_names)
+    lines, rows = _read_csv(path, _KINETICS, _kinetics_clip, expected)
+    return lines.listed(rows, class_names)
 
 
-def _kinetics_clip(cells: Sequence[str] | None) -> tuple[str, str] | None:
+def _kinetics_clip(label: str, video: str, first: str, last: str, _: str) -> tuple[str, str] | None:
     """Returns the clip's name and class, or None for a malformed row."""
-    label, video, first, last, _ = cells or [""] * 5
     start, end = to_integer(first), to_integer(last)
     if start is None or end is None or not 0 <= start < end < 10**6 or not (label and video):
         return None
@@ -80,21 +79,19 @@ def read_charades(root: str | Path, split: str = "train", *, missing: Missing = 
     file = first_file(root, folders, lists, f"the Charades list of {split!r}")
     classes = first_file(root, folders, ("Charades_v1_classes.txt",), "the Charades class list")
     class_names = read_numbered_classes(classes, "c{:03d} Name of the class".format)
-    lines, rows = _read_csv(file, ("id", "actions"))
     expected = "an id and actions, as in 'c092 11.90 21.20;c147 0.00 12.60'"
-    parsed = lines.require(list(map(_charades_labels, rows)), expected)
-    labels = [sorted(set(found)) for _, found in parsed]
+    lines, rows = _read_csv(file, ("id", "actions"), _charades_labels, expected)
+    labels = [sorted(set(found)) for _, found in rows]
     lines.check_labels([max(found, default=0) for found in labels], len(class_names))
-    names = [name for name, _ in parsed]
+    names = [name for name, _ in rows]
     lines.check_no_repeats(names)
     listed = Listed(names, LabelSets.of(labels), class_names)
     folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
     return find_videos(root, folder, listed, match="name", missing=missing)
 
 
-def _charades_labels(cells: Sequence[str] | None) -> tuple[str, list[int]] | None:
+def _charades_labels(name: str, actions: str) -> tuple[str, list[int]] | None:
     """Returns the id and the labels of a row, or None if it is malformed."""
-    name, actions = cells or ("", "")
     labels = []
     for action in filter(None, actions.split(";")):
         number = to_integer(action.split(" ")[0].removeprefix("c"))
@@ -194,13 +191,14 @@ def _read_json(path: Path) -> Any:
         raise ListError(f"{path} is not valid JSON: {error}") from error
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> tuple[Lines, list[list[str] | None]]:
-    """Returns the rows of a csv file, and their cells in the columns.
-
-    The cells of a row with too many or too few are None.
+def _read_csv(
+    path: Path, columns: Sequence[str], parse: Callable[..., Parsed | None], expected: str
+) -> tuple[Lines, list[Parsed]]:
+    """Returns the rows of a csv file, and what `parse` returns for the cells in the columns.
 
     Raises:
-        ListError: If it is not a csv file, or lacks any of the columns.
+        ListError: If it is not a csv file, lacks a column, or has a malformed row: one of another
+            length, or for which `parse` returns None.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
@@ -218,6 +216,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[Lines, list[list[str]
     lines = Lines(path, [number for number, _ in rows], [",".join(row) for _, row in rows])
     lines.check_not_empty(f"'{','.join(header)}'")
     wanted = [header.index(name) for name in columns]
-    return lines, [
-        [row[k].strip() for k in wanted] if len(row) == len(header) else None for _, row in rows
+    parsed = [
+        parse(*(row[k].strip() for k in wanted)) if len(row) == len(header) else None
+        for _, row in rows
     ]
+    return lines, lines.require(parsed, expected)
