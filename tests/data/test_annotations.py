@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from videoattn.data.lists import parse_list, read_folders, read_list, read_ucf101
-from videoattn.data.lists.folders import read_class_index, read_ucf101_list
+from videoattn.data.lists.folders import read_numbered_classes, read_ucf101_list
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -281,7 +281,7 @@ def test_missing_files_are_dropped_or_kept(tmp_path: Path) -> None:
 
 def test_official_ucf101_lists(real_data: Path) -> None:
     folder = real_data / "annotations" / "ucf101_splits"
-    names = read_class_index(folder / "classInd.txt")
+    names = read_numbered_classes(folder / "classInd.txt", lambda row: f"{row + 1} Name")
     assert len(names) == 101
     for split, counts in enumerate([(9537, 3783), (9586, 3734), (9624, 3696)], 1):
         for subset, count in zip(("train", "test"), counts, strict=True):

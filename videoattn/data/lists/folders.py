@@ -124,14 +124,12 @@ def read_frames(
 
 
 def check_template(template: str) -> None:
-    """Raises a ValueError if a template gives two frames one name, or a name outside the folder."""
-    numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
-    huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
-    try:
-        good = not huge and len({template.format(number) for number in numbers}) == len(numbers)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        good = False
-    if not good or ".." in template.split("/") or template.startswith("/"):
+    """Raises a ValueError if a template is not one frame number inside of a name.
+
+    A width has two digits at most: a large one could take all memory.
+    """
+    is_name = re.fullmatch(r"[^{}]*{0?(:0?[0-9]{0,2}d?)?}[^{}]*", template)
+    if not is_name or ".." in template.split("/") or template.startswith("/"):
         raise ValueError(
             f"frame_template: got {template!r}; need a file name with one frame number, "
             "as in img_{:05d}.jpg"
@@ -177,16 +175,11 @@ def read_ucf101(
     root = files.existing_root(root)
     folders = ("ucfTrainTestlist/", "annotations/", "")
     classes = files.first_file(root, folders, ("classInd.txt",), "the class list of UCF101")
-    class_names = read_class_index(classes)
+    class_names = read_numbered_classes(classes, lambda row: f"{row + 1} ClassName")
     lists = (f"{subset}list{split:02d}.txt",)
     file = files.first_file(root, folders, lists, f"the UCF101 list of split {split} ({subset})")
     folder = files.first_folder(root, ("videos", "UCF-101"))
     return _in_class_folders(root, folder, read_ucf101_list(file, class_names), missing)
-
-
-def read_class_index(path: Path) -> tuple[str, ...]:
-    """Reads UCF101's classInd.txt: lines of `number name`, numbered 1, 2, 3, ..."""
-    return read_numbered_classes(path, lambda row: f"{row + 1} ClassName")
 
 
 def read_ucf101_list(path: Path, class_names: Sequence[str]) -> Listed:
