@@ -44,10 +44,7 @@ def read_folders(
             "them, or add them to the class list"
         )
     found = files.all_videos(root, prefix)
-    labels = []
-    for path in found.paths:
-        name, slash, _ = path[len(prefix) :].partition("/")
-        labels.append(label_of.get(name, -1) if slash else -1)
+    labels = [label_of.get(path[len(prefix) :].partition("/")[0], -1) for path in found.paths]
     rows = sorted((row for row, label in enumerate(labels) if label >= 0), key=labels.__getitem__)
     if not rows:
         raise files.ListError(
