@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-import numpy.typing as npt
 
 
 def safe_file_name(text: str) -> str:
@@ -134,9 +133,7 @@ def read_arrays(
         return {name: _read_array(name, archive.read(item)) for name, item in found.items()}
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, npt.ArrayLike], *, compressed: bool = False
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Writes an .npz file, which is complete or absent."""
     content = BytesIO()
     save = np.savez_compressed if compressed else np.savez

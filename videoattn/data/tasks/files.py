@@ -94,8 +94,9 @@ def write_task(
                 masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
                 written.append(root / split / name)
                 on_clip(written[-1])
-        truth = zip(_ARRAYS, (names, queries, np.stack(masks, axis=1)), strict=True)
-        write_arrays(root / f"{split}.npz", dict(truth), compressed=True)
+        truth = (np.array(names), np.array(queries), np.stack(masks, axis=1))
+        arrays = dict(zip(_ARRAYS, truth, strict=True))
+        write_arrays(root / f"{split}.npz", arrays, compressed=True)
     return written
 
 
