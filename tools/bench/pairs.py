@@ -27,7 +27,6 @@ def write_pair_clips(
     for split, count in splits.items():
         if count < 1:
             raise ValueError(f"num_{split}: got {count}; need at least 1")
-        (root / split).mkdir(parents=True, exist_ok=True)
         lines = []
         for number in range(count):
             pair, path = pairs[number % len(pairs)], root / split / f"{number:04d}.mp4"

@@ -92,7 +92,6 @@ def write_demo_clips(
 
     def write(job: tuple[Path, Split, str, int]) -> Path:
         path, split, name, number = job
-        path.parent.mkdir(parents=True, exist_ok=True)
         encode_clip(path, demo_clip(name, seed=seed, split=split, number=number))
         return path
 
@@ -192,7 +191,8 @@ def draw_states(
 
 
 def encode_clip(path: Path, clip: DemoClip) -> None:
-    """Writes an H.264 file. The same frames give the same bytes."""
+    """Writes an H.264 file, and creates its folder. The same frames give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(file_url(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
         stream.height, stream.width = clip.frames.shape[2:]

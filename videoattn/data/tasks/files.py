@@ -78,7 +78,6 @@ def write_task(
 
     def draw(split: Split, name: str) -> TaskClip:
         path = root / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         label, number = classes.index(path.parent.name), int(path.stem)
         clip = task_clip(task, label, number=number, split=split, seed=seed, **options)
         encode_clip(path, DemoClip(clip.frames, FRAME_RATE))
