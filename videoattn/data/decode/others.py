@@ -20,13 +20,7 @@ from jaxtyping import Float64
 
 from videoattn.data.decode.packets import PacketIndex
 from videoattn.data.decode.pyav import Video
-from videoattn.data.decode.source import (
-    DecodeError,
-    FrameIndices,
-    Images,
-    as_file,
-    too_few_frames,
-)
+from videoattn.data.decode.source import DecodeError, FrameIndices, Images, as_file, too_few_frames
 
 _MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders"}
 
