@@ -19,14 +19,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from jaxtyping import Float64
 
-from videoattn.data.decode.container import (
-    MAX_PACKETS,
-    MAX_PIXELS,
-    check_pixels,
-    checked_packets,
-    open_container,
-    video_stream,
-)
+from videoattn.data.decode import container
 from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
 from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
@@ -108,7 +101,10 @@ class Video:
     def expect_frames(self) -> int:
         """Returns the number of frames, or the header's if all frames would have to be decoded. The
         next call of `decode` then counts them, too."""
-        stated, most = self.stream.frames, min(MAX_PACKETS, self.num_bytes // 8)  # a false header
+        stated, most = (
+            self.stream.frames,
+            min(container.MAX_PACKETS, self.num_bytes // 8),
+        )  # a false header
         if self.packet_index is not None or not 0 < stated <= most:
             return self.num_frames
         self.counts = True
@@ -135,7 +131,7 @@ class Video:
         if damaged or abs(ratio - 1) < 0.02:
             return 1.0
         context = self.stream.codec_context
-        check_pixels(self.source, round(context.width * ratio), context.height)
+        container.check_pixels(self.source, round(context.width * ratio), context.height)
         return ratio
 
     @cached_property
@@ -176,7 +172,7 @@ class Video:
         self._demuxing = True
         try:
             packets = self.container.demux(self.stream)
-            yield from checked_packets(packets, self.source, self.num_bytes)
+            yield from container.checked_packets(packets, self.source, self.num_bytes)
         except FFmpegError as error:
             raise DecodeError(self.source, reason(error)) from error
 
@@ -207,13 +203,13 @@ class Video:
         error = self.last_error
         why = f" ({reason(error)})" if error else ""
         if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
-            why += f"; the limit is {MAX_PIXELS:,} pixels per frame"
+            why += f"; the limit is {container.MAX_PIXELS:,} pixels per frame"
         return DecodeError(self.source, f"no frame decodes{why}")
 
     def _open(self) -> None:
-        self.container = open_container(self.source)
+        self.container = container.open_container(self.source)
         try:
-            self.stream = video_stream(self.container, self.source)
+            self.stream = container.video_stream(self.container, self.source)
         except DecodeError:
             self.close()
             raise
