@@ -24,7 +24,6 @@ from torch import Tensor
 from videoattn.attention.archive import load_maps, save_maps
 from videoattn.attention.maps import GateMap, PairwiseMap
 from videoattn.data.decode import count_frames, decode
-from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.source import FrameFolder
 from videoattn.data.lists import (
     read_class_list,
@@ -37,10 +36,9 @@ from videoattn.data.lists import (
     read_ucf101,
 )
 from videoattn.data.lists.files import all_videos
-from videoattn.data.prepare.index import VideoIndex, read_group_starts, read_index, write_index
+from videoattn.data.prepare.index import read_index, write_index
 from videoattn.data.prepare.verify import Journal
 from videoattn.data.shards import open_shards
-from videoattn.data.strings import PackedStrings
 from videoattn.engine import checkpoint
 from videoattn.engine.checkpoint import Checkpoint, CheckpointMeta
 from videoattn.engine.trackers import JsonLines
@@ -126,25 +124,16 @@ def _read_weights(folder: Path) -> object:
 
 
 def _index(folder: Path) -> None:
-    num = len(VIDEOS)
-    starts = {VIDEOS[3]: GroupStarts(5000, np.array([12, 24]), np.array([11, 22]))}
-    facts = VideoIndex(
-        PackedStrings.of(VIDEOS),
-        num_frames=np.full(num, 30),
-        fps=np.full(num, 25.0),
-        height=np.full(num, 48, np.int32),
-        width=np.full(num, 64, np.int32),
-        key_frames=np.ones(num, np.int64),
-        starts=starts,
-    )
-    write_index(folder, facts)
+    facts = {"num_frames": 30, "fps": 25.0, "height": 48, "width": 64, "key_frames": 1}
+    records = [{"path": path, "bytes": 5000, **facts} for path in VIDEOS]
+    records[3]["starts"] = [(12, 11), (24, 22)]
+    write_index(folder, records)
 
 
 def _read_index(folder: Path) -> object:
-    index, starts = read_index(folder), read_group_starts(folder)
+    index = read_index(folder)
     assert index is not None
-    names = list(index.paths)
-    return all_videos(folder), [starts and starts.of(name) for name in names]
+    return all_videos(folder), [index.starts.get(name) for name in index.paths]
 
 
 def _shards(folder: Path) -> None:

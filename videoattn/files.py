@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -139,6 +139,14 @@ def read_arrays(
         if (total := sum(item.file_size for item in found.values())) > most:
             raise ValueError(f"it holds {total:,} bytes; the limit is {most:,}")
         return {name: _read_array(name, archive.read(item)) for name, item in found.items()}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Writes an .npz file, which is complete or absent."""
+    content = BytesIO()
+    save = np.savez_compressed if compressed else np.savez
+    save(content, **arrays)  # type: ignore[arg-type]
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def _read_array(name: str, content: bytes) -> np.ndarray:

@@ -39,11 +39,11 @@ def test_json_has_the_same(
 def test_missing_decoders_come_with_the_remedy(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
+    def missing(decoder: str) -> None:
         raise ImportError("decoder decord is not installed; install the extra")
 
-    monkeypatch.setattr("videoattn.cli.env.import_decord", missing)
+    monkeypatch.setattr("videoattn.cli.env.import_decoder", missing)
     assert command("env") == 0
     text = capsys.readouterr().out
     assert "decord: missing: decoder decord is not installed; install the extra" in text
-    assert others.import_decord is not missing
+    assert others.import_decoder is not missing

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from videoattn.data.lists import parse_list, read_folders, read_list, read_ucf101
-from videoattn.data.lists.official import read_class_index, read_ucf101_list
+from videoattn.data.lists.folders import read_numbered_classes, read_ucf101_list
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -128,7 +128,8 @@ def test_ucf101_errors(train: str, message: str, tmp_path: Path) -> None:
 def test_ucf101_missing_parts(tmp_path: Path) -> None:
     root = ucf101(tmp_path, train="Bow/v_Bow_g01.avi 1\n")
     with pytest.raises(
-        ValueError, match=r"trainlist02.txt does not exist; split 2 \(train\) needs"
+        ValueError,
+        match=r"^the UCF101 list of split 2 \(train\) was not found; looked for .*02.txt",
     ):
         read_ucf101(root, 2)
     (root / "ucfTrainTestlist/classInd.txt").write_text("1 Bow\n2 Box\n3 Run\n")
@@ -138,7 +139,9 @@ def test_ucf101_missing_parts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"classInd.txt line 2: got '3 Box'; expected '2 ClassNa"):
         read_ucf101(root)
     (root / "ucfTrainTestlist/classInd.txt").unlink()
-    with pytest.raises(ValueError, match=r"^classInd.txt was not found in .*; put UCF101's list"):
+    with pytest.raises(
+        ValueError, match=r"^the class list of UCF101 was not found; looked for .*classI"
+    ):
         read_ucf101(root)
 
 
@@ -212,7 +215,7 @@ def test_dialects(
     (tmp_path / "list.txt").write_text(text)
     samples = read_list(tmp_path / "list.txt", tmp_path, columns=columns, separator=separator)
     assert listing(samples) == expected
-    assert samples.num_frames is None, "frame counts of videos in lists are often wrong"
+    assert not samples.num_frames.any(), "frame counts of videos in lists are often wrong"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_missing_files_are_dropped_or_kept(tmp_path: Path) -> None:
 
 def test_official_ucf101_lists(real_data: Path) -> None:
     folder = real_data / "annotations" / "ucf101_splits"
-    names = read_class_index(folder / "classInd.txt")
+    names = read_numbered_classes(folder / "classInd.txt", lambda row: f"{row + 1} Name")
     assert len(names) == 101
     for split, counts in enumerate([(9537, 3783), (9586, 3734), (9624, 3696)], 1):
         for subset, count in zip(("train", "test"), counts, strict=True):

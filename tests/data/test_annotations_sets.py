@@ -17,7 +17,7 @@ from videoattn.data.lists import (
     read_something,
     read_ucf101,
 )
-from videoattn.data.lists.official import read_hmdb51_lists
+from videoattn.data.lists.folders import read_hmdb51_lists
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
@@ -278,7 +278,7 @@ def test_something_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"labels.json: expected a class name and its number each"):
         read_something(root)
     write(root, **{"something-something-v2-labels__json": '{"Holding something": "0"}'})
-    with pytest.raises(ValueError, match=r"^the list 'validation' was not found; looked for "):
+    with pytest.raises(ValueError, match=r"^the list 'validation.json' was not found; looked for "):
         read_something(root, "validation")
 
 

@@ -10,6 +10,7 @@ from tests.data.transformed import transformed
 from videoattn.data.classes import LabelNoise
 from videoattn.data.dataset import ClipDataset, Sample, sample_generator
 from videoattn.data.decode import DecodeError, Video, container, count_frames, decode
+from videoattn.data.decode.source import VideoSource
 from videoattn.data.lists import Samples, read_folders
 from videoattn.data.sampling import train_sampler, view_sampler
 from videoattn.data.shards import Shards
@@ -161,12 +162,13 @@ def test_a_video_is_opened_once(
     name: str, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
+    original = container.open_container
 
-    def open_container(source: object) -> object:
+    def open_container(source: VideoSource) -> object:
         opened.append(source)
-        return container.open_container(source)
+        return original(source)
 
-    monkeypatch.setattr("videoattn.data.decode.pyav.open_container", open_container)
+    monkeypatch.setattr(container, "open_container", open_container)
     samples = Samples(real_data / "fixtures", paths=[name], labels=[0], class_names=["a"])
     sampler = train_sampler("segments", num_frames=6)
     transform = TrainTransform(AreaCrop((16, 16), area=(0.5, 1.0)))

@@ -169,13 +169,9 @@ def test_an_error_of_the_crop_is_not_an_error_of_the_decoder(
 
 @pytest.mark.parametrize("decoder", OTHERS)
 def test_missing_package(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = {
-        "decord": decode_others.import_decord,
-        "torchcodec": decode_others.import_torchcodec,
-    }
     monkeypatch.setitem(sys.modules, decoder, None)
     monkeypatch.setitem(sys.modules, f"{decoder}.decoders", None)
-    imported[decoder].cache_clear()
+    decode_others.import_decoder.cache_clear()
     with pytest.raises(
         ImportError, match=re.escape(f"pip install 'videoattn[{decoder}]', or choose decoder pyav")
     ):

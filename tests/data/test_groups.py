@@ -16,11 +16,10 @@ from videoattn.data.lists import read_folders
 from videoattn.data.prepare.index import (
     INDEX_NAME,
     find_group_starts,
-    read_group_starts,
     read_index,
     write_index,
 )
-from videoattn.data.prepare.verify import describe, to_index
+from videoattn.data.prepare.verify import describe
 
 NUM_FRAMES, GROUP = 36, 12
 SIZE = (64, 96)
@@ -145,10 +144,10 @@ def test_through_the_index_to_the_dataset(
         for name in names
     ]
     assert records[1]["starts"] == []
-    write_index(root, to_index(records))
-    table = read_group_starts(root)
-    assert table is not None
-    found = {name: table.of(name) for name in sorted([*names, "c/none.avi", "z"])}
+    write_index(root, records)
+    index = read_index(root)
+    assert index is not None
+    found = {name: index.starts.get(name) for name in sorted([*names, "c/none.avi", "z"])}
     assert {name for name, starts in found.items() if starts} == {"c/b.avi", "c/d.avi"}
     assert found["c/b.avi"].frames.tolist() == [12, 24]
     assert found["c/d.avi"].frames.tolist() == [6, 12, 18, 24, 30]
@@ -161,18 +160,18 @@ def test_through_the_index_to_the_dataset(
 
 def test_an_index_without_starts_loads(tmp_path: Path) -> None:
     path = encoded(tmp_path / "a.avi")
-    write_index(tmp_path, to_index([{"path": "a.avi", "bytes": 1, **describe(path)}]))
+    write_index(tmp_path, [{"path": "a.avi", "bytes": 1, **describe(path)}])
     with np.load(tmp_path / INDEX_NAME) as arrays:
         new = dict(arrays)
     old = {name: new[name] for name in new if not name.startswith(("start", "file"))}
     np.savez(tmp_path / INDEX_NAME, **old)
-    assert read_group_starts(tmp_path) is None
     index = read_index(tmp_path)
     assert index is not None
+    assert not index.starts
     assert index.num_frames.tolist() == [NUM_FRAMES]
     np.savez(tmp_path / INDEX_NAME, **{**new, "start_frames": new["start_frames"][:1]})
     with pytest.raises(ValueError, match=r"is damaged: its arrays disagree; delete it"):
-        read_group_starts(tmp_path)
+        read_index(tmp_path)
 
 
 def test_real_files(real_data: Path) -> None:

@@ -20,7 +20,7 @@ from videoattn.data.decode import DecodeError, count_frames, decode
 from videoattn.data.decode.source import FrameFolder, VideoBytes
 from videoattn.data.lists import Samples
 from videoattn.data.lists.files import all_videos
-from videoattn.data.prepare.index import INDEX_NAME, read_group_starts, read_index, write_index
+from videoattn.data.prepare.index import INDEX_NAME, read_index, write_index
 from videoattn.data.prepare.reencode import Reencode, reencode, unfinished_name
 from videoattn.data.prepare.verify import Journal, verify_folder
 from videoattn.data.shards import open_shards
@@ -253,7 +253,7 @@ def test_group_starts_of_other_shapes(tmp_path: Path) -> None:
         damaged = {"start_ends": npy(np.asarray(ends)), "start_packets": one, "start_frames": one}
         npz(tmp_path / INDEX_NAME, {**arrays, **damaged})
         with pytest.raises(ValueError, match=r"its arrays disagree"):
-            read_group_starts(tmp_path)
+            read_index(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_no_link_of_a_dataset_is_written_through(name: str, tmp_path: Path) -> N
         assert not (root / INDEX_NAME).is_symlink()
         found = read_index(root)
         assert found is not None
-        assert write_index(root, found) == root / INDEX_NAME
+        assert write_index(root, [{"path": "a.mp4"}]) == root / INDEX_NAME
     assert victim.read_text() == "mine\n"
 
 

@@ -24,7 +24,6 @@ from videoattn.data.prepare.verify import (
     describe,
     examine,
     probe,
-    to_index,
     verify,
     verify_folder,
     videos_in,
@@ -241,7 +240,7 @@ def test_with_an_index_no_frames_are_counted(
     names = videos_in(thirteen)
     records = [{"path": name, **describe(thirteen / name)} for name in names]
     want = [train_set(read_folders(thirteen))[0, i].frames for i in range(12) if i]
-    write_index(thirteen, to_index(records))
+    write_index(thirteen, records)
     index = read_index(thirteen)
     assert index is not None
     assert list(index.paths) == names

@@ -19,8 +19,7 @@ import typer
 from common import print_table
 
 from videoattn.data.lists import Samples, read_kinetics, read_list
-from videoattn.data.prepare.index import VideoIndex, write_index
-from videoattn.data.strings import PackedStrings
+from videoattn.data.prepare.index import write_index
 
 NUM_CLASSES = 700
 
@@ -83,11 +82,8 @@ def write_lists(root: Path, num_videos: int) -> tuple[str, ...]:
             csv.write(f"{names[label]},{video},{start},{start + 10},train\n")
             paths.append(path)
     (root / "train").mkdir()
-    frames = np.full(num_videos, 300)
-    size = np.full(num_videos, 256, np.int32)
-    write_index(
-        root, VideoIndex(PackedStrings.of(paths), frames, frames / 10, size, size, frames // 12)
-    )
+    facts = {"num_frames": 300, "fps": 30.0, "height": 256, "width": 256, "key_frames": 25}
+    write_index(root, [{"path": path, **facts} for path in paths])
     return names
 
 

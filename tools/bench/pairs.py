@@ -1,6 +1,6 @@
 """Writes the clips with two motions each that docs/benchmarks.md trains on.
 
-python tools/bench/pairs.py FOLDER --num-train 480 --num-test 144
+python tools/bench/pairs.py FOLDER
 """
 
 from itertools import combinations
@@ -13,8 +13,8 @@ from videoattn.files import write_text
 
 
 def write_pair_clips(
-    root: Path, *, seed: int = 0, num_train: int = 480, num_test: int = 160
-) -> list[Path]:
+    root: Path, *, seed: int = 0, num_train: int = 480, num_test: int = 144
+) -> None:
     """Writes clips with two motions each to `root/{train,test}/<number>.mp4`, and their lists.
 
     A line of `root/train.txt` or `root/test.txt` is `train/0000.mp4 grows;moves_left`.
@@ -22,21 +22,17 @@ def write_pair_clips(
     Raises:
         ValueError: If a count is below 1.
     """
-    written = []
     splits: dict[Split, int] = {"train": num_train, "test": num_test}
     pairs = [pair for pair in combinations(MOTIONS, 2) if len({MOTIONS[m][0] for m in pair}) == 2]
     for split, count in splits.items():
         if count < 1:
             raise ValueError(f"num_{split}: got {count}; need at least 1")
-        (root / split).mkdir(parents=True, exist_ok=True)
         lines = []
         for number in range(count):
             pair, path = pairs[number % len(pairs)], root / split / f"{number:04d}.mp4"
             encode_clip(path, demo_clip(pair, seed=seed, split=split, number=number))
             lines.append(f"{split}/{path.name} {';'.join(pair)}\n")
-            written.append(path)
         write_text(root / f"{split}.txt", "".join(lines))
-    return written
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import typer
 from rich.filesize import decimal
 
 from videoattn._version import __version__
-from videoattn.data.decode.others import import_decord, import_torchcodec
+from videoattn.data.decode.others import import_decoder
 from videoattn.data.loader import num_cores
 from videoattn.engine.precision import has_bfloat16
 from videoattn.recipe.console import show
@@ -62,8 +61,8 @@ def environment() -> dict[str, Any]:
         },
         "decoders": {
             "pyav": f"{av.__version__}, with FFmpeg {av.ffmpeg_version_info}",
-            "decord": _decoder("decord", import_decord),
-            "torchcodec": _decoder("torchcodec", import_torchcodec),
+            "decord": _decoder("decord"),
+            "torchcodec": _decoder("torchcodec"),
         },
         "extras": {name: _version(name) for name in EXTRAS},
         "cache": f"{cache}, {len(files)} files, {decimal(size)}",
@@ -104,9 +103,9 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _decoder(name: str, load: Callable[[], object]) -> str:
+def _decoder(name: str) -> str:
     try:
-        load()
+        import_decoder(name)
     except ImportError as error:
         return f"missing: {error}"
     return _version(name)

@@ -103,7 +103,7 @@ def index(
         if "error" not in record and "starts" not in record:
             del journal.records[name]  # of an earlier version
     records, broken = examine_all("indexed", files.describe, root, items, journal, workers, seconds)
-    path = write_index(root, files.to_index([records[name] for name in items]))
+    path = write_index(root, [records[name] for name in items])
     num_frames = sum(record.get("num_frames", 0) for record in records.values())
     note = f"; {len(broken):,} that do not decode have none" if broken else ""
     show(f"{path}: {len(records):,} videos, {num_frames:,} frames{note}")

@@ -47,14 +47,13 @@ def to_task(samples: Samples, index: int) -> Any:
     """Returns the argument of `verify`, or of `verify_folder` for a folder of images."""
     if samples.frame_template is None:
         return samples.path(index)
-    num_frames = 0 if samples.num_frames is None else int(samples.num_frames[index])
-    return samples.source(index), num_frames
+    return samples.source(index), int(samples.num_frames[index])
 
 
 def to_line(samples: Samples, index: int) -> str:
     """Returns a line of a list (data.layout list or frames), or the path of an unlabeled video."""
     words = [samples.paths[index]]
-    if samples.frame_template is not None and samples.num_frames is not None:
+    if samples.frame_template is not None and samples.num_frames[index]:
         words.append(str(samples.num_frames[index]))
     label = samples.label(index)
     if isinstance(label, tuple):
@@ -132,9 +131,7 @@ def count_frames(
 ) -> tuple[Samples, dict[str, Record]]:
     """Returns the samples that decode, with frame counts and rates, and the records of the others.
     Videos in the dataset's index are not opened."""
-    counts, rates = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.float64)
-    if samples.num_frames is not None and samples.fps is not None:
-        counts, rates = samples.num_frames.copy(), samples.fps.copy()
+    counts, rates = samples.num_frames.copy(), samples.fps.copy()
     rows = {samples.paths[i]: i for i in np.flatnonzero(counts == 0)}
     items = {path: samples.path(int(i)) for path, i in rows.items()}
     task = partial(describe, with_starts=False)

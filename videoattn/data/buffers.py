@@ -6,7 +6,6 @@ process. With clips of 32 x 224 x 224, reuse makes the loader 1.1 times as fast 
 """
 
 import weakref
-from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -14,13 +13,6 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
 _BUFFERS_PER_PROCESS = 6
-
-
-class Slot(NamedTuple):
-    """The buffer of a batch."""
-
-    process: int
-    number: int
 
 
 class BufferPool:
@@ -32,48 +24,50 @@ class BufferPool:
     """
 
     def __init__(self, num_workers: int) -> None:
-        shape = (max(num_workers, 1), _BUFFERS_PER_PROCESS)
-        self._in_use = torch.zeros(shape, dtype=torch.bool, device="cpu").share_memory_()
-        self._buffers: dict[int, UInt8[Tensor, "N ..."]] = {}  # of this process
-        self._received: dict[Slot, UInt8[Tensor, "N ..."]] = {}  # keeps the memory mapped
-        self._held: set[Slot] = set()
+        count = max(num_workers, 1) * _BUFFERS_PER_PROCESS
+        self._in_use = torch.zeros(count, dtype=torch.bool, device="cpu").share_memory_()
+        self._buffers: dict[int, UInt8[Tensor, "N ..."]] = {}  # of this process, by number
+        self._received: dict[int, UInt8[Tensor, "N ..."]] = {}  # keeps the memory mapped
+        self._held: set[int] = set()
 
-    def stack(self, clips: list[Tensor]) -> tuple[UInt8[Tensor, "N ..."], Slot | None]:
-        """Stacks the clips of a batch in a free buffer, or in new memory if none is free."""
+    def stack(self, clips: list[Tensor]) -> tuple[UInt8[Tensor, "N ..."], int | None]:
+        """Stacks the clips of a batch in a free buffer, or in new memory if none is free.
+
+        Returns:
+            The batch, and the number of its buffer.
+        """
         worker = get_worker_info()
-        process = 0 if worker is None else worker.id
-        free = (~self._in_use[process]).nonzero().flatten().tolist()
-        if not free:
+        first = 0 if worker is None else worker.id * _BUFFERS_PER_PROCESS
+        own = range(first, first + _BUFFERS_PER_PROCESS)
+        number = next((number for number in own if not self._in_use[number]), None)
+        if number is None:
             return default_collate(clips), None
-        number = free[0]
-        self._in_use[process, number] = True
+        self._in_use[number] = True
         buffer = self._buffers.get(number)
         if buffer is None or len(buffer) < len(clips) or buffer.shape[1:] != clips[0].shape:
             buffer = self._buffers[number] = default_collate(clips)  # in a worker, shared memory
         else:
             buffer = torch.stack(clips, out=buffer[: len(clips)])
-        return buffer, Slot(process, number)
+        return buffer, number
 
-    def hold(self, batch: UInt8[Tensor, "N ..."], slot: Slot | None) -> UInt8[Tensor, "N ..."]:
+    def hold(self, batch: UInt8[Tensor, "N ..."], number: int | None) -> UInt8[Tensor, "N ..."]:
         """Returns the batch in the main process; its buffer is reused once the result is freed."""
-        if slot is None:
+        if number is None:
             return batch
-        slot = Slot(*slot)
         if batch.is_pinned():  # a copy
-            self._in_use[slot] = False
+            self._in_use[number] = False
             return batch
         array = batch.numpy()  # an object that lives as long as any view of the result
-        self._received[slot] = batch
-        self._held.add(slot)
-        weakref.finalize(array, self._release, slot).atexit = False
+        self._received[number] = batch
+        self._held.add(number)
+        weakref.finalize(array, self._release, number).atexit = False
         return torch.from_numpy(array)
 
     def reclaim(self) -> None:
         """Frees the buffers of batches that the main process never received."""
-        for slot in map(Slot._make, self._in_use.nonzero().tolist()):
-            if slot not in self._held:
-                self._in_use[slot] = False
+        for number in self._in_use.nonzero().flatten().tolist():
+            self._in_use[number] = number in self._held
 
-    def _release(self, slot: Slot) -> None:
-        self._held.discard(slot)
-        self._in_use[slot] = False
+    def _release(self, number: int) -> None:
+        self._held.discard(number)
+        self._in_use[number] = False

@@ -23,7 +23,7 @@ from videoattn.data.decode import DecodeError, Video, decode, frame_times
 from videoattn.data.decode.container import count_folder
 from videoattn.data.decode.source import FrameFolder, VideoBytes, VideoSource
 from videoattn.data.lists import Label, Samples
-from videoattn.data.prepare.index import FrameCount, read_group_starts
+from videoattn.data.prepare.index import FrameCount, read_index
 from videoattn.data.sampling import Sampler, ShortVideoError, at_rate
 from videoattn.data.transforms import Crops, Transform, ViewMaker
 from videoattn.data.transforms.mirror import Mirror
@@ -77,19 +77,15 @@ class ClipDataset(Dataset[Sample | Failure]):
     label_noise: LabelNoise | None = None
 
     def __post_init__(self) -> None:
-        self._starts = read_group_starts(self.samples.root)
-        # Unknown counts are found on first use, and kept in memory that the workers share: no file
-        # is counted twice in a run.
-        self._counts = torch.zeros(len(self), dtype=torch.int64).share_memory_()
-        self._rates = torch.zeros(len(self), dtype=torch.float64).share_memory_()
-        # The sizes of the files whose frames were counted here or in an earlier run; 0 for others.
-        self._sizes = torch.zeros(len(self), dtype=torch.int64).share_memory_()
+        index = read_index(self.samples.root)
+        self._starts = index.starts if index and index.starts else {}
+        # The `FrameCount` of each video. Unknown counts are found on first use, and kept in memory
+        # that the workers share: no file is counted twice in a run. The size of a file is 0 if its
+        # frames were counted neither here nor in an earlier run.
+        facts = (self.samples.num_frames, self.samples.fps, np.zeros(len(self)))
+        self._known = torch.from_numpy(np.stack(facts, axis=1, dtype=np.float64)).share_memory_()
         # Number of videos, and seconds to decode and to transform them. Workers may lose some.
         self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
-        if self.samples.num_frames is not None:
-            self._counts += torch.from_numpy(self.samples.num_frames)
-        if self.samples.fps is not None:
-            self._rates += torch.from_numpy(self.samples.fps)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -103,20 +99,19 @@ class ClipDataset(Dataset[Sample | Failure]):
     def use_counts(self, counts: Mapping[str, FrameCount]) -> None:
         """Uses known numbers of frames, by path, for videos without one. They are ignored for files
         whose size has changed."""
-        columns = self._columns()
-        for index, path in enumerate(self.samples.paths if counts else ()):
-            if path in counts and not columns[0][index]:
-                for column, value in zip(columns, counts[path], strict=True):
-                    column[index] = value
+        known = self._known.numpy()
+        for row, path in zip(known, self.samples.paths if counts else (), strict=False):
+            if path in counts and not row[0]:
+                row[:] = counts[path]
 
     def found_counts(self) -> dict[str, FrameCount]:
         """Returns the numbers of frames that were counted here or taken from `use_counts`."""
-        rows = zip(self.samples.paths, *(c.tolist() for c in self._columns()), strict=True)
-        return {path: FrameCount(*count) for path, *count in rows if count[-1]}
-
-    def _columns(self) -> list[np.ndarray]:
-        """Returns the fields of the videos' `FrameCount`, in the memory that the workers share."""
-        return [column.numpy() for column in (self._counts, self._rates, self._sizes)]
+        rows = zip(self.samples.paths, self._known.tolist(), strict=True)
+        return {
+            path: FrameCount(int(num_frames), fps, int(num_bytes))
+            for path, (num_frames, fps, num_bytes) in rows
+            if num_bytes
+        }
 
     def seconds_per_video(self) -> tuple[float, float]:
         """Returns the mean times to decode a video and to transform it, in one process."""
@@ -173,12 +168,13 @@ class ClipDataset(Dataset[Sample | Failure]):
         """Returns the number of frames, or 0 if it is unknown, and the frame rate."""
         if isinstance(source, VideoBytes) and source.num_frames:
             return source.num_frames, source.fps
-        if isinstance(source, FrameFolder) and not self._counts[index]:
-            self._counts[index] = count_folder(source)
-        size, path = int(self._sizes[index]), str(source)
+        if isinstance(source, FrameFolder) and not self._known[index, 0]:
+            self._known[index, 0] = count_folder(source)
+        num_frames, fps, size = self._known[index].tolist()
+        path = str(source)
         if size and not (os.path.exists(path) and os.path.getsize(path) == size):
             return 0, 0.0  # the file has changed
-        return int(self._counts[index]), float(self._rates[index])
+        return int(num_frames), fps
 
     def _first_clips(
         self, source: VideoSource, index: int, generator: torch.Generator, mirrored: bool
@@ -196,9 +192,10 @@ class ClipDataset(Dataset[Sample | Failure]):
             except DecodeError:
                 if video.num_frames == likely:
                     raise
-            # The rate first: another worker that reads the count must find the rate too.
-            self._rates[index], self._counts[index] = fps, video.num_frames
-            self._sizes[index] = 0 if isinstance(source, VideoBytes) else video.num_bytes
+            # The count last: another worker that reads it must find the rate and the size, too.
+            num_bytes = 0 if isinstance(source, VideoBytes) else video.num_bytes
+            self._known[index, 1], self._known[index, 2] = fps, num_bytes
+            self._known[index, 0] = video.num_frames
             if clips is None or video.num_frames != likely:
                 generator.set_state(state)
                 clips = self._clips(video, index, video.num_frames, fps, generator, mirrored)
@@ -209,7 +206,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         generator: torch.Generator, mirrored: bool,
     ) -> tuple[Numbers, Crops]:  # fmt: skip
         """Draws the clips, decodes their frames once, and returns their frame numbers and views."""
-        starts = self._starts and self._starts.of(self.samples.paths[index])
+        starts = self._starts.get(self.samples.paths[index])
         state = generator.get_state()
         while True:
             try:

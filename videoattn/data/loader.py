@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from videoattn.data.buffers import BufferPool, Slot
+from videoattn.data.buffers import BufferPool
 from videoattn.data.classes import balanced_order, check_balance
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode import DecodeError
@@ -155,8 +155,6 @@ class ClipLoader:
         if self._loader is not None:
             return iter(self._loader)
         num_threads = 0 if self.num_workers else min(_THREADS, num_cores())
-        if num_threads == 1 and not self.timeout_seconds:
-            num_threads = 0
         loader: DataLoader[Any] = DataLoader(
             _SampleFetcher(self.dataset, self._monitor, self._lost, num_threads),
             batch_sampler=self._batch_keys,
@@ -178,7 +176,7 @@ class ClipLoader:
         if loaded.frames is None:
             frames = self.dataset.empty_batch()
         else:
-            frames = self._pool.hold(loaded.frames, loaded.slot).movedim(-1, -3)
+            frames = self._pool.hold(loaded.frames, loaded.buffer).movedim(-1, -3)
         labels = self.dataset.samples.target(loaded.labels)
         indices = torch.tensor(loaded.indices, dtype=torch.int64)
         return Batch(frames, labels, indices, loaded.failures)
@@ -188,17 +186,17 @@ class _Loaded(NamedTuple):
     """The batch that a worker sends to the main process; channels are last."""
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
-    slot: Slot | None
+    buffer: int | None
     labels: list[Label]
     indices: list[int]
     failures: tuple[Failure, ...]
 
 
-class _BatchKeys(Sampler[list[Any]]):
+@dataclass(eq=False)
+class _BatchKeys:
     """The keys of the next epoch's batches. Keys include the epoch, because workers outlive it."""
 
-    def __init__(self) -> None:
-        self.keys: Iterable[list[Any]] = []
+    keys: Iterable[list[Any]] = ()
 
     def __iter__(self) -> Iterator[list[Any]]:
         return iter(self.keys)
@@ -235,8 +233,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
 
 
 def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
-    """Joins the samples of a batch with channels last in memory, so that a view of the batch is a
-    channels_last_3d video."""
+    """Joins samples with channels last, so that a view of the batch is a channels_last_3d video."""
     samples = [item for item in items if isinstance(item, Sample)]
     clips = [sample.frames.movedim(-3, -1) for sample in samples]
     shapes = sorted({tuple(clip.shape) for clip in clips})
@@ -245,10 +242,10 @@ def _collate(pool: BufferPool, items: list[Sample | Failure]) -> _Loaded:
             "clips of a batch differ in their shapes (views, frames, height, width, channels): "
             f"{shapes[0]} and {shapes[1]}; use batches of one video"
         )
-    frames, slot = pool.stack(clips) if clips else (None, None)
+    frames, buffer = pool.stack(clips) if clips else (None, None)
     return _Loaded(
         frames,
-        slot,
+        buffer,
         [sample.label for sample in samples],
         [sample.index for sample in samples],
         tuple(item for item in items if isinstance(item, Failure)),

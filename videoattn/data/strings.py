@@ -5,9 +5,9 @@ reference counts change. It would also be pickled string by string.
 """
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -37,11 +37,9 @@ class PackedStrings:
         return os.fsdecode(self.data[start : self.ends[index]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        data, start = self.data.tobytes(), 0
-        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-        for end in self.ends.tolist():
-            yield data[start:end].decode(encoding, errors)
-            start = end
+        data = self.data.tobytes()
+        for start, end in pairwise([0, *self.ends.tolist()]):
+            yield os.fsdecode(data[start:end])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "PackedStrings":
         """Returns the strings at the given positions."""

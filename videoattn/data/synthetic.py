@@ -46,8 +46,6 @@ MOTIONS: dict[str, tuple[str, int]] = {
 # Smallest and largest change of a state in a clip. Size is the logarithm of the radius.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
-_Drawn = tuple[dict[str, Tensor], np.random.Generator]
-
 
 class DemoClip(NamedTuple):
     """A clip before it is encoded, and the visible parts of what moves in it.
@@ -71,7 +69,7 @@ def write_demo_clips(
     num_train_per_class: int = 60,
     num_test_per_class: int = 20,
     num_threads: int = 2,
-    on_clip: Callable[[Path], None] | None = None,
+    on_clip: Callable[[Path], object] = lambda path: None,
 ) -> list[Path]:
     """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
 
@@ -94,14 +92,12 @@ def write_demo_clips(
 
     def write(job: tuple[Path, Split, str, int]) -> Path:
         path, split, name, number = job
-        path.parent.mkdir(parents=True, exist_ok=True)
         encode_clip(path, demo_clip(name, seed=seed, split=split, number=number))
         return path
 
     with ThreadPoolExecutor(num_threads) as pool:
         for path in pool.map(write, jobs):
-            if on_clip is not None:
-                on_clip(path)
+            on_clip(path)
     return [path for path, *_ in jobs]
 
 
@@ -147,10 +143,10 @@ def demo_clip(
         masks = [mask * (1 - alpha) for mask in masks] + [alpha] if with_mask else []
     picture.mul_(255).round_().clamp_(0, 255)
     frames = picture.to(torch.uint8, memory_format=torch.channels_last)
-    rate = int(rng.choice(FRAME_RATES))
-    if not with_mask:
-        return DemoClip(frames, rate)
-    return DemoClip(frames, rate, masks[-1], torch.stack(masks[:-1]))
+    clip = DemoClip(frames, int(rng.choice(FRAME_RATES)))
+    if with_mask:
+        clip = clip._replace(mask=masks[-1], distractors=torch.stack(masks[:-1]))
+    return clip
 
 
 def object_centers(motion: str, *, seed: int, split: Split, number: int) -> Tensor:
@@ -195,7 +191,8 @@ def draw_states(
 
 
 def encode_clip(path: Path, clip: DemoClip) -> None:
-    """Writes an H.264 file. The same frames give the same bytes."""
+    """Writes an H.264 file, and creates its folder. The same frames give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(file_url(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.frame_rate))
         stream.height, stream.width = clip.frames.shape[2:]
@@ -221,7 +218,7 @@ def _draw_object(
     split: Split,
     number: int,
     window: tuple[float, float] = (0.0, 1.0),
-) -> _Drawn:
+) -> tuple[dict[str, Tensor], np.random.Generator]:
     """Draws the states of a clip's object, and returns the generator that draws the rest."""
     first, *second = (motion,) if isinstance(motion, str) else motion
     order = list(MOTIONS)

@@ -8,7 +8,7 @@ file that decodes. decord and torchcodec return the same frames or refuse the fi
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -35,9 +35,6 @@ from videoattn.types import Frames
 __all__ = ["DecodeError", "Video", "count_frames", "decode", "frame_times"]
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
-
-_DECODERS = ("auto", "pyav", "decord", "torchcodec")
-_IMPORTS = {"decord": others.import_decord, "torchcodec": others.import_torchcodec}
 
 
 def decode(
@@ -91,13 +88,13 @@ def check_decoder(decoder: str, short_side: int | None = None) -> None:
         ValueError: If the decoder does not exist, or does not support `short_side`.
         ImportError: If it is not installed.
     """
-    one_of("decoder", decoder, _DECODERS)
-    if short_side is not None and (decoder in _IMPORTS or short_side < 1):
+    one_of("decoder", decoder, get_args(Decoder))
+    if short_side is not None and (decoder in others.READERS or short_side < 1):
         raise ValueError(
             f"short_side: got {short_side} with decoder {decoder}; need 1 or more, and decoder pyav"
         )
-    if decoder in _IMPORTS:
-        _IMPORTS[decoder]()
+    if decoder in others.READERS:
+        others.import_decoder(decoder)
 
 
 def count_frames(source: VideoSource) -> tuple[int, float]:
@@ -133,18 +130,13 @@ def _read(
         return
     with _opened(source) as video:
         aspect = video.pixel_aspect if square_pixels else 1.0
-        if decoder in _IMPORTS and aspect != 1.0:
-            raise DecodeError(
-                video.source,
-                f"its pixels are not square, which decoder {decoder} ignores; choose decoder pyav",
-            )
-        if decoder == "decord":
-            yield from others.read_decord(video, numbers)
-        elif decoder == "torchcodec":
-            yield from others.read_torchcodec(video, numbers)
+        if decoder not in others.READERS:
+            yield from read_pyav(video, numbers, ToRGB(short_side, aspect), starts=starts)
+        elif aspect == 1.0:
+            yield from others.READERS[decoder](video, numbers)
         else:
-            to_rgb = ToRGB(short_side, aspect)
-            yield from read_pyav(video, numbers, to_rgb, starts=starts)
+            why = f"its pixels are not square, which decoder {decoder} ignores; choose decoder pyav"
+            raise DecodeError(video.source, why)
 
 
 def _collect(

@@ -123,14 +123,6 @@ def checked_packets(
         yield packet
 
 
-def no_frame(source: VideoSource, error: FFmpegError | None) -> DecodeError:
-    """Returns the error for a video without a frame that decodes, given the decoder's last one."""
-    why = f" ({reason(error)})" if error else ""
-    if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
-        why += f"; the limit is {MAX_PIXELS:,} pixels per frame"
-    return DecodeError(source, f"no frame decodes{why}")
-
-
 @cache
 def _noted() -> set[str]:
     """The notes printed in this process. Each is printed once."""

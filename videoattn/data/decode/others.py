@@ -20,18 +20,14 @@ from jaxtyping import Float64
 
 from videoattn.data.decode.packets import PacketIndex
 from videoattn.data.decode.pyav import Video
-from videoattn.data.decode.source import (
-    DecodeError,
-    FrameIndices,
-    Images,
-    as_file,
-    too_few_frames,
-)
+from videoattn.data.decode.source import DecodeError, FrameIndices, Images, as_file, too_few_frames
+
+_MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders"}
 
 
 def read_decord(video: Video, indices: FrameIndices) -> Images:
     """Yields the position in `indices` and the image of each frame."""
-    decord = import_decord()
+    decord = import_decoder("decord")
     times = _listed_times(video, indices, "decord")
     if (count := len(video.container.streams.video)) > 1:
         _refuse(video, "decord", f"takes one of {count} video streams, any of them")
@@ -48,7 +44,7 @@ def read_decord(video: Video, indices: FrameIndices) -> Images:
 
 def read_torchcodec(video: Video, indices: FrameIndices) -> Images:
     """Yields as `read_decord` does, one by one: blocks of many frames would fragment the memory."""
-    decoders = import_torchcodec()
+    decoders = import_decoder("torchcodec")
     times = _listed_times(video, indices, "torchcodec")
     file = as_file(video.source)
     with _decoder_errors(video, "torchcodec"):
@@ -65,33 +61,27 @@ def read_torchcodec(video: Video, indices: FrameIndices) -> Images:
 
 
 @cache
-def import_decord() -> ModuleType:
+def import_decoder(decoder: str) -> ModuleType:
+    """Imports decord or torchcodec.
+
+    Raises:
+        ImportError: If it is not installed, or cannot be loaded.
+    """
     try:
-        import decord
+        module = importlib.import_module(_MODULES[decoder])
     except ImportError as error:
         raise ImportError(
-            "decoder decord is not installed; install the extra: "
-            "pip install 'videoattn[decord]', or choose decoder pyav"
-        ) from error
-    decord.logging.set_level(decord.logging.QUIET)
-    module: ModuleType = decord
-    return module
-
-
-@cache
-def import_torchcodec() -> ModuleType:
-    try:
-        return importlib.import_module("torchcodec.decoders")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "decoder torchcodec is not installed; install the extra: "
-            "pip install 'videoattn[torchcodec]', or choose decoder pyav"
+            f"decoder {decoder} is not installed; install the extra: "
+            f"pip install 'videoattn[{decoder}]', or choose decoder pyav"
         ) from error
     except RuntimeError as error:  # raised by torchcodec if it finds no FFmpeg
         raise ImportError(
-            "decoder torchcodec finds no FFmpeg; install its shared libraries "
+            f"decoder {decoder} finds no FFmpeg; install its shared libraries "
             "(apt-get install ffmpeg), or choose decoder pyav"
         ) from error
+    if decoder == "decord":
+        module.logging.set_level(module.logging.QUIET)
+    return module
 
 
 def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[np.ndarray, " N"]:
@@ -118,12 +108,8 @@ def _is_sound(video: Video, index: PacketIndex, run: list[int]) -> bool:
     """Returns whether each packet of a run, from a key frame on, decodes without damage."""
     video.flush()
     video.last_error = None
-    times = []
-    for packet in (*(index.packets[number] for number in run), None):
-        for frame in video.feed(packet):
-            if frame.is_corrupt:
-                return False
-            times.append(frame.pts)
+    frames = video.frames(index.packets[number] for number in run)
+    times = [None if frame.is_corrupt else frame.pts for frame in frames]
     return video.last_error is None and times == np.sort(index.times[run]).tolist()
 
 
@@ -142,3 +128,6 @@ def _decoder_errors(video: Video, decoder: str) -> Iterator[None]:
         why = re.sub(r"^\[[\d:]+\] \S+ ", "", lines[0])[:300] if lines else type(error).__name__
         message = f"decoder {decoder} fails ({why}); choose decoder pyav"
         raise DecodeError(video.source, message) from error
+
+
+READERS = {"decord": read_decord, "torchcodec": read_torchcodec}

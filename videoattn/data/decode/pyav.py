@@ -7,8 +7,9 @@ first packet. Anything unexpected (a damaged packet or frame, missing or disorde
 decoding start over from the first packet. Damage inside skipped frames is not detected.
 """
 
+import errno
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 
@@ -18,14 +19,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from jaxtyping import Float64
 
-from videoattn.data.decode.container import (
-    MAX_PACKETS,
-    check_pixels,
-    checked_packets,
-    no_frame,
-    open_container,
-    video_stream,
-)
+from videoattn.data.decode import container
 from videoattn.data.decode.packets import GroupStarts, PacketIndex, up_to_frame
 from videoattn.data.decode.rgb import ToRGB
 from videoattn.data.decode.source import (
@@ -96,15 +90,21 @@ class Video:
     def num_frames(self) -> int:
         """The number of frames, from the container's list or, without one, by decoding.
 
-        Damage inside packets is not detected; `decode` then raises a DecodeError
-        with the true count.
+        Damage inside packets is not detected; `decode` then raises an error with the true number.
         """
-        return len(self.packet_index.packets) if self.packet_index else self._count()
+        if self.packet_index is not None:
+            return len(self.packet_index.packets)
+        if not (count := sum(1 for _ in self.frames())):
+            raise self.no_frame()
+        return count
 
     def expect_frames(self) -> int:
         """Returns the number of frames, or the header's if all frames would have to be decoded. The
         next call of `decode` then counts them, too."""
-        stated, most = self.stream.frames, min(MAX_PACKETS, self.num_bytes // 8)  # a false header
+        stated, most = (
+            self.stream.frames,
+            min(container.MAX_PACKETS, self.num_bytes // 8),
+        )  # a false header
         if self.packet_index is not None or not 0 < stated <= most:
             return self.num_frames
         self.counts = True
@@ -131,7 +131,7 @@ class Video:
         if damaged or abs(ratio - 1) < 0.02:
             return 1.0
         context = self.stream.codec_context
-        check_pixels(self.source, round(context.width * ratio), context.height)
+        container.check_pixels(self.source, round(context.width * ratio), context.height)
         return ratio
 
     @cached_property
@@ -154,17 +154,15 @@ class Video:
         if self.packet_index is not None:
             ticks = np.sort(self.packet_index.times)[:num_frames]
             return (ticks - ticks[0]) * float(self.stream.time_base or 0)
-        if num_frames is None:
-            num_frames = self.num_frames
+        count = self.num_frames if num_frames is None else num_frames
         if self.fps <= 0:
             raise DecodeError(self.source, "has no frame rate, so its frames have no times")
-        return np.arange(num_frames) / self.fps
+        return np.arange(count) / self.fps
 
     def index_up_to(self, frame: int) -> PacketIndex | None:
         """Returns an index of at least the packets that the frames up to `frame` need."""
-        if "packet_index" in vars(self):
-            return self.packet_index
-        return self._index(self.packets_up_to(frame))
+        known = "packet_index" in vars(self)
+        return self.packet_index if known else self._index(self.packets_up_to(frame))
 
     def packets(self) -> Iterator[av.Packet]:
         """Iterates over the packets with data, from the first one on."""
@@ -174,7 +172,7 @@ class Video:
         self._demuxing = True
         try:
             packets = self.container.demux(self.stream)
-            yield from checked_packets(packets, self.source, self.num_bytes)
+            yield from container.checked_packets(packets, self.source, self.num_bytes)
         except FFmpegError as error:
             raise DecodeError(self.source, reason(error)) from error
 
@@ -195,19 +193,23 @@ class Video:
         """Prepares the decoder for a packet that does not follow the previous one."""
         self.stream.codec_context.flush_buffers()
 
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Yields every frame that decodes."""
-        for packet in self.packets():
+    def frames(self, packets: Iterable[av.Packet] | None = None) -> Iterator[av.VideoFrame]:
+        """Yields every frame that decodes, from the given packets or from all."""
+        for packet in chain(self.packets() if packets is None else packets, [None]):
             yield from self.feed(packet)
-        yield from self.feed(None)
 
     def no_frame(self) -> DecodeError:
-        return no_frame(self.source, self.last_error)
+        """Returns the error for a video without a frame that decodes."""
+        error = self.last_error
+        why = f" ({reason(error)})" if error else ""
+        if error and error.errno in (errno.EINVAL, errno.ENOMEM):  # as for a frame above the limit
+            why += f"; the limit is {container.MAX_PIXELS:,} pixels per frame"
+        return DecodeError(self.source, f"no frame decodes{why}")
 
     def _open(self) -> None:
-        self.container = open_container(self.source)
+        self.container = container.open_container(self.source)
         try:
-            self.stream = video_stream(self.container, self.source)
+            self.stream = container.video_stream(self.container, self.source)
         except DecodeError:
             self.close()
             raise
@@ -217,12 +219,6 @@ class Video:
 
     def _index(self, packets: Iterator[av.Packet]) -> PacketIndex | None:
         return PacketIndex.of(self.stream, list(packets)) if self.timed else None
-
-    def _count(self) -> int:
-        count = sum(1 for _ in self.frames())
-        if count == 0:
-            raise self.no_frame()
-        return count
 
 
 def read_pyav(
@@ -244,19 +240,19 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
     index = video.index_up_to(int(indices[-1]))
     if index is None or indices[-1] >= len(index.packets):
         return False
-    slots = {int(t): i for i, t in enumerate(np.sort(index.times)[indices])}
+    times = np.sort(index.times)[indices].tolist()
+    slots: dict[int | None, int] = {time: slot for slot, time in enumerate(times)}
     for run in index.plan(indices):
         video.flush()
         started = False
-        for packet in [*(index.packets[i] for i in run), None]:
-            for frame in video.feed(packet):
-                if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
-                    started = frame.key_frame or frame.pict_type == PictureType.NONE
-                if frame.is_corrupt:  # the concealment of damage depends on earlier frames
-                    return False
-                slot = slots.pop(frame.pts, None) if frame.pts is not None else None
-                if slot is not None:
-                    yield slot, to_rgb(frame)
+        for frame in video.frames(index.packets[number] for number in run):
+            if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
+                started = frame.key_frame or frame.pict_type == PictureType.NONE
+            if frame.is_corrupt:  # the concealment of damage depends on earlier frames
+                return False
+            slot = slots.pop(frame.pts, None)
+            if slot is not None:
+                yield slot, to_rgb(frame)
         if not started:  # the container marks a key frame that is none
             return False
     return not slots and video.last_error is None

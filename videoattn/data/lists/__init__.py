@@ -11,8 +11,8 @@ from videoattn.data.lists.folders import class_folders as class_folders
 from videoattn.data.lists.folders import read_class_list as read_class_list
 from videoattn.data.lists.folders import read_folders as read_folders
 from videoattn.data.lists.folders import read_frames as read_frames
-from videoattn.data.lists.official import read_hmdb51 as read_hmdb51
-from videoattn.data.lists.official import read_ucf101 as read_ucf101
+from videoattn.data.lists.folders import read_hmdb51 as read_hmdb51
+from videoattn.data.lists.folders import read_ucf101 as read_ucf101
 from videoattn.data.lists.plain import parse_list as parse_list
 from videoattn.data.lists.plain import read_list as read_list
 from videoattn.data.lists.published import kinetics_csv as kinetics_csv

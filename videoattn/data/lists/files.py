@@ -5,6 +5,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,21 +28,22 @@ class ListError(ValueError):
 
 
 class Found(NamedTuple):
-    """Existing files: sorted paths relative to the root, and the columns of the index if any.
+    """Existing files: sorted paths relative to the root, and facts from the index.
 
-    `others` are files without the ending of a video; an index does not contain them.
+    Args:
+        num_frames: The number of frames; 0 if unknown, as without an index.
+        fps: Frames per second, or 0.
+        others: Files without the ending of a video; an index does not contain them.
     """
 
     paths: list[str]
-    num_frames: Int64[np.ndarray, " N"] | None = None
-    fps: Float64[np.ndarray, " N"] | None = None
+    num_frames: Int64[np.ndarray, " N"]
+    fps: Float64[np.ndarray, " N"]
     others: Sequence[str] = ()
 
-    def take(self, rows: Sequence[int]) -> "Found":
-        paths = [self.paths[row] for row in rows]
-        if self.num_frames is None or self.fps is None:
-            return Found(paths)
-        return Found(paths, self.num_frames[rows], self.fps[rows])
+    @classmethod
+    def of(cls, paths: list[str], others: Sequence[str] = ()) -> "Found":
+        return cls(paths, np.zeros(len(paths), np.int64), np.zeros(len(paths)), others)
 
 
 def all_videos(root: Path, folder: str = "") -> Found:
@@ -49,7 +51,7 @@ def all_videos(root: Path, folder: str = "") -> Found:
     if (index := read_index(root)) is None:
         files = sorted(walk(root / folder, folder))
         others = [path for path in files if not is_video(path)]
-        return Found([path for path in files if is_video(path)], others=others)
+        return Found.of([path for path in files if is_video(path)], others)
     # Rows of hidden files come from earlier versions; no index has rows outside of its root.
     paths = list(index.paths)
     rows = [
@@ -57,66 +59,73 @@ def all_videos(root: Path, folder: str = "") -> Found:
         for row, path in enumerate(paths)
         if path.startswith(folder) and not path.startswith(("/", ".")) and "/." not in path
     ]
-    return Found(paths, index.num_frames, index.fps).take(rows)
+    return Found([paths[row] for row in rows], index.num_frames[rows], index.fps[rows])
 
 
-def walk(
-    folder: Path | str,
-    prefix: str = "",
-    above: frozenset[tuple[int, int]] = frozenset(),
-    visits: Counter[tuple[int, int]] | None = None,
-) -> Iterator[str]:
+def walk(folder: Path | str, prefix: str = "") -> Iterator[str]:
     """Yields the path of every file in a folder and below, except for hidden files and folders.
 
     Follows links to folders, except links to a folder that contains them: these never end.
 
     Args:
-        folder: Folder to list.
         prefix: Text before each path, which is relative to `folder`.
-        above: Device and inode of the folders on the way to this one.
-        visits: How often each folder has been listed.
 
     Raises:
         ValueError: If links lead to one folder in more than `MAX_VISITS` ways.
     """
-    visits = Counter() if visits is None else visits
-    try:
-        state, entries = os.stat(folder), list(os.scandir(folder))
-    except (FileNotFoundError, PermissionError):  # such as lost+found
-        return
-    here = (state.st_dev, state.st_ino)
-    if here in above:
-        name = repr(str(folder))[1:-1]  # control characters are escaped
-        warnings.warn(f"{name} links to a folder above it and is skipped", stacklevel=2)
-        return
-    visits[here] += 1
-    if visits[here] > MAX_VISITS:
-        raise ValueError(f"{folder}: links lead to it in more than {MAX_VISITS} ways; remove some")
-    for entry in entries:
-        if entry.name.startswith("."):
+    top = Path(folder)
+    visits: Counter[tuple[int, int]] = Counter()
+    for path, folders, names in os.walk(top, followlinks=True, onerror=_raise_unless_closed):
+        here = Path(path)
+        above = here.parents[: len(here.parts) - len(top.parts)]
+        if here.is_symlink() and any(map(here.samefile, above)):
+            name = repr(path)[1:-1]  # control characters are escaped
+            warnings.warn(f"{name} links to a folder above it and is skipped", stacklevel=2)
+            folders.clear()
             continue
-        if _is_folder(entry):
-            yield from walk(entry.path, f"{prefix}{entry.name}/", above | {here}, visits)
-        else:
-            yield prefix + entry.name
+        state = here.stat()
+        visits[state.st_dev, state.st_ino] += 1
+        if visits[state.st_dev, state.st_ino] > MAX_VISITS:
+            raise ValueError(
+                f"{path}: links lead to it in more than {MAX_VISITS} ways; remove some"
+            )
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = "".join(f"{name}/" for name in here.parts[len(top.parts) :])
+        yield from (f"{prefix}{inside}{name}" for name in names if not name.startswith("."))
 
 
-def outside(root: Path, paths: Iterable[str]) -> set[str]:
+def _raise_unless_closed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | PermissionError):  # such as lost+found
+        raise error
+
+
+def folders_in(folder: Path) -> list[str]:
+    _, folders, _ = next(os.walk(folder), ("", [], []))
+    return sorted(name for name in folders if not name.startswith("."))
+
+
+def resolved(root: Path, paths: Iterable[str]) -> Iterator[str]:
+    """Yields each path with the links in its folder resolved, but not a link to the file itself."""
+
+    @cache  # resolving every path takes nine times as long
+    def resolve(folder: str) -> str:
+        return os.path.join(os.path.realpath(root / folder), "")
+
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        yield resolve(folder) + name
+
+
+def outside(root: Path, paths: Sequence[str]) -> set[str]:
     """Returns the paths whose files are outside of the root, because a link leads there.
 
     The root itself may be a link.
     """
     top = os.path.join(os.path.realpath(root), "")
-    folders: dict[str, str] = {}
-    found = set()
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in folders:  # resolving every path takes nine times as long
-            folders[folder] = os.path.realpath(root / folder)
-        file = os.path.join(folders[folder], name)
-        if not (os.path.realpath(file) if os.path.islink(file) else file).startswith(top):
-            found.add(path)
-    return found
+    files = (
+        os.path.realpath(file) if os.path.islink(file) else file for file in resolved(root, paths)
+    )
+    return {path for path, file in zip(paths, files, strict=True) if not file.startswith(top)}
 
 
 def existing_root(root: str | Path) -> Path:
@@ -131,17 +140,13 @@ def first_folder(root: Path, names: Sequence[str]) -> str:
     return next((f"{name}/" for name in names if (root / name).is_dir()), "")
 
 
-def first_file(root: Path, names: Iterable[str], description: str) -> Path:
-    tried = [root / name for name in names]
+def first_file(root: Path, folders: Iterable[str], names: Sequence[str], description: str) -> Path:
+    """Returns the first file with one of the names in one of the folders, which end in a slash."""
+    tried = [root / f"{folder}{name}" for folder in folders for name in names]
     for path in tried:
         if path.is_file():
             return path
     raise ListError(f"{description} was not found; looked for {', '.join(map(str, tried))}")
-
-
-def folders_in(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if _is_folder(e) and not e.name.startswith("."))
 
 
 def read_text(path: Path) -> str:
@@ -165,8 +170,3 @@ def read_text(path: Path) -> str:
 
 def is_video(name: str) -> bool:
     return name.lower().endswith(_ENDINGS)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # entry.is_dir() alone raises OSError for a link to itself.
-    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))

@@ -1,13 +1,17 @@
-"""Reads datasets of class folders, which need no list, folders of images, and lists of classes."""
+"""Reads datasets of class folders, also UCF101 and HMDB51, folders of images, and class lists."""
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from videoattn.data.lists import files
-from videoattn.data.lists.plain import Columns, Lines, parse_list
-from videoattn.data.lists.samples import Missing, Samples, find_videos
+from videoattn.data.lists.plain import Columns, Lines, parse_list, split_last, to_integer
+from videoattn.data.lists.samples import Listed, Missing, Samples, find_videos
+from videoattn.data.prepare.index import INDEX_NAME
 from videoattn.errors import first_few
+
+Subset = Literal["train", "test"]
 
 _REPEATED = "class {name!r} is {line}, too; name each once"
 
@@ -40,10 +44,7 @@ def read_folders(
             "them, or add them to the class list"
         )
     found = files.all_videos(root, prefix)
-    labels = []
-    for path in found.paths:
-        name, slash, _ = path[len(prefix) :].partition("/")
-        labels.append(label_of.get(name, -1) if slash else -1)
+    labels = [label_of.get(path[len(prefix) :].partition("/")[0], -1) for path in found.paths]
     rows = sorted((row for row, label in enumerate(labels) if label >= 0), key=labels.__getitem__)
     if not rows:
         raise files.ListError(
@@ -52,14 +53,13 @@ def read_folders(
         )
     others = [PurePosixPath(path[len(prefix) :]) for path in found.others]
     ignored = [path.suffix for path in others if len(path.parts) > 1]
-    found = found.take(rows)
     return Samples(
         root,
-        paths=found.paths,
+        paths=[found.paths[row] for row in rows],
         labels=[labels[row] for row in rows],
         class_names=names,
-        num_frames=found.num_frames,
-        fps=found.fps,
+        num_frames=found.num_frames[rows],
+        fps=found.fps[rows],
         ignored=ignored,
     )
 
@@ -121,14 +121,12 @@ def read_frames(
 
 
 def check_template(template: str) -> None:
-    """Raises a ValueError if a template gives two frames one name, or a name outside the folder."""
-    numbers = (1, 2, 10, 11, 100_000)  # "{0!s:.1}" gives 1 and 10 one name
-    huge = re.search(r"{[^}]*\d{3}", template)  # such a width could take all memory
-    try:
-        good = not huge and len({template.format(number) for number in numbers}) == len(numbers)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        good = False
-    if not good or ".." in template.split("/") or template.startswith("/"):
+    """Raises a ValueError if a template is not one frame number inside of a name.
+
+    A width has two digits at most: a large one could take all memory.
+    """
+    is_name = re.fullmatch(r"[^{}]*{0?(:0?[0-9]{0,2}d?)?}[^{}]*", template)
+    if not is_name or ".." in template.split("/") or template.startswith("/"):
         raise ValueError(
             f"frame_template: got {template!r}; need a file name with one frame number, "
             "as in img_{:05d}.jpg"
@@ -144,16 +142,14 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         raise files.ListError(f"{path}: no such class list; give a file with one name per line")
-    lines = Lines.read(path)
-    lines.check_not_empty("one class name each")
+    lines = Lines.read(path, "one class name each")
     lines.check_no_repeats(lines.text, _REPEATED)
     return tuple(lines.text)
 
 
 def read_numbered_classes(path: Path, line_of: Callable[[int], str]) -> tuple[str, ...]:
     """Reads a list of numbers and class names; `line_of` returns an example of row i."""
-    lines = Lines.read(path)
-    lines.check_not_empty(f"{line_of(0)!r}")
+    lines = Lines.read(path, f"{line_of(0)!r}")
     for i, line in enumerate(lines.text):
         number, _, name = line.partition(" ")
         if number != line_of(i).partition(" ")[0] or not name.strip():
@@ -161,3 +157,112 @@ def read_numbered_classes(path: Path, line_of: Callable[[int], str]) -> tuple[st
     names = [line.partition(" ")[2].strip() for line in lines.text]
     lines.check_no_repeats(names, _REPEATED)
     return tuple(names)
+
+
+def read_ucf101(
+    root: str | Path, split: int = 1, subset: Subset = "train", *, missing: Missing = "raise"
+) -> Samples:
+    """Reads UCF101: lists in `ucfTrainTestlist/` or `annotations/`, `videos/` or `UCF-101/`.
+
+    Videos may have any extension, so that re-encoded copies are found.
+
+    Raises:
+        ValueError: If anything is missing, malformed, repeated or out of range.
+    """
+    root = files.existing_root(root)
+    folders = ("ucfTrainTestlist/", "annotations/", "")
+    classes = files.first_file(root, folders, ("classInd.txt",), "the class list of UCF101")
+    class_names = read_numbered_classes(classes, lambda row: f"{row + 1} ClassName")
+    lists = (f"{subset}list{split:02d}.txt",)
+    file = files.first_file(root, folders, lists, f"the UCF101 list of split {split} ({subset})")
+    folder = files.first_folder(root, ("videos", "UCF-101"))
+    return _in_class_folders(root, folder, read_ucf101_list(file, class_names), missing)
+
+
+def read_ucf101_list(path: Path, class_names: Sequence[str]) -> Listed:
+    """Reads a trainlist (`Class/name.avi 1`) or a testlist (`Class/name.avi`)."""
+    lines = Lines.read(path, "'Class/video.avi'")
+    expected = "'Class/video.avi' or with a label"
+    videos = lines.require([_parse_ucf101(line) for line in lines.text], expected)
+    # A testlist has no labels; 1 is always in range.
+    numbers = [1 if number is None else number for _, _, number in videos]
+    lines.check_labels(numbers, len(class_names), first=1)
+    listed = lines.listed([(name, folder) for name, folder, _ in videos], class_names)
+    if wrong := [
+        row for row, (*_, n) in enumerate(videos) if n is not None and n - 1 != listed.labels[row]
+    ]:
+        number, folder = numbers[wrong[0]], videos[wrong[0]][1]
+        lines.fail(
+            wrong,
+            f"label {number} is {class_names[number - 1]!r} in the class list, "
+            f"but the video is in {folder!r}",
+        )
+    return listed
+
+
+def _parse_ucf101(line: str) -> tuple[str, str, int | None] | None:
+    """Returns the name, its folder and the label, if any, or None for a malformed line."""
+    columns = split_last(line, " ")
+    name = columns[0] if columns else line
+    number = to_integer(columns[1]) if columns else None
+    folder, slash, _ = name.rpartition("/")
+    malformed = not slash or (columns and number is None)
+    return None if malformed else (name, folder, number)
+
+
+def read_hmdb51(
+    root: str | Path, split: int = 1, subset: Subset = "train", *, missing: Missing = "raise"
+) -> Samples:
+    """Reads HMDB51: lists `CLASS_test_split1.txt`, and videos in `videos/` or `hmdb51_org/`.
+
+    The lists are in `testTrainMulti_7030_splits/`, `annotations/`, `splits/` or the root. Videos
+    may have any extension, so that re-encoded copies are found.
+
+    Raises:
+        ValueError: If anything is missing, malformed or repeated.
+    """
+    root = files.existing_root(root)
+    names = ("testTrainMulti_7030_splits", "annotations", "splits", ".")
+    pattern = f"*_test_split{split}.txt"
+    folders = [root / name for name in names]
+    lists = next((folder for folder in folders if any(folder.glob(pattern))), None)
+    if lists is None:
+        tried = ", ".join(map(str, folders))
+        raise files.ListError(f"{pattern} was not found in {tried}; put HMDB51's list files there")
+    listed = read_hmdb51_lists(lists, split, subset)
+    return _in_class_folders(
+        root, files.first_folder(root, ("videos", "hmdb51_org")), listed, missing
+    )
+
+
+def read_hmdb51_lists(folder: Path, split: int, subset: Subset) -> Listed:
+    """Reads one list per class, with lines `name.avi 1` (train), 2 (test) or 0 (not used).
+
+    The names of the lists, sorted, are the class names.
+    """
+    ending = f"_test_split{split}.txt"
+    lists = sorted(folder.glob(f"*{ending}"))
+    class_names = tuple(path.name.removesuffix(ending) for path in lists)
+    wanted = "1" if subset == "train" else "2"
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, (class_name, file) in enumerate(zip(class_names, lists, strict=True)):
+        lines = Lines.read(file)
+        cells = [split_last(line, " ") for line in lines.text]
+        videos = lines.require(
+            [pair if pair and pair[1] in ("0", "1", "2") else None for pair in cells],
+            "'video.avi 1' (train), 2 (test) or 0 (not in this split)",
+        )
+        lines.check_no_repeats([name for name, _ in videos])
+        used = [f"{class_name}/{name}" for name, use in videos if use == wanted]
+        paths += used
+        labels += [label] * len(used)
+    if not paths:
+        raise files.ListError(f"{folder}/*{ending}: no {subset} video in split {split}")
+    return Listed(paths, labels, class_names)
+
+
+def _in_class_folders(root: Path, folder: str, listed: Listed, missing: Missing) -> Samples:
+    if not (root / INDEX_NAME).is_file():
+        check_class_folders(root / folder, listed.class_names)
+    return find_videos(root, folder, listed, match="stem", missing=missing)

@@ -29,6 +29,7 @@ _EXAMPLES: dict[Columns, str] = {
 }
 
 _BLANKS = " \t\r\v\f\0"  # NUL: a crash may leave some at the end of a file
+_NUMBERS_AT_END = re.compile(r"[-0-9;,\s]*$")
 
 MAX_CLASSES = 100_000
 """Largest number of classes of a list without class names. The largest label is one less."""
@@ -48,10 +49,14 @@ class Lines(NamedTuple):
     unit: str = "line"
 
     @classmethod
-    def read(cls, path: Path) -> "Lines":
-        lines = [line.strip(_BLANKS) for line in read_text(path).split("\n")]
-        numbers = [number for number, line in enumerate(lines, 1) if line]
-        return cls(path, numbers, [line for line in lines if line])
+    def read(cls, path: Path, expected: str = "") -> "Lines":
+        """Reads a file. It may be empty, unless `expected` describes its lines."""
+        texts = [line.strip(_BLANKS) for line in read_text(path).split("\n")]
+        numbers = [number for number, line in enumerate(texts, 1) if line]
+        lines = cls(path, numbers, [line for line in texts if line])
+        if expected:
+            lines.check_not_empty(expected)
+        return lines
 
     def fail(self, rows: Sequence[int], message: str) -> NoReturn:
         """Raises a ListError with the number of the first wrong row, then of the others."""
@@ -181,9 +186,12 @@ def parse_list(
         raise ValueError("separator: got ''; need some text; ' ' matches any blanks and tabs")
     if not list_file.is_file():
         raise ListError(f"{list_file}: the list file does not exist; correct its path")
-    lines = Lines.read(list_file)
-    lines.check_not_empty(_EXAMPLES[columns].partition(",")[0])
-    rows = _parse_lines(lines, columns, separator)
+    lines = Lines.read(list_file, _EXAMPLES[columns].partition(",")[0])
+    parsed = [_parse(line, columns, separator) for line in lines.text]
+    if columns == "path label":
+        _suggest_columns(lines, [row for row, found in enumerate(parsed) if found is None])
+    between = "" if separator == " " else f", with {separator!r} between them"
+    rows = lines.require(parsed, _EXAMPLES[columns] + between)
     inside = "" if root is None else f"{os.path.abspath(root)}/"
     names = [_simplify(path).removeprefix(inside) for path, _, _ in rows]
     num_frames = [count for _, count, _ in rows] if columns.startswith("path frames") else None
@@ -217,63 +225,43 @@ def _label_sets(
     return LabelSets.of(sorted({label_of[word] for word in words}) for words in sets), classes
 
 
-def _parse_lines(lines: Lines, columns: Columns, separator: str) -> list[Row]:
-    has_frames = columns.startswith("path frames")
-    rows: list[Row | None]
+def _suggest_columns(lines: Lines, wrong: Sequence[int]) -> None:
+    """Raises a ListError if several numbers are after the path in the first wrong line."""
+    line = lines.text[wrong[0]] if wrong else ""
+    if numbers := re.search(r"(?<=[\s,;:])-?[0-9]+(?:[\s,;:]+-?[0-9]+)+$", line):
+        lines.fail(
+            wrong,
+            f"got {line!r}, with {numbers[0]!r} after the path; columns='path labels' takes all "
+            "labels, 'path label ...' the first one, 'path frames label' is for lists with frame "
+            "counts",
+        )
+
+
+def _parse(line: str, columns: Columns, separator: str) -> Row | None:
+    """Returns the path, the number of frames and the labels of a line, or None if it is malformed.
+
+    Several labels are in lines such as "a.mp4 3;7", "a.mp4 3, 7", "a.mp4 3 7" or "a.mp4 run;jump".
+    "a.mp4" has none.
+    """
     if columns == "path label ...":
         between = r"[ \t]+" if separator == " " else rf"\s*{re.escape(separator)}\s*"
-        pattern = re.compile(rf"(.*?\S){between}(-?[0-9]+)(?:(?:{between}|\s*,\s*)-?[0-9]+)*")
-        matches = [pattern.fullmatch(line) for line in lines.text]
-        rows = [(match[1], 0, [match[2]]) if match else None for match in matches]
-    else:
-        parse = _parse_several if columns.endswith("labels") else _parse_one
-        rows = [parse(line, separator, has_frames) for line in lines.text]
-    wrong = [i for i, row in enumerate(rows) if row is None]
-    if wrong and columns == "path label":
-        line = lines.text[wrong[0]]
-        if numbers := re.search(r"(?<=[\s,;:])-?[0-9]+(?:[\s,;:]+-?[0-9]+)+$", line):
-            message = (
-                f"got {line!r}, with {numbers[0]!r} after the path; columns='path labels' takes "
-                "all labels, 'path label ...' the first one, 'path frames label' is for lists "
-                "with frame counts"
-            )
-            lines.fail(wrong, message)
-    between = "" if separator == " " else f", with {separator!r} between them"
-    return lines.require(rows, _EXAMPLES[columns] + between)
-
-
-def _parse_one(line: str, separator: str, has_frames: bool) -> Row | None:
-    cells = split_last(line, separator)
-    if cells is None or not cells[0] or to_integer(cells[1]) is None:
-        return None
-    path, label = cells
-    if not has_frames and is_video(path):
-        return path, 0, [label]
-    inner = split_last(path, separator)
-    count = to_integer(inner[1]) if inner else None
-    if has_frames:
-        return (inner[0], count, [label]) if inner and inner[0] and count and count > 0 else None
-    # 'a.mp4 120 3' has a column too many: 'a.mp4 120' is not the name of a video.
-    too_many = inner is not None and count is not None and is_video(inner[0])
-    return None if too_many else (path, 0, [label])
-
-
-def _parse_several(line: str, separator: str, has_frames: bool) -> Row | None:
-    """Parses "a.mp4 3;7", "a.mp4 3,7", "a.mp4 3 7", "a.mp4 run;jump", or "a.mp4" without labels.
-
-    With frames, their number is between the path and the labels.
-    """
-    if not has_frames and is_video(line):
+        more = rf"(?:(?:{between}|\s*,\s*)-?[0-9]+)*"
+        match = re.fullmatch(rf"(.*?\S){between}(-?[0-9]+){more}", line)
+        return (match[1], 0, [match[2]]) if match else None
+    has_frames, several = columns.startswith("path frames"), columns.endswith("labels")
+    if columns == "path labels" and is_video(line):
         return line, 0, []
-    numbers_at_end = re.compile(r"[-0-9;,\s]*$")  # "2; 0" has no column 0
-    line = numbers_at_end.sub(lambda end: re.sub(r"\s*([;,])\s*", r"\1", end[0]), line, count=1)
-    cells = split_last(line, separator)
-    if cells is None:
+    if several:  # "2; 0" has no column 0
+        line = _NUMBERS_AT_END.sub(
+            lambda end: re.sub(r"\s*([;,])\s*", r"\1", end[0]), line, count=1
+        )
+    if (cells := split_last(line, separator)) is None:
         return None
     path, last = cells
-    labels = [word.strip() for word in re.split("[;,]", last) if word.strip()]
+    words = re.split("[;,]", last) if several else [last]
+    labels = [word.strip() for word in words if word.strip()]
     numbers: list[str] = []
-    most = int(has_frames) if ";" in last else len(line)  # "take 2 3;7" has no label 2
+    most = len(line) if several and ";" not in last else has_frames  # "take 2 3;7" has no label 2
     while len(numbers) < most and (cells := split_last(path, separator)):
         if to_integer(cells[1]) is None:
             break
@@ -281,7 +269,12 @@ def _parse_several(line: str, separator: str, has_frames: bool) -> Row | None:
     count = int(numbers.pop(0)) if has_frames and numbers else 0
     if not path or not labels or count < has_frames:
         return None
-    return path, count, numbers + labels
+    if several:
+        return path, count, numbers + labels
+    # "a.mp4 120 3" has a column too many: "a.mp4 120" is not the name of a video.
+    inner = None if has_frames or is_video(path) else split_last(path, separator)
+    too_many = inner is not None and is_video(inner[0]) and to_integer(inner[1]) is not None
+    return None if too_many or to_integer(last) is None else (path, count, [last])
 
 
 def _simplify(path: str) -> str:

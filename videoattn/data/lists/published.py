@@ -3,17 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from videoattn.data.lists.files import ListError, existing_root, first_file, first_folder, read_text
 from videoattn.data.lists.folders import read_class_list, read_numbered_classes
-from videoattn.data.lists.plain import Lines, split_last, to_integer
+from videoattn.data.lists.plain import Lines, Parsed, split_last, to_integer
 from videoattn.data.lists.samples import LabelSets, Listed, Missing, Samples, find_videos
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end", "split")
-_CHARADES = ("", "Charades/", "annotations/")
 
 
 def read_kinetics(
@@ -45,20 +44,19 @@ def read_kinetics(
 
 def kinetics_csv(root: Path, split: str) -> Path:
     """Returns the list of a split of Kinetics."""
-    file = split if split.endswith(".csv") else f"{split}.csv"
-    return first_file(root, (file, f"annotations/{file}"), f"the Kinetics list of {split!r}")
+    names = (split if split.endswith(".csv") else f"{split}.csv",)
+    return first_file(root, ("", "annotations/"), names, f"the Kinetics list of {split!r}")
 
 
 def read_kinetics_csv(path: Path, class_names: Sequence[str] | None = None) -> Listed:
     """Returns the clips' names, without extension, and their labels."""
-    header, lines, rows = _read_csv(path, _KINETICS)
-    expected = f"{','.join(header)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'"
-    return lines.listed(lines.require(list(map(_kinetics_clip, rows)), expected), class_names)
+    expected = f"{','.join(_KINETICS)}, e.g. 'abseiling,0347ZoDXyP0,95,105,train'"
+    lines, rows = _read_csv(path, _KINETICS, _kinetics_clip, expected)
+    return lines.listed(rows, class_names)
 
 
-def _kinetics_clip(cells: Sequence[str] | None) -> tuple[str, str] | None:
+def _kinetics_clip(label: str, video: str, first: str, last: str, _: str) -> tuple[str, str] | None:
     """Returns the clip's name and class, or None for a malformed row."""
-    label, video, first, last, _ = cells or [""] * 5
     start, end = to_integer(first), to_integer(last)
     if start is None or end is None or not 0 <= start < end < 10**6 or not (label and video):
         return None
@@ -70,33 +68,30 @@ def read_charades(root: str | Path, split: str = "train", *, missing: Missing = 
 
     A video has the labels of all its actions; the times of the actions are not used. The lists and
     `Charades_v1_classes.txt` are in the root, `Charades/` or `annotations/`. The videos are in
-    `videos/`, `Charades_v1_480/`, `Charades_v1/` or anywhere in the root, with any extension.
+    `videos/`, `Charades_v1_480/`, `Charades_v1/` or anywhere in the root.
 
     Raises:
         ValueError: If anything is missing, malformed, repeated or out of range.
     """
     root = existing_root(root)
-    name = split if split.endswith(".csv") else f"Charades_v1_{split}.csv"
-    file = first_file(root, [f + name for f in _CHARADES], f"the Charades list of {split!r}")
-    classes = [f + "Charades_v1_classes.txt" for f in _CHARADES]
-    class_names = read_numbered_classes(
-        first_file(root, classes, "the Charades class list"), "c{:03d} Name of the class".format
-    )
-    folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
-    _, lines, rows = _read_csv(file, ("id", "actions"))
+    folders = ("", "Charades/", "annotations/")
+    lists = (split if split.endswith(".csv") else f"Charades_v1_{split}.csv",)
+    file = first_file(root, folders, lists, f"the Charades list of {split!r}")
+    classes = first_file(root, folders, ("Charades_v1_classes.txt",), "the Charades class list")
+    class_names = read_numbered_classes(classes, "c{:03d} Name of the class".format)
     expected = "an id and actions, as in 'c092 11.90 21.20;c147 0.00 12.60'"
-    parsed = lines.require(list(map(_charades_labels, rows)), expected)
-    labels = [sorted(set(found)) for _, found in parsed]
+    lines, rows = _read_csv(file, ("id", "actions"), _charades_labels, expected)
+    labels = [sorted(set(found)) for _, found in rows]
     lines.check_labels([max(found, default=0) for found in labels], len(class_names))
-    names = [name for name, _ in parsed]
+    names = [name for name, _ in rows]
     lines.check_no_repeats(names)
     listed = Listed(names, LabelSets.of(labels), class_names)
+    folder = first_folder(root, ("videos", "Charades_v1_480", "Charades_v1"))
     return find_videos(root, folder, listed, match="name", missing=missing)
 
 
-def _charades_labels(cells: Sequence[str] | None) -> tuple[str, list[int]] | None:
+def _charades_labels(name: str, actions: str) -> tuple[str, list[int]] | None:
     """Returns the id and the labels of a row, or None if it is malformed."""
-    name, actions = cells or ("", "")
     labels = []
     for action in filter(None, actions.split(";")):
         number = to_integer(action.split(" ")[0].removeprefix("c"))
@@ -113,15 +108,14 @@ def read_something(
 
     The lists may be called `something-something-v2-split.json`, and are in the root, `labels/` or
     `annotations/`. The videos are in `20bn-something-something-v2/`, `videos/` or anywhere in the
-    root, with any extension.
+    root.
 
     Raises:
         ValueError: If anything is missing, malformed, repeated or unknown.
     """
     root = existing_root(root)
-    class_names = _something_classes(_list_file(root, "something-something-v2", "labels", "json"))
-    path = _list_file(root, "something-something-v2", split, "json")
-    folder = first_folder(root, ("20bn-something-something-v2", "videos"))
+    class_names = _something_classes(_20bn_file(root, "something-something-v2", "labels.json"))
+    path = _20bn_file(root, "something-something-v2", f"{split}.json")
     content = _read_json(path)
     if not isinstance(content, list) or not content:
         raise ListError(
@@ -130,6 +124,7 @@ def read_something(
         )
     lines = Lines(path, list(range(1, len(content) + 1)), content, "entry")
     rows = lines.require(list(map(_something_entry, content)), "an 'id' and a 'template'")
+    folder = first_folder(root, ("20bn-something-something-v2", "videos"))
     return find_videos(root, folder, lines.listed(rows, class_names), match="name", missing=missing)
 
 
@@ -146,7 +141,7 @@ def _something_classes(path: Path) -> tuple[str, ...]:
             f"{path}: number {names.index(None)} is missing among {len(content)} classes; "
             f"expected {expected}, from 0 on"
         )
-    return tuple(str(name) for name in names)
+    return tuple(map(str, names))
 
 
 def _something_entry(entry: object) -> tuple[str, str] | None:
@@ -167,9 +162,8 @@ def read_jester(root: str | Path, split: str = "train", *, missing: Missing = "r
         ValueError: If anything is missing, malformed, repeated or unknown.
     """
     root = existing_root(root)
-    class_names = read_class_list(_list_file(root, "jester-v1", "labels", "csv"))
-    lines = Lines.read(_list_file(root, "jester-v1", split, "csv"))
-    lines.check_not_empty("'id;class name'")
+    class_names = read_class_list(_20bn_file(root, "jester-v1", "labels.csv"))
+    lines = Lines.read(_20bn_file(root, "jester-v1", f"{split}.csv"), "'id;class name'")
     pairs = [split_last(line, ";") for line in lines.text]
     rows = lines.require(
         [pair if pair and all(pair) else None for pair in pairs],
@@ -185,10 +179,9 @@ def read_jester(root: str | Path, split: str = "train", *, missing: Missing = "r
     )
 
 
-def _list_file(root: Path, prefix: str, split: str, suffix: str) -> Path:
-    names = [f"{split}.{suffix}", f"{prefix}-{split}.{suffix}"]
-    tried = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in names]
-    return first_file(root, tried, f"the list {split!r}")
+def _20bn_file(root: Path, prefix: str, name: str) -> Path:
+    names = (name, f"{prefix}-{name}")
+    return first_file(root, ("", "labels/", "annotations/"), names, f"the list {name!r}")
 
 
 def _read_json(path: Path) -> Any:
@@ -199,24 +192,18 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_csv(
-    path: Path, columns: Sequence[str]
-) -> tuple[list[str], Lines, Iterator[list[str] | None]]:
-    """Returns the header of a csv file, its rows for error messages, and the cells in the columns.
-
-    A row with too many or too few cells is None. Rows come one by one: keeping them takes time.
+    path: Path, columns: Sequence[str], parse: Callable[..., Parsed | None], expected: str
+) -> tuple[Lines, list[Parsed]]:
+    """Returns the rows of a csv file, and what `parse` returns for the cells in the columns.
 
     Raises:
-        ListError: If it is not a csv file, or lacks any of the columns.
+        ListError: If it is not a csv file, lacks a column, or has a malformed row: one of another
+            length, or for which `parse` returns None.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    lines, rows = Lines(path, [], []), []
     try:
         header = [name.strip() for name in next(reader, [])]
-        for row in reader:
-            if len(row) > 1 or "".join(row).strip():
-                lines.numbers.append(reader.line_num)
-                lines.text.append(",".join(row))
-                rows.append(row)
+        rows = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
     except csv.Error as error:
         raise ListError(f"{path} line {reader.line_num}: not a csv file ({error})") from error
     if not any(header):
@@ -226,7 +213,11 @@ def _read_csv(
             f"{path} line 1: got {','.join(header)!r}; expected the columns {','.join(columns)}: "
             "choose the layout of this list's dataset"
         )
+    lines = Lines(path, [number for number, _ in rows], [",".join(row) for _, row in rows])
     lines.check_not_empty(f"'{','.join(header)}'")
     wanted = [header.index(name) for name in columns]
-    cells = ([row[k].strip() for k in wanted] if len(row) == len(header) else None for row in rows)
-    return header, lines, cells
+    parsed = [
+        parse(*(row[k].strip() for k in wanted)) if len(row) == len(header) else None
+        for _, row in rows
+    ]
+    return lines, lines.require(parsed, expected)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from videoattn.data.decode.source import FrameFolder
-from videoattn.data.lists.files import Found, ListError, all_videos, is_video
+from videoattn.data.lists.files import Found, ListError, all_videos, is_video, resolved
 from videoattn.data.prepare.index import INDEX_NAME
 from videoattn.data.strings import PackedStrings
 from videoattn.errors import first_few
@@ -53,9 +53,8 @@ class Samples:
     Attributes:
         labels: The label of each video; -1 if it is unknown, or if `label_sets` has the labels.
         label_sets: If videos may have several labels, those of each video; else None.
-        num_frames: Frame count of each video, or None if no count is known before decoding. A 0
-            marks a video with an unknown count.
-        fps: Frames per second of each video, with the same meaning of None and 0.
+        num_frames: Frame count of each video; 0 if it is not known before decoding.
+        fps: Frames per second of each video, or 0.
         frame_template: If set, paths are folders of images with these file names.
         frame_start: The number in the file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
@@ -83,8 +82,8 @@ class Samples:
         single = [-1] * len(labels) if isinstance(labels, LabelSets) else labels
         self.labels: Int64[np.ndarray, " N"] = np.array(single, dtype=np.int64)
         self.class_names = tuple(class_names)
-        self.num_frames = num_frames
-        self.fps = fps
+        self.num_frames = np.zeros(len(labels), np.int64) if num_frames is None else num_frames
+        self.fps = np.zeros(len(labels)) if fps is None else fps
         self.frame_template = frame_template
         self.frame_start = frame_start
         self.missing = tuple(missing)
@@ -127,8 +126,7 @@ class Samples:
         taken = copy(self)
         taken.paths, taken.labels = self.paths.take(rows), self.labels[rows]
         taken.label_sets = self.label_sets and self.label_sets.take(rows)
-        taken.num_frames = None if self.num_frames is None else self.num_frames[rows]
-        taken.fps = None if self.fps is None else self.fps[rows]
+        taken.num_frames, taken.fps = self.num_frames[rows], self.fps[rows]
         taken.ignored = Counter()
         return taken
 
@@ -175,24 +173,21 @@ def find_videos(
     _check_each_once(root, listed.names, found.paths, rows)
     lost = [name for name, row in zip(listed.names, rows, strict=True) if row < 0]
     if lost and (missing == "raise" or len(lost) == len(rows)):
-        raise ListError(_missing_message(root, folder, lost, len(rows), found))
-    kept = [i for i, row in enumerate(rows) if row >= 0 or missing == "keep"]
-    taken = [rows[i] for i in kept]
-    labels = listed.labels
-    num_frames, fps = found.num_frames, found.fps
-    if num_frames is not None and fps is not None:  # row -1 becomes 0, an unknown value
-        num_frames, fps = np.append(num_frames, 0)[taken], np.append(fps, 0)[taken]
-    if listed.num_frames is not None:
-        num_frames = np.array([listed.num_frames[i] for i in kept], np.int64)
-    return Samples(
+        raise ListError(_missing_message(root, folder, lost, len(rows), indexed))
+    num_frames, fps = (np.append(facts, 0)[rows] for facts in (found.num_frames, found.fps))
+    pairs = zip(listed.names, rows, strict=True)
+    samples = Samples(
         root,
-        paths=[found.paths[rows[i]] if rows[i] >= 0 else folder + listed.names[i] for i in kept],
-        labels=labels.take(kept) if isinstance(labels, LabelSets) else [labels[i] for i in kept],
+        paths=[found.paths[row] if row >= 0 else folder + name for name, row in pairs],
+        labels=listed.labels,
         class_names=listed.class_names,
-        num_frames=num_frames,
+        num_frames=num_frames if listed.num_frames is None else np.array(listed.num_frames),
         fps=fps,
         frame_template=frame_template,
         missing=lost,
+    )
+    return (
+        samples.take(np.flatnonzero(np.array(rows) >= 0)) if lost and missing == "drop" else samples
     )
 
 
@@ -225,27 +220,23 @@ def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
         inside = f"{folder}{parent}/" if parent else folder
         if (root / inside).is_dir():
             paths += [inside + name for name in os.listdir(root / inside)]
-    return Found(sorted(paths))
+    return Found.of(sorted(paths))
 
 
 def _check_each_once(
     root: Path, names: Sequence[str], paths: Sequence[str], rows: Sequence[int]
 ) -> None:
     """Checks that a list does not name the same file twice, possibly with different spellings."""
-    folders: dict[str, str] = {}
-    first: dict[tuple[str, str], str] = {}
-    for name, row in zip(names, rows, strict=True):
-        if row < 0:
-            continue
-        folder, _, file = paths[row].rpartition("/")
-        if folder not in folders:
-            folders[folder] = os.path.realpath(root / folder)
-        other = first.setdefault((folders[folder], file), name)
+    listed = [(name, paths[row]) for name, row in zip(names, rows, strict=True) if row >= 0]
+    first: dict[str, str] = {}
+    files = resolved(root, [path for _, path in listed])
+    for (name, path), file in zip(listed, files, strict=True):
+        other = first.setdefault(file, name)
         if other is not name:
-            raise ListError(f"{other} and {name} are one file, {paths[row]}; list each video once")
+            raise ListError(f"{other} and {name} are one file, {path}; list each video once")
 
 
-def _missing_message(root: Path, folder: str, lost: list[str], total: int, found: Found) -> str:
+def _missing_message(root: Path, folder: str, lost: list[str], total: int, indexed: bool) -> str:
     remedy = "remove them from the list, correct the root, or leave them out (on_error=skip)"
     if len(lost) == total:
         remedy = "set root to the folder that the list's paths start from"
@@ -254,7 +245,7 @@ def _missing_message(root: Path, folder: str, lost: list[str], total: int, found
         elif any(name.startswith('"') for name in lost):
             remedy = "remove the quotes from the list"
     where = f"do not exist under {root / folder}"
-    if found.num_frames is not None:
+    if indexed:
         where = f"are not in {root / INDEX_NAME}"
         remedy += "; if files were added since it was made, delete it or make a new one"
     return f"{len(lost)} of {total} listed videos {where}: {first_few(lost)}; {remedy}"

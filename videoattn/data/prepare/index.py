@@ -16,8 +16,7 @@ and `ends`, `num_frames` and `num_bytes` (int64), and `fps` (float64).
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
-from io import BytesIO
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,21 +25,19 @@ import av
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from videoattn.data.decode.packets import GroupStarts
+from videoattn.data.decode.packets import GroupStarts, UnitFacts
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import ToRGB
-from videoattn.data.decode.units import UnitFacts
 from videoattn.data.strings import PackedStrings
-from videoattn.files import read_arrays, write_whole
+from videoattn.files import read_arrays, write_arrays
 
 INDEX_NAME = "videoattn_index.npz"
 
 MAX_INDEX_BYTES = 2**29
 """Largest index in memory, 512 MiB: some five million videos."""
 
+_PATHS: dict[str, type] = {"paths": np.uint8, "ends": np.int64}
 _COLUMNS: dict[str, type] = {
-    "paths": np.uint8,
-    "ends": np.int64,
     "num_frames": np.int64,
     "fps": np.float64,
     "height": np.int32,
@@ -48,22 +45,6 @@ _COLUMNS: dict[str, type] = {
     "key_frames": np.int64,
 }
 _STARTS = ("file_bytes", "start_ends", "start_packets", "start_frames")
-
-
-class VideoIndex(NamedTuple):
-    """The index of a data root, with one row per video.
-
-    Args:
-        starts: The packets at which decoding can start, by path.
-    """
-
-    paths: PackedStrings
-    num_frames: Int64[np.ndarray, " N"]
-    fps: Float64[np.ndarray, " N"]
-    height: Int32[np.ndarray, " N"]
-    width: Int32[np.ndarray, " N"]
-    key_frames: Int64[np.ndarray, " N"]
-    starts: Mapping[str, GroupStarts] = MappingProxyType({})
 
 
 class GroupStartTable(NamedTuple):
@@ -75,7 +56,7 @@ class GroupStartTable(NamedTuple):
     start_packets: Int64[np.ndarray, " G"]
     start_frames: Int64[np.ndarray, " G"]
 
-    def of(self, path: str) -> GroupStarts | None:
+    def get(self, path: str) -> GroupStarts | None:
         """Returns the starts of the video at a path relative to the root, or None."""
         row = bisect_left(self.paths, path)
         if row == len(self.paths) or self.paths[row] != path:
@@ -85,39 +66,83 @@ class GroupStartTable(NamedTuple):
         return GroupStarts(int(self.file_bytes[row]), packets, frames) if len(frames) else None
 
 
+class VideoIndex(NamedTuple):
+    """The index of a data root, with one row per video.
+
+    Args:
+        starts: The packets at which decoding can start, by path; empty if there are none.
+    """
+
+    paths: PackedStrings
+    num_frames: Int64[np.ndarray, " N"]
+    fps: Float64[np.ndarray, " N"]
+    height: Int32[np.ndarray, " N"]
+    width: Int32[np.ndarray, " N"]
+    key_frames: Int64[np.ndarray, " N"]
+    starts: GroupStartTable | Mapping[str, GroupStarts] = MappingProxyType({})
+
+
 def read_index(root: Path) -> VideoIndex | None:
-    """Returns the index of a data root, without group starts, or None if it has none.
+    """Returns the index of a data root, or None if it has none.
 
     Raises:
         ValueError: If the file is not an index.
     """
-    return _read(root, _COLUMNS)[0]
+    path = root / INDEX_NAME
+    if not path.is_file():
+        return None
+    try:
+        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=[*_PATHS, *_COLUMNS, *_STARTS])
+        columns: dict[str, Any] = {
+            name: arrays[name].astype(dtype, casting="safe", copy=False)
+            for name, dtype in (_PATHS | _COLUMNS).items()
+        }
+        starts = [
+            arrays[n].astype(np.int64, casting="safe", copy=False) for n in _STARTS if n in arrays
+        ]
+    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
+        raise ValueError(
+            f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
+        ) from error
+    data, ends = columns.pop("paths"), columns.pop("ends")
+    agree = _are_ends(ends, data) and {c.shape for c in columns.values()} == {ends.shape}
+    if has_starts := len(starts) == len(_STARTS):
+        file_bytes, start_ends, packets, frames = starts
+        agree &= file_bytes.shape == start_ends.shape == ends.shape
+        agree &= packets.shape == frames.shape and _are_ends(start_ends, frames)
+    if not agree:
+        raise ValueError(
+            f"{path} is damaged: its arrays disagree; delete it, or index the folder again"
+        )
+    index = VideoIndex(PackedStrings(data, ends), **columns)
+    has_starts = has_starts and starts[-1].size > 0
+    return index._replace(starts=GroupStartTable(index.paths, *starts)) if has_starts else index
 
 
-def read_group_starts(root: Path) -> GroupStartTable | None:
-    """Returns the group starts in the index of a data root, or None if there are none.
+def write_index(root: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes the index, complete or not at all, with rows sorted by path.
 
-    Raises:
-        ValueError: If the file is not an index.
+    Args:
+        records: The `path` and the columns of each video; a column is 0 by default. `starts` are
+            the pairs of `find_group_starts` for a file of `bytes`.
     """
-    return _read(root, [*_COLUMNS, *_STARTS])[1]
-
-
-def write_index(root: Path, index: VideoIndex) -> Path:
-    """Writes the index, complete or not at all, with rows sorted by path."""
-    names = list(index.paths)
-    order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
-    paths = index.paths.take(order)
-    columns = {name: getattr(index, name)[order] for name in VideoIndex._fields[1:-1]}
-    none = GroupStarts(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    starts = [index.starts.get(names[row], none) for row in order]
-    columns |= {
-        "file_bytes": np.array([some.num_bytes for some in starts], np.int64),
-        "start_ends": np.cumsum([len(some.frames) for some in starts], dtype=np.int64),
-        "start_packets": np.concatenate([none.packets, *(some.packets for some in starts)]),
-        "start_frames": np.concatenate([none.frames, *(some.frames for some in starts)]),
+    records = sorted(records, key=lambda record: record["path"])
+    paths = PackedStrings.of(record["path"] for record in records)
+    columns: dict[str, np.ndarray] = {
+        name: np.array([record.get(name, 0) for record in records]).astype(dtype)
+        for name, dtype in _COLUMNS.items()
     }
-    _write(root / INDEX_NAME, paths, columns)
+    starts = [record.get("starts") or [] for record in records]
+    pairs = np.array([pair for some in starts for pair in some], np.int64).reshape(-1, 2)
+    columns |= {
+        "paths": paths.data,
+        "ends": paths.ends,
+        "file_bytes": np.array([r["bytes"] if r.get("starts") else 0 for r in records], np.int64),
+        "start_ends": np.cumsum([len(some) for some in starts], dtype=np.int64),
+        "start_packets": pairs[:, 0],
+        "start_frames": pairs[:, 1],
+    }
+    write_arrays(root / INDEX_NAME, columns)
     return root / INDEX_NAME
 
 
@@ -131,12 +156,12 @@ class FrameCount(NamedTuple):
 
 def write_counts(path: Path, counts: Mapping[str, FrameCount]) -> None:
     """Writes the counts of videos, by their paths; the file is complete or not written at all."""
-    types = zip(FrameCount._fields, (np.int64, np.float64, np.int64), strict=True)
+    paths = PackedStrings.of(counts)
     columns = {
-        name: np.array([getattr(count, name) for count in counts.values()], dtype)
-        for name, dtype in types
+        name: np.array([getattr(count, name) for count in counts.values()], kind)
+        for name, kind in FrameCount.__annotations__.items()
     }
-    _write(path, PackedStrings.of(counts), columns)
+    write_arrays(path, {"paths": paths.data, "ends": paths.ends, **columns})
 
 
 def read_counts(path: Path) -> dict[str, FrameCount]:
@@ -157,49 +182,6 @@ def read_counts(path: Path) -> dict[str, FrameCount]:
         }
     except Exception as error:  # those of zipfile, zlib and NumPy share no base class
         raise ValueError(f"{path} is damaged ({error}); delete it") from error
-
-
-def _write(path: Path, names: PackedStrings, columns: Mapping[str, Any]) -> None:
-    content = BytesIO()
-    np.savez(content, paths=names.data, ends=names.ends, **columns)
-    write_whole(path, lambda file: file.write(content.getbuffer()))
-
-
-def _read(root: Path, names: Collection[str]) -> tuple[VideoIndex | None, GroupStartTable | None]:
-    """Reads these arrays, but nothing if group starts are asked for and there are none."""
-    path = root / INDEX_NAME
-    if not path.is_file():
-        return None, None
-    try:
-        if _STARTS[-1] in names:
-            found = read_arrays(path, most=MAX_INDEX_BYTES, names=_STARTS[-1:])
-            if not any(array.size for array in found.values()):
-                return None, None
-        arrays = read_arrays(path, most=MAX_INDEX_BYTES, names=names)
-        columns: dict[str, Any] = {
-            name: arrays[name].astype(dtype, casting="safe", copy=False)
-            for name, dtype in _COLUMNS.items()
-        }
-        starts = [
-            arrays[n].astype(np.int64, casting="safe", copy=False) for n in _STARTS if n in arrays
-        ]
-    except Exception as error:  # those of zipfile, zlib and NumPy share no base class
-        raise ValueError(
-            f"{path} is damaged or not an index ({error}); delete it, or index the folder again"
-        ) from error
-    data, ends = columns.pop("paths"), columns.pop("ends")
-    agree = _are_ends(ends, data) and {c.shape for c in columns.values()} == {ends.shape}
-    if has_starts := len(starts) == len(_STARTS):
-        file_bytes, start_ends, packets, frames = starts
-        agree &= file_bytes.shape == start_ends.shape == ends.shape
-        agree &= packets.shape == frames.shape and _are_ends(start_ends, frames)
-    if not agree:
-        raise ValueError(
-            f"{path} is damaged: its arrays disagree; delete it, or index the folder again"
-        )
-    paths = PackedStrings(data, ends)
-    table = GroupStartTable(paths, *starts) if has_starts and starts[-1].size else None
-    return VideoIndex(paths, **columns), table
 
 
 def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
@@ -223,7 +205,7 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
         to_rgb = ToRGB()
         digests: list[bytes] = []
         first_frame: dict[int, int] = {}
-        for frame in (frame for packet in [*packets, None] for frame in video.feed(packet)):
+        for frame in video.frames(packets):
             if frame.is_corrupt:
                 return []
             if frame.key_frame and isinstance(frame.opaque, int):
@@ -246,13 +228,12 @@ def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> b
     """Returns whether a new decoder outputs exactly these frames first."""
     found, to_rgb = 0, ToRGB()
     with Video(path) as video:
-        for packet in [*packets, None]:
-            for frame in video.feed(packet):
-                if found == len(digests):
-                    return True
-                if frame.is_corrupt or _digest(frame, to_rgb) != digests[found]:
-                    return False
-                found += 1
+        for frame in video.frames(packets):
+            if found == len(digests):
+                return True
+            if frame.is_corrupt or _digest(frame, to_rgb) != digests[found]:
+                return False
+            found += 1
     return found == len(digests) and not video.last_error
 
 

@@ -7,7 +7,7 @@ files.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videoattn.data.decode.container import count_folder, read_folder
-from videoattn.data.decode.packets import GroupStarts
 from videoattn.data.decode.pyav import Video
 from videoattn.data.decode.rgb import quarter_turns
 from videoattn.data.decode.source import DecodeError, FrameFolder, VideoSource, reason
 from videoattn.data.lists.files import is_video, walk
-from videoattn.data.prepare.index import VideoIndex, find_group_starts
-from videoattn.data.strings import PackedStrings
+from videoattn.data.prepare.index import find_group_starts
 from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.files import named_in_errors
 
@@ -178,10 +176,8 @@ def verify_folder(job: tuple[FrameFolder, int]) -> Record:
             size = {"height": image.shape[0], "width": image.shape[1]}
     except DecodeError as error:
         return {"error": error.reason}
-    if count < listed:
-        problem = f"damaged: {count} of {listed} images exist"
-        return {"error": problem, "num_frames": count, **size}
-    return {"num_frames": count, **size}
+    problem = {"error": f"damaged: {count} of {listed} images exist"} if count < listed else {}
+    return {"num_frames": count, **size, **problem}
 
 
 def describe(path: Path, *, with_starts: bool = True) -> Record:
@@ -196,26 +192,6 @@ def describe(path: Path, *, with_starts: bool = True) -> Record:
     except DecodeError as error:
         return {"error": error.reason}
     return {**facts._asdict(), "num_frames": listed or facts.num_frames, "starts": starts}
-
-
-def to_index(records: Sequence[Record]) -> VideoIndex:
-    """Builds the index; rows are 0 for files that do not decode."""
-    rows = [[record.get(name, 0) for name in Facts._fields] for record in records]
-    counts, fps, height, width, keys = np.array(rows, np.float64).T
-    starts = {
-        record["path"]: GroupStarts(record["bytes"], *np.array(record["starts"], np.int64).T)
-        for record in records
-        if record.get("starts")
-    }
-    return VideoIndex(
-        PackedStrings.of(record["path"] for record in records),
-        num_frames=counts.astype(np.int64),
-        fps=fps,
-        height=height.astype(np.int32),
-        width=width.astype(np.int32),
-        key_frames=keys.astype(np.int64),
-        starts=starts,
-    )
 
 
 def _look(source: VideoSource, *, thorough: bool) -> tuple[Facts, int | None, str]:

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from videoattn.data.sampling import frames, published
-from videoattn.data.sampling.frames import ClipSpec, Indices
-from videoattn.data.sampling.frames import ShortVideo as ShortVideo
+from videoattn.data.sampling.frames import ClipSpec, Indices, ShortVideo
 from videoattn.data.sampling.frames import ShortVideoError as ShortVideoError
 from videoattn.errors import one_of
 

@@ -25,7 +25,7 @@ from jaxtyping import Int64
 from videoattn.data.dataset import ClipDataset, Sample
 from videoattn.data.decode.source import DecodeError, VideoBytes
 from videoattn.data.lists import Samples
-from videoattn.data.shards.table import TABLE, TAR, expanded, read_shard, read_table, tar_name
+from videoattn.data.shards import table
 from videoattn.errors import first_few
 from videoattn.types import Failure
 
@@ -61,10 +61,10 @@ class Shards:
 
     def samples(self) -> Samples:
         """Returns the names of all samples. Labels are -1: reading a sample reveals its label."""
-        tars = map(tar_name, self.urls)
+        tars = zip(map(table.tar_name, self.urls), self.names.tolist(), self.counts, strict=True)
         paths = [
-            f"{tar}/{number:08d}"
-            for tar, first, count in zip(tars, self.names.tolist(), self.counts, strict=True)
+            f"{tar}/{table.sample_name(number)}"
+            for tar, first, count in tars
             for number in range(first, first + int(count))
         ]
         labels = np.full(len(paths), -1)
@@ -120,7 +120,7 @@ class Shards:
         index = first = int(self.firsts[shard])
         url, good, problem = self.urls[shard], "none", "it ends there"
         try:
-            for video in read_shard(url, int(self.names[shard]), len(self.class_names)):
+            for video in table.read_shard(url, int(self.names[shard]), len(self.class_names)):
                 yield index, video
                 index, good = index + 1, video.name
                 if index > last:
@@ -151,25 +151,25 @@ def open_shards(root: str, split: str) -> Shards:
     complete = split.startswith(("/", "pipe:", "file:")) or "://" in split
     inside = root if split == "." else f"{root.rstrip('/')}/{split}"
     where = (split if complete else inside).rstrip("/")
-    listed = TAR.search(where) is not None
+    listed = table.TAR.search(where) is not None
     if where.startswith("pipe:") and not listed:
         raise ValueError(
             f"{split!r} names no tar file; name one or more, as in "
             "pipe:cat train/{000000..000011}.tar"
         )
-    urls = expanded(where) if listed else []
-    source = TAR.sub(TABLE, urls[0]) if urls else f"{where}/{TABLE}"
-    class_names, table = read_table(source)
-    wanted = [tar_name(url) for url in urls] or list(table)
-    if unknown := [name for name in wanted if name not in table]:
+    urls = table.expanded(where) if listed else []
+    source = table.TAR.sub(table.TABLE, urls[0]) if urls else f"{where}/{table.TABLE}"
+    class_names, ranges = table.read_table(source)
+    wanted = [table.tar_name(url) for url in urls] or list(ranges)
+    if unknown := [name for name in wanted if name not in ranges]:
         raise ValueError(
-            f"{source} does not list {first_few(unknown)}; it lists {len(table)} shards, "
-            f"{min(table)} to {max(table)}"
+            f"{source} does not list {first_few(unknown)}; it lists {len(ranges)} shards, "
+            f"{min(ranges)} to {max(ranges)}"
         )
     return Shards(
         tuple(urls or [f"{where}/{name}" for name in wanted]),
-        counts=np.array([table[name][1] for name in wanted], np.int64),
-        names=np.array([table[name][0] for name in wanted], np.int64),
+        counts=np.array([ranges[name][1] for name in wanted], np.int64),
+        names=np.array([ranges[name][0] for name in wanted], np.int64),
         class_names=class_names,
     )
 

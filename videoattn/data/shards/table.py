@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from itertools import accumulate
 from types import ModuleType
 from typing import Any
@@ -86,13 +87,18 @@ def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
         stream = import_webdataset().gopen(url, "rb")
         files = _tar_files(stream, url)
         for number, sample in enumerate(tariterators.group_by_keys(files), start=first):
-            yield _encoded(url, sample, f"{number:08d}", num_classes)
+            yield _encoded(url, sample, sample_name(number), num_classes)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DecodeError(url, _reason(error)) from error
     finally:
         if stream is not None:
             with suppress(OSError):  # from a command that is stopped early
                 stream.close()
+
+
+def sample_name(number: int) -> str:
+    """Returns the name of a sample's files in a tar, without their suffixes."""
+    return f"{number:08d}"
 
 
 def tar_name(url: str) -> str:
@@ -158,11 +164,8 @@ def _reason(error: Exception) -> str:
 @cache
 def import_webdataset() -> ModuleType:
     try:
-        import webdataset
-        import webdataset.tariterators
+        return import_module("webdataset")
     except ImportError as error:
         raise ImportError(
             "layout shards needs webdataset; install the extra: pip install 'videoattn[shards]'"
         ) from error
-    module: ModuleType = webdataset
-    return module

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from videoattn.data.lists import Samples
-from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE, import_webdataset
+from videoattn.data.shards.table import MAX_FILE_BYTES, TABLE, import_webdataset, sample_name
 from videoattn.files import output_folder, require_empty, write_text, write_whole
 
 _BLOCK = 512  # bytes; tar files consist of these
@@ -127,7 +127,8 @@ def _write(samples: Samples, shard: Shard, stream: Any) -> None:
             except OSError as error:  # here it would read as an error of writing the shard
                 raise ValueError(f"{path} cannot be read: {error.strerror}") from error
             suffix = path.suffix.lower().removeprefix(".")
-            writer.write({"__key__": f"{number:08d}", suffix: video, **_texts(samples, index)})
+            key = sample_name(number)
+            writer.write({"__key__": key, suffix: video, **_texts(samples, index)})
     if stream.tell() != shard.num_bytes:
         raise ValueError(f"a video of {shard.name} changed while it was written; start again")
 
@@ -143,8 +144,6 @@ def _table(samples: Samples, shards: list[Shard]) -> str:
 
 def _texts(samples: Samples, index: int) -> dict[str, bytes]:
     """Returns the label and the description of a sample, by the suffix of their files."""
-    assert samples.num_frames is not None
-    assert samples.fps is not None
     label = int(samples.labels[index])
     about = {
         "path": samples.paths[index],

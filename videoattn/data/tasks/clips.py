@@ -138,16 +138,16 @@ def task_clip(
     name = classes[label]
     match task:
         case "match" | "match_unmarked":
-            query = _match(canvas, rng, name, _choose(rng, identities), task == "match")
+            chosen = rng.choice(identities, 4, replace=False).tolist()
+            frame, x, y = _match(canvas, rng, name, chosen, task == "match")
         case "cue":
-            query = _cue(canvas, rng, label)
+            frame, x, y = _cue(canvas, rng, label)
         case "track":
-            query = _track(canvas, rng, name, dots)
+            frame, x, y = _track(canvas, rng, name, dots)
         case "order":
-            query = _order(canvas, rng, name)
+            frame, x, y = _order(canvas, rng, name)
         case _:
-            query = _still(canvas, rng, name)
-    frame, x, y = query
+            frame, x, y = _still(canvas, rng, name)
     pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return TaskClip(
         pixels.contiguous(memory_format=torch.channels_last),
@@ -192,11 +192,6 @@ def _match(
         else:
             canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
     return query
-
-
-def _choose(rng: np.random.Generator, identities: int) -> list[int]:
-    chosen: list[int] = rng.choice(identities, 4, replace=False).tolist()
-    return chosen
 
 
 def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Query:

@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from videoattn.data.synthetic import DemoClip, Split, encode_clip
 from videoattn.data.tasks.clips import FRAME_RATE, TASKS, TaskClip, task_clip
 from videoattn.errors import first_few, one_of
-from videoattn.files import read_arrays, write_whole
+from videoattn.files import read_arrays, write_arrays
 
 MOST_BYTES = 2**32
 _NAME = re.compile(r"\w+/\d+\.mp4")  # below the folder of the split, not outside
@@ -56,7 +55,7 @@ def write_task(
     num_test: int = 500,
     seed: int = 0,
     num_threads: int = 2,
-    on_clip: Callable[[Path], None] | None = None,
+    on_clip: Callable[[Path], object] = lambda path: None,
     **options: int,
 ) -> list[Path]:
     """Writes `root/{train,test}/<class>/<number>.mp4`, and the truth to `root/{train,test}.npz`.
@@ -79,7 +78,6 @@ def write_task(
 
     def draw(split: Split, name: str) -> TaskClip:
         path = root / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         label, number = classes.index(path.parent.name), int(path.stem)
         clip = task_clip(task, label, number=number, split=split, seed=seed, **options)
         encode_clip(path, DemoClip(clip.frames, FRAME_RATE))
@@ -94,19 +92,11 @@ def write_task(
                 queries.append(clip.query)
                 masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
                 written.append(root / split / name)
-                if on_clip is not None:
-                    on_clip(written[-1])
-        _write_truth(root / f"{split}.npz", names, queries, masks)
+                on_clip(written[-1])
+        truth = (np.array(names), np.array(queries), np.stack(masks, axis=1))
+        arrays = dict(zip(_ARRAYS, truth, strict=True))
+        write_arrays(root / f"{split}.npz", arrays, compressed=True)
     return written
-
-
-def _write_truth(
-    path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
-) -> None:
-    content = BytesIO()
-    packed = np.stack(masks, axis=1)
-    np.savez_compressed(content, paths=np.array(names), queries=np.array(queries), masks=packed)
-    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_truth(path: Path) -> Truth:

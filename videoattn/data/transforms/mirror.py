@@ -10,8 +10,6 @@ from jaxtyping import Int64
 from videoattn.data.transforms.augment import chance
 from videoattn.errors import did_you_mean
 
-Pair = tuple[str, str]
-
 _MIRRORED = {
     "left": "right",
     "leftward": "rightward",
@@ -67,7 +65,7 @@ class Mirror:
 
 def direction_pairs(
     class_names: Sequence[str], without: Mapping[str, str] | None = None
-) -> list[Pair]:
+) -> list[tuple[str, str]]:
     """Returns pairs of classes whose names are each other's mirror image.
 
     Their names differ only in left and right, or in clockwise and counterclockwise. Names such as
