@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from videoattn.cli.arguments import Overrides, Run
+from videoattn.cli.arguments import Device, Overrides, Run
 from videoattn.cli.env import machine
 from videoattn.cli.faithful_report import Results, write_removal
 from videoattn.data.lists import Samples
@@ -75,20 +75,24 @@ def command(
     against: Against = None,
     randomize: Randomize = False,
     known_motion: KnownMotion = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; RUN/faithful if not given.")
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """Score whether maps show what the network uses.
 
     Hides the places that each map marks, in the order of the map, and compares the effect with that
-    of random and simple orders. Writes tables and curves to RUN/faithful. An interrupted command
-    continues where it stopped. Without --maps and --method, scores all of both.
+    of random and simple orders. Writes tables and curves. An interrupted command continues where
+    it stopped. Without --maps and --method, scores all of both.
     """
     if randomize and known_motion:
         raise ValueError(
             "--randomize and --known-motion are two measurements; choose one at a time"
         )
     data = remembered_data(run)
-    predictor = load(run, resolve_device("auto"), overrides=overrides or (), data=data)
-    chosen = choose(predictor, maps or (), method or (), seed=seed, num_videos=videos)
+    predictor = load(run, resolve_device(device), overrides=overrides or (), data=data)
+    chosen = choose(predictor, maps or (), method or (), seed=seed, num_videos=videos, out=out)
     if known_motion:
         from videoattn.cli.faithful_motion import score_known_motion
 
@@ -116,10 +120,11 @@ class Chosen(NamedTuple):
     methods: tuple[str, ...]
     seed: int
     num_videos: int
+    out: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return output_folder(self.predictor.folder / FOLDER)
+        return output_folder(self.out or self.predictor.folder / FOLDER)
 
     def fields(
         self, video: Tensor, target: int, model: nn.Module | None = None, **options: int
@@ -149,6 +154,7 @@ def choose(
     *,
     seed: int,
     num_videos: int,
+    out: Path | None = None,
 ) -> Chosen:
     """Finds the maps with positions and the methods that apply, and prints what is left out.
 
@@ -179,7 +185,7 @@ def choose(
             show(f"note: {name} is left out: {error}")
             continue
         applicable += [] if methods else [name]
-    return Chosen(predictor, tuple(recorded), tuple(applicable), seed, num_videos)
+    return Chosen(predictor, tuple(recorded), tuple(applicable), seed, num_videos, out)
 
 
 class Clips:

@@ -21,6 +21,7 @@ from videoattn.files import read_arrays, write_whole
 MOST_BYTES = 2**32
 _NAME = re.compile(r"\w+/\d+\.mp4")  # below the folder of the split, not outside
 _ARRAYS = ("paths", "queries", "masks")
+_WRONG = "wrong_queries"
 
 
 class Truth(NamedTuple):
@@ -30,11 +31,14 @@ class Truth(NamedTuple):
         paths: (N,), the clips, such as "top_left/00003.mp4", sorted.
         queries: (N, 3), frame, y and x in pixels of the clip.
         packed: (2, N, T, S, S / 8), the masks of evidence and distractors, 8 pixels to a byte.
+        wrong_queries: (N, K, 3), pixels of what could be taken for the query, K of each clip; None
+            if an earlier version wrote the file.
     """
 
     paths: list[str]
     queries: np.ndarray
     packed: np.ndarray
+    wrong_queries: np.ndarray | None
 
     def masks(self, path: str) -> Tensor:
         """Returns the evidence and the distractors of a clip, (2, T, S, S), boolean.
@@ -65,7 +69,7 @@ def write_task(
         num_train, num_test: Clips per split. Classes have equally many, or differ by one.
         seed: The same arguments write the same frames and the same truth.
         on_clip: Called with each finished path, in order, for example to show progress.
-        options: `identities` and `dots` of `task_clip`.
+        options: `identities`, `dots` and `gap` of `task_clip`.
 
     Raises:
         ValueError: If an argument is outside its range, or a split has fewer clips than classes.
@@ -87,25 +91,29 @@ def write_task(
 
     for split, count in splits.items():
         names = sorted(f"{classes[n % len(classes)]}/{n:05d}.mp4" for n in range(count))
-        queries, masks = [], []
+        queries, wrong, masks = [], [], []
         with ThreadPoolExecutor(num_threads) as pool:
             clips = pool.map(draw, [split] * count, names)
             for name, clip in zip(names, clips, strict=True):
                 queries.append(clip.query)
+                wrong.append(clip.wrong_queries)
                 masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        _write_truth(root / f"{split}.npz", names, queries, masks)
+        _write_truth(
+            root / f"{split}.npz",
+            paths=np.array(names),
+            queries=np.array(queries),
+            masks=np.stack(masks, axis=1),
+            wrong_queries=np.array(wrong, int).reshape(count, -1, 3),
+        )
     return written
 
 
-def _write_truth(
-    path: Path, names: list[str], queries: list[tuple[int, int, int]], masks: list[np.ndarray]
-) -> None:
+def _write_truth(path: Path, **arrays: np.ndarray) -> None:
     content = BytesIO()
-    packed = np.stack(masks, axis=1)
-    np.savez_compressed(content, paths=np.array(names), queries=np.array(queries), masks=packed)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
@@ -116,13 +124,15 @@ def read_truth(path: Path) -> Truth:
         ValueError: If the file is damaged, too large, or not the truth of a task.
     """
     try:
-        arrays = read_arrays(path, most=MOST_BYTES, names=_ARRAYS)
+        arrays = read_arrays(path, most=MOST_BYTES, names=(*_ARRAYS, _WRONG))
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}); write the task again") from error
     paths, queries, masks = (arrays.get(name, np.zeros(0)) for name in _ARRAYS)
-    count = len(paths)
+    count, wrong = len(paths), arrays.get(_WRONG)
     shapes = queries.shape == (count, 3) and masks.shape[:2] == (2, count) and masks.ndim == 5
+    if wrong is not None:
+        shapes &= wrong.ndim == 3 and wrong.shape[::2] == (count, 3) and wrong.dtype.kind == "i"
     named = paths.dtype.kind == "U" and all(map(_NAME.fullmatch, paths.tolist()))
     if not shapes or not named or masks.dtype != np.uint8:
         raise ValueError(f"{path} is not the truth of a task; write the task again")
-    return Truth(paths.tolist(), queries, masks)
+    return Truth(paths.tolist(), queries, masks, wrong)
