@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 FILE, FUNCTION, ARGUMENTS = 300, 50, 10
-OPTIONS = 12  # of a command, which the user may leave out
 
 # Who may import whom. A package may always import itself.
 _BASE = {"types", "errors", "files", "layers", "_version"}
@@ -134,8 +133,7 @@ def too_large(source: str) -> list[str]:
             arguments = [
                 a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             ]
-            most = OPTIONS if node.name == "command" else ARGUMENTS
-            if (count := len([a for a in arguments if a not in ("self", "cls")])) > most:
+            if (count := len([a for a in arguments if a not in ("self", "cls")])) > ARGUMENTS:
                 found.append(f"{node.name}: {count} arguments")
         if isinstance(node, ast.ClassDef) and _is_record(node):
             count = sum(isinstance(item, ast.AnnAssign) for item in node.body)
