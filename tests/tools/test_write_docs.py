@@ -80,8 +80,10 @@ def test_a_run_is_stored_and_fills_the_tables(run: Path, tmp_path: Path) -> None
 
 
 def test_figures_show_what_is_stored(run: Path, tmp_path: Path) -> None:
-    record = evidence.record_of(run, {"task": "match", "identities": 8})
-    evidence.store("a", record, tmp_path)
+    stored = evidence.store(
+        "a", evidence.record_of(run, {"task": "match", "identities": 8}), tmp_path
+    )
+    record = json.loads(stored.read_text())
     (label, points), *others = figures.PLOTS["mass"].curves([record])
     assert label == "similarity, cosine, 8 glyphs, 8,000 clips: b"
     assert points == [(8, pytest.approx(7.5)), (16, pytest.approx(30))]

@@ -127,7 +127,7 @@ def truth_table(rows: Rows) -> str:
     return "\n" + markdown_table(columns, cells) if cells else ""
 
 
-def truth_cells(scores: Sequence[Mapping[str, float]]) -> list[str]:
+def truth_cells(scores: Sequence[Mapping[str, float | int]]) -> list[str]:
     """Returns the cells below `TRUTH_COLUMNS`: means, or "-" for what is not measured."""
     return [
         f"{100 * statistics.mean(one[key] for one in scores):.1f} %"
