@@ -80,10 +80,14 @@ def store(
         ),
     ],
     name: Annotated[str, typer.Argument(help="The name of the file in docs/evidence.")],
-    about: Annotated[list[str], typer.Argument(help="Facts: task=match identities=8 machine=...")],
+    about: Annotated[
+        list[str] | None, typer.Argument(help="Facts: task=match identities=8 machine=...")
+    ] = None,
 ) -> None:
     """Write results to docs/evidence/NAME.json."""
-    facts = {key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in about)}
+    facts = {
+        key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in about or ())
+    }
     print(results.store(name, results.record_of(path, facts)))
 
 
