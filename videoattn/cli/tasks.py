@@ -52,24 +52,27 @@ OPTIONS = {
 TRUTH = "test.npz"
 
 
+Identities = Annotated[
+    int | None, typer.Option(help="match: the number of different glyphs, 4 to 48; 8 if unset.")
+]
+Dots = Annotated[int | None, typer.Option(help="track: the number of dots, 2, 4 or 8; 4 if unset.")]
+Gap = Annotated[
+    int | None,
+    typer.Option(
+        metavar="FRAMES",
+        help="match: the number of frames between the cue and the candidates, 1 to 42; 10 if "
+        "unset. A clip has 6 frames more.",
+    ),
+]
+
+
 @app.command()
 def write(
     name: Annotated[str, typer.Argument(help=f"The task: {', '.join(TASKS)}.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the clips and their truth.")],
-    identities: Annotated[
-        int | None, typer.Option(help="match: the number of different glyphs, 4 to 48; 8 if unset.")
-    ] = None,
-    dots: Annotated[
-        int | None, typer.Option(help="track: the number of dots, 2, 4 or 8; 4 if unset.")
-    ] = None,
-    gap: Annotated[
-        int | None,
-        typer.Option(
-            metavar="FRAMES",
-            help="match: the number of frames between the cue and the candidates, 1 to 42; 10 if "
-            "unset. A clip has 6 frames more.",
-        ),
-    ] = None,
+    identities: Identities = None,
+    dots: Dots = None,
+    gap: Gap = None,
     train: Annotated[int, typer.Option(help="Number of training clips.")] = 2000,
     test: Annotated[int, typer.Option(help="Number of test clips.")] = 500,
     seed: Annotated[int, typer.Option(help="Another seed draws other clips.")] = 0,

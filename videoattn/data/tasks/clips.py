@@ -53,11 +53,9 @@ TASKS: dict[str, tuple[str, ...]] = {
 """Task -> its classes, sorted like class folders."""
 
 CUE = slice(0, 3)
-SHOWN = 2 * CUE.stop  # frames of the cue and of the candidates
-MOST_EMPTY = 42  # frames of the longest gap
+SHOWN, MOST_EMPTY = 6, 42  # frames of the cue and the candidates; of the longest gap
 MARKED, COLORED = slice(0, 2), slice(14, 16)
 FLASH, GAP = 2, 8  # frames of a flash; from the first flash to the second
-
 
 Pixel = tuple[int, int, int]  # (frame, y, x)
 
@@ -136,12 +134,7 @@ def task_clip(
         ValueError: If the task does not exist, or an argument is outside its range.
     """
     classes = TASKS[one_of("task", task, TASKS)]
-    if not 4 <= identities <= MOST_IDENTITIES:
-        raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
-    if dots not in (2, 4, 8):
-        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
-    if not 1 <= gap <= MOST_EMPTY:
-        raise ValueError(f"gap: got {gap}; need 1 to {MOST_EMPTY}")
+    _check(identities, dots, gap)
     num_frames = SHOWN + gap if task in ("match", "match_unmarked") else NUM_FRAMES
     key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
     rng = np.random.default_rng(key)
@@ -165,6 +158,15 @@ def task_clip(
     return TaskClip(
         pixels, canvas.mask("evidence"), canvas.mask("distractors"), query, tuple(wrong)
     )
+
+
+def _check(identities: int, dots: int, gap: int) -> None:
+    if not 4 <= identities <= MOST_IDENTITIES:
+        raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
+    if dots not in (2, 4, 8):
+        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
+    if not 1 <= gap <= MOST_EMPTY:
+        raise ValueError(f"gap: got {gap}; need 1 to {MOST_EMPTY}")
 
 
 def identity_picture(identity: int, brightness: float = 0.95) -> Tensor:

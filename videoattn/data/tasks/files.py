@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videoattn.data.synthetic import DemoClip, Split, encode_clip
-from videoattn.data.tasks.clips import FRAME_RATE, TASKS, TaskClip, task_clip
+from videoattn.data.tasks.clips import FRAME_RATE, TASKS, Pixel, TaskClip, task_clip
 from videoattn.errors import first_few, one_of
 from videoattn.files import read_arrays, write_whole
 
@@ -91,29 +91,31 @@ def write_task(
 
     for split, count in splits.items():
         names = sorted(f"{classes[n % len(classes)]}/{n:05d}.mp4" for n in range(count))
-        queries, wrong, masks = [], [], []
+        truth = []
         with ThreadPoolExecutor(num_threads) as pool:
             clips = pool.map(draw, [split] * count, names)
             for name, clip in zip(names, clips, strict=True):
-                queries.append(clip.query)
-                wrong.append(clip.wrong_queries)
-                masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
+                masks = np.packbits(torch.stack(clip[1:3]), axis=-1)
+                truth.append((clip.query, clip.wrong_queries, masks))
                 written.append(root / split / name)
                 if on_clip is not None:
                     on_clip(written[-1])
-        _write_truth(
-            root / f"{split}.npz",
-            paths=np.array(names),
-            queries=np.array(queries),
-            masks=np.stack(masks, axis=1),
-            wrong_queries=np.array(wrong, int).reshape(count, -1, 3),
-        )
+        _write_truth(root / f"{split}.npz", names, truth)
     return written
 
 
-def _write_truth(path: Path, **arrays: np.ndarray) -> None:
+def _write_truth(
+    path: Path, names: list[str], truth: list[tuple[Pixel, tuple[Pixel, ...], np.ndarray]]
+) -> None:
+    queries, wrong, masks = zip(*truth, strict=True)
     content = BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(
+        content,
+        paths=np.array(names),
+        queries=np.array(queries),
+        masks=np.stack(masks, axis=1),
+        wrong_queries=np.array(wrong, int).reshape(len(names), -1, 3),
+    )
     write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
