@@ -28,22 +28,25 @@ CEILINGS = {
     "weights": 1_494,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
     # masks, windows of motion and second objects of the demo's clips; frames counted while
-    # decoding, and counts for the next run; diagnostic tasks with their truth.
-    "data": 6_542,
+    # decoding, and counts for the next run; diagnostic tasks with their truth, wrong queries and
+    # gaps.
+    "data": 6_566,
     # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
     # average of the weights, copies to a GPU one batch ahead; small passes on a CPU.
     "engine": 2_771,
     # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth;
-    # faithfulness: removal, baselines, knock-outs, randomization, known motion.
-    "explain": 3_618,
+    # faithfulness: removal, baselines, knock-outs, answers without a block, randomization, known
+    # motion.
+    "explain": 3_628,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
     # compile, ema, sync_norm; advice when training waits for data; Markdown tables.
     "recipe": 2_817,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden; compare over networks, recipes and
-    # machines; faithful; tasks, and their truth in compare; maps of a run on wrong labels.
-    "cli": 4_725,
+    # machines; faithful, on any device and into any folder; tasks, and their truth with controls in
+    # compare; maps of a run on wrong labels.
+    "cli": 4_780,
 }
 
 

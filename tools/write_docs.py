@@ -5,8 +5,8 @@
 | python tools/write_docs.py models      | docs/models.md, the whole page      |
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
-| python tools/write_docs.py evidence    | writes those of docs/evidence.md    |
-| python tools/write_docs.py store R N task=match identities=8 | a run R, to docs/evidence/N.json |
+| python tools/write_docs.py evidence    | writes those of docs/evidence.md, and its figures |
+| python tools/write_docs.py store R N task=match | results R, to docs/evidence/N.json |
 """
 
 import sys
@@ -17,6 +17,7 @@ import typer
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "bench")]
 import evidence as results
+import figures
 import torch
 import yaml
 from common import print_table
@@ -71,20 +72,30 @@ def attention() -> None:
 
 @app.command()
 def store(
-    run: Annotated[Path, typer.Argument(help="A run on a task, or its faithfulness.json.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A run on a task, a folder of `videoattn compare`, faithfulness.json, or "
+            "randomization.json."
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="The name of the file in docs/evidence.")],
-    about: Annotated[list[str], typer.Argument(help="Facts: task=match identities=8 machine=...")],
+    about: Annotated[
+        list[str] | None, typer.Argument(help="Facts: task=match identities=8 machine=...")
+    ] = None,
 ) -> None:
-    """Write the results of a run to docs/evidence/NAME.json."""
-    facts = {key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in about)}
-    record = results.run_record if run.is_dir() else results.removal_record
-    print(results.store(name, record(run, facts)))
+    """Write results to docs/evidence/NAME.json."""
+    facts = {
+        key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in about or ())
+    }
+    print(results.store(name, results.record_of(path, facts)))
 
 
 @app.command()
 def evidence() -> None:
-    """Write the tables of docs/evidence.md from docs/evidence/*.json."""
-    results.PAGE.write_text(results.filled(results.PAGE.read_text()))
+    """Write the tables and figures of docs/evidence.md from docs/evidence/*.json."""
+    page = results.filled(results.PAGE.read_text(), pictures=figures.PICTURES)
+    results.PAGE.write_text(page)
 
 
 @app.command()

@@ -167,6 +167,7 @@ def test_randomized_networks_keep_center_and_lose_saliency(
     assert all(row[mode][stage]["center"] == [[1] * 6] * 2 for mode in row if mode != "clip"
                for stage in row[mode])  # fmt: skip
     assert stored["verdicts"]["center"] == "insensitive"
+    assert stored["table"]["center"] == {"signed": [1, 1, 1], "absolute": [1, 1, 1]}
     same = [pytest.approx(1)] * 6  # the maps of the same weights
     assert stored["against"] == {"hires_cam": same, "center": same}
     assert torch.tensor(row["cascade"]["stem"]["hires_cam"][0]).mean() < 0.9
@@ -187,8 +188,10 @@ def test_the_other_run_has_the_same_network(trained: Path, clips: Path, tmp_path
 
 def test_known_motion_of_an_untrained_network(tmp_path: Path) -> None:
     run = untrained(tmp_path, "non_local", class_names=tuple(MOTIONS))
-    called(run, "--known-motion", "--videos", "2", "--method", "hires_cam", "--maps", "layer3")
-    stored = json.loads((tmp_path / "faithful/known_motion.json").read_text())
+    words = (run, "--known-motion", "--videos", "2", "--method", "hires_cam", "--maps", "layer3")
+    called(*words, "--out", tmp_path / "motion", "--device", "cpu")
+    assert not (tmp_path / "faithful").exists()
+    stored = json.loads((tmp_path / "motion/known_motion.json").read_text())
     assert [clip["motion"] for clip in stored["clips"]] == list(MOTIONS)[:2]
     for clip in stored["clips"]:
         assert list(clip["maps"]) == ["layer3.1_non_local", "hires_cam"]
@@ -197,7 +200,7 @@ def test_known_motion_of_an_untrained_network(tmp_path: Path) -> None:
             assert scores["lift"] == pytest.approx(scores["mass"] / scores["area"])
             assert 0.2 < scores["time_chance"] <= 0.5
             assert 0.5 < scores["right_object_chance"] < 1
-    text = (tmp_path / "faithful/known_motion.md").read_text()
+    text = (tmp_path / "motion/known_motion.md").read_text()
     assert text.count("chance 0.") >= 8
 
 

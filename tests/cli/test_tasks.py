@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def test_write(task: Path) -> None:
             ["track", "--identities", "8"],
             "--identities is an option of match and match_unmarked; track does not have it",
         ),
+        (["cue", "--gap", "4"], "--gap is an option of match and match_unmarked; cue does not"),
     ],
 )
 def test_wrong_options(words: list[str], message: str, tmp_path: Path) -> None:
@@ -68,18 +70,43 @@ def test_an_untrained_map_is_nearly_uniform(
     recipe: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    train(recipe, "train.lr=0", folder=run, device="cpu")
+    train(recipe, "train.lr=0", "train.keep_epochs=1", folder=run, device="cpu")
     capsys.readouterr()
     assert command("tasks", "truth", run, "--data", task) == 0
     found = json.loads((run / "truth.json").read_text())
     assert {key.split(",")[0] for key in found} == {"layer2.1_non_local", "layer3.1_non_local"}
     assert sum(row["clips"] for key, row in found.items() if "layer2" in key) == 4
-    for row in found.values():
+    for key, row in found.items():
+        assert row["right_off"] == key.endswith("correct")  # a new block is the identity
         assert row["mass"] == pytest.approx(row["area"], rel=0.1)
         assert row["distractor_mass"] == pytest.approx(row["distractor_area"], rel=0.1)
         assert 0 < row["area"] < 0.1
         assert row["area"] < row["chance"] < 1
-    assert "evidence" in capsys.readouterr().out
+        assert row["wrong_mass"] == pytest.approx(row["mass"], rel=0.1)
+    printed = capsys.readouterr().out
+    assert "weight on the evidence | its area | from wrong queries" in printed
+    _check_an_older_truth(run, task, found, capsys)
+
+
+def _check_an_older_truth(
+    run: Path, task: Path, found: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file without wrong queries gives the other scores, also at a kept checkpoint."""
+    older = shutil.copytree(task, run.parent / "older")
+    arrays = dict(np.load(task / "test.npz"))
+    del arrays["wrong_queries"]
+    np.savez(older / "test.npz", **arrays)
+    (run / "truth.json").unlink()
+    checkpoint = run / "checkpoint-epoch-0001.pt"
+    assert command("tasks", "truth", checkpoint, "--data", older) == 0
+    assert not (run / "truth.json").exists()
+    again = json.loads((run / "truth-epoch-0001.json").read_text())
+    for row in found.values():
+        del row["wrong_mass"]
+    assert again == found
+    printed = capsys.readouterr().out
+    assert "note: an earlier version wrote " in printed
+    assert "without wrong queries; write the task again for this control" in printed
 
 
 def test_compare_scores_maps_before_and_after_training(recipe: Path, tmp_path: Path) -> None:

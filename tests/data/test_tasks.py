@@ -11,7 +11,6 @@ import torch
 from videoattn.data.lists import read_folders
 from videoattn.data.tasks import clips as tasks
 from videoattn.data.tasks.clips import (
-    CANDIDATES,
     COLORED,
     CUE,
     EVENTS,
@@ -28,6 +27,7 @@ from videoattn.data.tasks.clips import (
 from videoattn.data.tasks.files import read_truth, write_task
 
 NUM_CLIPS = 120
+CANDIDATES = slice(13, 16)
 
 
 @cache
@@ -124,6 +124,45 @@ def test_only_the_glyph_of_the_class_equals_the_cue(task: str) -> None:
             assert (own - cue).abs().max() < min((c - cue).abs().max() for c in candidates)
         assert not clip.evidence[CUE.stop :].any()
         assert not clip.distractors[: CUE.stop].any()
+
+
+@pytest.mark.parametrize("task", ["match", "match_unmarked", "cue"])
+def test_wrong_queries_are_on_the_other_glyphs(task: str) -> None:
+    for number in range(4):
+        clip = drawn(task, number)
+        assert len(clip.wrong_queries) == 3
+        quadrants = {
+            (y < SIDE // 2, x < SIDE // 2) for _, y, x in (clip.query, *clip.wrong_queries)
+        }
+        assert len(quadrants) == 4
+        for frame, y, x in clip.wrong_queries:
+            assert frame == NUM_FRAMES - 1
+            # A ring is empty in the middle.
+            assert clip.distractors[frame, y - 8 : y + 9, x - 8 : x + 9].any()
+
+
+@pytest.mark.parametrize("dots", [2, 8])
+def test_wrong_queries_are_on_the_other_dots(dots: int) -> None:
+    clip = task_clip("track", 1, number=1, dots=dots)
+    frame, y, x = clip.query
+    assert len(clip.wrong_queries) == dots - 1
+    for one in clip.wrong_queries:
+        assert clip.distractors[one] or abs(one[1] - y) + abs(one[2] - x) < 24  # covered
+    assert not clip.distractors[frame, y, x]
+
+
+@pytest.mark.parametrize("gap", [1, 10, 20])
+def test_a_gap_changes_only_the_number_of_frames(gap: int) -> None:
+    usual, clip = drawn("match", 3), task_clip("match", 3, number=3, gap=gap)
+    assert clip.frames.shape == (gap + 6, 3, SIDE, SIDE)
+    shown = clip.evidence.any((1, 2))
+    assert shown[:3].all()
+    assert not shown[3:].any()
+    assert clip.query == (gap + 5, *usual.query[1:])
+    assert torch.equal(clip.evidence[:3], usual.evidence[:3])
+    assert torch.equal(clip.distractors[-3:], usual.distractors[-3:])
+    if gap == 10:
+        assert torch.equal(clip.frames, usual.frames)
 
 
 @pytest.mark.parametrize("dots", [2, 4, 8])
@@ -273,6 +312,9 @@ def test_written_clips_and_truth(tmp_path: Path) -> None:
     path = "bottom_right/00005.mp4"
     assert torch.equal(truth.masks(path), torch.stack([clip.evidence, clip.distractors]))
     assert tuple(truth.queries[truth.paths.index(path)]) == clip.query
+    assert truth.wrong_queries is not None
+    wrong = truth.wrong_queries[truth.paths.index(path)]
+    assert tuple(map(tuple, wrong)) == clip.wrong_queries
     error = decode(tmp_path / "train" / path).float() - clip.frames.float()
     assert error.abs().mean() < 5
     with pytest.raises(ValueError, match=r"the truth has no clip 'x.mp4'; it has bottom_left/"):
@@ -295,6 +337,7 @@ def test_threads_do_not_change_what_is_written(tmp_path: Path) -> None:
         ),
         ({"identities": 3}, r"identities: got 3; need 4 to 48"),
         ({"dots": 5}, r"dots: got 5; choose from 2, 4, 8"),
+        ({"gap": 0}, r"gap: got 0; need 1 to 42"),
     ],
 )
 def test_arguments_outside_their_range(arguments: dict[str, int], message: str) -> None:
@@ -315,6 +358,14 @@ def test_damaged_truth(tmp_path: Path) -> None:
     np.savez(path, paths=np.array(["a"]))
     with pytest.raises(ValueError, match=r"train.npz is not the truth of a task"):
         read_truth(path)
+    arrays = {"paths": ["a/0.mp4"], "queries": np.zeros((1, 3), int)}
+    arrays["masks"] = np.zeros((2, 1, 2, 8, 1), np.uint8)
+    np.savez(path, **arrays)
+    assert read_truth(path).wrong_queries is None  # of an earlier version
+    for wrong in (np.zeros((1, 3, 3)), np.zeros((2, 3, 3), int), np.zeros((1, 3), int)):
+        np.savez(path, **arrays, wrong_queries=wrong)
+        with pytest.raises(ValueError, match=r"train.npz is not the truth of a task"):
+            read_truth(path)
 
 
 @pytest.mark.parametrize("name", ["../../a.mp4", "/etc/a.mp4", "top_left/a.mp4", "top_left/1.txt"])

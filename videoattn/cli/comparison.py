@@ -15,7 +15,18 @@ from videoattn.recipe.console import markdown_table
 RESULT = "result.json"
 NONE = "none"
 TRUTH = ("clips", "mass", "area", "pointing", "chance")
-TRUTH_COLUMNS = ("clips", "weight on the evidence", "its area", "highest cell on it", "by chance")
+"""Scores that every result has."""
+TRUTH_COLUMNS = {
+    "mass": "weight on the evidence",
+    "area": "its area",
+    "wrong_mass": "from wrong queries",
+    "distractor_mass": "on distractors",
+    "distractor_area": "their area",
+    "pointing": "highest cell on the evidence",
+    "chance": "by chance",
+    "right_off": "right answers without the block",
+}
+"""Score of a map against the truth -> its heading, in the tables of all commands."""
 WITH = " + "
 """Separates the network and the attention in the name of a row."""
 NUM_RESAMPLES = 2000
@@ -110,11 +121,20 @@ def truth_table(rows: Rows) -> str:
         found = [one.truth for one in row.values() if one.truth]
         for key in sorted({key for truth in found for key in truth}):
             scores = [truth[key] for truth in found if key in truth]
-            means = [100 * statistics.mean(one[score] for one in scores) for score in TRUTH[1:]]
             clips = sum(one["clips"] for one in scores)
-            cells.append((name, key, f"{clips:.0f}", *(f"{mean:.1f} %" for mean in means)))
-    columns = ("attention", "rows of the queries in", *TRUTH_COLUMNS)
+            cells.append((name, key, f"{clips:.0f}", *truth_cells(scores)))
+    columns = ("attention", "rows of the queries in", "clips", *TRUTH_COLUMNS.values())
     return "\n" + markdown_table(columns, cells) if cells else ""
+
+
+def truth_cells(scores: Sequence[Mapping[str, float | int]]) -> list[str]:
+    """Returns the cells below `TRUTH_COLUMNS`: means, or "-" for what is not measured."""
+    return [
+        f"{100 * statistics.mean(one[key] for one in scores):.1f} %"
+        if all(key in one for one in scores)
+        else "-"
+        for key in TRUTH_COLUMNS
+    ]
 
 
 def _mean(row: Mapping[int, Result]) -> float:

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from videoattn.cli.arguments import Overrides, Run
+from videoattn.cli.arguments import Device
 from videoattn.cli.env import machine
 from videoattn.cli.faithful_report import Results, write_removal
 from videoattn.data.lists import Samples
@@ -56,46 +56,57 @@ Against = Annotated[
         "are compared, too, such as one trained on wrong labels.",
     ),
 ]
-Randomize = Annotated[
-    bool, typer.Option("--randomize", help="Compare maps before and after parameters are redrawn.")
+RunAndOverrides = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN", help="A run, as for `videoattn test`; then changes to its recipe, as there."
+    ),
 ]
-KnownMotion = Annotated[
-    bool, typer.Option("--known-motion", help="Compare maps with the demo's known moving objects.")
+Instead = Annotated[
+    list[bool] | None,
+    typer.Option(
+        "--randomize/--known-motion",
+        help="Instead, compare maps before and after parameters are redrawn, or with the demo's "
+        "known moving objects.",
+    ),
 ]
 
 
 def command(
-    run: Run,
-    overrides: Overrides = None,
+    run: RunAndOverrides,
     maps: Maps = None,
     method: Methods = None,
     videos: Annotated[int, typer.Option(min=1, help="The number of videos.")] = NUM_VIDEOS,
     fill: Fills = "mean,freeze",
     seed: Seed = 0,
     against: Against = None,
-    randomize: Randomize = False,
-    known_motion: KnownMotion = False,
+    instead: Instead = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; RUN/faithful if not given.")
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """Score whether maps show what the network uses.
 
     Hides the places that each map marks, in the order of the map, and compares the effect with that
-    of random and simple orders. Writes tables and curves to RUN/faithful. An interrupted command
-    continues where it stopped. Without --maps and --method, scores all of both.
+    of random and simple orders. Writes tables and curves. An interrupted command continues where
+    it stopped. Without --maps and --method, scores all of both.
     """
-    if randomize and known_motion:
+    if instead and len(set(instead)) > 1:
         raise ValueError(
             "--randomize and --known-motion are two measurements; choose one at a time"
         )
-    data = remembered_data(run)
-    predictor = load(run, resolve_device("auto"), overrides=overrides or (), data=data)
-    chosen = choose(predictor, maps or (), method or (), seed=seed, num_videos=videos)
-    if known_motion:
+    path, *overrides = run
+    data = remembered_data(Path(path))
+    predictor = load(path, resolve_device(device), overrides=overrides, data=data)
+    chosen = choose(predictor, maps or (), method or (), seed=seed, num_videos=videos, out=out)
+    if instead and not instead[0]:
         from videoattn.cli.faithful_motion import score_known_motion
 
         score_known_motion(chosen)
         return
     clips = Clips(chosen)
-    if randomize:
+    if instead:
         from videoattn.cli.faithful_randomize import compare_randomized
 
         compare_randomized(chosen, clips, against)
@@ -116,10 +127,11 @@ class Chosen(NamedTuple):
     methods: tuple[str, ...]
     seed: int
     num_videos: int
+    out: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return output_folder(self.predictor.folder / FOLDER)
+        return output_folder(self.out or self.predictor.folder / FOLDER)
 
     def fields(
         self, video: Tensor, target: int, model: nn.Module | None = None, **options: int
@@ -149,6 +161,7 @@ def choose(
     *,
     seed: int,
     num_videos: int,
+    out: Path | None = None,
 ) -> Chosen:
     """Finds the maps with positions and the methods that apply, and prints what is left out.
 
@@ -179,7 +192,7 @@ def choose(
             show(f"note: {name} is left out: {error}")
             continue
         applicable += [] if methods else [name]
-    return Chosen(predictor, tuple(recorded), tuple(applicable), seed, num_videos)
+    return Chosen(predictor, tuple(recorded), tuple(applicable), seed, num_videos, out)
 
 
 class Clips:

@@ -111,10 +111,11 @@ def _write(
     """Writes the verdicts: a map is insensitive if its interval lies above the band."""
     stages = list(rows[0]["cascade"])
     columns = ["map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"]
-    table, verdicts = [], {}
+    table, verdicts, scores = [], {}, {}
     for name, (low, high) in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
         signed, absolute = (bootstrap(values) for values in last)
+        scores[name] = {"signed": signed, "absolute": absolute}
         verdicts[name] = "insensitive" if signed.low >= high - 1e-6 else "sensitive"
         cells = [name, signed, absolute, f"{low:z.2f} to {high:z.2f}", verdicts[name]]
         if others:
@@ -123,7 +124,7 @@ def _write(
     if others:
         columns.append("the run of --against")
     text = f"# Randomization\n\n{results.header()}\n{markdown_table(columns, table)}"
-    results.write(bands=bands, verdicts=verdicts, against=others)
+    results.write(table=scores, bands=bands, verdicts=verdicts, against=others)
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):

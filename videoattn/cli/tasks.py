@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 from collections import defaultdict
 from dataclasses import replace
@@ -15,38 +16,55 @@ from torch import Tensor
 from videoattn.attention.maps import PairwiseMap
 from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Overrides, Recipe, Run
-from videoattn.cli.clip import read_clip
+from videoattn.cli.clip import map_owners, read_clip
+from videoattn.cli.comparison import TRUTH_COLUMNS, truth_cells
 from videoattn.data.tasks.clips import TASKS
 from videoattn.data.tasks.files import read_truth, write_task
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
 from videoattn.errors import one_of
+from videoattn.explain.faithful.knockout import answers_without
 from videoattn.explain.truth import mass, pointing, pointing_chance
 from videoattn.files import require_empty, write_text
 from videoattn.models import info
 from videoattn.models.extent import receptive_field
 from videoattn.recipe.config import AttentionConfig
-from videoattn.recipe.console import show
+from videoattn.recipe.console import markdown_table, show
 from videoattn.recipe.load import load
 from videoattn.recipe.memory import remembered_data
 from videoattn.recipe.model import make_model
 from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_run
 
-OPTIONS = {"match": "identities", "match_unmarked": "identities", "track": "dots"}
-"""Task -> the option that makes it harder."""
+OPTIONS = {
+    "identities": ("match", "match_unmarked"),
+    "dots": ("track",),
+    "gap": ("match", "match_unmarked"),
+}
+"""Option that makes a task harder -> the tasks that have it."""
 TRUTH = "test.npz"
+
+
+Identities = Annotated[
+    int | None, typer.Option(help="match: the number of different glyphs, 4 to 48; 8 if unset.")
+]
+Dots = Annotated[int | None, typer.Option(help="track: the number of dots, 2, 4 or 8; 4 if unset.")]
+Gap = Annotated[
+    int | None,
+    typer.Option(
+        metavar="FRAMES",
+        help="match: the number of frames between the cue and the candidates, 1 to 42; 10 if "
+        "unset. A clip has 6 frames more.",
+    ),
+]
 
 
 def write(
     name: Annotated[str, typer.Argument(help=f"The task: {', '.join(TASKS)}.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the clips and their truth.")],
-    identities: Annotated[
-        int | None, typer.Option(help="match: the number of different glyphs, 4 to 48; 8 if unset.")
-    ] = None,
-    dots: Annotated[
-        int | None, typer.Option(help="track: the number of dots, 2, 4 or 8; 4 if unset.")
-    ] = None,
+    identities: Identities = None,
+    dots: Dots = None,
+    gap: Gap = None,
     train: Annotated[int, typer.Option(help="Number of training clips.")] = 2000,
     test: Annotated[int, typer.Option(help="Number of test clips.")] = 500,
     seed: Annotated[int, typer.Option(help="Another seed draws other clips.")] = 0,
@@ -55,15 +73,15 @@ def write(
     """Write the clips of a task, and masks of what a network has to find.
 
     FOLDER/train and FOLDER/test have a folder of H.264 clips per class; FOLDER/train.npz and
-    FOLDER/test.npz have the masks of the evidence and of the distractors, and the pixel to ask
+    FOLDER/test.npz have the masks of the evidence and of the distractors, and the pixels to ask
     from. The recipes configs/task_NAME.yaml read such a folder (data.root=FOLDER).
     """
     one_of("NAME", name, TASKS)
-    given = {"identities": identities, "dots": dots}
+    given = {"identities": identities, "dots": dots, "gap": gap}
     options = {key: value for key, value in given.items() if value is not None}
     for option in options:
-        if OPTIONS.get(name) != option:
-            users = " and ".join(task for task, used in OPTIONS.items() if used == option)
+        if name not in OPTIONS[option]:
+            users = " and ".join(OPTIONS[option])
             raise ValueError(f"--{option} is an option of {users}; {name} does not have it")
     require_empty(folder)
     total, done = train + test, 0
@@ -99,10 +117,12 @@ def truth(
 ) -> None:
     """Compare the pairwise maps of a network with the ground truth of a task.
 
-    For the query of each test clip: the share of its row on the evidence (mass) and on the
-    distractors, beside their shares of the clip, and how often the highest cell meets the evidence
-    (pointing), beside chance. Correctly and wrongly classified clips are separate rows. Also writes
-    RUN/truth.json.
+    For the query of each test clip: the weight of its row on the evidence and on the distractors,
+    beside their shares of the clip, and how often the highest cell meets the evidence, beside
+    chance. Two controls: the weight on the evidence from wrong queries, such as the glyphs that do
+    not equal the cue, and how many answers are right if the identity replaces the block. Correctly
+    and wrongly classified clips are separate rows. Also writes RUN/truth.json, or
+    RUN/truth-epoch-NNNN.json for a checkpoint that train.keep_epochs kept.
     """
     predictor = load_run(run, resolve_device(device), data=remembered_data(run))
     if data is None and not predictor.config.data.root:
@@ -116,13 +136,17 @@ def truth(
             f"{run} has no pairwise map, and the truth is about queries; choose a run with "
             "non_local, cross_layer, sagan, similarity or stand_alone"
         )
-    write_text(predictor.folder / "truth.json", json.dumps(table, indent=1))
-    for key, row in table.items():
+    kept = re.fullmatch(r"checkpoint(-epoch-\d+)\.pt", predictor.checkpoint.name)
+    path = predictor.folder / f"truth{kept[1] if kept else ''}.json"
+    write_text(path, json.dumps(table, indent=1))
+    cells = [(key, row["clips"], *truth_cells([row])) for key, row in table.items()]
+    columns = ("block, answer", "clips", *TRUTH_COLUMNS.values())
+    for line in markdown_table(columns, cells).splitlines():
+        show(line)
+    if read_truth(root / TRUTH).wrong_queries is None:
         show(
-            f"{key} ({row['clips']} clips): evidence {100 * row['mass']:.1f} % "
-            f"(area {100 * row['area']:.1f} %), distractors {100 * row['distractor_mass']:.1f} % "
-            f"({100 * row['distractor_area']:.1f} %), pointing {100 * row['pointing']:.1f} % "
-            f"(chance {100 * row['chance']:.1f} %)"
+            f"note: an earlier version wrote {root / TRUTH}, without wrong queries; write the task "
+            "again for this control"
         )
 
 
@@ -145,17 +169,22 @@ def compare_with_truth(
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     if not recordable_blocks(predictor.model):
         return {}
-    step = max(len(known.paths) // videos, 1)
-    for path, query in list(zip(known.paths, known.queries.tolist(), strict=True))[::step][:videos]:
+    for index in range(len(known.paths))[:: max(len(known.paths) // videos, 1)][:videos]:
+        path, queries = known.paths[index], [known.queries[index].tolist()]
+        if known.wrong_queries is not None:
+            queries += known.wrong_queries[index].tolist()
         clip = read_clip(predictor, root / "test" / path)
-        frame, y, x = query
-        position = clip.to_input(clip.pixel((frame, x, y)))
-        with torch.no_grad(), record_attention(predictor.model, queries=[position]) as maps:
+        positions = [clip.to_input(clip.pixel((frame, x, y))) for frame, y, x in queries]
+        with torch.no_grad(), record_attention(predictor.model, queries=positions) as maps:
             label = int(predictor.model(clip.video).argmax())
-        answer = "correct" if predictor.class_names[label] == path.split("/")[0] else "wrong"
-        for name, found in maps.items():
-            if isinstance(found, PairwiseMap):
-                scored = _compare(found.weights[0, 0], known.masks(path))
+        right, named = path.split("/")[0], predictor.class_names
+        answer = "correct" if named[label] == right else "wrong"
+        without = answers_without(predictor.model, clip.video)
+        for name, block in map_owners(maps, list(recordable_blocks(predictor.model))).items():
+            if isinstance(found := maps[name], PairwiseMap):
+                scored = _compare(found.weights[0], known.masks(path))
+                if block in without:
+                    scored["right_off"] = float(named[without[block]] == right)
                 rows[f"{name}, {kind or answer}"].append(scored)
     return {
         key: {"clips": len(scores)}
@@ -178,12 +207,15 @@ def field(recipe: Recipe, overrides: Overrides = None) -> None:
         show(f"{stage}: {frames} of {size[0]} frames, {height} x {width} of {size[1]} x {size[2]}")
 
 
-def _compare(row: Tensor, masks: Tensor) -> dict[str, float]:
+def _compare(rows: Tensor, masks: Tensor) -> dict[str, float]:
+    """Scores the row of the query, (1 + K, T', H', W') with the rows of K wrong queries."""
     evidence, distractors = masks.double()
+    row, wrong = rows[0], rows[1:]
     frames, height, width = row.shape
     return {
         "mass": float(mass(row, evidence)),
         "area": float(evidence.mean()),
+        **({"wrong_mass": float(mass(wrong, evidence).mean())} if len(wrong) else {}),
         "distractor_mass": float(mass(row, distractors)),
         "distractor_area": float(distractors.mean()),
         "pointing": float(pointing(row, evidence)),

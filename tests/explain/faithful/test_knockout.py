@@ -12,6 +12,7 @@ from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.blocks.stand_alone import StandAloneAttention
 from videoattn.attention.insert import insert_attention
 from videoattn.explain.faithful.knockout import (
+    answers_without,
     block_off,
     blocks_that_attend,
     row_order,
@@ -194,9 +195,12 @@ def test_a_new_block_can_be_switched_off_and_another_shape_cannot() -> None:
         assert not torch.equal(model(video), expected)
         with block_off(block):
             assert torch.equal(model(video), expected)
+        assert answers_without(model, video) == {"layer2.1_non_local": int(expected.argmax())}
         convolution = nn.Sequential(nn.Conv3d(3, 4, 1))
         with (
             block_off(convolution[0]),
             pytest.raises(ValueError, match="Conv3d is not an addition to its input"),
         ):
             convolution(video)
+    wider = nn.Sequential(StandAloneAttention(3, 8), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    assert answers_without(wider, video) == {}

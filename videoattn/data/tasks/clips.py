@@ -1,6 +1,6 @@
 """Draws the clips of diagnostic tasks, which need attention, and the truth of where to look.
 
-- match: a glyph in a white frame, the cue; 10 frames without glyphs; then a glyph in each quadrant.
+- match: a glyph in a white frame, the cue; a gap without glyphs; then a glyph in each quadrant.
   The class is the quadrant of the glyph that equals the cue.
 - match_unmarked: the same, but the cue has no white frame.
 - cue: the clips of match with 8 identities; the class is the identity of the cue. Networks without
@@ -11,8 +11,8 @@
   between them. The class is the first of the two.
 - still: a textured object that rests. The class is its texture.
 
-Clips have 16 frames. A glyph is one of n identities: a color and a shape. Coordinates are (x, y)
-from -1 to 1 with y pointing down, as in `synthetic`.
+Clips have 16 frames, 10 of them in the gap. A glyph is one of n identities: a color and a shape.
+Coordinates are (x, y) from -1 to 1 with y pointing down, as in `synthetic`.
 """
 
 from dataclasses import dataclass, field
@@ -52,10 +52,12 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 """Task -> its classes, sorted like class folders."""
 
-CUE, CANDIDATES = slice(0, 3), slice(13, 16)
-BETWEEN = slice(3, 13)
+CUE = slice(0, 3)
+SHOWN, MOST_EMPTY = 6, 42  # frames of the cue and the candidates; of the longest gap
 MARKED, COLORED = slice(0, 2), slice(14, 16)
 FLASH, GAP = 2, 8  # frames of a flash; from the first flash to the second
+
+Pixel = tuple[int, int, int]  # (frame, y, x)
 
 
 class TaskClip(NamedTuple):
@@ -65,13 +67,15 @@ class TaskClip(NamedTuple):
         frames: (T, 3, S, S), as they are encoded.
         evidence: Whether a pixel shows what the query must find, (T, S, S).
         distractors: Whether a pixel shows what could be taken for it.
-        query: (frame, y, x) of the pixel whose row of attention is compared with the evidence.
+        query: The pixel whose row of attention is compared with the evidence.
+        wrong_queries: Pixels of other glyphs (`match`) or dots (`track`) of the last frame.
     """
 
     frames: Frames
     evidence: Tensor
     distractors: Tensor
-    query: tuple[int, int, int]
+    query: Pixel
+    wrong_queries: tuple[Pixel, ...] = ()
 
 
 @dataclass
@@ -114,6 +118,7 @@ def task_clip(
     seed: int = 0,
     identities: int = 8,
     dots: int = 4,
+    gap: int = NUM_FRAMES - SHOWN,
 ) -> TaskClip:
     """Returns a clip as a pure function of the arguments.
 
@@ -123,38 +128,45 @@ def task_clip(
         number: The number of the clip in its split.
         identities: `match` and `match_unmarked`: the number of different glyphs, 4 to 48.
         dots: `track`: the number of dots, 2, 4 or 8.
+        gap: `match` and `match_unmarked`: the number of frames without glyphs, 1 to 42.
 
     Raises:
         ValueError: If the task does not exist, or an argument is outside its range.
     """
     classes = TASKS[one_of("task", task, TASKS)]
-    if not 4 <= identities <= MOST_IDENTITIES:
-        raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
-    if dots not in (2, 4, 8):
-        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
+    _check(identities, dots, gap)
+    num_frames = SHOWN + gap if task in ("match", "match_unmarked") else NUM_FRAMES
     key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
     rng = np.random.default_rng(key)
-    canvas = Canvas(background(NUM_FRAMES, rng, SIDE))
+    canvas = Canvas(background(num_frames, rng, SIDE))
     name = classes[label]
     match task:
         case "match" | "match_unmarked":
             chosen = rng.choice(identities, 4, replace=False).tolist()
-            frame, x, y = _match(canvas, rng, name, chosen, task == "match")
+            queries = _match(canvas, rng, name, chosen, task == "match")
         case "cue":
-            frame, x, y = _cue(canvas, rng, label)
+            queries = _cue(canvas, rng, label)
         case "track":
-            frame, x, y = _track(canvas, rng, name, dots)
+            queries = _track(canvas, rng, name, dots)
         case "order":
-            frame, x, y = _order(canvas, rng, name)
+            queries = _order(canvas, rng, name)
         case _:
-            frame, x, y = _still(canvas, rng, name)
+            queries = _still(canvas, rng, name)
     pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    query, *wrong = ((t, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)) for t, x, y in queries)
     return TaskClip(
-        pixels.contiguous(memory_format=torch.channels_last),
-        canvas.mask("evidence"),
-        canvas.mask("distractors"),
-        (frame, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)),
+        pixels, canvas.mask("evidence"), canvas.mask("distractors"), query, tuple(wrong)
     )
+
+
+def _check(identities: int, dots: int, gap: int) -> None:
+    if not 4 <= identities <= MOST_IDENTITIES:
+        raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
+    if dots not in (2, 4, 8):
+        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
+    if not 1 <= gap <= MOST_EMPTY:
+        raise ValueError(f"gap: got {gap}; need 1 to {MOST_EMPTY}")
 
 
 def identity_picture(identity: int, brightness: float = 0.95) -> Tensor:
@@ -166,13 +178,15 @@ def identity_picture(identity: int, brightness: float = 0.95) -> Tensor:
     return glyph_picture((hue + row) % GLYPHS, color(hue / COLORS, 0.95, brightness))
 
 
-_Query = tuple[int, float, float]
+_Queries = list[tuple[int, float, float]]  # (frame, x, y): the query, then wrong ones
 
 
 def _match(
     canvas: Canvas, rng: np.random.Generator, name: str, chosen: list[int], marked: bool
-) -> _Query:
+) -> _Queries:
     """Draws the identity chosen[0] as the cue and in the quadrant, and the others elsewhere."""
+    end = len(canvas.picture)
+    between, candidates = slice(CUE.stop, end - CUE.stop), slice(end - CUE.stop, end)
     cue = _at(*rng.uniform(-0.5, 0.5, 2), size=rng.uniform(0.26, 0.34))
     canvas.draw("evidence", _glyph(chosen[0], rng), _repeat(cue, CUE), CUE)
     if marked:
@@ -180,26 +194,25 @@ def _match(
         white = glyph_picture(SHAPES.index("frame"), torch.ones(3))
         canvas.draw("evidence", white, _repeat(frame, CUE), CUE)
     for _ in range(int(rng.integers(2, 4))):
-        canvas.draw("distractors", object_picture(rng), _move(rng, BETWEEN), BETWEEN)
+        canvas.draw("distractors", object_picture(rng), _move(rng, between), between)
     others = iter(chosen[1:])
-    query = (0, 0.0, 0.0)
+    queries: _Queries = []
     for quadrant, center in QUADRANTS.items():
         x, y = (at + rng.uniform(-0.12, 0.12) for at in center)
-        state = _repeat(_at(x, y, size=rng.uniform(0.26, 0.34)), CANDIDATES)
-        if quadrant == name:
-            query = (CANDIDATES.stop - 1, x, y)
-            canvas.draw("query", _glyph(chosen[0], rng), state, CANDIDATES)
-        else:
-            canvas.draw("distractors", _glyph(next(others), rng), state, CANDIDATES)
-    return query
+        state = _repeat(_at(x, y, size=rng.uniform(0.26, 0.34)), candidates)
+        is_match = quadrant == name
+        queries.insert(0 if is_match else len(queries), (end - 1, x, y))
+        role, identity = ("query", chosen[0]) if is_match else ("distractors", next(others))
+        canvas.draw(role, _glyph(identity, rng), state, candidates)
+    return queries
 
 
-def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Query:
+def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Queries:
     others = rng.permutation([k for k in range(COLORS) if k != identity])[:3].tolist()
     return _match(canvas, rng, str(rng.choice(list(QUADRANTS))), [identity, *others], True)
 
 
-def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Query:
+def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Queries:
     regions = [str(region) for region in rng.permutation(list(REGIONS))]
     for region, (x, y) in zip(regions, QUADRANTS.values(), strict=True):
         rows, columns = (slice(*((0, 64) if at < 0 else (64, 128))) for at in (y, x))
@@ -222,10 +235,10 @@ def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Q
             first = {key: state[MARKED] for key, state in states.items()}
             canvas.draw(role, mark, first | {"size": first["size"] - np.log(1.3)}, MARKED)
     canvas.shown["evidence"][-1] = 0  # the query itself
-    return NUM_FRAMES - 1, float(paths[0]["x"][-1]), float(paths[0]["y"][-1])
+    return [(NUM_FRAMES - 1, float(path["x"][-1]), float(path["y"][-1])) for path in paths]
 
 
-def _order(canvas: Canvas, rng: np.random.Generator, name: str) -> _Query:
+def _order(canvas: Canvas, rng: np.random.Generator, name: str) -> _Queries:
     first = int(rng.integers(0, NUM_FRAMES - FLASH - GAP + 1))
     second = int(rng.integers(first + GAP, NUM_FRAMES - FLASH + 1))
     between = rng.integers(first + FLASH, second - FLASH + 1, int(rng.integers(1, 4)))
@@ -234,15 +247,15 @@ def _order(canvas: Canvas, rng: np.random.Generator, name: str) -> _Query:
         _flash(canvas, rng, "distractors", int(rng.choice(others)), start)
     identities = EVENTS[name], sum(EVENTS.values()) - EVENTS[name]
     _flash(canvas, rng, "evidence", identities[0], first)
-    return second, *_flash(canvas, rng, "query", identities[1], second)
+    return [(second, *_flash(canvas, rng, "query", identities[1], second))]
 
 
-def _still(canvas: Canvas, rng: np.random.Generator, name: str) -> _Query:
+def _still(canvas: Canvas, rng: np.random.Generator, name: str) -> _Queries:
     x, y = rng.uniform(-0.5, 0.5, 2).tolist()
     state = _at(x, y, size=rng.uniform(0.3, 0.45), angle=rng.uniform(-np.pi, np.pi))
     every = slice(0, NUM_FRAMES)
     canvas.draw("evidence", object_picture(rng, TEXTURES[name]), _repeat(state, every))
-    return NUM_FRAMES - 1, x, y
+    return [(NUM_FRAMES - 1, x, y)]
 
 
 def _glyph(identity: int, rng: np.random.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from videoattn.files import read_arrays, write_arrays
 MOST_BYTES = 2**32
 _NAME = re.compile(r"\w+/\d+\.mp4")  # below the folder of the split, not outside
 _ARRAYS = ("paths", "queries", "masks")
+_WRONG = "wrong_queries"
 
 
 class Truth(NamedTuple):
@@ -29,11 +30,14 @@ class Truth(NamedTuple):
         paths: (N,), the clips, such as "top_left/00003.mp4", sorted.
         queries: (N, 3), frame, y and x in pixels of the clip.
         packed: (2, N, T, S, S / 8), the masks of evidence and distractors, 8 pixels to a byte.
+        wrong_queries: (N, K, 3), pixels of what could be taken for the query, K of each clip; None
+            if an earlier version wrote the file.
     """
 
     paths: list[str]
     queries: np.ndarray
     packed: np.ndarray
+    wrong_queries: np.ndarray | None
 
     def masks(self, path: str) -> Tensor:
         """Returns the evidence and the distractors of a clip, (2, T, S, S), boolean.
@@ -64,7 +68,7 @@ def write_task(
         num_train, num_test: Clips per split. Classes have equally many, or differ by one.
         seed: The same arguments write the same frames and the same truth.
         on_clip: Called with each finished path, in order, for example to show progress.
-        options: `identities` and `dots` of `task_clip`.
+        options: `identities`, `dots` and `gap` of `task_clip`.
 
     Raises:
         ValueError: If an argument is outside its range, or a split has fewer clips than classes.
@@ -85,18 +89,23 @@ def write_task(
 
     for split, count in splits.items():
         names = sorted(f"{classes[n % len(classes)]}/{n:05d}.mp4" for n in range(count))
-        queries, masks = [], []
+        truth = []
         with ThreadPoolExecutor(num_threads) as pool:
             clips = pool.map(draw, [split] * count, names)
             for name, clip in zip(names, clips, strict=True):
-                queries.append(clip.query)
-                masks.append(np.packbits(torch.stack(clip[1:3]), axis=-1))
+                masks = np.packbits(torch.stack(clip[1:3]), axis=-1)
+                truth.append((clip.query, clip.wrong_queries, masks))
                 written.append(root / split / name)
                 on_clip(written[-1])
-        truth = (np.array(names), np.array(queries), np.stack(masks, axis=1))
-        arrays = dict(zip(_ARRAYS, truth, strict=True))
-        write_arrays(root / f"{split}.npz", arrays, compressed=True)
+        write_arrays(root / f"{split}.npz", _arrays(names, truth), compressed=True)
     return written
+
+
+def _arrays(names: list[str], truth: list[tuple]) -> dict[str, np.ndarray]:
+    queries, wrong, masks = zip(*truth, strict=True)
+    arrays = np.array(names), np.array(queries), np.stack(masks, axis=1)
+    wrong_queries = np.array(wrong, int).reshape(len(names), -1, 3)
+    return dict(zip((*_ARRAYS, _WRONG), (*arrays, wrong_queries), strict=True))
 
 
 def read_truth(path: Path) -> Truth:
@@ -106,13 +115,15 @@ def read_truth(path: Path) -> Truth:
         ValueError: If the file is damaged, too large, or not the truth of a task.
     """
     try:
-        arrays = read_arrays(path, most=MOST_BYTES, names=_ARRAYS)
+        arrays = read_arrays(path, most=MOST_BYTES, names=(*_ARRAYS, _WRONG))
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}); write the task again") from error
     paths, queries, masks = (arrays.get(name, np.zeros(0)) for name in _ARRAYS)
-    count = len(paths)
+    count, wrong = len(paths), arrays.get(_WRONG)
     shapes = queries.shape == (count, 3) and masks.shape[:2] == (2, count) and masks.ndim == 5
+    if wrong is not None:
+        shapes &= wrong.ndim == 3 and wrong.shape[::2] == (count, 3) and wrong.dtype.kind == "i"
     named = paths.dtype.kind == "U" and all(map(_NAME.fullmatch, paths.tolist()))
     if not shapes or not named or masks.dtype != np.uint8:
         raise ValueError(f"{path} is not the truth of a task; write the task again")
-    return Truth(paths.tolist(), queries, masks)
+    return Truth(paths.tolist(), queries, masks, wrong)

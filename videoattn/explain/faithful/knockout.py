@@ -11,7 +11,7 @@ effect of key j follows w_ij |v_j - y_i|, not w_ij, so we report how far each or
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import ceil, prod
 from typing import Any, Protocol, runtime_checkable
@@ -229,6 +229,19 @@ def block_off(block: nn.Module) -> Iterator[None]:
 
     with block.register_forward_hook(identity):
         yield
+
+
+@torch.no_grad()
+def answers_without(model: nn.Module, video: Video) -> dict[str, int]:
+    """Returns the class that the network names for one clip without each block, in turn.
+
+    Heads and layers that change the shape cannot be replaced by the identity, and are left out.
+    """
+    found = {}
+    for name, block in recordable_blocks(model).items():
+        with suppress(ValueError), block_off(block):
+            found[name] = int(model(video)[0].argmax())
+    return found
 
 
 def _received(block: nn.Module, q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:

@@ -23,7 +23,7 @@ from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.explain.choose import summarize
 from videoattn.explain.faithful.knockout import (
     KEYS,
-    block_off,
+    answers_without,
     blocks_that_attend,
     row_order,
     without_keys,
@@ -202,7 +202,7 @@ def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     model, whole = hider.model, torch.zeros(1, hider.num_cells, dtype=torch.bool)
     before = float(hider(whole).y)
-    attending = blocks_that_attend(model)
+    attending, answers = blocks_that_attend(model), answers_without(model, hider.video)
     for name, block in recordable_blocks(model).items():
         row: dict[str, Any] = {}
         if name in attending:
@@ -210,11 +210,8 @@ def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
                 with without_keys(block, which, generator):
                     row[which] = before - float(hider(whole).y)
             row |= row_order(model, block, hider.video, generator)
-        try:
-            with torch.no_grad(), block_off(block):
-                row["answer_off"] = int(model(hider.video)[0].argmax())
-        except ValueError:  # a head, or a layer that changes the shape
-            pass
+        if name in answers:
+            row["answer_off"] = answers[name]
         rows[name] = row
     return {name: row for name, row in rows.items() if row}
 
