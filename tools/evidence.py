@@ -153,16 +153,16 @@ def filled(page: str, folder: Path = FOLDER, pictures: Path | None = None) -> st
         start, what, kind, names, end = found.groups()
         chosen = [row for row in records.values() if row.get("task") == names]
         chosen = chosen or [records[name] for name in names.split(", ") if name in records]
-        needs, *_, text = TABLES[kind] if what == "table" else figures.PLOTS[kind]
+        needs = (TABLES if what == "table" else figures.PLOTS)[kind][0]
         chosen = [record for record in chosen if record.get(needs)]
         if what == "table":
-            return f"{start}\n{text(chosen) if chosen else NONE}\n{end}"
+            return f"{start}\n{TABLES[kind][1](chosen) if chosen else NONE}\n{end}"
         if not chosen:
             return start + end
         name = f"{kind}_{names.replace(', ', '_')}.svg"
         if pictures is not None:
             figures.draw(kind, chosen, pictures / name)
-        return f"{start}\n![{text}](../data/pictures/{name})\n\n{end}"
+        return f"{start}\n![{figures.PLOTS[kind].text}](../data/pictures/{name})\n\n{end}"
 
     return PART.sub(part, page)
 

@@ -13,7 +13,7 @@ from videoattn.cli.comparison import Result
 from videoattn.explain.faithful.score import FRAMES_ONLY
 
 PICTURES = Path(__file__).parents[1] / "data/pictures"
-STYLE = {"svg.hashsalt": "evidence", "font.size": 9, "path.simplify": False}
+STYLE: Any = {"svg.hashsalt": "evidence", "font.size": 9, "path.simplify": False}
 """The same curves are the same file."""
 
 Record = Mapping[str, Any]
