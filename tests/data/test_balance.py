@@ -122,7 +122,7 @@ def test_a_repeated_video_gives_other_clips_and_fails_as_itself(unequal: Path) -
 
 @pytest.mark.parametrize("balance", [-0.1, 1.01, float("nan")])
 def test_exponents_out_of_range(unequal: Path, balance: float) -> None:
-    with pytest.raises(ValueError, match=r"balance: got .*; need 0 \(as they are\) to 1"):
+    with pytest.raises(ValueError, match=r"balance: got .*; need 0 \(as in the data\) to 1"):
         balanced(unequal, balance=balance)
 
 

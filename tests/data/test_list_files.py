@@ -82,7 +82,7 @@ def test_other_links_are_followed(tmp_path: Path) -> None:
         (LIST.encode("utf-16-le"), r"list.txt has NUL bytes, as UTF-16 text has; save it as UTF-8"),
         (
             LIST.replace("\n", "\r").encode(),
-            r"list.txt has lines that end in CR; save it as UTF-8 with LF line ends$",
+            r"list.txt has lines that end in CR; save it as UTF-8 with LF line endings$",
         ),
     ],
 )

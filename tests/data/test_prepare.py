@@ -227,7 +227,9 @@ def test_sizes_of_copies() -> None:
     assert scaled(240, 320, 128) == (128, 170)
     assert scaled(99, 101, 128) == (100, 100)  # to even numbers, and never larger otherwise
     assert scaled(1, 1, 128) == (2, 2)
-    with pytest.raises(ValueError, match=r"^short_side: got 7; need an even number of pixels$"):
+    with pytest.raises(
+        ValueError, match=r"^short_side: got 7; need an even number of pixels, 2 or more$"
+    ):
         check_settings(7, 8)
     with pytest.raises(ValueError, match=r"^key_frame_interval: got 0; need 1 frame or more$"):
         check_settings(8, 0)

@@ -72,8 +72,8 @@ def capture(
 class Taps:
     """Carries tensors from modules to a block that reads them later in the same forward pass.
 
-    The hooks are permanent objects, so they survive deepcopy, torch.compile and torch.export, which
-    would copy a dictionary that is an attribute of a module.
+    The hooks survive deepcopy, torch.compile and torch.export, all of which would copy a dictionary
+    that is an attribute of a module.
     """
 
     def __init__(self) -> None:

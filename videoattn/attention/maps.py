@@ -167,7 +167,7 @@ class GateMap:
             temporal: (N, T).
             mask: (N, C, T, H, W).
             pooling: (N, D, T, H, W), D weightings of all positions.
-            cam: (N, T, H, W), the contribution of each position to a class's score (`explain`).
+            cam: (N, T, H, W), the importance of each position for a class's score (`explain`).
             box: (N, T, 4), the box (y0, x0, y1, x1) in each frame of the network's input, in its
                 pixels, ends excluded; all zeros for a frame without a box.
         weights: Float weights of that shape.

@@ -94,7 +94,7 @@ _channel_gate = partial(
 _interaction = partial(
     AttentionSystem,
     paper="Du et al., ECCV 2018",
-    map_of="where each of D rows pools from, all levels fused, or each level alone",
+    map_of="D distributions over positions, of all levels together and of each",
     map_shape="(N, D, T, H, W)",
     losses={"interaction": 0.1, "diversity": 0.1},
 )
@@ -106,7 +106,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         paper="Yue et al., NeurIPS 2018",
         make=CompactNonLocal,
         kind="block",
-        map_of="how strongly a position answers to the whole clip",
+        map_of="how strongly a position responds to the whole clip",
         map_shape="(N, T, H, W)",
     ),
     "cross_layer": AttentionSystem(
@@ -142,7 +142,7 @@ SYSTEMS: dict[str, AttentionSystem] = {
         paper="Wang et al., CVPR 2017",
         make=ResidualMask,
         kind="mask",
-        map_of="how much of each feature the mask adds to itself",
+        map_of="the fraction of each feature that is added to it",
         map_shape="(N, C, T, H, W)",
     ),
     "hard_crop": AttentionSystem(

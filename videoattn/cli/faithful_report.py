@@ -200,7 +200,7 @@ def intervals_table(
 
 
 def block_scores(clips: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Interval]]:
-    """Returns the scores of each block: without keys, and without the block."""
+    """Returns the mean of each score in `BLOCK_COLUMNS`, with its interval, for each block."""
     found: dict[str, dict[str, Interval]] = {}
     for name in clips[0]["blocks"]:
         values: dict[str, list[float]] = defaultdict(list)

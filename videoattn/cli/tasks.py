@@ -145,8 +145,8 @@ def truth(
         show(line)
     if read_truth(root / TRUTH).wrong_queries is None:
         show(
-            f"note: an earlier version wrote {root / TRUTH}, without wrong queries; write the task "
-            "again for this control"
+            f"note: {root / TRUTH} lacks wrong queries (an earlier version wrote it); write the "
+            "task again to score them"
         )
 
 

@@ -33,13 +33,13 @@ def epoch_counts(counts: Int64[np.ndarray, " K"], exponent: float) -> Int64[np.n
 def balanced_order(
     labels: Int64[np.ndarray, " N"], exponent: float, generator: torch.Generator
 ) -> Int64[torch.Tensor, " N"]:
-    """Draws the N clips of an epoch with `epoch_counts` of each class, in random order.
+    """Returns the N clips of an epoch in random order; class counts are those of `epoch_counts`.
 
     If a class has more clips than videos, each video is repeated equally often, and a random subset
     once more. If it has fewer clips, a random subset of its videos is drawn.
 
     Returns:
-        Numbers r * N + i: the repetition r, from 0, of sample i.
+        Numbers r * N + i: repetition r, from 0, of video i.
     """
     counts = np.bincount(labels)
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
@@ -58,7 +58,7 @@ def balanced_order(
 def check_balance(labels: Int64[np.ndarray, " N"], exponent: float) -> None:
     """Raises a ValueError if an exponent is out of range or, unless it is 0, a label unknown."""
     if not 0 <= exponent <= 1:
-        raise ValueError(f"balance: got {exponent}; need 0 (as they are) to 1 (equal classes)")
+        raise ValueError(f"balance: got {exponent}; need 0 (as in the data) to 1 (equal classes)")
     if exponent and not (labels >= 0).all():
         raise ValueError("balance: needs one known label for every video; use 0")
 

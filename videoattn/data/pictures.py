@@ -143,7 +143,7 @@ def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
     """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, S, S), in place.
 
     Args:
-        states: The object in each frame: center x and y, log size, and angle.
+        states: "x", "y" of the center (-1 to 1), "size" (log half side), "angle" (rad), each (T,).
 
     Returns:
         The alpha of the object, (T, S, S).

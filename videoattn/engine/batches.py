@@ -35,7 +35,7 @@ CPU_VALUES = 2**21
 
 
 def passes(views: Tensor, max_views: int) -> tuple[Tensor, ...]:
-    """Splits views into forward passes of at most `max_views`, and on a CPU `CPU_VALUES` values."""
+    """Splits views (M, ...) into chunks of `max_views`, or of fewer on a CPU (see `CPU_VALUES`)."""
     if views.device.type == "cpu":
         max_views = min(max_views, max(CPU_VALUES // views[0].numel(), 1))
     return views.split(max_views)

@@ -114,8 +114,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores the batches of epoch 0 with at most `max_views` clips per forward pass.
 
-    All ranks return the same result, which does not depend on their number. Every module stays in
-    its mode, training or evaluation.
+    All ranks return the same result, which does not depend on their number. Scores in
+    evaluation mode, then restores the mode of each module.
 
     Raises:
         ValueError: If no video could be scored, or one occurs twice.

@@ -93,7 +93,7 @@ class Parallel:
         return model
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """Returns the full state of a model. Collective: every rank must call it."""
+        """Returns the state of a model without its wrappers. Call it on every rank."""
         return self.unwrap(model).state_dict()
 
     def accumulate(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -43,7 +43,7 @@ def split_epochs(num_epochs: int, stages: int, given: Sequence[int] = ()) -> tup
     """Returns the number of epochs of each stage: the given numbers, or equal shares.
 
     Raises:
-        ValueError: If there are fewer epochs than stages, or the given numbers do not fit.
+        ValueError: If a stage gets no epoch, or `given` has a wrong length or sum.
     """
     if not given:
         if num_epochs < stages:

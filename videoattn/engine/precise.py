@@ -30,7 +30,7 @@ class PreciseBatchNorm:
     def recompute(
         self, model: nn.Module, to_video: ToVideo, precision: Precision, parallel: Parallel
     ) -> None:
-        """Recomputes the norms in training mode, and leaves the model in evaluation mode.
+        """Recomputes norms in training mode and calls `model.eval()`; a no-op if all are frozen.
 
         Raises:
             ValueError: If a rank could not decode a single clip.

@@ -113,8 +113,8 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """Writes each number as `kind/name` to Weights & Biases, with the settings of `wandb`: its
-    login, WANDB_MODE=offline, WANDB_PROJECT ("videoattn" by default).
+    """Writes each number as `kind/name` to Weights & Biases. `wandb` reads its usual settings: the
+    login, WANDB_MODE, and WANDB_PROJECT ("videoattn" by default).
 
     Args: as for `MLflow`.
 

@@ -90,8 +90,8 @@ def choose_queries(
 def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
     """Returns the position that adds most to a class's score.
 
-    Uses the maximum of HiResCAM if the map sums to the score, as it does for a mean and one linear
-    layer. Otherwise uses the maximum of occlusion, which needs a forward pass for each patch.
+    Takes the maximum of HiResCAM if it sums to the score, as with average pooling and one linear
+    layer; else that of occlusion, which needs a forward pass for each patch.
 
     Args:
         video: The network's input, one clip.

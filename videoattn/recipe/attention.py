@@ -100,12 +100,14 @@ def _numbered(change: Values, count: int, word: str) -> Values:
         raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")
     key = next((key for key in attention if str(key).isdigit()), None)
     if key is not None and len(attention) > 1:
-        raise ValueError(f"{word}: changes several settings; number one system in each word")
+        raise ValueError(
+            f"{word}: changes several settings; change one numbered system in each word"
+        )
     if key is None:
         if attention and count > 1 and "name" not in attention:
             raise ValueError(
-                f"{word}: the recipe has {count} attention systems; number one, from 0, as in "
-                f"{word.replace('attention.', 'attention.0.', 1)}"
+                f"{word}: the recipe has {count} attention systems; give the number of "
+                f"one, from 0, as in {word.replace('attention.', 'attention.0.', 1)}"
             )
         return change
     number = int(key)

@@ -129,7 +129,7 @@ def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> lis
 
 def relative_changes(model: nn.Module, names: Sequence[str], video: Video) -> dict[str, float]:
     """Returns |output - input| / |input| of the modules whose output has the shape of their input,
-    by name. Names of other things than modules are left out."""
+    by name. Names that are not modules are left out."""
     modules = dict(model.named_modules())
     names = [name for name in names if name in modules]
     with (

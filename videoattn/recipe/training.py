@@ -223,8 +223,8 @@ def make_precision(
 
 
 def make_trackers(config: Config, folder: Path) -> list[Tracker]:
-    """Returns the trackers of a recipe. If the run is resumed, the trackers continue the runs whose
-    identifiers are in its folder."""
+    """Returns the trackers of a recipe, and writes the identifiers of their runs to `folder`. If it
+    has some already, the trackers continue those runs."""
     names, path = config.train.trackers, folder / TRACKERS
     for name in names:
         one_of("train.trackers", name, _TRACKERS)

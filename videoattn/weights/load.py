@@ -45,8 +45,8 @@ def load_public(name: str, path: Path | str | None = None) -> nn.Module:
     """Loads the public model `name` from a published file; see `from_state_dict`.
 
     Args:
-        path: A .pth, .pyth, .pt, .safetensors or Caffe2's .pkl, with its wrappers. Default: the
-            file at the model's address, which is downloaded once (see `download`).
+        path: A .pth, .pyth, .pt, .safetensors or Caffe2 .pkl file, as published. Default: the file
+            at the model's address, which is downloaded once (see `download`).
 
     Raises:
         ValueError: As in `from_state_dict`, or if the file cannot be downloaded or is damaged.

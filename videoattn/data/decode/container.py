@@ -1,8 +1,8 @@
-"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile one opens nothing
-else and takes bounded memory.
+"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile file opens no
+other and takes bounded memory.
 
-FFmpeg otherwise guesses what a name or a text means: `http:/host/x.mp4` is an address to it even if
-such a file exists, and an SDP text named x.mp4 makes it listen to a network.
+FFmpeg otherwise guesses what a name or content means: `http:/host/x.mp4` is an address to it even
+if such a file exists, and an SDP text named x.mp4 makes it listen on the network.
 """
 
 import errno

@@ -43,7 +43,7 @@ def read_decord(video: Video, indices: FrameIndices) -> Images:
 
 
 def read_torchcodec(video: Video, indices: FrameIndices) -> Images:
-    """Yields as `read_decord` does, one by one: blocks of many frames would fragment the memory."""
+    """Yields what `read_decord` does, but decodes frame by frame, which fragments memory less."""
     decoders = import_decoder("torchcodec")
     times = _listed_times(video, indices, "torchcodec")
     file = as_file(video.source)

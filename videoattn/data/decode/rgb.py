@@ -20,7 +20,7 @@ class ToRGB:
     """Converts frames to upright RGB images, all in the size of the first.
 
     Args:
-        short_side: Downscales videos of at least twice this short side.
+        short_side: Shrinks frames to this short side (pixels) if theirs is at least twice as long.
         pixel_aspect: The width of the frames is multiplied by this.
     """
 

@@ -155,7 +155,7 @@ def read_text(path: Path) -> str:
     File names in another encoding survive, as in `os.fsdecode`.
 
     Raises:
-        ListError: If the text is UTF-16, or its first line has NUL bytes or lone CR line ends.
+        ListError: If the text is UTF-16, or its first line has NUL bytes or lone CR line endings.
     """
     data = path.read_bytes()
     first_line = data[: data.find(b"\n") + 1 or len(data)]
@@ -164,7 +164,7 @@ def read_text(path: Path) -> str:
     if b"\0" in first_line:
         raise ListError(f"{path} has NUL bytes, as UTF-16 text has; save it as UTF-8")
     if b"\r" in first_line.rstrip(b"\r\n"):
-        raise ListError(f"{path} has lines that end in CR; save it as UTF-8 with LF line ends")
+        raise ListError(f"{path} has lines that end in CR; save it as UTF-8 with LF line endings")
     return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
 
 

@@ -76,7 +76,7 @@ def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def check_settings(short_side: int, key_frame_interval: int) -> None:
     if short_side < 2 or short_side % 2:
-        raise ValueError(f"short_side: got {short_side}; need an even number of pixels")
+        raise ValueError(f"short_side: got {short_side}; need an even number of pixels, 2 or more")
     if key_frame_interval < 1:
         raise ValueError(f"key_frame_interval: got {key_frame_interval}; need 1 frame or more")
 

@@ -78,9 +78,9 @@ def expanded(pattern: str) -> list[str]:
 
 
 def read_shard(url: str, first: int, num_classes: int) -> Iterator[VideoBytes]:
-    """Yields every sample of a shard; their names are numbers from `first` on.
+    """Yields the samples of a shard, whose files must be numbered from `first`.
 
-    Raises a DecodeError if the shard is truncated, or holds other files.
+    Raises a DecodeError if the shard is truncated, or has files that `write_shards` cannot write.
     """
     tariterators, stream = import_webdataset().tariterators, None
     try:

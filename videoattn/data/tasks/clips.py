@@ -9,7 +9,7 @@
   quadrants are colored. The class is the color under the marked dot.
 - order: flashes of a red disc and a cyan diamond, at least 8 frames apart, with other glyphs
   between them. The class is the first of the two.
-- still: a textured object that rests. The class is its texture.
+- still: a textured object that does not move. The class is its texture.
 
 Clips have 16 frames, 10 of them in the gap. A glyph is one of n identities: a color and a shape.
 Coordinates are (x, y) from -1 to 1 with y pointing down, as in `synthetic`.
@@ -95,7 +95,7 @@ class Canvas:
 
         Args:
             role: "evidence", "distractors", or another word for objects that are neither.
-            states: The object in each of these frames.
+            states: Its state in each of these frames, as in `paint`.
         """
         alpha = torch.zeros_like(self.picture[:, 0])
         alpha[frames] = paint(self.picture[frames], patch, states)

@@ -257,7 +257,7 @@ def to_video(
     The clips are moved to the device as bytes.
 
     Args:
-        mean, std: One value per channel, in units of 0 - 1.
+        mean, std: One number per channel, for pixels scaled to 0 - 1.
     """
     frames = frames.to(device, non_blocking=True) if device is not None else frames
     video = frames.permute(0, 2, 1, 3, 4).contiguous(memory_format=torch.channels_last_3d)

@@ -57,13 +57,13 @@ def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[
 
 
 def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[float], list[float]]:
-    """Returns Spearman of each clip's maps, and of their absolute values."""
+    """Returns Spearman's rho of each clip's maps, and of their absolute values."""
     pairs = list(zip(before, after, strict=True))
     return [spearman(a, b) for a, b in pairs], [spearman(a.abs(), b.abs()) for a, b in pairs]
 
 
 def unrelated(fields: Sequence[Field], seed: int = 0) -> tuple[float, float]:
-    """Returns the middle 95 % of the mean Spearman between the maps of unrelated clips.
+    """Returns the middle 95 % of the mean of Spearman's rho between the maps of unrelated clips.
 
     Each of 1,000 draws puts the clips in a random circle, and compares neighbors: the same mean
     over the same number of clips as that of a map before and after. Maps of different clips are

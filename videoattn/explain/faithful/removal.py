@@ -163,7 +163,7 @@ def first_hidden(order: Int64[Tensor, " n"], counts: Sequence[int]) -> Bool[Tens
 
 
 def removal_curves(hider: Hider, order: Tensor, num_points: int = NUM_POINTS) -> Curves:
-    """Hides and reveals cells in an order."""
+    """Returns the scores with cells hidden, and with cells revealed, in the order (n,) of cells."""
     masks = first_hidden(order, steps(len(order), num_points))
     # The whole and the empty clip are the ends of both curves.
     found = hider(torch.cat([masks, ~masks[1:-1]]))
@@ -181,7 +181,7 @@ def area(curve: Float[Tensor, "... points"], num_cells: int) -> Float[Tensor, ".
 
 
 def remove_groups(hider: Hider, values: Tensor, order: Tensor) -> Groups:
-    """Hides each of ten groups of cells alone."""
+    """Returns the effects of hiding each of ten groups of cells alone."""
     parts = order.tensor_split(min(NUM_GROUPS, len(order)))
     masks = torch.zeros(len(parts) + 1, len(order), dtype=torch.bool)
     for mask, part in zip(masks[1:], parts, strict=True):
