@@ -28,6 +28,7 @@ from videoattn.cli.comparison import (
     truth_table,
 )
 from videoattn.cli.faithful_report import BLOCK_COLUMNS, COLUMNS, intervals_table
+from videoattn.data.tasks.clips import TASKS
 from videoattn.explain.faithful.removal import steps
 from videoattn.explain.faithful.statistics import Interval
 from videoattn.recipe.console import markdown_table
@@ -54,7 +55,7 @@ CONTROLS = {
     "saliency": "sensitive",
     "occlusion": "sensitive",
 }
-"""Maps whose verdict is known, or the test itself is broken."""
+"""Verdicts that Adebayo et al. report, or, for `center`, that hold by construction."""
 
 
 def record_of(path: Path, about: Record) -> dict[str, Any]:
@@ -152,7 +153,8 @@ def filled(page: str, folder: Path = FOLDER, pictures: Path | None = None) -> st
     def part(found: re.Match[str]) -> str:
         start, what, kind, names, end = found.groups()
         chosen = [row for row in records.values() if row.get("task") == names]
-        chosen = chosen or [records[name] for name in names.split(", ") if name in records]
+        if names not in TASKS and not chosen:
+            chosen = [records[name] for name in names.split(", ")]
         needs = (TABLES if what == "table" else figures.PLOTS)[kind][0]
         chosen = [record for record in chosen if record.get(needs)]
         if what == "table":
@@ -250,21 +252,17 @@ def blocks_table(records: Sequence[Record]) -> str:
 
 
 def randomization_table(records: Sequence[Record]) -> str:
-    """Returns the verdicts, beside those of the controls that must come out so."""
-    columns = ("map", "all stages redrawn", "unrelated clips", "verdict", "must be")
+    """Returns the verdicts, beside the expected ones."""
+    columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "expected"]
+    columns += ["minus the mean map", "unrelated clips, minus the mean map"]
     parts = []
     for record in records:
         about = f"{record['run']}, {record['videos']} clips, {record['seeds']} seeds"
-        rows = [
-            (
-                name,
-                Interval(*record["table"][name]["signed"]),
-                "{:z.2f} to {:z.2f}".format(*record["bands"][name]),
-                verdict,
-                CONTROLS.get(name, ""),
-            )
-            for name, verdict in record["verdicts"].items()
-        ]
+        rows = []
+        for name, verdict in record["verdicts"].items():
+            signed, own = (Interval(*record["table"][name][key]) for key in ("signed", "own"))
+            usual, rest = ("{:z.2f} to {:z.2f}".format(*x) for x in record["bands"][name].values())
+            rows.append((name, signed, usual, verdict, CONTROLS.get(name, ""), own, rest))
         parts.append(f"{about}; {record['machine']}\n\n{markdown_table(columns, rows)}")
     return "\n".join(parts)
 

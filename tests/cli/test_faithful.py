@@ -164,10 +164,16 @@ def test_randomized_networks_keep_center_and_lose_saliency(
     stored = json.loads((trained.parent / "faithful/randomization.json").read_text())
     (row,) = stored["clips"]
     assert list(row["cascade"]) == ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
-    assert all(row[mode][stage]["center"] == [[1] * 6] * 2 for mode in row if mode != "clip"
+    center = [[1] * 6, [1] * 6, [0] * 6]
+    assert all(row[mode][stage]["center"] == center for mode in row if mode != "clip"
                for stage in row[mode])  # fmt: skip
     assert stored["verdicts"]["center"] == "insensitive"
-    assert stored["table"]["center"] == {"signed": [1, 1, 1], "absolute": [1, 1, 1]}
+    assert stored["table"]["center"] == {
+        "signed": [1, 1, 1],
+        "absolute": [1, 1, 1],
+        "own": [0, 0, 0],
+    }
+    assert stored["bands"]["center"] == {"signed": [1, 1], "own": [0, 0]}
     same = [pytest.approx(1)] * 6  # the maps of the same weights
     assert stored["against"] == {"hires_cam": same, "center": same}
     assert torch.tensor(row["cascade"]["stem"]["hires_cam"][0]).mean() < 0.9

@@ -105,8 +105,7 @@ def _check_an_older_truth(
         del row["wrong_mass"]
     assert again == found
     printed = capsys.readouterr().out
-    assert "note: an earlier version wrote " in printed
-    assert "without wrong queries; write the task again for this control" in printed
+    assert "lacks wrong queries (an earlier version wrote it); write the task again" in printed
 
 
 def test_compare_scores_maps_before_and_after_training(recipe: Path, tmp_path: Path) -> None:

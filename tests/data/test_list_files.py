@@ -16,7 +16,7 @@ from videoattn.data.lists import (
     read_list,
     read_ucf101,
 )
-from videoattn.data.lists.files import walk
+from videoattn.data.lists.files import folders_in, walk
 
 LIST = "v/1.mp4 0\nv/2.mp4 1\n"
 
@@ -59,6 +59,23 @@ def test_walks_through_links_end(links: dict[str, str], num_loops: int, tmp_path
     assert {"train/a/1.mp4", "train/a/deep/3.mp4", "train/b/2.mp4"} <= set(found)
     labels = dict(listing(read_folders(root, "train")))
     assert set(labels.values()) == {0, 1}
+
+
+def test_a_link_above_the_walked_folder_lists_no_file_twice(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data/root", "a/1.mp4")
+    touch(tmp_path / "data", "other/2.mp4")
+    (root / "up").symlink_to("..")
+    with pytest.warns(UserWarning, match=r"up/root links to a folder above it and is skipped$"):
+        assert sorted(walk(root)) == ["a/1.mp4", "up/other/2.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.mp4", "b/.hidden/2.mp4")
+    (root / "loop").symlink_to("loop")
+    assert folders_in(root) == ["a", "b"]
+    for path, error in {"none": FileNotFoundError, "a/1.mp4": NotADirectoryError}.items():
+        with pytest.raises(error, match=path):
+            folders_in(root / path)
 
 
 def test_other_links_are_followed(tmp_path: Path) -> None:

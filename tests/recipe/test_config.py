@@ -406,7 +406,7 @@ def test_a_list_keeps_the_settings_of_the_recipes_single_system(recipe: Path) ->
         (["model.attention.3.after=[layer1.0]"],
          "the recipe has 3 attention systems, numbered from 0; add one in the recipe's list"),
         (["model.attention={0: {after: [layer2]}, 1: {after: [layer3]}}"],
-         r"\}\}: changes several settings; change one numbered system in each word$"),
+         r"\}\}: changes several settings; change one system in each word$"),
         (["model.attention=[cbam]", "model.attention.name=sagan"],
          r"^model.attention=\[cbam\]: other words choose the attention too; leave them out"),
         (["model.attention=cbam"], "^model.attention=cbam: model.attention: got 'cbam'; need n"),

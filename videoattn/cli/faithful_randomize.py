@@ -12,7 +12,7 @@ from videoattn.cli.faithful import Chosen, Clips
 from videoattn.cli.faithful_report import Results, save_figure
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
-from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
+from videoattn.explain.faithful.randomize import MODES, own, randomized, similarity, unrelated
 from videoattn.explain.faithful.score import Field, center_map
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text
@@ -24,6 +24,8 @@ from videoattn.types import Batch
 NUM_SEEDS = 3
 NUM_NORM_CLIPS = 32
 CENTER = "center"
+SIMILARITIES = ("signed", "absolute", "own")
+"""Of a map before and after: as it is, its absolute value, and minus the mean over the clips."""
 
 
 def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> None:
@@ -34,7 +36,7 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
     """
     predictor = chosen.predictor
     other = None if against is None else _other(predictor, against)
-    settings = chosen.settings(seeds=NUM_SEEDS, machine=machine())
+    settings = chosen.settings(seeds=NUM_SEEDS, scores=[*SIMILARITIES], machine=machine())
     results = Results(chosen.folder / "randomization.json", settings)
     videos = [video for _, video in clips]
     with torch.no_grad():
@@ -52,7 +54,10 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
         return named | {CENTER: [center_map(grid)] * len(videos)}
 
     before = maps_of(predictor.model)
-    bands = {name: unrelated(fields) for name, fields in before.items()}
+    bands = {
+        name: {"signed": unrelated(fields), "own": unrelated(own(fields))}
+        for name, fields in before.items()
+    }
     after = {} if other is None else maps_of(other.model)
     others = {name: similarity(before[name], fields)[0] for name, fields in after.items()}
     frames = [clips.frames(index) for index in clips.indices[:NUM_NORM_CLIPS]]
@@ -63,7 +68,7 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
             continue
         torch.manual_seed(chosen.seed * NUM_SEEDS + seed)
         fresh = make_model(predictor.config.model, len(predictor.class_names)).to(predictor.device)
-        row: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
+        row: dict[str, dict[str, dict[str, tuple[list[float], ...]]]] = {}
         for mode in MODES:
             row[mode] = {}
             for stage, changed in randomized(predictor.model, fresh, mode):
@@ -105,19 +110,22 @@ class _Batches:
 def _write(
     results: Results,
     rows: Sequence[Mapping[str, Any]],
-    bands: Mapping[str, tuple[float, float]],
+    bands: Mapping[str, Mapping[str, tuple[float, float]]],
     others: Mapping[str, list[float]],
 ) -> None:
     """Writes the verdicts: a map is insensitive if its interval lies above the band."""
     stages = list(rows[0]["cascade"])
-    columns = ["map", "all stages redrawn", "absolute values", "unrelated clips", "verdict"]
+    columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "absolute values"]
+    columns += ["minus the mean map", "unrelated clips, minus the mean map"]
     table, verdicts, scores = [], {}, {}
-    for name, (low, high) in bands.items():
+    for name, band in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
-        signed, absolute = (bootstrap(values) for values in last)
-        scores[name] = {"signed": signed, "absolute": absolute}
-        verdicts[name] = "insensitive" if signed.low >= high - 1e-6 else "sensitive"
-        cells = [name, signed, absolute, f"{low:z.2f} to {high:z.2f}", verdicts[name]]
+        scores[name] = found = dict(zip(SIMILARITIES, map(bootstrap, last), strict=True))
+        above = found["signed"].low >= band["signed"][1] - 1e-6
+        verdicts[name] = "insensitive" if above else "sensitive"
+        usual, own_band = (f"{low:z.2f} to {high:z.2f}" for low, high in band.values())
+        cells = [name, found["signed"], usual, verdicts[name], found["absolute"]]
+        cells += [found["own"], own_band]
         if others:
             cells.append(bootstrap(torch.tensor(others[name]).double()))
         table.append(cells)
@@ -128,10 +136,10 @@ def _write(
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
-        for name, (low, high) in bands.items():
+        for name, band in bands.items():
             means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
             (line,) = axes.plot(stages, means, label=name)
-            axes.axhspan(low, high, color=line.get_color(), alpha=0.05)
+            axes.axhspan(*band["signed"], color=line.get_color(), alpha=0.05)
         axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
     axes.legend(fontsize=8)
     path = results.path.with_name("randomize.png")

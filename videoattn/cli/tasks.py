@@ -42,7 +42,7 @@ OPTIONS = {
     "gap": ("match", "match_unmarked"),
 }
 """Option that makes a task harder -> the tasks that have it."""
-TRUTH = "test.npz"
+TRUTH_FILE = "test.npz"
 
 
 Identities = Annotated[
@@ -129,7 +129,7 @@ def truth(
         raise ValueError(f"{run}: the folder of its task is unknown; pass it as --data")
     root = data or Path(predictor.config.data.root)
     if not has_truth(root):
-        raise ValueError(f"{root} has no {TRUTH}; need a folder of `videoattn tasks write`")
+        raise ValueError(f"{root} has no {TRUTH_FILE}; need a folder of `videoattn tasks write`")
     table = compare_with_truth(predictor, root, videos=videos)
     if not table:
         raise ValueError(
@@ -143,15 +143,15 @@ def truth(
     columns = ("block, answer", "clips", *TRUTH_COLUMNS.values())
     for line in markdown_table(columns, cells).splitlines():
         show(line)
-    if read_truth(root / TRUTH).wrong_queries is None:
+    if read_truth(root / TRUTH_FILE).wrong_queries is None:
         show(
-            f"note: {root / TRUTH} lacks wrong queries (an earlier version wrote it); write the "
-            "task again to score them"
+            f"note: {root / TRUTH_FILE} lacks wrong queries (an earlier version wrote it); "
+            "write the task again to score them"
         )
 
 
 def has_truth(root: Path) -> bool:
-    return (root / TRUTH).is_file()
+    return (root / TRUTH_FILE).is_file()
 
 
 def compare_with_truth(
@@ -165,7 +165,7 @@ def compare_with_truth(
     Raises:
         ValueError: If the truth in the folder of the task is damaged.
     """
-    known = read_truth(root / TRUTH)
+    known = read_truth(root / TRUTH_FILE)
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     if not recordable_blocks(predictor.model):
         return {}

@@ -100,9 +100,7 @@ def _numbered(change: Values, count: int, word: str) -> Values:
         raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")
     key = next((key for key in attention if str(key).isdigit()), None)
     if key is not None and len(attention) > 1:
-        raise ValueError(
-            f"{word}: changes several settings; change one numbered system in each word"
-        )
+        raise ValueError(f"{word}: changes several settings; change one system in each word")
     if key is None:
         if attention and count > 1 and "name" not in attention:
             raise ValueError(

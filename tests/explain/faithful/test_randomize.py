@@ -9,6 +9,7 @@ from torch import Tensor
 from videoattn.attention.blocks.non_local import NonLocal
 from videoattn.attention.insert import insert_attention
 from videoattn.explain.faithful.randomize import (
+    own,
     randomized,
     similarity,
     stages_from_the_head,
@@ -65,14 +66,28 @@ def test_the_same_network_has_similarity_one_and_seeds_differ() -> None:
     model = network(0)
     start = fields(model)
     (*_, (_, same)) = randomized(model, network(0), "cascade")
-    assert similarity(start, fields(same)) == ([pytest.approx(1)] * 3, [pytest.approx(1)] * 3)
+    assert similarity(start, fields(same)) == ([pytest.approx(1)] * 3,) * 3
     others = [[f for _, m in randomized(model, network(s), "cascade") for f in fields(m)]
               for s in (1, 1, 2)]  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(others[0], others[1], strict=True))
     assert not torch.equal(others[0][-1], others[2][-1])
-    signed, absolute = similarity(start, [-field for field in start])
-    assert signed == [pytest.approx(-1)] * 3
+    signed, absolute, negated = similarity(start, [-field for field in start])
+    assert signed == negated == [pytest.approx(-1)] * 3
     assert absolute == [pytest.approx(1)] * 3
+
+
+def test_what_is_a_clips_own_is_seen_below_what_all_clips_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(4, 5, 5, generator=generator) for _ in range(20)]
+    shared = 5 * torch.randn(4, 5, 5, generator=generator)
+    before = [x + shared for x in maps]
+    assert torch.stack(own(before)).mean(0).abs().max() < 1e-5
+    # The part that all clips share is drawn again, the clip's own part is kept.
+    kept = [x - shared.flip(0) for x in maps]
+    signed, _, rest = (sum(values) / 20 for values in similarity(before, kept))
+    assert signed < unrelated(before)[0]
+    assert rest == pytest.approx(1)
+    assert unrelated(own(before))[1] < 0.1
 
 
 def test_the_band_of_unrelated_clips() -> None:

@@ -69,7 +69,7 @@ def import_decoder(decoder: str) -> ModuleType:
     """
     try:
         module = importlib.import_module(_MODULES[decoder])
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(
             f"decoder {decoder} is not installed; install the extra: "
             f"pip install 'videoattn[{decoder}]', or choose decoder pyav"

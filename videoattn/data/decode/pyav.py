@@ -101,10 +101,8 @@ class Video:
     def expect_frames(self) -> int:
         """Returns the number of frames, or the header's if all frames would have to be decoded. The
         next call of `decode` then counts them, too."""
-        stated, most = (
-            self.stream.frames,
-            min(container.MAX_PACKETS, self.num_bytes // 8),
-        )  # a false header
+        stated = self.stream.frames
+        most = min(container.MAX_PACKETS, self.num_bytes // 8)  # of a false header
         if self.packet_index is not None or not 0 < stated <= most:
             return self.num_frames
         self.counts = True

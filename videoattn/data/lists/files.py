@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -78,7 +78,7 @@ def walk(folder: Path | str, prefix: str = "") -> Iterator[str]:
     for path, folders, names in os.walk(top, followlinks=True, onerror=_raise_unless_closed):
         here = Path(path)
         above = here.parents[: len(here.parts) - len(top.parts)]
-        if here.is_symlink() and any(map(here.samefile, above)):
+        if any(map(here.samefile, above)):
             name = repr(path)[1:-1]  # control characters are escaped
             warnings.warn(f"{name} links to a folder above it and is skipped", stacklevel=2)
             folders.clear()
@@ -99,8 +99,12 @@ def _raise_unless_closed(error: OSError) -> None:
         raise error
 
 
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
 def folders_in(folder: Path) -> list[str]:
-    _, folders, _ = next(os.walk(folder), ("", [], []))
+    _, folders, _ = next(os.walk(folder, onerror=_raise))
     return sorted(name for name in folders if not name.startswith("."))
 
 

@@ -125,7 +125,7 @@ def check_template(template: str) -> None:
 
     A width has two digits at most: a large one could take all memory.
     """
-    is_name = re.fullmatch(r"[^{}]*{0?(:0?[0-9]{0,2}d?)?}[^{}]*", template)
+    is_name = re.fullmatch(r"[^{}]*{0?(:(0>|0)?[0-9]{0,2}d?)?}[^{}]*", template)
     if not is_name or ".." in template.split("/") or template.startswith("/"):
         raise ValueError(
             f"frame_template: got {template!r}; need a file name with one frame number, "

@@ -56,10 +56,24 @@ def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[
         yield stage, changed.eval()
 
 
-def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[float], list[float]]:
-    """Returns Spearman's rho of each clip's maps, and of their absolute values."""
-    pairs = list(zip(before, after, strict=True))
-    return [spearman(a, b) for a, b in pairs], [spearman(a.abs(), b.abs()) for a, b in pairs]
+def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[float], ...]:
+    """Returns Spearman's rho of each clip's maps, of their absolute values, and of their `own`."""
+    pairs = (before, after), map(_absolute, (before, after)), map(own, (before, after))
+    return tuple([spearman(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs)
+
+
+def own(fields: Sequence[Field]) -> list[Field]:
+    """Returns what is a clip's own: each map minus the mean of the maps over the clips.
+
+    Where the maps of all clips are alike, hardly any map before and after can be more similar than
+    those of unrelated clips. What is their own can.
+    """
+    mean = torch.stack(list(fields)).mean(0)
+    return [field - mean for field in fields]
+
+
+def _absolute(fields: Sequence[Field]) -> list[Field]:
+    return [field.abs() for field in fields]
 
 
 def unrelated(fields: Sequence[Field], seed: int = 0) -> tuple[float, float]:
