@@ -46,6 +46,7 @@ REMOVAL = ("gap", "drop", "saco", "better")
 RUN = {
     "identities": "glyphs",
     "training_clips": "clips",
+    "start": "start",
     "attention": "attention",
     "seed": "seed",
 }
@@ -192,7 +193,7 @@ def _runs(runs: Sequence[Record], titles: Sequence[str], columns: Any) -> str:
     """Returns a table of runs. What all have in common is in the line above it."""
     runs = sorted(
         runs,
-        key=lambda run: (run["identities"], -run["training_clips"], run["attention"], run["seed"]),
+        key=lambda run: [run[key] for key in RUN],
     )
     same = [key for key in RUN if len({run[key] for run in runs}) == 1]
     common = "; ".join(f"{RUN[key]}: {_cell(runs[0][key])}" for key in same)

@@ -93,7 +93,8 @@ PLOTS = {
 
 
 def system(run: Record) -> str:
-    return f"{run['attention']}, {run['identities']} glyphs, {run['training_clips']:,} clips"
+    clips = f"{run['identities']} glyphs, {run['training_clips']:,} clips"
+    return f"{run['attention']}, {clips}, from {run['start']}"
 
 
 def draw(kind: str, records: Sequence[Record], path: Path) -> None:

@@ -71,7 +71,10 @@ def test_a_run_is_stored_and_fills_the_tables(run: Path, tmp_path: Path) -> None
         about = {"task": "match", "identities": number}
         evidence.store(name, evidence.record_of(run, about), tmp_path)
     text = evidence.filled(page("table: accuracy match", "table: truth match"), tmp_path)
-    assert "clips: 8,000; attention: similarity, cosine; seed: 3\n\n| glyphs | 8k" in text
+    assert (
+        "clips: 8,000; start: task_cue; attention: similarity, cosine; seed: 3\n\n| glyphs | 8k"
+        in text
+    )
     assert "| 24 | 33.3 | 66.7 | - |" in text
     row = "layer3.1_similarity, correct | 9 | 25.0 | 1.8 | - | 25.0 | 25.0 | 25.0 | 25.0 | 25.0 |"
     assert f"| 8 | {row}" in text
@@ -85,7 +88,7 @@ def test_figures_show_what_is_stored(run: Path, tmp_path: Path) -> None:
     )
     record = json.loads(stored.read_text())
     (label, points), *others = figures.PLOTS["mass"].curves([record])
-    assert label == "similarity, cosine, 8 glyphs, 8,000 clips: b"
+    assert label == "similarity, cosine, 8 glyphs, 8,000 clips, from task_cue: b"
     assert points == [(8, pytest.approx(7.5)), (16, pytest.approx(30))]
     assert others == []
     ((_, points),) = figures.PLOTS["gap"].curves([record])

@@ -54,10 +54,7 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
         return named | {CENTER: [center_map(grid)] * len(videos)}
 
     before = maps_of(predictor.model)
-    bands = {
-        name: {"signed": unrelated(fields), "own": unrelated(own(fields))}
-        for name, fields in before.items()
-    }
+    bands = {name: {"signed": unrelated(f), "own": unrelated(own(f))} for name, f in before.items()}
     after = {} if other is None else maps_of(other.model)
     others = {name: similarity(before[name], fields)[0] for name, fields in after.items()}
     frames = [clips.frames(index) for index in clips.indices[:NUM_NORM_CLIPS]]
