@@ -31,7 +31,7 @@ def _extension_loads(package: Path) -> bool:
 
 
 class _BeforeTorchvision:
-    """Declares the operators just before torchvision is imported; finds no module itself."""
+    """A meta path finder that declares the operators, if needed, before torchvision is imported."""
 
     def find_spec(
         self, name: str, path: object = None, target: ModuleType | None = None
