@@ -29,6 +29,7 @@ class MapArchive(NamedTuple):
     """The content of a file that `save_maps` wrote.
 
     Args:
+        maps: The maps by name.
         frames: The frames of the clip, or None if they were not saved.
         about: Facts such as the video's name and the prediction, as JSON values.
     """

@@ -1,5 +1,5 @@
-"""Pools the last level to D weighted sums over its positions, and computes the two losses, of
-interaction-aware attention (Du et al., ECCV 2018, arXiv 1808.01106). See also interaction.py.
+"""Pools the last of several levels to D weighted sums over its positions, and computes the losses
+of interaction-aware attention (Du et al., ECCV 2018, arXiv 1808.01106). See also interaction.py.
 
 For one clip with pooled features X (P, C) and rows A (D, P), each of Euclidean length 1:
 
@@ -243,8 +243,8 @@ def unit_rows(scores: Rows) -> Rows:
 def interaction_loss(
     rows: Rows, x: Float[Tensor, "N P C"], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip: in [-D l_1, D(D - 1)] for rows of length 1. "balanced" divides it
-    by D(D - 1), or by 1 if there is one row."""
+    """Returns the first loss of each clip, in [-D l_1, D(D - 1)] for rows of length 1 (l_1: see
+    above). "balanced" divides it by D(D - 1), or by 1 if D = 1."""
     if form in ("balanced", "normalized"):
         x = x.detach()
     if form != "literal":
@@ -260,8 +260,8 @@ def interaction_loss(
 def diversity_loss(
     fused: Rows, levels: Sequence[Rows], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip for softmax rows. The literal form lies in [sqrt(J D (P - 2)),
-    sqrt(J D P)] for J levels, the others in [0, 1]."""
+    """Returns the second loss of each clip, from softmax rows. The literal form lies in
+    [sqrt(J D (P - 2)), sqrt(J D P)] for J levels, the others in [0, 1]."""
     own = torch.stack(list(levels), 1)  # (N, J, D, P)
     fused = fused.unsqueeze(1)
     if form == "balanced":
