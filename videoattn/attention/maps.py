@@ -35,7 +35,7 @@ class Factors(NamedTuple):
     scale: float
 
     def rows(self, positions: Tensor) -> Float[Tensor, "N h Q P"]:
-        """Returns the rows of the query positions."""
+        """Returns the rows of the queries with these indices (Q,)."""
         with autocast_off(self.q):
             logits = self.q[:, :, positions.to(self.q.device)] @ self.k.transpose(2, 3) * self.scale
         if self.rule == "relu_sum":

@@ -153,7 +153,7 @@ class FittingAvgPool3d(nn.AvgPool3d):
 
 
 def with_fitting_pools(model: nn.Module) -> nn.Module:
-    """Replaces average pools of a fixed window, so that smaller clips can be used."""
+    """Replaces `nn.AvgPool3d` by `FittingAvgPool3d` in place, so that smaller clips can be used."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.AvgPool3d:
             assert module.padding in (0, (0, 0, 0))

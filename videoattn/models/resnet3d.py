@@ -76,7 +76,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A residual block of (k_t, 1, 1), strided (1, 3, 3) and 1x1x1 kernels: (N, 4·width, T, H', W')."""
+    """A residual block of k_t x 1 x 1, strided 1x3x3 and 1x1x1 kernels: (N, 4·width, T, H', W')."""
 
     expansion = 4
 

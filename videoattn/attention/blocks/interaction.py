@@ -17,7 +17,7 @@ Where we differ. The paper's text was not available in full (the abstract, part 
 figure 1 and six equations were), and no public code is known. Our readings: the softmax is over
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
 weights and the forms of the losses (pyramid.py). Ours: `pool_with="simplex"` (M = a X),
-`center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
+`center`, `residual`, and M / sqrt(P) in the layer and with `classify="rows"`, so that uniform rows
 give the average. The paper seems to average one classification loss per frame: a TSN with
 `scope="frame"`, or with the layer, classifies each frame, and the training loop can average the
 losses of frames.

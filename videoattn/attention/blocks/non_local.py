@@ -79,7 +79,7 @@ class PairwiseBlock(nn.Module):
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def respond(self, x: Video) -> Video:
-        """Returns W_z y."""
+        """Returns W_z y, (N, C, T, H, W), before any norm or residual connection."""
         q, k, v, _ = self.project(x)
         return self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
 

@@ -26,8 +26,8 @@ to the first principal component cost `-D l_1 + D(D - 1)`, which is less than D 
 loss is also unbounded below as X grows. With X / |X| the collapse costs more than the components
 for every X.
 
-"balanced", the default, is ours. Divided by the number of pairs, the first loss has the minimum of
-the normalized form, and its gradient keeps its size relative to that of a classifier of all rows;
+"balanced", the default, is ours. Divided by the number of pairs, the first loss has the minimizers
+of the normalized form. Its gradient keeps its size relative to that of a classifier of all rows;
 the sum over pairs grows with D (for D = 49 to thousands of times cross-entropy's gradient). The
 second loss of the paper is constant up to a fraction of about 1/P, so its gradient is close to
 zero. Since |a - s|² <= |a|² + |s|² for rows that are not negative, 1 - δ² with δ² divided by that
