@@ -2,9 +2,9 @@
 
 torchvision registers fake kernels for `torchvision::nms` when it is imported. If its C++ extension
 does not match the installed torch, the operator's schema is not declared, and the import fails with
-"operator torchvision::nms does not exist". This happens with mismatched wheels, and torchvision
-0.28 has no CPU build. Declaring the two schemas first is enough: this project uses only Python code
-of torchvision (`transforms.v2`, `models`).
+"operator torchvision::nms does not exist". This happens with mismatched wheels: torchvision
+0.28, for example, has no CPU build. Declaring the two schemas first is enough, because this project
+uses only Python code of torchvision (`transforms.v2`, `models`).
 
 The schemas are declared at the first `import torchvision`, so that `import videoattn` and
 `videoattn --help` do not load torch.
@@ -31,7 +31,7 @@ def _extension_loads(package: Path) -> bool:
 
 
 class _BeforeTorchvision:
-    """Declares the operators just before torchvision is imported; finds no module itself."""
+    """A meta path finder that declares the operators, if needed, before torchvision is imported."""
 
     def find_spec(
         self, name: str, path: object = None, target: ModuleType | None = None

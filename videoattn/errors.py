@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns " (did you mean layer2.1?)" for the closest name, or "" if none is close."""
+    """Returns a hint such as " (did you mean layer2.1?)", or "" if no name is close."""
     near = get_close_matches(name, list(names), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def first_few(names: Iterable[str], count: int = 5) -> str:
-    """Joins the first names, as in "a, b, c, d, e and 3 more"; returns "none" for an empty list."""
+    """Joins the first `count` names, as in "a, b, c, d, e and 3 more"; no names give "none"."""
     names = list(names)
     more = f" and {len(names) - count:,} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more or "none"

@@ -29,14 +29,14 @@ def safe_file_name(text: str) -> str:
 
 
 def spreadsheet_cell(value: object) -> object:
-    """Returns text that no spreadsheet runs as a formula; a formula gets a leading quote."""
+    """Returns a value, with a leading quote if it is text that a spreadsheet runs as a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Returns rows as the text of a CSV file, without formulas."""
+    """Returns rows as the text of a CSV file, with formulas quoted (`spreadsheet_cell`)."""
     text = StringIO(newline="")
     csv.writer(text).writerows([spreadsheet_cell(value) for value in row] for row in rows)
     return text.getvalue()
@@ -68,8 +68,8 @@ def require_empty(path: Path) -> None:
 
 
 def require_suffix(path: Path | None, suffix: str) -> None:
-    """Raises a ValueError if the name of an output does not end in `suffix`, so that a mistyped one
-    replaces no video."""
+    """Raises a ValueError if the name of an output does not end in `suffix`, in any case, so that a
+    mistyped name cannot replace a video. None is allowed."""
     if path is not None and path.suffix.lower() != suffix:
         raise ValueError(f"output: got {path}; need a file name that ends in {suffix}")
 
@@ -119,17 +119,17 @@ def write_text(path: Path, text: str) -> None:
 def read_arrays(
     path: Path, *, most: int, names: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns arrays of an .npz file, without pickles.
+    """Reads arrays from an .npz file without unpickling, and returns them by name.
 
     Checks sizes before memory is allocated: the unpacked sizes of members, and the array sizes in
     their headers.
 
     Args:
-        most: Largest size in bytes of all these arrays.
+        most: Limit on the total size of these arrays in bytes, after decompression.
         names: The arrays to read, if they exist; all by default.
 
     Raises:
-        ValueError: If the arrays are larger, or damaged.
+        ValueError: If the arrays exceed `most`, are damaged, or hold Python objects.
         zipfile.BadZipFile, zlib.error, EOFError: If the file is damaged.
     """
     with zipfile.ZipFile(path) as archive:
@@ -142,7 +142,7 @@ def read_arrays(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
-    """Writes an .npz file, which is complete or absent."""
+    """Writes arrays to an .npz file. After an error, the previous file is unchanged."""
     content = BytesIO()
     save = np.savez_compressed if compressed else np.savez
     save(content, **arrays)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ _NPY_HEADERS = {
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Adds a path to an OSError that has none: those of writing to an open file."""
+    """Adds `path` to an OSError that names no file, such as one from writing to an open file."""
     try:
         yield
     except OSError as error:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 
 class Conv3d(nn.Conv3d):
-    """An `nn.Conv3d` that pads short clips and low maps explicitly if the CPU kernel's padding is
-    unsafe."""
+    """An `nn.Conv3d` that pads explicitly where the padding of the CPU kernel is unsafe: for clips
+    of few frames, and maps of few rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)

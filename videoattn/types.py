@@ -2,7 +2,7 @@
 
 N clips, V views, S segments, C channels, T frames, H height, W width, K classes.
 Decoded frames are (T, C, H, W) uint8. Networks take (N, C, T, H, W) float, `channels_last_3d` in
-memory. A TSN's segments are its T.
+memory. For a TSN, T is the number of segments.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Video = Float[Tensor, "N C T H W"]
 Logits = Float[Tensor, "N K"]
 Labels = Int64[Tensor, " N"]
 Target = Int64[Tensor, " N"] | Float[Tensor, "N K"]
-"""Class indices, -1 if unknown; or for each class 1, 0, or the share of a mixed clip."""
+"""Class indices, -1 if unknown; or one value per class: 1, 0, or its share in a mixed clip."""
 Grid = tuple[int, int, int]
 """(T, H, W): frames, height and width of a clip or of features."""
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     """A batch from a loader. Samples that failed are listed in `failures` only."""
 
     frames: Views
-    labels: Target  # 1 and 0 for each class if a video may have several
+    labels: Target  # one value per class if a video may have several classes
     indices: Labels  # index of each sample in the dataset
     failures: tuple[Failure, ...] = ()
 
@@ -73,7 +73,7 @@ class ModelInfo:
 
     @property
     def blocks(self) -> list[str]:
-        """Returns the blocks of all stages, in order."""
+        """The names of the blocks of all stages, in order."""
         return [block for blocks in self.stages.values() for block in blocks]
 
 

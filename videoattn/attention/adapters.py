@@ -21,7 +21,7 @@ def multihead_maps(
     grid: Grid,
     special: tuple[str, ...],
 ) -> dict[str, PairwiseAttention]:
-    """Returns the map of an `nn.MultiheadAttention` for one call.
+    """Returns the map of an `nn.MultiheadAttention` for one call, under the key "".
 
     Args:
         args, kwargs: Arguments of the call.
@@ -98,7 +98,7 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
 
 
 def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
-    """Returns the mask as a term of the logits, (N or 1, h or 1, Q or 1, P)."""
+    """Returns all masks as one term to add to the logits, (N or 1, h or 1, Q or 1, P)."""
     extra = q.new_zeros(1, 1, 1, k.shape[2])
     for name in ("attn_mask", "key_padding_mask"):
         mask = arguments[name]
@@ -106,7 +106,7 @@ def _mask(arguments: Mapping[str, Any], q: Tensor, k: Tensor) -> Tensor:
             continue
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf)
-        mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))  # bias_k and the zero key stay
+        mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))  # bias_k, zero key: unmasked
         if name == "key_padding_mask":
             mask = mask.view(-1, 1, 1, mask.shape[-1])
         else:

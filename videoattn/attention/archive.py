@@ -22,13 +22,14 @@ from videoattn.types import Frames
 FORMAT = "videoattn-maps/1"
 
 MAX_INDEX_BYTES = 2**24
-"""Largest index.json: 16 MiB."""
+"""The largest allowed size of index.json in bytes (16 MiB)."""
 
 
 class MapArchive(NamedTuple):
     """The content of a file that `save_maps` wrote.
 
     Args:
+        maps: The maps by name.
         frames: The frames of the clip, or None if they were not saved.
         about: Facts such as the video's name and the prediction, as JSON values.
     """
@@ -81,10 +82,10 @@ def load_maps(path: Path, *, max_bytes: int = 2**31) -> MapArchive:
     """Reads a file that `save_maps` wrote. The file may be untrusted.
 
     Args:
-        max_bytes: Largest size in bytes of all arrays; the file may be compressed.
+        max_bytes: Limit on the total size of all arrays in bytes, after decompression.
 
     Raises:
-        ValueError: If the file is not an archive of maps, or is larger.
+        ValueError: If the file is not an archive of maps, or exceeds a limit.
     """
     try:
         with zipfile.ZipFile(path) as archive:

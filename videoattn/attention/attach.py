@@ -1,9 +1,10 @@
-"""Attaches attention systems to networks: after blocks, on branches, instead of a layer, around a
-stage, and others; with the default positions of each.
+"""Attaches attention systems to networks (after blocks, on residual branches, in place of layers,
+around stages, ...) and chooses their default positions.
 
 Every `attach_*` function takes the network, its structure, the constructor of the block, the
-positions (those of the paper if empty) and the name of the blocks, and returns the network. No
-parameter is renamed, and the networks survive deepcopy, torch.compile and torch.export.
+positions (the default ones if empty) and the name of the blocks, and returns the network. Existing
+parameters keep their names, except inside the wrapper that `attach_network` returns. The networks
+survive deepcopy, torch.compile and torch.export.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ Make = Callable[..., nn.Module]
 def attach_blocks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels)` after blocks; by default at the published positions."""
+    """Adds `make(channels)` after each position, by default those of `published_positions`."""
     after = after or published_positions(model, info)
     insert.insert_attention(model, make, after, name=name, info=info)
     return model
@@ -33,8 +34,8 @@ def attach_blocks(
 def attach_gates(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels)` to residual branches, after the last norm and before the addition; by
-    default in every block. Positions may also be other modules."""
+    """Adds `make(channels)` to residual branches, between the last norm and the addition, by
+    default in every block. After a module without a branch, it processes the module's output."""
     blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
     positions = [info.branch_ends.get(block, block) for block in blocks]
     return attach_blocks(model, info, make, positions, name)
@@ -43,10 +44,10 @@ def attach_gates(
 def attach_convolutions(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Replaces 3x3 convolutions; by default those of the last two stages.
+    """Replaces the 3x3 convolutions inside the positions, by default the last two stages.
 
-    If a position is the network's first convolution (`conv1` of a ResNet), an attention stem
-    replaces it, and a 4x4 max pool replaces the pool after it.
+    If a position is `conv1`, the first convolution of a ResNet, an attention stem replaces it, and
+    a 4x4 max pool replaces the pool after it.
     """
     stages = after or [block for blocks in stages_of(model, info)[-2:] for block in blocks]
     insert.check_positions(model, stages, info)
@@ -57,11 +58,11 @@ def attach_convolutions(
 
 
 def replace_convolutions(model: nn.Module, make: Make, stages: Sequence[str]) -> list[str]:
-    """Replaces every convolution with a 3x3 extent inside stages or blocks, except in attention, by
-    `make(in_channels, out_channels, stride of height and width)`; returns their names.
+    """Replaces every convolution that is 3x3 in space inside stages or blocks, except in attention
+    blocks, by `make(in_channels, out_channels, stride)`; returns the names of the new layers.
 
     Raises:
-        ValueError: If a stage has no 3x3 convolution, or a block follows a convolution.
+        ValueError: If a stage has no 3x3 convolution, or a block was inserted after one.
     """
     replaced = []
     for stage in stages:
@@ -95,8 +96,8 @@ def _outside_attention(module: nn.Module, name: str = "") -> Iterator[tuple[str,
 
 
 class Joined(nn.Module):
-    """Calls `block(x, *features)` with the outputs of other modules in the same forward pass, after
-    the blocks that were inserted there before."""
+    """Calls `block(x, *features)` with the outputs of `sources` in the same forward pass, as
+    processed by the blocks that were already inserted after them."""
 
     def __init__(self, model: nn.Module, block: nn.Module, sources: Sequence[str]) -> None:
         super().__init__()
@@ -115,8 +116,8 @@ def attach_layers(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels, source_channels)` after the last position. Its forward takes (x,
-    *sources): the outputs of that position and of the others. By default the block before the last
-    attends to the published positions.
+    *sources): the outputs of that position and of the others. By default, the second-to-last block
+    of the last stage attends to `published_positions`.
 
     Raises:
         ValueError: If there is no source, or a source does not run before the last position.
@@ -141,8 +142,8 @@ def attach_layers(
 def attach_pyramids(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels, source_channels)` after each position, by default the last stage but
-    one. The block's forward takes (x, *sources): the output of the position and the outputs of all
+    """Adds `make(channels, source_channels)` after each position, by default the next-to-last
+    stage. Its forward takes (x, *sources): the output of the position and the outputs of all
     earlier stages."""
     stages = stage_outputs(model, info, len(info.stages))
     for position in after or stages[-2:-1]:
@@ -161,7 +162,7 @@ def attach_head(
 ) -> nn.Module:
     """Replaces the classifier by `make(width, level_channels, num_classes)`. Its forward takes
     (pooled, *levels): the classifier's input, (N, C) or (N, S, C) for S segments, and the outputs
-    of the positions, by default of the last three stages. It returns (N, K) or (N, 1, K).
+    of the positions, by default of the last three stages. It returns (N, K), or (N, 1 or S, K).
 
     Raises:
         ValueError: If the network has no linear classifier, or its input has another shape.
@@ -177,7 +178,7 @@ def attach_head(
 
 
 def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
-    """Returns the classifier.
+    """Returns the network's classifier.
 
     Raises:
         ValueError: If it is not a linear layer whose input is (N, C) or (N, S, C).
@@ -197,15 +198,14 @@ def linear_classifier(model: nn.Module, info: ModelInfo) -> nn.Linear:
 def attach_masks(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels, grid=...)` to stages, by default the first three. grid is the smaller
-    side of the stage's features for 224 x 224 input. The mask's forward takes the input and the
-    output of its trunk, and returns the output of both.
+    """Adds masks `make(channels, grid=...)` to stages, by default the first three. `grid` is the
+    smaller side, in positions, of the stage's features for an input of 224 x 224. A mask's forward
+    takes the input and the output of its trunk, and returns the masked output.
 
-    A stage named n times gets n masks. Its blocks are split into n trunks, one for each mask.
+    A stage named n times gets n masks. Its blocks after the first are split into n trunks.
 
     Raises:
-        ValueError: If a position is not an `nn.Sequential` with a block for the input and one for
-            each mask.
+        ValueError: If a position is not an `nn.Sequential` of at least 1 + n blocks.
     """
     modules = dict(model.named_modules())
     if not any(isinstance(modules.get(stage), nn.Sequential) for stage in info.stages):
@@ -232,7 +232,7 @@ def attach_network(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Wraps the network: returns `make(model, info=info, after=...)`. The wrapper selects a region
-    on the output of one module, by default the last stage."""
+    from the output of one module, by default the last stage."""
     positions = after or stage_outputs(model, info, 1)
     if len(positions) > 1:
         raise ValueError(
@@ -243,11 +243,12 @@ def attach_network(
 
 
 def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
-    """Returns the five positions that the authors of the non-local paper chose.
+    """Returns the blocks after which the authors of the non-local paper insert their five blocks.
 
-    Two are in the stage at 1/8 of the frame's height, after every second block; three are in the
-    stage at 1/16 (R101: blocks 6, 13, 20). If the 1/8 stage is short, it has one, and the 1/16
-    stage has one after every second block: one at depth 18, two in Inception.
+    Two follow the second and fourth block of the stage at 1/8 of the frame's height, three are
+    spread over the stage at 1/16 (blocks 6, 13 and 20, from 0, at depth 101). If the 1/8 stage has
+    fewer than four blocks, the positions are its last block and every second block of the 1/16
+    stage: one of them at depth 18, two in Inception.
     """
     second, third = stages_of(model, info)[-3:-1]
     if len(second) < 4:
@@ -258,7 +259,7 @@ def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
 
 
 def stages_of(model: nn.Module, info: ModelInfo) -> list[tuple[str, ...]]:
-    """Returns the blocks of each stage; raises a ValueError if there are fewer than three."""
+    """Returns the blocks of each stage; raises a ValueError for fewer than three stages."""
     if len(info.stages) < 3:
         raise ValueError(
             f"after: {type(model).__name__} does not have the four stages of a ResNet, so this "
@@ -284,8 +285,8 @@ def stage_ends(model: nn.Module, info: ModelInfo) -> list[str]:
 
 
 def temporal_outputs(model: nn.Module, info: ModelInfo) -> list[str]:
-    """Returns the modules that end a convolution over time inside the stages: the norm that
-    follows it, or the unit of a convolution, a norm and a ReLU. Empty without such convolutions."""
+    """Returns names of the modules in the stages that end a temporal convolution: the norm after
+    it, or the unit of the convolution, a norm and a ReLU. The list may be empty."""
     found = []
     for name in [block for blocks in stages_of(model, info) for block in blocks]:
         for path, module in model.get_submodule(name).named_modules(prefix=name):

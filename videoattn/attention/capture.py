@@ -38,9 +38,9 @@ def capture(
         outputs["layer4"]
 
     Args:
-        names: Dotted names of its modules.
+        names: Dotted names of modules of the network.
         inputs: Collect each module's first input instead of its output.
-        copy: The network continues with a copy, so that a later in-place operation does not change
+        copy: Pass a copy on to the network, so that a later in-place operation does not change
             what was collected.
         stop: End the forward pass when every module has run.
     """

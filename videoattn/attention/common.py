@@ -32,7 +32,7 @@ def mean_of_segments(pooled: Tensor) -> Tensor:
 
 
 def pool_keys(x: Tensor, pool: Sequence[int] | None) -> Tensor:
-    """Max-pools by (frames, height, width), if set; an axis shorter than its pool becomes 1."""
+    """Max-pools x by (frames, height, width), if given; a shorter axis is pooled to size 1."""
     if pool is None:
         return x
     return F.max_pool3d(x, [min(p, size) for p, size in zip(pool, x.shape[2:], strict=True)])

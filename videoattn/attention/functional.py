@@ -5,7 +5,7 @@ Tokens are (N, P, C): P positions, in the order T, H, W, with C channels. `atten
 product. Both have an explicit path that builds the whole map. Tests compare the other paths with it
 in float64.
 
-| normalizer | weight of key j of P keys     | a row                          |
+| normalizer | weight for logit l_ij, P keys | a row                          |
 | softmax    | exp(l_ij) / Σ exp(l_ij)       | sums to 1                      |
 | sigmoid    | sigmoid(l_ij - log P)         | in (0, 1), sums to about 1     |
 | count      | l_ij / P                      | any sign, any sum              |
@@ -36,11 +36,11 @@ _PATHS: dict[str, tuple[Path, ...]] = {
 """Paths of each normalizer besides "auto" and "explicit". "auto" prefers the first."""
 NORMALIZERS = tuple(_PATHS)
 MOST_AT_ONCE = 2**24
-"""The number of map entries that a chunked path builds at a time (64 MiB of float32)."""
+"""The number of map entries that a chunked path aims to build at a time (64 MiB of float32)."""
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager[object]:
-    """Disables autocast, for sums over all positions and logits that bfloat16 cannot hold."""
+    """Returns a context without autocast, for sums and logits that bfloat16 cannot hold."""
     # The meta device has no autocast.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
@@ -61,8 +61,8 @@ def from_tokens(tokens: Tokens, grid: Grid) -> Video:
 
 
 def normalize(logits: Float[Tensor, "... P"], normalizer: Normalizer) -> Float[Tensor, "... P"]:
-    """Returns the weights of the table above. The offset of the sigmoid gives rows of logits near 0
-    a sum near 1 for any number of keys."""
+    """Returns the attention weights for logits, as in the table above. With its offset log P, the
+    sigmoid gives weights that sum to about 1 over the keys if the logits are near 0, for any P."""
     if normalizer == "softmax":
         return logits.softmax(-1)
     num_keys = logits.shape[-1]
@@ -127,8 +127,8 @@ def attend(
 
 
 def check_path(path: str, kind: str, *own: str) -> None:
-    """Raises a ValueError if a kind of map lacks the path, or is an unknown normalizer. `own` lists
-    the paths of the kind except "auto" and "explicit", none if it is unknown."""
+    """Raises a ValueError if a kind of map does not have the path, or `kind` is an unknown
+    normalizer. `own` lists the kind's paths besides "auto" and "explicit"; none if unknown."""
     if not own:
         raise ValueError(f"normalizer: got {kind!r}; choose from {', '.join(NORMALIZERS)}")
     allowed = ("auto", "explicit", *own)
@@ -182,7 +182,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def separable_weights(
     a: Float[Tensor, "N Q"], b: Float[Tensor, "N P"], normalizer: Normalizer = "count"
 ) -> Float[Tensor, "N Q P"]:
-    """Returns the rows of `ReLU(a_i + b_j)`, explicitly. "count" is the concatenation form."""
+    """Returns `normalize(ReLU(a_i + b_j))`; "count" is the non-local paper's concatenation form."""
     return normalize((a.unsqueeze(2) + b.unsqueeze(1)).relu(), normalizer)
 
 
@@ -194,11 +194,11 @@ def attend_separable(
     normalizer: Normalizer = "count",
     path: Path = "auto",
 ) -> Float[Tensor, "N Q E"]:
-    """Returns `y_i = Σ_j ReLU(a_i + b_j) v_j / P` in O((Q + P)(log P + E)); gradients are exact.
+    """Returns `normalize(ReLU(a_i + b_j)) v`; for "count" in O((Q + P)(log P + E)) ("linear").
 
-    Only keys with b_j > -a_i count. In sorted b they are a suffix, and two suffix sums,
-    S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other normalizers have no
-    such sums; their rows are computed for some queries at a time ("chunked").
+    With "count", only keys with b_j > -a_i contribute. In sorted b they are a suffix, and two
+    suffix sums, S0 = Σ v_j and S1 = Σ b_j v_j, give `y_i = (a_i S0 + S1) / P`. The other
+    normalizers have no such sums; they compute rows for some queries at a time ("chunked").
 
     Raises:
         ValueError: If the normalizer does not have the path.

@@ -116,7 +116,7 @@ def put_after(model: nn.Module, position: str, name: str, block: nn.Module) -> s
 
 
 def with_blocks(model: nn.Module, position: str) -> str:
-    """Returns the module whose output is that of a position after the blocks inserted there."""
+    """Returns the name of the module whose output includes the blocks inserted after a position."""
     parent_name, _, child = position.rpartition(".")
     parent = model.get_submodule(parent_name)
     if isinstance(parent, nn.Sequential | nn.ModuleList):
@@ -182,7 +182,7 @@ def insertion_places(model: nn.Module, info: ModelInfo | None = None) -> list[st
 def output_shapes(
     model: nn.Module, positions: Sequence[str], info: ModelInfo | None = None
 ) -> dict[str, torch.Size]:
-    """Returns the output shape of each module, in order of execution. The batch may be empty.
+    """Returns the output shape of each module, in order of execution. The batch size may be 0.
 
     Raises:
         ValueError: If a module does not exist (see `check_positions`), does not run, or does not
@@ -208,9 +208,10 @@ def dry_run(
     model: nn.Module, names: Sequence[str], info: ModelInfo | None = None, *, inputs: bool = False
 ) -> Captured:
     """Runs a copy of a network on an empty batch, with weights that take no memory, and returns the
-    outputs (or inputs) of modules. Their shapes begin with 0.
+    outputs (or inputs) of modules, whose batch size is 0.
 
-    A network that fails on an empty batch runs on the meta device, which imports torch._dynamo.
+    A network that fails on an empty batch runs on one clip or image on the meta device instead,
+    which imports torch._dynamo.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     clip = example_input(model, info)
@@ -249,11 +250,8 @@ def _run(model: nn.Module, names: Sequence[str], clip: Tensor, inputs: bool) -> 
 
 
 def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
-    """Returns a clip or an image on the meta device, where its size costs nothing.
-
-    The layout is that of `info`. A network without one takes images if its first convolution is
-    2-D, else clips.
-    """
+    """Returns a clip or an image on the meta device, where it takes no memory, in the layout of
+    `info`. A network of unknown structure gets an image if its first convolution is 2-D."""
     info = info or own_info(model)
     first = next((p for p in model.parameters() if p.ndim >= 4), None)
     channels = 3 if first is None else first.shape[1]
@@ -264,7 +262,7 @@ def example_input(model: nn.Module, info: ModelInfo | None = None) -> Tensor:
 
 
 def _last(parent: nn.Module, child: str) -> str:
-    """Returns the last of the attention blocks that follow a child, or the child."""
+    """Returns the name of the last attention block inserted after a child, or the child itself."""
     names, last = list(parent._modules), child
     for name in names[names.index(child) + 1 :]:
         parts = parent.get_submodule(name).modules()

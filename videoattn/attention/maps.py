@@ -35,7 +35,7 @@ class Factors(NamedTuple):
     scale: float
 
     def rows(self, positions: Tensor) -> Float[Tensor, "N h Q P"]:
-        """Returns the rows of the query positions."""
+        """Returns the rows of the queries with these indices (Q,)."""
         with autocast_off(self.q):
             logits = self.q[:, :, positions.to(self.q.device)] @ self.k.transpose(2, 3) * self.scale
         if self.rule == "relu_sum":
@@ -50,7 +50,7 @@ class PairwiseAttention:
     Args:
         grid_q: (T, H, W) of the queries.
         grid_k: (T, H, W) of the keys; pooled keys have a smaller grid.
-        normalized: Whether a row, with `elsewhere`, is a distribution over the keys.
+        normalized: Whether a row, with the keys that have no position, is a distribution.
         weigh: Function from query numbers (Q,) to weights (N, Q, P) or (N, h, Q, P). Queries are
             numbered by position, in the order T, H, W, and then by special query. Columns after
             the key positions are keys without a position: class tokens, or padding.
@@ -113,7 +113,7 @@ class PairwiseMap:
 
     @property
     def weights(self) -> Float[Tensor, "N Q T H W"]:
-        """Returns the rows, averaged over heads."""
+        """The rows, averaged over heads."""
         return self.rows.mean(1)
 
     @property
@@ -123,7 +123,7 @@ class PairwiseMap:
         return self.factors is not None or len(self.queries) == num_queries
 
     def select(self, numbers: Int64[Tensor, " Q"]) -> "PairwiseMap":
-        """Returns the rows of these queries of a whole map, without `received` and factors.
+        """Returns a map of these queries only, without `received` and factors; requires `is_whole`.
 
         Queries are numbered by position, in the order T, H, W, and then by special query.
         """
@@ -140,7 +140,7 @@ class PairwiseMap:
 def split_keys(
     weights: Float[Tensor, "N h Q P"], grid_k: Grid
 ) -> tuple[Float[Tensor, "N h Q T H W"], Float[Tensor, "N h Q"] | None]:
-    """Splits rows into weights of positions and the sum of weights without a position, if any."""
+    """Splits rows into the weights of key positions and, if there are other keys, their sum."""
     num_keys = math.prod(grid_k)
     elsewhere = weights[..., num_keys:]
     rows = weights[..., :num_keys].unflatten(3, grid_k)

@@ -5,7 +5,7 @@
     maps["layer2.1_non_local"].weights        # (N, Q, T', H', W')
 
 Blocks run their fast path as usual. While recording, each block also computes its map from the same
-projections; pairwise blocks compute only the requested rows. Nothing is kept otherwise.
+projections; pairwise blocks compute only the requested rows. Without recording, no map is kept.
 """
 
 import re
@@ -27,7 +27,7 @@ Query = tuple[int, int, int]
 """(frame, y, x) in the network's input clip: a frame number and a pixel."""
 
 MOST_ENTRIES = 2**24
-"""All rows are recorded if a map has at most this many entries per clip (64 MiB of float32)."""
+"""The most entries per clip of a map whose rows are all recorded (64 MiB of float32)."""
 
 Maps = dict[str, PairwiseMap | GateMap]
 
@@ -66,7 +66,7 @@ def record_attention(
         queries: Positions in the input clip, or names of special tokens ("class"). Each block
             records the row of the cell that holds the position. None records all rows, if the
             grid is small enough.
-        received: Also sum the weight that each key position receives from all positions.
+        received: Also compute the mean weight that each key position receives from all queries.
         factors: Also keep queries and keys of maps that are products. "instead" replaces the rows
             of these maps. Other maps then keep all rows, or only the rows of `queries` if all would
             need too much memory. `PairwiseMap.select` returns any row later.
@@ -135,7 +135,7 @@ class _Recorder:
                 self.maps[full] = replace(found, weights=_kept(found.weights))
                 continue
             numbers, special = self._numbers(found)
-            # [] requests only `received`
+            # queries=[] requests only `received`
             if len(numbers) or not self.queries or self.factors == "instead":
                 self.maps[full] = self._rows(found, numbers, special)
 

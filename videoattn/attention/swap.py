@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
 
 def swap_global_vectors(model: nn.Module, first: Video, second: Video) -> tuple[Seen, Seen]:
-    """Runs two clips (1, C, T, H, W) with their own global vectors, then with exchanged ones.
+    """Runs a network on two clips (1, C, T, H, W), with their own and exchanged global vectors.
 
     The maps have the names that `record_attention` gives them.
 

@@ -30,15 +30,15 @@ Kind = Literal["block", "gate", "convolution", "mask", "head", "layers", "pyrami
 
 @dataclass(frozen=True)
 class AttentionSystem:
-    """A row of the table.
+    """An attention system: a row of `SYSTEMS`.
 
     Args:
         title: The name in tables and titles.
         paper: Authors, venue and year.
         make: The constructor of the block.
-        kind: The kind of position, whose function in attach.py states the arguments of `make`.
+        kind: How blocks are attached. The function in `ATTACH` states the arguments of `make`.
         map_of: The meaning of the recorded map.
-        map_shape: Its shape.
+        map_shape: The shape of the recorded map.
         losses: Auxiliary losses of the block (see common.py), with default weights.
         default_after: Function from a network and its structure to the default positions, for a
             system whose default differs from that of its kind (attach.py).
@@ -56,7 +56,7 @@ class AttentionSystem:
     def attach(
         self, model: nn.Module, info: ModelInfo, make: attach.Make, after: Sequence[str], name: str
     ) -> nn.Module:
-        """Inserts blocks into a network in place, and returns the network.
+        """Attaches the system to a network in place; returns the network, or a wrapper ("network").
 
         Args:
             make: The system's constructor, with its options bound.
@@ -209,7 +209,7 @@ FORMER: dict[str, AttentionSystem] = {
         losses={"interaction": 0.01, "diversity": 0.01},
     ),
 }
-"""The rows of edition 1, for systems whose first defaults differed from their papers."""
+"""Rows of edition 1, for the systems whose first defaults differed from their papers."""
 
 EDITIONS: dict[int, dict[str, AttentionSystem]] = {1: SYSTEMS | FORMER, 2: SYSTEMS}
-"""The table by edition of the defaults. Explicit options mean the same in every edition."""
+"""The table for each edition (version) of the defaults. Explicit options mean the same in all."""

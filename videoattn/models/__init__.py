@@ -40,7 +40,7 @@ def as_video(features: Tensor, structure: ModelInfo, x: Tensor) -> Video:
     """Returns a layer's output as (N, C, T', H', W').
 
     Args:
-        features: (N, C, T', H', W'), images (N T', C, H', W'), or tokens (N, P, C).
+        features: (N, C, T', H', W'), images (N·T', C, H', W'), or tokens (N, P, C).
         structure: The structure of the network.
         x: The network's input, in the layout `structure.axes`.
     """

@@ -13,15 +13,15 @@ from videoattn.types import Grid
 
 @torch.no_grad()
 def receptive_field(model: nn.Module, clip: Grid, layer: str) -> Grid:
-    """Returns the frames, rows and columns of a clip that a position of a layer can depend on.
+    """Returns how many frames, rows and columns of a clip a position of a layer can depend on.
 
-    Each is the distance from the first to the last plane of pixels that changes the position, for
-    the position where it is largest. A copy of the network with positive weights runs on clips that
-    are zero except in one plane, so the result depends on the structure alone.
+    Each number counts the planes of pixels from the first to the last that changes the position,
+    for the position where it is largest. A copy of the network with positive weights runs on clips
+    that are zero except in one plane, so the result depends on the structure alone.
 
     Args:
         model: The network. A position that attends to all others depends on the whole clip.
-        clip: T, H and W of its input.
+        clip: T, H and W of the network's input.
         layer: The dotted name of a module.
     """
     structure = info(model)
@@ -40,7 +40,7 @@ def receptive_field(model: nn.Module, clip: Grid, layer: str) -> Grid:
 
 
 def _positive(model: nn.Module) -> nn.Module:
-    """Returns a float64 copy in which every weight is positive, and norms are the identity."""
+    """Returns a float64 copy with positive weights, zero biases and batch norms that do nothing."""
     model = copy.deepcopy(model).double().eval()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -52,7 +52,7 @@ def _positive(model: nn.Module) -> nn.Module:
 
 
 def _longest(reached: Tensor) -> int:
-    """Returns the largest distance in a table of planes by positions."""
+    """Returns the largest extent, over positions, of the planes in a table (planes, positions)."""
     size = len(reached)
     planes = torch.arange(size)[:, None]
     first = torch.where(reached, planes, size).amin(0)

@@ -127,8 +127,8 @@ class InceptionI3d(nn.Sequential):
 
 
 class Mixed(nn.Module):
-    """A block of four branches, (N, C, T, H, W) -> (N, channels, T, H, W): 1x1x1; 1x1x1 and 3x3x3,
-    twice; a 3x3x3 max pool and 1x1x1."""
+    """A block of four branches, (N, C, T, H, W) -> (N, channels, T, H, W): a 1x1x1 unit; two of a
+    1x1x1 and a 3x3x3 unit; and a 3x3x3 max pool with a 1x1x1 unit."""
 
     def __init__(self, in_channels: int, widths: Branches) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Unit(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A cubic kernel with SAME padding; `fixed` pads height and width as if they were even."""
+    """A cubic convolution with SAME padding; `fixed` pads H and W as if they were even."""
 
     fixed = False
 

@@ -20,7 +20,7 @@ Method = Literal["mean", "centre"]
 def inflate_weight(
     weight: Float[Tensor, "O I kH kW"], *, num_frames: int, method: Method = "mean"
 ) -> Float[Tensor, "O I kT kH kW"]:
-    """Returns a kernel of `num_frames`: repeated and divided, or zero except in the center."""
+    """Returns a 3-D kernel: repeated and divided ("mean"), or zero except in the center frame."""
     frames = weight.unsqueeze(2)
     if method == "mean":
         return frames.expand(-1, -1, num_frames, -1, -1) / num_frames

@@ -80,7 +80,7 @@ def make_timm_tsn(
 def info(model: nn.Module) -> ModelInfo | None:
     """Returns the structure of a network of these libraries, or None for other networks."""
     if _is_a(model, "torchvision.models.video.s3d", "S3D"):
-        # A list of all layers; these are Inception's Mixed blocks.
+        # `features` lists all layers; these indices are those of Inception's Mixed blocks.
         stages = {
             f"Mixed_{number}": tuple(f"features.{index}" for index in blocks)
             for number, blocks in ((3, range(5, 7)), (4, range(8, 13)), (5, range(14, 16)))
@@ -153,7 +153,7 @@ class FittingAvgPool3d(nn.AvgPool3d):
 
 
 def with_fitting_pools(model: nn.Module) -> nn.Module:
-    """Replaces average pools of a fixed window, so that smaller clips can be used."""
+    """Replaces `nn.AvgPool3d` by `FittingAvgPool3d` in place, so that smaller clips can be used."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.AvgPool3d:
             assert module.padding in (0, (0, 0, 0))

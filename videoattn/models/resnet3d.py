@@ -56,7 +56,7 @@ class Stem:
 
 
 class BasicBlock(nn.Module):
-    """A residual block 3x3 (over k_t frames), 3x3, with output (N, width, T, H', W')."""
+    """A residual block of (k_t, 3, 3) and (1, 3, 3) convolutions; returns (N, width, T, H', W')."""
 
     expansion = 1
 
@@ -76,7 +76,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A residual block 1x1 (over k_t frames), 3x3 (stride), 1x1: (N, 4·width, T, H', W')."""
+    """A residual block of k_t x 1 x 1, strided 1x3x3 and 1x1x1 kernels: (N, 4·width, T, H', W')."""
 
     expansion = 4
 
@@ -119,7 +119,7 @@ class ResNet3d(nn.Module):
             pytorchvideo that were trained with 224 pixels and run with 256. An axis shorter than
             the window is averaged whole.
         strides: For each stage, the stride of its first block in height and width. (1, 2, 1, 1)
-            gives the last stages the grid of layer2, so that their maps have more places.
+            gives the last stages the grid of layer2, so that their maps have more positions.
 
     Raises:
         ValueError: If the kind or the depth does not exist, or there are not four strides.
@@ -226,7 +226,7 @@ def _stages(
     width: int,
     strides: Sequence[int],
 ) -> list[nn.Sequential]:
-    """Returns the stages: stage i has width * 2^i channels, and starts with its stride."""
+    """Returns the stages: i has width * 2^i * expansion channels, and starts with strides[i]."""
     channels, stages = width, []
     for stage, (count, pattern) in enumerate(zip(num_blocks, patterns, strict=True)):
         blocks = nn.Sequential()

@@ -13,10 +13,10 @@ from videoattn.types import ModelInfo
 
 
 class NoInit(TorchFunctionMode):
-    """Builds networks without random initialization, for weights that are loaded later.
+    """A mode that skips draws from normal distributions, for weights that are loaded later.
 
-    The parameters are uninitialized memory. On the meta device, drawing normal numbers would import
-    torch._dynamo, which takes as long as torch.
+    Such parameters stay uninitialized memory. On the meta device, drawing normal numbers would
+    import torch._dynamo, which takes as long as torch.
     """
 
     def __torch_function__(
@@ -43,7 +43,7 @@ def residual_info(
     axes: Literal["NCTHW", "NCHW"] = "NCTHW",
     branch_end: str | None = None,
 ) -> ModelInfo:
-    """Describes a network that has one container for each stage of residual blocks.
+    """Returns the structure of a network that has one container for each stage of residual blocks.
 
     Args:
         model: The network, with or without inserted attention blocks.
@@ -77,12 +77,12 @@ def _last_norm(block: nn.Module) -> str | None:
 
 
 def unsafe_convolutions(model: nn.Module, video: Tensor) -> list[str]:
-    """Returns the convolutions that have wrong gradients in bfloat16 on a CPU for such clips.
+    """Returns names of convolutions whose bfloat16 gradients on a CPU are wrong for these clips.
 
     `layers.Conv3d` is safe and never listed.
 
     Args:
-        model: The network. It runs once, on the CPU, in float32, and keeps its mode.
+        model: The network, on the CPU in float32. It runs once, and keeps its mode.
         video: Any clips (N, C, T, H, W) of the training shape.
     """
     suspects = {

@@ -21,7 +21,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         for kind in KERNELS
         for depth in BLOCKS
     },
-    # The stem halves time once, or twice as in the published 32x2 models.
+    # The stem halves the number of frames once, or twice as in the published 32x2 models.
     **{
         f"i3d_r{depth}_stem2": partial(ResNet3d, "i3d", depth=depth, stem=STEM2) for depth in BLOCKS
     },

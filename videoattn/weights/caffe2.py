@@ -141,7 +141,7 @@ def read_blobs(path: Path) -> object:
 
 
 def _check_memo(file: BinaryIO) -> None:
-    """Checks that memo numbers grow one by one, then rewinds the file.
+    """Checks that no memo number exceeds the count of opcodes before it, then rewinds the file.
 
     Python's unpickler allocates memory for all numbers up to the largest, so that a file of nine
     bytes could allocate gigabytes.

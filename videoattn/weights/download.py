@@ -55,20 +55,20 @@ def cache_folder() -> Path:
 
 
 def cached_file(row: PublicModel) -> Path:
-    """Returns the path of a public model's file in the cache, whether it exists or not."""
+    """Returns the path of a public model's file in our cache or torch.hub's; it may not exist."""
     assert row.url is not None
     address = urlsplit(row.url)
     file = cache_folder() / "weights" / address.netloc / address.path.lstrip("/")
     of_torch = Path(torch.hub.get_dir(), "checkpoints", file.name)
-    # Two models may have files of one name, unless the name has the hash.
+    # Files of two models may have the same name, unless the name has the hash.
     named_by_hash = row.file.sha256 and row.file.sha256 in file.name
     return of_torch if named_by_hash and of_torch.is_file() and not file.is_file() else file
 
 
 def fetch(name: str) -> Path:
-    """Returns the published file of a public model, and downloads it if it is not in the cache.
+    """Returns the path of a public model's file, which is downloaded if it is not in the cache.
 
-    If several processes ask for a file, one downloads it and the others wait.
+    If several processes need a file, one downloads it and the others wait.
 
     Raises:
         DownloadError: If no file is published, it cannot be downloaded, or its SHA-256 is wrong.

@@ -36,6 +36,7 @@ class Layout:
 
     Attributes:
         title: Name of the project, for messages.
+        rules: (Their template, our template), in order of precedence.
         words: field -> {their word: our word}.
         ignored: (Pattern of a whole key, why it does not belong to the network).
         frozen_norms: Whether a norm may lack running statistics. It is then an affine layer, as in

@@ -28,12 +28,12 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Explanation:
-    """The use of every key of a file.
+    """How `from_state_dict` uses every key of a file.
 
     Attributes:
         used: Their key -> our key.
         ignored: Their key -> the reason why it does not belong to the network.
-        filled: Our key that the file lacks -> the value it got.
+        filled: Our key that the file lacks -> a description of its value.
     """
 
     used: Mapping[str, str]
@@ -42,13 +42,14 @@ class Explanation:
 
 
 def load_public(name: str, path: Path | str | None = None) -> nn.Module:
-    """Loads the public model `name` from a published file; see `from_state_dict`.
+    """Returns the public model `name`, loaded from a published file; see `from_state_dict`.
 
     Args:
         path: A .pth, .pyth, .pt, .safetensors or Caffe2 .pkl file, as published. Default: the file
             at the model's address, which is downloaded once (see `download`).
 
     Raises:
+        FileNotFoundError: If `path` does not exist.
         ValueError: As in `from_state_dict`, or if the file cannot be downloaded or is damaged.
     """
     _look_up(name)  # before reading a large file
@@ -79,9 +80,7 @@ def from_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
 
 
 def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Returns the weights of a network under their public names, for the project of `name`.
-
-    This is the inverse of `from_state_dict`.
+    """Returns a network's weights under the public names of `name`; inverts `from_state_dict`.
 
     Raises:
         ValueError: If the name is unknown, or the network's parameters differ from the public
@@ -107,7 +106,7 @@ def to_public(name: str, model: nn.Module) -> dict[str, Tensor]:
 
 
 def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
-    """Returns the use of each key by `from_state_dict`, and raises the same errors."""
+    """Returns how `from_state_dict` uses each key, and raises the same errors."""
     _look_up(name)
     explanation, problem = _match(name, state_dict)
     if problem:
@@ -116,7 +115,7 @@ def explain(name: str, state_dict: Mapping[str, Tensor]) -> Explanation:
 
 
 def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, str | None]:
-    """Returns the use of every key, and the first problem, if any."""
+    """Returns how every key is used, and the first problem, or None."""
     row = PUBLIC[name]
     layout = max(row.layouts, key=lambda one: _share(one, state_dict))
     ignored = {key: why for key in state_dict if (why := layout.reason_to_ignore(key))}
@@ -146,7 +145,7 @@ def _match(name: str, state_dict: Mapping[str, Tensor]) -> tuple[Explanation, st
 
 
 def _filled(own: Iterable[str], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
-    """Returns the parameters that the file lacks but does not need, with their values."""
+    """Returns the parameters that the file lacks and need not have, with their values in words."""
     filled = {}
     for key in own:
         norm, _, end = key.rpartition(".")

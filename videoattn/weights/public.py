@@ -229,7 +229,7 @@ _MMACTION2 = {
 
 
 def _nonlocal(name: str, top1: float) -> PublicModel:
-    """Returns a row of the authors' models; `name` has network, blocks and frames x stride."""
+    """Returns the row of an authors' model, whose `name` is NETWORK_BLOCKS_FRAMESxSTRIDE."""
     stem = {"pool1_padding": 0}
     if name.endswith("32x2"):
         stem |= {"conv1_stride_frames": 2, "pool1_kernel_frames": 2, "pool1_stride_frames": 2}

@@ -25,8 +25,8 @@ WRAPPERS = ("state_dict", "model_state", "model", "blobs")
 
 _LFS_POINTER = b"version https://git-lfs"
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
-_ZIP = b"PK\x03\x04"  # since PyTorch 1.6
-_BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # a pickled number
+_ZIP = b"PK\x03\x04"  # of torch.save since PyTorch 1.6
+_BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's magic number
 _PICKLE = b"\x80"  # at protocol 2 and later
 _DAMAGED = "{}: the checkpoint is cut short or damaged; fetch it again"
 

@@ -16,12 +16,12 @@ class Preprocessing:
     Attributes:
         mean: Mean of RGB, in 0 - 1.
         std: Standard deviation of RGB, in 0 - 1.
-        sampling: "dense" clips, or one frame of each of `num_frames` segments. An image network
-            has one frame.
+        sampling: "dense" clips, or one frame of each of `num_frames` segments ("segments").
+        num_frames, frame_stride: Frames of a clip (1 for an image), and the step between them.
         short_side: Pixels of a test frame's short side.
         test_size: Pixels of a test crop.
         num_clips: Test clips per video.
-        num_crops: Test crops per clip. Ten crops are five and their mirror images.
+        num_crops: Test crops per clip. Ten crops are five crops and their mirror images.
         test_frames: Frames of a test clip, if different from `num_frames`.
     """
 
@@ -80,7 +80,7 @@ NOWHERE = Published(absent="it has no address")
 
 @dataclass(frozen=True)
 class PublicModel:
-    """A row of the table.
+    """A public model: a row of `PUBLIC`.
 
     Attributes:
         network: Name of the network, as in a recipe.

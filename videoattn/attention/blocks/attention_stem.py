@@ -27,11 +27,11 @@ BLOCK = 4
 
 
 class AttentionStem(nn.Module):
-    """Attends within blocks of each frame: (N, C, T, H, W) -> (N, C', T, H, W).
+    """A layer of attention within 4x4 blocks of each frame: (N, C, T, H, W) -> (N, C', T, H, W).
 
     Args:
         heads: Number of heads; it must divide C'.
-        mixtures: Number of value matrices m (the paper has 4).
+        mixtures: Number of value matrices W_v^m (the paper has 4).
 
     Raises:
         ValueError: If `heads` does not divide C', or a number is below 1.
@@ -69,11 +69,11 @@ class AttentionStem(nn.Module):
         return torch.einsum("abd,md->mab", self.row[:, None] + self.column, self.nu).softmax(0)
 
     def maps(self, x: Video) -> dict[str, PairwiseAttention]:
-        """Returns the rows of each head; 0 outside the query's block."""
+        """Returns the map, with the rows of each head; they are 0 outside the query's block."""
         q, k, _ = self._project(x)
         grid, num_cells = grid_of(x), x[0, 0].numel()
         numbers = torch.arange(num_cells, device=x.device).view(1, 1, *grid)
-        numbers = self._to_blocks(numbers, 1)[0, ..., 0, :, 0]  # (T, down, along, 16)
+        numbers = self._to_blocks(numbers, 1)[0, ..., 0, :, 0]  # (T, ⌈H/4⌉, ⌈W/4⌉, 16)
         q, k = (t.unflatten(0, (len(x), *numbers.shape[:3], self.heads)) for t in (q, k))
 
         def rows(positions: Tensor) -> Tensor:
@@ -105,15 +105,15 @@ class AttentionStem(nn.Module):
         return q.flatten(0, 4), k.flatten(0, 4), v.flatten(0, 4)
 
     def _to_blocks(self, x: Tensor, heads: int) -> Tensor:
-        """Cuts (N, C, T, H, W) to (N, T, blocks down, blocks along, heads, 16, D)."""
+        """Cuts (N, C, T, H, W) into blocks: (N, T, ⌈H/4⌉, ⌈W/4⌉, heads, 16, D)."""
         height, width = x.shape[3:]
         x = F.pad(x, (0, -width % BLOCK, 0, -height % BLOCK))
         x = x.unflatten(4, (-1, BLOCK)).unflatten(3, (-1, BLOCK)).unflatten(1, (heads, -1))
-        # (N, heads, D, T, down, 4, along, 4)
+        # (N, heads, D, T, ⌈H/4⌉, 4, ⌈W/4⌉, 4)
         return x.permute(0, 3, 4, 6, 1, 5, 7, 2).flatten(5, 6)
 
     def _from_blocks(self, y: Tensor, like: Video) -> Tensor:
-        """Undoes `_to_blocks` after its first five axes were joined."""
+        """Inverts `_to_blocks` for blocks whose first five axes were flattened."""
         frames, height, width = grid_of(like)
         down, along = -(-height // BLOCK), -(-width // BLOCK)
         y = y.unflatten(1, (BLOCK, BLOCK)).unflatten(0, (-1, frames, down, along, self.heads))
@@ -122,7 +122,7 @@ class AttentionStem(nn.Module):
 
 
 def replace_stem(model: nn.Module, name: str, *, heads: int) -> None:
-    """Replaces a network's first convolution, and the pool `maxpool` that follows it.
+    """Replaces a network's first convolution by an `AttentionStem`, and `maxpool` by a 4x4 pool.
 
     Raises:
         ValueError: If there are no such layers, or the convolution skips frames.

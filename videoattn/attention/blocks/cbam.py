@@ -7,8 +7,8 @@
 Gates run in sequence, each on the output of the previous one. The paper applies the channel gate
 and then the spatial gate to images: `gates=[channel, spatial]`. The norm before the spatial sigmoid
 is in the authors' code, but not in the paper's formula (equation 3), which is `norm="none"`. There
-and here it starts at zero, so the gate starts at 1/2 everywhere; the momentum is 0.01. The default
-follows the code, because the published numbers come from it.
+and here its weight starts at 0, so the gate starts at 1/2 everywhere; its momentum is 0.01. The
+default follows the code, because the published numbers come from it.
 
 Where we differ: the temporal gate, which mirrors the spatial one, and the axes of a clip that each
 gate pools over are ours. In the authors' code the MLP always has biases.
@@ -45,7 +45,7 @@ TEMPORAL = ("conv", "mlp", "channel")
 
 
 class CBAM(nn.Module):
-    """Applies gates in sequence; keeps the shape (N, C, T, H, W).
+    """A sequence of gates on x; keeps the shape (N, C, T, H, W).
 
     The maps are the gates: "channel" (N, C), or (N, C, T) with scope="frame"; "spatial"
     (N, T, H, W); "temporal" (N, T), or (N, C, T) of kind channel with temporal="channel".
@@ -128,7 +128,7 @@ class CBAM(nn.Module):
 
 
 class ChannelGate(Gate):
-    """Sums the outputs of one MLP for all poolings before the sigmoid."""
+    """The channel gate: the sigmoid of the sum of one MLP's outputs for all poolings."""
 
     def __init__(
         self, channels: int, *, reduction: int, pools: Sequence[str], scope: str, gate_start: str
@@ -150,8 +150,8 @@ class ChannelGate(Gate):
 
 
 class ConvGate(Gate):
-    """A kernel over the poolings of `axes`: a gate per position from its channels, (1,); per frame,
-    (1, 3, 4); or per channel and frame, (3, 4), with `width` channels and a kernel for each."""
+    """A gate from a convolution of x pooled over `axes`: per position for (1,), per frame for
+    (1, 3, 4), per channel and frame for (3, 4). Each of the `width` channels left has a kernel."""
 
     def __init__(
         self,

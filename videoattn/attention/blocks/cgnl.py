@@ -136,8 +136,8 @@ class CompactNonLocal(nn.Module):
     def maps(self, x: Video) -> dict[str, GateMap]:
         """Returns how strongly each position responds: |y| summed over channels.
 
-        For the dot kernel this is |θ_i| |<φ, g>|. The term of order 0 of CGNLx is left out, because
-        it does not depend on the position.
+        For the dot kernel this is |θ_i| |<φ, g>|. The term of order 0 of CGNLx is left out; without
+        `exact_beta` it does not depend on the position.
         """
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off(x):
@@ -146,7 +146,7 @@ class CompactNonLocal(nn.Module):
         return {"": GateMap("spatial", y.abs().sum((1, 2)), description=description)}
 
     def respond(self, theta: Video, phi: Video, g: Video) -> tuple[Tensor | float, Tensor]:
-        """Returns the term of order 0 (0 for "dot") and the other terms, (N, G, C_i/G, T, H, W)."""
+        """Returns the term of order 0 (0 for "dot") and the rest of y, (N, G, C_i/G, T, H, W)."""
         theta, phi, g = (widen(y).unflatten(1, (self.groups, -1)) for y in (theta, phi, g))
         if self.scale != "none":
             g = g / theta[0, 0].numel() ** (0.5 if self.scale == "root" else 1.0)

@@ -59,7 +59,7 @@ class ChannelAttention(nn.Module):
         return y if self.is_plain else x + self.bn(y)
 
     def maps(self, x: Video) -> dict[str, GateMap]:
-        """Returns the mean weight that each channel receives from all: (N, C), summing to 1."""
+        """Returns the mean weight that channels receive from all channels: (N, C), summing to 1."""
         q, k = self._tokens(x)
         with autocast_off(x):
             weights = attention_weights(q, k, "softmax", self._scale(q))

@@ -32,10 +32,10 @@ Source = Float[Tensor, "N _ _ _ _"]
 
 
 class CrossLayerNonLocal(nn.Module):
-    """Attends from x to other layers: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
+    """A block that attends from x to other layers: forward(x, *sources) keeps the shape of x.
 
-    There is one source (N, C_r, T_r, H_r, W_r) for each of `source_channels`. The norms start at
-    zero, so the block starts as the identity.
+    x is (N, C, T, H, W), with one source (N, C_r, T_r, H_r, W_r) for each of `source_channels`.
+    The norms start at zero, so the block starts as the identity.
 
     Args:
         source_channels: C_r of each source.
@@ -86,11 +86,11 @@ class CrossLayerNonLocal(nn.Module):
         return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Returns the response to one softmax, before `out`, as tokens (N, P, E)."""
+        """Returns `softmax(q kᵀ s) v`, the input of `out`, as tokens (N, P, E)."""
         return attend(q, k, v, scale=self.logit_scale, path=self.path)
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Returns the rows (N, Q, P) of one softmax for queries (N, Q, D) and keys (N, P, D)."""
+        """Returns `softmax(q kᵀ s)`, (N, Q, P), for queries (N, Q, D) and keys (N, P, D)."""
         return attention_weights(q, k, "softmax", self.logit_scale)
 
     def project(self, x: Video, *sources: Source) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -4,8 +4,8 @@
     gate_start="identity":  e = 2 sigmoid(z)    in (0, 2); the layer that computes z starts at zero,
                                                 so e = 1 and y = x exactly
 
-"half" halves the features of a pretrained branch, or worse, before the first step; "identity" is
-ours and avoids this.
+"half" halves the features of a pretrained branch, once per gate, before the first step; "identity"
+is ours and avoids this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ POOLS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     "lp": lambda x, axes: torch.linalg.vector_norm(widen(x), dim=axes, keepdim=True).to(x.dtype),
     "lse": lambda x, axes: torch.logsumexp(widen(x), dim=axes, keepdim=True).to(x.dtype),
 }
-"""Poolings that keep the axes with size 1. lp is the L2 norm, lse the log of the sum of exps."""
+"""Poolings over axes, which keep size 1. lp is the L2 norm, lse the log of the sum of exps."""
 
 
 class GateMLP(nn.Module):
@@ -112,7 +112,7 @@ class GateNorm(nn.BatchNorm3d):
 
 @contextmanager
 def keep_statistics(block: nn.Module) -> Iterator[None]:
-    """Makes batch norms in training mode keep their running statistics inside the `with`."""
+    """Prevents batch norms from updating their running statistics inside the `with`."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

@@ -37,7 +37,7 @@ _HEAT = "How active the features are at each position; the box surrounds the mos
 
 
 class HardCrop(nn.Module):
-    """Classifies a clip (N, 3, T, H, W), a crop of it, and both together: logits (N, K).
+    """A network that classifies a clip (N, 3, T, H, W), a crop of it, and both: logits (N, K).
 
     In training mode the logits are those of the current stage (see `set_stage`; the first is the
     global branch). Modules that the stage does not train are in evaluation mode, so neither their
@@ -56,7 +56,7 @@ class HardCrop(nn.Module):
             which also crops time. "frame": one box for each of the T' frames, which are scaled and
             thresholded separately.
         threshold: tau, in [0, 1).
-        statistic: H as the "max", the mean ("l1") or the root mean square ("l2") of |f|.
+        statistic: H as the "max", mean ("l1") or root mean square ("l2") of |f| over channels.
         scale: Scale H to [0, 1] by "minmax" or by its "max".
         min_size: The minimum side of a box as a fraction of the clip's side, in [0, 1].
         pool: How each branch pools the features that its classifier and the fusion read: "max", a
@@ -217,7 +217,7 @@ class HardCrop(nn.Module):
 
 
 class GlobalMaxPool(nn.Module):
-    """The maximum over all positions of features (N, C, ...): (N, C), or (N, C, 1, ...)."""
+    """Returns the maximum of (N, C, ...) over positions: (N, C), or with keepdim (N, C, 1, ...)."""
 
     def __init__(self, *, keepdim: bool) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class GlobalMaxPool(nn.Module):
 
 
 def _pool_by_maximum(model: nn.Module, info: ModelInfo) -> None:
-    """Replaces the global pool `avgpool` of a network."""
+    """Replaces the global pool `avgpool` of a network by a `GlobalMaxPool`."""
     shape: tuple[int, ...] = ()
     if isinstance(getattr(model, "avgpool", None), nn.Module):
         shape = tuple(dry_run(model, ["avgpool"], info)["avgpool"].shape)
@@ -241,7 +241,7 @@ def _pool_by_maximum(model: nn.Module, info: ModelInfo) -> None:
 
 
 def _taps(model: nn.Module, after: str, classifier: str) -> Taps:
-    """Collects f and the classifier's input in each forward pass."""
+    """Returns taps that collect f ("features") and the classifier's input ("pooled")."""
     taps = Taps()
     taps.tap_output(model.get_submodule(after), "features")
     taps.tap_input(model.get_submodule(classifier), "pooled")

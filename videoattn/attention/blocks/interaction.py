@@ -17,7 +17,7 @@ Where we differ. The paper's text was not available in full (the abstract, part 
 figure 1 and six equations were), and no public code is known. Our readings: the softmax is over
 positions; levels are max-pooled and their scores added; the initialization is N(0, 0.01²); the
 weights and the forms of the losses (pyramid.py). Ours: `pool_with="simplex"` (M = a X),
-`center`, `residual`, and M / sqrt(P) in the layer and in the head of all rows, so that uniform rows
+`center`, `residual`, and M / sqrt(P) in the layer and with `classify="rows"`, so that uniform rows
 give the average. The paper seems to average one classification loss per frame: a TSN with
 `scope="frame"`, or with the layer, classifies each frame, and the training loop can average the
 losses of frames.
@@ -45,7 +45,7 @@ from videoattn.types import Video
 
 
 class InteractionLayer(nn.Module):
-    """A layer at any depth: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
+    """A layer for any depth: forward(x, *sources) keeps the shape (N, C, T, H, W) of x.
 
     The pyramid has x as its last level. M has the grid `rows`. If x has a different grid, M is
     resized to it, and a grid of one frame is repeated for every frame.
@@ -114,8 +114,8 @@ class InteractionPyramid(nn.Module):
             over sqrt(D); or "mean", one linear layer on the mean of M over its rows. These logits
             depend on a single weighting, the mean of the rows of A.
         residual: Add the result to that of `pooled` with a factor that starts at 0, so the head
-            starts as a plain classifier. The last level must have C channels. Otherwise `pooled`
-            (and dropout on it) is not used.
+            starts as a plain classifier. The last level must then have C channels. If False,
+            `pooled` (and dropout on it) is not used.
         pooling: Options of `PyramidPooling`.
 
     Raises:
@@ -184,7 +184,7 @@ class InteractionPyramid(nn.Module):
 
 
 def _averages(pyramid: PyramidPooling, levels: Sequence[Level]) -> Tensor:
-    """Returns M, divided by sqrt(P) if its rows have length 1: uniform rows give the average."""
+    """Returns M, divided by sqrt(P) if A's rows have length 1, so that uniform rows average X."""
     tokens: Tensor = pyramid(*levels)
     if pyramid.pool_with == "simplex":
         return tokens

@@ -79,7 +79,7 @@ class PairwiseBlock(nn.Module):
     path: Path = "auto"  # how `attend` computes the map; "explicit" builds all of it
 
     def respond(self, x: Video) -> Video:
-        """Returns W_z y."""
+        """Returns W_z y, (N, C, T, H, W), before any norm or residual connection."""
         q, k, v, _ = self.project(x)
         return self.out(from_tokens(self.attend(q, k, v), grid_of(x)))
 
@@ -111,7 +111,7 @@ class PairwiseBlock(nn.Module):
         return attention_weights(*self._as_products(q, k), self.normalizer, self.logit_scale)
 
     def factors(self, q: Tensor, k: Tensor) -> Factors | None:
-        """Returns the map as a rule applied to a product, or None if it is not one."""
+        """Returns the map as a rule applied to q kᵀ, or None if it does not have this form."""
         with autocast_off(q):
             if self.similarity == "concat" and self.normalizer == "count":
                 a, b = self._separate(widen(q), widen(k))  # a + b = (a, 1) · (1, b)
@@ -164,7 +164,7 @@ class PairwiseBlock(nn.Module):
         return x.unflatten(2, (-1, frames)).transpose(1, 2).flatten(0, 1)
 
     def _join(self, y: Tensor, like: Video) -> Tensor:
-        """Undoes `_split`."""
+        """Inverts `_split`: (N·G, C, t, h, w) -> (N, C, T, H, W), the shape of `like`."""
         if self.scope == "space_time":
             return y
         if self.scope == "time":

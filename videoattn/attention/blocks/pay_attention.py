@@ -16,9 +16,9 @@ Positions are those of all frames. For indep, the logits are the logs of those p
 cross-entropy of the logits is the paper's negative log-likelihood.
 
 In pc, the term u · g is the same at every position, so the softmax cancels it. The map then does
-not depend on g, and g has no gradient and no projection. This is the exact form of the article's
-remark that g is not needed. The network's own pooling and dropout then have no effect. With the
-sigmoid, and in pc_mlp (which is ours), the map depends on g; local and local_mlp (ours) omit g.
+not depend on g, and g has no gradient and no projection. (An article remarks that g is not needed;
+here that is exact.) The network's own pooling and dropout then have no effect. With the sigmoid,
+and in pc_mlp (which is ours), the map depends on g; local and local_mlp (ours) omit g.
 
 Where g comes from. In the paper g comes from layers after the last local level. With
 `global_layers=n`, g has such layers here too: n 3x3 convolutions with norms and ReLUs on the last
@@ -108,7 +108,7 @@ class LevelAttention(nn.Module):
             return (weights @ values.to(weights.dtype)).squeeze(1).to(values.dtype)
 
     def compatibility(self, local: Video, g: Float[Tensor, "N G"]) -> Float[Tensor, "N T H W"]:
-        """Returns c.
+        """Returns the compatibility scores c of all positions.
 
         For pc with a softmax, c includes u · g if g has the width of l. Otherwise it does not,
         because the softmax cancels this term.
@@ -171,8 +171,8 @@ class LearnToPay(nn.Module):
         level_channels: Channels of each level.
         classifier: "concat" or "indep".
         compatibility, normalizer, scope, project: See `LevelAttention`.
-        global_layers: Number of convolutions (1, 3, 3) on the last level whose mean is g, 0 for the
-            network's own pooled feature. It must be 0 if the weights do not depend on g.
+        global_layers: Number of (1, 3, 3) convolutions on the last level; g is their mean output,
+            or `pooled` if the number is 0, as it must be if the weights do not depend on g.
 
     Raises:
         ValueError: If a name is unknown, or `global_layers` is negative or has no effect.

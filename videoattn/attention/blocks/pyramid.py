@@ -1,5 +1,5 @@
-"""Pools the last level to D weighted sums over its positions, and computes the two losses, of
-interaction-aware attention (Du et al., ECCV 2018, arXiv 1808.01106). See also interaction.py.
+"""Pools the last of several levels to D weighted sums over its positions, and computes the losses
+of interaction-aware attention (Du et al., ECCV 2018, arXiv 1808.01106). See also interaction.py.
 
 For one clip with pooled features X (P, C) and rows A (D, P), each of Euclidean length 1:
 
@@ -26,8 +26,8 @@ to the first principal component cost `-D l_1 + D(D - 1)`, which is less than D 
 loss is also unbounded below as X grows. With X / |X| the collapse costs more than the components
 for every X.
 
-"balanced", the default, is ours. Divided by the number of pairs, the first loss has the minimum of
-the normalized form, and its gradient keeps its size relative to that of a classifier of all rows;
+"balanced", the default, is ours. Divided by the number of pairs, the first loss has the minimizers
+of the normalized form. Its gradient keeps its size relative to that of a classifier of all rows;
 the sum over pairs grows with D (for D = 49 to thousands of times cross-entropy's gradient). The
 second loss of the paper is constant up to a fraction of about 1/P, so its gradient is close to
 zero. Since |a - s|² <= |a|² + |s|² for rows that are not negative, 1 - δ² with δ² divided by that
@@ -243,8 +243,8 @@ def unit_rows(scores: Rows) -> Rows:
 def interaction_loss(
     rows: Rows, x: Float[Tensor, "N P C"], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip: in [-D l_1, D(D - 1)] for rows of length 1. "balanced" divides it
-    by D(D - 1), or by 1 if there is one row."""
+    """Returns the first loss of each clip, in [-D l_1, D(D - 1)] for rows of length 1 (l_1: see
+    above). "balanced" divides it by D(D - 1), or by 1 if D = 1."""
     if form in ("balanced", "normalized"):
         x = x.detach()
     if form != "literal":
@@ -260,8 +260,8 @@ def interaction_loss(
 def diversity_loss(
     fused: Rows, levels: Sequence[Rows], form: str = "balanced"
 ) -> Float[Tensor, " N"]:
-    """Returns one value per clip for softmax rows. The literal form lies in [sqrt(J D (P - 2)),
-    sqrt(J D P)] for J levels, the others in [0, 1]."""
+    """Returns the second loss of each clip, from softmax rows. The literal form lies in
+    [sqrt(J D (P - 2)), sqrt(J D P)] for J levels, the others in [0, 1]."""
     own = torch.stack(list(levels), 1)  # (N, J, D, P)
     fused = fused.unsqueeze(1)
     if form == "balanced":

@@ -95,7 +95,7 @@ def crop(video: Video, boxes: Int64[Tensor, "N R 3 2"]) -> Video:
     With R = 1 a clip has one box, which also crops time. Otherwise frame t has box t·R // T, and no
     frame is dropped. The result equals `F.interpolate` (bilinear or trilinear, align_corners=False)
     of `video[..., y0:y1, x0:x1]`. It is computed as products with matrices that have two entries
-    per row, because every clip has another box. Gradients reach the video, not the boxes.
+    per row, because every clip has its own box. Gradients reach the video, not the boxes.
     """
     num_frames, height, width = video.shape[2:]
     with autocast_off(video):

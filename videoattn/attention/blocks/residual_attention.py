@@ -63,7 +63,7 @@ class ResidualMask(nn.Module):
         grid: Height and width of the stage's features for an input of 224 x 224.
         units: r, the number of residual units per level.
         activation: A name from the table above.
-        residual: F + M · F (the paper), or M · F.
+        residual: Return out = F + M · F (the paper); otherwise M · F.
         upsample: "resize" (the paper) or "deconvolution": a learned transposed convolution of 3x3
             and stride 2 for each channel, which starts as bilinear interpolation.
         temporal_kernel: Number of frames, 1 or 3, of the 3x3 convolutions in the units.

@@ -175,7 +175,7 @@ class StandAloneAttention(nn.Module):
         """Attends in tile `index` along time: (N, heads, t, H, W, D) -> (N, C', t, H, W)."""
         _, down, along = cuts
         q = q.unflatten(4, (along.count, along.length)).unflatten(3, (down.count, down.length))
-        q = q.permute(0, 1, 3, 5, 2, 4, 6, 7)  # (N, heads, tiles down, along, t, h, w, D)
+        q = q.permute(0, 1, 3, 5, 2, 4, 6, 7)  # (N, heads, tiles in H, in W, t, h, w, D)
         in_time, in_height, in_width = (cut.offsets(q.device) for cut in cuts)
         offsets = [
             in_time[index].view(q.shape[4], 1, 1, -1),
@@ -188,12 +188,12 @@ class StandAloneAttention(nn.Module):
         k, v = (tokens.flatten(4, 6).flatten(0, 3) for tokens in (_with_one_hots(k), v))
         y = attend(q, k, v, path=self.path).unflatten(0, tiles)
         y = y.unflatten(4, (cuts[0].length, down.length, along.length))
-        y = y.permute(0, 1, 7, 4, 2, 5, 3, 6)  # (N, heads, D, t, tiles down, h, tiles along, w)
+        y = y.permute(0, 1, 7, 4, 2, 5, 3, 6)  # (N, heads, D, t, tiles in H, h, tiles in W, w)
         return y.flatten(6, 7).flatten(4, 5).flatten(1, 2)
 
     def _with_scores(self, q: Tensor, offsets: Sequence[Tensor]) -> Tensor:
-        """Appends to queries (N, heads, ..., D) a column per key position along each axis.
-        `offsets`, one per axis (..., key positions): the position of a key in a query's window."""
+        """Appends to queries (N, heads, ..., D) their score for every key position along each axis.
+        `offsets` has, for each axis, the positions (..., keys) of keys in a query's window."""
         columns = [q]
         shares = q.split(self.shares, dim=-1) if sum(self.shares) else [None] * 3
         for share, table, extent, offset in zip(
@@ -223,7 +223,7 @@ def _with_one_hots(k: Tensor) -> Tensor:
 
 
 def _tiles_of_keys(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
-    """Cuts (N, heads, t, H, W, D) to (N, heads, tiles down, tiles along, t, h, w, D)."""
+    """Cuts (N, heads, t, H, W, D) into tiles, (N, heads, tiles in H, tiles in W, t, h, w, D)."""
     for axis, cut in ((4, along), (3, down)):
         if cut.count > 1:
             features = features.index_select(axis, cut.keys(features.device))
@@ -233,7 +233,7 @@ def _tiles_of_keys(features: Tensor, down: "_Cut", along: "_Cut") -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """An axis that is cut into tiles of `length` queries and `span` keys each."""
+    """An axis cut into tiles of `length` queries and `span` keys; `extent` is the window's size."""
 
     extent: int
     pad: int
