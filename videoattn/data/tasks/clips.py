@@ -131,7 +131,7 @@ def task_clip(
         gap: `match` and `match_unmarked`: the number of frames without glyphs, 1 to 42.
 
     Raises:
-        ValueError: If the task does not exist, or an argument is outside its range.
+        ValueError: If the task does not exist, or `identities`, `dots` or `gap` is out of range.
     """
     classes = TASKS[one_of("task", task, TASKS)]
     _check(identities, dots, gap)
