@@ -34,7 +34,7 @@ class BufferPool:
         """Stacks the clips of a batch in a free buffer, or in new memory if none is free.
 
         Returns:
-            The batch, and the number of its buffer.
+            The batch, and the number of its buffer, or None for new memory.
         """
         worker = get_worker_info()
         first = 0 if worker is None else worker.id * _BUFFERS_PER_PROCESS

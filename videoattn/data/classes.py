@@ -20,7 +20,7 @@ def epoch_counts(counts: Int64[np.ndarray, " K"], exponent: float) -> Int64[np.n
 
     The share of a class with n videos is proportional to n ** (1 - exponent). An exponent of 0
     keeps the shares of the dataset, 1 makes them equal, and 0.5 is square-root sampling (Mahajan et
-    al., ECCV 2018). Largest remainders round the counts.
+    al., ECCV 2018). Counts are rounded by largest remainder.
     """
     shares = np.where(counts > 0, np.maximum(counts, 1) ** (1.0 - exponent), 0.0)
     exact = counts.sum() * shares / shares.sum()
@@ -56,7 +56,7 @@ def balanced_order(
 
 
 def check_balance(labels: Int64[np.ndarray, " N"], exponent: float) -> None:
-    """Raises a ValueError if an exponent is out of range or, unless it is 0, a label unknown."""
+    """Raises a ValueError if the exponent is not in 0 - 1, or above 0 with an unknown label."""
     if not 0 <= exponent <= 1:
         raise ValueError(f"balance: got {exponent}; need 0 (as in the data) to 1 (equal classes)")
     if exponent and not (labels >= 0).all():
@@ -80,7 +80,7 @@ def class_weights(
 
 
 class LabelNoise:
-    """Decides which samples have a wrong label, and the label.
+    """Replaces the labels of random samples by wrong labels.
 
     A sample's label is wrong with probability `share`, independently of the others. The wrong label
     is any other class with equal probability. Both are functions of the seed and the sample only,
@@ -105,7 +105,7 @@ class LabelNoise:
         self.seed = seed
 
     def label(self, label: int, index: int) -> int:
-        """Returns the label to train with of sample `index`; -1 (unknown) stays -1."""
+        """Returns the label to use for sample `index`, whose true label is `label`; -1 stays -1."""
         chance, step = self._draw(index)
         if label < 0 or chance >= self.share:
             return label
@@ -116,7 +116,7 @@ class LabelNoise:
         return sum(self._draw(index)[0] < self.share for index in range(num_samples))
 
     def _draw(self, index: int) -> tuple[float, int]:
-        """Returns a uniform number in [0, 1), and the distance to the wrong class."""
+        """Returns a uniform number in [0, 1), and the number to add to the label, modulo K."""
         packed = struct.pack("<2q", self.seed, index)
         digest = hashlib.blake2b(packed, digest_size=16, person=b"label noise").digest()
         first, second = struct.unpack("<2Q", digest)
@@ -125,7 +125,7 @@ class LabelNoise:
 
 
 def class_sizes(samples: Samples) -> list[str]:
-    """Returns a line with the number of videos of each class, or with the least and the most."""
+    """Returns a line with the sizes of all classes, or of the largest and smallest of many."""
     counts = samples.class_counts()
     if not counts.any():
         return []  # shards hold their labels themselves
@@ -143,7 +143,7 @@ def class_notes(samples: Samples, *, numbered: bool = False) -> list[str]:
     """Returns notes about classes without training videos, a single class and ignored files.
 
     Args:
-        numbered: Whether the labels are numbers that somebody wrote into a list.
+        numbered: Whether the labels are numbers in a list file.
     """
     counts = samples.class_counts()
     if not counts.any():

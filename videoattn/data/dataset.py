@@ -80,11 +80,11 @@ class ClipDataset(Dataset[Sample | Failure]):
         index = read_index(self.samples.root)
         self._starts = index.starts if index and index.starts else {}
         # The `FrameCount` of each video. Unknown counts are found on first use, and kept in memory
-        # that the workers share: no file is counted twice in a run. The size of a file is 0 if its
+        # that the workers share: no file is counted twice in a run. A row's file size is 0 if the
         # frames were counted neither here nor in an earlier run.
         facts = (self.samples.num_frames, self.samples.fps, np.zeros(len(self)))
         self._known = torch.from_numpy(np.stack(facts, axis=1, dtype=np.float64)).share_memory_()
-        # Number of videos, and seconds to decode and to transform them. Workers may lose some.
+        # Number of videos, and seconds to decode and to transform them. Some updates may be lost.
         self._spent = torch.zeros(3, dtype=torch.float64).share_memory_()
 
     def __len__(self) -> int:
@@ -97,15 +97,15 @@ class ClipDataset(Dataset[Sample | Failure]):
         return item
 
     def use_counts(self, counts: Mapping[str, FrameCount]) -> None:
-        """Uses known numbers of frames, by path, for videos without one. They are ignored for files
-        whose size has changed."""
+        """Sets the known numbers of frames, by path, of videos without one. A number is not used if
+        the size of its file has changed."""
         known = self._known.numpy()
         for row, path in zip(known, self.samples.paths if counts else (), strict=False):
             if path in counts and not row[0]:
                 row[:] = counts[path]
 
     def found_counts(self) -> dict[str, FrameCount]:
-        """Returns the numbers of frames that were counted here or taken from `use_counts`."""
+        """Returns, by path, the numbers of frames that were counted here or set by `use_counts`."""
         rows = zip(self.samples.paths, self._known.tolist(), strict=True)
         return {
             path: FrameCount(int(num_frames), fps, int(num_bytes))
@@ -114,12 +114,12 @@ class ClipDataset(Dataset[Sample | Failure]):
         }
 
     def seconds_per_video(self) -> tuple[float, float]:
-        """Returns the mean times to decode a video and to transform it, in one process."""
+        """Returns the mean seconds to decode a video and to transform it, in one process."""
         count, decode, transform = self._spent.tolist()
         return decode / max(count, 1), transform / max(count, 1)
 
     def order(self, generator: torch.Generator | None, world_size: int) -> list[int]:
-        """Returns the order of an epoch: random, or as listed. Ranks take samples in turn."""
+        """Returns the samples of an epoch in random order, or as listed without a generator."""
         if generator is None:
             return list(range(len(self)))
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
@@ -135,8 +135,8 @@ class ClipDataset(Dataset[Sample | Failure]):
         return self.sample(epoch, number, self.samples.source(number % len(self)))
 
     def sample(self, epoch: int, number: int, source: VideoSource) -> Sample | Failure:
-        """Returns the sample of a file, a folder of images, or an encoded video."""
-        index = number % len(self)  # of a repetition, see `balanced_order`
+        """Returns the sample of a file, folder of images or encoded video, or a Failure."""
+        index = number % len(self)  # repetitions have larger numbers, see `balanced_order`
         generator = sample_generator(self.seed, epoch, number)
         mirrored = self.mirror is not None and self.mirror.draw(generator)
         try:
@@ -156,7 +156,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         return Sample(frames, label, index, numbers, fps, mirrored)
 
     def empty_batch(self) -> UInt8[Tensor, "N V T C H W"]:
-        """Returns a batch of no samples, with the shape of any other batch."""
+        """Returns a batch without samples (N = 0), otherwise with the usual shape."""
         generator = sample_generator(0, 0, 0)
         positions = np.zeros_like(self.sample_frames(1 << 20, 30.0, generator))
         maker = ViewMaker(self.transform, len(positions), generator)
@@ -182,7 +182,7 @@ class ClipDataset(Dataset[Sample | Failure]):
         """Decodes the clips of a video whose number of frames is unknown, and remembers the number.
 
         The file is opened once. If decoding has to count the frames, the clips are drawn from the
-        header's number, and drawn again if the pass counts another one.
+        header's number, and drawn again if the pass counts another number.
         """
         state = generator.get_state()
         with Video(source) as video:
@@ -192,7 +192,7 @@ class ClipDataset(Dataset[Sample | Failure]):
             except DecodeError:
                 if video.num_frames == likely:
                     raise
-            # The count last: another worker that reads it must find the rate and the size, too.
+            # The count is set last: a worker that reads it must find the rate and the size, too.
             num_bytes = 0 if isinstance(source, VideoBytes) else video.num_bytes
             self._known[index, 1], self._known[index, 2] = fps, num_bytes
             self._known[index, 0] = video.num_frames
@@ -254,7 +254,7 @@ def sample_numbers(
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """Returns a generator for (seed, epoch, index)."""
+    """Returns a generator seeded with a hash of (seed, epoch, index)."""
     digest = hashlib.blake2b(struct.pack("<3q", seed, epoch, index), digest_size=8).digest()
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -33,7 +33,7 @@ _THREADS = 2  # decode in the main process; on two cores 1.2 - 1.3 times as fast
 
 @dataclass(eq=False, repr=False)
 class ClipLoader:
-    """Yields batches; `skip_batches` resumes inside an epoch without decoding earlier batches.
+    """A loader of batches that can resume inside an epoch without decoding earlier batches.
 
     The last, smaller batch is kept. When shuffling (training), every rank takes the same number of
     steps: a remainder of fewer samples than ranks is left out, so that no rank gets an empty batch.
@@ -42,13 +42,13 @@ class ClipLoader:
 
     A file fails if it crashes a worker, or takes longer than `timeout_seconds` to decode. With
     on_error="skip", the workers restart and continue without the file; the other samples do not
-    change. A worker that is killed from outside always ends the epoch. If the iterator of an epoch
-    is dropped, the workers end at once.
+    change. If a worker is killed from outside, the epoch always ends with a WorkerDiedError. If the
+    iterator of an epoch is dropped, the workers end at once.
 
     Args:
         num_workers: Processes that decode, each in one thread. 0 decodes in this process, in two
             threads if it may use two cores.
-        timeout_seconds: 0 for no limit.
+        timeout_seconds: Time limit to decode one video; 0 for none.
         balance: Exponent of `balanced_order`, 0 to 1, which draws the videos by class.
     """
 
@@ -109,7 +109,7 @@ class ClipLoader:
             raise
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the samples of all ranks in the order of the epoch (see `balanced_order`)."""
+        """Returns all ranks' samples in the epoch's order; for repetitions see `balanced_order`."""
         if not self.shuffle:
             return self.dataset.order(None, self.world_size)
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
@@ -126,10 +126,10 @@ class ClipLoader:
         return [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
 
     def _replace_dead_workers(self) -> bool:
-        """Ends all workers and records their samples if some have died; returns whether it did.
+        """Returns whether a worker has died; if so, ends all workers and records the lost samples.
 
         Raises:
-            WorkerDiedError: If the cause is not a file, or if failing files are not allowed.
+            WorkerDiedError: If the cause is not a file, or if `on_error` is "raise".
         """
         deaths = self._monitor.crashed(self.dataset.samples.path)
         if deaths:
@@ -183,7 +183,7 @@ class ClipLoader:
 
 
 class _Loaded(NamedTuple):
-    """The batch that a worker sends to the main process; channels are last."""
+    """The batch that a worker sends to the main process, with channels last."""
 
     frames: UInt8[Tensor, "N V T H W C"] | None  # None without any sample
     buffer: int | None
@@ -225,7 +225,7 @@ class _SampleFetcher(Dataset[Sample | Failure]):
         return [self._fetch(key) if item is None else item for key, item in pairs]
 
     def _fetch(self, key: Any) -> Sample | Failure:
-        index = key[1] % len(self.dataset)  # of a repetition, see `balanced_order`
+        index = key[1] % len(self.dataset)  # repetitions have larger numbers, see `balanced_order`
         if index in self.lost:
             return Failure(index, str(self.dataset.samples.path(index)), self.lost[index])
         with self.monitor.decoding(index):

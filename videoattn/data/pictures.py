@@ -11,10 +11,10 @@ _OVERSAMPLING = 4
 
 
 def object_picture(rng: np.random.Generator, texture: int | None = None) -> Tensor:
-    """Draws a random shape with a two-colored texture and a dark outline: (4, P, P).
+    """Draws a random textured shape with a dark outline: premultiplied RGBA, (4, P, P).
 
     Args:
-        texture: 0 stripes, 1 checks, 2 dots, 3 rings, 4 sectors; drawn by default.
+        texture: 0 stripes, 1 checks, 2 dots, 3 rings, 4 sectors; random by default.
     """
     y, x = _axes()
     tall = y / rng.uniform(0.65, 0.9)  # longer than wide, so that the outline reveals a turn
@@ -31,10 +31,11 @@ def object_picture(rng: np.random.Generator, texture: int | None = None) -> Tens
 
 
 def glyph_picture(shape: int, rgb: Tensor) -> Tensor:
-    """Draws a plain shape: (4, P, P). The shapes are in `SHAPES`.
+    """Draws a shape of one color: premultiplied RGBA, (4, P, P).
 
     Args:
-        rgb: The color, 0 to 1.
+        shape: Index of the shape in `SHAPES`.
+        rgb: The color, (3,), 0 to 1.
     """
     y, x = _axes()
     far = torch.maximum(x.abs(), y.abs())
@@ -54,7 +55,7 @@ SHAPES = ("disc", "square", "triangle", "cross", "diamond", "ring", "frame")
 
 
 def _axes() -> tuple[Tensor, Tensor]:
-    """Returns the coordinates y and x of an image before it is averaged to a patch."""
+    """Returns the coordinates y and x of an oversampled image, each (S, S), from -1 to 1."""
     size = _PATCH * _OVERSAMPLING
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -62,7 +63,7 @@ def _axes() -> tuple[Tensor, Tensor]:
 
 
 def _patch(colors: Tensor, inside: Tensor) -> Tensor:
-    """Averages an image (3, S, S) and its shape to a patch: RGB times alpha, and alpha."""
+    """Downsamples an image (3, S, S) and its mask (S, S) to a patch of premultiplied RGBA."""
     alpha = inside.float()
     return F.avg_pool2d(torch.cat((colors * alpha, alpha[None])), _OVERSAMPLING)
 
@@ -102,13 +103,13 @@ def _two_colors(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def color(hue: float, saturation: float, value: float) -> Tensor:
-    """Returns RGB for a hue in turns, from the cosine palette, which is smoother than HSV."""
+    """Returns RGB (3,) for a hue in turns, from a cosine palette, which is smoother than HSV."""
     wheel = 0.5 + 0.5 * torch.cos(2 * np.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
     return value * (1 - saturation * (1 - wheel))
 
 
 def background(num_frames: int, rng: np.random.Generator, size: int = SIZE) -> Tensor:
-    """Draws three muted colors mixed by noise, under a panning camera: (T, 3, size, size)."""
+    """Draws a panning texture of three muted colors, mixed by noise: (T, 3, size, size), 0 to 1."""
     dim, light, third = (color(rng.random(), 0.45, rng.uniform(*v)) for v in _BRIGHTNESS)
     amount, other = (_noise(rng) for _ in range(2))
     canvas = torch.lerp(dim[:, None, None], light[:, None, None], amount)
@@ -140,7 +141,7 @@ def _noise(rng: np.random.Generator) -> Tensor:
 
 
 def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
-    """Draws `patch` (RGB times alpha, and alpha) over `picture` (T, 3, S, S), in place.
+    """Draws `patch` (4, P, P), premultiplied RGBA, over `picture` (T, 3, S, S), in place.
 
     Args:
         states: "x", "y" of the center (-1 to 1), "size" (log half side), "angle" (rad), each (T,).

@@ -1,7 +1,7 @@
 """Generates the demo's dataset: H.264 clips of eight motions that no single frame reveals.
 
-A textured object moves left, right, up or down, turns either way, grows or shrinks. Behind it a
-camera pans across a textured background, and smaller objects rest or drift. Four pairs of classes
+A textured object moves left, right, up or down, turns either way, grows or shrinks. Behind it are
+smaller objects that rest or drift, and a panning, textured background. Four pairs of classes
 are each other's time reversal, so that both classes of a pair have the same frames. Every state
 (position, size, angle) has the same distribution in all classes: if a state does not change in a
 clip, its value is drawn as if the motion were stopped at a random moment.
@@ -43,17 +43,17 @@ MOTIONS: dict[str, tuple[str, int]] = {
 }
 """Class name -> (state that changes, sign of the change), sorted like class folders."""
 
-# Smallest and largest change of a state in a clip. Size is the logarithm of the radius.
+# Smallest and largest change of a state in a clip. Size is the log of the radius, angle in radians.
 TRAVEL = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.45, 0.75), "angle": (1.8, 3.0)}
 
 
 class DemoClip(NamedTuple):
-    """A clip before it is encoded, and the visible parts of what moves in it.
+    """A clip before it is encoded, and the masks of the visible parts of its objects.
 
     Args:
         frame_rate: Frames per second.
-        mask: The share of each pixel that the object covers, (T, H, W), if requested.
-        distractors: The same for each distractor, (D, T, H, W), and last for the second object.
+        mask: The share of each pixel that the object covers, 0 to 1, if requested.
+        distractors: The same for each distractor, and last for the second object, if there is one.
     """
 
     frames: Frames
@@ -71,9 +71,10 @@ def write_demo_clips(
     num_threads: int = 2,
     on_clip: Callable[[Path], object] = lambda path: None,
 ) -> list[Path]:
-    """Writes `root/{train,test}/<class>/<number>.mp4`. The same seed writes the same frames.
+    """Writes `root/{train,test}/<class>/<number>.mp4`, and returns the paths.
 
     Args:
+        seed: The same seed writes the same frames.
         on_clip: Called with each finished path, in order, for example to show progress.
 
     Raises:
@@ -116,9 +117,8 @@ def demo_clip(
     Args:
         motion: One motion, or two that change different states.
         with_mask: Also return the masks. The frames are the same.
-        motion_window: The part of the clip, from and to a share of its length, in which the object
-            moves; it rests before and after.
-        second: The motion of another object, of half the size, that passes below the first.
+        motion_window: Start and end of the motion, as fractions of the clip.
+        second: The motion of another object, of half the size, that is drawn behind the first.
 
     Raises:
         ValueError: If a motion is unknown.
@@ -162,12 +162,12 @@ def draw_states(
     rng: np.random.Generator,
     window: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Tensor]:
-    """Draws the object's states in each frame: center "x" and "y", log "size", "angle" in radians.
+    """Draws the object's states, each (T,): center "x" and "y", log "size", and "angle" in radians.
 
     A motion and its opposite, drawn with the same generator, are each other's time reversal.
 
     Args:
-        window: The part of the clip in which the object moves.
+        window: Start and end of the motion, as fractions of the clip.
     """
     signs = dict(MOTIONS[name] for name in ((motion,) if isinstance(motion, str) else motion))
     progress = torch.linspace(-0.5, 0.5, num_frames)

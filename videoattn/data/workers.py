@@ -70,7 +70,7 @@ class WorkerMonitor:
 
     @contextmanager
     def decoding(self, index: int) -> Iterator[None]:
-        """Records the sample, and limits the time, inside the `with`. Only acts in a worker."""
+        """Context manager that records the sample and limits its time, if used in a worker."""
         worker = get_worker_info()
         if worker is None:
             yield
@@ -89,7 +89,7 @@ class WorkerMonitor:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Records the worker processes that start inside the `with`."""
+        """Context manager that records the worker processes started in it."""
         before = active_children()
         yield
         self._processes += [child for child in active_children() if child not in before]
@@ -112,7 +112,7 @@ class WorkerMonitor:
         self._records.zero_()
 
     def crashed(self, path_of: Callable[[int], Path]) -> list[WorkerDiedError]:
-        """Returns an error for each worker that has ended, or ends within a second."""
+        """Returns an error for each worker that has died, or dies within a second."""
         if not self._processes:
             return []
         ending = wait([process.sentinel for process in self._processes], timeout=1.0)
@@ -124,7 +124,7 @@ class WorkerMonitor:
 
     def _error(self, process: BaseProcess, path_of: Callable[[int], Path]) -> WorkerDiedError:
         assert process.exitcode is not None
-        killed_by = -process.exitcode  # a signal, or 0 and less if the process exited
+        killed_by = -process.exitcode  # a signal, or 0 or less if the process exited
         how = f"killed by {_how(process)}" if killed_by > 0 else f"ended (code {-killed_by})"
         for pid, sample, busy in self._records.tolist():
             if pid != process.pid:
@@ -155,7 +155,7 @@ Task = Callable[[Any], Any]
 def in_processes(
     task: Task, items: Sequence[Any], *, num_workers: int, seconds: float
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields (item, result) in the order of completion; the result may be a Crash.
+    """Runs a task on items in processes. Yields (item, result or Crash) in order of completion.
 
     Args:
         seconds: The time limit for one item, above 0.
@@ -235,7 +235,7 @@ def in_threads(
     """Runs tasks in threads, with torch limited to one thread in each, and returns the results.
 
     The result of a task that takes more than `seconds` (0: no limit) is None. Its thread cannot be
-    stopped and runs until it returns or the process ends. An error is raised after all tasks.
+    stopped and runs until it returns or the process ends. An error is raised when no task is left.
     """
     results: list[Future[Result]] = [Future() for _ in tasks]
     jobs = iter(list(zip(tasks, results, strict=True)))  # shared by the threads
@@ -271,8 +271,8 @@ def _how(process: BaseProcess) -> str:
 
 
 def _report_deaths_at_the_next_batch() -> None:
-    """Disables torch's handler, which raises as soon as a worker dies, even in a training step. The
-    wait for the next batch fails too, and its error names the file."""
+    """Keeps torch's handler of SIGCHLD from raising as soon as a worker dies, even in a training
+    step. The wait for the next batch fails, too, and leads to an error that names the file."""
     handler = signal.getsignal(signal.SIGCHLD)
     theirs = str(getattr(handler, "__module__", "")).startswith("torch.utils.data.")
     main = threading.current_thread() is threading.main_thread()

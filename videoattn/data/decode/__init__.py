@@ -47,14 +47,15 @@ def decode(
     starts: GroupStarts | None = None,
     square_pixels: bool = False,
 ) -> Frames:
-    """Returns the frames with these numbers in RGB, in the given order; numbers may repeat.
+    """Returns frames as RGB (T, 3, H, W), in the order of `indices`, which may repeat.
 
     Args:
         crop: Function from the height and width of the video to the box to keep of every frame.
             It is called once. Each frame is cropped as it is decoded, so that only one whole frame
             is in memory at a time.
-        short_side: Lets PyAV downscale videos of at least twice that short side while decoding.
-            This is faster, but gives other pixels than cropping first.
+        decoder: The library that decodes; "auto" is PyAV.
+        short_side: Lets PyAV downscale frames to this short side (pixels) while decoding, if theirs
+            is at least twice as long. This is faster, but gives other pixels than cropping first.
         starts: The packets at which PyAV may start decoding in a file without timestamps.
         square_pixels: If the pixels of the file are not square, rescale the width of its frames, as
             a player does. Only PyAV supports this.
@@ -62,7 +63,7 @@ def decode(
     Raises:
         DecodeError: If the file cannot be read, has too few frames, or the decoder is not exact for
             it.
-        ValueError: If there is no index, or a negative one.
+        ValueError: If `indices` is empty or negative, or the decoder or short side is not allowed.
         ImportError: If the decoder is not installed.
     """
     check_decoder(decoder, short_side)
@@ -98,7 +99,7 @@ def check_decoder(decoder: str, short_side: int | None = None) -> None:
 
 
 def count_frames(source: VideoSource) -> tuple[int, float]:
-    """Returns the number of frames and the frame rate; see `Video.num_frames`.
+    """Returns the number of frames and the frame rate (0 if unknown); see `Video.num_frames`.
 
     Raises:
         DecodeError: If the file cannot be read or holds no frame.
@@ -142,7 +143,7 @@ def _read(
 def _collect(
     images: Images, num_frames: int, crop: Callable[[int, int], Box] | None
 ) -> UInt8[np.ndarray, "T H W C"]:
-    """Crops each image as it arrives, and stores it at its position."""
+    """Crops each image as it is decoded, and returns all images in one array."""
     frames: UInt8[np.ndarray, "T H W C"] | None = None
     box = Box(0, 0, 0, 0)
     for slot, image in images:

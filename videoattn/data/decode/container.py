@@ -1,5 +1,5 @@
-"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile file opens no
-other and takes bounded memory.
+"""Opens videos with FFmpeg, and folders of images with Pillow, so that a hostile file can neither
+open another file nor exhaust the memory.
 
 FFmpeg otherwise guesses what a name or content means: `http:/host/x.mp4` is an address to it even
 if such a file exists, and an SDP text named x.mp4 makes it listen on the network.
@@ -42,7 +42,7 @@ MAX_PIXELS = 2**26
 """Largest size of a frame in pixels, 8192 x 8192. 8K video has half of it."""
 
 MAX_PACKETS = 2**20
-"""Most frames in a file: 9.7 hours at 30 frames per second. A packet in memory takes about 1 KB."""
+"""Largest number of packets in a file: 9.7 hours at 30 frames/s. Each takes about 1 KB of RAM."""
 
 _HDR = {16: "PQ", 18: "HLG"}
 """Transfer functions of high dynamic range, by their numbers in ITU-T H.273."""
@@ -104,10 +104,10 @@ def check_pixels(source: VideoSource, width: int, height: int) -> None:
 def checked_packets(
     packets: Iterator[av.Packet], source: VideoSource, num_bytes: int
 ) -> Iterator[av.Packet]:
-    """Yields packets with data. Those without would signal the end of the stream.
+    """Yields the packets with data. A packet without data would signal the end of the stream.
 
-    Raises a DecodeError if there are more than `MAX_PACKETS`, or if the packets overlap in the file
-    of `num_bytes` so that a small file fills the memory.
+    Raises a DecodeError if there are more than `MAX_PACKETS`, or if packets overlap in the file and
+    hold more than twice its bytes (`num_bytes`): a small file could fill the memory.
     """
     count = total = 0
     for packet in packets:
@@ -125,7 +125,7 @@ def checked_packets(
 
 @cache
 def _noted() -> set[str]:
-    """The notes printed in this process. Each is printed once."""
+    """Returns the set of warnings given in this process. Each is given only once."""
     return set()
 
 
@@ -145,7 +145,7 @@ def _decoder_options() -> dict[str, str]:
 
 
 def read_folder(source: FrameFolder, indices: FrameIndices) -> Images:
-    """Yields the position in `indices` and the image of each frame; all have one size.
+    """Yields the position in `indices` and the image of each frame; all images have the same size.
 
     Raises:
         DecodeError: If a frame is missing, damaged, or differs in size.

@@ -2,9 +2,9 @@
 
 Both seek by packets. This is exact for MP4 and Matroska if the packets determine the number of each
 frame. Every other file is refused with a DecodeError: in AVI, for example, dropped frames and
-B-frames make seeks return other frames without an error. Neither reports a damaged frame, and what
-they conceal it with depends on the frame at which they start. So PyAV decodes the same packets
-first, and damage is refused.
+B-frames make seeks return other frames without an error. Neither library reports a damaged frame,
+and its concealment depends on the frame at which decoding starts. So PyAV decodes the same packets
+first, and a damaged file is refused.
 """
 
 import importlib
@@ -85,7 +85,7 @@ def import_decoder(decoder: str) -> ModuleType:
 
 
 def _listed_times(video: Video, indices: FrameIndices, decoder: str) -> Float64[np.ndarray, " N"]:
-    """Returns the times of all frames in seconds; refuses files whose seeks are not exact."""
+    """Returns the times of all frames in seconds. Raises a DecodeError if seeks are not exact."""
     if not video.timed:
         kind = video.container.format.name
         _refuse(video, decoder, f"is not exact in files of the kind {kind}")

@@ -1,8 +1,8 @@
 """Selects the packets to decode for a frame: a start, and the packets to skip.
 
-Containers also mark pictures of a gradual refresh as key frames. FFmpeg decodes from such a packet
-without an error, and outputs frames that lack most of their picture. So the NAL units of H.264 and
-HEVC decide where decoding can start.
+Containers also mark the starts of a gradual intra refresh as key frames. FFmpeg decodes from such a
+packet without an error, and outputs incomplete pictures. So, for H.264 and HEVC, the NAL units
+decide where decoding can start.
 """
 
 import re
@@ -34,7 +34,7 @@ class GroupStarts(NamedTuple):
     frames: Int64[np.ndarray, " G"]
 
     def before(self, frame: int) -> tuple[int, int]:
-        """Returns the packet and the frame of the last start at or before a frame."""
+        """Returns the packet and the frame of the last start at or before a frame, or (0, 0)."""
         group = int(np.searchsorted(self.frames, frame, side="right")) - 1
         return (int(self.packets[group]), int(self.frames[group])) if group >= 0 else (0, 0)
 
@@ -44,7 +44,7 @@ class PacketIndex(NamedTuple):
 
     Args:
         packets: All packets with data.
-        times: The display time of each packet's frame, in ticks of the stream.
+        times: The display time of each packet's frame, in units of the stream's time base.
         keys: The packets at which decoding can start.
         unreferenced: The packets whose frames no other frame refers to.
         flagged_keys: The packets that the container marks as key frames: `keys`, and possibly
@@ -117,7 +117,7 @@ def up_to_frame(packets: Iterator[av.Packet], frame: int) -> Iterator[av.Packet]
     """Yields packets until every frame up to `frame` has its packet. For MP4.
 
     MP4 stores decoding times, and FFmpeg shifts them so that no frame is displayed before it is
-    decoded. So all later packets are displayed after this packet's decoding time.
+    decoded. So the frames of a packet and of all later packets have at least its decoding time.
     """
     first = list(islice(packets, frame + 1))
     yield from first
@@ -187,7 +187,7 @@ def _nal_length_size(codec: av.VideoCodecContext) -> int:
 
 
 def _split(data: bytes, length_size: int) -> list[bytes] | None:
-    """Returns the NAL units of a packet, or None if their lengths do not add up: damage."""
+    """Returns the NAL units of a packet, or None if their lengths do not add up (damage)."""
     if not length_size:
         return [unit for unit in data.split(b"\0\0\1")[1:] if unit]
     units, at, end = [], 0, len(data)

@@ -99,10 +99,10 @@ class Video:
         return count
 
     def expect_frames(self) -> int:
-        """Returns the number of frames, or the header's if all frames would have to be decoded. The
-        next call of `decode` then counts them, too."""
+        """Returns the number of frames. If only decoding determines it, returns the number in the
+        header instead, and the next call of `decode` also counts the frames."""
         stated = self.stream.frames
-        most = min(container.MAX_PACKETS, self.num_bytes // 8)  # of a false header
+        most = min(container.MAX_PACKETS, self.num_bytes // 8)  # more would be a false header
         if self.packet_index is not None or not 0 < stated <= most:
             return self.num_frames
         self.counts = True
@@ -158,7 +158,7 @@ class Video:
         return np.arange(count) / self.fps
 
     def index_up_to(self, frame: int) -> PacketIndex | None:
-        """Returns an index of at least the packets that the frames up to `frame` need."""
+        """Returns an index of at least the packets that frames up to `frame` need, or None."""
         known = "packet_index" in vars(self)
         return self.packet_index if known else self._index(self.packets_up_to(frame))
 
@@ -244,14 +244,14 @@ def _read_listed(video: Video, indices: FrameIndices, to_rgb: ToRGB) -> _Yields:
         video.flush()
         started = False
         for frame in video.frames(index.packets[number] for number in run):
-            if frame.pts == index.times[run[0]]:  # some decoders give no frame a type
+            if frame.pts == index.times[run[0]]:  # some decoders set no picture type
                 started = frame.key_frame or frame.pict_type == PictureType.NONE
             if frame.is_corrupt:  # the concealment of damage depends on earlier frames
                 return False
             slot = slots.pop(frame.pts, None)
             if slot is not None:
                 yield slot, to_rgb(frame)
-        if not started:  # the container marks a key frame that is none
+        if not started:  # the packet is marked as a key frame, but is not one
             return False
     return not slots and video.last_error is None
 

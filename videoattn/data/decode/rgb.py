@@ -7,21 +7,21 @@ from av.video.reformatter import VideoReformatter
 from videoattn.data.decode.source import Image
 
 ONE_THREAD = {"threads": 1}
-"""For color conversion, which starts one thread per core by default."""
+"""Options of `reformat`, which starts one thread per core by default to convert colors."""
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns the counterclockwise quarter turns in the file's display matrix."""
+    """Returns the counterclockwise quarter turns of the display matrix, or 0 for other angles."""
     turns = frame.rotation / 90
     return int(turns) % 4 if turns == int(turns) and abs(turns) <= 4 else 0
 
 
 class ToRGB:
-    """Converts frames to upright RGB images, all in the size of the first.
+    """Converts frames to upright RGB images (H, W, 3), all of the size of the first.
 
     Args:
         short_side: Shrinks frames to this short side (pixels) if theirs is at least twice as long.
-        pixel_aspect: The width of the frames is multiplied by this.
+        pixel_aspect: Factor by which the width of the frames is multiplied.
     """
 
     def __init__(self, short_side: int | None = None, pixel_aspect: float = 1.0) -> None:

@@ -38,7 +38,7 @@ class FrameFolder:
 
     Args:
         template: The file name of a frame: frame i is the file `template.format(i + first)`.
-        first: The number of frame 0. Published lists number frames from 1.
+        first: The number in the file name of frame 0. Published lists number frames from 1.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class DecodeError(Exception):
     Attributes:
         path: The path or name of the video.
         reason: The problem.
-        num_frames: The number of frames that decode, set only if they are too few.
+        num_frames: The number of frames that decode, if they are too few; otherwise None.
     """
 
     def __init__(self, path: object, reason: str, num_frames: int | None = None) -> None:
@@ -101,5 +101,5 @@ def reason(error: Exception) -> str:
 
 
 def as_file(source: VideoSource) -> str | BytesIO:
-    """Returns the source as decoding libraries take it: a file's address, or a file object."""
+    """Returns the source in the form that decoders accept: a `file:` URL, or a file object."""
     return BytesIO(source.data) if isinstance(source, VideoBytes) else file_url(str(source))

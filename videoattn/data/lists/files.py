@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = frozenset(
 _ENDINGS = tuple(VIDEO_SUFFIXES)
 
 MAX_VISITS = 100
-"""How often a folder may be listed: links between a few folders make a huge number of paths."""
+"""How often `walk` may visit a folder: links between a few folders can make very many paths."""
 
 
 class ListError(ValueError):
@@ -31,9 +31,9 @@ class Found(NamedTuple):
     """Existing files: sorted paths relative to the root, and facts from the index.
 
     Args:
-        num_frames: The number of frames; 0 if unknown, as without an index.
-        fps: Frames per second, or 0.
-        others: Files without the ending of a video; an index does not contain them.
+        num_frames: The number of frames of each file; 0 if unknown, as without an index.
+        fps: Frames per second of each file; 0 if unknown.
+        others: Files that do not have a video's extension; an index does not contain them.
     """
 
     paths: list[str]
@@ -52,7 +52,7 @@ def all_videos(root: Path, folder: str = "") -> Found:
         files = sorted(walk(root / folder, folder))
         others = [path for path in files if not is_video(path)]
         return Found.of([path for path in files if is_video(path)], others)
-    # Rows of hidden files come from earlier versions; no index has rows outside of its root.
+    # Earlier versions indexed hidden files. Valid paths do not lead outside the root.
     paths = list(index.paths)
     rows = [
         row
@@ -65,10 +65,10 @@ def all_videos(root: Path, folder: str = "") -> Found:
 def walk(folder: Path | str, prefix: str = "") -> Iterator[str]:
     """Yields the path of every file in a folder and below, except for hidden files and folders.
 
-    Follows links to folders, except links to a folder that contains them: these never end.
+    Follows links to folders, except links to a folder that contains them, which would never end.
 
     Args:
-        prefix: Text before each path, which is relative to `folder`.
+        prefix: Text to put before each path, which is relative to `folder`.
 
     Raises:
         ValueError: If links lead to one folder in more than `MAX_VISITS` ways.
@@ -156,7 +156,7 @@ def first_file(root: Path, folders: Iterable[str], names: Sequence[str], descrip
 def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file without its byte order mark.
 
-    File names in another encoding survive, as in `os.fsdecode`.
+    Bytes that are not UTF-8, as in some file names, are decoded as `os.fsdecode` does.
 
     Raises:
         ListError: If the text is UTF-16, or its first line has NUL bytes or lone CR line endings.

@@ -1,4 +1,4 @@
-"""Reads datasets of class folders, also UCF101 and HMDB51, folders of images, and class lists."""
+"""Reads class folders, UCF101, HMDB51, videos stored as folders of images, and class lists."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _REPEATED = "class {name!r} is {line}, too; name each once"
 def read_folders(
     root: str | Path, split: str | None = None, *, class_names: Sequence[str] | None = None
 ) -> Samples:
-    """Reads `root/CLASS/*` or `root/split/CLASS/*`, with any folders inside a class.
+    """Reads the videos in `root/CLASS/` or `root/split/CLASS/`, and in folders below these.
 
     Args:
         root: Folder of the dataset.
@@ -27,8 +27,8 @@ def read_folders(
         class_names: Class names in the order of their labels. Default: the folders' names, sorted.
 
     Raises:
-        ValueError: If the split, a class folder or every video is missing, or a folder has the name
-            of no class.
+        ValueError: If the split or a class folder is missing, no video is found, or a folder is not
+            one of `class_names`.
     """
     root = files.existing_root(root)
     names = class_folders(root, split)
@@ -68,7 +68,7 @@ def class_folders(root: str | Path, split: str | None = None) -> tuple[str, ...]
     """Returns the names of the class folders, sorted.
 
     Raises:
-        ValueError: If the split does not exist.
+        ValueError: If the root or the split does not exist.
     """
     folder = files.existing_root(root) / (split or "")
     if not folder.is_dir():
@@ -98,15 +98,15 @@ def read_frames(
     separator: str = " ",
     missing: Missing = "raise",
 ) -> Samples:
-    """Reads lines `folder frames label`: images numbered from `frame_start`, named by
-    `frame_template`.
+    """Reads videos stored as folders of images, from a list with lines `folder frames label`.
 
     Args:
+        frame_template: The file name of an image, as a format string with the image's number.
+        frame_start: The number of the first image.
         columns: "path frames label", or "path frames labels" for several labels.
 
     Raises:
-        ValueError: If an argument is not allowed, or anything in the list is missing,
-            malformed, repeated or out of range.
+        ValueError: If an argument or a line of the list is invalid, or a video is missing.
     """
     root = files.existing_root(root)
     check_template(frame_template)
@@ -121,9 +121,9 @@ def read_frames(
 
 
 def check_template(template: str) -> None:
-    """Raises a ValueError if a template is not one frame number inside of a name.
+    """Raises a ValueError unless a template is a file name with exactly one frame number.
 
-    A width has two digits at most: a large one could take all memory.
+    The number's width has at most two digits, because a huge width would exhaust the memory.
     """
     is_name = re.fullmatch(r"[^{}]*{0?(:(0>|0)?[0-9]{0,2}d?)?}[^{}]*", template)
     if not is_name or ".." in template.split("/") or template.startswith("/"):
@@ -134,7 +134,7 @@ def check_template(template: str) -> None:
 
 
 def read_class_list(path: str | Path) -> tuple[str, ...]:
-    """Reads a file of one class name per line.
+    """Returns the class names in a file with one name per line.
 
     Raises:
         ListError: If the file is missing or empty, or a name is repeated.
@@ -148,7 +148,7 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
 
 
 def read_numbered_classes(path: Path, line_of: Callable[[int], str]) -> tuple[str, ...]:
-    """Reads a list of numbers and class names; `line_of` returns an example of row i."""
+    """Returns the class names in a file of numbered names; `line_of(i)` is an example of row i."""
     lines = Lines.read(path, f"{line_of(0)!r}")
     for i, line in enumerate(lines.text):
         number, _, name = line.partition(" ")
@@ -162,9 +162,9 @@ def read_numbered_classes(path: Path, line_of: Callable[[int], str]) -> tuple[st
 def read_ucf101(
     root: str | Path, split: int = 1, subset: Subset = "train", *, missing: Missing = "raise"
 ) -> Samples:
-    """Reads UCF101: lists in `ucfTrainTestlist/` or `annotations/`, `videos/` or `UCF-101/`.
+    """Reads UCF101, with its lists in `ucfTrainTestlist/`, `annotations/` or the root.
 
-    Videos may have any extension, so that re-encoded copies are found.
+    The class folders are in `videos/`, `UCF-101/` or the root. Videos may have any extension.
 
     Raises:
         ValueError: If anything is missing, malformed, repeated or out of range.
@@ -201,7 +201,7 @@ def read_ucf101_list(path: Path, class_names: Sequence[str]) -> Listed:
 
 
 def _parse_ucf101(line: str) -> tuple[str, str, int | None] | None:
-    """Returns the name, its folder and the label, if any, or None for a malformed line."""
+    """Returns the path, its folder and the label (None if absent), or None for a malformed line."""
     columns = split_last(line, " ")
     name = columns[0] if columns else line
     number = to_integer(columns[1]) if columns else None
@@ -213,10 +213,10 @@ def _parse_ucf101(line: str) -> tuple[str, str, int | None] | None:
 def read_hmdb51(
     root: str | Path, split: int = 1, subset: Subset = "train", *, missing: Missing = "raise"
 ) -> Samples:
-    """Reads HMDB51: lists `CLASS_test_split1.txt`, and videos in `videos/` or `hmdb51_org/`.
+    """Reads HMDB51: lists such as `CLASS_test_split1.txt`, and the videos that they name.
 
-    The lists are in `testTrainMulti_7030_splits/`, `annotations/`, `splits/` or the root. Videos
-    may have any extension, so that re-encoded copies are found.
+    The lists are in `testTrainMulti_7030_splits/`, `annotations/`, `splits/` or the root, the class
+    folders in `videos/`, `hmdb51_org/` or the root. Videos may have any extension.
 
     Raises:
         ValueError: If anything is missing, malformed or repeated.
@@ -238,7 +238,7 @@ def read_hmdb51(
 def read_hmdb51_lists(folder: Path, split: int, subset: Subset) -> Listed:
     """Reads one list per class, with lines `name.avi 1` (train), 2 (test) or 0 (not used).
 
-    The names of the lists, sorted, are the class names.
+    The class names are the lists' file names up to `_test_split`, sorted.
     """
     ending = f"_test_split{split}.txt"
     lists = sorted(folder.glob(f"*{ending}"))

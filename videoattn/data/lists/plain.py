@@ -1,4 +1,4 @@
-"""Reads lists line by line, and lists of one video or one folder of images per line.
+"""Reads text files line by line, and lists with one video or one folder of images per line.
 
 Errors name the file, the line number and its text.
 """
@@ -35,13 +35,13 @@ MAX_CLASSES = 100_000
 """Largest number of classes of a list without class names. The largest label is one less."""
 
 Row = tuple[str, int, list[str]]
-"""Path, frame count (0 if the line has none), labels: numbers, or names if there may be several."""
+"""The path, the frame count (0 if the line has none) and the labels (as text) of a line."""
 
 Parsed = TypeVar("Parsed")
 
 
 class Lines(NamedTuple):
-    """The non-blank lines of a file, stripped, or the entries of a JSON list, from number 1."""
+    """The stripped non-blank lines of a file, or the entries of a JSON list, numbered from 1."""
 
     path: Path
     numbers: list[int]
@@ -50,7 +50,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def read(cls, path: Path, expected: str = "") -> "Lines":
-        """Reads a file. It may be empty, unless `expected` describes its lines."""
+        """Returns the lines of a file. An empty file raises a ListError if `expected` is given."""
         texts = [line.strip(_BLANKS) for line in read_text(path).split("\n")]
         numbers = [number for number, line in enumerate(texts, 1) if line]
         lines = cls(path, numbers, [line for line in texts if line])
@@ -59,7 +59,7 @@ class Lines(NamedTuple):
         return lines
 
     def fail(self, rows: Sequence[int], message: str) -> NoReturn:
-        """Raises a ListError with the number of the first wrong row, then of the others."""
+        """Raises a ListError with the message and the line numbers of the wrong `rows`."""
         first, *others = (self.numbers[row] for row in rows)
         more = ", ".join(map(str, others[:20])) + (", ..." if len(others) > 20 else "")
         also = f"; also {self.unit} {more}" if others else ""
@@ -78,14 +78,14 @@ class Lines(NamedTuple):
     def check_labels(
         self, labels: Sequence[int], num_classes: int | None, *, first: int = 0
     ) -> None:
-        """Checks that labels, numbered in the file from `first`, are in range."""
+        """Raises a ListError if a label is not in `first`, ..., `first + num_classes - 1`."""
         end = first + (MAX_CLASSES if num_classes is None else num_classes)
         if wrong := [i for i, label in enumerate(labels) if not first <= label < end]:
             allowed = f"{first} - {end - 1}"
             self.fail(wrong, f"label {labels[wrong[0]]} is out of range; allowed: {allowed}")
 
     def check_no_repeats(self, names: Sequence[str], message: str | None = None) -> None:
-        """Checks that no name is listed twice. `names[i]` comes from row i."""
+        """Raises a ListError if a name is repeated; `names[i]` is the name in row i."""
         if len(set(names)) == len(names):
             return
         first: dict[str, int] = {}
@@ -109,7 +109,7 @@ class Lines(NamedTuple):
     def listed(
         self, rows: Sequence[tuple[str, str]], class_names: Sequence[str] | None = None
     ) -> Listed:
-        """Returns the list whose rows are (name of a video, its class).
+        """Returns the names and labels of rows (name of a video, name of its class).
 
         Args:
             class_names: All class names, in the order of their labels. Default: those of the rows,
@@ -123,7 +123,7 @@ class Lines(NamedTuple):
 
 
 def split_last(text: str, separator: str) -> tuple[str, str] | None:
-    """Splits at the last separator and strips both sides. A " " also matches a tab."""
+    """Splits text at the last separator (" " includes tabs) into two stripped parts, or None."""
     at = text.rfind(separator)
     if separator == " ":
         at = max(at, text.rfind("\t"))
@@ -148,7 +148,7 @@ def read_list(
     separator: str = " ",
     missing: Missing = "raise",
 ) -> Samples:
-    """Reads videos by path, relative to `root` or absolute, with labels from 0.
+    """Reads a list of video files, with paths relative to `root` or absolute, and labels from 0.
 
     Args:
         class_names: Class names in the order of their labels. Default: "0", "1", ... up to the
@@ -158,8 +158,7 @@ def read_list(
         separator: Text between columns. " " is any run of blanks and tabs.
 
     Raises:
-        ValueError: If an argument is not allowed, or anything in the list is missing,
-            malformed, repeated or out of range.
+        ValueError: If an argument or a line of the list is invalid, or a video is missing.
     """
     root = existing_root(root)
     listed = parse_list(list_file, class_names, columns=columns, separator=separator, root=root)
@@ -207,7 +206,7 @@ def parse_list(
 def _label_sets(
     lines: Lines, sets: Sequence[list[str]], class_names: Sequence[str] | None
 ) -> tuple[LabelSets, tuple[str, ...]]:
-    """Returns the labels of each row, which are numbers or names in all rows, and the classes."""
+    """Returns each row's labels, and the class names. Words are names unless all are numbers."""
     words = sorted({word for label in sets for word in label})
     numbers = [to_integer(word) for word in words]
     if None in numbers:
@@ -251,7 +250,7 @@ def _parse(line: str, columns: Columns, separator: str) -> Row | None:
     has_frames, several = columns.startswith("path frames"), columns.endswith("labels")
     if columns == "path labels" and is_video(line):
         return line, 0, []
-    if several:  # "2; 0" has no column 0
+    if several:  # the 0 of "2; 0" is not a column
         line = _NUMBERS_AT_END.sub(
             lambda end: re.sub(r"\s*([;,])\s*", r"\1", end[0]), line, count=1
         )
@@ -261,7 +260,7 @@ def _parse(line: str, columns: Columns, separator: str) -> Row | None:
     words = re.split("[;,]", last) if several else [last]
     labels = [word.strip() for word in words if word.strip()]
     numbers: list[str] = []
-    most = len(line) if several and ";" not in last else has_frames  # "take 2 3;7" has no label 2
+    most = len(line) if several and ";" not in last else has_frames  # "take 2 3;7" has labels 3, 7
     while len(numbers) < most and (cells := split_last(path, separator)):
         if to_integer(cells[1]) is None:
             break
@@ -278,7 +277,7 @@ def _parse(line: str, columns: Columns, separator: str) -> Row | None:
 
 
 def _simplify(path: str) -> str:
-    """Removes "." and repeated slashes, so that one file has one spelling.
+    """Removes "." components and extra slashes, so that one file has one spelling.
 
     It keeps "..", because the folder before it may be a link.
     """

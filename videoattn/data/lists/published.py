@@ -22,10 +22,10 @@ def read_kinetics(
     class_names: Sequence[str] | None = None,
     missing: Missing = "raise",
 ) -> Samples:
-    """Finds clips named `{youtube_id}_{time_start:06d}_{time_end:06d}`, with any extension.
+    """Reads Kinetics: `split.csv`, and clips `{youtube_id}_{time_start:06d}_{time_end:06d}.*`.
 
-    The csv is `split.csv` in the root or in `annotations/`. The clips are in `split/`, in
-    `videos_split/`, or anywhere in the root, with or without class folders. Labels come from the
+    The csv is in the root or in `annotations/`. The clips have any extension, and are in `split/`,
+    in `videos_split/`, or anywhere in the root, with or without class folders. Labels come from the
     csv; the names of class folders do not matter.
 
     Args:
@@ -43,7 +43,7 @@ def read_kinetics(
 
 
 def kinetics_csv(root: Path, split: str) -> Path:
-    """Returns the list of a split of Kinetics."""
+    """Returns the path of the csv file of a Kinetics split."""
     names = (split if split.endswith(".csv") else f"{split}.csv",)
     return first_file(root, ("", "annotations/"), names, f"the Kinetics list of {split!r}")
 
@@ -197,8 +197,8 @@ def _read_csv(
     """Returns the rows of a csv file, and what `parse` returns for the cells in the columns.
 
     Raises:
-        ListError: If it is not a csv file, lacks a column, or has a malformed row: one of another
-            length, or for which `parse` returns None.
+        ListError: If it is not a csv file, lacks a column, or has a malformed row: its length is
+            not that of the header, or `parse` returns None.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:

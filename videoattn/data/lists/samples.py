@@ -54,11 +54,11 @@ class Samples:
         labels: The label of each video; -1 if it is unknown, or if `label_sets` has the labels.
         label_sets: If videos may have several labels, those of each video; else None.
         num_frames: Frame count of each video; 0 if it is not known before decoding.
-        fps: Frames per second of each video, or 0.
-        frame_template: If set, paths are folders of images with these file names.
+        fps: Frames per second of each video; 0 if unknown.
+        frame_template: If set, paths are folders of images, and this is the format of their names.
         frame_start: The number in the file name of frame 0.
         missing: The listed videos that do not exist. The reader either left them out or kept them.
-        ignored: The extensions of files in class folders that are not videos, with their numbers.
+        ignored: The number of files in class folders that are not videos, by extension.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Samples:
         return self.root / self.paths[index]
 
     def source(self, index: int) -> Path | FrameFolder:
-        """Returns a video as `decode` takes it."""
+        """Returns the file or the folder of images of a video, as an argument of `decode`."""
         if self.frame_template is None:
             return self.path(index)
         return FrameFolder(self.path(index), self.frame_template, self.frame_start)
@@ -105,7 +105,7 @@ class Samples:
         return int(self.labels[index]) if self.label_sets is None else self.label_sets[index]
 
     def target(self, labels: Sequence[Label]) -> Target:
-        """Returns the labels of a batch: (n,), or (n, K) of 1 and 0 if videos have several."""
+        """Returns labels as int64 (N,), or as float (N, K) of 1 and 0 if videos have several."""
         if self.label_sets is None:
             return torch.tensor(labels, dtype=torch.int64)
         target = torch.zeros(len(labels), len(self.class_names))
@@ -135,8 +135,8 @@ Missing = Literal["raise", "drop", "keep"]
 """The treatment of listed videos that do not exist. Decoding a kept video fails."""
 
 Match = Literal["path", "stem", "name"]
-"""path: the listed path. stem: that path, with any extension. name: a file of that name, with any
-extension, in any folder."""
+"""How a listed name identifies a file. path: by its path. stem: by its path, with any extension.
+name: by its file name without extension, in any folder."""
 
 
 class Listed(NamedTuple):
@@ -192,7 +192,7 @@ def find_videos(
 
 
 def _matching_rows(names: Sequence[str], paths: Sequence[str], match: Match) -> list[int]:
-    """Returns the row of the path that each name means, or -1."""
+    """Returns the row in `paths` of the file that each name identifies, or -1."""
     if match == "name":
         by_name = _first_rows(_stem(path.rpartition("/")[2]) for path in paths)
         return [by_name.get(name, -1) for name in names]
@@ -214,7 +214,7 @@ def _stem(path: str) -> str:
 
 
 def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
-    """Returns the content of all folders that the names mention, with one call per folder."""
+    """Returns the content of the folders of all names; each folder is listed once."""
     paths = []
     for parent in {name.rpartition("/")[0] for name in names}:
         inside = f"{folder}{parent}/" if parent else folder
@@ -226,7 +226,7 @@ def _in_listed_folders(root: Path, folder: str, names: Sequence[str]) -> Found:
 def _check_each_once(
     root: Path, names: Sequence[str], paths: Sequence[str], rows: Sequence[int]
 ) -> None:
-    """Checks that a list does not name the same file twice, possibly with different spellings."""
+    """Raises a ListError if a list names a file twice, possibly with different spellings."""
     listed = [(name, paths[row]) for name, row in zip(names, rows, strict=True) if row >= 0]
     first: dict[str, str] = {}
     files = resolved(root, [path for _, path in listed])

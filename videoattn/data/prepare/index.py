@@ -1,6 +1,6 @@
 """Reads and writes the index of a data root, `videoattn_index.npz`.
 
-The index replaces opening videos to check lists and count frames. The file is an npz of flat
+With it, lists are checked and frames counted without opening videos. The file is an npz of flat
 arrays with one row per video, sorted by path: `paths` (uint8: the paths relative to the root,
 concatenated), `ends` (int64: the end of each path), `num_frames` (int64; 0 if unknown, for example
 if a file does not decode), `fps` (float64, frames per second), `height` and `width` (int32, pixels,
@@ -120,7 +120,7 @@ def read_index(root: Path) -> VideoIndex | None:
 
 
 def write_index(root: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes the index, complete or not at all, with rows sorted by path.
+    """Writes the index, complete or not at all, sorted by path, and returns the path of the file.
 
     Args:
         records: The `path` and the columns of each video; a column is 0 by default. `starts` are
@@ -193,9 +193,9 @@ def _are_ends(ends: np.ndarray, data: np.ndarray) -> bool:
 def find_group_starts(path: Path) -> list[tuple[int, int]]:
     """Returns pairs (packet, frame): decoding from the packet gives the frames from `frame` on.
 
-    Tries every key packet. It is kept if decoding from it gives the same frames as decoding the
-    whole file, up to the second key packet after it. Returns nothing for damaged files, because the
-    concealment of damage depends on earlier frames.
+    Tries every key packet after the first, and keeps it if decoding from it gives the same frames
+    as decoding the whole file, up to the second key packet after it. Returns an empty list for
+    damaged files, because the concealment of damage depends on earlier frames.
     """
     with Video(path) as video:
         video.stream.codec_context.copy_opaque = True
@@ -225,7 +225,7 @@ def find_group_starts(path: Path) -> list[tuple[int, int]]:
 
 
 def _reproduces(path: Path, packets: list[av.Packet], digests: list[bytes]) -> bool:
-    """Returns whether a new decoder outputs exactly these frames first."""
+    """Returns whether the first frames from a new decoder have exactly these digests."""
     found, to_rgb = 0, ToRGB()
     with Video(path) as video:
         for frame in video.frames(packets):

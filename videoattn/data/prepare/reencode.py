@@ -28,7 +28,7 @@ class Reencode(NamedTuple):
     """A re-encoding job: the video, the path of its copy, and the settings.
 
     Args:
-        short_side: In pixels.
+        short_side: The short side of the copy in pixels, an even number.
         key_frame_interval: The maximum number of frames between two key frames.
     """
 
@@ -42,7 +42,7 @@ def reencode(job: Reencode) -> Record:
     """Writes the copy, complete or not at all; smaller frames are not enlarged.
 
     Returns `num_frames`, `out_bytes`, `height` and `width` of the copy, or an `error` if the source
-    does not decode.
+    does not decode or the copy cannot be written.
     """
     unfinished = unfinished_name(job.out)
     try:
@@ -68,7 +68,7 @@ def unfinished_name(out: Path) -> Path:
 
 
 def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Returns the size of the copy: even numbers, which the chroma of H.264 needs."""
+    """Returns (width, height) of the copy: even numbers, which 4:2:0 chroma subsampling needs."""
     scale = min(short_side / min(width, height), 1.0)
     even = [max(2 * round(side * scale / 2), 2) for side in (width, height)]
     return even[0], even[1]
@@ -82,7 +82,7 @@ def check_settings(short_side: int, key_frame_interval: int) -> None:
 
 
 def _write(job: Reencode, out: Path, *, timed: bool) -> int | None:
-    """Returns the number of frames written, or None if their times are not in order."""
+    """Writes the copy. Returns its number of frames, or None if their times are not in order."""
     scaler = VideoReformatter()
     with Video(job.path) as video, av.open(file_url(out), "w", format="mp4") as container:
         rate = Fraction(video.stream.average_rate or video.stream.guessed_rate or 25)

@@ -1,4 +1,4 @@
-"""Inspects every video of a dataset in processes, and caches the results.
+"""Inspects every video of a dataset in worker processes, and caches the results.
 
 If a decoder crashes or hangs, only its file counts as broken. The results are kept in a file of
 JSON lines, so that an interrupted run continues, and a later run inspects only new and changed
@@ -24,8 +24,8 @@ from videoattn.data.workers import Crash, Task, in_processes
 from videoattn.files import named_in_errors
 
 Record = dict[str, Any]
-"""What was found about one file: `path`, `bytes` and `mtime_ns`; `error` if something is wrong with
-it, and `crashed` if that ended a process; and further values."""
+"""The results for one file: `path`, `bytes` and `mtime_ns`; `error` if something is wrong with it,
+and `crashed` if it ended or stalled a process; and further values."""
 
 
 class Facts(NamedTuple):
@@ -111,6 +111,7 @@ def examine(
     Args:
         items: The argument of the task by path, which is relative to `root` or absolute.
         journal: Keeps the records for the next run.
+        seconds: The time limit for one file.
     """
     states = {path: _state(root / path) for path in items}
     known = journal.records if journal else {}
@@ -154,7 +155,7 @@ def probe(source: VideoSource) -> Facts:
 
 
 def verify(path: Path) -> Record:
-    """Decodes a whole file; sets `error` if fewer frames decode than the file lists, or none."""
+    """Decodes a whole file and returns its facts, with an `error` if it is damaged."""
     try:
         facts, listed, problem = _look(path, thorough=True)
     except DecodeError as error:
@@ -167,7 +168,7 @@ def verify(path: Path) -> Record:
 
 
 def verify_folder(job: tuple[FrameFolder, int]) -> Record:
-    """Checks a folder of images; `job` has the folder and the number of listed frames."""
+    """Reads all images of a folder; `job` is the folder and the number of images in its list."""
     folder, listed = job
     size: dict[str, int] = {}
     try:
@@ -181,10 +182,10 @@ def verify_folder(job: tuple[FrameFolder, int]) -> Record:
 
 
 def describe(path: Path, *, with_starts: bool = True) -> Record:
-    """Describes a video for the index, by listing packets and decoding one frame if possible.
+    """Returns the index's facts about a video, from its packets and one decoded frame if possible.
 
     The number of frames and their rate are those of `count_frames`. Only videos whose container
-    does not list the frames need `starts`, their group starts, which take another decoding.
+    does not list the frames need `starts`, their group starts, for which they are decoded again.
     """
     try:
         facts, listed, _ = _look(path, thorough=False)
@@ -195,7 +196,7 @@ def describe(path: Path, *, with_starts: bool = True) -> Record:
 
 
 def _look(source: VideoSource, *, thorough: bool) -> tuple[Facts, int | None, str]:
-    """Returns the facts, the number of listed frames (None without a list), and the problem.
+    """Returns the facts, the number of listed frames (None without a list), and any problem.
 
     Without `thorough`, only one frame is decoded if the container lists them.
     """

@@ -20,7 +20,7 @@ Pattern = Literal["dense", "segments", "uniform"]
 Arithmetic = Literal["plain", "mmaction2", "pyslowfast"]
 
 Sampler = Callable[[int, float, torch.Generator], Indices]
-"""(frames in the video, frames per second, generator) -> indices."""
+"""(number of frames in the video, frames per second, generator) -> frame indices, (V, T)."""
 
 _RATE, _CLIPS = {"target_fps"}, {"num_clips"}
 
@@ -56,10 +56,10 @@ _VIEWS: Table = {
 
 
 def train_sampler(pattern: Pattern, *, arithmetic: Arithmetic = "plain", **options: Any) -> Sampler:
-    """Returns a sampler that draws one random clip of shape (1, num_frames).
+    """Returns a sampler of one random clip, or of `num_clips` with mmaction2's dense pattern.
 
     Args:
-        arithmetic: The toolbox whose rounding to use.
+        arithmetic: The toolbox whose rounding is used; "plain" is this package's.
         options: `num_frames`, and further fields of `ClipSpec`.
 
     Raises:

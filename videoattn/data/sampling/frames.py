@@ -5,9 +5,9 @@ returns int64 indices of shape (V, T), V clips of T frames, all below the frame 
 T frames at a fixed stride. `segments` splits the video into T equal segments and takes one frame of
 each. `uniform` does the same from the first to the last frame, with segments that share ends.
 
-If a clip extends past the end of the video, a policy decides:
+If a clip extends past the end of the video, the policy `short_video` decides:
   loop         index modulo the frame count (mmaction2's default)
-  repeat_last  repeats the last of the clip's frames inside the video
+  repeat_last  repeats the clip's last frame that is inside the video
   error        raises ShortVideoError
 """
 
@@ -24,17 +24,18 @@ ShortVideo = Literal["loop", "repeat_last", "error"]
 
 
 class ClipSpec(NamedTuple):
-    """The clips to sample from a video. Each function has some of the options.
+    """The clips to sample from a video. Each function supports some of the options.
 
     Args:
-        num_frames: Frames of a clip.
-        frame_stride: Distance between frames. Segments ignore it.
-        num_clips: Evenly spaced clips.
+        num_frames: Number of frames in a clip.
+        frame_stride: Distance between frames; `segments` and `uniform` ignore it.
+        num_clips: Number of clips.
+        short_video: The policy for clips that extend past the end of the video.
         target_fps: Frame rate at which the stride is measured. None: the rate of the video. A video
             without a rate is assumed to have the target rate.
         keep_tail_frames: Also samples the frames after the last whole section (mmaction2).
         twice_sample: Takes twice as many clips (mmaction2).
-        use_offset: Takes whole distances (PySlowFast's TEST.USE_OFFSET_SAMPLING).
+        use_offset: Spaces clips by whole frames (PySlowFast's TEST.USE_OFFSET_SAMPLING).
     """
 
     num_frames: int
@@ -79,7 +80,7 @@ def segments_train(
 def segments_views(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Takes the middle frame of each segment; several clips are evenly spaced inside it."""
+    """Takes the middle frame of each segment, or evenly spaced ones if there are several clips."""
     check_length(num_video_frames, spec.num_frames, spec)
     length = num_video_frames / spec.num_frames
     offsets = (np.arange(spec.num_clips) + 0.5) * length / spec.num_clips
@@ -135,6 +136,6 @@ def check_length(num_video_frames: int, needed: int, spec: ClipSpec) -> None:
 
 
 def draw(high: int, size: int, generator: Generator) -> Int64[np.ndarray, " V"]:
-    """Draws uniform integers from 0 to high - 1."""
+    """Draws `size` uniform integers from 0 to `high` - 1."""
     drawn: np.ndarray = torch.randint(high, (size,), generator=generator).numpy()
     return drawn

@@ -1,7 +1,4 @@
-"""Computes frame indices as mmaction2 and PySlowFast do, with their rounding.
-
-They reproduce published accuracies.
-"""
+"""Computes frame indices as mmaction2 and PySlowFast do, to reproduce published accuracies."""
 
 import math
 
@@ -15,7 +12,7 @@ from videoattn.data.sampling.frames import ClipSpec, Indices, check_length, draw
 def mmaction2_train(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Draws one start in each of `num_clips` equal sections of the video.
+    """Draws `num_clips` clips, which start in successive equal sections of the video.
 
     This is SampleFrames (mmaction/datasets/transforms/loading.py, 4d6c934). Frames after the last
     whole section are sampled only with `keep_tail_frames`.
@@ -41,10 +38,10 @@ def mmaction2_train(
 def mmaction2_views(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Spaces `num_clips` clips evenly from the first position to the last; one is centered.
+    """Spaces `num_clips` clips evenly from the first position to the last, or centers a single one.
 
     This is SampleFrames in test mode, for 3D networks. `twice_sample` takes twice as many clips at
-    the same distance, past the end of the video.
+    the same distance; the second half extends past the end of the video.
     """
     if spec.twice_sample and spec.num_clips == 1:
         raise ValueError("twice_sample: dense clips need num_clips of 2 or more to be doubled")
@@ -87,7 +84,7 @@ def mmaction2_segments_views(
 def pyslowfast_train(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Draws a uniform start without rounding it (slowfast/datasets/decoder.py, 287ec00)."""
+    """Draws one clip with a uniform, unrounded start (slowfast/datasets/decoder.py, 287ec00)."""
     span = _pyslowfast_span(spec, fps)
     check_length(num_video_frames, math.ceil(span), spec)
     fraction = float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -98,10 +95,10 @@ def pyslowfast_train(
 def pyslowfast_views(
     spec: ClipSpec, num_video_frames: int, fps: float, generator: Generator
 ) -> Indices:
-    """Spaces clips as PySlowFast does in testing.
+    """Spaces `num_clips` clips evenly, as PySlowFast does in testing.
 
     Indices past the end become the last frame, under every policy except "error". `use_offset` is
-    TEST.USE_OFFSET_SAMPLING: distances are whole numbers, and clips reach the end.
+    TEST.USE_OFFSET_SAMPLING: distances are whole numbers, and the last clip is near the end.
     """
     span = _pyslowfast_span(spec, fps)
     check_length(num_video_frames, math.ceil(span), spec)

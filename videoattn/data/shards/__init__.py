@@ -175,7 +175,7 @@ def open_shards(root: str, split: str) -> Shards:
 
 
 class ShardDataset(ClipDataset):
-    """The samples of shards. Their keys hold the encoded videos, which come in the shards' order.
+    """A dataset of samples in shards. Its keys hold the encoded videos, in the order of reading.
 
     Args:
         options: Arguments of ClipDataset.
@@ -196,14 +196,14 @@ class ShardDataset(ClipDataset):
         return _ahead(keys, _AHEAD)
 
     def fetch(self, key: tuple[Any, ...]) -> Sample | Failure:
-        """Returns a sample. If its video is not loaded, reads the shard for this sample only."""
+        """Returns a sample. If the key holds no video, reads the shard for this sample only."""
         epoch, index, *found = key
         video = found[0] if found else next(self.shards.read([index]))
         return video if isinstance(video, Failure) else self.sample(epoch, index, video)
 
 
 def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
-    """Yields the items, which a thread reads up to `depth` ahead until the generator ends."""
+    """Yields the items. A thread reads up to `depth` items ahead, until the generator ends."""
     pool = ThreadPool(1)
     try:
         read = partial(pool.apply_async, next, (items, None))

@@ -37,7 +37,7 @@ _VIDEO = frozenset(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 
 
 def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
-    """Returns the classes, and for each shard the number of its first sample and its size."""
+    """Returns the class names, and by shard (number of the first sample, number of samples)."""
     try:
         with import_webdataset().gopen(url, "rb") as stream:
             content = stream.read(MAX_TABLE_BYTES + 1)
@@ -65,10 +65,10 @@ def read_table(url: str) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Expands a pattern with braces to addresses.
+    """Returns the paths, URLs or commands that a pattern with braces stands for.
 
     Raises:
-        ValueError: If there are more than `MAX_SHARDS` addresses.
+        ValueError: If there are more than `MAX_SHARDS`.
     """
     counts = [abs(int(a) - int(b)) + 1 for a, b in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)]
     counts += [words.count(",") + 1 for words in re.findall(r"\{[^{}]*\}", pattern)]

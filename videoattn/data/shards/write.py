@@ -34,7 +34,7 @@ def write_shards(
     max_bytes: int,
     wrote: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[Shard]]:
-    """Writes each subset to a folder of tar files of at most `max_bytes` (or one sample).
+    """Writes each subset to a folder of tar files, each of at most `max_bytes` or one sample.
 
     The order of the samples is random, because neighbors in a list often share a class. It is the
     same in every call. An interrupted call leaves complete tar files; the same call continues after
@@ -77,7 +77,7 @@ def check_output(folder: Path) -> None:
 
 
 def _plan(samples: Samples, max_bytes: int, note: Callable[[bytes], None]) -> list[Shard]:
-    """Divides the samples into shards, and notes everything that determines their content."""
+    """Divides samples into shards, and calls `note` with all that determines their content."""
     if not len(samples):
         raise ValueError("samples: got none; need at least 1")
     if samples.label_sets is not None:

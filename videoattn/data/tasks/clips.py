@@ -1,17 +1,17 @@
-"""Draws the clips of diagnostic tasks, which need attention, and the truth of where to look.
+"""Draws clips of diagnostic tasks, with the ground truth of where a network has to look.
 
 - match: a glyph in a white frame, the cue; a gap without glyphs; then a glyph in each quadrant.
   The class is the quadrant of the glyph that equals the cue.
 - match_unmarked: the same, but the cue has no white frame.
 - cue: the clips of match with 8 identities; the class is the identity of the cue. Networks without
-  attention learn it, and can start from it when they learn match.
+  attention learn it; their weights can initialize the training on match.
 - track: equal dots on paths that cross. One is marked in the first two frames; in the last two, the
   quadrants are colored. The class is the color under the marked dot.
 - order: flashes of a red disc and a cyan diamond, at least 8 frames apart, with other glyphs
   between them. The class is the first of the two.
 - still: a textured object that does not move. The class is its texture.
 
-Clips have 16 frames, 10 of them in the gap. A glyph is one of n identities: a color and a shape.
+Clips have 16 frames by default, 10 in the gap. A glyph is one of n identities: color and shape.
 Coordinates are (x, y) from -1 to 1 with y pointing down, as in `synthetic`.
 """
 
@@ -61,14 +61,14 @@ Pixel = tuple[int, int, int]  # (frame, y, x)
 
 
 class TaskClip(NamedTuple):
-    """A clip and its truth.
+    """A clip and its ground truth.
 
     Args:
-        frames: (T, 3, S, S), as they are encoded.
+        frames: (T, 3, S, S), before they are encoded.
         evidence: Whether a pixel shows what the query must find, (T, S, S).
-        distractors: Whether a pixel shows what could be taken for it.
+        distractors: Whether a pixel shows what could be mistaken for it, (T, S, S).
         query: The pixel whose row of attention is compared with the evidence.
-        wrong_queries: Pixels of other glyphs (`match`) or dots (`track`) of the last frame.
+        wrong_queries: Pixels of the other glyphs (`match`) or dots (`track`) in the last frame.
     """
 
     frames: Frames
@@ -82,7 +82,7 @@ class TaskClip(NamedTuple):
 class Canvas:
     """A picture (T, 3, S, S) that records which pixels show the evidence and the distractors.
 
-    The object that is drawn last covers the others, also in their masks.
+    An object covers those that were drawn before it, also in their masks.
     """
 
     picture: Tensor
@@ -95,7 +95,7 @@ class Canvas:
 
         Args:
             role: "evidence", "distractors", or another word for objects that are neither.
-            states: Its state in each of these frames, as in `paint`.
+            states: The states of the object in these frames, as in `paint`.
         """
         alpha = torch.zeros_like(self.picture[:, 0])
         alpha[frames] = paint(self.picture[frames], patch, states)
@@ -131,7 +131,7 @@ def task_clip(
         gap: `match` and `match_unmarked`: the number of frames without glyphs, 1 to 42.
 
     Raises:
-        ValueError: If the task does not exist, or an argument is outside its range.
+        ValueError: If the task does not exist, or `identities`, `dots` or `gap` is out of range.
     """
     classes = TASKS[one_of("task", task, TASKS)]
     _check(identities, dots, gap)
@@ -184,7 +184,7 @@ _Queries = list[tuple[int, float, float]]  # (frame, x, y): the query, then wron
 def _match(
     canvas: Canvas, rng: np.random.Generator, name: str, chosen: list[int], marked: bool
 ) -> _Queries:
-    """Draws the identity chosen[0] as the cue and in the quadrant, and the others elsewhere."""
+    """Draws identity chosen[0] as the cue and in quadrant `name`, the others in other quadrants."""
     end = len(canvas.picture)
     between, candidates = slice(CUE.stop, end - CUE.stop), slice(end - CUE.stop, end)
     cue = _at(*rng.uniform(-0.5, 0.5, 2), size=rng.uniform(0.26, 0.34))
@@ -218,7 +218,7 @@ def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Q
         rows, columns = (slice(*((0, 64) if at < 0 else (64, 128))) for at in (y, x))
         tint = torch.tensor(REGIONS[region])[:, None, None]
         canvas.picture[COLORED, :, rows, columns].lerp_(tint, 0.6)
-    # As many dots end in each quadrant; of two dots, each in another one.
+    # Equally many dots end in each quadrant; two dots end in different quadrants.
     own = regions.index(name)
     ends = [own, *(quadrant for quadrant in rng.permutation(4).tolist() if quadrant != own)]
     centers = [list(QUADRANTS.values())[end] for end in (ends * 2)[:dots]]

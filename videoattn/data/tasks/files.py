@@ -27,11 +27,10 @@ class Truth(NamedTuple):
     """The ground truth of one split.
 
     Args:
-        paths: (N,), the clips, such as "top_left/00003.mp4", sorted.
+        paths: The N clips, such as "top_left/00003.mp4", sorted.
         queries: (N, 3), frame, y and x in pixels of the clip.
         packed: (2, N, T, S, S / 8), the masks of evidence and distractors, 8 pixels to a byte.
-        wrong_queries: (N, K, 3), pixels of what could be taken for the query, K of each clip; None
-            if an earlier version wrote the file.
+        wrong_queries: (N, K, 3), the wrong queries of `TaskClip`; None in files of old versions.
     """
 
     paths: list[str]

@@ -28,7 +28,7 @@ PLACES: dict[int, list[Place]] = {
     3: [(0.5, 0.0), (0.5, 0.5), (0.5, 1.0)],  # of a wide frame
     10: [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)],
 }
-"""The positions of the test crops, by the number of crops."""
+"""The positions of the test crops, by their number; 10 includes five mirror images."""
 
 
 class Box(NamedTuple):
@@ -82,12 +82,13 @@ class AreaCrop(CropBox):
 
 
 class TestTransform:
-    """Crops as if the short side of the frame were resized to `short_side`. Deterministic.
+    """Crops frames as if their short side were first resized to `short_side`; not random.
 
-    The crops of a clip are next to each other in V.
+    The crops of a clip are consecutive along V, the axis of views.
 
     Args:
-        crop: The size of the crops; not used if `num_crops` is 0.
+        short_side: Length of the short side of the resized frames in pixels.
+        crop: (height, width) of the crops in pixels; not used if `num_crops` is 0.
         num_crops: 1 is the center; 3 are both ends and the center of the longer side; 10 are the
             four corners, the center, and then the mirror images of these five; 0 is the whole
             frame, for networks that accept any size.
@@ -147,7 +148,7 @@ class TrainTransform:
 
 
 Transform = TestTransform | TrainTransform
-"""Crops boxes from every frame, resizes them to one size, and changes the `looks` of each clip.
+"""Crops boxes from every frame, resizes them to one size, and calls `looks` to change the colors.
 
 If it is `random`, each clip of a video has its own boxes; otherwise all clips share them. If it
 `mirrors`, the crops of a clip are followed by their mirror images.
@@ -155,7 +156,7 @@ If it is `random`, each clip of a video has its own boxes; otherwise all clips s
 
 
 class ViewMaker:
-    """Makes the views of a video: crops every clip, resizes it and applies the transform.
+    """Makes the views of a video: crops and resizes every clip, and changes its colors.
 
     It is the `crop` of `decode`: once the size of the frames is known, it draws the boxes of all
     clips and returns the box that contains them.
@@ -234,12 +235,12 @@ class ViewMaker:
 
 
 def _in_order(which: Int64[np.ndarray, " N"], frames: Tensor) -> bool:
-    """Returns whether these numbers are all frames, in order."""
+    """Returns whether `which` numbers all frames in order: 0, 1, ..., len(frames) - 1."""
     return np.array_equal(which, np.arange(len(frames)))
 
 
 def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C h w"]:
-    """Resizes to (height, width): bilinear, antialiased, on uint8."""
+    """Resizes frames to (height, width) by antialiased bilinear interpolation in uint8."""
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
     frames = frames.contiguous(memory_format=torch.channels_last)
@@ -254,7 +255,7 @@ def to_video(
 ) -> Video:
     """Normalizes clips for a network: (x / 255 - mean) / std, float32, channels_last_3d.
 
-    The clips are moved to the device as bytes.
+    The clips are moved to the device as uint8.
 
     Args:
         mean, std: One number per channel, for pixels scaled to 0 - 1.

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from videoattn.data.transforms import Box, CropBox, Crops, check_fits, place, source_size
 
 GRAY = 128
-"""Fills pixels outside of the image."""
+"""The value of pixels that an operation uncovers or erases."""
 
 QUARTERS = [*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2)]
-"""TSN's 13 positions, in quarters of the free space in y and x: corners, edges, center, between."""
+"""TSN's 13 positions, in quarters of the free space in y and x: a grid of 3 x 3, then of 2 x 2."""
 
 _global_state = threading.Lock()
 
@@ -92,7 +92,7 @@ class ColorAugment:
         grayscale: Probability of removing all color.
         rand_augment: Number of operations of RandAugment (Cubuk et al., CVPRW 2020).
         rand_augment_magnitude: Strength of each operation, 0 to 30.
-        erase: Probability of a gray rectangle of 2 to 33 % of the crop, at the same position in
+        erase: Probability of a gray rectangle over 2 to 33 % of the crop, at the same position in
             every frame (Zhong et al., AAAI 2020).
     """
 
@@ -212,8 +212,8 @@ class Mix:
         from torchvision import tv_tensors
 
         mix = self._mixes[drawn >= self.fractions[0]]
-        # torchvision takes five axes for a video; it crops the last two in any case. It mixes
-        # neighbors, so clips of one video are moved apart first.
+        # torchvision accepts five axes only in a tv_tensors.Video, of any layout: cutmix cuts along
+        # the last two. It mixes neighbors, so clips of one video are moved apart first.
         order = torch.arange(len(video)).view(-1, self.num_clips).T.flatten()
         if self.num_clips > 1:
             video, target = video[order], target[order]
@@ -225,7 +225,7 @@ class Mix:
 
 
 def chance(probability: float, generator: torch.Generator) -> bool:
-    """Draws True with the given probability. Probability 0 consumes no random numbers."""
+    """Returns True with the given probability. Probability 0 consumes no random numbers."""
     return bool(probability) and float(torch.rand(1, generator=generator)) < probability
 
 

@@ -69,7 +69,7 @@ def direction_pairs(
     """Returns pairs of classes whose names are each other's mirror image.
 
     Their names differ only in left and right, or in clockwise and counterclockwise. Names such as
-    "Pulling something from left to right", moves_left and TurnLeft are understood. A name without a
+    "Pulling something from left to right", moves_left and TurnLeft are recognized. A name without a
     counterpart, such as "left hook", is not a direction.
 
     Args:
