@@ -16,7 +16,7 @@ from videoattn.recipe.load import to_dict
 
 
 def remember_data(folder: Path, config: Config) -> None:
-    """Records the data section of a run, which `test` uses: it must not trust the config in the
+    """Records the data section of a run for `test`, which must not trust the config in the run's
     folder."""
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
     try:
@@ -26,8 +26,8 @@ def remember_data(folder: Path, config: Config) -> None:
 
 
 def remembered_data(run: Path) -> dict[str, Any] | None:
-    """Returns the data section of a run that this user trained there, or None. A checkpoint belongs
-    to the run in its folder."""
+    """Returns the data section of a run if this user trained it in that folder, else None. `run` is
+    the folder, or a file in it."""
     path = _record(run.parent if run.is_file() else run, "runs", ".json")
     if not path.is_file():
         return None
@@ -36,7 +36,7 @@ def remembered_data(run: Path) -> dict[str, Any] | None:
 
 
 def recall_counts(datasets: Sequence[ClipDataset]) -> None:
-    """Gives the datasets the numbers of frames that earlier runs found in the same folder."""
+    """Gives each dataset the numbers of frames that earlier runs found in its folder."""
     for dataset in datasets:
         try:
             dataset.use_counts(read_counts(_record(dataset.samples.root, "counts", ".npz")))
