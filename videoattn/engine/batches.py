@@ -30,8 +30,8 @@ class Batches(Protocol):
 
 
 CPU_VALUES = 2**21
-"""Largest number of input values in a CPU forward pass, so that it stays in the caches: a TSM-R50
-takes 3.9 s for 16 views of 8x256x256 at once, 2.2 s one by one (two EPYC cores, bfloat16)."""
+"""Largest number of input values of a forward pass on a CPU, whose data then fits in the caches: a
+TSM-R50 takes 3.9 s for 16 views of 8x256x256 at once, 2.2 s one by one (2 EPYC cores, bfloat16)."""
 
 
 def passes(views: Tensor, max_views: int) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 MAX_JSON_BYTES = 2**24
-"""Largest config.json, and largest value in the metadata of model.safetensors: 16 MiB."""
+"""Largest config.json, and largest text in the metadata of a safetensors file: 16 MiB."""
 MAX_VALUES, MAX_DEPTH = 1_000_000, 32
 """Largest number of values in the metadata, nested ones included, and largest nesting depth."""
 

@@ -1,6 +1,6 @@
 """Saves and loads checkpoints, safetensors files, and folders to share.
 
-Writes are all or nothing. Reading cannot run code: pickles are loaded with `weights_only=True`.
+Each write is all or nothing. Reading cannot run code: pickles are loaded with `weights_only=True`.
 """
 
 import json
@@ -32,7 +32,7 @@ _PLAIN = (str, int, float, bool, type(None), torch.dtype)
 
 
 class CheckpointMeta(TypedDict):
-    """The metadata that prediction needs besides the weights; `config` is the whole recipe."""
+    """The metadata that prediction needs besides the weights; `config` is a recipe's settings."""
 
     config: dict[str, object]
     class_names: list[str]

@@ -12,7 +12,7 @@ from videoattn.files import named_in_errors
 from videoattn.types import Batch, Failure
 
 SKIPPED = "skipped.jsonl"
-"""The file of a run folder that lists skipped samples."""
+"""The name of the file in a run folder that lists the skipped samples, one JSON object a line."""
 
 
 class TooManyFailuresError(RuntimeError):

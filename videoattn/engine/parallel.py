@@ -75,7 +75,7 @@ class Parallel:
         self.sum([0.0])
 
     def wrap(self, model: nn.Module, compile: Compile = "off") -> nn.Module:
-        """Wraps the model to compile it and to average its gradients over the ranks, where needed.
+        """Returns the model, in wrappers that compile it or average its gradients, where needed.
 
         DistributedDataParallel handles the parameters that require gradients when it is created:
         wrap the model again after freezing or unfreezing some.

@@ -102,10 +102,12 @@ class ClipConfig:
     keep_tail_frames: bool = False
     """mmaction2, training: clips may include the last frames of a video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"
+    """Frames past the end of a video: from its start again, the clip's last one inside, or an error."""
     height: int = number(224, at_least=1, at_most=2048)
     width: int = number(224, at_least=1, at_most=2048)
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    """Mean and standard deviation of R, G and B in [0, 1]: the input is (rgb - mean) / std."""
     square_pixels: bool = True
     """Rescales the width of videos whose pixels are not square, as a player does. Runs of earlier
     versions keep the stored size."""

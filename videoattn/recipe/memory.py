@@ -16,8 +16,7 @@ from videoattn.recipe.load import to_dict
 
 
 def remember_data(folder: Path, config: Config) -> None:
-    """Records the data section of a run for `test`, which must not trust the config in the run's
-    folder."""
+    """Records a run's data section for `test`, which must not trust the config in its folder."""
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
     try:
         write_text(_record(folder, "runs", ".json"), json.dumps(record, indent=2) + "\n")
@@ -26,8 +25,7 @@ def remember_data(folder: Path, config: Config) -> None:
 
 
 def remembered_data(run: Path) -> dict[str, Any] | None:
-    """Returns the data section of a run if this user trained it in that folder, else None. `run` is
-    the folder, or a file in it."""
+    """Returns the data section of a run (folder or file in it) that this user trained, or None."""
     path = _record(run.parent if run.is_file() else run, "runs", ".json")
     if not path.is_file():
         return None
