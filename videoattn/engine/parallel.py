@@ -38,7 +38,7 @@ class Parallel:
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:
-        """Sums each value over the ranks in float64; all ranks get the same bits."""
+        """Returns the sum of each value over the ranks in float64, the same bits on all ranks."""
         # On the CPU, through gloo, so that a few numbers do not wait for the GPU's queue.
         tensor = torch.tensor(values, dtype=torch.float64)
         if self.world_size > 1:
@@ -71,7 +71,7 @@ class Parallel:
         return results[0]
 
     def barrier(self) -> None:
-        """Waits for all other ranks."""
+        """Waits until all ranks have called it."""
         self.sum([0.0])
 
     def wrap(self, model: nn.Module, compile: Compile = "off") -> nn.Module:

@@ -54,7 +54,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes each number as the scalar `kind/name`; hides events after `resumed_at` steps."""
+    """Writes each number as the scalar `kind/name`; hides earlier events past step `resumed_at`."""
 
     def __init__(self, folder: Path, *, resumed_at: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import

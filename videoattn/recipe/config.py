@@ -102,7 +102,7 @@ class ClipConfig:
     keep_tail_frames: bool = False
     """mmaction2, training: clips may include the last frames of a video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"
-    """Frames past the end of a video: from its start again, the clip's last one inside, or an error."""
+    """For frames past the end of a video: continue at its start, repeat the last one, or fail."""
     height: int = number(224, at_least=1, at_most=2048)
     width: int = number(224, at_least=1, at_most=2048)
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)

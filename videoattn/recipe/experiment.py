@@ -42,7 +42,7 @@ LARGE = 0.2
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of a run, on its device and ready to train.
+    """The objects of a run, on their device and ready to train.
 
     Args:
         samples: The videos of "train", and of "test" if the run validates.

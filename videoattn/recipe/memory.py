@@ -43,7 +43,7 @@ def recall_counts(datasets: Sequence[ClipDataset]) -> None:
 
 
 def remember_counts(datasets: Sequence[ClipDataset]) -> None:
-    """Records the numbers of frames that the datasets found."""
+    """Records the numbers of frames that the datasets found, for `recall_counts`."""
     for dataset in datasets:
         path = _record(dataset.samples.root, "counts", ".npz")
         try:
