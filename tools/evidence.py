@@ -1,4 +1,4 @@
-"""Results of runs, a small JSON file each in docs/evidence, and the page about them.
+"""Stores results of runs as JSON files in docs/evidence, and writes the tables of docs/evidence.md.
 
 | stored                                    | its record                                       |
 | a run of `videoattn train` on a task      | test accuracy during training, maps and truth    |
@@ -36,7 +36,7 @@ from videoattn.recipe.console import markdown_table
 PAGE = Path(__file__).parents[1] / "docs/evidence.md"
 FOLDER = PAGE.with_suffix("")
 PART = re.compile(r"(<!-- (table|figure): (\w+) ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-"""A table or a figure of the page: its kind, and the names of its records or of their task."""
+"""Matches a table or figure of the page: its kind, and the names of its records or their task."""
 NONE = "Not measured yet: no result is stored.\n"
 
 Record = Mapping[str, Any]
@@ -63,7 +63,7 @@ def record_of(path: Path, about: Record) -> dict[str, Any]:
     """Returns the record of a run, a comparison, or a file of `videoattn faithful`.
 
     Args:
-        about: What the results do not know: the task, the number of identities, the machine.
+        about: Facts that the results lack: the task, the number of identities, the machine.
     """
     if path.is_dir():
         return (comparison if (path / "comparison.json").exists() else run_record)(path, about)
@@ -136,7 +136,7 @@ def comparison(folder: Path, about: Record) -> dict[str, Any]:
 
 
 def store(name: str, record: Record, folder: Path = FOLDER) -> Path:
-    """Writes a record; numbers have five digits."""
+    """Writes a record with numbers of five significant digits; returns the path of the file."""
     rounded = json.loads(json.dumps(record), parse_float=lambda text: float(f"{float(text):.5g}"))
     path = folder / f"{name}.json"
     path.write_text(json.dumps(rounded, indent=1) + "\n")
@@ -144,7 +144,7 @@ def store(name: str, record: Record, folder: Path = FOLDER) -> Path:
 
 
 def filled(page: str, folder: Path = FOLDER, pictures: Path | None = None) -> str:
-    """Returns a page with its tables and figures from the records in a folder.
+    """Returns a page whose tables and figures are replaced by those of the records in a folder.
 
     Args:
         pictures: Also draw the figures into this folder.
@@ -190,7 +190,7 @@ def truth_runs(records: Sequence[Record]) -> str:
 
 
 def _runs(runs: Sequence[Record], titles: Sequence[str], columns: Any) -> str:
-    """Returns a table of runs. What all have in common is in the line above it."""
+    """Returns a table of runs. Settings that are the same in all runs are in a line above it."""
     runs = sorted(
         runs,
         key=lambda run: [run[key] for key in RUN],
@@ -253,7 +253,7 @@ def blocks_table(records: Sequence[Record]) -> str:
 
 
 def randomization_table(records: Sequence[Record]) -> str:
-    """Returns the verdicts, beside the expected ones."""
+    """Returns a table of the verdicts and the expected verdicts for each record."""
     columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "expected"]
     columns += ["minus the mean map", "unrelated clips, minus the mean map"]
     parts = []

@@ -1,4 +1,4 @@
-"""Figures of docs/evidence.md: curves of stored records, drawn into data/pictures."""
+"""Draws the figures of docs/evidence.md, curves of stored records, into data/pictures."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from videoattn.explain.faithful.score import FRAMES_ONLY
 
 PICTURES = Path(__file__).parents[1] / "data/pictures"
 STYLE: Any = {"svg.hashsalt": "evidence", "font.size": 9, "path.simplify": False}
-"""The same curves are the same file."""
+"""With this style, equal curves give identical files."""
 
 Record = Mapping[str, Any]
 Curve = tuple[str, list[tuple[float, float]]]
@@ -22,7 +22,7 @@ Curve = tuple[str, list[tuple[float, float]]]
 
 
 class Plot(NamedTuple):
-    """What a figure shows.
+    """The content of a figure.
 
     Args:
         needs: The key of a record that the curves are from. Records without it are left out.
@@ -49,7 +49,7 @@ def gaps(records: Sequence[Record]) -> Iterable[Curve]:
 
 
 def masses(records: Sequence[Record]) -> Iterable[Curve]:
-    """Yields the weight on the evidence of each block, over right and wrong answers."""
+    """Yields each block's weight on the evidence, averaged over all right and wrong answers."""
     for run in records:
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for clips, truth in run["truths"].items():

@@ -1,4 +1,4 @@
-"""Reads damaged copies of files in processes that may crash or hang; counts the outcomes.
+"""Reads damaged copies of files in processes that may crash or hang, and counts the outcomes.
 
 `videos FOLDER` decodes damaged copies of videos.
 
@@ -55,7 +55,7 @@ RESULT, MESSAGE, MEMORY = "result", "error", "damaged or too large"
 
 
 class Mutant(NamedTuple):
-    """The number of a damaged copy, and the decoder that reads it."""
+    """The number of a damaged copy, its original, and the decoder that reads it."""
 
     number: int
     source: Path
@@ -119,7 +119,7 @@ def _read_damaged(
 ) -> tuple[str, str, float]:
     """Reads a damaged input in a worker; returns the outcome, its detail, and the seconds."""
     name, number = job
-    torch.set_num_threads(1)  # the child has no threads of the parent, and would wait for them
+    torch.set_num_threads(1)  # a forked child lacks the parent's threads and would wait for them
     limit_memory(megabytes)
     started = time.monotonic()
     place = folder / f"{name}-{number}"
@@ -151,7 +151,7 @@ def damaged_copy(name: str, source: Path, place: Path, *, seed: int, number: int
 
 
 def limit_memory(megabytes: int) -> None:
-    """Limits the memory of this process to what it has now and this many MiB more, once."""
+    """Limits the address space to its current size plus `megabytes` MiB, unless it has a limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -317,7 +317,7 @@ def _read_from_start(path: Path, indices: np.ndarray) -> Frames | None:
 
 
 def _image(frame: av.VideoFrame, before: Sequence[np.ndarray]) -> np.ndarray:
-    """Converts a frame to RGB, upright, in the size of the first one."""
+    """Returns a frame as RGB (H, W, 3) uint8, upright, in the size of the first frame."""
     turns = int(frame.rotation / 90) % 4 if frame.rotation % 90 == 0 else 0
     height, width = frame.height, frame.width
     if before:

@@ -14,7 +14,7 @@ REFRESH = "intra-refresh=1:keyint=8:bframes=0:scenecut=0"
 
 
 def _images() -> list[np.ndarray]:
-    """Returns a texture that moves, so that frames are predicted from the previous ones."""
+    """Returns the images of a moving texture, which codecs predict from the previous images."""
     texture = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
     texture = texture.repeat(8, axis=0).repeat(8, axis=1)
     shifted = (np.roll(texture, 3 * i, axis=1) // 2 + 2 * i for i in range(NUM_FRAMES))
@@ -45,8 +45,8 @@ def _write(
 
 
 def _with_edit_list(path: Path, shift: int) -> None:
-    """Copies packets with times that begin `shift` frames after zero. MP4 then stores an edit list:
-    it skips frames if `shift` is negative, and delays them if it is positive."""
+    """Writes a video whose times begin `shift` frames after zero. MP4 then stores an edit list,
+    which skips frames if `shift` is negative, and delays them if it is positive."""
     source = path.with_name(f"source_{path.name}")
     _write(source, options={"g": "8", "bf": "2"})
     with av.open(str(source)) as old, av.open(str(path), "w") as new:

@@ -1,8 +1,8 @@
 """Defines the readers of untrusted files whose input `fuzz.py readers` damages.
 
-Each has a function that writes a small valid input into a folder, and one that reads it. One file
-of the folder is damaged at a time. In zip and tar files, a member may be damaged instead, so that
-inputs pass the checksums and reach the code after them.
+Each reader has a function that writes a small valid input into a folder, and one that reads it. One
+file of the folder is damaged at a time. In zip and tar files, a member may be damaged instead, so
+that inputs pass the checksums and reach the code after them.
 """
 
 import io
@@ -58,7 +58,7 @@ class Reader(NamedTuple):
 
     Args:
         make: Writes a valid input into an empty folder.
-        read: Reads the folder; returns anything.
+        read: Reads the folder; its result is not used.
         files: Patterns of the files that are damaged.
     """
 
@@ -196,7 +196,7 @@ def _class_list(folder: Path) -> None:
 
 
 def _official(folder: Path) -> None:
-    """Writes a copy of each dataset's list files."""
+    """Writes small list files in the format of each dataset."""
     _files(folder / "videos", [name.replace(".mp4", ".avi") for name in VIDEOS])
     _files(folder / "kinetics", [f"abc{i}_000001_000011.mp4" for i in range(len(VIDEOS))])
     _files(folder, [f"{i}/00001.jpg" for i in range(len(CLASSES))])
@@ -298,8 +298,8 @@ READERS: dict[str, Reader] = {
 
 
 def damage(data: bytes, mutate: Callable[[bytes], bytes], rng: np.random.Generator) -> bytes:
-    """Returns a damaged copy of a file: with damage to its bytes, or to a member of a zip, tar or
-    safetensors file that is repacked."""
+    """Returns a copy of a file that `mutate` damages: half of the time a member of a zip or tar
+    file, or the header of a safetensors file; otherwise, the bytes of the file."""
     repack = None
     if rng.random() < 0.5:
         return mutate(data)

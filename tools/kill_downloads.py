@@ -67,7 +67,7 @@ def kill_downloads(
 
 
 def _checkpoint() -> bytes:
-    """Returns a checkpoint whose tensors are one number each, repeated."""
+    """Returns the bytes of a checkpoint whose tensors are each one number, expanded."""
     with torch.device("meta"):
         row = PUBLIC[NAME]
         shapes = to_public(NAME, make_network(row.network, row.options, num_classes=400))
@@ -85,7 +85,7 @@ class _Server(ThreadingHTTPServer):
         self.data, self.seconds, self.num_requests = data, seconds, 0
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A killed client closes its connection."""
+        """Prints no traceback: a killed client closes its connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):

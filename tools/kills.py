@@ -43,7 +43,7 @@ train: {num_epochs: 3, lr: 0.02, optimizer: adamw, save_every_steps: 3, precisio
 INSTANTS = ("at any time", "writing a checkpoint", "validating")
 STEPS_PER_EPOCH = 6
 MOST_KILLS = 12
-"""Largest number of kills of a run. The run may then end."""
+"""Largest number of kills of a run, after which it is left to end."""
 LIMIT_SECONDS = 240.0
 IMPORTED = (prepare, train)
 """The commands, imported here so that forked processes need not import them."""
@@ -69,7 +69,7 @@ SETTINGS = [Setting(*values) for values in product(("folders", "shards"), (0, 2)
 
 
 class Job:
-    """The processes of a training, forked from this one, which has imported everything."""
+    """The processes of a training run, forked from this process, which has imported everything."""
 
     def __init__(self, words: Sequence[str], processes: int, log: Path) -> None:
         with socket.socket() as probe:
@@ -93,7 +93,7 @@ class Job:
         return not self.codes
 
     def wait(self, seconds: float) -> bool:
-        """Returns whether all processes end in time."""
+        """Waits until all processes have ended; returns whether they did within `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.poll()
@@ -108,8 +108,8 @@ class Job:
                 os.kill(pid, number)
 
     def end(self) -> bool:
-        """Ends the remaining processes, as torchrun does. Returns whether all had ended by
-        themselves."""
+        """Ends the remaining processes, as torchrun does. Returns whether all ended by themselves
+        within 10 s."""
         alone = self.wait(10.0)
         self.send(signal.SIGTERM)
         if not self.wait(3.0):
@@ -153,7 +153,7 @@ def _is_at(instant: str, folder: Path) -> bool:
 def _kill(
     job: Job, instant: str, folder: Path, seconds: float, number: int, chance: random.Random
 ) -> bool:
-    """Kills a process of the job at the instant. Returns whether the job was still running."""
+    """Signals one or all processes at the instant. Returns whether the job was still running."""
     if instant == INSTANTS[0]:
         job.wait(chance.uniform(0.0, seconds))
     else:
@@ -213,7 +213,7 @@ class Killer:
         self.runs = 0
 
     def run(self, outcomes: Counter[tuple[str, str]], instants: Iterator[str]) -> None:
-        """Starts a run again after each kill, until it ends."""
+        """Kills and resumes a new run until it ends, and adds its outcomes to `outcomes`."""
         self.runs += 1
         name = "killed_" + "_".join(map(str, (*self.setting, self.runs)))
         folder, log = Path("runs", name), Path(f"{name}.log")

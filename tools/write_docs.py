@@ -5,8 +5,8 @@
 | python tools/write_docs.py models      | docs/models.md, the whole page      |
 | python tools/write_docs.py weights     | not part of a page; for releases    |
 | python tools/write_docs.py decoders F  | docs/decoders.md, videos in folder F |
-| python tools/write_docs.py evidence    | writes those of docs/evidence.md, and its figures |
-| python tools/write_docs.py store R N task=match | results R, to docs/evidence/N.json |
+| python tools/write_docs.py evidence    | docs/evidence.md; writes it and its figures |
+| python tools/write_docs.py store R N task=match | none: stores results R in docs/evidence/N.json |
 """
 
 import sys

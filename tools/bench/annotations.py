@@ -88,7 +88,7 @@ def write_lists(root: Path, num_videos: int) -> tuple[str, ...]:
 
 
 def measure(read: Callable[[], Samples], num_workers: int) -> Cost:
-    """Loads a list and reads it in workers."""
+    """Returns the cost of loading a list and of reading it in workers."""
     gc.collect()
     before = _memory()["Private"]
     wall, cpu = time.perf_counter(), time.process_time()
@@ -100,7 +100,7 @@ def measure(read: Callable[[], Samples], num_workers: int) -> Cost:
 
 
 def _in_workers(samples: Samples, num_workers: int) -> list[tuple[float, float, float]]:
-    """Returns for each forked worker its PSS, its USS, and the increase of USS by reading."""
+    """Returns the PSS, the USS and the increase of USS by reading, in MB, of each forked worker."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     barrier = context.Barrier(num_workers)
@@ -135,7 +135,7 @@ def _read_share(
 
 
 def _memory() -> dict[str, float]:
-    """Returns the memory of this process in MB: Private, and Pss (with its share of the rest)."""
+    """Returns the memory of this process in MB: "Private", and "Pss" (plus a share of the rest)."""
     sizes = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         key, value = line.split()[:2]

@@ -34,7 +34,7 @@ COLUMNS = (
 )
 GROWTH_FRAMES = (4, 8, 16, 32)  # 3,136 to 25,088 positions
 UNPOOLED_POSITIONS = 16 * 28 * 28
-"""From this many positions on, keys are not pooled. This is the most expensive case."""
+"""Keys are not pooled on grids of at least this many positions: the most expensive case."""
 
 
 class Site(NamedTuple):
@@ -46,7 +46,7 @@ class Site(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Median seconds of forward and backward, and peak bytes besides weights and inputs."""
+    """Median seconds of a forward and backward pass, and peak bytes besides weights and inputs."""
 
     seconds: float
     peak: int
@@ -110,13 +110,13 @@ def _print_growth(names: Sequence[str], batch_size: int, device: str) -> None:
 
 
 def measure(name: str, site: Site, rounds: int, device: str, *, explicit: bool = False) -> Cost:
-    """Measures time and peak memory in a new process."""
+    """Returns the time and the peak memory of a system, measured in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure_here, (name, site, rounds, device, explicit))
 
 
 def measure_here(name: str, site: Site, rounds: int, device: str, explicit: bool) -> Cost:
-    """Measures time and peak memory in this process."""
+    """Returns the time and the peak memory of a system, measured in this process."""
     torch.manual_seed(0)
     path = "explicit" if explicit else "auto"
     warm_up = make_block(name, Site(site.channels, (1, 7, 7)), device, path=path)
@@ -141,7 +141,7 @@ def _pass(module: nn.Module, inputs: list[Tensor]) -> float:
 def make_block(
     name: str, site: Site, device: str, *, path: str = "auto"
 ) -> tuple[nn.Module, list[Tensor]]:
-    """Returns the module of a system at a site, and inputs for its forward."""
+    """Returns the module of a system at a site, and random inputs for its forward pass."""
     channels, kind, make = site.channels, SYSTEMS[name].kind, SYSTEMS[name].make
     pools_keys = "key_pool" in inspect.signature(make).parameters
     if pools_keys and math.prod(site.grid) >= UNPOOLED_POSITIONS:
@@ -169,7 +169,7 @@ def make_block(
 
 
 def count(name: str, site: Site) -> tuple[int, int]:
-    """Counts parameters, and multiply-adds of the forward pass of one sample."""
+    """Returns the number of parameters, and the multiply-adds of a forward pass of one sample."""
     with torch.device("meta"):
         module, inputs = make_block(name, site._replace(batch_size=1), "meta")
     counter = FlopCounterMode(display=False)
@@ -205,7 +205,7 @@ def _peak(device: str) -> int:
 
 
 def _ratio(peak: int, base: int) -> str:
-    """Returns the ratio of two peaks, unless the base is noise (below 1 MiB)."""
+    """Returns the ratio of two peaks, or "-" if the base is noise (below 1 MiB)."""
     return f"{peak / base:.1f}x" if base >= 2**20 else "-"
 
 

@@ -15,7 +15,7 @@ from videoattn.engine.precision import autocast
 
 
 class Size(NamedTuple):
-    """Clips, queries, keys and channels of a map."""
+    """The numbers of clips, queries, keys and channels of an attention map."""
 
     clips: int
     queries: int

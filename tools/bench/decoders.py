@@ -145,7 +145,7 @@ def _without_decoder(reason: str) -> str:
 
 
 def _difference(path: Path, chunk: np.ndarray, decoder: Decoder) -> float:
-    """Returns the mean difference from PyAV's frame, for the frame where it is largest."""
+    """Returns the largest mean difference of a frame from PyAV's frame, in levels of 255."""
     ours, theirs = decode(path, chunk), decode(path, chunk, decoder=decoder)
     return max(
         float((a.float() - b.float()).abs().mean()) for a, b in zip(ours, theirs, strict=True)

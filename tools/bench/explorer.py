@@ -1,6 +1,6 @@
-"""Measures the explorer: a click until all frames are painted, opening a page, and file sizes.
+"""Measures the explorer: the time to repaint after a click and to open a page, and file sizes.
 
-Needs Chromium and its driver. The first two use random maps. The sizes are measured for networks
+Needs Chromium and its driver. The times use random maps. The sizes are measured for networks
 with random weights and a random clip, with a budget for all maps.
 """
 
@@ -71,7 +71,7 @@ def open_browser() -> webdriver.Chrome:
 
 
 def measure_click(browser: webdriver.Chrome, folder: Path) -> list[float]:
-    """Returns the seconds from `set` until the painted pixels of all frames are read back."""
+    """Returns the seconds of each click, from `set` until pixels of all frames are read back."""
     path = folder / "click.html"
     maps: Maps = {"map": random_map(CLICK_GRID, CLICK_HEADS, CLICK_WIDTH)}
     write_explorer(path, [archive(maps, (CLICK_GRID[0], 224, 224))], Budget(96))
@@ -94,7 +94,7 @@ def measure_click(browser: webdriver.Chrome, folder: Path) -> list[float]:
 
 
 def measure_open(browser: webdriver.Chrome, folder: Path) -> list[float]:
-    """Returns the seconds from the address to a painted page with a full budget."""
+    """Returns the seconds of three loads, from the address to a painted page with a full budget."""
     one = random_map(CLICK_GRID, CLICK_HEADS, CLICK_WIDTH)
     maps: Maps = {f"layer{i}.0_map": one for i in range(40)}
     path = folder / "open.html"

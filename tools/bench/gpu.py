@@ -32,7 +32,7 @@ Run = Callable[[], None]
 
 
 class Bench:
-    """The sizes and the time of a run."""
+    """The sizes of the measurements, and the time that is left for them."""
 
     def __init__(self, device: str, minutes: float) -> None:
         self.device = torch.device(device)
@@ -44,8 +44,8 @@ class Bench:
         self.left_out: list[str] = []
 
     def measure(self, name: str, share: float, make: Callable[[], Run]) -> tuple[str, str]:
-        """Returns the median milliseconds of a function and its peak memory in GiB, if `share` of
-        the time, a fraction of a minute, is left."""
+        """Returns the median milliseconds of a function and its peak memory in GiB, or "-" if fewer
+        than `share` minutes are left."""
         if time.monotonic() + 60 * share > self.ends:
             self.left_out.append(name)
             return "-", "-"
@@ -87,7 +87,7 @@ def bench_gpu(
 
 
 def _sides(number: int) -> Iterator[tuple[str, Callable[[], nn.Module], str | None, float]]:
-    """Yields the sides, with a mode of torch.compile and the minutes that they may take."""
+    """Yields the name, the network, the torch.compile mode and the minutes of each side."""
     yield f"ours, {number}", lambda: networks.ours(NETWORK), None, 0.3
     yield f"pytorchvideo, {number}", lambda: networks.theirs(NETWORK), None, 0.3
     yield f"ours, compiled, {number}", lambda: networks.ours(NETWORK), "default", 1.5
@@ -154,7 +154,7 @@ def _print_blocks(bench: Bench) -> None:
 
 
 def _print_files(bench: Bench) -> None:
-    """Trains from files for one epoch, and prints the share of the time that the GPU has work."""
+    """Trains from files for two epochs, and prints the share of time that the GPU has work."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder, "clips")

@@ -107,8 +107,8 @@ def ours(
     num_clips: int = 1,
     first: bool = False,
 ) -> Clips:
-    """Returns our loader, with `num_clips` clips from each decode. If `first`, every epoch is a
-    first epoch without an index: no number of frames is known."""
+    """Returns our loader, with `num_clips` clips from each decoded video. If `first`, all epochs
+    are like the first one without an index: no number of frames is known."""
 
     def make() -> ClipLoader:
         paths, labels = samples.paths, samples.labels
@@ -163,7 +163,7 @@ def one_core() -> Iterator[None]:
 
 
 def _print_sides(samples: Samples, seconds: float) -> None:
-    """Compares our loader, with each decoder, and the other loaders in one process."""
+    """Prints the rates of our loader, with each decoder, and of other loaders in one process."""
     missing: dict[str, str] = {}
     readable = _by_decoder(samples, missing)
     rows = []
@@ -211,7 +211,7 @@ def _one_process(
 
 
 def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
-    """Compares our loader with decord for several numbers of loader processes."""
+    """Prints the rates of our loader and decord for several numbers of loader processes."""
     rows = []
     alone: dict[str, float] = {}
     for count in (count for count in (0, 1, 2, 4, 8, 16) if count <= max_workers):
@@ -233,7 +233,7 @@ def _print_workers(samples: Samples, max_workers: int, seconds: float) -> None:
 
 
 def _print_gains(samples: Samples, seconds: float) -> None:
-    """Measures re-encoded videos, and two clips from each decode, on one core."""
+    """Prints the rates with re-encoded videos, and two clips from each decode, on one core."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         originals, reencoded, size = _reencode(samples, Path(folder))
@@ -256,7 +256,7 @@ def _print_gains(samples: Samples, seconds: float) -> None:
 
 
 def _print_views(samples: Samples, rounds: int) -> None:
-    """Measures the preparation of 30 views of each video: 10 clips of 8x8, 3 crops."""
+    """Prints the time to prepare 30 views of each video: 10 clips of 8x8, 3 crops."""
     sampler = view_sampler("dense", num_frames=8, frame_stride=8, num_clips=10)
     transform = TestTransform(SHORT_SIDE, crop=(SHORT_SIDE, SHORT_SIDE), num_crops=3)
     dataset = ClipDataset(samples, sample_frames=sampler, transform=transform)
@@ -267,7 +267,7 @@ def _print_views(samples: Samples, rounds: int) -> None:
         sides: dict[str, Callable[[], object]] = {"ours": partial(dataset.__getitem__, (0, index))}
         sides |= {name: partial(whole_frame_views, name, path, sampler) for name in peers}
         times: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(rounds + 1):  # the first opens the file and is not counted
+        for _ in range(rounds + 1):  # the first round opens the file and is not counted
             for name, side in sides.items():
                 started = time.perf_counter()
                 side()
@@ -284,7 +284,7 @@ def _print_views(samples: Samples, rounds: int) -> None:
 
 
 def _reencode(samples: Samples, folder: Path) -> tuple[Samples, Samples, float]:
-    """Returns some of the videos, their re-encoded copies, and the ratio of their sizes."""
+    """Returns some videos, their re-encoded copies, and the copies' size relative to the videos."""
     step = -(-len(samples) // MAX_REENCODED)
     paths, before, after = [], 0, 0
     for index in range(0, len(samples), step):

@@ -32,7 +32,7 @@ Clips = Callable[[int], Iterator[Tensor]]
 
 
 class Reader(Protocol):
-    """Opens a video by its path. `read` returns frames, in RGB, by their numbers."""
+    """Opens the video at a path. `read` returns RGB frames by their numbers."""
 
     def __init__(self, path: str) -> None: ...
 
@@ -42,7 +42,7 @@ class Reader(Protocol):
 
 
 class DecordReader:
-    """Reads each frame once, in one block."""
+    """Reads frames with decord: each once, in one call."""
 
     def __init__(self, path: str) -> None:
         import decord
@@ -99,7 +99,7 @@ class OpenCVReader:
 
 
 def torch_resize(frames: np.ndarray, size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:
-    """Resizes as our loader does: bilinear, antialiased."""
+    """Resizes frames as our loader does: bilinear, antialiased."""
     return resize(torch.from_numpy(frames).permute(0, 3, 1, 2), size).permute(0, 2, 3, 1).numpy()
 
 
@@ -114,7 +114,7 @@ READERS: dict[str, tuple[type[Reader], Callable[..., np.ndarray]]] = {
     "decord, whole frames resized": (DecordReader, torch_resize),
     "OpenCV, whole frames resized": (OpenCVReader, opencv_resize),
 }
-"""How mmaction2's pipelines read and resize frames, with either decoder."""
+"""How mmaction2's pipelines read and resize frames: name -> (reader, resize function)."""
 
 
 def whole_frame_clips(
@@ -235,7 +235,7 @@ def ffmpeg_rate(samples: Samples, sampler: Sampler, seconds: float) -> float:
 
 
 def _scaled(height: int, width: int) -> tuple[int, int]:
-    """Returns the size with a short side of 256."""
+    """Returns the (height, width) of a frame that is resized to a short side of 256."""
     scale = SHORT_SIDE / min(height, width)
     return max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE)
 

@@ -16,7 +16,7 @@ from videoattn.recipe.config import ModelConfig
 from videoattn.recipe.model import make_model
 
 POSITIONS = ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))
-"""The stages and blocks after which the non-local paper inserts its five blocks in an R50."""
+"""(stage, block), each after which the non-local paper inserts one of five blocks in an R50."""
 
 Step = Callable[[], None]
 
@@ -31,8 +31,8 @@ def ours(name: str) -> nn.Module:
 
 
 def theirs(name: str) -> nn.Module:
-    """Returns the network of pytorchvideo with its own non-local blocks. "tsn_r50" is torchvision's
-    ResNet, "tsm_r50" the same with mmaction2's shift.
+    """Returns pytorchvideo's network; for "..._nl" with its own non-local blocks, for "tsn_r50"
+    torchvision's ResNet, for "tsm_r50" the same with mmaction2's shift.
 
     Raises:
         ImportError: If pytorchvideo is not installed.
@@ -59,9 +59,9 @@ def theirs(name: str) -> nn.Module:
 
 
 class Tsn(nn.Module):
-    """A TSN or TSM as mmaction2 describes it: images (N T, C, H, W); the shift takes an eighth of
-    the channels from the next frame, and another from the previous, before the first convolution of
-    each block."""
+    """A TSN or TSM as in mmaction2: a 2-D network of images (N T, C, H, W). Before the first
+    convolution of each block, the shift takes an eighth of the channels from the next frame, and
+    another eighth from the previous frame."""
 
     def __init__(self, *, shift: bool) -> None:
         import torchvision  # here: a mismatched build can only be imported after videoattn
@@ -91,7 +91,7 @@ class Tsn(nn.Module):
 def training_step(
     model: nn.Module, clip: Tensor, dtype: torch.dtype, *, compile: str | None = None
 ) -> Step:
-    """Returns a function that takes an SGD step. `compile` is a mode of torch.compile."""
+    """Returns a function that takes an SGD step on a clip; `compile` is a mode of torch.compile."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9)
     run: Callable[[Tensor], Tensor] = model
     if compile is not None:
@@ -105,7 +105,7 @@ def train_once(
     clip: Tensor,
     dtype: torch.dtype,
 ) -> None:
-    """Takes a step on a clip (N, C, T, H, W)."""
+    """Takes an optimizer step on clips (N, C, T, H, W) with arbitrary labels."""
     labels = torch.arange(len(clip), device=clip.device) % 400
     optimizer.zero_grad(set_to_none=True)
     with autocast(dtype, clip.device):
@@ -115,7 +115,7 @@ def train_once(
 
 
 def seconds(step: Step, device: torch.device) -> float:
-    """Returns the time of one step."""
+    """Returns the time of one step, in seconds."""
     started = time.perf_counter()
     step()
     if device.type == "cuda":
@@ -126,8 +126,8 @@ def seconds(step: Step, device: torch.device) -> float:
 def in_turns(
     steps: Mapping[str, Step], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Returns the times of each side, which take turns. The first turn, which allocates memory and
-    tunes kernels, is left out."""
+    """Returns the seconds of each side's steps. The sides take turns; the first turn, which
+    allocates memory and tunes kernels, is left out."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
@@ -138,13 +138,13 @@ def in_turns(
 
 
 def against(times: Sequence[float], own: Sequence[float]) -> tuple[str, ...]:
-    """Returns the median, least and largest time, and the median ratio to ours in a round."""
+    """Returns the median, least and largest time, and the median of the ratios to our times."""
     ratio = statistics.median(a / b for a, b in zip(times, own, strict=True))
     stats = (statistics.median(times), min(times), max(times))
     return *(f"{x:.3f}" for x in stats), f"{ratio:.2f}"
 
 
 def machine() -> str:
-    """Returns the load and the number of threads, for the note below a table."""
+    """Returns the load, the number of threads and torch's version, for the note below a table."""
     load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
     return f"{load}{torch.get_num_threads()} threads, torch {torch.__version__}"

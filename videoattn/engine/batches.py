@@ -1,4 +1,4 @@
-"""The interface of a data pipeline, and the way of its batches to the device and back.
+"""Defines the interface of a data pipeline, and moves its batches to the device and results back.
 
 Batches are copied to a GPU, and logits from it, while the GPU computes. On a CPU nothing is copied.
 """
@@ -15,7 +15,7 @@ from videoattn.types import Batch, Video
 
 T = TypeVar("T")
 ToVideo = Callable[[UInt8[Tensor, "N T C H W"]], Video]
-"""Moves decoded clips to the device and normalizes them for the network."""
+"""Moves decoded clips to the device and returns them normalized, as floats (N, C, T, H, W)."""
 
 
 @runtime_checkable
@@ -30,19 +30,19 @@ class Batches(Protocol):
 
 
 CPU_VALUES = 2**21
-"""Most values of a forward pass on a CPU, so that it stays in the caches: a TSM-R50 takes 3.9 s for
-16 views of 8x256x256 in one pass, and 2.2 s one by one (two cores of an EPYC, bfloat16)."""
+"""Largest number of input values of a forward pass on a CPU, whose data then fits in the caches: a
+TSM-R50 takes 3.9 s for 16 views of 8x256x256 at once, 2.2 s one by one (2 EPYC cores, bfloat16)."""
 
 
 def passes(views: Tensor, max_views: int) -> tuple[Tensor, ...]:
-    """Splits views (M, ...) into chunks of `max_views`, or of fewer on a CPU (see `CPU_VALUES`)."""
+    """Splits views (M, ...) into chunks of at most `max_views` (fewer on a CPU: `CPU_VALUES`)."""
     if views.device.type == "cpu":
         max_views = min(max_views, max(CPU_VALUES // views[0].numel(), 1))
     return views.split(max_views)
 
 
 def one_ahead(items: Iterator[T], device: torch.device) -> Iterator[T]:
-    """Yields the items. For a GPU, it yields each one after the next one was made."""
+    """Yields the items; for a GPU, yields each item after `items` has produced the next one."""
     if device.type == "cuda":
         made = list(islice(items, 1))
         for item in items:
@@ -54,8 +54,8 @@ def one_ahead(items: Iterator[T], device: torch.device) -> Iterator[T]:
 
 
 def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yields the batches with their frames on the device. A GPU gets each batch on a stream of its
-    own, while it computes the batch before."""
+    """Yields the batches with their frames on the device. Copies to a GPU run on a separate stream,
+    while the GPU computes the previous batch."""
     if device.type != "cuda":
         yield from batches
         return
@@ -74,7 +74,7 @@ def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-    """Starts copying tensors to the CPU; the result waits for the copies and returns them."""
+    """Starts copying tensors to the CPU; returns a function that waits and returns the copies."""
     copies = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
     done = [
         torch.cuda.current_stream(x.device).record_event() for x in tensors.values() if x.is_cuda

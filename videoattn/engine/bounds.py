@@ -1,18 +1,18 @@
-"""Limits of the metadata in a checkpoint, which may be somebody else's."""
+"""Limits the size of the metadata in a checkpoint, which may be from an untrusted source."""
 
 from collections.abc import Mapping
 
 MAX_JSON_BYTES = 2**24
-"""Largest config.json, and largest text in the metadata of weights: 16 MiB."""
+"""Largest config.json, and largest text in the metadata of a safetensors file: 16 MiB."""
 MAX_VALUES, MAX_DEPTH = 1_000_000, 32
-"""Most values in the metadata, all nested ones together, and how deep they may be nested."""
+"""Largest number of values in the metadata, nested ones included, and largest nesting depth."""
 
 
 def check_bounds(values: object, source: str, most: int = MAX_VALUES) -> None:
-    """Checks the number of values in nested containers; a shared value counts each time.
+    """Checks the number and the nesting depth of values; a repeated container counts each time.
 
     Raises:
-        ValueError: If there are more than `most`, or they are nested deeper than `MAX_DEPTH`.
+        ValueError: If there are more than `most` values, or one is deeper than `MAX_DEPTH`.
     """
     count, left = 0, [(values, 0)]
     while left:

@@ -1,6 +1,6 @@
 """Saves and loads checkpoints, safetensors files, and folders to share.
 
-Files are complete or absent, and are read with `weights_only=True`: they cannot run code.
+Each write is all or nothing. Reading cannot run code: pickles are loaded with `weights_only=True`.
 """
 
 import json
@@ -25,14 +25,14 @@ FORMAT = "videoattn/1"
 LAST = "checkpoint-last.pt"
 """The newest checkpoint in a run folder."""
 WEIGHTS, ABOUT = "model.safetensors", "config.json"
-"""The two files of a folder to share. They hold no code and no pickles."""
+"""The two files of a shared folder: weights and metadata, without code or pickles."""
 
 State = dict[str, Tensor]
 _PLAIN = (str, int, float, bool, type(None), torch.dtype)
 
 
 class CheckpointMeta(TypedDict):
-    """The metadata that prediction needs besides the weights."""
+    """The metadata that prediction needs besides the weights; `config` is a recipe's settings."""
 
     config: dict[str, object]
     class_names: list[str]
@@ -72,7 +72,7 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or foreign.
+        CheckpointError: If the file is missing or damaged, or this package did not write it.
     """
     _check_is_zip(path)
     try:
@@ -112,23 +112,23 @@ def save_weights(path: Path, model: State, meta: CheckpointMeta) -> None:
 
 
 def save_folder(folder: Path, model: State, meta: CheckpointMeta) -> None:
-    """Writes a folder to share: the weights, and their metadata as config.json."""
+    """Writes the weights (model.safetensors) and metadata (config.json) to a folder to share."""
     save_weights(folder / WEIGHTS, model, meta)
     text = json.dumps({"format": FORMAT, "version": __version__, **meta}, indent=2) + "\n"
     write_text(folder / ABOUT, text)
 
 
 def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
-    """Reads the (averaged) weights of a run folder (its last checkpoint), shared folder or file.
+    """Reads the weights of a run folder (its last checkpoint), a shared folder, or a single file.
 
-    The config.json of a shared folder takes precedence over the metadata in its weights: users may
-    edit it.
+    If a checkpoint has averaged weights, they are read. The config.json of a shared folder takes
+    precedence over the metadata in model.safetensors, because users may edit it.
 
     Returns:
         The file that was read, its weights, and its metadata.
 
     Raises:
-        CheckpointError: If there is nothing to read, or a file is damaged or foreign.
+        CheckpointError: If a file is missing or damaged, or this package did not write it.
     """
     weights = path / WEIGHTS
     if path.is_dir() and not (path / LAST).exists():
@@ -152,10 +152,10 @@ def read(path: Path) -> tuple[Path, State, CheckpointMeta]:
 
 
 def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
-    """Reads a file that `save_weights` wrote.
+    """Reads the weights and the metadata from a file that `save_weights` wrote.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or foreign.
+        CheckpointError: If the file is missing or damaged, or this package did not write it.
     """
     state, metadata = _read_weights(path)
     missing = sorted(({"format"} | CheckpointMeta.__required_keys__) - set(metadata))
@@ -169,10 +169,10 @@ def load_weights(path: Path) -> tuple[State, CheckpointMeta]:
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> None:
-    """Loads weights from `path` into a model with exactly the same names and shapes.
+    """Loads the weights `state` into a model with exactly the same names and shapes.
 
     Raises:
-        CheckpointError: If they differ, with the first tensors; the model is then unchanged.
+        CheckpointError: As in `check_fit`; the model is then unchanged.
     """
     check_fit(model, state, path=path)
     model.load_state_dict(dict(state))
@@ -182,7 +182,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> N
     """Checks that weights have exactly the model's names and shapes.
 
     Raises:
-        CheckpointError: If they differ; the message names the first tensors that do.
+        CheckpointError: If they differ. The message has `path` and the first tensors that differ.
     """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in state]
@@ -201,7 +201,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> N
 
 
 def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Checks that the checkpoint at `path` was trained on our classes, in the same order.
+    """Checks that `theirs`, the classes of the checkpoint at `path`, are `ours` in the same order.
 
     Raises:
         CheckpointError: If the number of classes differs, or a name does.
@@ -267,7 +267,7 @@ def _check_exists(path: Path) -> None:
 
 def _check_is_zip(path: Path) -> None:
     _check_exists(path)
-    with suppress(zipfile.BadZipFile, ValueError):  # its directory is damaged
+    with suppress(zipfile.BadZipFile, ValueError):  # the directory of the zip file is damaged
         if zipfile.is_zipfile(path):
             return
     with open(path, "rb") as file:

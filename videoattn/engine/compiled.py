@@ -14,8 +14,8 @@ _MODES = {"on": "default", "max-autotune": "max-autotune"}
 
 
 class Compiled(nn.Module):
-    """Runs `module` as a compiled graph for batches of the shape of the first batch, and as it is
-    for others, such as the last batch of an epoch."""
+    """Runs `module` compiled for inputs of the shape of the first input, and uncompiled for other
+    shapes, such as that of the last batch of an epoch."""
 
     def __init__(self, module: nn.Module, mode: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Compiled(nn.Module):
 
 
 def compiled(model: nn.Module, compile: Compile, device: torch.device) -> nn.Module:
-    """Returns a module that trains `model`, which itself stays uncompiled, with its parameters.
+    """Returns a compiled wrapper that shares the parameters of `model`, which stays uncompiled.
 
     Args:
         compile: "off" returns the model; "on" compiles it; "max-autotune" also measures kernels,

@@ -19,8 +19,8 @@ from videoattn.types import Batch, Failure, Target
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A network with several classifiers. `parts` returns the logits of each by name; the last is
-    the result of `forward`."""
+    """A network with several classifiers. `parts` returns the logits (N, K) of each by name; the
+    last logits are those that `forward` returns."""
 
     def parts(self, x: Tensor) -> Mapping[str, Tensor]: ...
 
@@ -33,11 +33,11 @@ WHOLE = ""
 class Evaluation:
     """The scores of all decoded videos, in the order of the dataset, and their metrics.
 
-    Metrics are fractions, or NaN if no video has a label. In `clip_metrics`, each view of a labeled
-    video counts by itself; `video_metrics` use the mean score over the views of a video, and begin
-    with the main one. Only they include the objective's summary. `loss` is the mean over views.
+    Metrics are fractions from 0 to 1, or NaN if no video has a label. `clip_metrics` rate each view
+    of a labeled video by itself. `video_metrics` rate its mean scores over views, begin with the
+    objective's main metric, and include its summary. `loss` is the mean over the labeled views.
     Failed videos are in `failures` only. For a network that `HasParts`, `parts` has the evaluation
-    of each classifier.
+    of each classifier by name, and the other attributes are those of the last one.
     """
 
     probabilities: Float[Tensor, "N K"]  # mean scores over views
@@ -112,13 +112,13 @@ def evaluate(
     parallel: Parallel | None = None,
     display: Display | None = None,
 ) -> Evaluation:
-    """Scores the batches of epoch 0 with at most `max_views` clips per forward pass.
+    """Returns the scores and the metrics of the videos in the batches of epoch 0.
 
-    All ranks return the same result, which does not depend on their number. Scores in
-    evaluation mode, then restores the mode of each module.
+    A forward pass has at most `max_views` views. All ranks return the same result, which does not
+    depend on their number. The network runs in evaluation mode; then its modes are restored.
 
     Raises:
-        ValueError: If no video could be scored, or one occurs twice.
+        ValueError: If no video could be scored, one occurs twice, or `max_views` is below 1.
         FloatingPointError: If a score is not finite; the message names the samples.
     """
     objective = objective or CrossEntropy()
@@ -143,7 +143,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class VideoScores:
-    """The mean scores of a video over its views, (K,), or why it could not be decoded."""
+    """The mean class scores (K,) of a video over its views, or why it could not be decoded."""
 
     index: int
     probabilities: Tensor | None
@@ -162,8 +162,8 @@ def score_in_order(
 ) -> Iterator[list[VideoScores]]:
     """Yields the scores of each batch as soon as it is scored, for datasets of any length.
 
-    Each step yields the videos of one batch of every rank, in the order of the dataset. All ranks
-    yield the same steps. If the network `HasParts`, the scores are those of the last part.
+    Each list has the videos of one batch of every rank, in the order of the dataset. All ranks
+    yield the same lists. If the network `HasParts`, the scores are those of the last part.
 
     Raises:
         FloatingPointError: As in `evaluate`.
@@ -194,7 +194,7 @@ def _score_batches(
     precision: Precision,
     parallel: Parallel,
 ) -> Iterator[tuple[Batch, dict[str, _Scores]]]:
-    """Yields the batches of epoch 0 and the scores of each classifier, or none if all videos fail.
+    """Yields each batch of epoch 0 with the scores by classifier; {} if all its videos failed.
 
     The network is in evaluation mode until the iterator ends.
     """
@@ -220,7 +220,7 @@ def _score_batches(
 def _forward(
     model: nn.Module, batch: Batch, to_video: ToVideo, max_views: int
 ) -> dict[str, Tensor]:
-    """Returns the logits (N V, K) of each classifier, none without a video; `WHOLE` if alone."""
+    """Returns the logits (N V, K) of each classifier by name; {} for a batch without videos."""
     if not len(batch.frames):
         return {}
     chunks: list[dict[str, Tensor]] = []

@@ -12,7 +12,7 @@ from videoattn.files import named_in_errors
 from videoattn.types import Batch, Failure
 
 SKIPPED = "skipped.jsonl"
-"""The file of a run folder that lists skipped samples."""
+"""The name of the file in a run folder that lists the skipped samples, one JSON object a line."""
 
 
 class TooManyFailuresError(RuntimeError):
@@ -22,7 +22,7 @@ class TooManyFailuresError(RuntimeError):
 def count_samples(
     group: Sequence[Batch], state: TrainState, *, run: RunSettings, parallel: Parallel
 ) -> None:
-    """Counts the samples of a step over all ranks, and lists each failed sample once per run.
+    """Adds the samples of a step on all ranks to `state`, and lists each failed one once per run.
 
     Raises:
         TooManyFailuresError: If more than `run.max_failures` samples have failed.
@@ -64,8 +64,8 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def keep_failures(path: Path, indices: Collection[int]) -> None:
-    """Keeps only these samples in the file. An interrupted run may have listed more samples after
-    its last checkpoint; the resumed run lists them again."""
+    """Removes samples other than `indices` from a file of failures. An interrupted run may have
+    listed more after its last checkpoint; the resumed run lists them again."""
     kept = [failure for failure in read_failures(path) if failure.index in indices]
     path.unlink(missing_ok=True)
     if kept:

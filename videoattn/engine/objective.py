@@ -29,14 +29,14 @@ class Objective(Protocol):
     def metrics(
         self, scores: Float[Tensor, "N K"], target: Target
     ) -> Mapping[str, Bool[Tensor, " N"]]:
-        """Returns for each metric whether each row is correct.
+        """Returns, by the name of each metric, whether each row is correct.
 
         The value of a metric is the mean over labeled rows. `scores` may also be logits: metrics
-        depend only on the order of the classes.
+        depend only on the ranking of the classes.
         """
 
     def summary(self, scores: Float[Tensor, "N K"], target: Target) -> Mapping[str, float]:
-        """Returns metrics of a whole dataset, which are not means over rows.
+        """Returns the metrics of a whole dataset that are not means over rows.
 
         Every row has labels. A metric is NaN if there is no row.
         """
@@ -46,8 +46,8 @@ class Objective(Protocol):
 class CrossEntropy:
     """A task with one class per clip: softmax cross entropy, top-1 and top-5 accuracy.
 
-    The summary is the mean class accuracy: the mean, over the classes that have videos, of the
-    share of their videos that is correct.
+    The summary is the mean class accuracy: the mean of the accuracies of the classes that have
+    videos.
 
     Args:
         label_smoothing: The share of each target that is spread over all classes, 0 to below 1.
@@ -145,12 +145,12 @@ def average_precisions(scores: Float[Tensor, "N K"], target: Target) -> Float[Te
 
 
 def has_labels(target: Target) -> Bool[Tensor, " N"]:
-    """Returns whether each row has known labels. -1 is unknown; an empty set is known."""
+    """Returns whether each row has known labels: -1 is unknown; rows of (N, K) are always known."""
     return target >= 0 if target.ndim == 1 else target.new_ones(len(target), dtype=torch.bool)
 
 
 def multi_hot(target: Target, num_classes: int) -> Float[Tensor, "N K"]:
-    """Returns 1 for the labels of each row and 0 for other classes; a share for mixed clips."""
+    """Returns a target as floats (N, K): 1 for labels, 0 for other classes, shares if mixed."""
     if target.ndim == 2:
         return target.float()
     one_hot = nn.functional.one_hot(target.clamp(min=0), num_classes)

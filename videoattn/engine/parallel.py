@@ -38,7 +38,7 @@ class Parallel:
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:
-        """Sums each value over the ranks in float64; all ranks get the same bits."""
+        """Returns the sum of each value over the ranks in float64, the same bits on all ranks."""
         # On the CPU, through gloo, so that a few numbers do not wait for the GPU's queue.
         tensor = torch.tensor(values, dtype=torch.float64)
         if self.world_size > 1:
@@ -71,14 +71,14 @@ class Parallel:
         return results[0]
 
     def barrier(self) -> None:
-        """Waits for all other ranks."""
+        """Waits until all ranks have called it."""
         self.sum([0.0])
 
     def wrap(self, model: nn.Module, compile: Compile = "off") -> nn.Module:
-        """Returns a module that averages its gradients over the ranks.
+        """Returns the model, in wrappers that compile it or average its gradients, where needed.
 
-        A wrapper handles the parameters that require gradients when it is made: wrap the model
-        again after freezing or unfreezing some.
+        DistributedDataParallel handles the parameters that require gradients when it is created:
+        wrap the model again after freezing or unfreezing some.
         """
         model = compiled(model, compile, self.device)
         if self.world_size == 1:
@@ -87,17 +87,17 @@ class Parallel:
         return DistributedDataParallel(model, device_ids=devices)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        """Returns the model inside wrappers. Its passes do not communicate and are not compiled."""
+        """Returns the model that `wrap` wrapped. It does not communicate and is not compiled."""
         while isinstance(model, DistributedDataParallel | Compiled):
             model = model.module
         return model
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """Returns the state of a model without its wrappers. Call it on every rank."""
+        """Returns the state dict of the unwrapped model. Call it on every rank."""
         return self.unwrap(model).state_dict()
 
     def accumulate(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Returns a context for one of several passes; only the last one exchanges gradients."""
+        """Returns a context for one of several passes; only the last one averages gradients."""
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
         return model.no_sync()
@@ -106,8 +106,7 @@ class Parallel:
         """Replaces the gradients by their sum over the ranks.
 
         Args:
-            averaged: Whether the wrapper has averaged them already. If not, a missing gradient
-                counts as 0.
+            averaged: Whether DDP has averaged them already. If not, a missing gradient is 0.
         """
         if self.world_size == 1:
             return
@@ -120,7 +119,7 @@ class Parallel:
                 dist.all_reduce(parameter.grad)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> Tensor:
-        """Scales the gradients down to `max_norm` (None: leaves them); returns the norm before."""
+        """Clips the total gradient norm, unless `max_norm` is None; returns the unclipped norm."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if max_norm is not None:
@@ -128,8 +127,8 @@ class Parallel:
         return norm
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Averages running statistics over the ranks, only for modules in training mode: others
-        have not changed since the last average."""
+        """Averages floating-point buffers (running statistics) over the ranks, for modules in
+        training mode. Those of other modules have not changed since the last average."""
         if self.world_size == 1:
             return
         for module in model.modules():
@@ -192,8 +191,8 @@ def init_parallel(
 
 
 def _set_tf32() -> None:
-    """In float32, convolutions of a GPU may round their inputs to TF32 (10 bits), and matrix
-    products may not. These are PyTorch's defaults."""
+    """Allows TF32 (a mantissa of 10 bits) in float32 convolutions on a GPU, but not in matrix
+    products. These are PyTorch's defaults."""
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False
 

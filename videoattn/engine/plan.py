@@ -1,4 +1,4 @@
-"""Selects the parameters that each epoch trains (stages, a frozen backbone), and validations.
+"""Selects the parameters that each epoch trains (stages, a frozen backbone), and when to validate.
 
 Selections are pure functions of the epoch, so a checkpoint stores none of them.
 """
@@ -25,8 +25,8 @@ class Staged(Protocol):
     `set_stage(i)`, i from 0, sets `requires_grad` only for the parameters of stage i. In training
     mode all other modules stay in evaluation mode, and `forward` returns logits to which every
     parameter of the stage contributes. If the network has an attribute `keeps_best` that is True,
-    each stage starts from the best epoch of the previous stage, as validated with that stage's
-    part.
+    each stage starts from the best epoch of the previous stage, according to a validation of that
+    stage's classifier (see `HasParts`).
     """
 
     num_stages: int
@@ -35,7 +35,7 @@ class Staged(Protocol):
 
 
 def num_stages(model: nn.Module) -> int:
-    """Returns the number of stages of a network; 1 for most."""
+    """Returns the number of training stages of a network; 1 if it is not `Staged`."""
     return model.num_stages if isinstance(model, Staged) else 1
 
 
@@ -89,10 +89,10 @@ class FineTuning:
 
     Args:
         backbone: Names of the pretrained parameters.
-        frozen_epochs: For this many epochs the backbone has no gradients, and the running
-            statistics of its batch norms do not change.
-        freeze_batch_norm: Whether its batch norms keep statistics, scale and shift for the whole
-            run, as TSN and TSM do.
+        frozen_epochs: The number of epochs at the start of the run in which the backbone has no
+            gradients, and the running statistics of its batch norms do not change.
+        freeze_batch_norm: Whether the backbone's batch norms keep their statistics, scale and shift
+            for the whole run, as TSN and TSM do.
     """
 
     backbone: frozenset[str] = frozenset()
@@ -109,9 +109,10 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores a dataset every `every_epochs` and after the last epoch, and keeps the best weights.
+    """The settings of validations, which run every `every_epochs` epochs and after the last epoch.
 
     Args:
+        max_views: The largest number of views per forward pass.
         objective: The loss and the metrics, without the label smoothing of training.
         patience: Number of consecutive validations without improvement after which training ends;
             None disables it.
@@ -131,10 +132,10 @@ class Validation:
 
 
 class Phase(NamedTuple):
-    """A run of consecutive epochs that train the same parameters."""
+    """The stage of an epoch, and whether its backbone is frozen."""
 
     stage: int  # from 0
-    is_frozen: bool  # whether the backbone is
+    is_frozen: bool  # whether the backbone is frozen
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ class EpochPlan:
             if empty.
         fine_tuning: Freezes pretrained parameters.
         precise_bn: Recomputes batch-norm statistics before a validation and at the end of a stage.
-        ema_decay: Also keeps a moving average of the weights and statistics, which is evaluated:
-            after each step, average = decay · average + (1 - decay) · weights.
+        ema_decay: Decay of a moving average of the weights and buffers, which is validated and
+            saved: after each step, average = decay · average + (1 - decay) · weights.
     """
 
     num_epochs: int
@@ -197,7 +198,7 @@ class EpochPlan:
         return isinstance(model, Staged) and bool(getattr(model, "keeps_best", False))
 
     def hands_over_best(self, model: nn.Module, epoch: int) -> bool:
-        """Returns whether the next epoch starts a stage from the best weights of this one."""
+        """Returns whether a stage ends after `epoch`, and the next starts from its best weights."""
         more = epoch + 1 < self.num_epochs
         return self.keeps_best(model) and more and self.ends_stage(epoch)
 

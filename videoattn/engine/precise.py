@@ -1,4 +1,4 @@
-"""Recomputes the running statistics of batch norms with the final weights (precise BN)."""
+"""Recomputes the running statistics of batch norms with fixed weights (precise BN)."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class PreciseBatchNorm:
     """Replaces running averages by averages over B batches that all use the same weights.
 
     The moving averages of a batch norm come from augmented clips, and from a time when the weights
-    were still changing. Here μ = Σ μ_b / B and σ² = Σ σ_b² / B (unbiased). Meanwhile, norms use the
-    statistics of the batch, as in training (Wu & Johnson, arXiv 2105.07576, section 3). With
-    augmented clips this equals PySlowFast's BN.USE_PRECISE_STATS.
+    were still changing. Here μ = Σ μ_b / B and σ² = Σ σ_b² / B (unbiased). While they are computed,
+    norms use the statistics of the batch, as in training (Wu & Johnson, arXiv 2105.07576,
+    section 3). With augmented clips this equals PySlowFast's BN.USE_PRECISE_STATS.
 
     Args:
         batches: Shuffled training batches.
@@ -30,7 +30,7 @@ class PreciseBatchNorm:
     def recompute(
         self, model: nn.Module, to_video: ToVideo, precision: Precision, parallel: Parallel
     ) -> None:
-        """Recomputes norms in training mode and calls `model.eval()`; a no-op if all are frozen.
+        """Recomputes the statistics of norms in training mode, if any, and calls `model.eval()`.
 
         Raises:
             ValueError: If a rank could not decode a single clip.
@@ -66,7 +66,7 @@ class PreciseBatchNorm:
 def batch_norms(
     model: nn.Module, *, training: bool = False
 ) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Returns the batch norms with running statistics; if `training`, only in training mode."""
+    """Returns the batch norms with running statistics; if `training`, those in training mode."""
     return [
         module
         for module in model.modules()

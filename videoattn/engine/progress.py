@@ -43,7 +43,7 @@ class Display:
             self._bar.stop()
 
     def update(self, line: str, *, done: int, total: int) -> None:
-        """Replaces the live line; in a file, prints the line if the last one is old enough."""
+        """Replaces the live line; in a file, prints a line if `every_seconds` have passed."""
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("")

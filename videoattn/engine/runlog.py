@@ -13,7 +13,7 @@ from videoattn.engine.trackers import JsonLines, Kind, TensorBoard, Tracker
 
 
 class RunLog:
-    """Prints and writes on the main process; does nothing on the others."""
+    """Prints progress and writes metrics on the main process; does nothing on the others."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class RunLog:
             state.since_log = Sums()
 
     def progress_line(self, state: TrainState) -> str:
-        """Returns the position in the run, losses and accuracy in this epoch, speed, time left."""
+        """Returns a line: position in the run, losses and metric of the epoch, speed, time left."""
         sums = state.of_epoch
         losses = {"loss": sums.loss} | sums.auxiliary_losses
         skipped = f"skipped {state.num_skipped}  " if state.num_skipped else ""

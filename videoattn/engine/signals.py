@@ -57,7 +57,7 @@ class StopSignals:
         signal.set_wakeup_fd(self._wakeup)
         for stop, handler in self._handlers.items():
             signal.signal(stop, handler or signal.SIG_DFL)
-        self._writer.send(_END)  # closing does not end it: loader processes have the socket too
+        self._writer.send(_END)  # close() would not end recv(): loader processes share it
         self._thread.join()
         self._writer.close()
         self._numbers.close()

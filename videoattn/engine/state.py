@@ -13,14 +13,14 @@ from videoattn.engine.trackers import Tracker
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The output folder of a run, and settings of its files.
+    """The output folder of a run, the files that it writes, and when it stops.
 
     Args:
         meta: Metadata for checkpoints.
         describe: Function from the index of a sample to its name.
         max_failures: Stop if more samples than this could not be decoded; None means no limit.
-        save_every_steps: Also save the last checkpoint inside an epoch.
-        keep_epochs: Keep a copy of the checkpoint of every this many epochs.
+        save_every_steps: Also save the last checkpoint every this many steps.
+        keep_epochs: Keep a copy of the last checkpoint every this many epochs.
         trackers: Trackers in addition to metrics.jsonl and TensorBoard.
         stop: The signals that stop the run, if this context manager is entered.
     """
@@ -67,7 +67,7 @@ class TrainState:
     since_log: Sums = field(default_factory=Sums)
     num_seen: int = 0  # samples that were trained on, counted in each epoch
     num_skipped: int = 0  # samples that could not be decoded, counted in each epoch
-    failed: list[int] = field(default_factory=list)  # their indices, sorted
+    failed: list[int] = field(default_factory=list)  # indices of the failed samples, sorted
     best_accuracy: float | None = None
     best_epoch: int | None = None  # from 1
 
@@ -87,7 +87,7 @@ class TrainState:
 
 
 def state_from(values: Mapping[str, object], *, steps_per_epoch: int, path: Path) -> TrainState:
-    """Returns the training state of the checkpoint at `path`, from its dictionary.
+    """Returns the training state from `values`, the "progress" of the checkpoint at `path`.
 
     Raises:
         ValueError: If the checkpoint is from inside an epoch with another number of steps.

@@ -33,7 +33,7 @@ class OptimSettings:
         frame_logits: Returns the logits (n, T, K) of each frame after a forward pass. The loss of a
             clip is then the mean loss of its frames (Du et al., ECCV 2018), an upper bound of the
             loss of the mean logits.
-        compile: Whether the passes run as a graph; see `compiled`.
+        compile: Whether the forward and backward passes are compiled; see `compiled`.
     """
 
     lr_at: Callable[[int], float]
@@ -61,7 +61,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class StepContext(NamedTuple):
-    """The position of a step in the run, and the names of its samples for errors."""
+    """The position of a step in the run, and a function from a sample's index to its name."""
 
     seed: int
     epoch: int  # from 0
@@ -71,7 +71,7 @@ class StepContext(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Sums over the clips of a step on all ranks."""
+    """Sums over the clips of a step on all ranks, and the norm of its gradient."""
 
     loss: float
     auxiliary: float  # the weighted sum of the auxiliary losses, times the number of clips
@@ -99,7 +99,7 @@ def update(
     context: StepContext,
     parallel: Parallel,
 ) -> StepResult:
-    """Takes one step on the mean loss over all clips of `group` on all ranks.
+    """Takes one optimizer step on the mean loss over all clips of `group` on all ranks.
 
     `model` is the result of `parallel.wrap`. Each view counts as a clip. If no rank has a
     clip, nothing changes.
@@ -117,7 +117,7 @@ def update(
     if not total:
         return StepResult(0.0, 0.0, 0.0, 0, 0.0, {})
     optimizer.zero_grad(set_to_none=True)
-    # Passes through the wrapper communicate, so that they would wait for a rank without clips.
+    # Passes through the wrapper communicate, so they would wait for a rank without clips.
     network = parallel.unwrap(model) if num_idle else model
     passes = []
     for batch in batches:
@@ -142,7 +142,7 @@ def _forward_backward(
     parallel: Parallel,
     scale: float,
 ) -> _Pass:
-    """Adds the gradients of the summed loss times `scale`."""
+    """Accumulates the gradients of the summed loss times `scale`."""
     num_views = batch.frames.shape[1]
     target = batch.labels.repeat_interleave(num_views, dim=0).to(parallel.device)
     video = to_video(batch.frames.flatten(0, 1))
@@ -236,8 +236,8 @@ def _check_finite(result: StepResult, passes: Sequence[_Pass], context: StepCont
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Seeds torch's global random state for a step. So dropout and mixed clips are the same in a
-    resumed run, and a checkpoint stores no random state."""
+    """Seeds torch's global random state for a step, so that dropout and mixed clips are the same in
+    a resumed run although a checkpoint stores no random state."""
     numbers = (seed, epoch, step, rank)
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -27,7 +27,7 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """Writes one JSON object per record, and flushes it.
+    """Appends each record to the file `path` as a line of JSON.
 
     After a resume, records that the interrupted run wrote after its checkpoint are dropped, so that
     the file has each step once.
@@ -54,7 +54,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes each number as the scalar `kind/name`; hides events after `resumed_at` steps."""
+    """Writes each number as the scalar `kind/name`; hides earlier events past step `resumed_at`."""
 
     def __init__(self, folder: Path, *, resumed_at: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -78,7 +78,7 @@ class MLflow:
         run_id: The run to continue. None: start a new run.
 
     Raises:
-        OSError: Here and in `write`, if MLflow raises an error.
+        OSError: Here, in `write` and in `close`, if MLflow raises an error.
     """
 
     def __init__(self, name: str, settings: Mapping[str, str], *, run_id: str | None) -> None:
@@ -147,8 +147,7 @@ class WeightsAndBiases:
 
 
 def read_records(path: Path, /, **types: type | UnionType) -> list[dict[str, Any]]:
-    """Returns the objects in a file of JSON lines, without an incomplete last line; none if the
-    file does not exist.
+    """Returns the objects in a file of JSON lines, without incomplete lines; [] without the file.
 
     Args:
         types: The keys that each object must have, and the types of their values.

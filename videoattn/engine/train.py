@@ -29,11 +29,11 @@ BEST_OF_STAGE = "best-stage-{}.safetensors"
 
 
 class TrainResult(NamedTuple):
-    """The result of a run."""
+    """The training state at the end of a run, and its last validation."""
 
     state: TrainState
     evaluation: Evaluation | None  # the last validation of this call
-    wait_share: float = 0.0  # of the time, spent waiting for data
+    wait_share: float = 0.0  # fraction of the time that was spent waiting for data
 
 
 class Job(NamedTuple):
@@ -132,7 +132,7 @@ def train_one_epoch(job: Job, model: nn.Module, state: TrainState, log: RunLog) 
             save_checkpoint(job, state)
         if must_stop:
             raise StoppedError(f"stopped by a signal after step {state.step_of_run}")
-    next(remaining, None)  # ends the epoch, so that the loader processes stay for the next one
+    next(remaining, None)  # ends the epoch: the loader processes stay alive for the next
     log.lines([log.progress_line(state)])
 
 
@@ -170,7 +170,7 @@ def save_checkpoint(job: Job, state: TrainState) -> None:
 
 
 def _start(job: Job, resume: Checkpoint | None) -> TrainState:
-    """Returns the initial state, or loads the weights, optimizer and state of `resume`."""
+    """Returns a new state, or that of `resume`, whose weights and optimizer it also loads."""
     steps_per_epoch = math.ceil(len(job.batches) / job.settings.accumulate_steps)
     if not steps_per_epoch:
         raise ValueError("there is nothing to train on: an epoch has 0 batches; add videos")
@@ -181,7 +181,7 @@ def _start(job: Job, resume: Checkpoint | None) -> TrainState:
     checkpoint.restore(job.model, resume["model"], path=path)
     if job.average is not None:
         checkpoint.restore(job.average.module, resume["ema"], path=path)
-        job.average.n_averaged.fill_(state.step_of_run)  # 0 before the first step, which copies
+        job.average.n_averaged.fill_(state.step_of_run)  # at 0, the first update copies
     job.optimizer.load_state_dict(resume["optimizer"])
     return state
 
@@ -201,7 +201,7 @@ def _remaining_epochs(
 
 def _validate(job: Job, validation: Validation, state: TrainState, log: RunLog) -> Evaluation:
     """Evaluates after an epoch, and saves the weights if they are the best so far. If the next
-    stage starts from the best weights of this one, loads them into the model."""
+    stage starts from the best weights of this stage, loads them into the model."""
     model = job.model if job.average is None else job.average.module
     plan, run, parallel = job.plan, job.run, job.parallel
     try:
@@ -223,7 +223,7 @@ def _validate(job: Job, validation: Validation, state: TrainState, log: RunLog) 
     stage, metric = plan.phase(state.epoch).stage, validation.objective.metric
     if stage + 1 == len(plan.stage_epochs):
         accuracy, file = evaluation.video_metrics[metric], BEST
-    elif plan.keeps_best(model):  # the stage's own part: later parts are untrained
+    elif plan.keeps_best(model):  # the stage's classifier: later ones are untrained
         part = list(evaluation.parts.values())[stage]
         accuracy, file = part.video_metrics[metric], BEST_OF_STAGE.format(stage + 1)
     else:

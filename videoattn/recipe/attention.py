@@ -1,4 +1,4 @@
-"""Reads and writes `model.attention` of a recipe: one system or a list.
+"""Reads and writes `model.attention` of a recipe: one attention system or a list of them.
 
 A `Config` stores the first system of a list directly, and the others by number in `then`. On the
 command line, `model.attention.name=cbam` and `model.attention=[non_local,cbam]` choose systems, and
@@ -15,11 +15,10 @@ Values = Mapping[str, Any]
 def changes(
     recipe: Values, words: Sequence[tuple[str, Values]], source: str, notes: list[str]
 ) -> Iterator[tuple[str, Values]]:
-    """Yields the settings of a recipe and its overrides, in the order of merging, with the source
-    of each.
+    """Yields (source, settings) of a recipe and of its overrides, in the order of merging.
 
     Args:
-        words: The words of the command line, with their settings.
+        words: The overrides of the command line as typed, with their settings.
         source: The name of the recipe in messages.
         notes: Receives a sentence about settings that are dropped.
     """
@@ -94,7 +93,7 @@ def _kept(old: Sequence[Values], new: Sequence[Values], notes: list[str]) -> lis
 
 
 def _numbered(change: Values, count: int, word: str) -> Values:
-    """Moves the settings of a numbered system to their place in a `Config`."""
+    """Returns an override with the settings of a numbered system at their place in a `Config`."""
     attention = _attention(change)
     if "then" in attention:
         raise ValueError(f"{word}: unknown key 'model.attention.then'; number the system instead")

@@ -14,8 +14,8 @@ from omegaconf import MISSING
 
 
 def number(default: Any, **limits: int) -> Any:
-    """Returns a field for a number with limits. All numbers must be `at_least` this. Numbers of
-    somebody else's config, which decide how much memory a video takes, must be `at_most` this."""
+    """Returns a dataclass field for a number with limits. `at_least` is checked in every config,
+    `at_most` only in stored ones, which may be from strangers: it limits the memory of a video."""
     return field(default=default, metadata=limits)
 
 
@@ -75,8 +75,8 @@ class DataConfig:
     """The share of training videos, 0 to 1, whose label is replaced by another class: the same
     videos and classes in all epochs, drawn from `seed`. Test labels stay as they are."""
     on_error: Literal["raise", "skip"] = "raise"
-    """For training videos that are missing or cannot be decoded: stop, or skip them and list them.
-    Evaluation always counts them as failed."""
+    """raise: a training video that is missing or cannot be decoded stops the run. skip: it is left
+    out and listed. Evaluation always counts such videos as failed."""
     max_failures: int = number(100, at_least=0)
     """Training stops if more videos than this were skipped."""
     decode_timeout_seconds: float = number(60.0, at_least=0)
@@ -102,10 +102,12 @@ class ClipConfig:
     keep_tail_frames: bool = False
     """mmaction2, training: clips may include the last frames of a video."""
     short_video: Literal["loop", "repeat_last", "error"] = "loop"
+    """For frames past the end of a video: continue at its start, repeat the last one, or fail."""
     height: int = number(224, at_least=1, at_most=2048)
     width: int = number(224, at_least=1, at_most=2048)
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    """Mean and standard deviation of R, G and B in [0, 1]: the input is (rgb - mean) / std."""
     square_pixels: bool = True
     """Rescales the width of videos whose pixels are not square, as a player does. Runs of earlier
     versions keep the stored size."""
@@ -115,7 +117,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The augmentation of training clips, equal in all frames of a clip."""
+    """The augmentation of training clips, which is the same in all frames of a clip."""
 
     crop: Literal["area", "short_side", "multi_scale"] = "area"
     """area: a random area and aspect ratio. short_side: a random short side, then a random crop.
@@ -125,22 +127,22 @@ class AugmentConfig:
     short_side: tuple[int, int] = (256, 320)
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: bool = True
-    """Mirrors half of the samples. An error if classes differ in left and right, unless flip_labels
-    pairs them."""
+    """Mirrors half of the samples. Classes that differ in left and right are an error, unless
+    flip_labels pairs them."""
     flip_labels: dict[str, str] = field(default_factory=dict)
     """Pairs of classes that mirroring exchanges, such as {moves_left: moves_right}."""
     color_jitter: float = 0.0
-    """Changes brightness, contrast and saturation by up to this fraction, hue by a quarter."""
+    """Changes brightness, contrast and saturation by up to this fraction x, hue by x/8 turns."""
     grayscale: float = 0.0
     erase: float = 0.0
-    """Probabilities of removing color, and of a gray rectangle."""
+    """Probabilities of removing color (grayscale), and of a gray rectangle (erase)."""
     rand_augment: int = 0
     """Number of RandAugment operations per clip."""
     rand_augment_magnitude: int = 9
     """Strength of the operations, 0 to 30."""
     mixup: float = 0.0
     cutmix: float = 0.0
-    """Fractions of the batches whose clips are blended, or pasted into each other, in pairs."""
+    """Fractions of batches whose clips are blended (mixup) or pasted into one another (cutmix)."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,9 @@ class TestConfig:
     """1: center. 3: left, center, right (or top, center, bottom). 10: corners, center, and their
     mirror images. 0: the whole frame (fully convolutional testing), one video per batch."""
     twice_sample: bool = False
-    """mmaction2: twice the views (for segments: also the first frames)."""
+    """mmaction2: twice as many views. For segments, the second view has their first frames."""
     use_offset: bool = False
-    """pyslowfast: views are a whole number of frames apart, up to the end."""
+    """pyslowfast: spaces views by a whole number of frames, from the start to the end."""
     short_side: int = number(256, at_least=1, at_most=4096)
     height: int | None = number(None, at_least=1, at_most=2048)
     width: int | None = number(None, at_least=1, at_most=2048)
@@ -186,7 +188,7 @@ class AttentionConfig(SystemConfig):
     """
 
     then: dict[str, SystemConfig] = field(default_factory=dict)
-    """The systems of a list after the first, by their numbers "1", "2", ... Recipes have a list."""
+    """The systems after the first, by number: "1", "2", ... In a recipe, `attention` is a list."""
 
     @property
     def systems(self) -> list[SystemConfig]:
@@ -206,8 +208,8 @@ class ModelConfig:
     (pyslowfast/I3D_8x8_R50), to download its file, or NAME:FILE. 2-D weights are inflated.
     Classifiers and attention blocks that the weights lack start from random weights."""
     inflate: Literal["mean", "centre"] = "mean"
-    """2-D weights over time: repeated and divided by the number of frames, or in the center frame
-    only."""
+    """How 2-D weights fill the time axis. mean: repeated and divided by the number of frames.
+    centre: in the center frame, and 0 in the others."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     edition: int = 2
     """The edition of the defaults of attention systems (docs/attention.md). 1: the defaults before
@@ -253,7 +255,7 @@ class TrainConfig:
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["off", "on", "max-autotune"] = "off"
-    """Compiles the training step with torch.compile, which takes a minute or more, and a C++
+    """Compiles the training step with torch.compile, which takes a minute or more and needs a C++
     compiler. max-autotune also measures kernels and uses CUDA graphs (docs/training.md)."""
     ema: float | None = None
     """Decay of a moving average of the weights, such as 0.999, which is validated and saved, and
@@ -301,7 +303,7 @@ class Config:
 
 
 def limits(kind: Literal["at_least", "at_most"]) -> dict[str, int]:
-    """Returns the limits of numbers by key, such as "clip.num_frames"."""
+    """Returns the lower or upper limits of numbers by key, such as "clip.num_frames"."""
     return {
         f"{section.name}.{key.name}": key.metadata[kind]
         for section in fields(Config)
@@ -313,7 +315,7 @@ def limits(kind: Literal["at_least", "at_most"]) -> dict[str, int]:
 
 @contextmanager
 def section(name: str) -> Iterator[None]:
-    """Adds the section to a ValueError whose message starts with a key of the section.
+    """Adds the section's name to a ValueError whose message starts with a key of the section.
 
     A constructor names its argument ("num_clips: got 3; ..."), and the user reads it as
     "train.num_clips: got 3; ...". Other messages, such as those that name a file, stay as they are.

@@ -15,7 +15,7 @@ MIN_WIDTH = 60
 
 _CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
-"""Format characters that scripts and emoji need."""
+"""Zero-width joiner and non-joiner, which some writing systems and emoji need."""
 
 console = Console(highlight=False, soft_wrap=True)
 if console.width < MIN_WIDTH:

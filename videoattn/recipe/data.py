@@ -49,7 +49,7 @@ def make_samples(config: DataConfig, subset: Subset, missing: Missing | None = N
 
 
 def read_samples(config: Config) -> dict[str, Samples]:
-    """Returns the training videos of a recipe, and its test videos if the run validates."""
+    """Returns the "train" videos of a recipe, and its "test" videos if the run validates."""
     subsets: list[Subset] = ["train", "test"] if config.train.validate_every else ["train"]
     return {subset: make_samples(config.data, subset) for subset in subsets}
 
@@ -84,7 +84,7 @@ def _read_samples(config: DataConfig, subset: Subset, missing: Missing) -> Sampl
 
 
 def _class_names(config: DataConfig, subset: Subset) -> tuple[str, ...] | None:
-    """Returns the names of the class list; without a list, the test split uses training classes."""
+    """Returns the listed classes; without a list, for test those of training, for training None."""
     if config.class_list is not None:
         return lists.read_class_list(find_file("class list", config.class_list))
     if subset == "train":
@@ -131,7 +131,7 @@ def make_loader(
     *,
     test_views: bool = False,
 ) -> ClipLoader:
-    """Returns the batches of a split: training (shuffled, augmented) or test (all views, in order).
+    """Returns the loader of a split: training (shuffled, augmented) or test (all views, in order).
     With `test_views`, the training split is shuffled and has the views of the test split."""
     samples = samples or make_samples(config.data, subset)
     training = subset == "train" and not test_views
@@ -232,7 +232,7 @@ def _sampler(make: Callable[..., Sampler], clip: ClipConfig, **options: object) 
 
 
 def clock_of(config: Config) -> float | None:
-    """Returns the rate at which to sample frames by time, or None to sample them by number."""
+    """Returns the frames per second at which to sample by time, or None to sample by number."""
     rate = config.clip.target_fps
     if rate is None or config.clip.arithmetic != "plain":
         return None
@@ -257,7 +257,7 @@ def _train_transform(config: Config) -> TrainTransform:
 
 
 def test_transform(config: Config) -> TestTransform:
-    """Returns the crops of the test views."""
+    """Returns the transform that crops the test views."""
     test = config.test
     return TestTransform(test.short_side, crop=config.test_size, num_crops=test.num_crops)
 

@@ -37,18 +37,18 @@ from videoattn.recipe.model import make_model
 NUM_FAILURES_SHOWN = 20
 
 LARGE = 0.2
-"""The share of the time spent waiting for data above which there is advice."""
+"""The share of time spent waiting for data above which `show_data_advice` prints advice."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of a run, on its device and ready to train.
+    """The objects of a run, on their device and ready to train.
 
     Args:
         samples: The videos of "train", and of "test" if the run validates.
         preprocess: Function from frames (N, T, C, H, W) uint8 to the input of the network.
         test_batches: None if the run does not validate.
-        notes: Notes for the user before the run starts.
+        notes: Sentences to show to the user before the run starts.
     """
 
     config: Config
@@ -68,7 +68,7 @@ class Experiment:
 
     @property
     def video_files(self) -> list[ClipDataset]:
-        """The datasets whose samples are single files, whose frames are counted on first use."""
+        """The datasets whose samples are single files; frames are counted on a file's first use."""
         if self.config.data.layout in ("shards", "frames"):
             return []
         loaders = (self.train_batches, self.test_batches)
@@ -245,7 +245,7 @@ def _show_start(experiment: Experiment, parallel: Parallel, folder: Path, notes:
 
 
 def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> None:
-    """Shows the share of waiting, its cause, and a setting to try, if the share is large."""
+    """Prints the share of time spent waiting, its cause and a setting to try, if above `LARGE`."""
     decode, transform = loader.dataset.seconds_per_video()
     if wait_share <= LARGE or not decode + transform:
         return
@@ -265,7 +265,7 @@ def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> N
 
 
 def _data_notes(config: Config, samples: dict[str, Samples], folder: Path) -> list[str]:
-    """Returns notes about classes, wrong labels and missing videos, and lists these in files."""
+    """Returns notes about classes, wrong labels and missing videos; writes these to files."""
     train = samples["train"]
     notes = class_notes(train, numbered=config.data.layout in ("list", "frames"))
     if (noise := objective.make_label_noise(config, train)) is not None:
@@ -284,7 +284,7 @@ def _data_notes(config: Config, samples: dict[str, Samples], folder: Path) -> li
 
 
 def _show_skipped(folder: Path, state: TrainState, config: Config, num_videos: int) -> None:
-    """Shows the number of videos that were skipped, and the first ones."""
+    """Prints the number of videos that were skipped, and the first `NUM_FAILURES_SHOWN`."""
     num_failed = len(state.failed)
     show(
         f"seen {state.num_seen:,} + skipped {state.num_skipped:,} of "

@@ -27,13 +27,13 @@ from videoattn.recipe.memory import remember_data
 from videoattn.recipe.stored import with_earlier
 
 Resume = bool | Literal["auto"]
-"""Whether a run continues from its last checkpoint. auto: if there is one, else it starts."""
+"""Whether a run continues from its last checkpoint; "auto": only if there is one."""
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
 TRACKERS = "trackers.json"
-"""The identifiers of the run in MLflow and Weights & Biases."""
+"""The file with the identifiers of the run in MLflow and Weights & Biases."""
 
 _WRITTEN = re.compile(
     r"config\.yaml|checkpoint-(last|epoch-\d+)\.pt|best(-stage-\d+)?\.safetensors"
@@ -104,7 +104,7 @@ def claim(
             yield None
     finally:
         if lock is not None:
-            (folder / LOCK).unlink(missing_ok=True)  # while it is held
+            (folder / LOCK).unlink(missing_ok=True)  # while the lock is held
             lock.close()
 
 
@@ -185,8 +185,8 @@ def _repeats_log(folder: Path, config: Config) -> bool:
 
 
 def earlier_settings(folder: Path) -> list[str]:
-    """Returns the settings that the run's version did not store, as key=value words. A resumed run
-    keeps these settings."""
+    """Returns the settings that the version of the run used but did not store in config.yaml, as
+    key=value words. A resumed run keeps these settings."""
     path = folder / CONFIG
     values = read_yaml(path) if path.is_file() else None
     if not isinstance(values, dict):
@@ -200,7 +200,7 @@ def earlier_settings(folder: Path) -> list[str]:
 
 
 def _is_config(path: Path) -> bool:
-    """Returns whether the file is a config of ours: its keys are those of a recipe."""
+    """Returns whether the file is a config of this package: its keys are those of a recipe."""
     try:
         values = read_yaml(path)
         return isinstance(values, dict) and "name" in values and bool(comparable(values))
@@ -243,7 +243,7 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings with dotted keys."""
+    """Returns nested settings as one dictionary with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

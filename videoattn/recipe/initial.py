@@ -24,8 +24,8 @@ from videoattn.weights.download import DownloadError
 def initialize(
     model: nn.Module, config: Config, previous: Checkpoint | None
 ) -> tuple[list[str] | None, list[str]]:
-    """Loads pretrained weights, unless the run is resumed. Returns the parameters without such
-    weights (None if the recipe has no weights), and notes."""
+    """Loads pretrained weights, unless the run is resumed. Returns the names of the parameters that
+    are not pretrained (None if the recipe has no weights), and notes for the user."""
     if config.model.weights is None:
         return None, []
     if previous is not None:
@@ -42,7 +42,7 @@ def new_parameters(previous: Checkpoint) -> list[str]:
 def load_initial_weights(model: nn.Module, config: Config) -> tuple[list[str], list[str]]:
     """Loads the weights of `model.weights` into the model.
 
-    `model.weights` is a run, a shared folder or a checkpoint of ours; a public name, such as
+    `model.weights` is a run, a shared folder or a checkpoint; a public name, such as
     `torchvision/resnet50`, whose file is downloaded; or a public name with its file, such as
     `pyslowfast/I3D_8x8_R50:FILE`. For a 3-D network, 2-D weights are inflated by the method
     `model.inflate`. A classifier for other classes, and attention blocks that are missing in the
@@ -101,7 +101,7 @@ def _read(source: str) -> dict[str, Tensor]:
 
 
 def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
-    """Returns the largest modules that are missing as a whole, and other missing parameters."""
+    """Returns the outermost modules whose parameters are all missing, and other missing names."""
     counter = "num_batches_tracked"  # of batch norms; ignored
     lacking, found = set(missing), dict[str, None]()
     kept = [key for key in model.state_dict() if key not in lacking and not key.endswith(counter)]
@@ -116,7 +116,7 @@ def _outermost(model: nn.Module, missing: Sequence[str]) -> list[str]:
 
 
 def _identities(model: nn.Module, names: Sequence[str], clip: ClipConfig) -> list[str]:
-    """Returns the modules whose output equals their input, on a random clip."""
+    """Returns the names of the modules whose output equals their input, on a random clip."""
     generator = torch.Generator().manual_seed(0)  # leaves the run's random state unchanged
     video = torch.randn(1, 3, clip.num_frames, clip.height, clip.width, generator=generator)
     was_training = model.training

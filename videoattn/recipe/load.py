@@ -95,10 +95,10 @@ def from_stored(
 
 def comparable(values: Values) -> dict[str, Any]:
     """Returns all settings of a stored config as plain values, with the defaults of newer keys.
-    They are only for comparison: none is resolved.
+    Interpolations are not resolved: the values are only for comparison.
 
     Raises:
-        ValueError: If they are damaged, too many, or of another version.
+        ValueError: If the settings are damaged, too many, or of another version.
     """
     source = "the checkpoint's config"
     check_bounds(values, source, stored.MAX_SETTINGS)
@@ -109,7 +109,7 @@ def comparable(values: Values) -> dict[str, Any]:
     except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"the config is of another version or damaged: {error}") from error
     settings: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    return as_written(_plain(settings))  # it has tuples
+    return as_written(_plain(settings))  # turns tuples into lists
 
 
 def shareable(values: Values) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def to_yaml(config: Config) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Returns the content of a YAML file, without inserting any `${key}`."""
+    """Returns the content of a YAML file, without resolving interpolations (`${key}`)."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:  # the second: NUL and others
@@ -147,7 +147,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def _parse(word: str) -> dict[str, Any]:
-    """Parses `key=value`: a text field takes the value as typed, other fields parse it as YAML."""
+    """Parses `key=value` into nested dictionaries. A text field takes the value as typed; for other
+    fields it is parsed as YAML."""
     key, equals, text = word.partition("=")
     if not equals:
         raise ValueError(f"override {word!r} is not key=value, as in train.lr=0.02")
@@ -231,7 +232,7 @@ def _check_values(config: Config) -> None:
 
 
 def _without_tilde(config: Config) -> Config:
-    """Replaces a leading "~" in paths: the shell leaves it in `data.root=~/clips`."""
+    """Expands a leading "~" in paths, because a shell does not expand `data.root=~/clips`."""
     data, weights = config.data, config.model.weights
     names = ("root", "train_split", "test_split", "class_list")
     paths = {name: getattr(data, name) for name in names}
@@ -241,7 +242,7 @@ def _without_tilde(config: Config) -> Config:
 
 
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields every text in nested containers, with its dotted key."""
+    """Returns an iterator over (dotted key, text) of every text in nested containers."""
     return ((key, text) for key, text in stored.leaves(value) if isinstance(text, str))
 
 
@@ -264,7 +265,7 @@ def _reason(error: OmegaConfBaseException) -> str:
 
 
 def _typed(full_key: object) -> str:
-    """Returns a key as it is typed: model.attention.1.after."""
+    """Returns a key as the user types it, such as model.attention.1.after."""
     return str(full_key).replace("attention.then.", "attention.")
 
 

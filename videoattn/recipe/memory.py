@@ -16,8 +16,7 @@ from videoattn.recipe.load import to_dict
 
 
 def remember_data(folder: Path, config: Config) -> None:
-    """Records the data section of a run, which `test` uses: it must not trust the config in the
-    folder."""
+    """Records a run's data section for `test`, which must not trust the config in its folder."""
     record = {"folder": str(folder.resolve()), "data": to_dict(config)["data"]}
     try:
         write_text(_record(folder, "runs", ".json"), json.dumps(record, indent=2) + "\n")
@@ -26,8 +25,7 @@ def remember_data(folder: Path, config: Config) -> None:
 
 
 def remembered_data(run: Path) -> dict[str, Any] | None:
-    """Returns the data section of a run that this user trained there, or None. A checkpoint belongs
-    to the run in its folder."""
+    """Returns the data section of a run (folder or file in it) that this user trained, or None."""
     path = _record(run.parent if run.is_file() else run, "runs", ".json")
     if not path.is_file():
         return None
@@ -36,7 +34,7 @@ def remembered_data(run: Path) -> dict[str, Any] | None:
 
 
 def recall_counts(datasets: Sequence[ClipDataset]) -> None:
-    """Gives the datasets the numbers of frames that earlier runs found in the same folder."""
+    """Gives each dataset the numbers of frames that earlier runs found in its folder."""
     for dataset in datasets:
         try:
             dataset.use_counts(read_counts(_record(dataset.samples.root, "counts", ".npz")))
@@ -45,7 +43,7 @@ def recall_counts(datasets: Sequence[ClipDataset]) -> None:
 
 
 def remember_counts(datasets: Sequence[ClipDataset]) -> None:
-    """Records the numbers of frames that the datasets found."""
+    """Records the numbers of frames that the datasets found, for `recall_counts`."""
     for dataset in datasets:
         path = _record(dataset.samples.root, "counts", ".npz")
         try:

@@ -30,7 +30,7 @@ def make_model(
 
     Raises:
         ValueError: If a network, system, option or position does not exist; the message lists the
-            valid ones. If two systems need the same position, or an attention system makes an
+            valid ones. Also if two systems need the same position, or an attention system makes an
             option of the network ineffective.
     """
     if isinstance(config, str):
@@ -56,7 +56,7 @@ def make_model(
 def _systems(
     config: ModelConfig,
 ) -> list[tuple[str, SystemConfig, AttentionSystem, dict[str, Any]]]:
-    """Returns the key, the settings, the row and the options of each attention system."""
+    """Returns the key, the settings, the table entry and the options of each attention system."""
     if config.edition not in EDITIONS:
         raise ValueError(f"model.edition: got {config.edition}; choose 1 or 2")
     found, chosen = [], config.attention.systems
@@ -75,7 +75,7 @@ def _systems(
 
 
 def split_systems(argument: str, names: str) -> list[str]:
-    """Returns the systems of "non_local+cbam"."""
+    """Splits names such as "non_local+cbam" into a list, and checks them."""
     systems = [one_of(argument, name, SYSTEMS) for name in names.split("+")]
     _check_heads(argument, systems)
     return systems
@@ -83,8 +83,8 @@ def split_systems(argument: str, names: str) -> list[str]:
 
 @contextmanager
 def _option_errors(key: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Raises any error of a constructor with options as a ValueError: the options of a recipe or a
-    stored config may have values of any type."""
+    """Turns errors of a constructor that gets options into ValueErrors, because the options of a
+    recipe or a stored config may have values of any type."""
     try:
         yield
     except Exception as error:

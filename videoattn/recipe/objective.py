@@ -37,8 +37,8 @@ def test_objective(train: TrainConfig) -> Objective:
 
 
 def with_frame_losses(settings: OptimSettings, config: Config, model: nn.Module) -> OptimSettings:
-    """Returns settings with one loss per frame, if the recipe has it: in every forward pass, the
-    classifier keeps its logits (N, T, K) of the frames."""
+    """Returns the settings, with one loss per frame if the recipe has `per_frame_loss`. A hook then
+    keeps the logits (N, T, K) that the classifier returns in each forward pass."""
     if not config.train.per_frame_loss:
         return settings
     classifier = info(model).classifier
@@ -63,7 +63,7 @@ def make_mix(augment: AugmentConfig, num_classes: int, num_clips: int = 1) -> Mi
 
 
 def sampling_exponent(config: Config, subset: Literal["train", "test"], samples: Samples) -> float:
-    """Returns the exponent of balanced sampling; 0 for none, and for test videos."""
+    """Returns the exponent of class-balanced sampling, 0 to 1; 0 (no balancing) for test videos."""
     balance = config.train.class_balance
     if samples.label_sets is not None and config.train.loss != "bce":
         raise ValueError("train.loss: the videos have several labels; set train.loss=bce")

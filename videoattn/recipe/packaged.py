@@ -14,7 +14,7 @@ Kind = Literal["recipe", "class list"]
 
 
 def find_file(kind: Kind, name: str | Path) -> Path:
-    """Returns the file with a path, or with a bare name such as "demo".
+    """Returns the path of a file, which is given as a path or as a bare name such as "demo".
 
     A bare name is looked up in `configs` or `data/classes` of the current folder, then among the
     files that are installed.

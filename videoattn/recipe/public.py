@@ -16,16 +16,16 @@ from videoattn.weights.load import classifier_of
 from videoattn.weights.row import PublicModel
 
 NUM_SEGMENTS = 8
-"""An image network scores this many frames of a video, and its logits are averaged."""
+"""The number of frames of a video that an image network scores; their logits are averaged."""
 
 
 def is_public(path: str | Path) -> bool:
-    """Returns whether a run is the name of a public model, and not a folder or a file."""
+    """Returns whether a path names a public model, and not an existing file or folder."""
     return str(path) in PUBLIC and not Path(path).exists()
 
 
 def download(name: str) -> Path:
-    """Returns the published file of a public model, from the cache or its address."""
+    """Returns the path of a public model's file, which is downloaded unless it is cached."""
     try:
         return fetch(name)
     except DownloadError as error:
@@ -34,7 +34,7 @@ def download(name: str) -> Path:
 
 
 def read_public(name: str) -> tuple[Path, dict[str, Tensor], CheckpointMeta]:
-    """Returns the file of a public model, its weights under our names, and their metadata."""
+    """Returns the path of a public model's file, its weights under our names, and metadata."""
     file = download(name)
     weights = from_state_dict(name, read_state_dict(file)).state_dict()
     names, _ = class_names_of(PUBLIC[name], len(weights[f"{classifier_of(name)}.bias"]))
@@ -88,7 +88,7 @@ def class_names_of(row: PublicModel, num_classes: int) -> tuple[list[str], str]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Returns the lines of a text file that are not blank."""
+    """Returns the lines of a text file that are not blank, without white space at the ends."""
     return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 

@@ -35,8 +35,8 @@ from videoattn.types import Failure, Logits, Video
 from videoattn.weights import PUBLIC
 
 FOLD_FROM = 64
-"""Least number of views for which batch norms are folded. On one busy core, folding an I3D-R50 took
-2.5 s, and saved 0.15 s of the 0.8 s of each view in bfloat16 (tools/bench/views.py)."""
+"""Least number of views for which batch norms are folded into convolutions. For an I3D-R50 on one
+busy core, this took 2.5 s, and saved 0.15 of 0.8 s per view in bfloat16 (tools/bench/views.py)."""
 
 
 class Prediction(NamedTuple):
@@ -57,7 +57,7 @@ class Predictor:
     Args:
         checkpoint: The file with the weights.
         meta: The metadata of the checkpoint, without overrides.
-        folder: Default folder of the commands' output.
+        folder: The default output folder of the commands.
     """
 
     model: nn.Module
@@ -147,7 +147,7 @@ class Predictor:
         return Samples(Path(), paths=paths, labels=labels, class_names=self.class_names)
 
     def evaluate(self, samples: Samples, parallel: Parallel) -> Evaluation:
-        """Scores every view of the samples."""
+        """Returns the scores and the metrics of the samples, over all their views."""
         with Display(enabled=parallel.is_main) as display:
             batches = make_loader(self.config, "test", parallel, samples)
             model = self._scorer(len(samples))
@@ -159,8 +159,8 @@ class Predictor:
         """Yields the scores of a few samples at a time, in order, as soon as they are computed.
 
         Args:
-            num_videos: The number of videos of an interrupted call that these samples complete.
-                Norms are folded, or not, as in that call: the scores have the same bits.
+            num_videos: The number of all videos, if `samples` are the rest of an interrupted call.
+                Norms are folded, or not, as in that call, so that scores are equal bit for bit.
         """
         config = self.config
         if len(samples) == 1:  # starting loader processes would take longer
@@ -189,7 +189,7 @@ class Predictor:
         }
 
     def __getattr__(self, name: str) -> Any:
-        """Returns an attribute of the network, because earlier versions of `load` returned it."""
+        """Returns an attribute of the network, which earlier versions of `load` returned."""
         if name == "model":
             raise AttributeError(name)
         return getattr(self.model, name)
@@ -221,8 +221,8 @@ def load(
         data: A data section from a source that the user controls.
 
     Raises:
-        ValueError: If the run does not exist, a file is not a checkpoint of ours, or its weights
-            belong to another network.
+        ValueError: If the run does not exist, a file is not a checkpoint of this package, or its
+            weights belong to another network.
     """
     device = resolve_device(device) if isinstance(device, str) else device
     if public := is_public(path):

@@ -1,4 +1,4 @@
-"""Configs that are stored in run folders and checkpoints: of earlier versions, or somebody else's.
+"""Checks and updates stored configs, which may be of earlier versions or from strangers.
 
 Except for `check_lists`, the limits do not apply to recipes, nor to values that the user types.
 """
@@ -24,13 +24,13 @@ _STORED = {
 """Keys that the config.yaml of a run has in every version, and that no recipe lists together."""
 
 MAX_SETTINGS = 10_000
-"""Most values in the config, all nested ones together."""
+"""The largest number of values in a config, nested ones included."""
 
 MAX_SYSTEMS = 16
 """Largest number of attention systems. Each is built before the weights are read."""
 
 MAX_PIXELS = 2**30
-"""Most pixels in all views of a video, and in a batch of views: 3 GiB as bytes."""
+"""Most pixels in all views of a video, and in a batch of views: 3 GiB as uint8 RGB."""
 
 MAX_OPTION = 4096
 """Largest number among the options of the network and of its attention system: an option may be a
@@ -41,7 +41,7 @@ _SIZE = {"clip.num_frames", "clip.height", "clip.width", "test.height", "test.wi
 
 def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
     """Raises a ValueError if a number of a stored config, or a product of numbers, exceeds its
-    limit; numbers that the user typed have none."""
+    limit. No limit applies to numbers that the user typed."""
     if (count := len(config.model.attention.systems)) > MAX_SYSTEMS:
         raise ValueError(
             f"{source}: model.attention: got {count} systems; the limit is {MAX_SYSTEMS}"
@@ -81,7 +81,7 @@ def check_stored(config: Config, source: str, overrides: Sequence[str]) -> None:
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values in nested containers, and the keys that are texts, with dotted keys."""
+    """Yields (dotted key, value) of nested containers, and (dotted parent, key) of text keys."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from leaves(item, f"{key}.{name}" if key else str(name))
@@ -115,7 +115,7 @@ def is_stored(values: object) -> TypeGuard[Values]:
 
 
 def renamed(values: Values, notes: list[str]) -> dict[str, Any]:
-    """Replaces key names of earlier versions with the current ones."""
+    """Returns a config with the current names of renamed keys, and adds a note on each."""
     current = dict(values)
     for section, names in _RENAMED.items():
         if isinstance(part := values.get(section), Mapping):

@@ -141,7 +141,7 @@ def make_settings(
 
     Args:
         steps_per_epoch: Optimizer steps, after accumulation.
-        mix: Mixes the clips of a batch.
+        mix: Mixes the clips of a batch (mixup, cutmix).
         num_stages: The number of training stages of the model.
         class_weights: Factors of the classes' losses, (K,).
     """
@@ -181,7 +181,7 @@ def _schedule(train: TrainConfig, steps_per_epoch: int, num_steps: int) -> Calla
 
 
 def _auxiliary_weights(config: Config) -> dict[str, float]:
-    """Returns the attention system's loss weights; weights of the recipe replace them."""
+    """Returns loss weights by name: those of the recipe, else those of the attention systems."""
     names = [str(system.name) for system in config.model.attention.systems]
     table = EDITIONS[config.model.edition]
     own = {loss: weight for name in names for loss, weight in table[name].losses.items()}
@@ -204,7 +204,7 @@ def make_precision(
     """Returns the precision of training, and a note if it differs from the usual one.
 
     Networks of other libraries whose convolutions have wrong bfloat16 gradients on a CPU (see
-    layers.py) are trained in float32 there.
+    `layers.Conv3d`) are trained in float32 there.
     """
     name = config.train.precision
     if resolve_precision(name, device) != torch.bfloat16 or device.type != "cpu":
@@ -223,8 +223,8 @@ def make_precision(
 
 
 def make_trackers(config: Config, folder: Path) -> list[Tracker]:
-    """Returns the trackers of a recipe, and writes the identifiers of their runs to `folder`. If it
-    has some already, the trackers continue those runs."""
+    """Returns the trackers of a recipe, and writes the identifiers of their runs to `folder`. If
+    the folder has some already, the trackers continue those runs."""
     names, path = config.train.trackers, folder / TRACKERS
     for name in names:
         one_of("train.trackers", name, _TRACKERS)
