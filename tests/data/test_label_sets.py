@@ -251,6 +251,9 @@ def test_mixed_targets_are_blended() -> None:
 
 
 def test_a_shard_stores_one_label(tmp_path: Path) -> None:
+    unknown = Samples(tmp_path, paths=["a.mp4"], labels=[-1], class_names=["x", "y"])
+    with pytest.raises(ValueError, match=r"^samples: have unknown labels \(-1\); a shard stores"):
+        write_shards({"": unknown}, tmp_path / "shards", max_bytes=10**6)
     samples = Samples(
         tmp_path, paths=["a.mp4"], labels=LabelSets.of([(0, 1)]), class_names=["x", "y"]
     )

@@ -335,6 +335,8 @@ def test_threads_do_not_change_what_is_written(tmp_path: Path) -> None:
             {"task": "find"},
             r"task: 'find' does not exist; choose from match, match_unmarked, track",
         ),
+        ({"label": 4}, r"label: got 4; need 0 to 3"),
+        ({"label": -1}, r"label: got -1; need 0 to 3"),
         ({"identities": 3}, r"identities: got 3; need 4 to 48"),
         ({"dots": 5}, r"dots: got 5; choose from 2, 4, 8"),
         ({"gap": 0}, r"gap: got 0; need 1 to 42"),

@@ -108,6 +108,14 @@ def test_zero_crops_are_the_whole_frame(size: tuple[int, int], want: tuple[int, 
     assert transform.boxes(*size) == [Box(0, 0, *size)]
 
 
+def test_a_long_crop_keeps_its_aspect_ratio_where_it_does_not_fit() -> None:
+    """A crop of 6 x 12 from a portrait video: the widest box, not one that the resize stretches."""
+    transform = TestTransform(8, crop=(6, 12))
+    assert transform.boxes(16, 32) == [Box(2, 4, 14, 28)]  # fits: 12 x 24
+    assert transform.boxes(32, 16) == [Box(12, 0, 20, 16)]  # 12 x 24 does not: 8 x 16
+    assert transform.boxes(8, 8) == [Box(2, 0, 6, 8)]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

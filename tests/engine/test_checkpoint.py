@@ -116,7 +116,7 @@ def test_weights_of_another_model_are_named() -> None:
     other["extra.weight"] = other.pop("conv.bias")
     with pytest.raises(
         CheckpointError,
-        match=r"lacks conv.bias; has extra.weight, which the model has not; fc.weight is "
+        match=r"lacks conv.bias; has extra.weight, which the model lacks; fc.weight is "
         r"\(7, 8\), the model's is \(4, 8\); fc.bias",
     ):
         restore(model, other, path=Path("run/best.safetensors"))

@@ -58,6 +58,11 @@ def test_synchronized_norms_need_gpus(recipe: Path) -> None:
         ValueError, match=r"^train\.sync_norm: torch synchronizes batch norms on GPUs only; remove"
     ):
         assemble(config, replace(Parallel(), world_size=2))
+    config = load(recipe, [*ONE_EPOCH, "train.sync_norm=true", "data.on_error=skip"])
+    with pytest.raises(
+        ValueError, match=r"^train\.sync_norm: skipped videos would block it; use data.on_error="
+    ):
+        assemble(config, replace(Parallel(), world_size=2))
 
 
 def test_runs_stored_without_these_keys_keep_the_defaults(recipe: Path) -> None:

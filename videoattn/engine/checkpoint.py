@@ -186,7 +186,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> N
     """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in state]
-    problems += [f"has {name}, which the model has not" for name in state if name not in own]
+    problems += [f"has {name}, which the model lacks" for name in state if name not in own]
     problems += [
         f"{name} is {tuple(state[name].shape)}, the model's is {tuple(own[name].shape)}"
         for name in own

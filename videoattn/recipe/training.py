@@ -124,6 +124,8 @@ def synchronize_norms(config: Config, model: nn.Module, parallel: Parallel) -> N
     """Makes batch norms use the statistics of all processes, if the recipe has `sync_norm`."""
     if not config.train.sync_norm or parallel.world_size == 1:
         return
+    if config.data.on_error == "skip":  # a process without a clip makes no forward pass
+        raise ValueError("train.sync_norm: skipped videos would block it; use data.on_error=raise")
     if parallel.device.type != "cuda":
         raise ValueError("train.sync_norm: torch synchronizes batch norms on GPUs only; remove it")
     sync_batch_norms(model)

@@ -148,7 +148,7 @@ def _check_memo(file: BinaryIO) -> None:
     """
     for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) > count:
-            raise pickle.UnpicklingError(f"object {number} is stored before all others")
+            raise pickle.UnpicklingError(f"memo number {number} is too large")
     file.seek(0)
 
 

@@ -82,6 +82,10 @@ def _plan(samples: Samples, max_bytes: int, note: Callable[[bytes], None]) -> li
         raise ValueError("samples: got none; need at least 1")
     if samples.label_sets is not None:
         raise ValueError("samples: have several labels each; a shard stores one label per video")
+    if (samples.labels < 0).any():
+        raise ValueError(
+            "samples: have unknown labels (-1); a shard stores the label of each video"
+        )
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shards: list[Shard] = []
     used = 0

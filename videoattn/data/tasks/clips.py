@@ -135,6 +135,8 @@ def task_clip(
     """
     classes = TASKS[one_of("task", task, TASKS)]
     _check(identities, dots, gap)
+    if not 0 <= label < len(classes):
+        raise ValueError(f"label: got {label}; need 0 to {len(classes) - 1}")
     num_frames = SHOWN + gap if task in ("match", "match_unmarked") else NUM_FRAMES
     key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
     rng = np.random.default_rng(key)

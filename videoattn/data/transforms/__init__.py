@@ -270,7 +270,8 @@ def to_video(
 
 def source_size(height: int, width: int, short_side: int, crop: tuple[int, int]) -> tuple[int, int]:
     """Returns the size of the box that becomes `crop` if the short side becomes `short_side`."""
-    scale = min(height, width) / short_side
+    # A long crop that does not fit, as in a portrait video, keeps its aspect ratio.
+    scale = min(min(height, width) / short_side, height / crop[0], width / crop[1])
     h, w = (max(1, round(side * scale)) for side in crop)
     return min(height, h), min(width, w)
 
