@@ -48,7 +48,7 @@ class Summary(NamedTuple):
 
 
 def summarize(found: PairwiseMap) -> Summary:
-    """Returns the statistics of a map of one clip with `is_whole`, from a few rows at a time."""
+    """Returns the statistics of a map of one clip (with `is_whole`), a few rows at a time."""
     num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
     num_heads = found.rows.shape[1] if found.factors is None else found.factors.q.shape[1]
     received, strongest, top = torch.zeros(num_keys), torch.zeros(num_keys), 0.0
@@ -89,9 +89,10 @@ def choose_queries(
 
 
 def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
-    """Returns the position that adds most to a class's score: the maximum of HiResCAM if it sums to
-    the score, as with average pooling and one linear layer; else that of occlusion, which needs a
-    forward pass for each patch.
+    """Returns the position that adds most to a class's score.
+
+    This is the maximum of HiResCAM if it sums to the score, as with average pooling and one linear
+    layer; else that of occlusion, which needs a forward pass for each patch.
 
     Args:
         video: The network's input, one clip.

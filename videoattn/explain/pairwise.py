@@ -152,7 +152,7 @@ def window_of(weights: Tensor, clip: Grid) -> Window:
 
 
 def strongest_keys(weights: Tensor, count: int, clip: Grid) -> list[tuple[Position, float]]:
-    """Returns the centers and weights of the at most `count` cells of a map (T', H', W') with the
+    """Returns the centers and weights of up to `count` cells of a map (T', H', W') with the
     largest absolute weights, largest first. None is below the mean: a map with one peak has few."""
     grid = (weights.shape[0], weights.shape[1], weights.shape[2])
     flat = weights.flatten()

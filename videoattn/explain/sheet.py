@@ -179,7 +179,7 @@ class Sheet:
         identity: float | None = None,
     ) -> None:
         """Draws a bar from 0 to its value, and a text, below each panel, all on the same scale. A
-        line marks the identity value, if there is one, and texts are then on the right."""
+        line marks the identity value, if any. With it, or if low < 0, texts are on the right."""
         low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
         high = high if high > low else low + 1.0
         height, width = grid.panel

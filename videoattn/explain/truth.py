@@ -69,7 +69,7 @@ def meets(mask: Float[Tensor, "... T H W"], grid: Grid) -> Tensor:
 def place_scores(
     field: Float[Tensor, "t h w"], mask: Mask, distractors: Float[Tensor, "D T H W"]
 ) -> dict[str, float]:
-    """Returns pointing and mass on the object, the mass on distractors, and the chance of each."""
+    """Returns pointing, mass and lift (mass / area) on the object, distractor mass, and chances."""
     others = distractors.sum(0)
     grid = (field.shape[0], field.shape[1], field.shape[2])
     on_object, area = float(mass(field, mask)), float(mask.double().mean())

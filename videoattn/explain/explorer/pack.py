@@ -108,7 +108,7 @@ class Writer:
         self.file.write(text.encode())
 
     def write_blob(self, data: bytes) -> dict[str, int]:
-        """Writes bytes as chunks; returns the first chunk, the chunk count, the size and the CRC."""
+        """Writes bytes as chunks; returns the first chunk, the chunk count, the size and CRC-32."""
         first = self.num_chunks
         for start in range(0, len(data), CHUNK):
             self.write(f'<script type="text/plain" data-chunk="{self.num_chunks}">')

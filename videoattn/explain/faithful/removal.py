@@ -181,7 +181,7 @@ def area(curve: Float[Tensor, "... points"], num_cells: int) -> Float[Tensor, ".
 
 
 def remove_groups(hider: Hider, values: Tensor, order: Tensor) -> Groups:
-    """Returns the effects of hiding each of ten groups alone; `values` is the map, `order` (n,)."""
+    """Hides ten groups of `order` (n,), each alone; returns their mean values and effects."""
     parts = order.tensor_split(min(NUM_GROUPS, len(order)))
     masks = torch.zeros(len(parts) + 1, len(order), dtype=torch.bool)
     for mask, part in zip(masks[1:], parts, strict=True):
@@ -214,8 +214,8 @@ def sign_agreement(groups: Groups, *, signed: bool) -> Float[Tensor, ""]:
 def time_deletion(
     frozen: Hider, values: Float[Tensor, "t h w"], generator: torch.Generator
 ) -> Scores:
-    """Returns the scores with the 0, 1, ..., T' frames with the largest mean hidden. `frozen` is a
-    hider whose fill is "freeze"."""
+    """Returns the scores with 0, 1, ..., T' whole frames hidden, those with the largest mean of the
+    map first. `frozen` is a hider whose fill is "freeze"."""
     order = descending(values.mean((1, 2)), generator)
     frames = first_hidden(order, range(len(order) + 1))
     return frozen(frames.repeat_interleave(values[0].numel(), dim=1))

@@ -56,7 +56,7 @@ FRAMES_ONLY = ", frames only"
 def field_of(
     found: PairwiseMap | GateMap, clip: Grid, *, most_cells: int = MOST_CELLS
 ) -> Field | None:
-    """Returns the field of a map of one clip (T, H, W), or None without positions or all rows.
+    """Returns the field of a map of one clip (T, H, W); None if it has no positions or lacks rows.
 
     The field of a pairwise map is the mean weight that each key position receives; of a mask, its
     mean over channels; of poolings, their mean. Fields with more than `most_cells` are averaged.

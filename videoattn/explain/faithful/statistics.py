@@ -56,10 +56,8 @@ def middle(values: Float[Tensor, " R"]) -> tuple[float, float]:
 
 
 def spearman(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
-    """Returns Spearman's rank correlation of two maps, -1 to 1; ties share their mean rank.
-
-    It is 0 if one of the maps is constant.
-    """
+    """Returns Spearman's rank correlation of two maps, -1 to 1, or 0 if one of them is constant.
+    Equal values share their mean rank."""
     ranks = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
     ranks -= ranks.mean(1, keepdim=True)
     norms = ranks.norm(dim=1).prod()
