@@ -26,8 +26,8 @@ class Answer(NamedTuple):
 class Format(NamedTuple):
     """The text format of a file: its start, its end, its rows, and the separator between rows.
 
-    `read` returns the video and the text of each complete row of a file, which may be truncated. It
-    raises a ValueError if the text has another format.
+    `read` returns the video and the text of each complete row in the text of a file, which may be
+    truncated. It raises a ValueError if the text has another format.
     """
 
     start: str
@@ -48,7 +48,7 @@ def csv_format(top: int) -> Format:
 
     def read(text: str) -> list[tuple[str, str]]:
         if csv_text([header]).startswith(text):
-            return []  # it was cut in the header
+            return []  # the file was cut off within the header
         columns, *rows = csv.reader(io.StringIO(text, newline=""))
         if columns != header:
             raise ValueError(f"its columns are {first_few(columns)}; was --top another number?")
@@ -59,7 +59,7 @@ def csv_format(top: int) -> Format:
 
 
 def json_format() -> Format:
-    """Returns a list with a line per video: {"video": ..., "error": ..., "classes": [...]}."""
+    """Returns the format of a list of {"video": .., "error": .., "classes": [..]}, one per line."""
 
     def row(answer: Answer) -> str:
         classes = [{"name": name, "probability": round(p, 4)} for name, p in answer.classes]
@@ -84,15 +84,15 @@ def json_format() -> Format:
 
 
 class AnswerFiles:
-    """The output files of the main process."""
+    """The files of answers, which the main process writes."""
 
     def __init__(self, formats: Mapping[Path, Format]) -> None:
         self.formats = formats
         self._is_empty = True
 
     def start(self, videos: Sequence[str], *, resume: bool) -> list[str]:
-        """Writes the start of the files, and returns the videos that have no row yet."""
-        key = spreadsheet_cell  # a video as a CSV file holds it
+        """Starts the files, or with `resume` keeps their rows; returns the videos without a row."""
+        key = spreadsheet_cell  # the name of a video as a CSV file has it
         found = {path: self._read(path, resume) for path in self.formats}
         answered = [{key(video) for video, _ in rows} for rows in found.values()]
         done = set.intersection(*answered) if answered else set()
@@ -111,7 +111,7 @@ class AnswerFiles:
         self._is_empty = False
 
     def end(self) -> None:
-        """Completes the files."""
+        """Appends the end of the files."""
         for path, form in self.formats.items():
             self._append(path, form.end)
 

@@ -60,14 +60,14 @@ MAX_MESSAGE = 2000
 """Largest number of printed characters of an error, which may quote an untrusted file."""
 
 _LOST = re.compile(r"Connection (closed|reset) by (peer|remote)|remote process (has )?exited")
-"""What a collective of torch.distributed raises in the other processes."""
+"""Matches the errors of torch.distributed in processes that remain when another has ended."""
 
 
 class Commands(TyperGroup):
     """Imports a command's module when the command is called.
 
-    `videoattn --install-completion` makes the shell call `videoattn` with a variable set. Then a
-    stub takes the place of each command, which imports no torch.
+    After `videoattn --install-completion`, the shell calls `videoattn` with a variable set. A stub,
+    which does not import torch, then takes the place of each command.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -175,7 +175,7 @@ def _suggestions(command: str, words: Sequence[str]) -> list[str]:
 
 
 def _without_tilde(word: str) -> str:
-    """Replaces "~" in a path or in `--out=~/path`; the shell leaves it in the second."""
+    """Replaces "~" in a path or in `--out=~/path`, where the shell does not replace it."""
     option, path = re.findall(r"^(--[\w-]+=|)(.*)", word, re.DOTALL)[0]
     return f"{option}{os.path.expanduser(path)}"
 

@@ -35,7 +35,7 @@ MAX_VIEWS = 10
 """If a video has more views, only those of its middle clip are drawn."""
 
 Fed = Iterator[tuple[Sample, Tensor, Tensor]]
-"""A sample, its views as the network receives them (V, 3, T, H, W), and their targets."""
+"""Samples, each with its views as the network receives them (V, 3, T, H, W) and their targets."""
 
 
 def command(
@@ -146,7 +146,7 @@ def _rows(
             "mirrored" if mirrored else "",
             samples.paths[sample.index],
         ]
-        # Without the normalization.
+        # Undo the normalization.
         shown = ((videos[view] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         yield Clip(
             shown.transpose(0, 1),

@@ -206,5 +206,5 @@ def _license_text(predictor: Predictor) -> str:
 
 
 def _plain(text: object) -> str:
-    """Returns text on one line without the characters that Markdown and HTML interpret."""
+    """Returns text on one line, with the characters that Markdown or HTML interprets escaped."""
     return "".join(f"&#{ord(c)};" if c in "<>&|[]`*\\\n\r" else c for c in str(text))

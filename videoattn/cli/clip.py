@@ -25,7 +25,7 @@ from videoattn.recipe.run import Predictor
 
 @dataclass(frozen=True)
 class Clip:
-    """The center view of a video.
+    """One view of a video: the center crop of a clip.
 
     Args:
         name: The name of the file.
@@ -123,13 +123,13 @@ class Clip:
 
 
 def read_clip(predictor: Predictor, source: Path | FrameFolder, frame: int | None = None) -> Clip:
-    """Reads the clip in the middle of a video, or around a frame; decodes only its frames."""
+    """Reads a video's middle clip, or with dense sampling one around `frame`; decodes only that."""
     if isinstance(source, FrameFolder):
         return _read_clip(predictor, source, frame, *count_frames(source))
     with Video(source) as video:
         try:
             return _read_clip(predictor, video, frame, video.num_frames, video.fps)
-        except DecodeError as error:  # a damaged file lists more frames than decode
+        except DecodeError as error:  # a damaged file lists more frames than can be decoded
             if not error.num_frames:
                 raise
             return _read_clip(predictor, video, frame, error.num_frames, video.fps)
@@ -166,7 +166,7 @@ def _read_clip(
 
 
 class Recorded(NamedTuple):
-    """The maps of a clip by name, its logits (K,), and its chosen queries, if none were given."""
+    """The maps of a clip by name, its logits (K,), and the queries that were chosen, if any."""
 
     maps: Maps
     logits: Tensor
@@ -174,11 +174,10 @@ class Recorded(NamedTuple):
 
 
 def record_clip(loaded: Predictor, clip: Clip, queries: Sequence[Query] | None = None) -> Recorded:
-    """Records the maps of every block, so that they are whole if memory allows.
+    """Records the maps of every block, with all rows if memory allows.
 
     Args:
-        queries: Positions in the network's input. Default: chosen ones, if a block has a
-            pairwise map.
+        queries: Positions in the network's input. Default: `choose_queries`, for pairwise maps.
     """
     maps, logits = forward(loaded, clip, queries or (), factors="instead")
     pairwise = {name: found for name, found in maps.items() if isinstance(found, PairwiseMap)}
@@ -189,7 +188,7 @@ def record_clip(loaded: Predictor, clip: Clip, queries: Sequence[Query] | None =
         loaded.model, clip.video, clip.frames, label, loaded.class_names[label], maps
     )
     large = [name for name, found in pairwise.items() if not found.is_whole]
-    if large:  # their rows are too many; only these are recorded
+    if large:  # all rows are too many; record those of the chosen queries
         again, _ = forward(loaded, clip, [one.query for one in chosen], factors="instead")
         maps |= {name: again[name] for name in large}
     return Recorded(maps, logits, chosen)
@@ -198,7 +197,7 @@ def record_clip(loaded: Predictor, clip: Clip, queries: Sequence[Query] | None =
 def forward(
     loaded: Predictor, clip: Clip, queries: Sequence[Query], **options: Any
 ) -> tuple[Maps, Tensor]:
-    """Returns the maps and the logits; options as for `record_attention`."""
+    """Returns the maps and the logits (K,); options as for `record_attention`."""
     recording: AbstractContextManager[Maps] = nullcontext({})
     if recordable_blocks(loaded.model):
         recording = record_attention(loaded.model, queries=queries, **options)

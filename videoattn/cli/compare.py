@@ -50,7 +50,7 @@ Systems = Annotated[
 
 
 class Cell(NamedTuple):
-    """One run: the recipe with these changes, its folder, and its row and seed in a table."""
+    """A run: a recipe, its overrides, the folder and row of its table, its seed, and its folder."""
 
     recipe: Path
     overrides: tuple[str, ...]
@@ -144,7 +144,7 @@ def _systems(names: Sequence[str] | None) -> list[str]:
 
 
 def _shard(text: str, num_runs: int) -> slice:
-    """Returns the runs of a shard "i/n": each n-th, from the i-th on."""
+    """Returns the slice of the runs in shard "I/N": every N-th run from the I-th on."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise ValueError(f"--shard: got {text}; need I/N with I from 1 to N, such as 2/4")
@@ -154,7 +154,7 @@ def _shard(text: str, num_runs: int) -> slice:
 
 
 def _take(cell: Cell, folder: Path, others: Sequence[Path]) -> None:
-    """Copies the result of a run from the folder of another machine, if only that one has it."""
+    """Copies the result of a run from the folder of another machine, unless it has one here."""
     for other in others:
         if not other.is_dir():
             raise ValueError(f"--merge: {other} is not a folder; name the --folder of a comparison")
@@ -225,8 +225,8 @@ def _run(cell: Cell, device: str) -> None:
 
 
 def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
-    """Returns the scores of the maps before and after training, if the task has a truth. The
-    accuracy of a finished run does not depend on them."""
+    """Returns the scores of the maps before and after training, or {} if the task has no ground
+    truth. An error is only printed, because the accuracy of the run does not depend on it."""
     config = load(cell.recipe, cell.overrides)
     root = Path(config.data.root)
     if not has_truth(root):

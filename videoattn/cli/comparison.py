@@ -15,7 +15,7 @@ from videoattn.recipe.console import markdown_table
 RESULT = "result.json"
 NONE = "none"
 TRUTH = ("clips", "mass", "area", "pointing", "chance")
-"""Scores that every result has."""
+"""The scores in every value of `Result.truth`."""
 TRUTH_COLUMNS = {
     "mass": "weight on the evidence",
     "area": "its area",
@@ -46,7 +46,7 @@ class Result(NamedTuple):
     mean_class_accuracy: float | None = None  # not in results of earlier versions
     metric: str = "accuracy"
     correct: str = ""  # 1 or 0 for each decoded video, in the order of the list; "" for mAP
-    truth: dict[str, dict[str, float | int]] | None = None  # of a task with a truth
+    truth: dict[str, dict[str, float | int]] | None = None  # if the task has ground truth
 
 
 Rows = dict[str, dict[int, Result]]
@@ -54,7 +54,7 @@ Rows = dict[str, dict[int, Result]]
 
 
 def read_result(folder: Path) -> Result | None:
-    """Returns the result of a finished run.
+    """Returns the result of a run, or None if the run has not finished.
 
     Raises:
         ValueError: If the file is damaged.
@@ -114,8 +114,8 @@ def table_of(rows: Rows, failed: dict[str, str]) -> str:
 
 
 def truth_table(rows: Rows) -> str:
-    """Returns Markdown after an empty line: the scores of maps against the truth, as means over the
-    seeds that have them. Returns "" for a task without a truth."""
+    """Returns an empty line and a Markdown table with the scores of maps against the ground truth,
+    as means over the seeds that have them, or "" for a task without ground truth."""
     cells: list[Sequence[str]] = []
     for name, row in rows.items():
         found = [one.truth for one in row.values() if one.truth]
@@ -128,7 +128,7 @@ def truth_table(rows: Rows) -> str:
 
 
 def truth_cells(scores: Sequence[Mapping[str, float | int]]) -> list[str]:
-    """Returns the cells below `TRUTH_COLUMNS`: means, or "-" for what is not measured."""
+    """Returns the cells below `TRUTH_COLUMNS`: means, or "-" for scores that are not measured."""
     return [
         f"{100 * statistics.mean(one[key] for one in scores):.1f} %"
         if all(key in one for one in scores)
@@ -142,14 +142,14 @@ def _mean(row: Mapping[int, Result]) -> float:
 
 
 def difference(row: Mapping[int, Result], bare: Mapping[int, Result]) -> str:
-    """Returns the mean difference of two rows in points, on the same seeds and videos.
+    """Returns text with the mean difference of two rows in points, on the same seeds and videos.
 
-    The 95 % interval is over 2,000 resamples of seeds and of videos (bootstrap). If it contains 0,
-    the rows are a tie.
+    The 95 % interval is over 2,000 bootstrap resamples of seeds and of videos. If it contains 0,
+    the rows are a tie. Returns "-" if the rows cannot be compared.
     """
     pairs = [(row[seed].correct, bare[seed].correct) for seed in sorted(row.keys() & bare.keys())]
     if not pairs or len({len(text) for pair in pairs for text in pair} | {0}) != 2:
-        return "-"  # no common seed, other videos, or mAP
+        return "-"  # no common seed, different videos, or mAP
     ours, theirs = torch.tensor([[list(map(int, text)) for text in pair] for pair in pairs]).unbind(
         1
     )
@@ -166,6 +166,6 @@ def difference(row: Mapping[int, Result], bare: Mapping[int, Result]) -> str:
 
 
 def _shares(drawn: Tensor, size: int) -> Tensor:
-    """Returns how often each of `size` items is in each resample (R, size), as a share."""
+    """Returns the share (R, size) of each of `size` items in resamples of indices (R, size)."""
     counts = torch.zeros(len(drawn), size, dtype=torch.float64)
     return counts.scatter_add_(1, drawn, torch.ones_like(counts)) / size

@@ -29,7 +29,7 @@ BLOCK = "layer2.1_non_local"
 DRAWN = ("moves_left", "turns_clockwise")
 MOVES = ("moves_down", "moves_left", "moves_right", "moves_up")
 EXPECTED = 0.95
-"""Video accuracy that every working installation exceeds."""
+"""The video accuracy that every working installation reaches."""
 
 
 def command(

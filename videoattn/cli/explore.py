@@ -30,9 +30,9 @@ from videoattn.types import Frames
 EXPLORER = "explorer.html"
 ERRORS = "errors.html"
 NUM_CLASSES = 5
-"""Classes with a CAM: the most probable ones, and the true one."""
+"""The number of most probable classes with a CAM; the true class also has one."""
 NUM_STRIPS = 500
-"""Number of videos in the page of errors with frames. Each is decoded a second time."""
+"""The number of videos whose frames are in the page of errors. Each is decoded a second time."""
 
 
 def command(
@@ -88,7 +88,7 @@ def command(
 def _archives(
     loaded: Sequence[Predictor], videos: Sequence[Path], costs: bool
 ) -> Iterator[MapArchive]:
-    """Yields the maps of each video and run. The folder of a video may be its true class."""
+    """Yields the maps of each video and run. A folder named as a class is the true class."""
     for video in videos:
         folder = video.absolute().parent.name
         for predictor in loaded:
@@ -143,7 +143,7 @@ def write_errors_page(
     folder: Path,
     explorers: int,
 ) -> Path:
-    """Writes errors.html, and explorer pages of the most wrong videos below `explorers`."""
+    """Writes errors.html to `folder`, and explorer pages of the `explorers` most wrong videos."""
     best, guesses = evaluation.probabilities.max(dim=1)
     answers: list[tuple[int, Answer]] = []  # with the index of the video in the dataset
     for row, label in enumerate(evaluation.labels.tolist()):
@@ -187,7 +187,7 @@ def write_errors_page(
 def _write_frames(
     predictor: Predictor, source: Path | FrameFolder, label: int, page: Path | None, *, note: bool
 ) -> Frames | None:
-    """Returns frames of a video, or None with a note. Writes its explorer page, if it has one."""
+    """Returns a clip's frames, or None if it does not decode; writes its explorer to `page`."""
     try:
         clip = read_clip(predictor, source)
     except DecodeError as error:  # such as a file in a shard

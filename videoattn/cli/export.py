@@ -35,7 +35,7 @@ Network = Callable[[Tensor], Tensor]
 Writer = Callable[[Predictor, Tensor, Path], Network]
 
 TOLERANCE = 1e-4
-"""The largest difference from the network's logits, in standard deviations of the logits."""
+"""The largest allowed difference of the logits, in standard deviations of the logits."""
 
 
 def command(
@@ -95,7 +95,7 @@ def _folder(predictor: Predictor, clips: Tensor, output: Path) -> Network:
 
 def _write_card(predictor: Predictor, output: Path, video: Path | None) -> None:
     if video is not None:
-        from videoattn.cli.why import draw_summary  # imports what draws
+        from videoattn.cli.why import draw_summary  # loads the drawing code
         from videoattn.explain import write_png
 
         write_png(output / PICTURE, draw_summary(predictor, video))

@@ -120,7 +120,7 @@ def command(
 
 
 class Chosen(NamedTuple):
-    """What is scored: the maps of a run, by their names, on a number of videos."""
+    """The selection that is scored: names of maps and methods, and a number of random videos."""
 
     predictor: Predictor
     maps: tuple[str, ...]
@@ -136,14 +136,14 @@ class Chosen(NamedTuple):
     def fields(
         self, video: Tensor, target: int, model: nn.Module | None = None, **options: int
     ) -> dict[str, Field]:
-        """Returns the fields of the chosen maps of a clip, for the network or a changed copy."""
+        """Returns the fields of the chosen maps by name, for the network or a changed copy."""
         model = model or self.predictor.model
         recorded = bool(self.maps)
         found = make_fields(model, video, target, self.methods, recorded=recorded, **options)
         return {name: found[name] for name in (*self.maps, *self.methods)}
 
     def settings(self, **more: object) -> dict[str, Any]:
-        """Returns what the results depend on, for their header."""
+        """Returns the settings that the results depend on, with `more`, for their header."""
         return {
             "run": self.predictor.config.name,
             "network": self.predictor.config.model.name,
@@ -163,7 +163,7 @@ def choose(
     num_videos: int,
     out: Path | None = None,
 ) -> Chosen:
-    """Finds the maps with positions and the methods that apply, and prints what is left out.
+    """Returns the maps with positions and the methods that apply; prints the methods left out.
 
     Raises:
         ValueError: If a named method does not exist or does not apply, or no map has the name.
@@ -217,7 +217,7 @@ class Clips:
         self.indices = sorted(order[: chosen.num_videos].tolist())
 
     def frames(self, index: int) -> Tensor | None:
-        """Returns (1, T, C, H, W) uint8, or None if the video cannot be decoded."""
+        """Returns a decoded clip (1, T, C, H, W), uint8, or None if the video fails to decode."""
         sample = self.dataset[0, index]
         if isinstance(sample, Failure):
             show(f"note: {sample.path} is left out: {sample.reason}")
@@ -282,7 +282,8 @@ def _score_clip(
 
 
 def common_grid(fields: Mapping[str, Field]) -> Grid:
-    """Returns the coarsest grid along each axis: all maps are averaged to it."""
+    """Returns the grid that all maps are averaged to: the smallest size along each axis. Maps with
+    one position per frame limit only the number of frames."""
     sizes = [field.shape for field in fields.values()]
     spatial = [size for size in sizes if prod(size[1:]) > 1] or sizes
     height, width = (min(size[axis] for size in spatial) for axis in (1, 2))

@@ -21,13 +21,13 @@ from videoattn.recipe.console import markdown_table, show
 
 FIRST_NUMBER = 100_000
 """Clips from this number on are in no training or test set of the demo."""
-WINDOW = (0.35, 0.65)
+WINDOW = (0.35, 0.65)  # the part of a clip in which the object moves
 SCORES = ("pointing", "mass", "lift", "distractors", "time", "right_object", "tracking", "staying")
 CHANCES = {"mass": "area", "distractors": "distractors_area"}
 
 
 def score_known_motion(chosen: Chosen) -> None:
-    """Writes known_motion.json and known_motion.md.
+    """Scores maps of new demo clips, and writes known_motion.json and known_motion.md.
 
     Raises:
         ValueError: If the network does not know the demo's classes.
@@ -70,7 +70,7 @@ def _cell(rows: list[dict[str, float]], score: str) -> str:
 
 
 def _score(chosen: Chosen, number: int) -> dict[str, Any]:
-    """Scores three clips of one motion: as in the demo, moving for a while, and with a rival."""
+    """Scores three clips of a motion: as in the demo, in `WINDOW` only, with a second object."""
     names = list(MOTIONS)[number % len(MOTIONS) :] + list(MOTIONS)
     motion = names[0]
     rival = next(name for name in names if MOTIONS[name][0] != MOTIONS[motion][0])
@@ -110,7 +110,7 @@ def _read(chosen: Chosen, made: DemoClip) -> Clip:
 
 
 def _as_seen(masks: Tensor | None, clip: Clip) -> Tensor:
-    """Returns the frames and the crop of masks (..., T, H, W) that the network reads."""
+    """Returns the frames and the crop of a clip from masks (..., T, H, W) of the whole video."""
     assert masks is not None
     box = clip.box
     return masks[..., clip.numbers, box.y0 : box.y1, box.x0 : box.x1]

@@ -25,11 +25,11 @@ NUM_SEEDS = 3
 NUM_NORM_CLIPS = 32
 CENTER = "center"
 SIMILARITIES = ("signed", "absolute", "own")
-"""Of a map before and after: as it is, its absolute value, and minus the mean over the clips."""
+"""Correlations of maps before and after: as they are, absolute, and minus the mean over clips."""
 
 
 def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> None:
-    """Writes randomization.json, randomization.md and randomize.png.
+    """Compares maps, and writes randomization.json, randomization.md and randomize.png.
 
     Args:
         against: Another run of the same network, such as one trained on wrong labels.
@@ -43,7 +43,7 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
         targets = [int(predictor.model(video)[0].argmax()) for video in videos]
 
     def maps_of(model: nn.Module) -> dict[str, list[Field]]:
-        # Not averaged: what guided backpropagation keeps are edges, finer than cells.
+        # Not averaged, because guided backpropagation keeps edges, which are finer than cells.
         found = [
             chosen.fields(x, k, model, most_cells=x[0, 0].numel())
             for x, k in zip(videos, targets, strict=True)
@@ -90,7 +90,7 @@ def _other(predictor: Predictor, run: str) -> Predictor:
 
 
 class _Batches:
-    """Decoded clips as batches of eight."""
+    """A loader of decoded clips in batches of eight."""
 
     def __init__(self, frames: list[Tensor]) -> None:
         self.frames = frames
@@ -110,7 +110,7 @@ def _write(
     bands: Mapping[str, Mapping[str, tuple[float, float]]],
     others: Mapping[str, list[float]],
 ) -> None:
-    """Writes the verdicts: a map is insensitive if its interval lies above the band."""
+    """Writes the results. A map is insensitive if its interval lies above its "signed" band."""
     stages = list(rows[0]["cascade"])
     columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "absolute values"]
     columns += ["minus the mean map", "unrelated clips, minus the mean map"]

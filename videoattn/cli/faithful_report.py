@@ -72,8 +72,8 @@ class Results:
 
     @contextmanager
     def as_tables(self) -> Iterator[list[dict[str, Any]]]:
-        """Yields the results for tables. An error is that of the file, if it was read: it may have
-        been written by somebody else."""
+        """Yields the results. If some of them were read from the file, an error inside the `with`
+        means that the file is damaged, and becomes a ValueError."""
         try:
             yield list(self.done.values())
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -181,7 +181,7 @@ _KINDS = ("deletion", "insertion")
 
 
 def _at_tenth(curve: Tensor, num_cells: int) -> Tensor:
-    """Returns curves (N, points) at a tenth of the cells, between the two nearest points."""
+    """Returns the values (N,) of curves (N, points) at a tenth of the cells, interpolated."""
     at = [step / num_cells for step in steps(num_cells, curve.shape[1])]
     after = next(index for index, share in enumerate(at) if share >= 0.1)
     weight = (0.1 - at[after - 1]) / (at[after] - at[after - 1])

@@ -41,7 +41,7 @@ def command(
     # several machines would read the addresses of the previous ones.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     logging.disable(logging.WARNING)
-    # Of the errors of processes, only those that a signal ended: others print their own error.
+    # Logs only processes that a signal ended: the others print their own errors.
     api = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
     api.addFilter(lambda record: "exitcode: -" in record.getMessage())
     try:

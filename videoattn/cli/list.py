@@ -20,9 +20,9 @@ CLIP = (1, 3, 8, 224, 224)
 
 
 class AttentionRow(NamedTuple):
-    """An attention system, with its parameters and MACs in an I3D-R50 at default positions.
+    """An attention system, with the parameters and MACs that it adds to an I3D-R50.
 
-    A multiply-add is one MAC. Elementwise operations are not counted.
+    It is at its default positions. A multiply-add is one MAC; elementwise operations do not count.
     """
 
     name: str

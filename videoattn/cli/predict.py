@@ -133,7 +133,7 @@ def _inside(folder: str) -> list[str]:
 
 
 def unique_stems(videos: Sequence[str]) -> list[str]:
-    """Returns a file name for each video: its path relative to their common folder."""
+    """Returns unique file names without suffix, from the paths relative to the common folder."""
     folders = [os.path.dirname(os.path.abspath(video)) for video in videos]
     common = os.path.commonpath(folders)
     names = [os.path.splitext(os.path.relpath(os.path.abspath(v), common))[0] for v in videos]
@@ -156,8 +156,8 @@ def _score(
     folder: Path | None,
     parallel: Parallel,
 ) -> list[Failure]:
-    """Scores the videos that are left of `num_videos`, and writes or prints the answers as they
-    come; with a folder, also draws the reasons."""
+    """Scores the remaining `videos` of `num_videos`, and writes or prints the answers as they come;
+    with a folder, also draws the reasons. Returns the failures."""
     failures: list[Failure] = []
     if not videos:
         return failures
@@ -204,7 +204,7 @@ def _draw(
     parallel: Parallel,
 ) -> dict[str, list[Path]]:
     """Draws the reasons for answers, a part on each rank; returns the pictures of each video."""
-    from videoattn.cli.why import draw_reasons  # imports what draws
+    from videoattn.cli.why import draw_reasons  # loads the drawing code
 
     own = {}
     for video in scored[parallel.rank :: parallel.world_size]:

@@ -64,8 +64,8 @@ def to_line(samples: Samples, index: int) -> str:
 
 
 def inside(root: Path, paths: Sequence[str], follow_links: bool) -> list[int]:
-    """Returns the rows of the files to copy: without those that a link leads to outside of the
-    root, because the copy may be published. Shows how many are left out."""
+    """Returns the indices of the files to copy. Without `follow_links`, leaves out those that links
+    lead to outside of the root, because the copy may be published, and prints their number."""
     out = set() if follow_links else outside(root, paths)
     rows = [row for row, path in enumerate(paths) if path not in out]
     if out:

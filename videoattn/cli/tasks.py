@@ -208,7 +208,7 @@ def field(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 def _compare(rows: Tensor, masks: Tensor) -> dict[str, float]:
-    """Scores the row of the query, (1 + K, T', H', W') with the rows of K wrong queries."""
+    """Scores rows (1 + K, T', H', W') of the query and of K wrong queries; masks: (2, T, H, W)."""
     evidence, distractors = masks.double()
     row, wrong = rows[0], rows[1:]
     frames, height, width = row.shape

@@ -68,7 +68,7 @@ def command(
         check_classes(predictor.checkpoint, predictor.class_names, samples.class_names)
         folder = out or predictor.folder / "test"
         if errors:
-            from videoattn.cli.explore import write_errors_page  # imports what draws
+            from videoattn.cli.explore import write_errors_page  # loads the drawing code
 
             if samples.label_sets is not None:
                 raise ValueError(

@@ -56,8 +56,8 @@ Swap = Annotated[
 
 
 class Asked(NamedTuple):
-    """A query in the network's input, its pixel in the frames if the user named it, and the reason
-    for it if not."""
+    """A query in the network's input, and its pixel in the frames if the user named it, else the
+    reason for the choice."""
 
     query: Query
     pixel: Query | None = None

@@ -1,6 +1,6 @@
 """Draws attention (contact sheets, overlays) and computes post-hoc maps.
 
-The names below are imported on first use, because matplotlib takes half a second.
+The names below are imported on first use, because importing matplotlib takes half a second.
 """
 
 from importlib import import_module

@@ -9,11 +9,11 @@ from videoattn.explain.render import cells_of_frames, resize
 from videoattn.explain.sheet import Labels, Panels, Sheet, stack_grids
 from videoattn.types import Frames
 
-Box = tuple[int, int, int, int]  # y0, x0, y1, x1, ends excluded
+Box = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels; y1 and x1 are exclusive
 
 LINE_COLOR = (255, 214, 10)
-OUTSIDE = 0.45  # brightness outside the box
-GAP = 0.02  # of a frame's width, between it and its crop
+OUTSIDE = 0.45  # factor of the brightness outside the box
+GAP = 0.02  # between a frame and its crop, as a fraction of the frame's width
 
 
 def boxes_in_frames(
@@ -22,11 +22,11 @@ def boxes_in_frames(
     """Returns each frame's box in the pixels of `frames`, or None for a frame without one.
 
     Args:
-        recorded: Boxes (T', 4) in pixels of the network's input; zeros for no box.
+        recorded: (T', 4), y0, x0, y1, x1 in pixels of the network's input; zeros without a box.
         input_size: The (height, width) of that input. Default: the size of `frames`.
 
     Raises:
-        ValueError: If a box is empty or reaches outside the input.
+        ValueError: If a box is empty or reaches outside the input, or T' exceeds the frames.
     """
     size = (frames.shape[2], frames.shape[3])
     height, width = input_size or size
@@ -48,8 +48,8 @@ def boxes_in_frames(
 
 
 def box_panels(frames: Frames, boxes: list[Box | None], size: tuple[int, int]) -> Panels:
-    """Draws panels of (height, width): each frame with its box, the rest dimmed, and on its right
-    the contents of the box, enlarged to the same size."""
+    """Returns a panel for each frame: the frame, dimmed outside its box, then a gap, then the
+    contents of the box. `size` is the (height, width) of the frame and of the contents."""
     height, width = size
     gap = max(round(GAP * width), 2)
     gap += (2 * width + gap) % 2  # video encoders need an even width
@@ -81,7 +81,7 @@ def area_shares(frames: Frames, boxes: list[Box | None]) -> list[float]:
 def draw_boxes(
     frames: Frames, recorded: Tensor, title: str, labels: Labels, input_size: tuple[int, int] | None
 ) -> Image.Image:
-    """Draws a contact sheet of frames with their boxes; arguments as in `boxes_in_frames`."""
+    """Draws a contact sheet of frames with their boxes; see `boxes_in_frames`, `draw_sheet`."""
     boxes = boxes_in_frames(frames, recorded, input_size)
     num_frames, _, height, width = frames.shape
     (grid,) = stack_grids([num_frames], (100 * height, round((200 + 100 * GAP) * width)))

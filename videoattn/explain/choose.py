@@ -21,7 +21,7 @@ from videoattn.explain.render import cell_center
 from videoattn.models import info
 from videoattn.types import Frames, Video
 
-MOTION_CELL = 1 / 8  # of the shorter side: motion is summed over squares of this size
+MOTION_CELL = 1 / 8  # side of the squares over which motion is averaged / shorter side of the frame
 
 
 class Chosen(NamedTuple):
@@ -34,11 +34,11 @@ class Chosen(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Statistics over all position queries of a map, averaged over heads.
+    """Statistics of a pairwise map, averaged over heads, over all queries that have a position.
 
     Args:
         received: (P,), the mean weight that each key position receives.
-        strongest: (P,), the fraction of queries whose strongest key it is.
+        strongest: (P,), for each key position, the fraction of queries whose strongest key it is.
         top: The largest absolute weight.
     """
 
@@ -48,7 +48,7 @@ class Summary(NamedTuple):
 
 
 def summarize(found: PairwiseMap) -> Summary:
-    """Returns the summary of a complete map of one clip, computed from a few rows at a time."""
+    """Returns the statistics of a map of one clip (with `is_whole`), a few rows at a time."""
     num_queries, num_keys = prod(found.grid_q), prod(found.grid_k)
     num_heads = found.rows.shape[1] if found.factors is None else found.factors.q.shape[1]
     received, strongest, top = torch.zeros(num_keys), torch.zeros(num_keys), 0.0
@@ -69,12 +69,13 @@ def choose_queries(
     maps: Mapping[str, PairwiseMap | GateMap],
 ) -> list[Chosen]:
     """Returns the position that adds most to the score of a class, and the one with the most motion
-    or, if nothing moves, the one that receives the most attention in the last block.
+    or, if nothing moves, the one that receives the most attention in the last whole map, if any.
 
     Args:
         video: The network's input, one clip.
         frames: The same frames, at any resolution.
-        maps: The recorded maps of the clip.
+        label, class_name: The index and the name of the class.
+        maps: The recorded maps of the clip, by name.
     """
     chosen = [score_position(model, video, label, class_name)]
     moving = motion_position(frames, (video.shape[2], video.shape[3], video.shape[4]))
@@ -90,7 +91,7 @@ def choose_queries(
 def score_position(model: nn.Module, video: Video, label: int, class_name: str) -> Chosen:
     """Returns the position that adds most to a class's score.
 
-    Takes the maximum of HiResCAM if it sums to the score, as with average pooling and one linear
+    This is the maximum of HiResCAM if it sums to the score, as with average pooling and one linear
     layer; else that of occlusion, which needs a forward pass for each patch.
 
     Args:
@@ -126,8 +127,8 @@ def _sums_to_score(model: nn.Module, video: Video, found: GateMap, label: int) -
 def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None:
     """Returns the position with the most motion, or None if nothing moves.
 
-    Motion is the absolute change of gray between the previous and the next frame, minus the frame's
-    median change (which removes camera motion), summed over small squares.
+    Motion is the absolute change of gray between the previous and the next frame, minus the median
+    of the frame (to discount camera motion), clamped at 0 and averaged over small squares.
 
     Args:
         frames: The network's clip, at any resolution.

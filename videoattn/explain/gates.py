@@ -1,4 +1,4 @@
-"""Draws contact sheets of maps without a query: gates, masks, poolings and CAMs."""
+"""Draws contact sheets of maps without a query: gates, masks, poolings, boxes and CAMs."""
 
 from collections.abc import Sequence
 
@@ -30,15 +30,15 @@ from videoattn.explain.words import (
 )
 from videoattn.types import Frames
 
-MOST_CHANNELS = 3  # of a mask, below its mean
+MOST_CHANNELS = 3  # most channels of a mask that are drawn below its mean
 CHANNELS = (
     "A mask over the features: its mean at each position, and the channels that differ most from "
     "the mean and from each other"
 )
-LEAST_SPAN = 0.05  # of the largest weight: a nearly flat map must not look peaked
+LEAST_SPAN = 0.05  # least range of a scale / largest weight: a flat map must not look peaked
 HEADING = 34
 CHART_HEIGHT = 440
-NAMED = 6  # channels, at each end
+NAMED = 6  # the number of strongest, and of weakest, channels that are listed
 
 
 def draw_gate(
@@ -93,7 +93,7 @@ def gate_weights(gate_map: GateMap, sample: int) -> Tensor:
 
 
 def spatial_weights(gate_map: GateMap, weights: Tensor) -> Tensor:
-    """Returns one weight per position (T', H', W'): the mean over channels or weightings."""
+    """Returns weights (T', H', W'): for a mask or pooling, the mean over channels or weightings."""
     return weights.mean(0) if gate_map.kind in ("mask", "pooling") else weights
 
 
@@ -117,7 +117,7 @@ def _draw_frames(
     labels: Labels,
     headings: Sequence[str],
 ) -> Image.Image:
-    """Draws bars below the frames, and heat over them unless temporal, for each weighting."""
+    """Draws the frames once for each map, with heat (unless temporal), and bars below them."""
     temporal, identity = gate_map.kind == "temporal", gate_map.identity_value
     maps = _maps(gate_map, weights)
     if headings:
@@ -166,11 +166,11 @@ def _maps(gate_map: GateMap, weights: Tensor) -> dict[str, Tensor]:
 
 
 def different_channels(weights: Float[Tensor, "C T H W"], count: int) -> list[int]:
-    """Returns the channels whose maps differ most from the mean map and from each other.
+    """Returns up to `count` channels whose maps differ most from the mean map and from each other.
 
     Compares maps, minus their means, by Euclidean distance. Each step selects the channel whose
-    smallest distance to the mean map and to the selected channels is largest. Channels that are
-    closer than a hundredth of the mean map's own variation, or of the first distance, are left out.
+    smallest distance to the mean map and to the selected channels is largest. Stops if the distance
+    is at most 1 % of the norm of the mean map (minus its mean) or of the first distance.
     """
     maps = weights.flatten(1).double()
     maps = maps - maps.mean(1, keepdim=True)
@@ -186,7 +186,7 @@ def different_channels(weights: Float[Tensor, "C T H W"], count: int) -> list[in
 def _draw_channels(
     frames: Frames, gate_map: GateMap, weights: Tensor, title: str, labels: Labels
 ) -> Image.Image:
-    """Draws channels, sorted by gate, as bars or as a heat map with a column below each frame."""
+    """Draws the frames, and below them sorted channel gates: (C,) as bars, (C, T) as a heat map."""
     per_frame, num_frames = weights.ndim == 2, len(frames)
     means = weights.mean(1) if per_frame else weights
     order = torch.argsort(means, descending=True, stable=True)
@@ -222,7 +222,7 @@ def _draw_channels(
 def _draw_chart(
     sheet: Sheet, top: int, shown: Tensor, scale: Scale, order: list[int], identity: float | None
 ) -> None:
-    """Draws gates as bars (C) or as rows of a heat map (C, T), in the given order."""
+    """Draws sorted gates as bars (C,) or as a heat map (C, T); `order` has their channels."""
     corner = (MARGIN / sheet.width, 1 - (top + CHART_HEIGHT) / sheet.height)
     size = (CONTENT_WIDTH / sheet.width, CHART_HEIGHT / sheet.height)
     axes = sheet.axes.figure.add_axes((*corner, *size))
@@ -251,7 +251,7 @@ def _draw_chart(
 
 
 def _range(weights: Tensor, gate_map: GateMap, scale: Scale) -> str:
-    """Describes the range of the weights, in units of the scale, and the identity value."""
+    """Returns text with the minimum, mean and maximum weight / `scale.unit`, and the identity."""
     shown = weights / scale.unit
     found = torch.stack([shown.min(), shown.mean(), shown.max()])
     found = torch.where(found.abs() < 1e-3 * shown.abs().max(), 0, found)
@@ -271,14 +271,14 @@ def _bar_label(gate_map: GateMap, scale: Scale) -> str:
 
 
 def make_gate_scale(gate_map: GateMap, weights: Tensor, positions: int | None = None) -> Scale:
-    """Returns the scale for some weights of a gate map, of any shape.
+    """Returns the color scale for some weights of a gate map, of any shape.
 
     If weights lie on both sides of the identity value (or 0), the scale diverges around it.
-    Otherwise it spans the range of the weights, because half-open gates differ little compared with
-    their distance from 1.
+    Otherwise it spans the range of the weights, because gates often differ little compared with
+    their distance from the identity value.
 
     Args:
-        positions: The number of positions over which normalized weights sum to 1. Default: all.
+        positions: The number of weights that sum to 1, if normalized. Default: all.
     """
     if gate_map.normalized:
         return make_scale(weights, normalized=True, visible=positions)

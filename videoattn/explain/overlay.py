@@ -1,4 +1,4 @@
-"""Writes a clip with attention drawn over it as H.264 or WebP, in slow motion."""
+"""Writes a clip with attention drawn over it as a slow-motion MP4 (H.264) or animated WebP."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -25,10 +25,10 @@ from videoattn.files import write_whole
 from videoattn.types import Frames
 
 SHORT_SIDE = 448
-LONG_SIDE = 1920  # at most: every frame is drawn and encoded at this size
-STRIP = 40  # below the picture: one bar per frame, with the current frame highlighted
+LONG_SIDE = 1920  # pixels at most, because every frame is drawn and encoded
+STRIP = 40  # pixels below the picture, for one bar per frame; the current one is white
 SPATIAL = ("spatial", "mask", "pooling", "box", "cam")
-"""The kinds without a query that can be drawn over a frame."""
+"""The kinds of `GateMap` that can be drawn over frames."""
 FILE_RATE = 25  # frames per second; players seek badly at very low rates
 
 
@@ -44,17 +44,17 @@ def write_overlay(
     hold: int = 5,
     short_side: int = SHORT_SIDE,
 ) -> tuple[int, int]:
-    """Writes an MP4 (H.264) of T x `hold` frames at 25 frames per second, or a WebP (.webp), and
-    returns the (height, width) of the drawn frames, without the strip below them. The strip has a
-    bar for each frame: its share of the attention, its mean weight, or the area of its box. A
-    query's ring is bright on its own frame and faint on others.
+    """Writes an MP4 (H.264), or a WebP (.webp), and returns the (height, width) at which the
+    clip's frames are drawn. A strip below has a bar for each frame: its share of the attention, its
+    mean weight, or the area of its box. A query's ring is bright on its own frame, else faint.
 
     Args:
         frames, sample, query, pixel: As in `draw_sheet`; input_size: as in `draw_gate`.
-        short_side: Enlarge smaller frames to this side, if the long side stays below `LONG_SIDE`.
+        hold: For how many frames of the file, at 25 per second, each frame of the clip is shown.
+        short_side: Smaller frames are enlarged to this side; no side exceeds `LONG_SIDE`.
 
     Raises:
-        ValueError: As for `draw_sheet` and `draw_gate`, or if the map has no positions in frames.
+        ValueError: As in `draw_sheet`, `draw_gate`; if `hold` < 1, or the kind is not in `SPATIAL`.
     """
     if hold < 1:
         raise ValueError(f"hold: got {hold}; need 1 or more file frames per frame of the clip")
@@ -107,8 +107,8 @@ def _draw_gate(
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Returns an even size (for yuv420p): a short side of at least `short_side`, unless the long
-    side would exceed `LONG_SIDE`."""
+    """Returns an even (height, width), as yuv420p needs: the short side is at least `short_side`,
+    unless the long side would exceed `LONG_SIDE`."""
     factor = min(max(short_side / min(height, width), 1.0), LONG_SIDE / max(height, width))
     return max(2 * round(height * factor / 2), 2), max(2 * round(width * factor / 2), 2)
 

@@ -1,7 +1,7 @@
 """Draws contact sheets of pairwise attention: the weights of one query in all frames of a clip.
 
 The sheets extend figure 3 of Wang et al., "Non-local Neural Networks" (CVPR 2018): arrows join a
-query to its strongest key positions across the frames, over heat that shows the whole map.
+query to its strongest key positions across the frames, over a heat map of all its weights.
 """
 
 from typing import NamedTuple
@@ -55,12 +55,13 @@ def draw_sheet(
         frames: The network's clip: the same frames and crop, at any resolution.
         title: The heading; a second line is drawn smaller below it.
         labels: The number and time of each frame. Default: numbers from 0.
+        sample, query: The clip in the batch, and the row of the map (an index of `queries`).
         pixel: The query (frame, y, x) in `frames`. Default: the center of its cell.
-        origin: The (y, x) of the crop in the video, added to the query's pixel in the text.
-        words: The result of `describe_row`. Default: a description of the kind of picture.
+        origin: The upper left (y, x) of the crop in the video, added to the query in the text.
+        words: The text below the title, such as from `describe_row`. Default: what the sheet shows.
 
     Raises:
-        ValueError: If the pixel or the frames do not fit the map.
+        ValueError: If the pixel or the frames do not fit the map, or a weight is not finite.
     """
     weights = weights_of(attention_map, sample, query)
     clip = (frames.shape[0], frames.shape[2], frames.shape[3])
@@ -105,7 +106,7 @@ def _draw_marks(
 
 
 def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
-    """Returns the scale of a query's weights; for a local map, uniform over its window."""
+    """Returns a query's color scale; the uniform weight of a local map is that of its window."""
     visible = int((weights != 0).sum()) if attention_map.kind == "local" else None
     return render.make_scale(weights, normalized=attention_map.normalized, visible=visible)
 
@@ -113,8 +114,7 @@ def query_scale(attention_map: PairwiseMap, weights: Tensor) -> Scale:
 def query_position(
     attention_map: PairwiseMap, query: int, clip: Grid, pixel: Grid | None = None
 ) -> Position:
-    """Returns the position of a query in a clip: `pixel` (frame, y, x) or, without it, the center
-    of its cell.
+    """Returns the position of a query in a clip: `pixel` (frame, y, x), or else its cell's center.
 
     Raises:
         ValueError: If the pixel is outside the clip, or neither in the query's cell nor next to it.
@@ -152,8 +152,8 @@ def window_of(weights: Tensor, clip: Grid) -> Window:
 
 
 def strongest_keys(weights: Tensor, count: int, clip: Grid) -> list[tuple[Position, float]]:
-    """Returns the cells of a map (T', H', W') with the largest absolute weights, largest first.
-    There are at most `count`, and none is below the mean: a map with one peak has few."""
+    """Returns the centers and weights of up to `count` cells of a map (T', H', W') with the
+    largest absolute weights, largest first. None is below the mean: a map with one peak has few."""
     grid = (weights.shape[0], weights.shape[1], weights.shape[2])
     flat = weights.flatten()
     order = torch.argsort(flat.abs(), descending=True, stable=True)[:count]

@@ -1,6 +1,6 @@
 """Computes maps that explain the score of a class, for any network.
 
-A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/dA. x: the input.
+A: activations (N, C, T', H', W') of a layer. y, b: logit and bias of a class. G = dy/dA. x: input.
 
 | method          | map                                      | valid for                          |
 | cam             | Σ_c w_c A_c            (Zhou 2016)       | mean over A, then one linear layer |
@@ -16,8 +16,8 @@ A: activations of a layer, (N, C, T', H', W'). y: the logit of a class. G = dy/d
 | occlusion       | y(x) - y(x with a patch hidden)          | any; needs no gradients            |
 |                 | (Zeiler & Fergus 2013)                   |                                    |
 
-Values are raw; only pictures scale them. Means run over the T' x H' x W' positions of a clip, where
-the segments of a TSN are its T'. The default layer is the one whose output the head reads.
+Means are over the T' x H' x W' positions of a clip; the segments of a TSN are its T'. Maps are not
+rescaled. The default layer is the one whose output the head reads.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def cam(model: nn.Module, video: Video, targets: Labels, *, layer: str | None = 
 def grad_cam(
     model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
 ) -> GateMap:
-    """Returns a nonnegative map (N, T', H', W'). See the table."""
+    """Returns the Grad-CAM (N, T', H', W'), which is nonnegative. See the table above."""
     activations, gradients = _gradients(model, video, targets, layer)
     weights = gradients.mean((2, 3, 4))
     return GateMap("cam", torch.einsum("nc,ncthw->nthw", weights, activations).relu())
@@ -78,18 +78,18 @@ def grad_cam(
 def hires_cam(
     model: nn.Module, video: Video, targets: Labels, *, layer: str | None = None
 ) -> GateMap:
-    """Returns a signed map (N, T', H', W'). See the table."""
+    """Returns the signed HiResCAM (N, T', H', W'). See the table above."""
     activations, gradients = _gradients(model, video, targets, layer)
     return GateMap("cam", (activations * gradients).sum(1), identity_value=0.0)
 
 
 def saliency(model: nn.Module, video: Video, targets: Labels) -> GateMap:
-    """Returns the nonnegative map (N, T, H, W) of the score's gradient at each pixel."""
+    """Returns the largest absolute gradient of y over the channels of each pixel, (N, T, H, W)."""
     return GateMap("cam", _input_gradient(model, video, targets)[0].abs().amax(1))
 
 
 def guided_backprop(model: nn.Module, video: Video, targets: Labels) -> GateMap:
-    """Returns a nonnegative map (N, T, H, W): saliency whose ReLUs pass positive gradients only.
+    """Returns a nonnegative map (N, T, H, W): `saliency`, where ReLUs pass only positive gradients.
 
     Raises:
         ValueError: If the network has an activation that is not an nn.ReLU module.
@@ -110,9 +110,9 @@ def deconvnet(model: nn.Module, video: Video, targets: Labels) -> GateMap:
 def integrated_gradients(
     model: nn.Module, video: Video, targets: Labels, *, fill: str = "mean", num_steps: int = 32
 ) -> GateMap:
-    """Returns a signed map (N, T, H, W). See the table; f is the filled clip, as in `occlusion`.
+    """Returns the signed integrated gradients (N, T, H, W). See the table above.
 
-    Takes a gradient at the middle of each of `num_steps` equal parts of the line.
+    Averages over the midpoints of `num_steps` equal parts. f depends on `fill` (not "freeze").
     """
     start = filled(video, one_of("fill", fill, ("mean", "zero", "blur")))
     total = torch.zeros_like(video)
@@ -134,17 +134,17 @@ def occlusion(
 ) -> GateMap:
     """Returns the decrease of the score when a patch is hidden, as a map (N, T, H, W).
 
-    A pixel has the mean over the patches that contain it. Takes one forward pass per patch.
+    The value of a pixel is the mean over the patches that contain it; each needs a forward pass.
 
     Args:
-        patch: Frames, height and width. Default: a quarter of the clip and 2/7 of the frame.
-        stride: Default: half of the patch.
+        patch: Frames, height and width. Default: 1/4 of the clip, 2/7 of the height and width.
+        stride: Steps between patches along these axes. Default: half of the patch.
         fill: The content of a hidden patch: the clip's mean color, zero, the clip blurred in space,
             or "freeze", the frame before the patch, which hides only motion.
+        batch_size: The most clips in a forward pass, if N is not larger.
 
     Raises:
-        ValueError: If a patch is larger than the clip, a stride is not between 1 and the patch,
-            or the fill is unknown.
+        ValueError: If not 1 <= stride <= patch <= clip along an axis, or the fill is unknown.
     """
     _check_eval(model)
     one_of("fill", fill, FILLS)
@@ -185,7 +185,7 @@ def _activations(model: nn.Module, video: Video, layer: str) -> tuple[Tensor, Lo
     if not layer or layer not in dict(model.named_modules()):
         names = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"layer {layer!r} does not exist; choose {names}, or a module in one")
-    # A copy continues, because an in-place activation after the layer would overwrite its output.
+    # The network continues with a copy: a later in-place activation would change this output.
     with capture(model, [layer], copy=True) as outputs:
         logits = model(video)
     if outputs.calls[layer] != 1 or layer not in outputs or outputs[layer].ndim not in (3, 4, 5):
@@ -214,7 +214,7 @@ def _gradients(
 
 
 def _input_gradient(model: nn.Module, video: Video, targets: Labels) -> tuple[Video, Tensor]:
-    """Returns the gradient of the summed scores, and their sum."""
+    """Returns the gradient of the summed scores with respect to the input, and the sum."""
     _check_eval(model)
     with torch.enable_grad():
         x = video.detach().clone().requires_grad_()
@@ -230,7 +230,7 @@ def _with_relu_rule(model: nn.Module, video: Video, targets: Labels, *, masked: 
 
 
 def _windows(size: tuple[int, ...], patch: Triple | None, stride: Triple | None) -> list[Window]:
-    """Returns the slices of every patch of a clip (T, H, W)."""
+    """Returns the slices that select each patch of a clip of `size` (T, H, W)."""
     shares = (1 / 4, 2 / 7, 2 / 7)
     sides = patch or [max(1, round(a * s)) for a, s in zip(shares, size, strict=True)]
     steps = stride or [max(1, side // 2) for side in sides]
@@ -247,7 +247,7 @@ def _windows(size: tuple[int, ...], patch: Triple | None, stride: Triple | None)
 
 
 def filled(video: Video, fill: str) -> Video:
-    """Returns what hides a clip: its mean color, zero, or the clip blurred in space ("blur")."""
+    """Returns what replaces a hidden clip: its "mean" color, its "blur" in space, or zeros."""
     if fill == "mean":
         return video.mean((2, 3, 4), keepdim=True).expand_as(video)
     if fill == "blur":

@@ -38,7 +38,7 @@ def relu_rule(model: nn.Module, *, masked: bool) -> Iterator[None]:
 
 
 def check_rule(score: Tensor) -> None:
-    """Raises a ValueError if an activation in the graph is not a ReLU with a rule."""
+    """Raises a ValueError unless every activation in the graph is a ReLU with `relu_rule`."""
     ruled, plain, others, visited, nodes = 0, 0, set(), set(), [score.grad_fn]
     while nodes:
         node = nodes.pop()

@@ -20,7 +20,7 @@ SEQUENTIAL = "plasma"  # perceptually uniform, and none of its colors occurs in 
 DIVERGING = "coolwarm"
 STRONGEST_ALPHA = 0.75  # an object stays recognizable under the strongest color
 FRAME_SATURATION = 0.25
-LEAST_RANGE = 3.0  # in uniform weights: a nearly flat map must not look peaked
+LEAST_RANGE = 3.0  # least top of a scale, in uniform weights: a flat map must not look peaked
 
 
 class Position(NamedTuple):
@@ -98,7 +98,7 @@ class Scale(NamedTuple):
 
 
 def number_text(value: float | int) -> str:
-    """Formats a number: three digits, or two and a power of ten (2.9e4); the minus is U+2212."""
+    """Formats a number with three significant digits or as 2.9e4; the minus sign is U+2212."""
     text = f"{value:.3g}"
     if "e" in text:
         digits, power = f"{value:.1e}".split("e")
@@ -142,8 +142,8 @@ def colors_of(values: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def upsample(weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resamples a map (T', H', W') to (T', H, W); cell centers keep their values. Interpolation is
-    bicubic and clamped to the range of the map, against overshoot."""
+    """Resamples a map (T', H', W') to (T', H, W) with bicubic interpolation, clamped to the range
+    of the map, against overshoot."""
     # antialias selects the cubic kernel with a = -0.5, which rings less.
     drawn = interpolate(weights[None], size=size, mode="bicubic", antialias=True)[0]
     return drawn.clamp(weights.min(), weights.max())
@@ -161,8 +161,8 @@ def resize(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "T C H2 W2"]:
 
 
 def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
-    """Draws a map (T', H', W') over frames. Frames are desaturated first, because their own colors
-    could be mistaken for attention."""
+    """Returns frames with a map (T', H', W') drawn over them. They are desaturated first, because
+    their own colors could be mistaken for attention."""
     num_frames, _, height, width = frames.shape
     cells = cells_of_frames(num_frames, weights.shape[0])
     heat, alpha = colors_of(upsample(weights / scale.unit, (height, width)), scale)
@@ -177,7 +177,7 @@ def blend(frames: Frames, weights: Tensor, scale: Scale) -> Frames:
 @cache
 def color_table(name: str) -> Tensor:
     """Returns the colors of a color map of matplotlib, (256, 3), from 0 to 1."""
-    from matplotlib import colormaps  # not at the top: takes a part of a second
+    from matplotlib import colormaps  # not at the top: importing it is slow
 
     color_map = colormaps[name]
     return torch.tensor([color_map(i)[:3] for i in range(color_map.N)], dtype=torch.float32)

@@ -16,21 +16,21 @@ from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20
 HEAD, FOOT = 146, 84
-LABEL, BAR = 30, 50  # above and below a panel
+LABEL, BAR = 30, 50  # pixels above and below a panel
 CONTENT_WIDTH, LEAST_CONTENT = 1640, 880  # the header needs some room
 TALLEST_PANEL, TALLEST_CONTENT = 460, 1500
-PLEASANT_ASPECT = 1.8  # of all panels together
-MOST_COLUMNS, TALLEST, HEADING, BETWEEN = 16, 200, 40, 18  # of rows of clips
+PLEASANT_ASPECT = 1.8  # width / height of all panels together
+MOST_COLUMNS, TALLEST, HEADING, BETWEEN = 16, 200, 40, 18  # for `draw_clips`
 COLOR_BAR = (300, 14)  # width, height
 
 Panels = UInt8[Tensor, "P 3 H2 W2"]
 Labels = list[tuple[str, str]]
-"""The number of each frame, and its time or ""."""
+"""For each frame, the texts of its number and of its time, or ""."""
 
 
 class Grid(NamedTuple):
-    """A grid of panels. `corners` are (y, x) of panels; `panel` and `frame` are the (height, width)
-    of a panel and of its video; `top` and `bottom` include the heading and the bars."""
+    """A grid of panels, in pixels. `corners` are the upper left (y, x) of panels; `panel`, `frame`:
+    (height, width) of a panel and a video frame; `top`, `bottom`: edges with heading and bars."""
 
     corners: list[tuple[int, int]]
     panel: tuple[int, int]
@@ -59,7 +59,7 @@ def make_grid(
     gap: int = GAP,
     below: int = BAR,
 ) -> Grid:
-    """Lays out panels of one aspect ratio, as large as the sheet's width and `tallest` allow."""
+    """Lays out `count` panels as large as the sheet's width and `tallest`, their height, allow."""
     width = (CONTENT_WIDTH - (columns - 1) * gap) // columns
     width = max(min(width, tallest * frame[1] // frame[0]), 1)
     height = max(round(width * frame[0] / frame[1]), 1)
@@ -74,8 +74,7 @@ def make_grid(
 def choose_columns(count: int, aspect: float, groups: int = 1) -> int:
     """Returns the number of columns for `count` panels of an aspect ratio (width / height).
 
-    It is chosen to fill the rows, and to give `groups` such grids, one below the other, a pleasant
-    shape.
+    It fills the rows, and gives `groups` such grids, one below the other, a pleasant shape.
     """
     if count <= 4:
         return count
@@ -134,7 +133,7 @@ class Sheet:
             draw_text(self.axes, (MARGIN, y), text, room=room)
 
     def write_foot(self, parts: Sequence[str], note: str = "") -> None:
-        """Writes the meaning of the marks, and a note above it."""
+        """Writes the meanings of the marks in one line, and a note above it."""
         for y, text in ((52, note), (30, "  ·  ".join(parts))):
             at, room = (MARGIN, self.height - y), self.width - 2 * MARGIN
             draw_text(self.axes, at, text, size=13, color=SOFT, room=room)
@@ -179,8 +178,8 @@ class Sheet:
         texts: Sequence[str],
         identity: float | None = None,
     ) -> None:
-        """Draws a bar and a text below each panel, from 0 to its value, all to one scale. If there
-        is an identity value, a line marks it at every bar, and texts are on the right."""
+        """Draws a bar from 0 to its value, and a text, below each panel, all on the same scale. A
+        line marks the identity value, if any. With it, or if low < 0, texts are on the right."""
         low, high = min(0.0, *values), max(0.0, *values, identity or 0.0)
         high = high if high > low else low + 1.0
         height, width = grid.panel
@@ -223,7 +222,7 @@ def draw_clips(
         grid = make_grid(
             num_frames,
             (height, width),
-            ceil(num_frames / ceil(num_frames / MOST_COLUMNS)),  # full rows
+            ceil(num_frames / ceil(num_frames / MOST_COLUMNS)),  # rows of similar length
             tallest=TALLEST,
             top=grids[-1].bottom + BETWEEN if grids else HEAD,
             heading=HEADING,

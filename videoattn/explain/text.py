@@ -38,12 +38,12 @@ def canvas_axes(size: tuple[int, int]) -> Axes:
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Writes a picture, complete or not at all."""
+    """Writes a picture as a PNG file, complete or not at all."""
     write_whole(path, lambda file: picture.save(file, "PNG", compress_level=PNG_LEVEL))
 
 
 def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
-    """Draws the content of axes over a picture of the same size, and returns it in RGB."""
+    """Returns a picture in RGB with the content of axes of the same size drawn over it."""
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
@@ -52,7 +52,7 @@ def draw_over(picture: Image.Image, axes: Axes) -> Image.Image:
 
 
 def drawable(text: str, weight: str = "normal") -> tuple[str, list[str]]:
-    """Returns the text and the font families that draw it.
+    """Returns the text that can be drawn, and the font families that draw it.
 
     Other installed fonts draw the characters that DejaVu Sans lacks. Control characters, and those
     that no font has, are replaced; matplotlib would print a warning for each.

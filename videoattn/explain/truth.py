@@ -34,8 +34,8 @@ def mass(
 ) -> Float[Tensor, "..."]:
     """Returns the share of a map's positive weight that falls on the mask.
 
-    A uniform map has the mask's share of the clip, which is chance. A map without positive weight
-    counts as uniform.
+    Chance is the result of a uniform map: the share of the clip that the mask covers. A map without
+    positive weights counts as uniform.
     """
     positive = weights.double().clamp(min=0)
     total = positive.sum((-3, -2, -1), keepdim=True)
@@ -48,8 +48,8 @@ def pointing(
 ) -> Float[Tensor, "..."]:
     """Returns 1 if the cell with the highest weight meets the mask, else 0.
 
-    Of several highest cells, the mean. A cell meets the mask if the mask is above 0.5 anywhere in
-    it; `pointing_chance` is the share of such cells.
+    Cells that share the highest weight are averaged. A cell meets the mask if the mask is above 0.5
+    anywhere in it; `pointing_chance` is the share of such cells.
     """
     highest = weights == weights.amax((-3, -2, -1), keepdim=True)
     hits = highest & meets(mask, _grid(weights))
@@ -62,14 +62,14 @@ def pointing_chance(mask: Float[Tensor, "... T H W"], grid: Grid) -> Float[Tenso
 
 
 def meets(mask: Float[Tensor, "... T H W"], grid: Grid) -> Tensor:
-    """Returns whether the mask is above 0.5 anywhere in each cell."""
+    """Returns, for each cell, whether the mask is above 0.5 anywhere in it (bool)."""
     return cells((mask > 0.5).double(), grid) > 0
 
 
 def place_scores(
     field: Float[Tensor, "t h w"], mask: Mask, distractors: Float[Tensor, "D T H W"]
 ) -> dict[str, float]:
-    """Returns pointing and mass on the object and on distractors, each with its chance."""
+    """Returns pointing, mass and lift (mass / area) on the object, distractor mass, and chances."""
     others = distractors.sum(0)
     grid = (field.shape[0], field.shape[1], field.shape[2])
     on_object, area = float(mass(field, mask)), float(mask.double().mean())
@@ -85,14 +85,14 @@ def place_scores(
 
 
 def time_scores(field: Float[Tensor, "t h w"], moving: Float[Tensor, " T"]) -> dict[str, float]:
-    """Returns the mass in the frames in which the object moves (1 there, else 0), and chance."""
+    """Returns the mass in the frames in which the object moves (`moving` is 1), and chance."""
     mask = moving[:, None, None]
     return {"time": float(mass(field, mask)), "time_chance": float(moving.double().mean())}
 
 
 def rival_scores(field: Float[Tensor, "t h w"], mask: Mask, rival: Mask) -> dict[str, float]:
-    """Returns the mass on the object as a share of that on the object and a second one, and the
-    share of their areas, which is chance."""
+    """Returns the mass on the object as a share of the mass on the object and on a rival, and the
+    corresponding share of their areas, which is chance."""
     ours, theirs = float(mass(field, mask)), float(mass(field, rival))
     areas = float(mask.double().sum()), float(rival.double().sum())
     return {
@@ -102,11 +102,11 @@ def rival_scores(field: Float[Tensor, "t h w"], mask: Mask, rival: Mask) -> dict
 
 
 def tracking(found: PairwiseMap, mask: Mask) -> dict[str, float] | None:
-    """Follows the object with a query on it in each frame (T' of the queries).
+    """Scores whether queries on the object, at most one per frame, attend to it in other frames.
 
-    Returns, of the weight of rows in other frames: the share on the object there ("tracking") and
-    on the place where the object was in the query's frame ("staying"), each with the share of the
-    area, which is chance. None if no query lies on the object.
+    Returns the mean share of their weight in other frames on the object there ("tracking"), and on
+    its place in the query's frame ("staying"), each with the share of the area, which is chance.
+    Returns None if no query lies on the object, or the map is not whole or has one frame.
     """
     on_queries, on_keys = cells(mask, found.grid_q), cells(mask, found.grid_k)
     queries, frames = _queries_on(on_queries, found.grid_q, found.grid_k[0])
@@ -126,7 +126,7 @@ def tracking(found: PairwiseMap, mask: Mask) -> dict[str, float] | None:
 def _queries_on(
     covered: Float[Tensor, "t h w"], grid: Grid, key_frames: int
 ) -> tuple[Tensor, list[int]]:
-    """Returns the query in each frame whose cell the object covers most, and its frame of keys."""
+    """Returns each frame's query that the object covers most (at least half), and its key frame."""
     best = covered.flatten(1).max(1)
     frames = (best.values >= ON_OBJECT).nonzero().flatten()
     numbers = frames * prod(grid[1:]) + best.indices[frames]

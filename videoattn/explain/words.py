@@ -21,7 +21,7 @@ def percent(share: float) -> str:
 def describe_sheet(
     found: PairwiseMap, num_arrows: int, num_frames: int
 ) -> tuple[str, str, list[str]]:
-    """Returns what the sheet of a row shows, the label of its colors, and the meaning of its marks.
+    """Returns texts for a sheet: what it shows, the label of its colors, the meaning of its marks.
 
     Args:
         num_arrows, num_frames: Counts of the arrows and the panels of the sheet.
@@ -125,7 +125,7 @@ def describe_gate(gate_map: GateMap) -> str:
 
 
 def gate_noun(gate_map: GateMap) -> str:
-    """Returns the word for one weight of the map."""
+    """Returns the noun for one weight of the map, such as "gate"."""
     nouns = {"mask": "mask value", "cam": "contribution to the score"}
     default = "weight" if gate_map.identity_value is None else "gate"
     return "strength" if gate_map.description else nouns.get(gate_map.kind, default)
@@ -135,7 +135,7 @@ def grid_note(grid: tuple[int, ...], clip: tuple[int, ...], queries: tuple[int, 
     """Returns a sentence about the part of a clip (T, H, W) that each place of a grid covers.
 
     Args:
-        queries: The grid of the queries, if there are any. It is named if it is another one.
+        queries: The grid of the queries, if there are any. It is mentioned if it differs.
     """
     frames, places = clip[0] / grid[0], grid[1] * grid[2]
     amount = "all of the frame" if places == 1 else f"{100 / places:.2g} % of the frame"

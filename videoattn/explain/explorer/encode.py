@@ -27,7 +27,7 @@ from videoattn.explain.choose import Summary
 from videoattn.explain.gates import gate_weights
 
 LIMITS = {"qk16": 2e-3, "qk8": 2e-2}
-"""The largest distance of rows that each form of a product may have."""
+"""The largest distance between exact rows and those of each form of queries and keys."""
 KINDS = {"qk8": "|i1", "qk16": "<f2", "qk32": "<f4"}
 NUM_SAMPLED = 64
 MOST_WEIGHTINGS = 32
@@ -37,8 +37,8 @@ class Encoder:
     """Chooses the form of a pairwise map of one clip, and encodes it.
 
     Args:
-        found: A whole map.
-        compact: Prefer int8 for products.
+        found: A map with `is_whole`.
+        compact: Prefer int8 for queries and keys.
         mean: Store only the mean over heads, as rows.
     """
 
@@ -71,7 +71,7 @@ class Encoder:
         return known
 
     def encode(self, summary: Summary) -> bytes:
-        """Returns the bytes of the map, in the order in which `store.js` takes them."""
+        """Returns the bytes of the map, in the order in which `store.js` reads them."""
         parts = [_bytes(summary.received, "<f4"), _bytes(summary.strongest, "<f4")]
         if self.form.startswith("rows"):
             return b"".join([*parts, *self._rows()])
@@ -186,7 +186,7 @@ def encode_field(found: GateMap, input_size: tuple[int, int]) -> tuple[dict[str,
 
 
 def _unit(x: Tensor) -> float:
-    """Returns a power of two that scales a tensor into the range of float16."""
+    """Returns the power of two by which a tensor is divided to fit the range of float16."""
     most = float(x.abs().max())
     return 2.0 ** ceil(np.log2(most)) / 1024 if most > 0 else 1.0
 

@@ -21,8 +21,8 @@ class Answer(NamedTuple):
 
     Args:
         name: The video, as the page shows it.
-        label, guess: Class numbers.
-        label_probability, probability: Of the two classes.
+        label, guess: The indices of the true and the predicted class.
+        label_probability, probability: Their probabilities.
         frames: Some frames of the video, or None.
         explorer: The address of its explorer page relative to this page, or "".
         command: The command that writes an explorer page.
@@ -39,15 +39,15 @@ class Answer(NamedTuple):
 
     @property
     def wrongness(self) -> tuple[float, float]:
-        """Returns the sort key of errors: the probability of the guess minus that of the truth,
-        then the doubt about the truth."""
+        """Returns the sort key of errors: the probability of the guess minus that of the label,
+        then minus that of the label alone."""
         return self.probability - self.label_probability, -self.label_probability
 
 
 def write_errors(
     path: Path, answers: Iterable[Answer], *, run: str, about: str, class_names: Sequence[str]
 ) -> None:
-    """Writes the page.
+    """Writes the page of errors as one HTML file.
 
     Args:
         answers: The answers in the order of the page; an iterator may decode frames lazily.
@@ -72,7 +72,7 @@ def write_errors(
 
 
 def _strip(frames: Frames) -> bytes:
-    """Returns some frames side by side, as WebP."""
+    """Returns at most eight frames side by side, as WebP."""
     chosen = frames[:: max(len(frames) // STRIP_FRAMES, 1)][:STRIP_FRAMES]
     height, width = chosen.shape[2:]
     size = (max(round(width * STRIP_HEIGHT / height), 1), STRIP_HEIGHT)

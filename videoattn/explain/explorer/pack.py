@@ -58,7 +58,7 @@ class Budget(NamedTuple):
 
 
 def write_explorer(path: Path, archives: Iterable[MapArchive], budget: Budget) -> list[str]:
-    """Writes the explorer of some clips, and returns a list of omissions.
+    """Writes the explorer page of some clips, and returns a note for each omission.
 
     Args:
         archives: For each clip, its complete maps, its frames, and facts: `video`, `numbers` and
@@ -108,7 +108,7 @@ class Writer:
         self.file.write(text.encode())
 
     def write_blob(self, data: bytes) -> dict[str, int]:
-        """Writes bytes as chunks, and returns where they are."""
+        """Writes bytes as chunks; returns the first chunk, the chunk count, the size and CRC-32."""
         first = self.num_chunks
         for start in range(0, len(data), CHUNK):
             self.write(f'<script type="text/plain" data-chunk="{self.num_chunks}">')
@@ -163,7 +163,8 @@ def palette() -> dict[str, Any]:
 def _write_scene(
     writer: Writer, archive: MapArchive, clips: dict[str, dict[str, Any]], budget: Budget
 ) -> tuple[dict[str, Any], list[str]]:
-    """Writes the frames, if no earlier scene has them, and the maps of a clip."""
+    """Writes the maps of a clip, and its frames if no earlier scene has them. Returns the scene's
+    entry in the index, and a note for each omission."""
     assert archive.frames is not None
     about = archive.about
     sha256 = hashlib.sha256(archive.frames.contiguous().numpy().tobytes()).hexdigest()
@@ -213,7 +214,7 @@ def _write_frames(writer: Writer, frames: Frames, about: Mapping[str, Any]) -> d
 def _encode_fields(
     archive: MapArchive, grid: Grid
 ) -> tuple[list[tuple[dict[str, Any], bytes]], list[str]]:
-    """Returns the maps without a query; maps of one method for several classes become one."""
+    """Returns the encoded maps without a query, with one per method for all classes, and notes."""
     fields: dict[str, tuple[dict[str, Any], bytes]] = {}
     missing = []
     for full, found in archive.maps.items():
@@ -245,7 +246,8 @@ def _encode_fields(
 def _write_pairwise(
     writer: Writer, archive: MapArchive, grid: Grid, room: float, budget: Budget
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Writes the pairwise maps that fit, the most important first."""
+    """Writes the pairwise maps that fit into `room` bytes, the most important first, and returns
+    their entries in the index, and a note for each omission."""
     found = {name: m for name, m in archive.maps.items() if isinstance(m, PairwiseMap)}
     written, missing = [], []
     for name in by_importance(list(found), budget.layer):

@@ -6,8 +6,8 @@ row of query i (weight 0, a softmax row scaled to sum to 1 again) changes the re
     y'_i = (y_i - w_ij v_j) / (1 - w_ij)
 
 Knocking out the keys with the highest weight for all queries should change the class score more
-than knocking out random keys, or the block does not use where it looks. Values matter as well: the
-effect of key j follows w_ij |v_j - y_i|, not w_ij, so we report how far each orders the effects.
+than knocking out random keys, or the block does not use where it looks. The effect of key j is
+w_ij |v_j - y_i| / (1 - w_ij), so we report how well w_ij, and w_ij |v_j|, rank the effects.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,8 +43,8 @@ class Attends(Protocol):
 
 @runtime_checkable
 class Windowed(Protocol):
-    """A layer of several heads: the values (N, h, P, E) of its positions, its rows, and the output
-    for responses (N, C, T, H, W)."""
+    """A layer of several heads. `values` returns those of all positions (N, h, P, E), `maps` its
+    one map, and `pooled` the output for responses (N, C, T, H, W)."""
 
     def values(self, x: Tensor) -> Tensor: ...
 
@@ -66,7 +66,7 @@ def blocks_that_attend(model: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def replaced_attend(block: nn.Module, changed: Changed) -> Iterator[None]:
-    """Lets a block call `changed(attend, q, k, v)` in place of its `attend` inside the `with`."""
+    """Lets a block call `changed(attend, q, k, v)` instead of its `attend` inside the `with`."""
     assert isinstance(block, Attends)
     block.attend = partial(changed, block.attend)  # type: ignore[method-assign]
     try:
@@ -78,10 +78,10 @@ def replaced_attend(block: nn.Module, changed: Changed) -> Iterator[None]:
 def without(
     block: nn.Module, attend: Attend, q: Tensor, k: Tensor, v: Tensor, dropped: Tensor
 ) -> Tensor:
-    """Returns `attend` without the keys `dropped` (N, K), through the block's own fast path.
+    """Returns the response of `attend` without some keys; `dropped` (N, K) has their indices.
 
-    Keys of a softmax are left out, so that the other weights are scaled. Weights of other rules
-    do not depend on each other, so that the values of these keys become 0.
+    For a softmax, the keys are removed, so that the other weights sum to 1 again. For other rules,
+    whose weights do not depend on each other, the values of the keys are set to 0.
     """
     kept = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device).scatter(1, dropped, False)
     if getattr(block, "normalizer", "softmax") != "softmax":
@@ -94,11 +94,11 @@ def without(
 def without_keys(
     block: nn.Module, which: str, generator: torch.Generator, share: float = SHARE
 ) -> Iterator[None]:
-    """Knocks out a share of the keys for all queries: those that receive the "highest" or "lowest"
-    weight from all queries, or "random" ones."""
+    """Knocks out a share of the keys for all queries inside the `with`: those that receive the
+    "highest" or "lowest" weight from all queries, or "random" ones."""
 
     def choose(like: Tensor, received: Callable[[], Tensor]) -> Tensor:
-        """Returns keys (N, k), of as many as `like` (N, K, ...) has."""
+        """Returns the indices (N, k) of a share of K keys; `like` is (N, K, ...)."""
         if which == "random":
             values = torch.rand(like.shape[:2], generator=generator).to(like.device)
         else:
@@ -129,7 +129,7 @@ def without_keys(
 
 
 def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
-    """Yields the rows of all positions, a few at a time."""
+    """Yields the rows of all queries, a few queries at a time."""
     (found,) = block.maps(x).values()
     count = prod(found.grid_q)
     queries = torch.arange(count, device=x.device)
@@ -138,7 +138,7 @@ def _rows_of(block: Windowed, x: Video) -> Iterator[Float[Tensor, "N h Q P"]]:
 
 
 def _window_response(block: Windowed, x: Video, dropped: Int64[Tensor, "N K"]) -> Tensor:
-    """Returns the output of a layer without some keys. It is 0 where a window has no other key."""
+    """Returns a layer's output without some keys. Responses are 0 if a window has no other key."""
     v = block.values(x)
     is_dropped = torch.zeros(len(x), v.shape[2], dtype=torch.bool, device=x.device)
     is_dropped = is_dropped.scatter(1, dropped, True)[:, None, None]
@@ -155,7 +155,7 @@ def _window_response(block: Windowed, x: Video, dropped: Int64[Tensor, "N K"]) -
 def without_key(
     block: nn.Module, queries: Int64[Tensor, " Q"], keys: Int64[Tensor, "N Q"]
 ) -> Iterator[None]:
-    """Knocks one key out of the row of each query: of copy n, keys[n, i] for queries[i]."""
+    """Knocks a key out of the row of each query: in copy n of a clip, keys[n, i] for queries[i]."""
 
     def changed(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y = attend(q, k, v).clone()
@@ -172,12 +172,12 @@ def without_key(
 def row_order(
     model: nn.Module, block: nn.Module, video: Video, generator: torch.Generator
 ) -> dict[str, float]:
-    """Returns how far w_ij ("weights") and w_ij |v_j| ("weighted_values") order the effects of keys
-    on the block's output at the query: the mean Spearman over queries.
+    """Returns the mean over queries of Spearman's rho between w_ij ("weights"), or w_ij |v_j|
+    ("weighted_values"), and the effects of keys j on the block's output at query i.
 
-    Takes 16 random queries and, for each, 32 keys, stratified over the quantiles of the row; runs
-    the block once for every 32 keys. Returns {} if the block divides the clip into groups, or has
-    several heads.
+    Takes 16 random queries and, for each, 32 keys at evenly spaced ranks of the row. Runs the block
+    on 32 copies of the clip, each without one key per query. Returns {} if the block has several
+    heads, or attends within groups of positions.
     """
     if not isinstance(block, Attends):
         return {}
@@ -233,7 +233,7 @@ def block_off(block: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def answers_without(model: nn.Module, video: Video) -> dict[str, int]:
-    """Returns the class that the network names for one clip without each block, in turn.
+    """Returns the predicted class of one clip, an index, without each block in turn.
 
     Heads and layers that change the shape cannot be replaced by the identity, and are left out.
     """
@@ -245,7 +245,7 @@ def answers_without(model: nn.Module, video: Video) -> dict[str, int]:
 
 
 def _received(block: nn.Module, q: Tensor, k: Tensor) -> Float[Tensor, "N P"]:
-    """Returns the sum of the weights that each key receives, a few queries at a time."""
+    """Returns the sum of the weights that each key receives from all queries."""
     total = torch.zeros(k.shape[:2], device=k.device)
     for rows in q.split(max(MOST_ENTRIES // (len(k) * k.shape[1]), 1), dim=1):
         total += block.weights(rows, k).sum(1)  # type: ignore[operator]

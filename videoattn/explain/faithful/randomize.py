@@ -22,7 +22,7 @@ MODES = ("cascade", "independent")
 def stages_from_the_head(model: nn.Module) -> dict[str, list[str]]:
     """Returns the names of the parameters and buffers of each stage, the head first.
 
-    Everything that belongs to no stage and not to the classifier is the "stem", the last.
+    What belongs neither to a stage nor to the classifier is the last group, "stem".
     """
     structure = info(model)
     groups: dict[str, tuple[str, ...]] = {"head": (structure.classifier,)}
@@ -44,8 +44,8 @@ def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[
         mode: "cascade" from the head down, cumulative; "independent" one stage at a time.
 
     Yields:
-        The name of the stage, and the network in eval mode. The running statistics of its norms are
-        those of `fresh` there: recompute them, or the network returns constants.
+        The name of the stage, and the network in eval mode. The batch norms that were replaced have
+        the running statistics of `fresh`: recompute them, or the network returns constants.
     """
     start, drawn = model.state_dict(), fresh.state_dict()
     replaced: list[str] = []
@@ -57,16 +57,17 @@ def randomized(model: nn.Module, fresh: nn.Module, mode: str) -> Iterator[tuple[
 
 
 def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[float], ...]:
-    """Returns Spearman's rho of each clip's maps, of their absolute values, and of their `own`."""
+    """Returns three lists with Spearman's rho between each clip's maps before and after: of the
+    maps, of their absolute values, and of the maps minus their mean (`own`)."""
     pairs = (before, after), map(_absolute, (before, after)), map(own, (before, after))
     return tuple([spearman(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs)
 
 
 def own(fields: Sequence[Field]) -> list[Field]:
-    """Returns what is a clip's own: each map minus the mean of the maps over the clips.
+    """Returns each clip's map minus the mean map over the clips.
 
-    Where the maps of all clips are alike, hardly any map before and after can be more similar than
-    those of unrelated clips. What is their own can.
+    If the maps of all clips are alike, those of one clip before and after can hardly be more
+    similar than those of unrelated clips. Without the mean map, they can.
     """
     mean = torch.stack(list(fields)).mean(0)
     return [field - mean for field in fields]
@@ -79,9 +80,9 @@ def _absolute(fields: Sequence[Field]) -> list[Field]:
 def unrelated(fields: Sequence[Field], seed: int = 0) -> tuple[float, float]:
     """Returns the middle 95 % of the mean of Spearman's rho between the maps of unrelated clips.
 
-    Each of 1,000 draws puts the clips in a random circle, and compares neighbors: the same mean
-    over the same number of clips as that of a map before and after. Maps of different clips are
-    similar too, for example if all are highest in the middle.
+    Each of 1,000 resamples puts the clips in a random cyclic order and averages rho over neighbors,
+    so that the mean has as many terms as that of a map before and after. Maps of different clips
+    are similar, too, for example if all are highest in the middle.
 
     Raises:
         ValueError: If there are fewer than two clips.

@@ -18,10 +18,10 @@ the probability of the class and y its logit.
 | time          | area under p when whole frames freeze, in the order of their means   | low    |
 
 Groups are ten groups of (nearly) equal size, in the order of the map, each removed alone. SaCo
-compares pairs of groups: with the mean s_i of the map over group i and the effect d_i on y a cell,
+compares pairs of groups: with the mean s_i of the map in group i and its effect d_i on y per cell,
 w_ij = |s_i - s_j|, negative if the order of s and d disagrees, SaCo = sum w / sum |w|. We use means
-a cell where the paper has sums over equal groups, so that adding a constant to a map changes
-nothing if n is not a multiple of ten.
+per cell where the paper has sums over equal groups, so that adding a constant to a map changes
+nothing, even if n is not a multiple of ten.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ NUM_POINTS = 21
 NUM_GROUPS = 10
 
 Masks = Bool[Tensor, "M n"]
-"""For each of M copies of a clip, the hidden ones of the n cells, in the order T', H', W'."""
+"""For each of M copies of a clip, which of its n cells, in the order T', H', W', are hidden."""
 
 
 def softmax(logits: Logits) -> Tensor:
@@ -49,7 +49,7 @@ def softmax(logits: Logits) -> Tensor:
 
 
 class Scores(NamedTuple):
-    """The score y of a class, a logit, and its probability p, for each copy of a clip."""
+    """The score y of a class (its logit) and its probability p, for each copy of a clip."""
 
     y: Float[Tensor, " M"]
     p: Float[Tensor, " M"]
@@ -58,7 +58,7 @@ class Scores(NamedTuple):
 def hide(
     video: Float[Tensor, "1 C T H W"], masks: Masks, grid: Grid, fill: str
 ) -> Float[Tensor, "M C T H W"]:
-    """Returns copies (M, C, T, H, W) of a clip (1, C, T, H, W), each with its cells hidden.
+    """Returns copies (M, C, T, H, W) of a clip (1, C, T, H, W), each with its masked cells hidden.
 
     Args:
         fill: What a hidden cell shows: the clip's "mean" color, "zero", "blur", or "freeze", the
@@ -92,12 +92,12 @@ class Hider:
         model: A network in eval mode.
         video: One clip (1, C, T, H, W).
         grid: The grid of the cells.
-        target: The class.
+        target: The index of the class.
         fill: See `hide`.
         probabilities: Function from logits (M, K) to the probabilities of the classes.
         against: Another class. The score is then the difference of the two logits, and the
             probability that of the class among the two: why this class, and not that one?
-        batch_size: Copies in a forward pass.
+        batch_size: The most copies of the clip in a forward pass.
     """
 
     model: nn.Module
@@ -128,7 +128,7 @@ class Hider:
 
 
 class Curves(NamedTuple):
-    """Scores over the steps k of `steps`: cells hidden in order, and revealed in order."""
+    """Scores with the first k cells of an order hidden or revealed, for each k of `steps`."""
 
     deletion: Scores
     insertion: Scores
@@ -136,21 +136,21 @@ class Curves(NamedTuple):
 
 class Groups(NamedTuple):
     """For each group of cells, in the order of the map: the mean of the map, and the decrease of y
-    a cell when the group is hidden."""
+    per cell when the group is hidden."""
 
     means: Float[Tensor, " G"]
     effects: Float[Tensor, " G"]
 
 
 def descending(values: Tensor, generator: torch.Generator) -> Int64[Tensor, " n"]:
-    """Returns the cells by decreasing value. Ties have a random order, not that of a raster."""
+    """Returns the indices of the cells by decreasing value; ties are in random order."""
     flat = values.flatten()
     mixed = torch.randperm(len(flat), generator=generator)
     return mixed[flat[mixed].argsort(descending=True, stable=True)]
 
 
 def steps(num_cells: int, num_points: int = NUM_POINTS) -> list[int]:
-    """Returns the numbers k of hidden cells: 0, 5, .. 100 %, or every number if that is fewer."""
+    """Returns the numbers k of hidden cells, 0, 5, ..., 100 % of n, or all of 0 to n if fewer."""
     last = min(num_points - 1, num_cells)
     return [round(num_cells * index / last) for index in range(last + 1)]
 
@@ -163,7 +163,7 @@ def first_hidden(order: Int64[Tensor, " n"], counts: Sequence[int]) -> Bool[Tens
 
 
 def removal_curves(hider: Hider, order: Tensor, num_points: int = NUM_POINTS) -> Curves:
-    """Returns the scores with cells hidden, and with cells revealed, in the order (n,) of cells."""
+    """Returns the scores with cells hidden, and with cells revealed, in `order` (n,)."""
     masks = first_hidden(order, steps(len(order), num_points))
     # The whole and the empty clip are the ends of both curves.
     found = hider(torch.cat([masks, ~masks[1:-1]]))
@@ -175,13 +175,13 @@ def removal_curves(hider: Hider, order: Tensor, num_points: int = NUM_POINTS) ->
 
 
 def area(curve: Float[Tensor, "... points"], num_cells: int) -> Float[Tensor, "..."]:
-    """Returns the area under a curve over k / n, by trapezoids."""
+    """Returns the area under a curve over k / n, by the trapezoidal rule."""
     at = torch.tensor(steps(num_cells, curve.shape[-1]), dtype=curve.dtype) / num_cells
     return torch.trapezoid(curve, at)
 
 
 def remove_groups(hider: Hider, values: Tensor, order: Tensor) -> Groups:
-    """Returns the effects of hiding each of ten groups of cells alone."""
+    """Hides ten groups of `order` (n,), each alone; returns their mean values and effects."""
     parts = order.tensor_split(min(NUM_GROUPS, len(order)))
     masks = torch.zeros(len(parts) + 1, len(order), dtype=torch.bool)
     for mask, part in zip(masks[1:], parts, strict=True):
@@ -203,9 +203,9 @@ def saco(groups: Groups) -> Float[Tensor, ""]:
 
 
 def sign_agreement(groups: Groups, *, signed: bool) -> Float[Tensor, ""]:
-    """Returns the share of groups, 0 to 1, whose removal moves y as their mean says.
+    """Returns the share of groups, 0 to 1, whose removal changes y in the predicted direction.
 
-    Removing a group with a positive mean should lower y. Every group of an unsigned map should.
+    Removing a group with a positive mean should lower y; so should any group of an unsigned map.
     """
     expected = groups.means.sign() if signed else torch.ones_like(groups.means)
     return (groups.effects.sign() == expected).to(groups.means.dtype).mean()
@@ -214,8 +214,8 @@ def sign_agreement(groups: Groups, *, signed: bool) -> Float[Tensor, ""]:
 def time_deletion(
     frozen: Hider, values: Float[Tensor, "t h w"], generator: torch.Generator
 ) -> Scores:
-    """Returns the scores when whole frames (T' steps) are hidden, those with the largest mean
-    first. `frozen` is a hider whose fill is "freeze"."""
+    """Returns the scores with 0, 1, ..., T' whole frames hidden, those with the largest mean of the
+    map first. `frozen` is a hider whose fill is "freeze"."""
     order = descending(values.mean((1, 2)), generator)
     frames = first_hidden(order, range(len(order) + 1))
     return frozen(frames.repeat_interleave(values[0].numel(), dim=1))

@@ -41,11 +41,12 @@ from videoattn.explain.truth import cells
 from videoattn.types import Grid, Video
 
 Field = Float[Tensor, "t h w"]
+"""The weight of each position of a map of one clip."""
 MOST_CELLS = 4096
 COARSE: Grid = (8, 14, 14)
-"""The largest grid that a map with more cells is averaged to."""
+"""The largest grid to which a map with more than `MOST_CELLS` is averaged."""
 SIGNED = ("cam", "hires_cam", "integrated_gradients", "occlusion")
-"""Methods whose maps say that some places lower the score."""
+"""Methods whose maps are signed: negative weights mark places that lower the score."""
 NUM_RANDOM = 10
 LEAST_CELLS = 10
 """A map with fewer cells has no top tenth."""
@@ -55,7 +56,7 @@ FRAMES_ONLY = ", frames only"
 def field_of(
     found: PairwiseMap | GateMap, clip: Grid, *, most_cells: int = MOST_CELLS
 ) -> Field | None:
-    """Returns the field of a map of one clip (T, H, W), or None if it has no positions.
+    """Returns the field of a map of one clip (T, H, W); None if it has no positions or lacks rows.
 
     The field of a pairwise map is the mean weight that each key position receives; of a mask, its
     mean over channels; of poolings, their mean. Fields with more than `most_cells` are averaged.
@@ -89,10 +90,11 @@ def make_fields(
     recorded: bool = True,
     most_cells: int = MOST_CELLS,
 ) -> dict[str, Field]:
-    """Returns the fields of a clip's maps: of methods for a class, and of attention blocks.
+    """Returns the fields of a clip by name: of `methods` for a class, and of attention maps.
 
     Args:
-        most_cells: Fields with more are averaged.
+        recorded: Whether to include attention maps.
+        most_cells: Fields with more are averaged to a coarser grid.
 
     Raises:
         ValueError: If a method does not apply to the network.
@@ -115,11 +117,7 @@ def make_fields(
 def score_maps(
     hider: Hider, fields: Mapping[str, Field], fills: Sequence[str], generator: torch.Generator
 ) -> dict[str, Any]:
-    """Returns the curves and groups of each map and baseline of a clip, as JSON values.
-
-    Args:
-        fields: Maps on the hider's grid.
-    """
+    """Returns curves and groups, as JSON values, of maps on the hider's grid and of baselines."""
     every = dict(fields)
     every |= {name + FRAMES_ONLY: frame_map(field) for name, field in fields.items()}
     every |= {"center": center_map(hider.grid), "motion": motion_map(hider.video, hider.grid)}
@@ -127,7 +125,7 @@ def score_maps(
     record: dict[str, Any] = {"time": {}, "fills": {}}
     frozen = replace(hider, fill="freeze")
     for name, field in every.items():
-        if FRAMES_ONLY not in name:  # it has the frames of its map
+        if FRAMES_ONLY not in name:  # its frames have the same order as those of its map
             record["time"][name] = _plain(time_deletion(frozen, field, generator).p)
     random = [torch.rand(hider.grid, generator=generator) for _ in range(NUM_RANDOM)]
     for fill in fills:
@@ -154,14 +152,13 @@ def smooth_map(found: Field, generator: torch.Generator) -> Field:
 
 
 def center_map(grid: Grid) -> Field:
-    """Returns minus the squared distance to the middle of the clip, in half lengths of each
-    axis."""
+    """Returns minus the squared distance to the middle of the clip; all axes run from -1 to 1."""
     t, y, x = ((2 * torch.arange(size) + 1) / size - 1 for size in grid)
     return -(t[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
 
 
 def motion_map(video: Video, grid: Grid) -> Field:
-    """Returns the mean absolute difference to the frame before, 0 in the first frame."""
+    """Returns the mean absolute difference to the previous frame on a grid; 0 in the first."""
     change = torch.zeros_like(video[0, 0])
     change[1:] = video[0].diff(dim=1).abs().mean(0)
     return cells(change.cpu(), grid)
@@ -198,7 +195,8 @@ def shuffle_test(
 
 
 def score_blocks(hider: Hider, generator: torch.Generator) -> dict[str, Any]:
-    """Returns the effect of knocked-out keys and blocks on the class's score, as JSON values."""
+    """Returns, for each block, the decrease of the class's score without some keys (`KEYS`), the
+    values of `row_order`, and the class that is predicted without the block ("answer_off")."""
     rows: dict[str, Any] = {}
     model, whole = hider.model, torch.zeros(1, hider.num_cells, dtype=torch.bool)
     before = float(hider(whole).y)
@@ -223,7 +221,7 @@ def cost_of(
     label: int,
     probabilities: Callable[[Tensor], Tensor],
 ) -> str:
-    """Returns "; hiding its top tenth costs 31 points, random 6", or "" if a map has few places.
+    """Returns "; hiding its top tenth costs 31 points, random 6", or "" for fewer than ten cells.
 
     A point is 0.01 of the class's probability. Random is the mean of ten random tenths.
     """

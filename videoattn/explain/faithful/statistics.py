@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 NUM_RESAMPLES = 1000
-FLAT = 1e-9  # a smaller mean range of scores is that of a constant network
+FLAT = 1e-9  # a mean difference of scores below this counts as that of a constant network
 
 
 class Interval(NamedTuple):
@@ -24,9 +24,9 @@ class Interval(NamedTuple):
 def bootstrap(
     values: Float[Tensor, " N"], seed: int = 0, *, over: Float[Tensor, " N"] | None = None
 ) -> Interval:
-    """Returns the mean of a score over clips, with its interval over resamples of the clips.
+    """Returns the mean of a score over clips, with its 95 % interval over resamples of the clips.
 
-    The interval of a paired difference is that of the differences.
+    For a paired difference, pass the differences.
 
     Args:
         over: Divide the mean by the mean of these values in each resample, for a score relative to
@@ -50,16 +50,14 @@ def bootstrap(
 
 
 def middle(values: Float[Tensor, " R"]) -> tuple[float, float]:
-    """Returns the ends of the middle 95 % of resampled values."""
+    """Returns the 2.5 % and the 97.5 % quantile of resampled values."""
     low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high
 
 
 def spearman(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
-    """Returns the rank correlation of two maps, -1 to 1; ties share their mean rank.
-
-    It is 0 if one of the maps is constant.
-    """
+    """Returns Spearman's rank correlation of two maps, -1 to 1, or 0 if one of them is constant.
+    Equal values share their mean rank."""
     ranks = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
     ranks -= ranks.mean(1, keepdim=True)
     norms = ranks.norm(dim=1).prod()
