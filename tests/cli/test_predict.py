@@ -78,7 +78,7 @@ def test_folders_patterns_and_lists_name_videos(monkeypatch: pytest.MonkeyPatch)
         ("empty", "empty: no videos in this folder; its files are a.txt"),
         ("rtsp://host/x", "rtsp://host/x is an address; need a file: save some seconds first, with "
          "ffmpeg -i rtsp://host/x -t 10 clip.mp4"),
-        ("-", "no video is listed on standard input; need a path per line"),
+        ("-", "no video is given; need paths, or - and a path per line on standard input"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("inside")

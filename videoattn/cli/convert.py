@@ -1,5 +1,6 @@
 """`videoattn convert`: writes a public checkpoint as a folder for the other commands."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,7 @@ def command(
     show(f"{config.model.name}, {size:,} parameters; license of the weights: {row.license}")
     show(f"{num_classes} classes: {origin}")
     show(_views(row, config))
-    show(f"written: {output}; videoattn predict {output} VIDEO")
+    show(f"written: {output}; {shlex.join(['videoattn', 'predict', str(output)])} VIDEO")
 
 
 def _resolved(name: str | None, file: Path, output: Path | None) -> tuple[str, Path | None, Path]:

@@ -81,7 +81,7 @@ def command(
         _write_card(predictor, output, video)
     show(
         f"{output}: differs by {difference:.1e} of the logits' standard deviation from {run}, "
-        "for 1 clip and 3"
+        "for batches of 1 and 3 clips"
     )
 
 

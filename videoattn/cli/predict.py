@@ -104,7 +104,9 @@ def find_videos(words: Sequence[str | Path]) -> list[str]:
         for line in filter(None, lines):
             found += _videos_of(line)
     if not found:
-        raise ValueError("no video is listed on standard input; need a path per line")
+        raise ValueError(
+            "no video is given; need paths, or - and a path per line on standard input"
+        )
     return list(dict.fromkeys(found))
 
 

@@ -1,6 +1,7 @@
 """`videoattn visualize`: draws the attention of a network across the frames of a video."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -104,7 +105,7 @@ def command(
         return draw_score(loaded, video, folder, method, layer, target, score)
     written = _draw_attention(loaded, video, folder, layer, query or (), score)
     page = loaded.folder / EXPLORER
-    how = page if page.exists() else f"videoattn explore {run} {video}"
+    how = page if page.exists() else shlex.join(["videoattn", "explore", f"{run}", f"{video}"])
     show(f"every other query, in a page to click: {how}")
     return written
 

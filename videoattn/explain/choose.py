@@ -141,11 +141,11 @@ def motion_position(frames: Frames, clip: tuple[int, int, int]) -> Chosen | None
     change = (gray[gap:] - gray[:-gap]).abs()
     change = (change - change.flatten(1).median(1).values[:, None, None]).clamp_min(0)
     side = max(round(MOTION_CELL * min(gray.shape[1:])), 1)
-    sums = F.avg_pool2d(change[:, None], side, max(side // 2, 1))[:, 0]
-    if float(sums.max()) == 0:
+    changes = F.avg_pool2d(change[:, None], side, max(side // 2, 1))[:, 0]
+    if float(changes.max()) == 0:
         return None
-    index = int(sums.argmax())
-    frame, row = index // prod(sums.shape[1:]), index // sums.shape[2] % sums.shape[1]
-    y, x = ((cell * max(side // 2, 1) + side / 2) for cell in (row, index % sums.shape[2]))
+    index = int(changes.argmax())
+    frame, row = index // prod(changes.shape[1:]), index // changes.shape[2] % changes.shape[1]
+    y, x = ((cell * max(side // 2, 1) + side / 2) for cell in (row, index % changes.shape[2]))
     pixel = int(y * clip[1] / gray.shape[1]), int(x * clip[2] / gray.shape[2])
     return Chosen((frame + (len(gray) > 2), *pixel), "most motion", "most moves there")

@@ -78,7 +78,7 @@ def place_scores(
         "pointing_chance": float(pointing_chance(mask, grid)),
         "mass": on_object,
         "area": area,
-        "lift": on_object / area,
+        "lift": on_object / area if area else 1.0,
         "distractors": float(mass(field, others)),
         "distractors_area": float(others.double().mean()),
     }
@@ -97,7 +97,7 @@ def rival_scores(field: Float[Tensor, "t h w"], mask: Mask, rival: Mask) -> dict
     areas = float(mask.double().sum()), float(rival.double().sum())
     return {
         "right_object": ours / (ours + theirs) if ours + theirs else 0.5,
-        "right_object_chance": areas[0] / sum(areas),
+        "right_object_chance": areas[0] / sum(areas) if sum(areas) else 0.5,
     }
 
 

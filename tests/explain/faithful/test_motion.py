@@ -33,6 +33,13 @@ def test_the_mask_itself_is_a_perfect_map() -> None:
     assert uniform["distractors"] == pytest.approx(uniform["distractors_area"], abs=1e-6)
 
 
+def test_an_object_outside_of_the_crop_scores_at_chance() -> None:
+    nothing = torch.zeros(24, 112, 112)
+    scores = place_scores(torch.ones(6, 7, 7), nothing, nothing[None])
+    assert scores == dict.fromkeys(scores, 0.0) | {"lift": 1.0}
+    assert set(rival_scores(torch.ones(6, 7, 7), nothing, nothing).values()) == {0.5}
+
+
 def test_a_map_of_another_moment_points_beside_the_object() -> None:
     """The place of the object in the other half of the clip."""
     right, late = [], []
