@@ -12,7 +12,7 @@ from videoattn.cli.faithful import Chosen, Clips
 from videoattn.cli.faithful_report import Results, save_figure
 from videoattn.engine.parallel import Parallel
 from videoattn.engine.precise import PreciseBatchNorm
-from videoattn.explain.faithful.randomize import MODES, own, randomized, similarity, unrelated
+from videoattn.explain.faithful.randomize import MODES, randomized, similarity, unrelated
 from videoattn.explain.faithful.score import Field, center_map
 from videoattn.explain.faithful.statistics import bootstrap
 from videoattn.files import write_text
@@ -54,7 +54,7 @@ def compare_randomized(chosen: Chosen, clips: Clips, against: str | None) -> Non
         return named | {CENTER: [center_map(grid)] * len(videos)}
 
     before = maps_of(predictor.model)
-    bands = {name: {"signed": unrelated(f), "own": unrelated(own(f))} for name, f in before.items()}
+    bands = {name: unrelated(fields) for name, fields in before.items()}
     after = {} if other is None else maps_of(other.model)
     others = {name: similarity(before[name], fields)[0] for name, fields in after.items()}
     frames = [clips.frames(index) for index in clips.indices[:NUM_NORM_CLIPS]]
@@ -107,22 +107,20 @@ class _Batches:
 def _write(
     results: Results,
     rows: Sequence[Mapping[str, Any]],
-    bands: Mapping[str, Mapping[str, tuple[float, float]]],
+    bands: Mapping[str, tuple[float, float]],
     others: Mapping[str, list[float]],
 ) -> None:
-    """Writes the results. A map is insensitive if its interval lies above its "signed" band."""
+    """Writes the results. A map is insensitive if its interval lies above its band."""
     stages = list(rows[0]["cascade"])
     columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "absolute values"]
-    columns += ["minus the mean map", "unrelated clips, minus the mean map"]
+    columns.append("minus the mean map")
     table, verdicts, scores = [], {}, {}
-    for name, band in bands.items():
+    for name, (low, high) in bands.items():
         last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
         scores[name] = found = dict(zip(SIMILARITIES, map(bootstrap, last), strict=True))
-        above = found["signed"].low >= band["signed"][1] - 1e-6
-        verdicts[name] = "insensitive" if above else "sensitive"
-        usual, own_band = (f"{low:z.2f} to {high:z.2f}" for low, high in band.values())
-        cells = [name, found["signed"], usual, verdicts[name], found["absolute"]]
-        cells += [found["own"], own_band]
+        verdicts[name] = "insensitive" if found["signed"].low >= high - 1e-6 else "sensitive"
+        cells = [name, found["signed"], f"{low:z.2f} to {high:z.2f}", verdicts[name]]
+        cells += [found["absolute"], found["own"]]
         if others:
             cells.append(bootstrap(torch.tensor(others[name]).double()))
         table.append(cells)
@@ -133,10 +131,10 @@ def _write(
     write_text(results.path.with_suffix(".md"), text)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     for mode, axes in zip(MODES, figure.subplots(1, 2), strict=True):
-        for name, band in bands.items():
+        for name, (low, high) in bands.items():
             means = [torch.tensor([r[mode][s][name][0] for r in rows]).mean() for s in stages]
             (line,) = axes.plot(stages, means, label=name)
-            axes.axhspan(*band["signed"], color=line.get_color(), alpha=0.05)
+            axes.axhspan(low, high, color=line.get_color(), alpha=0.05)
         axes.set(title=mode, ylabel="rank correlation with the map before", ylim=(-1, 1.05))
     axes.legend(fontsize=8)
     path = results.path.with_name("randomize.png")

@@ -64,13 +64,10 @@ def similarity(before: Sequence[Field], after: Sequence[Field]) -> tuple[list[fl
 
 
 def own(fields: Sequence[Field]) -> list[Field]:
-    """Returns each clip's map minus the mean map over the clips.
-
-    If the maps of all clips are alike, those of one clip before and after can hardly be more
-    similar than those of unrelated clips. Without the mean map, they can.
-    """
-    mean = torch.stack(list(fields)).mean(0)
-    return [field - mean for field in fields]
+    """Returns each clip's map minus the mean map over the clips, which is what the maps share."""
+    mean = torch.stack(list(fields)).double().mean(0)
+    rounding = 1e-12 * float(mean.abs().max())  # of equal maps
+    return [nn.functional.hardshrink(field - mean, rounding) for field in fields]
 
 
 def _absolute(fields: Sequence[Field]) -> list[Field]:
