@@ -101,14 +101,16 @@ def draw(kind: str, records: Sequence[Record], path: Path) -> None:
     """Draws the curves of records as SVG."""
     plot = PLOTS[kind]
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = Figure(figsize=(7, 4.8), layout="constrained")
         axes = figure.subplots()
-        colors: dict[str, str] = {}
+        styles: dict[str, tuple[str, str]] = {}
         for label, points in plot.curves(records):
-            shown = None if label in colors else label
-            color = colors.setdefault(label, f"C{len(colors) % 10}")
-            axes.plot(*zip(*points, strict=True), color=color, label=shown, marker=".")
+            shown = None if label in styles else label
+            new = f"C{len(styles) % 10}", "-" if len(styles) < 10 else "--"
+            color, line = styles.setdefault(label, new)
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, color=color, linestyle=line, label=shown, marker=".")
         axes.set(xlabel=plot.x, ylabel=plot.y, ylim=(0, None))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         figure.savefig(path, format="svg", metadata={"Date": None})
