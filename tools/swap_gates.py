@@ -58,7 +58,8 @@ def gates_by_kind(model: nn.Module, video: Tensor) -> dict[str, list[Gate]]:
 
     def note(gate: Gate, weights: Tensor) -> Tensor:
         named = zip(("channels", "frames", "rows", "columns"), weights.shape[1:], strict=True)
-        found[" x ".join(name for name, size in named if size > 1)].append(gate)
+        kind = found[" x ".join(name for name, size in named if size > 1) or "clip"]
+        kind += [] if gate in kind else [gate]
         return weights
 
     with changed([module for module in model.modules() if isinstance(module, Gate)], note):
@@ -90,7 +91,8 @@ def changed(gates: Sequence[Gate], change: Callable[[Gate, Tensor], Tensor]) -> 
 def answers(model: nn.Module, videos: Tensor) -> Tensor:
     """Returns the predicted classes (N,)."""
     with torch.inference_mode():
-        return torch.cat([model(batch).argmax(1) for batch in videos.split(BATCH_SIZE)])
+        batches = videos.tensor_split(-(-len(videos) // BATCH_SIZE))  # none of them is one clip
+        return torch.cat([model(batch).argmax(1) for batch in batches])
 
 
 if __name__ == "__main__":
