@@ -141,25 +141,23 @@ def task_clip(
     key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
     rng = np.random.default_rng(key)
     canvas = Canvas(background(num_frames, rng, SIDE))
-    name = classes[label]
     match task:
         case "match" | "match_unmarked":
             chosen = rng.choice(identities, 4, replace=False).tolist()
-            queries = _match(canvas, rng, name, chosen, task == "match")
+            queries = _match(canvas, rng, classes[label], chosen, task == "match")
         case "cue":
             queries = _cue(canvas, rng, label)
         case "track":
-            queries = _track(canvas, rng, name, dots)
+            queries = _track(canvas, rng, classes[label], dots)
         case "order":
-            queries = _order(canvas, rng, name)
+            queries = _order(canvas, rng, classes[label])
         case _:
-            queries = _still(canvas, rng, name)
+            queries = _still(canvas, rng, classes[label])
     pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     query, *wrong = ((t, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)) for t, x, y in queries)
-    return TaskClip(
-        pixels, canvas.mask("evidence"), canvas.mask("distractors"), query, tuple(wrong)
-    )
+    masks = canvas.mask("evidence"), canvas.mask("distractors")
+    return TaskClip(pixels, *masks, query, tuple(wrong))
 
 
 def _check(identities: int, dots: int, gap: int) -> None:
