@@ -34,8 +34,8 @@ def attach_blocks(
 def attach_gates(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
-    """Adds `make(channels)` to residual branches, between the last norm and the addition, by
-    default in every block. After a module without a branch, it processes the module's output."""
+    """Adds `make(channels)` to the branches of the blocks `after` (of all if empty), between the
+    last norm and the addition. If a module has no branch, its output is processed instead."""
     blocks = after or [block for blocks in stages_of(model, info) for block in blocks]
     positions = [info.branch_ends.get(block, block) for block in blocks]
     return attach_blocks(model, info, make, positions, name)

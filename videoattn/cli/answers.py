@@ -111,7 +111,7 @@ class AnswerFiles:
         self._is_empty = False
 
     def end(self) -> None:
-        """Appends the end of the files."""
+        """Appends the text that closes each file: the ] of a JSON file, nothing to a CSV file."""
         for path, form in self.formats.items():
             self._append(path, form.end)
 

@@ -85,7 +85,7 @@ def place_scores(
 
 
 def time_scores(field: Float[Tensor, "t h w"], moving: Float[Tensor, " T"]) -> dict[str, float]:
-    """Returns the mass in the frames in which the object moves (`moving` is 1), and chance."""
+    """Returns the share of mass in frames where the object moves (`moving` is 1), and chance."""
     mask = moving[:, None, None]
     return {"time": float(mass(field, mask)), "time_chance": float(moving.double().mean())}
 

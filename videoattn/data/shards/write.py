@@ -46,8 +46,8 @@ def write_shards(
         wrote: Called after each shard with the number of written samples and the total.
 
     Raises:
-        ValueError: If a subset is empty, a video is larger than a shard's files may be or changes
-            meanwhile, or the folder holds other files.
+        ValueError: If a subset is empty, a video exceeds the size limit of a file in a shard or
+            changes during the call, or the folder holds other files.
         OSError: If the files cannot be written.
     """
     check_output(folder)

@@ -39,8 +39,8 @@ class Answer(NamedTuple):
 
     @property
     def wrongness(self) -> tuple[float, float]:
-        """Returns the sort key of errors: the probability of the guess minus that of the label,
-        then minus that of the label alone."""
+        """Returns the sort key of errors: the probability of the guess minus that of the label;
+        for ties, the negative probability of the label."""
         return self.probability - self.label_probability, -self.label_probability
 
 
