@@ -191,10 +191,7 @@ def truth_runs(records: Sequence[Record]) -> str:
 
 def _runs(runs: Sequence[Record], titles: Sequence[str], columns: Any) -> str:
     """Returns a table of runs. Settings that are the same in all runs are in a line above it."""
-    runs = sorted(
-        runs,
-        key=lambda run: [run[key] for key in RUN],
-    )
+    runs = sorted(runs, key=lambda run: [run[key] for key in RUN])
     same = [key for key in RUN if len({run[key] for run in runs}) == 1]
     common = "; ".join(f"{RUN[key]}: {_cell(runs[0][key])}" for key in same)
     rows = [
@@ -254,8 +251,8 @@ def blocks_table(records: Sequence[Record]) -> str:
 
 def randomization_table(records: Sequence[Record]) -> str:
     """Returns a table of the verdicts and the expected verdicts for each record."""
-    columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "expected"]
-    columns.append("minus the mean map")
+    verdicts = "all stages redrawn", "unrelated clips", "verdict", "expected"
+    columns = ("map", *verdicts, "minus the mean map")
     parts = []
     for record in records:
         about = f"{record['run']}, {record['videos']} clips, {record['seeds']} seeds"

@@ -1,6 +1,7 @@
 """Tests a run with the gates of other clips: which kind of gate do its answers need?
 
-    python tools/swap_gates.py runs/task_match model.attention.name=cbam
+    videoattn train configs/task_match.yaml name=cbam model.attention.name=cbam ...
+    python tools/swap_gates.py runs/cbam
 
 A gate multiplies features by weights. Here, all gates of one kind take the weights of another test
 clip, and everything else stays the clip's own. If as many answers are right, the network does not
@@ -38,8 +39,10 @@ def swap_gates(
     samples = make_samples(predictor.config.data, "test")
     # Neighbors in a list have the same class; a random order mixes classes.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
-    videos = torch.cat([predictor.preprocess(samples.path(index))[:1] for index in order])
     labels = torch.tensor([int(samples.labels[index]) for index in order])
+    if (labels < 0).any():
+        raise ValueError(f"{run}: need test videos with one known class each")
+    videos = torch.cat([predictor.preprocess(samples.path(index))[:1] for index in order])
     kinds = gates_by_kind(predictor.model, videos[:1])
     if not kinds:
         raise ValueError(f"{run} has no gates; choose a run with cbam, squeeze_excite or another")
@@ -59,7 +62,8 @@ def gates_by_kind(model: nn.Module, video: Tensor) -> dict[str, list[Gate]]:
     def note(gate: Gate, weights: Tensor) -> Tensor:
         named = zip(("channels", "frames", "rows", "columns"), weights.shape[1:], strict=True)
         kind = found[" x ".join(name for name, size in named if size > 1) or "clip"]
-        kind += [] if gate in kind else [gate]
+        if gate not in kind:  # a network may use it twice
+            kind.append(gate)
         return weights
 
     with changed([module for module in model.modules() if isinstance(module, Gate)], note):

@@ -13,6 +13,7 @@ from videoattn.attention.blocks.cbam import CBAM
 from videoattn.attention.blocks.gates import Gate
 from videoattn.attention.blocks.refinement import AttentionRefinement
 from videoattn.attention.blocks.squeeze_excite import SqueezeExcite
+from videoattn.data.lists import Samples
 from videoattn.data.synthetic import MOTIONS, write_demo_clips
 
 
@@ -37,10 +38,11 @@ def test_kinds_of_gates() -> None:
     ]
 
 
-def test_a_run_with_gates(tables: Tables, tmp_path: Path) -> None:
+def test_a_run_with_gates(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_demo_clips(tmp_path / "clips", num_train_per_class=1, num_test_per_class=1)
     data = [f"data.root={tmp_path / 'clips'}"]
-    swap_gates.swap_gates(untrained(tmp_path / "a", "cbam", class_names=tuple(MOTIONS)), data)
+    run = untrained(tmp_path / "a", "cbam", class_names=tuple(MOTIONS))
+    swap_gates.swap_gates(run, data)
     (table,) = tables()
     assert [row["gates of another clip"] for row in table][:2] == ["none", "channels"]
     assert all(0 <= float(row["accuracy"].removesuffix(" %")) <= 100 for row in table)
@@ -48,3 +50,7 @@ def test_a_run_with_gates(tables: Tables, tmp_path: Path) -> None:
         swap_gates.swap_gates(
             untrained(tmp_path / "b", "non_local", class_names=tuple(MOTIONS)), data
         )
+    samples = Samples(tmp_path, paths=["a.mp4"], labels=[-1], class_names=["x"])
+    monkeypatch.setattr(swap_gates, "make_samples", lambda data, subset: samples)
+    with pytest.raises(ValueError, match=r"need test videos with one known class each$"):
+        swap_gates.swap_gates(run, data)

@@ -59,7 +59,7 @@ Against = Annotated[
 RunAndOverrides = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN", help="A run, as for `videoattn test`; then changes to its recipe, as there."
+        metavar="RUN", help="A run, then changes to its recipe as key=value: data.root=FOLDER"
     ),
 ]
 Instead = Annotated[

@@ -118,7 +118,7 @@ def demo_clip(
         motion: One motion, or two that change different states.
         with_mask: Also return the masks. The frames are the same.
         motion_window: Start and end of the motion, as fractions of the clip.
-        second: The motion of another object, of half the size, that is drawn behind the first.
+        second: The motion of another object, of half the size, which the first one covers.
 
     Raises:
         ValueError: If a motion is unknown.
