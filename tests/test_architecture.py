@@ -28,9 +28,9 @@ CEILINGS = {
     "weights": 1_494,  # downloads by name
     # Limits for files from elsewhere; several labels, Charades, balanced classes, wrong labels;
     # masks, windows of motion and second objects of the demo's clips; frames counted while
-    # decoding, and counts for the next run; diagnostic tasks with their truth, wrong queries and
-    # gaps.
-    "data": 6_573,
+    # decoding, and counts for the next run; diagnostic tasks with their truth, wrong queries, gaps
+    # also of `track`, and cues of any number of identities.
+    "data": 6_598,
     # bce and mAP; signals, trackers; scores in order; best epoch of a stage; compiled steps, the
     # average of the weights, copies to a GPU one batch ahead; small passes on a CPU.
     "engine": 2_770,
@@ -39,8 +39,8 @@ CEILINGS = {
     # and without what clips share, known motion.
     "explain": 3_641,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
-    # compile, ema, sync_norm; advice when training waits for data; Markdown tables.
-    "recipe": 2_819,
+    # compile, ema, sync_norm; advice when training waits for data; Markdown tables; key={}.
+    "recipe": 2_829,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden; compare over networks, recipes and

@@ -48,13 +48,21 @@ def test_write(task: Path) -> None:
         (["order", "--dots", "4"], "--dots is an option of track; order does not have it"),
         (
             ["track", "--identities", "8"],
-            "--identities is an option of match and match_unmarked; track does not have it",
+            "--identities is an option of match, match_unmarked, cue; track does not have it",
         ),
-        (["cue", "--gap", "4"], "--gap is an option of match and match_unmarked; cue does not"),
+        (["cue", "--gap", "4"], "--gap is an option of match, match_unmarked, track; cue does not"),
     ],
 )
 def test_wrong_options(words: list[str], message: str, tmp_path: Path) -> None:
     assert message in refused("tasks", "write", words[0], tmp_path / "x", *words[1:])
+
+
+def test_classes_of_a_cue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--train", "12", "--test", "12", "--identities", "12"]
+    assert command("tasks", "write", "cue", tmp_path / "cue", *words) == 0
+    assert "12 training clips and 12 test clips of 12 classes" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "cue" / "test").iterdir())
+    assert names == [f"identity_{number:02}" for number in range(12)]
 
 
 def test_receptive_fields(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

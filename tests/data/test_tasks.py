@@ -22,6 +22,7 @@ from videoattn.data.tasks.clips import (
     TASKS,
     TaskClip,
     identity_picture,
+    task_classes,
     task_clip,
 )
 from videoattn.data.tasks.files import read_truth, write_task
@@ -163,6 +164,41 @@ def test_a_gap_changes_only_the_number_of_frames(gap: int) -> None:
     assert torch.equal(clip.distractors[-3:], usual.distractors[-3:])
     if gap == 10:
         assert torch.equal(clip.frames, usual.frames)
+
+
+@pytest.mark.parametrize("gap", [1, 5, 12])
+def test_a_shorter_gap_shows_the_end_of_the_same_paths(gap: int) -> None:
+    usual, clip = drawn("track", 3), task_clip("track", 3, number=3, gap=gap)
+    assert clip.frames.shape == (gap + 4, 3, SIDE, SIDE)
+    assert torch.equal(clip.evidence, usual.evidence[-gap - 4 :])
+    assert torch.equal(clip.distractors, usual.distractors[-gap - 4 :])
+    assert clip.query == (gap + 3, *usual.query[1:])
+    dot = clip.evidence.unsqueeze(1).expand_as(clip.frames)
+    red, green, _ = (clip.frames[:, c] for c in range(3))
+    marks = ((red > 240) & (green < 40) & dot[:, 0]).sum((1, 2))
+    assert (marks[:2] > 20).all()
+    assert (marks[2:] == 0).all()
+    tinted = (clip.frames[-2:].float() - clip.frames[:-2].float().mean(0)).abs().mean()
+    assert tinted > 30
+    if gap == 12:
+        assert torch.equal(clip.frames, usual.frames)
+
+
+def test_cues_of_more_identities() -> None:
+    names = task_classes("cue", 24)
+    assert len(names) == 24
+    assert list(names) == sorted(names)
+    for label in (0, 9, 23):
+        clip = task_clip("cue", label, number=1, identities=24)
+        rows, columns = clip.evidence[0].nonzero().T
+        center = (int(rows.min() + rows.max()) // 2, int(columns.min() + columns.max()) // 2)
+        shape = identity_picture(label)
+        if shape[3, shape.shape[1] // 2, shape.shape[2] // 2] > 0.9:  # not a ring
+            own = clip.frames[0][:, center[0], center[1]].float()
+            hue = shape[:3, shape.shape[1] // 2, shape.shape[2] // 2]
+            assert torch.nn.functional.cosine_similarity(own, hue, dim=0) > 0.99
+    assert task_classes("cue") == TASKS["cue"]
+    assert torch.equal(task_clip("cue", 3, number=3, identities=8).frames, drawn("cue", 3).frames)
 
 
 @pytest.mark.parametrize("dots", [2, 4, 8])
@@ -339,7 +375,9 @@ def test_threads_do_not_change_what_is_written(tmp_path: Path) -> None:
         ({"label": -1}, r"label: got -1; need 0 to 3"),
         ({"identities": 3}, r"identities: got 3; need 4 to 48"),
         ({"dots": 5}, r"dots: got 5; choose from 2, 4, 8"),
-        ({"gap": 0}, r"gap: got 0; need 1 to 42"),
+        ({"gap": 0}, r"gap: got 0; match needs 1 to 42"),
+        ({"task": "track", "gap": 13}, r"gap: got 13; track needs 1 to 12"),
+        ({"task": "order", "gap": 3}, r"gap: order has no gap; leave it out"),
     ],
 )
 def test_arguments_outside_their_range(arguments: dict[str, int], message: str) -> None:

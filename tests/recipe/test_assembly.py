@@ -7,9 +7,12 @@ import torchvision
 from torch import nn
 
 from videoattn.attention import NonLocal
+from videoattn.attention.attach import Joined, published_positions
+from videoattn.attention.blocks.cross_layer import CrossLayerNonLocal
 from videoattn.attention.blocks.similarity import SimilarityAttention
 from videoattn.attention.common import auxiliary_losses
 from videoattn.attention.maps import HasMaps
+from videoattn.attention.systems import SYSTEMS
 from videoattn.engine.step import OptimSettings
 from videoattn.layers import Conv3d
 from videoattn.models.tsn import TSN
@@ -27,6 +30,7 @@ from videoattn.recipe.config import (
 from videoattn.recipe.model import make_model
 from videoattn.recipe.objective import make_mix
 from videoattn.recipe.training import make_optimizer, make_precision, make_settings
+from videoattn.types import ModelInfo
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -70,6 +74,45 @@ def test_published_positions_and_counts() -> None:
         f"{position}_non_local"
         for position in ("layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20")
     ]
+
+
+class _Stages(nn.Module):
+    """A network with stages of the given numbers of blocks."""
+
+    def __init__(self, *counts: int) -> None:
+        super().__init__()
+        for number, count in enumerate(counts, 1):
+            blocks = [nn.Conv3d(8, 8, 1) for _ in range(count)]
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        stages = {
+            f"layer{number}": tuple(f"layer{number}.{block}" for block in range(count))
+            for number, count in enumerate(counts, 1)
+        }
+        self.info = ModelInfo("", stages, features=f"layer{len(counts)}")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.children():
+            x = stage(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((1, 1, 1, 1), ["layer2.0", "layer3.0"]),
+        ((2, 2, 2, 2), ["layer2.1", "layer3.1"]),
+        ((2, 4, 1, 1), ["layer2.3", "layer3.0"]),
+        ((2, 4, 2, 2), ["layer2.3", "layer3.1"]),
+        ((2, 4, 3, 2), ["layer2.1", "layer2.3", "layer3.0", "layer3.1", "layer3.2"]),
+    ],
+)
+def test_positions_in_stages_of_few_blocks(counts: tuple[int, ...], expected: list[str]) -> None:
+    model = _Stages(*counts)
+    assert published_positions(model, model.info) == expected
+    joined = SYSTEMS["cross_layer"].attach(model, model.info, CrossLayerNonLocal, (), "x")
+    query = f"layer4.{max(counts[3] - 2, 0)}"
+    assert isinstance(joined.get_submodule(f"{query}_x"), Joined)
+    assert joined(torch.zeros(1, 8, 2, 4, 4)).shape == (1, 8, 2, 4, 4)
 
 
 def test_weights_lie_in_channels_last_memory() -> None:

@@ -41,6 +41,20 @@ def test_overrides_win_and_defaults_stay(recipe: Path) -> None:
     assert loaded.train.num_epochs == TrainConfig().num_epochs
 
 
+def test_an_empty_mapping_removes_what_the_recipe_sets(recipe: Path) -> None:
+    recipe.write_text(
+        "name: x\ndata: {root: x}\naugment: {flip_labels: {a: b}}\n"
+        "model: {name: i3d_r18, options: {width: 8, dropout: 0.1}}\n"
+    )
+    loaded = config.load(recipe, ["augment.flip_labels={}", "model.options={}", "train={}"])
+    assert (loaded.augment.flip_labels, loaded.model.options) == ({}, {})
+    assert (
+        loaded.train == config.load(recipe).train
+    )  # only options and other free mappings are emptied
+    words = ["model.options.width=16", "model.options={}", "model.options.shift_div=8"]
+    assert config.load(recipe, words).model.options == {"shift_div": 8}
+
+
 def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
     loaded = config.load(recipe)
     (tmp_path / "dumped.yaml").write_text(config.to_yaml(loaded))

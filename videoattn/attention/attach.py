@@ -116,15 +116,15 @@ def attach_layers(
     model: nn.Module, info: ModelInfo, make: Make, after: Sequence[str], name: str
 ) -> nn.Module:
     """Adds `make(channels, source_channels)` after the last position. Its forward takes (x,
-    *sources): the outputs of that position and of the others. By default, the second-to-last block
-    of the last stage attends to `published_positions`.
+    *sources): the outputs of that position and of the others. By default, the second-to-last (or
+    only) block of the last stage attends to `published_positions`.
 
     Raises:
         ValueError: If there is no source, or a source does not run before the last position.
     """
     positions = list(after)
     if not positions:
-        positions = [*published_positions(model, info), stages_of(model, info)[-1][-2]]
+        positions = [*published_positions(model, info), stages_of(model, info)[-1][-2:][0]]
     if len(positions) < 2:
         raise ValueError(f"after: got {positions}; need one or more sources and, last, the query")
     shapes = insert.output_shapes(model, positions, info)
@@ -246,13 +246,13 @@ def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
     """Returns the blocks after which the authors of the non-local paper insert their five blocks.
 
     Two follow the second and fourth block of the stage at 1/8 of the frame's height, three are
-    spread over the stage at 1/16 (blocks 6, 13 and 20, from 0, at depth 101). If the 1/8 stage has
-    fewer than four blocks, the positions are its last block and every second block of the 1/16
-    stage: one of them at depth 18, two in Inception.
+    spread over the stage at 1/16 (blocks 6, 13 and 20, from 0, at depth 101). In smaller networks,
+    the positions are the last block of the 1/8 stage and every second block of the 1/16 stage, or
+    its only one: one at depth 18, two in Inception.
     """
     second, third = stages_of(model, info)[-3:-1]
-    if len(second) < 4:
-        return [second[-1], *third[1::2]]
+    if len(second) < 4 or len(third) < 3:
+        return [second[-1], *(third[1::2] or third)]
     step = len(third) // 3
     chosen = [6, 13, 20] if len(third) == 23 else [step - 1, 2 * step - 1, 3 * step - 1]
     return [second[1], second[3], *(third[index] for index in chosen)]

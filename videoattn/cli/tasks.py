@@ -18,7 +18,7 @@ from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Overrides, Recipe, Run
 from videoattn.cli.clip import map_owners, read_clip
 from videoattn.cli.comparison import TRUTH_COLUMNS, truth_cells
-from videoattn.data.tasks.clips import TASKS
+from videoattn.data.tasks.clips import GAPS, TASKS, task_classes
 from videoattn.data.tasks.files import read_truth, write_task
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
@@ -37,16 +37,17 @@ from videoattn.recipe.run import Predictor
 from videoattn.recipe.run import load as load_run
 
 OPTIONS = {
-    "identities": ("match", "match_unmarked"),
+    "identities": ("match", "match_unmarked", "cue"),
     "dots": ("track",),
-    "gap": ("match", "match_unmarked"),
+    "gap": tuple(GAPS),
 }
 """Option that makes a task harder -> the tasks that have it."""
 TRUTH_FILE = "test.npz"
 
 
 Identities = Annotated[
-    int | None, typer.Option(help="match: the number of different glyphs, 4 to 48; 8 if unset.")
+    int | None,
+    typer.Option(help="match, cue: the number of different glyphs, 4 to 48; 8 if unset."),
 ]
 Dots = Annotated[int | None, typer.Option(help="track: the number of dots, 2, 4 or 8; 4 if unset.")]
 Gap = Annotated[
@@ -54,7 +55,8 @@ Gap = Annotated[
     typer.Option(
         metavar="FRAMES",
         help="match: the number of frames between the cue and the candidates, 1 to 42; 10 if "
-        "unset. A clip has 6 frames more.",
+        "unset; a clip has 6 frames more. track: between the mark and the colors, 1 to 12; 12 if "
+        "unset; a clip has 4 frames more.",
     ),
 ]
 
@@ -81,7 +83,7 @@ def write(
     options = {key: value for key, value in given.items() if value is not None}
     for option in options:
         if name not in OPTIONS[option]:
-            users = " and ".join(OPTIONS[option])
+            users = ", ".join(OPTIONS[option])
             raise ValueError(f"--{option} is an option of {users}; {name} does not have it")
     require_empty(folder)
     total, done = train + test, 0
@@ -102,9 +104,8 @@ def write(
             on_clip=count,
             **options,
         )
-    show(
-        f"{folder}: {train:,} training clips and {test:,} test clips of {len(TASKS[name])} classes"
-    )
+    count_classes = len(task_classes(name, identities or 8))
+    show(f"{folder}: {train:,} training clips and {test:,} test clips of {count_classes} classes")
 
 
 def truth(

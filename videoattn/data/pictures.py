@@ -1,5 +1,7 @@
 """Draws the textured objects and backgrounds of synthetic clips."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -163,6 +165,37 @@ def paint(picture: Tensor, patch: Tensor, states: dict[str, Tensor]) -> Tensor:
     alpha = torch.zeros_like(picture[:, 0])
     alpha[:, rows, columns] = layer[:, 3]
     return alpha
+
+
+@dataclass
+class Canvas:
+    """A picture (T, 3, S, S) that records which pixels show the evidence and the distractors.
+
+    An object covers those that were drawn before it, also in their masks.
+    """
+
+    picture: Tensor
+    shown: dict[str, Tensor] = field(default_factory=dict)
+
+    def draw(
+        self, role: str, patch: Tensor, states: dict[str, Tensor], frames: slice = slice(None)
+    ) -> None:
+        """Draws an object into some frames.
+
+        Args:
+            role: "evidence", "distractors", or another word for objects that are neither.
+            states: The states of the object in these frames, as in `paint`.
+        """
+        alpha = torch.zeros_like(self.picture[:, 0])
+        alpha[frames] = paint(self.picture[frames], patch, states)
+        for other in self.shown.values():
+            other.mul_(1 - alpha)
+        before = self.shown.setdefault(role, torch.zeros_like(alpha))
+        before.add_(alpha)
+
+    def mask(self, role: str) -> Tensor:
+        """Returns the pixels to which objects of the role contribute at least half."""
+        return self.shown.get(role, torch.zeros_like(self.picture[:, 0])) >= 0.5
 
 
 def _reach(center: Tensor, log_size: Tensor, side: int) -> slice:

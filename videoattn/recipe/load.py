@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf import errors as omega
 from omegaconf.errors import OmegaConfBaseException
 
@@ -196,6 +196,8 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
                 )
         stored.check_lists(change, word)
         try:
+            if word.endswith("={}"):
+                _clear(merged, word.removesuffix("={}"))
             merged = OmegaConf.merge(merged, change)
         except (omega.ConfigAttributeError, omega.ConfigKeyError) as error:
             raise ValueError(_unknown_key(error, word)) from error
@@ -214,6 +216,14 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     assert isinstance(config, Config)
     _check_values(config)
     return _without_tilde(config)
+
+
+def _clear(merged: Any, key: str) -> None:
+    """Empties a mapping of options, because merging an empty mapping changes nothing."""
+    found = OmegaConf.select(merged, key)
+    if isinstance(found, DictConfig) and OmegaConf.get_type(found) is dict:
+        with read_write(found):
+            found.clear()
 
 
 def _check_values(config: Config) -> None:

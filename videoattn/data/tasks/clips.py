@@ -3,26 +3,32 @@
 - match: a glyph in a white frame, the cue; a gap without glyphs; then a glyph in each quadrant.
   The class is the quadrant of the glyph that equals the cue.
 - match_unmarked: the same, but the cue has no white frame.
-- cue: the clips of match with 8 identities; the class is the identity of the cue. Networks without
-  attention learn it; their weights can initialize the training on match.
+- cue: the clips of match; the class is the identity of the cue. Networks without attention learn
+  it; their weights can initialize the training on match.
 - track: equal dots on paths that cross. One is marked in the first two frames; in the last two, the
   quadrants are colored. The class is the color under the marked dot.
 - order: flashes of a red disc and a cyan diamond, at least 8 frames apart, with other glyphs
   between them. The class is the first of the two.
 - still: a textured object that does not move. The class is its texture.
 
-Clips have 16 frames by default, 10 in the gap. A glyph is one of n identities: color and shape.
+Clips have 16 frames by default. A glyph is one of n identities: color and shape.
 Coordinates are (x, y) from -1 to 1 with y pointing down, as in `synthetic`.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videoattn.data.pictures import SHAPES, background, color, glyph_picture, object_picture, paint
+from videoattn.data.pictures import (
+    SHAPES,
+    Canvas,
+    background,
+    color,
+    glyph_picture,
+    object_picture,
+)
 from videoattn.data.synthetic import Split
 from videoattn.errors import one_of
 from videoattn.types import Frames
@@ -51,11 +57,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     "cue": tuple(f"identity_{number}" for number in range(COLORS)),
 }
 """Task -> its classes, sorted like class folders."""
+GAPS = {"match": (6, 42), "match_unmarked": (6, 42), "track": (4, 12)}
+"""Task -> its frames outside of the gap, and the longest gap."""
 
-CUE = slice(0, 3)
-SHOWN, MOST_EMPTY = 6, 42  # frames of the cue and the candidates; of the longest gap
-MARKED, COLORED = slice(0, 2), slice(14, 16)
-FLASH, GAP = 2, 8  # frames of a flash; from the first flash to the second
+CUE, MARKED, COLORED = slice(0, 3), slice(0, 2), slice(-2, None)
+FLASH, APART = 2, 8  # frames of a flash; from the first flash to the second
 
 Pixel = tuple[int, int, int]  # (frame, y, x)
 
@@ -78,37 +84,6 @@ class TaskClip(NamedTuple):
     wrong_queries: tuple[Pixel, ...] = ()
 
 
-@dataclass
-class Canvas:
-    """A picture (T, 3, S, S) that records which pixels show the evidence and the distractors.
-
-    An object covers those that were drawn before it, also in their masks.
-    """
-
-    picture: Tensor
-    shown: dict[str, Tensor] = field(default_factory=dict)
-
-    def draw(
-        self, role: str, patch: Tensor, states: dict[str, Tensor], frames: slice = slice(None)
-    ) -> None:
-        """Draws an object into some frames.
-
-        Args:
-            role: "evidence", "distractors", or another word for objects that are neither.
-            states: The states of the object in these frames, as in `paint`.
-        """
-        alpha = torch.zeros_like(self.picture[:, 0])
-        alpha[frames] = paint(self.picture[frames], patch, states)
-        for other in self.shown.values():
-            other.mul_(1 - alpha)
-        before = self.shown.setdefault(role, torch.zeros_like(alpha))
-        before.add_(alpha)
-
-    def mask(self, role: str) -> Tensor:
-        """Returns the pixels to which objects of the role contribute at least half."""
-        return self.shown.get(role, torch.zeros_like(self.picture[:, 0])) >= 0.5
-
-
 def task_clip(
     task: str,
     label: int,
@@ -116,9 +91,9 @@ def task_clip(
     number: int,
     split: Split = "train",
     seed: int = 0,
-    identities: int = 8,
+    identities: int = COLORS,
     dots: int = 4,
-    gap: int = NUM_FRAMES - SHOWN,
+    gap: int | None = None,
 ) -> TaskClip:
     """Returns a clip as a pure function of the arguments.
 
@@ -126,27 +101,28 @@ def task_clip(
         task: A name in `TASKS`.
         label: The index of the class.
         number: The number of the clip in its split.
-        identities: `match` and `match_unmarked`: the number of different glyphs, 4 to 48.
+        identities: `match`, `match_unmarked` and `cue`: the number of different glyphs, 4 to 48.
         dots: `track`: the number of dots, 2, 4 or 8.
-        gap: `match` and `match_unmarked`: the number of frames without glyphs, 1 to 42.
+        gap: `match` and `match_unmarked`: the number of frames without glyphs, 1 to 42, 10 if
+            None. `track`: the number of frames without mark and colors, 1 to 12, 12 if None.
 
     Raises:
         ValueError: If the task does not exist, or `identities`, `dots` or `gap` is out of range.
     """
-    classes = TASKS[one_of("task", task, TASKS)]
-    _check(identities, dots, gap)
+    classes = task_classes(task, identities)
+    if dots not in (2, 4, 8):
+        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
     if not 0 <= label < len(classes):
         raise ValueError(f"label: got {label}; need 0 to {len(classes) - 1}")
-    num_frames = SHOWN + gap if task in ("match", "match_unmarked") else NUM_FRAMES
     key = [seed, list(TASKS).index(task), ("train", "test").index(split), number, label]
     rng = np.random.default_rng(key)
-    canvas = Canvas(background(num_frames, rng, SIDE))
+    canvas = Canvas(background(_num_frames(task, gap), rng, SIDE))
     match task:
         case "match" | "match_unmarked":
             chosen = rng.choice(identities, 4, replace=False).tolist()
             queries = _match(canvas, rng, classes[label], chosen, task == "match")
         case "cue":
-            queries = _cue(canvas, rng, label)
+            queries = _cue(canvas, rng, label, identities)
         case "track":
             queries = _track(canvas, rng, classes[label], dots)
         case "order":
@@ -156,17 +132,30 @@ def task_clip(
     pixels = canvas.picture.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     query, *wrong = ((t, int((y + 1) * SIDE / 2), int((x + 1) * SIDE / 2)) for t, x, y in queries)
-    masks = canvas.mask("evidence"), canvas.mask("distractors")
-    return TaskClip(pixels, *masks, query, tuple(wrong))
+    evidence, distractors = canvas.mask("evidence"), canvas.mask("distractors")
+    return TaskClip(pixels, evidence, distractors, query, tuple(wrong))
 
 
-def _check(identities: int, dots: int, gap: int) -> None:
+def task_classes(task: str, identities: int = COLORS) -> tuple[str, ...]:
+    """Returns the classes of a task. Those of `cue` are the identities, 4 to 48."""
+    classes = TASKS[one_of("task", task, TASKS)]
     if not 4 <= identities <= MOST_IDENTITIES:
         raise ValueError(f"identities: got {identities}; need 4 to {MOST_IDENTITIES}")
-    if dots not in (2, 4, 8):
-        raise ValueError(f"dots: got {dots}; choose from 2, 4, 8")
-    if not 1 <= gap <= MOST_EMPTY:
-        raise ValueError(f"gap: got {gap}; need 1 to {MOST_EMPTY}")
+    if task != "cue":
+        return classes
+    digits = len(str(identities - 1))
+    return tuple(f"identity_{number:0{digits}}" for number in range(identities))
+
+
+def _num_frames(task: str, gap: int | None) -> int:
+    if gap is None:
+        return NUM_FRAMES
+    if task not in GAPS:
+        raise ValueError(f"gap: {task} has no gap; leave it out")
+    shown, longest = GAPS[task]
+    if not 1 <= gap <= longest:
+        raise ValueError(f"gap: got {gap}; {task} needs 1 to {longest}")
+    return shown + gap
 
 
 def identity_picture(identity: int, brightness: float = 0.95) -> Tensor:
@@ -207,8 +196,8 @@ def _match(
     return queries
 
 
-def _cue(canvas: Canvas, rng: np.random.Generator, identity: int) -> _Queries:
-    others = rng.permutation([k for k in range(COLORS) if k != identity])[:3].tolist()
+def _cue(canvas: Canvas, rng: np.random.Generator, identity: int, identities: int) -> _Queries:
+    others = rng.permutation([k for k in range(identities) if k != identity])[:3].tolist()
     return _match(canvas, rng, str(rng.choice(list(QUADRANTS))), [identity, *others], True)
 
 
@@ -222,25 +211,26 @@ def _track(canvas: Canvas, rng: np.random.Generator, name: str, dots: int) -> _Q
     own = regions.index(name)
     ends = [own, *(quadrant for quadrant in rng.permutation(4).tolist() if quadrant != own)]
     centers = [list(QUADRANTS.values())[end] for end in (ends * 2)[:dots]]
-    paths = [_path(rng, np.array(center) + rng.uniform(-0.3, 0.3, 2)) for center in centers]
-    size = torch.full((NUM_FRAMES,), np.log(rng.uniform(0.11, 0.14)))
+    length = len(canvas.picture)
+    paths = [_path(rng, np.array(at) + rng.uniform(-0.3, 0.3, 2), length) for at in centers]
+    size = torch.full((length,), np.log(rng.uniform(0.11, 0.14)))
     white, black = (glyph_picture(SHAPES.index("disc"), torch.full((3,), v)) for v in (1.0, 0.0))
     mark = glyph_picture(SHAPES.index("disc"), torch.tensor([1.0, 0.1, 0.9]))
     for index in rng.permutation(dots).tolist():
         role = "distractors" if index else "evidence"
-        states = paths[index] | {"size": size, "angle": torch.zeros(NUM_FRAMES)}
+        states = paths[index] | {"size": size, "angle": torch.zeros(length)}
         canvas.draw(role, black, states | {"size": size + np.log(1.25)})
         canvas.draw(role, white, states)
         if not index:
             first = {key: state[MARKED] for key, state in states.items()}
             canvas.draw(role, mark, first | {"size": first["size"] - np.log(1.3)}, MARKED)
     canvas.shown["evidence"][-1] = 0  # the query itself
-    return [(NUM_FRAMES - 1, float(path["x"][-1]), float(path["y"][-1])) for path in paths]
+    return [(length - 1, float(path["x"][-1]), float(path["y"][-1])) for path in paths]
 
 
 def _order(canvas: Canvas, rng: np.random.Generator, name: str) -> _Queries:
-    first = int(rng.integers(0, NUM_FRAMES - FLASH - GAP + 1))
-    second = int(rng.integers(first + GAP, NUM_FRAMES - FLASH + 1))
+    first = int(rng.integers(0, NUM_FRAMES - FLASH - APART + 1))
+    second = int(rng.integers(first + APART, NUM_FRAMES - FLASH + 1))
     between = rng.integers(first + FLASH, second - FLASH + 1, int(rng.integers(1, 4)))
     others = [identity for identity in range(COLORS) if identity not in EVENTS.values()]
     for start in between.tolist():
@@ -289,9 +279,9 @@ def _move(rng: np.random.Generator, frames: slice) -> dict[str, Tensor]:
     return _repeat(state, frames) | line
 
 
-def _path(rng: np.random.Generator, end: np.ndarray) -> dict[str, Tensor]:
-    """Draws a smooth path from anywhere in the frame to `end` (x, y)."""
-    progress = torch.linspace(0, 1, NUM_FRAMES)
+def _path(rng: np.random.Generator, end: np.ndarray, num_frames: int) -> dict[str, Tensor]:
+    """Draws the last frames of a smooth path of 16, from anywhere in the frame to `end` (x, y)."""
+    progress = torch.linspace(0, 1, NUM_FRAMES)[-num_frames:]
     path = {}
     for name, last in zip(("x", "y"), end.tolist(), strict=True):
         first = rng.uniform(-0.8, 0.8)

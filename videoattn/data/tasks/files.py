@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from videoattn.data.synthetic import DemoClip, Split, encode_clip
-from videoattn.data.tasks.clips import FRAME_RATE, TASKS, TaskClip, task_clip
-from videoattn.errors import first_few, one_of
+from videoattn.data.tasks.clips import COLORS, FRAME_RATE, TaskClip, task_classes, task_clip
+from videoattn.errors import first_few
 from videoattn.files import read_arrays, write_arrays
 
 MOST_BYTES = 2**32
@@ -72,7 +72,7 @@ def write_task(
     Raises:
         ValueError: If an argument is outside its range, or a split has fewer clips than classes.
     """
-    classes = TASKS[one_of("task", task, TASKS)]
+    classes = task_classes(task, options.get("identities", COLORS))
     splits: dict[Split, int] = {"train": num_train, "test": num_test}
     for split, count in splits.items():
         if (least := len(classes)) > count:
