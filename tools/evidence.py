@@ -9,6 +9,8 @@
 
 import json
 import re
+import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -22,6 +24,7 @@ from videoattn.cli.comparison import (
     TRUTH_COLUMNS,
     WITH,
     Result,
+    Rows,
     read_result,
     table_of,
     truth_cells,
@@ -218,8 +221,31 @@ def comparisons(records: Sequence[Record]) -> str:
         first = next(iter(next(iter(rows.values())).values()))
         dots = f", {record['dots']} dots" if "dots" in record else ""
         about = f"`{record['task']}`{dots}: {first.num_videos} test clips; {record['machine']}\n\n"
-        parts.append(about + table_of(rows, {}) + truth_table(rows))
+        parts.append(about + table_of(rows, {}) + truth_table(_best_blocks(rows)))
     return "\n".join(parts)
+
+
+def _best_blocks(rows: Rows, most: int = 2) -> Rows:
+    """Returns the rows with the truth of those blocks of each system whose rows have their highest
+    cell on the evidence most often, after training."""
+    kept: Rows = {}
+    for name, row in rows.items():
+        scores = defaultdict(list)
+        for result in row.values():
+            for key, score in (result.truth or {}).items():
+                block, _, answer = key.rpartition(", ")
+                if answer == "correct":
+                    scores[block].append(score["pointing"])
+        best = sorted(scores, key=lambda block: -statistics.mean(scores[block]))[:most]
+        kept[name] = {
+            seed: result._replace(
+                truth={
+                    k: s for k, s in (result.truth or {}).items() if k.rpartition(", ")[0] in best
+                }
+            )
+            for seed, result in row.items()
+        }
+    return kept
 
 
 def removal_table(records: Sequence[Record]) -> str:
@@ -252,15 +278,16 @@ def blocks_table(records: Sequence[Record]) -> str:
 def randomization_table(records: Sequence[Record]) -> str:
     """Returns a table of the verdicts and the expected verdicts for each record."""
     verdicts = "all stages redrawn", "unrelated clips", "verdict", "expected"
-    columns = ("map", *verdicts, "minus the mean map")
+    columns = ("map", "head and last stage redrawn", *verdicts, "minus the mean map")
     parts = []
     for record in records:
         about = f"{record['run']}, {record['videos']} clips, {record['seeds']} seeds"
         rows = []
         for name, verdict in record["verdicts"].items():
-            signed, own = (Interval(*record["table"][name][key]) for key in ("signed", "own"))
+            keys = "upper", "signed", "own"
+            upper, signed, own = (Interval(*record["table"][name][key]) for key in keys)
             band = "{:z.2f} to {:z.2f}".format(*record["bands"][name])
-            rows.append((name, signed, band, verdict, CONTROLS.get(name, ""), own))
+            rows.append((name, upper, signed, band, verdict, CONTROLS.get(name, ""), own))
         parts.append(f"{about}; {record['machine']}\n\n{markdown_table(columns, rows)}")
     return "\n".join(parts)
 

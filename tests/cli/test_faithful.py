@@ -172,14 +172,17 @@ def test_randomized_networks_keep_center_and_lose_saliency(
         "signed": [1, 1, 1],
         "absolute": [1, 1, 1],
         "own": [0, 0, 0],
+        "upper": [1, 1, 1],
     }
+    upper = torch.tensor(row["cascade"]["layer4"]["hires_cam"][0]).double().mean()
+    assert stored["table"]["hires_cam"]["upper"][0] == pytest.approx(float(upper))
     assert stored["bands"]["center"] == [1, 1]
     same = [pytest.approx(1)] * 6  # the maps of the same weights
     assert stored["against"] == {"hires_cam": same, "center": same}
     assert torch.tensor(row["cascade"]["stem"]["hires_cam"][0]).mean() < 0.9
     assert (trained.parent / "faithful/randomize.png").stat().st_size > 10_000
     assert (
-        "| center | 1.00 (1.00 to 1.00) |"
+        "| map | head and layer4 redrawn | all stages redrawn |"
         in (trained.parent / "faithful/randomization.md").read_text()
     )
     after = load(trained).state_dict()

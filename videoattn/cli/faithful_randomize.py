@@ -112,15 +112,19 @@ def _write(
 ) -> None:
     """Writes the results. A map is insensitive if its interval lies above its band."""
     stages = list(rows[0]["cascade"])
-    columns = ["map", "all stages redrawn", "unrelated clips", "verdict", "absolute values"]
-    columns.append("minus the mean map")
+    columns = ["map", f"head and {stages[1]} redrawn", "all stages redrawn", "unrelated clips"]
+    columns += ["verdict", "absolute values", "minus the mean map"]
     table, verdicts, scores = [], {}, {}
     for name, (low, high) in bands.items():
-        last = torch.tensor([row["cascade"][stages[-1]][name] for row in rows]).double().mean(0)
-        scores[name] = found = dict(zip(SIMILARITIES, map(bootstrap, last), strict=True))
+        upper, last = (
+            torch.tensor([row["cascade"][stage][name] for row in rows]).double().mean(0)
+            for stage in (stages[1], stages[-1])
+        )
+        found = dict(zip(SIMILARITIES, map(bootstrap, last), strict=True))
+        scores[name] = found | {"upper": bootstrap(upper[0])}
         verdicts[name] = "insensitive" if found["signed"].low >= high - 1e-6 else "sensitive"
-        cells = [name, found["signed"], f"{low:z.2f} to {high:z.2f}", verdicts[name]]
-        cells += [found["absolute"], found["own"]]
+        cells = [name, scores[name]["upper"], found["signed"], f"{low:z.2f} to {high:z.2f}"]
+        cells += [verdicts[name], found["absolute"], found["own"]]
         if others:
             cells.append(bootstrap(torch.tensor(others[name]).double()))
         table.append(cells)
