@@ -23,11 +23,19 @@ from videoattn.explain.sheet import (
     label_frames,
     stack_grids,
 )
-from videoattn.explain.text import canvas_axes, draw_over, draw_text
+from videoattn.explain.text import canvas_axes, draw_over, draw_text, wrapped
 
 
 def grid_of(clip: tuple[int, int, int] = CLIP) -> Grid:
     return stack_grids([clip[0]], clip[1:])[0]
+
+
+def test_sentences_that_are_too_wide_fill_two_lines() -> None:
+    text = "It looks at frame 3 (0.25 s). The weight is 79.5 times the mean. It is a sink."
+    assert wrapped(text, 2000) == [text]
+    expected = ["It looks at frame 3 (0.25 s).", "The weight is 79.5 times the mean. It is a sink."]
+    assert wrapped(text, 400) == expected
+    assert wrapped("One sentence that is too wide", 20) == ["One sentence that is too wide"]
 
 
 def drawn(size: tuple[int, int], color: str, mark: Callable[[Axes], object]) -> np.ndarray:

@@ -11,7 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from videoattn.explain.render import Position, Scale, colors_of, resize
-from videoattn.explain.text import ACCENT, INK, LINE, SOFT, canvas_axes, draw_over, draw_text
+from videoattn.explain.text import (
+    ACCENT,
+    INK,
+    LINE,
+    SOFT,
+    canvas_axes,
+    draw_over,
+    draw_text,
+    wrapped,
+)
 from videoattn.types import Frames
 
 MARGIN, GAP = 56, 20
@@ -128,9 +137,11 @@ class Sheet:
         draw_text(self.axes, (MARGIN - 1, 60), heading, size=27, bold=True, room=room)
         line = "  ·  ".join(filter(None, [rest, details]))
         draw_text(self.axes, (MARGIN, 90), line, color=SOFT, room=room)
-        for number, text in enumerate(description.split("\n")):
-            y, room = 116 + 22 * number, self.width - 2 * MARGIN
-            draw_text(self.axes, (MARGIN, y), text, room=room)
+        lines, room = description.split("\n"), self.width - 2 * MARGIN
+        if len(lines) == 1:  # there is room for two
+            lines = wrapped(description, room)
+        for number, text in enumerate(lines):
+            draw_text(self.axes, (MARGIN, 116 + 22 * number), text, room=room)
 
     def write_foot(self, parts: Sequence[str], note: str = "") -> None:
         """Writes the meanings of the marks in one line, and a note above it."""

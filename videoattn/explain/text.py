@@ -1,6 +1,7 @@
 """Draws text in any script on a picture. One unit is one pixel; y points down."""
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -119,6 +120,16 @@ def draw_text(
     drawn = axes.text(left, at[1], text, fontproperties=font, color=color, parse_math=False)
     drawn.set(path_effects=outline, zorder=6)
     return left + width
+
+
+def wrapped(text: str, room: float | int, *, size: int = 15) -> list[str]:
+    """Returns sentences as one line, or as two if one is wider than `room` pixels."""
+    font = FontProperties(family=drawable(text, "normal")[1], size=size)
+    ends = [at + 1 for at, pair in enumerate(pairwise(text)) if pair == (".", " ")]
+    if not ends or _width(text, font) <= room:
+        return [text]
+    pairs = [[text[:end], text[end + 1 :]] for end in ends]
+    return min(pairs, key=lambda pair: max(_width(line, font) for line in pair))
 
 
 def _width(text: str, font: FontProperties) -> float:
