@@ -40,7 +40,7 @@ CEILINGS = {
     "explain": 3_660,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
     # compile, ema, sync_norm; advice when training waits for data; Markdown tables; key={}.
-    "recipe": 2_829,
+    "recipe": 2_836,
     # The demo's moving picture; average precisions; predict for many videos with files, resuming
     # and reasons; env; model cards; completion; launch; explore and the page of errors; outputs
     # keep their ending; a mirror's password is hidden; compare over networks, recipes and

@@ -40,6 +40,7 @@ PAGE = Path(__file__).parents[1] / "docs/evidence.md"
 FOLDER = PAGE.with_suffix("")
 PART = re.compile(r"(<!-- (table|figure): (\w+) ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 """Matches a table or figure of the page: its kind, and the names of its records or their task."""
+BLOCKS = 2  # of each system, in the tables of a comparison's maps
 NONE = "Not measured yet: no result is stored.\n"
 
 Record = Mapping[str, Any]
@@ -225,22 +226,24 @@ def comparisons(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def _best_blocks(rows: Rows, most: int = 2) -> Rows:
-    """Returns the rows with the truth of those blocks of each system whose rows have their highest
-    cell on the evidence most often, after training."""
+def _best_blocks(rows: Rows) -> Rows:
+    """Returns the rows with the truth of `BLOCKS` blocks of each system: those whose rows have
+    their highest cell on the evidence most often, after training."""
     kept: Rows = {}
     for name, row in rows.items():
         scores = defaultdict(list)
         for result in row.values():
             for key, score in (result.truth or {}).items():
                 block, _, answer = key.rpartition(", ")
-                if answer == "correct":
+                if answer != "before training":
                     scores[block].append(score["pointing"])
-        best = sorted(scores, key=lambda block: -statistics.mean(scores[block]))[:most]
+        best = sorted(scores, key=lambda block: -statistics.mean(scores[block]))[:BLOCKS]
         kept[name] = {
             seed: result._replace(
                 truth={
-                    k: s for k, s in (result.truth or {}).items() if k.rpartition(", ")[0] in best
+                    key: score
+                    for key, score in (result.truth or {}).items()
+                    if key.rpartition(", ")[0] in best
                 }
             )
             for seed, result in row.items()

@@ -8,7 +8,7 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.recipe.config import AttentionConfig, ModelConfig
 from videoattn.recipe.model import make_model
 
-KNOW_THE_ORDER = {"cbam", "stand_alone"}  # a layer over all frames; relative positions
+KNOW_THE_ORDER = {"cbam", "stand_alone"}  # a convolution over frames; relative positions
 NARROW = {"width": 16}
 
 
@@ -35,6 +35,12 @@ def test_c2d_does_not_know_the_order_of_frames(system: str | None) -> None:
         assert change_by_permutation(config) > 1e-6
     else:
         assert change_by_permutation(config) < 1e-12
+
+
+@pytest.mark.parametrize("system", [None, "non_local"])
+def test_a_tsn_does_not_know_the_order_of_frames(system: str | None) -> None:
+    config = ModelConfig("tsn_r18", attention=AttentionConfig(system))
+    assert change_by_permutation(config) < 1e-12
 
 
 def test_temporal_convolutions_know_the_order() -> None:

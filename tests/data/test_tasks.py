@@ -184,20 +184,29 @@ def test_a_shorter_gap_shows_the_end_of_the_same_paths(gap: int) -> None:
         assert torch.equal(clip.frames, usual.frames)
 
 
-def test_cues_of_more_identities() -> None:
+@pytest.mark.parametrize("label", [1, 9, 17])
+def test_a_cue_of_24_identities_shows_the_shape_of_its_class(label: int) -> None:
     names = task_classes("cue", 24)
-    assert len(names) == 24
+    assert (len(names), names[label]) == (24, f"identity_{label:02}")
     assert list(names) == sorted(names)
-    for label in (0, 9, 23):
-        clip = task_clip("cue", label, number=1, identities=24)
-        rows, columns = clip.evidence[0].nonzero().T
-        center = (int(rows.min() + rows.max()) // 2, int(columns.min() + columns.max()) // 2)
-        shape = identity_picture(label)
-        if shape[3, shape.shape[1] // 2, shape.shape[2] // 2] > 0.9:  # not a ring
-            own = clip.frames[0][:, center[0], center[1]].float()
-            hue = shape[:3, shape.shape[1] // 2, shape.shape[2] // 2]
-            assert torch.nn.functional.cosine_similarity(own, hue, dim=0) > 0.99
-    assert task_classes("cue") == TASKS["cue"]
+    clip = task_clip("cue", label, number=1, identities=24)
+    rows, columns = clip.evidence[0].nonzero().T
+    width = int(columns.max() - columns.min()) + 1
+    half, y, x = round(width / 1.4 / 2), int(rows.float().mean()), int(columns.float().mean())
+    glyph = clip.frames[0][:, y - half : y + half, x - half : x + half].float() / 255
+    overlaps = {}
+    for other in (1, 9, 17):  # of the same color
+        picture = identity_picture(other)
+        hue = picture[:3].sum((1, 2)) / picture[3].sum()
+        like = torch.nn.functional.cosine_similarity(glyph, hue[:, None, None], dim=0) > 0.98
+        alpha = torch.nn.functional.interpolate(picture[None, 3:], like.shape)[0, 0] > 0.5
+        overlaps[other] = float((like & alpha).sum() / (like | alpha).sum())
+    assert max(overlaps, key=overlaps.__getitem__) == label, overlaps
+    assert overlaps[label] > 0.8
+
+
+def test_cues_of_eight_identities_are_the_default() -> None:
+    assert task_classes("cue") == task_classes("cue", 8) == TASKS["cue"]
     assert torch.equal(task_clip("cue", 3, number=3, identities=8).frames, drawn("cue", 3).frames)
 
 

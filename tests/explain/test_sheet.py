@@ -35,7 +35,11 @@ def test_sentences_that_are_too_wide_fill_two_lines() -> None:
     assert wrapped(text, 2000) == [text]
     expected = ["It looks at frame 3 (0.25 s).", "The weight is 79.5 times the mean. It is a sink."]
     assert wrapped(text, 400) == expected
-    assert wrapped("One sentence that is too wide", 20) == ["One sentence that is too wide"]
+    for whole in ("One sentence that is too wide", "No end, e.g. this one", "One sentence. "):
+        assert wrapped(whole, 20) == [whole]
+    sheet = Sheet([grid_of()])
+    sheet.write_head("title", "", f"{text} {text} {text} {text}")
+    assert [one.get_text() for one in sheet.axes.texts[1:]] == [f"{text} {text}"] * 2
 
 
 def drawn(size: tuple[int, int], color: str, mark: Callable[[Axes], object]) -> np.ndarray:

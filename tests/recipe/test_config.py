@@ -41,18 +41,30 @@ def test_overrides_win_and_defaults_stay(recipe: Path) -> None:
     assert loaded.train.num_epochs == TrainConfig().num_epochs
 
 
-def test_an_empty_mapping_removes_what_the_recipe_sets(recipe: Path) -> None:
+@pytest.mark.parametrize("empty", ["{}", "{ }", " {} "])
+def test_an_empty_mapping_removes_what_the_recipe_sets(recipe: Path, empty: str) -> None:
     recipe.write_text(
         "name: x\ndata: {root: x}\naugment: {flip_labels: {a: b}}\n"
-        "model: {name: i3d_r18, options: {width: 8, dropout: 0.1}}\n"
+        "model: {name: i3d_r18, options: {width: 8, dropout: 0.1}, attention: "
+        "[{name: non_local, options: {form: gaussian}}, {name: cbam, options: {norm: none}}]}\n"
     )
-    loaded = config.load(recipe, ["augment.flip_labels={}", "model.options={}", "train={}"])
+    loaded = config.load(recipe, [f"augment.flip_labels={empty}", f"model.options={empty}"])
     assert (loaded.augment.flip_labels, loaded.model.options) == ({}, {})
-    assert (
-        loaded.train == config.load(recipe).train
-    )  # only options and other free mappings are emptied
-    words = ["model.options.width=16", "model.options={}", "model.options.shift_div=8"]
+    words = ["model.options.width=16", f"model.options={empty}", "model.options.shift_div=8"]
     assert config.load(recipe, words).model.options == {"shift_div": 8}
+    for number in (0, 1):
+        loaded = config.load(recipe, [f"model.attention.{number}.options={empty}"])
+        options = [system.options for system in loaded.model.attention.systems]
+        assert [bool(one) for one in options] == [number != 0, number != 1]
+
+
+def test_an_empty_mapping_does_not_change_what_reads_it(recipe: Path) -> None:
+    recipe.write_text(
+        "name: x\ndata: {root: x}\nmodel: {name: i3d_r18, options: '${model.attention.options}',"
+        " attention: {name: cbam, options: {norm: none}}}\n"
+    )
+    loaded = config.load(recipe, ["model.options={}"])
+    assert (loaded.model.options, loaded.model.attention.options) == ({}, {"norm": "none"})
 
 
 def test_dumped_config_loads_equal(recipe: Path, tmp_path: Path) -> None:
@@ -94,6 +106,8 @@ def test_recipes_load_are_short_and_name_their_runs(path: Path, tmp_path: Path) 
         ("train.num_epochs=1.5", "train.num_epochs: Value '1.5' of type 'float' could not be"),
         ("train.optimizer=adam", r"train.optimizer: Invalid value 'adam', expected one of \['sgd'"),
         ("clip.mean=[1,2]", r"^clip.mean=\[1,2\]: TupleConfig length 2 does not match"),
+        ("train={}", "override 'train={}': train is a section; change its keys, one by one"),
+        ("model.attention={ }", "model.attention is a section; change its keys, one by one"),
         ("faster", "override 'faster' is not key=value, as in train.lr=0.02"),
     ],
 )  # fmt: skip

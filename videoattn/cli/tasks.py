@@ -18,7 +18,7 @@ from videoattn.attention.record import record_attention, recordable_blocks
 from videoattn.cli.arguments import Device, Overrides, Recipe, Run
 from videoattn.cli.clip import map_owners, read_clip
 from videoattn.cli.comparison import TRUTH_COLUMNS, truth_cells
-from videoattn.data.tasks.clips import GAPS, TASKS, task_classes
+from videoattn.data.tasks.clips import COLORS, GAPS, TASKS, task_classes
 from videoattn.data.tasks.files import read_truth, write_task
 from videoattn.engine.parallel import resolve_device
 from videoattn.engine.progress import Display
@@ -104,7 +104,7 @@ def write(
             on_clip=count,
             **options,
         )
-    count_classes = len(task_classes(name, identities or 8))
+    count_classes = len(task_classes(name, identities or COLORS))
     show(f"{folder}: {train:,} training clips and {test:,} test clips of {count_classes} classes")
 
 

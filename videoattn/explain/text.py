@@ -1,7 +1,7 @@
 """Draws text in any script on a picture. One unit is one pixel; y points down."""
 
+import re
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
 FONT = "DejaVu Sans"  # ships with matplotlib: pictures look the same on every machine
 REPLACEMENT = "\ufffd"
 PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
+_SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 DOTS_PER_INCH = 72  # makes a point, matplotlib's unit for fonts and lines, one pixel
 
 
@@ -124,11 +125,11 @@ def draw_text(
 
 def wrapped(text: str, room: float | int, *, size: int = 15) -> list[str]:
     """Returns sentences as one line, or as two if one is wider than `room` pixels."""
-    font = FontProperties(family=drawable(text, "normal")[1], size=size)
-    ends = [at + 1 for at, pair in enumerate(pairwise(text)) if pair == (".", " ")]
-    if not ends or _width(text, font) <= room:
+    shown, families = drawable(text.strip(), "normal")
+    font = FontProperties(family=families, size=size)
+    pairs = [[shown[: end.start()], shown[end.end() :]] for end in _SENTENCE_END.finditer(shown)]
+    if not pairs or _width(shown, font) <= room:
         return [text]
-    pairs = [[text[:end], text[end + 1 :]] for end in ends]
     return min(pairs, key=lambda pair: max(_width(line, font) for line in pair))
 
 

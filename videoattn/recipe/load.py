@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import OmegaConf
 from omegaconf import errors as omega
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +38,7 @@ _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 def load(
     recipe: str | Path | Values, overrides: Sequence[str] = (), *, notes: list[str] | None = None
 ) -> Config:
-    """Reads a recipe and applies overrides such as `train.lr=0.02`. `key={}` empties a mapping.
+    """Reads a recipe and applies overrides such as `train.lr=0.02`. `model.options={}` removes all.
 
     Args:
         recipe: A YAML file, the bare name of one (see `find_file`), or its content as nested
@@ -165,10 +165,13 @@ def _parse(word: str) -> dict[str, Any]:
         assert isinstance(value, dict)
         return value
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+        typed = OmegaConf.from_dotlist([word])
+        parsed = OmegaConf.to_container(typed)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"override {word!r}: {text!r} is not a value ({reason})") from error
+    if any(map(is_dataclass, types)) and OmegaConf.select(typed, key) == {}:
+        raise ValueError(f"override {word!r}: {key} is a section; change its keys, one by one")
     assert isinstance(parsed, dict)
     return {str(name): item for name, item in parsed.items()}
 
@@ -187,7 +190,12 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
         raise ValueError(f"{source} is not a recipe; need lines of key: value")
     merged = OmegaConf.structured(Config)
     words = [(word, _parse(word)) for word in overrides]
+    sources: list[tuple[str, Values]] = []
     for word, change in changes(stored.renamed(values, notes), words, source, notes):
+        if word in overrides:
+            sources = [(name, _without(earlier, change)) for name, earlier in sources]
+        sources.append((word, change))
+    for word, change in sources:
         for key, text in _texts(change):
             if "${" in _PLAIN_KEY.sub("", text):
                 raise ValueError(
@@ -196,8 +204,6 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
                 )
         stored.check_lists(change, word)
         try:
-            if word.endswith("={}"):
-                _clear(merged, word.removesuffix("={}"))
             merged = OmegaConf.merge(merged, change)
         except (omega.ConfigAttributeError, omega.ConfigKeyError) as error:
             raise ValueError(_unknown_key(error, word)) from error
@@ -218,12 +224,13 @@ def _merge(values: Any, overrides: Sequence[str], source: str, notes: list[str])
     return _without_tilde(config)
 
 
-def _clear(merged: Any, key: str) -> None:
-    """Empties a mapping of options, because merging an empty mapping changes nothing."""
-    found = OmegaConf.select(merged, key)
-    if isinstance(found, DictConfig) and OmegaConf.get_type(found) is dict:
-        with read_write(found):
-            found.clear()
+def _without(settings: Any, change: Any) -> Any:
+    """Returns settings without the mappings that a change such as `model.options={}` empties,
+    because merging an empty mapping changes nothing."""
+    if not (isinstance(settings, Mapping) and isinstance(change, Mapping)):
+        return settings
+    kept = {key: value for key, value in settings.items() if change.get(key) != {}}
+    return {key: _without(value, change.get(key)) for key, value in kept.items()}
 
 
 def _check_values(config: Config) -> None:
