@@ -37,7 +37,7 @@ CEILINGS = {
     # Fonts for any script; the explorer, queries, sentences; single masks; maps against the truth;
     # faithfulness: removal, baselines, knock-outs, answers without a block, randomization with
     # and without what clips share, known motion. Sentences that fill two lines.
-    "explain": 3_660,
+    "explain": 3_661,
     # Limits of stored numbers; class balance, bce; runs by public name; trackers; several systems;
     # compile, ema, sync_norm; advice when training waits for data; Markdown tables; key={}.
     "recipe": 2_836,
