@@ -33,7 +33,7 @@ from videoattn.cli.comparison import (
 from videoattn.cli.faithful_report import BLOCK_COLUMNS, COLUMNS, intervals_table
 from videoattn.data.tasks.clips import TASKS
 from videoattn.explain.faithful.removal import steps
-from videoattn.explain.faithful.statistics import Interval
+from videoattn.explain.faithful.statistics import Interval, bootstrap
 from videoattn.recipe.console import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs/evidence.md"
@@ -290,8 +290,12 @@ def randomization_table(records: Sequence[Record]) -> str:
             keys = "upper", "signed", "own"
             upper, signed, own = (Interval(*record["table"][name][key]) for key in keys)
             band = "{:z.2f} to {:z.2f}".format(*record["bands"][name])
-            rows.append((name, upper, signed, band, verdict, CONTROLS.get(name, ""), own))
-        parts.append(f"{about}; {record['machine']}\n\n{markdown_table(columns, rows)}")
+            cells = [name, upper, signed, band, verdict, CONTROLS.get(name, ""), own]
+            if record["against"]:
+                cells.append(bootstrap(torch.tensor(record["against"][name]).double()))
+            rows.append(cells)
+        titles = [*columns, "of a run on wrong labels"] if record["against"] else columns
+        parts.append(f"{about}; {record['machine']}\n\n{markdown_table(titles, rows)}")
     return "\n".join(parts)
 
 

@@ -157,6 +157,7 @@ def test_files_of_faithful_are_stored(tmp_path: Path) -> None:
         "table": {"center": scores, "hires_cam": scores},
         "bands": {"center": [1, 1], "hires_cam": [0.2, 0.5]},
         "verdicts": {"center": "insensitive", "hires_cam": "insensitive"},
+        "against": {"center": [1.0, 1.0], "hires_cam": [0.25, 0.25]},
         "clips": [],
     }
     path.write_text(json.dumps(found))
@@ -178,6 +179,7 @@ def test_files_of_faithful_are_stored(tmp_path: Path) -> None:
     upper, whole = "0.25 (0.00 to 0.50)", "1.00 (1.00 to 1.00)"
     assert f"| center | {upper} | {whole} | 1.00 to 1.00 | insensitive | insensitive |" in text
     row = f"| {upper} | {whole} | 0.20 to 0.50 | insensitive |  | 0.50 (0.00 to 0.75) |"
+    row += " 0.25 (0.25 to 0.25) |"
     assert f"| hires_cam {row}" in text
     assert "| random | 0.00 (-0.12 to 0.50) | - | - | - |" in text
 
