@@ -112,5 +112,6 @@ def draw(kind: str, records: Sequence[Record], path: Path) -> None:
             axes.plot(xs, ys, color=color, linestyle=line, label=shown, marker=".")
         axes.set(xlabel=plot.x, ylabel=plot.y, ylim=(0, None))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        columns = 2 if max(map(len, styles), default=0) <= 64 else 1  # what fits the width
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
         figure.savefig(path, format="svg", metadata={"Date": None})
