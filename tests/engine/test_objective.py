@@ -11,6 +11,7 @@ from videoattn.engine.objective import (
     fraction,
     has_labels,
     in_top_k,
+    top_classes,
 )
 
 
@@ -20,6 +21,9 @@ def test_in_top_k_by_hand() -> None:
     assert in_top_k(scores, labels, 1).tolist() == [True, False, False]
     assert in_top_k(scores, labels, 2).tolist() == [True, True, False]
     assert in_top_k(scores, labels, 5).tolist() == [True, True, False]
+    ties = torch.tensor([[0.2, 0.4, 0.4], [0.5, 0.5, 0.0]]).repeat(50, 20)  # 60 classes
+    assert in_top_k(ties, ties.argmax(1), 1).all()
+    assert top_classes(ties, 3)[:2].tolist() == [[1, 2, 4], [0, 1, 3]]
     with pytest.raises(ValueError, match=r"k: got 0; need at least 1"):
         in_top_k(scores, labels, 0)
 

@@ -16,6 +16,7 @@ from videoattn.cli.answers import Answer, AnswerFiles, csv_format, json_format
 from videoattn.cli.arguments import Device, Run
 from videoattn.data.lists.files import is_video, walk
 from videoattn.engine.evaluate import VideoScores
+from videoattn.engine.objective import top_classes
 from videoattn.engine.parallel import Parallel, init_parallel
 from videoattn.engine.progress import Clock, Display
 from videoattn.errors import first_few
@@ -193,9 +194,8 @@ def _answer(video: VideoScores, videos: Sequence[str], names: Sequence[str], top
     if video.failure is not None:
         return Answer(path, error=video.failure.reason)
     assert video.probabilities is not None
-    best = video.probabilities.topk(min(top, len(names)))
-    shares, labels = best.values.tolist(), best.indices.tolist()
-    return Answer(path, [(names[k], share) for k, share in zip(labels, shares, strict=True)])
+    labels = top_classes(video.probabilities[None], top)[0].tolist()
+    return Answer(path, [(names[k], float(video.probabilities[k])) for k in labels])
 
 
 def _draw(

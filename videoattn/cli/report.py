@@ -14,7 +14,7 @@ from sklearn import metrics
 
 from videoattn.cli.env import machine
 from videoattn.engine.evaluate import Evaluation
-from videoattn.engine.objective import average_precisions, has_labels, multi_hot
+from videoattn.engine.objective import average_precisions, has_labels, multi_hot, top_classes
 from videoattn.explain.text import drawable
 from videoattn.files import csv_text, output_folder, write_text, write_whole
 
@@ -175,7 +175,8 @@ def _write_average_precisions(
 def _write_predictions(
     path: Path, evaluation: Evaluation, class_names: Sequence[str], describe: Callable[[int], str]
 ) -> None:
-    probabilities, classes = evaluation.probabilities.topk(min(5, len(class_names)), dim=1)
+    classes = top_classes(evaluation.probabilities, 5)
+    probabilities = evaluation.probabilities.gather(1, classes)
     header = ["index", "path", "label", "predicted", "probability", "correct", "top5"]
     known, targets = has_labels(evaluation.labels), multi_hot(evaluation.labels, len(class_names))
 

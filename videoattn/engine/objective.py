@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from videoattn.types import Labels, Logits, Target
@@ -167,8 +167,16 @@ def in_top_k(scores: Float[Tensor, "N K"], labels: Labels, k: int) -> Bool[Tenso
     """
     if k < 1:
         raise ValueError(f"k: got {k}; need at least 1")
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices  # (N, k)
-    return (best == labels[:, None]).any(dim=1)
+    return (top_classes(scores, k) == labels[:, None]).any(dim=1)
+
+
+def top_classes(scores: Float[Tensor, "N K"], k: int) -> Int64[Tensor, "N k"]:
+    """Returns the (at most) `k` classes of the highest scores, the highest first.
+
+    Equal scores, which bfloat16 makes likely, are in the order of the classes, as in `argmax`; the
+    order of `topk` is arbitrary.
+    """
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def fraction(count: int | float, total: int | float) -> float:
