@@ -45,8 +45,8 @@ def test_advice_names_the_setting_that_the_measurements_point_to(
 ) -> None:
     experiment.show_data_advice(config, share, loader(*times, monkeypatch))
     assert " ".join(capsys.readouterr().out.split()) == (
-        f"{100 * share:.0f} % of the time was spent waiting for data: in "
-        f"{config.data.num_workers} loader processes, a video took {1e3 * times[0]:.0f} ms to "
+        f"{100 * share:.0f} % of the time was spent waiting for data: with "
+        f"data.num_workers={config.data.num_workers}, a video took {1e3 * times[0]:.0f} ms to "
         f"decode and {1e3 * times[1]:.0f} ms to transform; {advice}"
     )
 

@@ -258,8 +258,8 @@ def show_data_advice(config: Config, wait_share: float, loader: ClipLoader) -> N
     else:
         advice = "train.num_clips=2, or smaller copies of the videos (`prepare reencode`)"
     show(
-        f"{100 * wait_share:.0f} % of the time was spent waiting for data: in {workers} loader "
-        f"processes, a video took {1e3 * decode:.0f} ms to decode and {1e3 * transform:.0f} ms to "
+        f"{100 * wait_share:.0f} % of the time was spent waiting for data: with data.num_workers="
+        f"{workers}, a video took {1e3 * decode:.0f} ms to decode and {1e3 * transform:.0f} ms to "
         f"transform; try {advice}"
     )
 
