@@ -47,7 +47,7 @@ CEILINGS = {
     # machines; faithful, on any device and into any folder; tasks, and their truth with controls in
     # compare; maps of a run on wrong labels; maps with the head and the last stage
     # redrawn; equal scores in the order of the classes.
-    "cli": 4_793,
+    "cli": 4_794,
 }
 
 

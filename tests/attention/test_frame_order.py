@@ -1,4 +1,4 @@
-"""Which systems let a network know the order of frames, if its convolutions do not: two of them."""
+"""Two systems make a network depend on the order of frames, if its convolutions do not."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from videoattn.attention.systems import SYSTEMS
 from videoattn.recipe.config import AttentionConfig, ModelConfig
 from videoattn.recipe.model import make_model
 
-KNOW_THE_ORDER = {"cbam", "stand_alone"}  # a convolution over frames; relative positions
+DEPEND_ON_THE_ORDER = {"cbam", "stand_alone"}  # a convolution over frames; relative positions
 NARROW = {"width": 16}
 
 
@@ -29,19 +29,19 @@ def change_by_permutation(config: ModelConfig) -> float:
 
 
 @pytest.mark.parametrize("system", [None, *SYSTEMS])
-def test_c2d_does_not_know_the_order_of_frames(system: str | None) -> None:
+def test_c2d_does_not_depend_on_the_order_of_frames(system: str | None) -> None:
     config = ModelConfig("c2d_r18", options=NARROW, attention=AttentionConfig(system))
-    if system in KNOW_THE_ORDER:
+    if system in DEPEND_ON_THE_ORDER:
         assert change_by_permutation(config) > 1e-6
     else:
         assert change_by_permutation(config) < 1e-12
 
 
 @pytest.mark.parametrize("system", [None, "non_local"])
-def test_a_tsn_does_not_know_the_order_of_frames(system: str | None) -> None:
+def test_a_tsn_does_not_depend_on_the_order_of_frames(system: str | None) -> None:
     config = ModelConfig("tsn_r18", attention=AttentionConfig(system))
     assert change_by_permutation(config) < 1e-12
 
 
-def test_temporal_convolutions_know_the_order() -> None:
+def test_temporal_convolutions_depend_on_the_order() -> None:
     assert change_by_permutation(ModelConfig("i3d_r18", options=NARROW)) > 1e-3

@@ -246,9 +246,9 @@ def published_positions(model: nn.Module, info: ModelInfo) -> list[str]:
     """Returns the blocks after which the authors of the non-local paper insert their five blocks.
 
     Two follow the second and fourth block of the stage at 1/8 of the frame's height, three are
-    spread over the stage at 1/16 (blocks 6, 13 and 20, from 0, at depth 101). If the stages have
-    fewer than four and three blocks: the last block of the 1/8 stage and every second block of the
-    1/16 stage (its only one, if it has one). At depth 18 that is one block in it, in Inception two.
+    spread over the stage at 1/16 (blocks 6, 13 and 20, from 0, at depth 101). If the 1/8 stage
+    has fewer than four blocks, or the 1/16 stage fewer than three, the positions are the last block
+    of the first and every second block of the other, or its only block.
     """
     second, third = stages_of(model, info)[-3:-1]
     if len(second) < 4 or len(third) < 3:

@@ -27,6 +27,7 @@ from videoattn.cli.tasks import compare_with_truth, has_truth
 from videoattn.cli.test import command as evaluate_run
 from videoattn.engine.checkpoint import LAST
 from videoattn.engine.evaluate import Evaluation
+from videoattn.engine.objective import in_top_k
 from videoattn.engine.parallel import init_parallel
 from videoattn.engine.signals import StoppedError
 from videoattn.engine.trackers import read_records
@@ -245,7 +246,7 @@ def _truth(cell: Cell, trained: Predictor) -> dict[str, dict[str, float | int]]:
 def _correct(scores: Evaluation) -> str:
     if scores.labels.ndim > 1:
         return ""
-    right = (scores.probabilities.argmax(1) == scores.labels)[scores.labels >= 0]
+    right = in_top_k(scores.probabilities, scores.labels, 1)[scores.labels >= 0]
     return "".join(map(str, right.int().tolist()))
 
 

@@ -104,8 +104,8 @@ def write(
             on_clip=count,
             **options,
         )
-    count_classes = len(task_classes(name, identities or COLORS))
-    show(f"{folder}: {train:,} training clips and {test:,} test clips of {count_classes} classes")
+    num_classes = len(task_classes(name, identities or COLORS))
+    show(f"{folder}: {train:,} training clips and {test:,} test clips of {num_classes} classes")
 
 
 def truth(

@@ -20,7 +20,7 @@ from videoattn.files import write_whole
 Point = tuple[float | int, float | int]  # x, y
 
 INK, SOFT, ACCENT, LINE = "#1d1d1f", "#6e6e73", "#00b4d8", "#d2d2d7"
-FONT = "DejaVu Sans"  # ships with matplotlib: pictures look the same on every machine
+FONT, TEXT_SIZE = "DejaVu Sans", 15  # matplotlib ships the font: pictures are the same anywhere
 REPLACEMENT = "\ufffd"
 PNG_LEVEL = 4  # zlib level: half the time of the default 6, for 6 % more bytes
 _SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
@@ -93,7 +93,7 @@ def draw_text(
     at: Point,
     text: str,
     *,
-    size: int = 15,
+    size: int = TEXT_SIZE,
     color: str = INK,
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
@@ -123,10 +123,10 @@ def draw_text(
     return left + width
 
 
-def wrapped(text: str, room: float | int, *, size: int = 15) -> list[str]:
+def wrapped(text: str, room: float | int) -> list[str]:
     """Returns sentences as one line, or as two if one is wider than `room` pixels."""
     shown, families = drawable(text.strip(), "normal")
-    font = FontProperties(family=families, size=size)
+    font = FontProperties(family=families, size=TEXT_SIZE)
     pairs = [[shown[: end.start()], shown[end.end() :]] for end in _SENTENCE_END.finditer(shown)]
     if not pairs or _width(shown, font) <= room:
         return [text]

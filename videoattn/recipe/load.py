@@ -38,7 +38,7 @@ _PLAIN_KEY = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
 def load(
     recipe: str | Path | Values, overrides: Sequence[str] = (), *, notes: list[str] | None = None
 ) -> Config:
-    """Reads a recipe and applies overrides such as `train.lr=0.02`. `model.options={}` removes all.
+    """Reads a recipe and applies overrides: `train.lr=0.02`; `model.options={}` removes options.
 
     Args:
         recipe: A YAML file, the bare name of one (see `find_file`), or its content as nested
